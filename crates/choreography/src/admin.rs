@@ -1,0 +1,356 @@
+//! Topics: what there is, whether it fits, and making it on request.
+
+use std::time::Duration;
+
+use quadrille_proto::{Topics, dlq_of};
+use rdkafka::{
+    admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication},
+    consumer::{BaseConsumer, Consumer},
+    error::{KafkaError, RDKafkaErrorCode},
+    types::RDKafkaRespErr,
+};
+
+use crate::{Cluster, StageConfig, client::Plain, dlq::HEADROOM_BYTES, native};
+
+/// How long one question to the cluster may take.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// Kafka's default `max.message.bytes`.
+const MESSAGE_BYTES_DEFAULT: usize = 1_048_588;
+
+/// Why topics cannot be used as they are.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    #[error(
+        "Kafka at {servers} does not answer: {source}; check KAFKA_BOOTSTRAP_SERVERS and KAFKA_PROPERTIES"
+    )]
+    Unreachable { servers: String, source: KafkaError },
+    #[error(
+        "topics are missing: {}; create them with `quadrille topics create`, or start with --create-topics",
+        topics.join(", ")
+    )]
+    Missing { topics: Vec<String> },
+    #[error(
+        "topic {topic} has {partitions} partitions, but {reference} has {expected}; all topics of a pipeline must have the same number: create new topics (a pipeline of another name), a key's order would be lost otherwise"
+    )]
+    Partitions {
+        topic: String,
+        partitions: i32,
+        reference: String,
+        expected: i32,
+    },
+    #[error(
+        "topic {topic}: max.message.bytes is {limit}, a dead letter of {source_topic} needs {needed}; set it with kafka-configs --alter --add-config max.message.bytes={needed}"
+    )]
+    Limit {
+        topic: String,
+        source_topic: String,
+        limit: usize,
+        needed: usize,
+    },
+    #[error("topic {topic} was not created: {reason}")]
+    NotCreated { topic: String, reason: String },
+}
+
+impl AdminError {
+    /// Whether waiting may help; otherwise a person must change something.
+    pub fn is_retriable(&self) -> bool {
+        matches!(self, AdminError::Unreachable { .. })
+    }
+}
+
+/// A topic to be created.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicSpec {
+    pub name: String,
+    pub partitions: i32,
+    pub compacted: bool,
+    /// Bytes; None leaves it to the broker.
+    pub message_bytes_max: Option<usize>,
+}
+
+impl TopicSpec {
+    /// The topics of one pipeline, their dead letters, and the shared ones.
+    pub fn of_pipeline(
+        pipeline: &str,
+        partitions: i32,
+        message_bytes_max: usize,
+    ) -> Vec<TopicSpec> {
+        let topics = Topics::of(pipeline);
+        let mut specs = Vec::new();
+        for topic in topics.flow() {
+            let spec = |name: String, message_bytes_max| TopicSpec {
+                name,
+                partitions,
+                compacted: false,
+                message_bytes_max: Some(message_bytes_max),
+            };
+            specs.push(spec(topic.to_owned(), message_bytes_max));
+            specs.push(spec(dlq_of(topic), message_bytes_max + HEADROOM_BYTES));
+        }
+        specs.push(TopicSpec {
+            name: Topics::SCHEMAS.to_owned(),
+            partitions: 1,
+            compacted: true,
+            message_bytes_max: None,
+        });
+        specs
+    }
+}
+
+/// A topic beyond its name: one deleted and created anew is another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicIdentity {
+    pub cluster_id: String,
+    pub topic: String,
+    /// None where the broker does not tell.
+    pub topic_id: Option<String>,
+}
+
+/// What a stage needs to know of its topics.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StageTopics {
+    pub partitions: i32,
+    pub input_bytes_max: usize,
+    pub output_bytes_max: usize,
+    pub dlq_bytes_max: usize,
+}
+
+impl StageTopics {
+    pub(crate) fn message_bytes_max(&self) -> usize {
+        self.output_bytes_max.max(self.dlq_bytes_max)
+    }
+
+    pub(crate) fn batch_bytes_max(&self) -> usize {
+        self.output_bytes_max.min(self.dlq_bytes_max)
+    }
+}
+
+/// Questions about topics. Every call blocks.
+pub struct Admin {
+    cluster: Cluster,
+    consumer: BaseConsumer<Plain>,
+    admin: AdminClient<Plain>,
+}
+
+impl Admin {
+    /// # Errors
+    /// The client cannot be made; no connection is tried yet.
+    pub fn connect(cluster: &Cluster) -> Result<Self, AdminError> {
+        let unreachable = |source| AdminError::Unreachable {
+            servers: cluster.bootstrap_servers.clone(),
+            source,
+        };
+        let config = cluster.client_config();
+        Ok(Admin {
+            cluster: cluster.clone(),
+            consumer: config.create_with_context(Plain).map_err(unreachable)?,
+            admin: config.create_with_context(Plain).map_err(unreachable)?,
+        })
+    }
+
+    /// The number of partitions, or None where there is no such topic.
+    ///
+    /// # Errors
+    /// The cluster does not answer.
+    pub fn partitions(&self, topic: &str) -> Result<Option<i32>, AdminError> {
+        let metadata = self
+            .consumer
+            .fetch_metadata(Some(topic), ANSWER_WITHIN)
+            .map_err(|error| self.unreachable(error))?;
+        let found = metadata.topics().iter().find(|found| found.name() == topic);
+        Ok(match found {
+            Some(found) if found.error().is_none() => Some(found.partitions().len() as i32),
+            Some(found) => {
+                let unknown = [
+                    RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART,
+                    RDKafkaRespErr::RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC,
+                ];
+                match found.error() {
+                    Some(error) if unknown.contains(&error) => None,
+                    Some(error) => {
+                        return Err(self.unreachable(KafkaError::MetadataFetch(error.into())));
+                    }
+                    None => None,
+                }
+            }
+            None => None,
+        })
+    }
+
+    /// Which topic of which cluster this is, beyond its name.
+    ///
+    /// # Errors
+    /// The cluster does not answer.
+    pub fn identity(&self, topic: &str) -> Result<TopicIdentity, AdminError> {
+        // The cluster's id is known once a broker has answered.
+        self.partitions(topic)?;
+        let client = self.consumer.client();
+        let topic_id = match self.cluster.embedded {
+            true => None,
+            false => native::topic_id(client, topic, ANSWER_WITHIN),
+        };
+        Ok(TopicIdentity {
+            cluster_id: client.fetch_cluster_id(ANSWER_WITHIN).unwrap_or_default(),
+            topic: topic.to_owned(),
+            topic_id,
+        })
+    }
+
+    /// `max.message.bytes` of a topic.
+    ///
+    /// # Errors
+    /// The cluster does not answer.
+    pub fn message_bytes_max(&self, topic: &str) -> Result<usize, AdminError> {
+        if self.cluster.embedded {
+            return Ok(MESSAGE_BYTES_DEFAULT + HEADROOM_BYTES);
+        }
+        let resource = ResourceSpecifier::Topic(topic);
+        let answer = self.admin.describe_configs([&resource], &options());
+        let configs =
+            futures_executor::block_on(answer).map_err(|error| self.unreachable(error))?;
+        let value = configs.iter().flatten().find_map(|config| {
+            config
+                .get("max.message.bytes")?
+                .value
+                .as_ref()?
+                .parse()
+                .ok()
+        });
+        if value.is_none() {
+            // Without the right to describe it the broker's default is assumed.
+            tracing::warn!(
+                topic,
+                assumed = MESSAGE_BYTES_DEFAULT,
+                "topic's limit not known"
+            );
+        }
+        Ok(value.unwrap_or(MESSAGE_BYTES_DEFAULT))
+    }
+
+    /// Creates the topics that are missing; returns their names.
+    ///
+    /// # Errors
+    /// The cluster does not answer or refuses one.
+    pub fn create(&self, specs: &[TopicSpec]) -> Result<Vec<String>, AdminError> {
+        let mut missing = Vec::new();
+        for spec in specs {
+            if self.partitions(&spec.name)?.is_none() {
+                missing.push(spec);
+            }
+        }
+        if missing.is_empty() {
+            return Ok(Vec::new());
+        }
+        let limits: Vec<Option<String>> = missing
+            .iter()
+            .map(|spec| spec.message_bytes_max.map(|bytes| bytes.to_string()))
+            .collect();
+        let topics: Vec<NewTopic<'_>> = missing
+            .iter()
+            .zip(&limits)
+            .map(|(spec, limit)| {
+                let mut topic =
+                    NewTopic::new(&spec.name, spec.partitions, TopicReplication::Fixed(-1));
+                if spec.compacted {
+                    topic = topic.set("cleanup.policy", "compact");
+                }
+                match limit {
+                    Some(limit) => topic.set("max.message.bytes", limit),
+                    None => topic,
+                }
+            })
+            .collect();
+        let answer = self.admin.create_topics(&topics, &options());
+        let results =
+            futures_executor::block_on(answer).map_err(|error| self.unreachable(error))?;
+        for result in results {
+            match result {
+                // Another replica may have been quicker.
+                Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+                Err((topic, error)) => {
+                    return Err(AdminError::NotCreated {
+                        topic,
+                        reason: error.to_string(),
+                    });
+                }
+            }
+        }
+        Ok(missing.into_iter().map(|spec| spec.name.clone()).collect())
+    }
+
+    /// Checks a stage's topics.
+    ///
+    /// # Errors
+    /// Topics are missing, disagree in partitions, or cannot hold a dead letter.
+    pub fn prepare(&self, config: &StageConfig) -> Result<StageTopics, AdminError> {
+        let dlq = dlq_of(&config.input);
+        let mut names = vec![config.input.clone(), dlq.clone()];
+        names.extend(config.output.clone());
+        let mut missing = Vec::new();
+        let mut counts = Vec::new();
+        for name in names {
+            match self.partitions(&name)? {
+                Some(count) => counts.push((name, count)),
+                None => missing.push(name),
+            }
+        }
+        if self.partitions(Topics::SCHEMAS)?.is_none() {
+            missing.push(Topics::SCHEMAS.to_owned());
+        }
+        if !missing.is_empty() {
+            return Err(AdminError::Missing { topics: missing });
+        }
+        let expected = counts[0].1;
+        if let Some((topic, partitions)) = counts.iter().find(|(_, count)| *count != expected) {
+            return Err(AdminError::Partitions {
+                topic: topic.clone(),
+                partitions: *partitions,
+                reference: config.input.clone(),
+                expected,
+            });
+        }
+        self.limits(config, &dlq, expected)
+    }
+
+    fn limits(
+        &self,
+        config: &StageConfig,
+        dlq: &str,
+        partitions: i32,
+    ) -> Result<StageTopics, AdminError> {
+        let input_bytes_max = self.message_bytes_max(&config.input)?;
+        let dlq_bytes_max = self.message_bytes_max(dlq)?;
+        let output_bytes_max = match &config.output {
+            Some(output) => self.message_bytes_max(output)?,
+            None => dlq_bytes_max,
+        };
+        let needed = input_bytes_max + HEADROOM_BYTES;
+        if dlq_bytes_max < needed && !self.cluster.embedded {
+            return Err(AdminError::Limit {
+                topic: dlq.to_owned(),
+                source_topic: config.input.clone(),
+                limit: dlq_bytes_max,
+                needed,
+            });
+        }
+        Ok(StageTopics {
+            partitions,
+            input_bytes_max,
+            output_bytes_max,
+            dlq_bytes_max,
+        })
+    }
+
+    fn unreachable(&self, source: KafkaError) -> AdminError {
+        AdminError::Unreachable {
+            servers: self.cluster.bootstrap_servers.clone(),
+            source,
+        }
+    }
+}
+
+fn options() -> AdminOptions {
+    AdminOptions::new()
+        .request_timeout(Some(ANSWER_WITHIN))
+        .operation_timeout(Some(ANSWER_WITHIN))
+}

@@ -1,0 +1,124 @@
+//! A lane's batch: what was polled and is not yet committed, and the offsets it spans.
+
+use std::time::Instant;
+
+use rdkafka::{Message, message::BorrowedMessage};
+
+/// The offsets of one partition that a batch covers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    pub partition: i32,
+    /// Of the first record.
+    pub first: i64,
+    /// To commit: one past the last record.
+    pub next: i64,
+}
+
+/// Folds (partition, offset) pairs, in order within each partition, into spans sorted by partition.
+pub(crate) fn spans(offsets: impl Iterator<Item = (i32, i64)>) -> Vec<Span> {
+    let mut spans: Vec<Span> = Vec::new();
+    for (partition, offset) in offsets {
+        // Few partitions a lane, and runs of the same one: a scan from the end beats a map.
+        match spans
+            .iter_mut()
+            .rev()
+            .find(|span| span.partition == partition)
+        {
+            Some(span) => span.next = span.next.max(offset + 1),
+            None => spans.push(Span {
+                partition,
+                first: offset,
+                next: offset + 1,
+            }),
+        }
+    }
+    spans.sort_by_key(|span| span.partition);
+    spans
+}
+
+/// Messages polled together. They borrow from the consumer.
+pub(crate) struct Batch<'c> {
+    pub messages: Vec<BorrowedMessage<'c>>,
+    pub bytes: usize,
+    pub polled_at: Instant,
+}
+
+impl<'c> Batch<'c> {
+    pub fn new() -> Self {
+        Batch {
+            messages: Vec::new(),
+            bytes: 0,
+            polled_at: Instant::now(),
+        }
+    }
+
+    pub fn push(&mut self, message: BorrowedMessage<'c>) {
+        self.bytes += message.payload_len() + message.key_len();
+        self.messages.push(message);
+    }
+
+    pub fn clear(&mut self) {
+        self.messages.clear();
+        self.bytes = 0;
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+
+    pub fn len(&self) -> usize {
+        self.messages.len()
+    }
+
+    /// Forgets the records of partitions that are no longer held: their next holder has them.
+    pub fn forget(&mut self, revoked: &[i32]) {
+        self.messages
+            .retain(|message| !revoked.contains(&message.partition()));
+        self.bytes = self
+            .messages
+            .iter()
+            .map(|m| m.payload_len() + m.key_len())
+            .sum();
+    }
+
+    pub fn spans(&self) -> Vec<Span> {
+        spans(
+            self.messages
+                .iter()
+                .map(|message| (message.partition(), message.offset())),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn spans_commit_one_past_the_last_offset_of_each_partition(
+            steps in prop::collection::vec((0..6_i32, 1..4_i64), 0..200)
+        ) {
+            // The model: a log a partition, with gaps where transaction markers lie.
+            let mut ends: BTreeMap<i32, i64> = BTreeMap::new();
+            let mut model: BTreeMap<i32, (i64, i64)> = BTreeMap::new();
+            let mut offsets = Vec::new();
+            for (partition, gap) in steps {
+                let end = ends.entry(partition).or_insert(0);
+                let offset = *end + gap - 1;
+                *end = offset + 1;
+                offsets.push((partition, offset));
+                model.entry(partition).and_modify(|span| span.1 = offset + 1).or_insert((offset, offset + 1));
+            }
+            let found: BTreeMap<i32, (i64, i64)> = spans(offsets.into_iter())
+                .into_iter()
+                .map(|span| (span.partition, (span.first, span.next)))
+                .collect();
+            prop_assert_eq!(found, model);
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! What a service author writes, and what the loop hands over and takes back.
+
+use std::{borrow::Cow, fmt, ops::Range, time::Instant};
+
+use rdkafka::message::BorrowedHeaders;
+
+use crate::{Span, native};
+
+/// Why a record could not be handled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cause {
+    /// A short stable name, a metric's label: `not_json`, `unknown_schema`.
+    pub class: &'static str,
+    /// For people: what is wrong and what would mend it.
+    pub message: String,
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.class, self.message)
+    }
+}
+
+/// What a failure means for the record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Failure {
+    /// It may work later: the batch is handled again after a wait, then the record is dead-lettered.
+    Retry(Cause),
+    /// It never will: the record is dead-lettered.
+    DeadLetter(Cause),
+    /// The service cannot go on: it stops with exit code 1.
+    Fatal(Cause),
+}
+
+impl Failure {
+    pub fn retry(class: &'static str, message: impl Into<String>) -> Self {
+        Failure::Retry(Cause {
+            class,
+            message: message.into(),
+        })
+    }
+
+    pub fn dead_letter(class: &'static str, message: impl Into<String>) -> Self {
+        Failure::DeadLetter(Cause {
+            class,
+            message: message.into(),
+        })
+    }
+
+    pub fn fatal(class: &'static str, message: impl Into<String>) -> Self {
+        Failure::Fatal(Cause {
+            class,
+            message: message.into(),
+        })
+    }
+}
+
+/// A record's headers.
+#[derive(Clone, Copy, Default)]
+pub struct Headers<'a>(pub(crate) Option<&'a BorrowedHeaders>);
+
+impl<'a> Headers<'a> {
+    /// The last value under a name, as Kafka clients resolve it.
+    pub fn last(&self, name: &str) -> Option<&'a [u8]> {
+        native::header_last(self.0?, name)
+    }
+
+    /// The last value under a name, where it is UTF-8.
+    pub fn last_text(&self, name: &str) -> Option<&'a str> {
+        std::str::from_utf8(self.last(name)?).ok()
+    }
+
+    /// All, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (Cow<'a, str>, Option<&'a [u8]>)> + use<'a> {
+        let headers = self.0;
+        (0..).map_while(move |index| native::header_at(headers?, index))
+    }
+}
+
+/// One record as it came, borrowed from the client's buffer.
+#[derive(Clone, Copy)]
+pub struct Incoming<'a> {
+    pub topic: &'a str,
+    pub partition: i32,
+    pub offset: i64,
+    pub key: Option<&'a [u8]>,
+    /// None is a tombstone.
+    pub payload: Option<&'a [u8]>,
+    /// Milliseconds since the Unix epoch, as Kafka has it.
+    pub timestamp_ms: Option<i64>,
+    pub headers: Headers<'a>,
+    /// When the batch it came in was complete.
+    pub polled_at: Instant,
+}
+
+/// A decoded record and where it came from.
+pub struct Item<'a, R> {
+    pub record: &'a R,
+    pub incoming: &'a Incoming<'a>,
+}
+
+/// A service's work. One handler a lane; it is called from that lane's thread only.
+pub trait Handler: Send + 'static {
+    /// What a payload decodes to. Values are reused from batch to batch.
+    type Record: Default + Send;
+
+    /// Called before a batch is handed over, whole or in parts, and again each time it is handed over anew.
+    fn begin(&mut self) {}
+
+    /// Decodes one record into `record`, which holds an earlier one's data. A failure is that record's alone.
+    ///
+    /// # Errors
+    /// As [`Failure`].
+    fn decode(&mut self, incoming: &Incoming<'_>, record: &mut Self::Record)
+    -> Result<(), Failure>;
+
+    /// Decides every item, in order, by exactly one call on `output` each. A batch may be handed over
+    /// again, whole or in parts, when its transaction did not commit.
+    fn handle(&mut self, items: &[Item<'_, Self::Record>], output: &mut Output);
+
+    /// Where the handler keeps results and offsets itself.
+    fn store(&mut self) -> Option<&mut dyn OffsetStore> {
+        None
+    }
+}
+
+/// Results and the input's offsets kept together outside Kafka, in one transaction of theirs.
+pub trait OffsetStore {
+    /// Makes durable what the last `handle` decided, and each span's end as the next offset, or nothing.
+    ///
+    /// # Errors
+    /// `Retry` is tried again for as long as it takes; `DeadLetter` means that another holds a partition now
+    /// (the lane gives it up and begins again); `Fatal` stops the service.
+    fn commit(&mut self, spans: &[Span]) -> Result<(), Failure>;
+}
+
+/// What becomes of one record.
+#[derive(Debug, Clone)]
+pub(crate) enum Outcome {
+    Emit(Emission),
+    Absorb(&'static str),
+    Fail(Failure),
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Emission {
+    pub payload: Range<usize>,
+    /// None: key and partition of the input.
+    pub key: Option<Range<usize>>,
+}
+
+/// The decisions on a batch. Payloads lie in one buffer, reused from batch to batch.
+#[derive(Default)]
+pub struct Output {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) outcomes: Vec<Outcome>,
+}
+
+impl Output {
+    /// One output record, with the input's key, partition, timestamp and headers; `write` appends its payload.
+    pub fn emit(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        let start = self.bytes.len();
+        write(&mut self.bytes);
+        let payload = start..self.bytes.len();
+        self.outcomes
+            .push(Outcome::Emit(Emission { payload, key: None }));
+    }
+
+    /// As [`Output::emit`], but keyed anew: the partition is the key's.
+    pub fn emit_keyed(&mut self, key: &[u8], write: impl FnOnce(&mut Vec<u8>)) {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(key);
+        let key = Some(start..self.bytes.len());
+        let start = self.bytes.len();
+        write(&mut self.bytes);
+        let payload = start..self.bytes.len();
+        self.outcomes.push(Outcome::Emit(Emission { payload, key }));
+    }
+
+    /// The record ends here by design (stored, state only, late); `reason` is a metric's label.
+    pub fn absorb(&mut self, reason: &'static str) {
+        self.outcomes.push(Outcome::Absorb(reason));
+    }
+
+    pub fn fail(&mut self, failure: Failure) {
+        self.outcomes.push(Outcome::Fail(failure));
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.bytes.clear();
+        self.outcomes.clear();
+    }
+
+    /// The payload of the `index`th decision, if it was an emission. For tests of handlers.
+    pub fn payload(&self, index: usize) -> Option<&[u8]> {
+        match self.outcomes.get(index)? {
+            Outcome::Emit(emission) => self.bytes.get(emission.payload.clone()),
+            _ => None,
+        }
+    }
+
+    /// The failure of the `index`th decision, if it was one. For tests of handlers.
+    pub fn failure(&self, index: usize) -> Option<&Failure> {
+        match self.outcomes.get(index)? {
+            Outcome::Fail(failure) => Some(failure),
+            _ => None,
+        }
+    }
+}

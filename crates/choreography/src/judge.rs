@@ -1,0 +1,324 @@
+//! From a batch to one decision a record: decode each, hand the good ones over together, and isolate what
+//! panics, so that one bad record never costs its neighbours.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use quadrille_telemetry::StageMetrics;
+
+use crate::{Cause, Failure, Handler, Incoming, Item, Output, dlq::FailedAt, handler::Outcome};
+
+/// What is to be done with one record.
+pub(crate) enum Decision<'a> {
+    Emit {
+        payload: &'a [u8],
+        key: Option<&'a [u8]>,
+    },
+    Dead {
+        cause: &'a Cause,
+        at: FailedAt,
+    },
+    Absorbed,
+}
+
+/// One record's decision as kept.
+enum Verdict {
+    /// The index of its outcome.
+    Handled(usize),
+    Failed(Failure, FailedAt),
+}
+
+/// The decisions on a batch; buffers are reused from batch to batch.
+pub(crate) struct Judge<R> {
+    records: Vec<R>,
+    verdicts: Vec<Verdict>,
+    output: Output,
+}
+
+impl<R> Default for Judge<R> {
+    fn default() -> Self {
+        Judge {
+            records: Vec::new(),
+            verdicts: Vec::new(),
+            output: Output::default(),
+        }
+    }
+}
+
+impl<R: Default> Judge<R> {
+    /// Decides a batch.
+    ///
+    /// # Errors
+    /// The first fatal failure.
+    pub fn decide<H: Handler<Record = R>>(
+        &mut self,
+        handler: &mut H,
+        incoming: &[Incoming<'_>],
+    ) -> Result<(), Cause> {
+        if self.records.len() < incoming.len() {
+            self.records.resize_with(incoming.len(), R::default);
+        }
+        let together = catch_unwind(AssertUnwindSafe(|| {
+            self.start(handler);
+            self.decide_together(handler, incoming)
+        }));
+        match together {
+            Ok(result) => result?,
+            Err(_) => {
+                self.start(handler);
+                for one in incoming {
+                    self.decide_alone(handler, one)?;
+                }
+            }
+        }
+        debug_assert_eq!(self.verdicts.len(), incoming.len());
+        Ok(())
+    }
+
+    fn start<H: Handler<Record = R>>(&mut self, handler: &mut H) {
+        self.verdicts.clear();
+        self.output.clear();
+        handler.begin();
+    }
+
+    fn decide_together<H: Handler<Record = R>>(
+        &mut self,
+        handler: &mut H,
+        incoming: &[Incoming<'_>],
+    ) -> Result<(), Cause> {
+        let first = self.output.outcomes.len();
+        let mut next = first;
+        for (one, record) in incoming.iter().zip(&mut self.records) {
+            let verdict = match handler.decode(one, record) {
+                Ok(()) => {
+                    next += 1;
+                    Verdict::Handled(next - 1)
+                }
+                Err(Failure::Fatal(cause)) => return Err(cause),
+                Err(failure) => Verdict::Failed(failure, FailedAt::Decode),
+            };
+            self.verdicts.push(verdict);
+        }
+        let from = self.verdicts.len() - incoming.len();
+        let good = |(verdict, _): &(&Verdict, _)| matches!(verdict, Verdict::Handled(_));
+        let items: Vec<Item<'_, R>> = self.verdicts[from..]
+            .iter()
+            .zip(self.records.iter().zip(incoming))
+            .filter(good)
+            .map(|(_, (record, incoming))| Item { record, incoming })
+            .collect();
+        let expected = items.len();
+        if expected > 0 {
+            handler.handle(&items, &mut self.output);
+        }
+        let decided = self.output.outcomes.len() - first;
+        if decided != expected {
+            let message =
+                format!("the handler decided {decided} of {expected} records; this is a bug");
+            return Err(Cause {
+                class: "handler",
+                message,
+            });
+        }
+        self.lift_failures()
+    }
+
+    /// Failures of `handle` become verdicts; a fatal one ends the batch.
+    fn lift_failures(&mut self) -> Result<(), Cause> {
+        for verdict in &mut self.verdicts {
+            if let Verdict::Handled(index) = verdict
+                && let Some(Outcome::Fail(failure)) = self.output.outcomes.get(*index)
+            {
+                if let Failure::Fatal(cause) = failure {
+                    return Err(cause.clone());
+                }
+                *verdict = Verdict::Failed(failure.clone(), FailedAt::Handle);
+            }
+        }
+        Ok(())
+    }
+
+    /// Decides one record on its own; a panic is that record's dead letter.
+    fn decide_alone<H: Handler<Record = R>>(
+        &mut self,
+        handler: &mut H,
+        one: &Incoming<'_>,
+    ) -> Result<(), Cause> {
+        let (verdicts, outcomes) = (self.verdicts.len(), self.output.outcomes.len());
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            self.decide_together(handler, std::slice::from_ref(one))
+        }));
+        match result {
+            Ok(result) => result,
+            Err(panic) => {
+                self.verdicts.truncate(verdicts);
+                self.output.outcomes.truncate(outcomes);
+                let failure = Failure::dead_letter("panic", panic_text(&*panic));
+                self.verdicts
+                    .push(Verdict::Failed(failure, FailedAt::Handle));
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether any record asks to be tried again.
+    pub fn wants_retry(&self) -> bool {
+        self.verdicts
+            .iter()
+            .any(|v| matches!(v, Verdict::Failed(Failure::Retry(_), _)))
+    }
+
+    /// Overrides a decision: the output cannot be sent.
+    pub fn refuse(&mut self, index: usize, cause: Cause) {
+        if let Some(verdict) = self.verdicts.get_mut(index)
+            && !matches!(verdict, Verdict::Failed(..))
+        {
+            *verdict = Verdict::Failed(Failure::DeadLetter(cause), FailedAt::Send);
+        }
+    }
+
+    /// The decision on one record; attempts are used up when this is asked, so a retry is a dead letter.
+    pub fn decision(&self, index: usize) -> Decision<'_> {
+        match &self.verdicts[index] {
+            Verdict::Failed(
+                Failure::Retry(cause) | Failure::DeadLetter(cause) | Failure::Fatal(cause),
+                at,
+            ) => Decision::Dead { cause, at: *at },
+            Verdict::Handled(outcome) => match &self.output.outcomes[*outcome] {
+                Outcome::Emit(emission) => Decision::Emit {
+                    payload: &self.output.bytes[emission.payload.clone()],
+                    key: emission.key.clone().map(|range| &self.output.bytes[range]),
+                },
+                Outcome::Absorb(_) | Outcome::Fail(_) => Decision::Absorbed,
+            },
+        }
+    }
+
+    /// Counts dead letters and absorbed records, by reason, once the batch is committed.
+    pub fn count(&self, metrics: &StageMetrics) {
+        let mut dead: Vec<(&'static str, u64)> = Vec::new();
+        let mut absorbed: Vec<(&'static str, u64)> = Vec::new();
+        for verdict in &self.verdicts {
+            let (counts, reason) = match verdict {
+                Verdict::Failed(
+                    Failure::Retry(c) | Failure::DeadLetter(c) | Failure::Fatal(c),
+                    _,
+                ) => (&mut dead, c.class),
+                Verdict::Handled(outcome) => match self.output.outcomes[*outcome] {
+                    Outcome::Absorb(reason) => (&mut absorbed, reason),
+                    _ => continue,
+                },
+            };
+            match counts.iter_mut().find(|(known, _)| *known == reason) {
+                Some((_, count)) => *count += 1,
+                None => counts.push((reason, 1)),
+            }
+        }
+        for (reason, count) in dead {
+            metrics.dead_letters(reason, count);
+        }
+        for (reason, count) in absorbed {
+            metrics.absorbed(reason, count);
+        }
+    }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    format!("the handler panicked: {}", text.unwrap_or("no message"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::Headers;
+
+    struct Picky;
+
+    impl Handler for Picky {
+        type Record = Vec<u8>;
+
+        fn decode(&mut self, incoming: &Incoming<'_>, record: &mut Vec<u8>) -> Result<(), Failure> {
+            let payload = incoming
+                .payload
+                .ok_or_else(|| Failure::dead_letter("tombstone", "no value"))?;
+            record.clear();
+            record.extend_from_slice(payload);
+            Ok(())
+        }
+
+        fn handle(&mut self, items: &[Item<'_, Vec<u8>>], output: &mut Output) {
+            for item in items {
+                match item.record.as_slice() {
+                    b"panic" => panic!("boom"),
+                    b"retry" => output.fail(Failure::retry("busy", "later")),
+                    b"absorb" => output.absorb("late"),
+                    b"fatal" => output.fail(Failure::fatal("broken", "stop")),
+                    other => output.emit(|bytes| bytes.extend_from_slice(other)),
+                }
+            }
+        }
+    }
+
+    fn batch(payloads: &[Option<&'static str>]) -> Vec<Incoming<'static>> {
+        let one = |(offset, payload): (usize, &Option<&'static str>)| Incoming {
+            topic: "t",
+            partition: 0,
+            offset: offset as i64,
+            key: None,
+            payload: payload.map(str::as_bytes),
+            timestamp_ms: None,
+            headers: Headers::default(),
+            polled_at: Instant::now(),
+        };
+        payloads.iter().enumerate().map(one).collect()
+    }
+
+    fn decided(payloads: &[Option<&'static str>]) -> Vec<String> {
+        let mut judge = Judge::default();
+        judge.decide(&mut Picky, &batch(payloads)).unwrap();
+        (0..payloads.len())
+            .map(|index| match judge.decision(index) {
+                Decision::Emit { payload, .. } => String::from_utf8(payload.to_vec()).unwrap(),
+                Decision::Dead { cause, .. } => format!("dead:{}", cause.class),
+                Decision::Absorbed => "absorbed".to_owned(),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_record_that_does_not_decode_leaves_its_neighbours_alone() {
+        assert_eq!(
+            decided(&[Some("a"), None, Some("absorb"), Some("b")]),
+            ["a", "dead:tombstone", "absorbed", "b"]
+        );
+    }
+
+    #[test]
+    fn a_record_that_panics_is_found_and_dead_lettered_alone() {
+        assert_eq!(
+            decided(&[Some("a"), None, Some("panic"), Some("b")]),
+            ["a", "dead:tombstone", "dead:panic", "b"]
+        );
+    }
+
+    #[test]
+    fn a_retriable_failure_is_seen() {
+        let mut judge = Judge::default();
+        judge
+            .decide(&mut Picky, &batch(&[Some("a"), Some("retry")]))
+            .unwrap();
+        assert!(judge.wants_retry());
+    }
+
+    #[test]
+    fn a_fatal_failure_ends_the_batch() {
+        let mut judge = Judge::default();
+        let cause = judge
+            .decide(&mut Picky, &batch(&[Some("a"), Some("fatal")]))
+            .unwrap_err();
+        assert_eq!(cause.class, "broken");
+    }
+}

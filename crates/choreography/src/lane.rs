@@ -1,0 +1,722 @@
+//! A lane: one thread, one group member, one producer, at most one open transaction.
+//!
+//! It polls a batch, lets the handler decide it, sends outputs and dead letters, and commits them with
+//! the offsets, all before it polls again. Batches adapt by themselves: while one is being committed the
+//! next one gathers in the client's queue.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use quadrille_telemetry::{StageMetrics, metrics::Committed};
+use rdkafka::{
+    Message,
+    consumer::{CommitMode, Consumer},
+    error::{KafkaError, RDKafkaErrorCode},
+    message::BorrowedMessage,
+    producer::BaseRecord,
+};
+
+use crate::{
+    Backoff, Cause, Delivery, Failure, Handler, Headers, Incoming, StageConfig,
+    admin::StageTopics,
+    batch::Batch,
+    client,
+    consumer::LaneConsumer,
+    dlq::{self, FailedAt},
+    judge::{Decision, Judge},
+    partition_of,
+    producer::{LaneProducer, SendError, Undelivered},
+    stage::{LaneStatus, ResumeFn, Stop},
+};
+
+/// How long a poll waits when there is nothing: bounds how late a stop is noticed.
+const IDLE_WAIT: Duration = Duration::from_millis(200);
+/// How often the position is committed when nothing comes.
+const IDLE_COMMIT_EVERY: Duration = Duration::from_secs(1);
+/// Consecutive failed commits of one batch before the lane closes its clients and begins again.
+const FAILED_COMMITS_MAX: u32 = 8;
+/// Restarts because another client took the transactional id, before the service gives up.
+const FENCED_MAX: u32 = 5;
+/// Room for a batch's and a record's own framing when sizes are compared with a topic's limit.
+const RECORD_OVERHEAD_BYTES: usize = 160;
+
+pub(crate) struct LaneOptions {
+    pub config: Arc<StageConfig>,
+    pub index: usize,
+    pub topics: StageTopics,
+    pub metrics: StageMetrics,
+    pub status: Arc<LaneStatus>,
+    pub stop: Arc<Stop>,
+    pub resume: Option<Arc<ResumeFn>>,
+}
+
+/// Why a session with one pair of clients ended.
+enum End {
+    Drained,
+    /// Close the clients, begin again from the committed offsets.
+    Restart {
+        reason: String,
+        fenced: bool,
+    },
+    Fatal(Cause),
+}
+
+impl End {
+    fn restart(reason: impl ToString) -> Self {
+        End::Restart {
+            reason: reason.to_string(),
+            fenced: false,
+        }
+    }
+}
+
+/// What became of a batch.
+enum Settled {
+    Committed,
+    /// Nothing of it is visible; to be handled again after a wait.
+    Again(Duration),
+}
+
+/// Why a transaction, or its equivalent, did not commit.
+enum Unsettled {
+    /// Aborted; the batch may be tried again.
+    Aborted(String),
+    End(End),
+}
+
+pub(crate) struct Lane<H: Handler> {
+    config: Arc<StageConfig>,
+    index: usize,
+    topics: StageTopics,
+    metrics: StageMetrics,
+    status: Arc<LaneStatus>,
+    stop: Arc<Stop>,
+    resume: Option<Arc<ResumeFn>>,
+    handler: H,
+    judge: Judge<H::Record>,
+    dlq_topic: String,
+    task: String,
+    /// Attempts of the batch in hand.
+    attempts: Backoff,
+    failed_commits: u32,
+    /// Records the broker would not take, by partition and offset.
+    refused: HashMap<(i32, i64), Cause>,
+    last_commit: Instant,
+}
+
+impl<H: Handler> Lane<H> {
+    pub fn new(options: LaneOptions, handler: H) -> Self {
+        let LaneOptions {
+            config,
+            index,
+            topics,
+            metrics,
+            status,
+            stop,
+            resume,
+        } = options;
+        let attempts = Backoff::new(config.limits.retry_first, config.limits.retry_max);
+        Lane {
+            dlq_topic: quadrille_proto::dlq_of(&config.input),
+            task: format!("{}-{index}", config.instance),
+            config,
+            index,
+            topics,
+            metrics,
+            status,
+            stop,
+            resume,
+            handler,
+            judge: Judge::default(),
+            attempts,
+            failed_commits: 0,
+            refused: HashMap::new(),
+            last_commit: Instant::now(),
+        }
+    }
+
+    /// Runs until asked to stop, through as many pairs of clients as it takes.
+    pub fn run(mut self) -> Result<(), Cause> {
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        let mut fenced_times = 0;
+        loop {
+            let started = Instant::now();
+            let end = match self.session() {
+                Ok(never) => never,
+                Err(end) => end,
+            };
+            self.status.left();
+            match end {
+                End::Drained => return Ok(()),
+                End::Fatal(cause) => return Err(cause),
+                End::Restart { reason, fenced } => {
+                    if self.stop.requested() {
+                        return Ok(());
+                    }
+                    self.metrics.lane_restarts.inc();
+                    if started.elapsed() > Duration::from_secs(30) {
+                        backoff.reset();
+                        fenced_times = 0;
+                    }
+                    fenced_times += u32::from(fenced);
+                    if fenced_times >= FENCED_MAX {
+                        return Err(self.fenced_for_good());
+                    }
+                    let wait = backoff.next_wait();
+                    tracing::warn!(lane = self.task, reason, ?wait, "lane begins again");
+                    self.stop.sleep(wait);
+                }
+            }
+        }
+    }
+
+    fn fenced_for_good(&self) -> Cause {
+        let message = format!(
+            "another client uses the transactional id of instance {:?}; give each replica its own QUADRILLE_INSTANCE",
+            self.config.instance
+        );
+        Cause {
+            class: "fenced",
+            message,
+        }
+    }
+
+    /// One life of the lane's clients. Returns only by an [`End`].
+    fn session(&mut self) -> Result<End, End> {
+        let limits = (
+            self.topics.message_bytes_max(),
+            self.topics.batch_bytes_max(),
+        );
+        let producer = LaneProducer::connect(&self.config, self.index, limits.0, limits.1)
+            .map_err(End::restart)?;
+        if self.config.delivery == Delivery::ExactlyOnce {
+            self.init_transactions(&producer)?;
+        }
+        let consumer = LaneConsumer::connect(
+            &self.config,
+            self.index,
+            self.metrics.clone(),
+            Arc::clone(&self.status),
+            self.resume.clone(),
+        )
+        .map_err(End::restart)?;
+        let result = self.turn(&producer, &consumer);
+        // What the group was assigned is given up with the consumer.
+        let held = consumer
+            .client
+            .assignment()
+            .map_or(0, |assignment| assignment.count());
+        tracing::debug!(lane = self.task, held, "session ends");
+        drop(consumer);
+        result
+    }
+
+    /// Ends a predecessor's open transaction; waits for the broker if it must.
+    fn init_transactions(&self, producer: &LaneProducer) -> Result<(), End> {
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
+        loop {
+            self.status.progress();
+            if self.stop.requested() {
+                return Err(End::Drained);
+            }
+            let error = match producer.init_transactions(Duration::from_secs(5)) {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            match &error {
+                KafkaError::Transaction(detail) if detail.is_retriable() => {
+                    tracing::warn!(lane = self.task, %error, "waiting for the transaction coordinator");
+                    self.stop.sleep(backoff.next_wait());
+                }
+                _ => return Err(restart_of(&error)),
+            }
+        }
+    }
+
+    /// Batch after batch.
+    fn turn(&mut self, producer: &LaneProducer, consumer: &LaneConsumer) -> Result<End, End> {
+        let mut batch = Batch::new();
+        let mut committed = Vec::new();
+        let mut idle_since = Instant::now();
+        self.fresh();
+        loop {
+            self.status.progress();
+            if self.stop.requested() {
+                drop(batch);
+                self.drain(consumer);
+                return Ok(End::Drained);
+            }
+            self.collect(consumer, &mut batch)?;
+            if batch.is_empty() {
+                if idle_since.elapsed() >= IDLE_COMMIT_EVERY {
+                    idle_since = Instant::now();
+                    if let Err(error) = consumer.commit_idle(&mut committed) {
+                        tracing::debug!(%error, "idle position not committed");
+                    }
+                }
+                continue;
+            }
+            idle_since = Instant::now();
+            match self.settle(producer, consumer, &mut batch)? {
+                Settled::Committed => {
+                    batch.clear();
+                    self.fresh();
+                }
+                Settled::Again(wait) => self.wait(consumer, &mut batch, wait)?,
+            }
+        }
+    }
+
+    fn fresh(&mut self) {
+        self.attempts.reset();
+        self.failed_commits = 0;
+        self.refused.clear();
+        self.last_commit = Instant::now();
+    }
+
+    /// Offsets committed without waiting are confirmed before the group is left.
+    fn drain(&self, consumer: &LaneConsumer) {
+        if self.config.delivery == Delivery::AtLeastOnce
+            && let Err(error) = consumer.client.commit_consumer_state(CommitMode::Sync)
+        {
+            // Nothing stored since the last commit is the usual reason.
+            tracing::debug!(%error, "no offsets to commit");
+        }
+    }
+
+    /// Polls until the batch is full or the queue is dry; waits for a first record, not for a second,
+    /// unless the lane committed just now.
+    fn collect<'c>(&self, consumer: &'c LaneConsumer, batch: &mut Batch<'c>) -> Result<(), End> {
+        let mut wait = IDLE_WAIT;
+        let mut lingered = false;
+        loop {
+            match consumer.client.poll(wait) {
+                Some(Ok(message)) => {
+                    batch.push(message);
+                    if self.is_full(batch) {
+                        break;
+                    }
+                    wait = Duration::ZERO;
+                }
+                Some(Err(error)) => self.poll_error(&error)?,
+                None => {
+                    self.after_rebalance(consumer, batch)?;
+                    if batch.is_empty() {
+                        break;
+                    }
+                    let linger = self
+                        .config
+                        .limits
+                        .linger_max
+                        .saturating_sub(self.last_commit.elapsed());
+                    if lingered || linger.is_zero() {
+                        break;
+                    }
+                    // Transactions of a busy lane are at least this far apart; records gather meanwhile.
+                    self.stop.sleep(linger);
+                    lingered = true;
+                }
+            }
+        }
+        batch.polled_at = Instant::now();
+        Ok(())
+    }
+
+    fn is_full(&self, batch: &Batch<'_>) -> bool {
+        let limits = &self.config.limits;
+        let bytes_max = limits.batch_bytes_max.min(self.config.lane_buffer_bytes());
+        batch.len() >= limits.batch_records_max || batch.bytes >= bytes_max
+    }
+
+    fn poll_error(&self, error: &KafkaError) -> Result<(), End> {
+        match error {
+            KafkaError::MessageConsumptionFatal(_) => Err(End::restart(error)),
+            _ => {
+                tracing::warn!(lane = self.task, %error, "poll failed; the client goes on");
+                self.stop.sleep(Duration::from_millis(50));
+                Ok(())
+            }
+        }
+    }
+
+    fn after_rebalance(&self, consumer: &LaneConsumer, batch: &mut Batch<'_>) -> Result<(), End> {
+        if let Some(revoked) = consumer.rebalanced() {
+            batch.forget(&revoked);
+        }
+        match consumer.failed() {
+            Some(reason) => Err(End::restart(format!("assignment not taken: {reason}"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits while the group stays served: nothing is fetched, rebalances take their partitions away.
+    fn wait<'c>(
+        &self,
+        consumer: &'c LaneConsumer,
+        batch: &mut Batch<'c>,
+        wait: Duration,
+    ) -> Result<(), End> {
+        consumer.pause().map_err(End::restart)?;
+        let until = Instant::now() + wait;
+        loop {
+            self.status.progress();
+            let left = until.saturating_duration_since(Instant::now());
+            match consumer.client.poll(left.min(IDLE_WAIT)) {
+                Some(Ok(message)) => batch.push(message),
+                Some(Err(error)) => self.poll_error(&error)?,
+                None => self.after_rebalance(consumer, batch)?,
+            }
+            if left.is_zero() || self.stop.requested() || batch.is_empty() {
+                break;
+            }
+        }
+        consumer.resume().map_err(End::restart)
+    }
+
+    /// Decides the batch, then makes the decisions durable.
+    fn settle(
+        &mut self,
+        producer: &LaneProducer,
+        consumer: &LaneConsumer,
+        batch: &mut Batch<'_>,
+    ) -> Result<Settled, End> {
+        let started = Instant::now();
+        let config = Arc::clone(&self.config);
+        let topic = config.input.as_str();
+        let incoming: Vec<Incoming<'_>> = batch
+            .messages
+            .iter()
+            .map(|message| incoming(message, topic, batch.polled_at))
+            .collect();
+        self.judge
+            .decide(&mut self.handler, &incoming)
+            .map_err(End::Fatal)?;
+        let attempt = self.attempts.attempts() + 1;
+        let last_attempt = attempt >= self.config.limits.attempts_max;
+        if self.judge.wants_retry() && !last_attempt {
+            self.metrics.retries.inc();
+            return Ok(Settled::Again(self.attempts.next_wait()));
+        }
+        let process = started.elapsed();
+        let result = self.deliver(producer, consumer, &incoming, batch, attempt);
+        match result {
+            Ok(sent) => {
+                self.judge.count(&self.metrics);
+                self.metrics.committed(&Committed {
+                    records: batch.len(),
+                    bytes: batch.bytes,
+                    sent,
+                    process,
+                    commit: started.elapsed().saturating_sub(process),
+                    age: oldest_age(&incoming),
+                });
+                Ok(Settled::Committed)
+            }
+            Err(Unsettled::Aborted(reason)) => {
+                self.metrics.aborts.inc();
+                self.failed_commits += 1;
+                if self.failed_commits >= FAILED_COMMITS_MAX && self.handler.store().is_none() {
+                    return Err(End::restart(reason));
+                }
+                let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(2));
+                let wait = (0..self.failed_commits.min(10))
+                    .map(|_| backoff.next_wait())
+                    .last();
+                tracing::warn!(
+                    lane = self.task,
+                    reason,
+                    ?wait,
+                    "batch not committed; it is handled again"
+                );
+                Ok(Settled::Again(wait.unwrap_or_default()))
+            }
+            Err(Unsettled::End(end)) => Err(end),
+        }
+    }
+
+    /// Sends all, then commits; returns how many records were sent.
+    fn deliver(
+        &mut self,
+        producer: &LaneProducer,
+        consumer: &LaneConsumer,
+        incoming: &[Incoming<'_>],
+        batch: &Batch<'_>,
+        attempt: u32,
+    ) -> Result<usize, Unsettled> {
+        let transactional = self.config.delivery == Delivery::ExactlyOnce;
+        if transactional {
+            producer
+                .begin()
+                .map_err(|error| Unsettled::End(restart_of(&error)))?;
+        }
+        let sent = self.send_all(producer, incoming, attempt);
+        let sent = match sent.and_then(|sent| confirmed(producer).map(|()| sent)) {
+            Ok(sent) => sent,
+            Err(undelivered) => {
+                self.refuse_if_too_large(&undelivered, incoming);
+                let reason = undelivered.reason;
+                return Err(match transactional {
+                    true => self.abort(producer, reason),
+                    false => Unsettled::Aborted(reason),
+                });
+            }
+        };
+        let spans = batch.spans();
+        let offsets = consumer
+            .offsets(&spans)
+            .map_err(|e| Unsettled::End(End::restart(e)))?;
+        if transactional {
+            let group = consumer
+                .client
+                .group_metadata()
+                .ok_or_else(|| Unsettled::End(End::restart("no group metadata")))?;
+            self.in_transaction(producer, || producer.send_offsets(&offsets, &group))?;
+            self.in_transaction(producer, || producer.commit())?;
+        } else {
+            if let Some(store) = self.handler.store() {
+                store.commit(&spans).map_err(store_failure)?;
+            }
+            // Not waited for: a later commit includes it, and a redelivery is harmless.
+            if let Err(error) = consumer.commit(&offsets, CommitMode::Async) {
+                tracing::debug!(%error, "offsets not committed");
+            }
+        }
+        Ok(sent)
+    }
+
+    /// Repeats a transaction's call while its error says that this may help.
+    fn in_transaction(
+        &self,
+        producer: &LaneProducer,
+        call: impl Fn() -> Result<(), KafkaError>,
+    ) -> Result<(), Unsettled> {
+        let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
+        loop {
+            let error = match call() {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            self.status.progress();
+            match &error {
+                KafkaError::Transaction(detail) if detail.txn_requires_abort() => {
+                    return Err(self.abort(producer, error.to_string()));
+                }
+                KafkaError::Transaction(detail)
+                    if detail.is_retriable() && backoff.attempts() < 5 =>
+                {
+                    self.stop.sleep(backoff.next_wait());
+                }
+                _ => return Err(Unsettled::End(restart_of(&error))),
+            }
+        }
+    }
+
+    fn abort(&self, producer: &LaneProducer, reason: String) -> Unsettled {
+        match producer.abort() {
+            Ok(()) => Unsettled::Aborted(reason),
+            Err(error) => Unsettled::End(match restart_of(&error) {
+                End::Restart {
+                    reason: cause,
+                    fenced,
+                } => End::Restart {
+                    reason: format!("{reason}; abort failed: {cause}"),
+                    fenced,
+                },
+                end => end,
+            }),
+        }
+    }
+
+    /// A record the broker refuses as too large is dead-lettered when the batch is handled again.
+    fn refuse_if_too_large(&mut self, undelivered: &Undelivered, incoming: &[Incoming<'_>]) {
+        if let Some(failure) = &undelivered.failure
+            && client::is_too_large(&failure.error)
+            && let Some(record) = incoming.get(failure.index)
+        {
+            let cause = too_large("the broker refused it".to_owned());
+            self.refused
+                .insert((record.partition, record.offset), cause);
+        }
+    }
+
+    /// Queues an output or a dead letter for each record that has one, in order.
+    fn send_all(
+        &mut self,
+        producer: &LaneProducer,
+        incoming: &[Incoming<'_>],
+        attempt: u32,
+    ) -> Result<usize, Undelivered> {
+        let mut sent = 0;
+        for (index, record) in incoming.iter().enumerate() {
+            let refused = (!self.refused.is_empty())
+                .then(|| {
+                    self.refused
+                        .get(&(record.partition, record.offset))
+                        .cloned()
+                })
+                .flatten();
+            if let Some(cause) = refused {
+                self.judge.refuse(index, cause);
+            }
+            if let Decision::Emit { .. } = self.judge.decision(index)
+                && let Err(cause) = self.send_output(producer, index, record)?
+            {
+                self.judge.refuse(index, cause);
+            }
+            match self.judge.decision(index) {
+                Decision::Emit { .. } => sent += 1,
+                Decision::Dead { cause, at } => {
+                    self.send_dead_letter(producer, index, record, cause, at, attempt)?;
+                    sent += 1;
+                }
+                Decision::Absorbed => {}
+            }
+        }
+        Ok(sent)
+    }
+
+    /// Sends one output; the inner error is the record's own: it is too large.
+    fn send_output(
+        &self,
+        producer: &LaneProducer,
+        index: usize,
+        record: &Incoming<'_>,
+    ) -> Result<Result<(), Cause>, Undelivered> {
+        let Decision::Emit { payload, key } = self.judge.decision(index) else {
+            return Ok(Ok(()));
+        };
+        let Some(topic) = &self.config.output else {
+            let service = self.config.service;
+            return Err(format!("{service} has no output topic, yet its handler emits").into());
+        };
+        let partition = key.map_or(record.partition, |key| {
+            partition_of(key, self.topics.partitions)
+        });
+        let key = key.or(record.key);
+        let size = payload.len() + key.map_or(0, <[u8]>::len) + headers_len(record.headers);
+        let limit = self.topics.output_bytes_max;
+        if size + RECORD_OVERHEAD_BYTES > limit {
+            let detail =
+                format!("output of {size} bytes; {topic} takes {limit} (max.message.bytes)");
+            return Ok(Err(too_large(detail)));
+        }
+        let mut output = BaseRecord::with_opaque_to(topic, index)
+            .partition(partition)
+            .payload(payload);
+        output.key = key;
+        output.timestamp = record.timestamp_ms;
+        output.headers = record.headers.0.map(|headers| headers.detach());
+        match producer.send(output) {
+            Ok(()) => Ok(Ok(())),
+            Err(SendError::TooLarge) => Ok(Err(too_large(format!("output of {size} bytes")))),
+            Err(SendError::Failed(undelivered)) => Err(undelivered),
+        }
+    }
+
+    fn send_dead_letter(
+        &self,
+        producer: &LaneProducer,
+        index: usize,
+        record: &Incoming<'_>,
+        cause: &Cause,
+        at: FailedAt,
+        attempt: u32,
+    ) -> Result<(), Undelivered> {
+        let place = dlq::Place {
+            group: &self.config.group,
+            task: &self.task,
+            service: self.config.service,
+            handler: std::any::type_name::<H>(),
+        };
+        let mut letter =
+            BaseRecord::with_opaque_to(&self.dlq_topic, index).partition(record.partition);
+        letter.payload = record.payload;
+        letter.key = record.key;
+        letter.timestamp = record.timestamp_ms;
+        letter.headers = Some(dlq::headers(record, cause, at, attempt, &place));
+        producer.send(letter).map_err(|error| match error {
+            SendError::TooLarge => format!("dead letter too large for {}", self.dlq_topic).into(),
+            SendError::Failed(undelivered) => undelivered,
+        })
+    }
+}
+
+/// Waits for Kafka's confirmations.
+fn confirmed(producer: &LaneProducer) -> Result<(), Undelivered> {
+    producer.wait_delivered().map_err(|failure| Undelivered {
+        reason: match &failure {
+            Some(failure) => failure.error.to_string(),
+            None => "Kafka did not confirm in time".to_owned(),
+        },
+        failure,
+    })
+}
+
+fn incoming<'a>(
+    message: &'a BorrowedMessage<'_>,
+    topic: &'a str,
+    polled_at: Instant,
+) -> Incoming<'a> {
+    Incoming {
+        topic,
+        partition: message.partition(),
+        offset: message.offset(),
+        key: message.key(),
+        payload: message.payload(),
+        timestamp_ms: message.timestamp().to_millis(),
+        headers: Headers(message.headers()),
+        polled_at,
+    }
+}
+
+fn headers_len(headers: Headers<'_>) -> usize {
+    match headers.0 {
+        None => 0,
+        Some(_) => headers
+            .iter()
+            .map(|(name, value)| name.len() + value.map_or(0, <[u8]>::len) + 10)
+            .sum(),
+    }
+}
+
+fn too_large(detail: String) -> Cause {
+    Cause {
+        class: "too_large",
+        message: format!("too large to pass on: {detail}"),
+    }
+}
+
+fn oldest_age(incoming: &[Incoming<'_>]) -> Option<Duration> {
+    let oldest = incoming
+        .iter()
+        .filter_map(|record| record.timestamp_ms)
+        .min()?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+    Some(now.saturating_sub(Duration::from_millis(u64::try_from(oldest).ok()?)))
+}
+
+fn restart_of(error: &KafkaError) -> End {
+    let fenced = matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::ProducerFenced
+                | RDKafkaErrorCode::InvalidProducerEpoch
+                | RDKafkaErrorCode::Fenced
+        )
+    );
+    End::Restart {
+        reason: error.to_string(),
+        fenced,
+    }
+}
+
+fn store_failure(failure: Failure) -> Unsettled {
+    match failure {
+        Failure::Retry(cause) => Unsettled::Aborted(cause.to_string()),
+        Failure::DeadLetter(cause) => Unsettled::End(End::restart(cause)),
+        Failure::Fatal(cause) => Unsettled::End(End::Fatal(cause)),
+    }
+}

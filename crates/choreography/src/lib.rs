@@ -1,0 +1,38 @@
+//! Consume, handle, produce, commit: the loop every service shares.
+//!
+//! A service author writes a [`Handler`] over a batch of decoded records; this crate does the rest:
+//! consumer groups, lanes, transactions, retries, dead letters, rebalances, drain, health and metrics.
+//! It is the only crate that knows the Kafka client. It does not know what a record means: no
+//! pipeline, no feature, no model and no SQL is named here.
+
+mod admin;
+mod backoff;
+mod batch;
+mod client;
+mod config;
+mod consumer;
+mod dlq;
+mod embedded;
+mod handler;
+mod judge;
+mod lane;
+mod native;
+mod partition;
+mod producer;
+mod publisher;
+mod redrive;
+mod schemas;
+mod stage;
+
+pub use admin::{Admin, AdminError, StageTopics, TopicIdentity, TopicSpec};
+pub use backoff::Backoff;
+pub use batch::Span;
+pub use config::{Cluster, ConfigError, Delivery, Limits, StageConfig};
+pub use dlq::{ATTEMPTS_HEADER, ORIGIN_HEADER};
+pub use embedded::{EmbeddedBroker, EmbeddedError};
+pub use handler::{Cause, Failure, Handler, Headers, Incoming, Item, OffsetStore, Output};
+pub use partition::partition_of;
+pub use publisher::{Acknowledged, Publication, PublishError, Publisher};
+pub use redrive::{DeadLetter, Redrive, RedriveError, list_dead_letters};
+pub use schemas::{Lookup, SchemaError, Schemas};
+pub use stage::{Health, ResumeFn, Stage, StageError, StageOptions};

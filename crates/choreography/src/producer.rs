@@ -1,0 +1,289 @@
+//! A lane's producer: one thread serves its events, deliveries are counted, the lane waits for zero.
+//!
+//! Waiting by `flush`, or by polling in short slices, costs 100 ms a commit or a core: see
+//! ARCHITECTURE.md, "Delivery".
+
+use std::{
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard,
+        atomic::{AtomicBool, AtomicI64, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use rdkafka::{
+    ClientContext, TopicPartitionList,
+    config::RDKafkaLogLevel,
+    consumer::ConsumerGroupMetadata,
+    error::{KafkaError, KafkaResult},
+    producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext},
+};
+
+use crate::{Delivery, StageConfig, client};
+
+/// Ends a zombie's transaction on the broker; also the bound of one commit.
+pub(crate) const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the event thread sleeps when nothing happens; an event wakes it at once.
+const EVENT_WAIT: Duration = Duration::from_millis(500);
+
+/// A delivery that failed: the index the record was sent with, and why.
+#[derive(Debug, Clone)]
+pub(crate) struct DeliveryFailure {
+    pub index: usize,
+    pub error: KafkaError,
+}
+
+/// Deliveries outstanding, and the first failure.
+#[derive(Default)]
+pub(crate) struct Deliveries {
+    outstanding: AtomicI64,
+    failure: Mutex<Option<DeliveryFailure>>,
+    changed: Condvar,
+}
+
+impl Deliveries {
+    fn failure(&self) -> MutexGuard<'_, Option<DeliveryFailure>> {
+        self.failure
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Waits until at most `remaining` are outstanding, or one failed, or `timeout` has passed.
+    fn wait(&self, remaining: i64, timeout: Duration) -> Result<(), Option<DeliveryFailure>> {
+        let deadline = Instant::now() + timeout;
+        let mut failure = self.failure();
+        loop {
+            if let Some(failure) = failure.take() {
+                return Err(Some(failure));
+            }
+            if self.outstanding.load(Ordering::SeqCst) <= remaining {
+                return Ok(());
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(None);
+            }
+            failure = match self.changed.wait_timeout(failure, left) {
+                Ok((guard, _)) => guard,
+                Err(poisoned) => poisoned.into_inner().0,
+            };
+        }
+    }
+}
+
+/// The producer's callbacks.
+pub(crate) struct Events(Arc<Deliveries>);
+
+impl ClientContext for Events {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        client::log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        client::report(&error, reason);
+    }
+}
+
+impl ProducerContext for Events {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, index: usize) {
+        if let Err((error, _)) = result {
+            let mut failure = self.0.failure();
+            failure.get_or_insert(DeliveryFailure {
+                index,
+                error: error.clone(),
+            });
+            self.0.changed.notify_all();
+        }
+        // Only the last one wakes the lane.
+        if self.0.outstanding.fetch_sub(1, Ordering::SeqCst) == 1 {
+            drop(self.0.failure());
+            self.0.changed.notify_all();
+        }
+    }
+}
+
+/// Why a send was not taken.
+pub(crate) enum SendError {
+    /// This record's own fault.
+    TooLarge,
+    Failed(Undelivered),
+}
+
+/// Why a batch is not delivered: an earlier record's failure, where it is one's.
+pub(crate) struct Undelivered {
+    pub reason: String,
+    pub failure: Option<DeliveryFailure>,
+}
+
+impl From<String> for Undelivered {
+    fn from(reason: String) -> Self {
+        Undelivered {
+            reason,
+            failure: None,
+        }
+    }
+}
+
+/// A producer and the thread that serves its events.
+pub(crate) struct LaneProducer {
+    producer: Arc<BaseProducer<Events>>,
+    deliveries: Arc<Deliveries>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl LaneProducer {
+    /// `message_bytes_max`: the largest record any topic it writes takes; `batch_bytes_max`: the smallest such limit.
+    pub fn connect(
+        config: &StageConfig,
+        lane: usize,
+        message_bytes_max: usize,
+        batch_bytes_max: usize,
+    ) -> KafkaResult<Self> {
+        let mut settings = config.cluster.client_config();
+        let name = format!("{}-{}-{lane}", config.group, config.instance);
+        let queue_kib = (config.lane_buffer_bytes() * 2).div_ceil(1024);
+        settings
+            .set("client.id", &name)
+            .set("enable.idempotence", "true")
+            .set("acks", "all")
+            .set("linger.ms", "0")
+            // The broker's limit is on the batch: a batch of small records must fit as well.
+            .set(
+                "batch.size",
+                batch_bytes_max.clamp(1, 1_000_000).to_string(),
+            )
+            .set(
+                "message.max.bytes",
+                message_bytes_max.clamp(1_000, 1_000_000_000).to_string(),
+            )
+            .set("queue.buffering.max.kbytes", queue_kib.to_string())
+            .set("queue.buffering.max.messages", "200000")
+            .set("retry.backoff.ms", "20");
+        match config.delivery {
+            Delivery::ExactlyOnce => {
+                settings.set("transactional.id", &name).set(
+                    "transaction.timeout.ms",
+                    TRANSACTION_TIMEOUT.as_millis().to_string(),
+                );
+            }
+            Delivery::AtLeastOnce => {
+                settings.set(
+                    "message.timeout.ms",
+                    TRANSACTION_TIMEOUT.as_millis().to_string(),
+                );
+            }
+        }
+        let deliveries = Arc::new(Deliveries::default());
+        let producer: Arc<BaseProducer<Events>> =
+            Arc::new(settings.create_with_context(Events(Arc::clone(&deliveries)))?);
+        let stop = Arc::new(AtomicBool::new(false));
+        let thread = std::thread::Builder::new()
+            .name(format!("events-{lane}"))
+            .spawn({
+                let (producer, stop) = (Arc::clone(&producer), Arc::clone(&stop));
+                move || {
+                    while !stop.load(Ordering::Acquire) {
+                        producer.poll(EVENT_WAIT);
+                    }
+                }
+            });
+        let thread = thread.map_err(|error| KafkaError::ClientCreation(error.to_string()))?;
+        Ok(LaneProducer {
+            producer,
+            deliveries,
+            stop,
+            thread: Some(thread),
+        })
+    }
+
+    pub fn init_transactions(&self, timeout: Duration) -> KafkaResult<()> {
+        self.producer.init_transactions(timeout)
+    }
+
+    pub fn begin(&self) -> KafkaResult<()> {
+        self.producer.begin_transaction()
+    }
+
+    /// Queues a record; waits for room where the queue is full.
+    pub fn send(&self, mut record: BaseRecord<'_, [u8], [u8], usize>) -> Result<(), SendError> {
+        self.deliveries.outstanding.fetch_add(1, Ordering::SeqCst);
+        loop {
+            let (error, rejected) = match self.producer.send(record) {
+                Ok(()) => return Ok(()),
+                Err(failed) => failed,
+            };
+            if client::is_queue_full(&error) {
+                let half = self.deliveries.outstanding.load(Ordering::SeqCst) / 2;
+                // In slices: only the last delivery wakes the waiter.
+                match self.deliveries.wait(half, Duration::from_millis(5)) {
+                    Ok(()) | Err(None) => {
+                        record = rejected;
+                        continue;
+                    }
+                    Err(Some(failure)) => {
+                        self.deliveries.outstanding.fetch_sub(1, Ordering::SeqCst);
+                        let reason = failure.error.to_string();
+                        let failure = Some(failure);
+                        return Err(SendError::Failed(Undelivered { reason, failure }));
+                    }
+                }
+            }
+            self.deliveries.outstanding.fetch_sub(1, Ordering::SeqCst);
+            return Err(if client::is_too_large(&error) {
+                SendError::TooLarge
+            } else {
+                SendError::Failed(error.to_string().into())
+            });
+        }
+    }
+
+    /// Waits until all that was sent is confirmed.
+    ///
+    /// # Errors
+    /// The first failure, or None where the time was up.
+    pub fn wait_delivered(&self) -> Result<(), Option<DeliveryFailure>> {
+        self.deliveries.wait(0, TRANSACTION_TIMEOUT)
+    }
+
+    pub fn send_offsets(
+        &self,
+        offsets: &TopicPartitionList,
+        group: &ConsumerGroupMetadata,
+    ) -> KafkaResult<()> {
+        self.producer
+            .send_offsets_to_transaction(offsets, group, TRANSACTION_TIMEOUT)
+    }
+
+    /// To be called when nothing is outstanding: then it does not wait out the client's poll slice.
+    pub fn commit(&self) -> KafkaResult<()> {
+        self.producer.commit_transaction(TRANSACTION_TIMEOUT)
+    }
+
+    /// Aborts and forgets failures of what was aborted.
+    pub fn abort(&self) -> KafkaResult<()> {
+        let result = self.producer.abort_transaction(TRANSACTION_TIMEOUT);
+        if result.is_ok() {
+            // Purged records are reported before the abort returns, or shortly after.
+            while self
+                .deliveries
+                .wait(0, Duration::from_secs(1))
+                .is_err_and(|e| e.is_some())
+            {}
+        }
+        result
+    }
+}
+
+impl Drop for LaneProducer {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take() {
+            // The thread's last poll lasts up to EVENT_WAIT; it ends by itself and drops the client.
+            drop(thread);
+        }
+    }
+}

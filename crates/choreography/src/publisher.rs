@@ -1,0 +1,188 @@
+//! Records from outside the stream: published one by one, each answered when Kafka has confirmed it.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use rdkafka::{
+    ClientContext, Message,
+    config::RDKafkaLogLevel,
+    error::{KafkaError, KafkaResult},
+    message::{Header, OwnedHeaders},
+    producer::{BaseProducer, BaseRecord, DeliveryResult, ProducerContext},
+};
+use tokio::sync::oneshot;
+
+use crate::{Cluster, client};
+
+/// A record is given up, and its sender told, when Kafka has not confirmed it for this long.
+const CONFIRM_WITHIN: Duration = Duration::from_secs(10);
+/// How long the event thread sleeps when nothing happens; an event wakes it at once.
+const EVENT_WAIT: Duration = Duration::from_millis(500);
+/// Bounds what waits for Kafka; beyond it senders are told to come back.
+const QUEUE_KIB_MAX: usize = 16 << 10;
+
+/// Where a confirmed record lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Acknowledged {
+    pub partition: i32,
+    pub offset: i64,
+}
+
+/// Why a record is not in Kafka, as far as is known.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    #[error("the record is too large for its topic")]
+    TooLarge,
+    #[error("too many records wait for Kafka; send again later")]
+    Busy,
+    #[error(
+        "Kafka did not confirm the record: {0}; send it again, with the same id or Idempotency-Key"
+    )]
+    Unconfirmed(String),
+}
+
+type Ticket = oneshot::Sender<Result<Acknowledged, PublishError>>;
+
+struct Events;
+
+impl ClientContext for Events {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        client::log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        client::report(&error, reason);
+    }
+}
+
+impl ProducerContext for Events {
+    type DeliveryOpaque = Box<Ticket>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, ticket: Box<Ticket>) {
+        let answer = match result {
+            Ok(message) => Ok(Acknowledged {
+                partition: message.partition(),
+                offset: message.offset(),
+            }),
+            Err((error, _)) if client::is_too_large(error) => Err(PublishError::TooLarge),
+            Err((error, _)) => Err(PublishError::Unconfirmed(error.to_string())),
+        };
+        // The sender may have gone: the record is in Kafka all the same.
+        let _ = ticket.send(answer);
+    }
+}
+
+/// A record to publish.
+#[derive(Debug, Clone, Copy)]
+pub struct Publication<'a> {
+    pub topic: &'a str,
+    pub partition: i32,
+    pub key: &'a [u8],
+    pub payload: &'a [u8],
+    pub timestamp_ms: Option<i64>,
+    pub headers: &'a [(String, Vec<u8>)],
+}
+
+/// An idempotent producer with an answer a record. Cheap to clone.
+#[derive(Clone)]
+pub struct Publisher(Arc<Inner>);
+
+struct Inner {
+    producer: Arc<BaseProducer<Events>>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+    }
+}
+
+impl Publisher {
+    /// `message_bytes_max`: the limit of the topics it writes.
+    ///
+    /// # Errors
+    /// The client cannot be made.
+    pub fn connect(cluster: &Cluster, name: &str, message_bytes_max: usize) -> KafkaResult<Self> {
+        let mut settings = cluster.client_config();
+        settings
+            .set("client.id", name)
+            .set("enable.idempotence", "true")
+            .set("acks", "all")
+            .set("linger.ms", "0")
+            .set(
+                "batch.size",
+                message_bytes_max.clamp(1, 1_000_000).to_string(),
+            )
+            .set(
+                "message.max.bytes",
+                message_bytes_max.clamp(1_000, 1_000_000_000).to_string(),
+            )
+            .set("message.timeout.ms", CONFIRM_WITHIN.as_millis().to_string())
+            .set("queue.buffering.max.kbytes", QUEUE_KIB_MAX.to_string())
+            .set("retry.backoff.ms", "20");
+        let producer: Arc<BaseProducer<Events>> = Arc::new(settings.create_with_context(Events)?);
+        let stop = Arc::new(AtomicBool::new(false));
+        let thread = std::thread::Builder::new()
+            .name("publisher".to_owned())
+            .spawn({
+                let (producer, stop) = (Arc::clone(&producer), Arc::clone(&stop));
+                move || {
+                    while !stop.load(Ordering::Acquire) {
+                        producer.poll(EVENT_WAIT);
+                    }
+                }
+            });
+        thread.map_err(|error| KafkaError::ClientCreation(error.to_string()))?;
+        Ok(Publisher(Arc::new(Inner { producer, stop })))
+    }
+
+    /// Sends at once; the future is ready when Kafka has confirmed the record or given it up.
+    ///
+    /// # Errors
+    /// As [`PublishError`]; an unconfirmed record may be in Kafka all the same.
+    pub fn publish(
+        &self,
+        publication: &Publication<'_>,
+    ) -> impl Future<Output = Result<Acknowledged, PublishError>> + Send + use<> {
+        let (ticket, answer) = oneshot::channel();
+        let mut record = BaseRecord::with_opaque_to(publication.topic, Box::new(ticket))
+            .partition(publication.partition)
+            .key(publication.key)
+            .payload(publication.payload);
+        record.timestamp = publication.timestamp_ms;
+        if !publication.headers.is_empty() {
+            let mut headers = OwnedHeaders::new_with_capacity(publication.headers.len());
+            for (key, value) in publication.headers {
+                headers = headers.insert(Header {
+                    key,
+                    value: Some(value),
+                });
+            }
+            record.headers = Some(headers);
+        }
+        let sent = self.0.producer.send(record).map_err(|(error, _)| {
+            if client::is_queue_full(&error) {
+                PublishError::Busy
+            } else if client::is_too_large(&error) {
+                PublishError::TooLarge
+            } else {
+                PublishError::Unconfirmed(error.to_string())
+            }
+        });
+        async move {
+            sent?;
+            match answer.await {
+                Ok(answer) => answer,
+                Err(_) => Err(PublishError::Unconfirmed(
+                    "the service is stopping".to_owned(),
+                )),
+            }
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! Folders under the system's temporary folder, and who can see into them.
+
+use std::env;
+use std::fs::{self, DirBuilder};
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use crate::Error;
+
+pub(crate) const ROOT: u32 = 0;
+
+/// A new folder of ours alone. Whoever asks for it has it removed.
+pub(crate) fn create(base: &Path, what: &str) -> Result<PathBuf, Error> {
+    loop {
+        let unique = RandomState::new().hash_one(what);
+        let path = base.join(format!("quadrille-{what}-{unique:016x}"));
+        match DirBuilder::new().mode(0o700).create(&path) {
+            Ok(()) => return Ok(path),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(Error::io("create", &path)(error)),
+        }
+    }
+}
+
+/// The temporary folder, or where every user has to reach it another one if that is private.
+pub(crate) fn base(seen_by: SeenBy) -> PathBuf {
+    let usual = env::temp_dir();
+    if seen_by == SeenBy::Owner || is_reachable_by_all(&usual) {
+        return usual;
+    }
+    PathBuf::from("/var/tmp")
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SeenBy {
+    Owner,
+    Everyone,
+}
+
+/// Whether every user may pass through the folder and all above it (those that exist).
+pub(crate) fn is_reachable_by_all(path: &Path) -> bool {
+    const PASS: u32 = 0o001;
+    path.ancestors()
+        .filter_map(|folder| fs::metadata(folder).ok())
+        .all(|folder| folder.mode() & PASS != 0)
+}
+
+/// The user we act as: the owner of what we create.
+pub(crate) fn effective_user() -> Result<u32, Error> {
+    if let Ok(this_process) = fs::metadata("/proc/self") {
+        return Ok(this_process.uid());
+    }
+    let probe = create(&env::temp_dir(), "user")?;
+    let user = fs::metadata(&probe).map(|folder| folder.uid());
+    fs::remove_dir(&probe).map_err(Error::io("remove", &probe))?;
+    user.map_err(Error::io("look at", &probe))
+}

@@ -1,0 +1,396 @@
+//! A forest of decision trees in our own form: flat arrays, whatever trained it.
+//!
+//! A tree asks at each split whether `row[input] <= threshold` and ends at a leaf, whose value is a probability; the forest
+//! answers the mean over its trees. Rows come without missing values ([`crate::preprocess`] has filled them).
+//!
+//! Two ways in, both validated: [`Forest::new`] lays out trees as an importer describes them ([`SourceNode`]), and
+//! [`Forest::decode`] reads an artefact. [`fit`] grows trees with smartcore.
+
+mod artefact;
+pub mod fit;
+
+pub use artefact::MAGIC;
+
+use std::fmt;
+
+use crate::INPUTS_MAX;
+
+/// The most splits between a root and a leaf: bounds the time one row can take.
+pub const DEPTH_MAX: usize = 64;
+
+/// The most trees of a forest.
+pub const TREES_MAX: usize = 100_000;
+
+/// What is wrong with a forest.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the artefact is not a forest: it does not begin with {:?}", MAGIC.escape_ascii().to_string())]
+    Magic,
+    #[error("the artefact has format {0}; this version reads {version}", version = artefact::FORMAT)]
+    Format(u32),
+    #[error(
+        "the artefact has {found} bytes where {expected} are announced: it is cut off or has something appended"
+    )]
+    Length { expected: u64, found: u64 },
+    #[error("there are {found} {what}; there can be 1 to {max}")]
+    Size {
+        what: &'static str,
+        found: usize,
+        max: usize,
+    },
+    #[error("tree {tree}, node {node}: {problem}")]
+    Node {
+        tree: usize,
+        node: usize,
+        problem: Problem,
+    },
+}
+
+/// What is wrong with a node.
+#[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
+pub enum Problem {
+    #[error("it does not exist")]
+    Absent,
+    #[error("its children are not two nodes after it in the same tree")]
+    Children,
+    #[error("it is not the child of exactly one node")]
+    Parents,
+    #[error("it asks for input {0}, which does not exist")]
+    Input(usize),
+    #[error("its threshold is not a number")]
+    Threshold,
+    #[error("its value {0} is not a probability")]
+    Value(f64),
+    #[error("it lies deeper than {DEPTH_MAX} splits")]
+    Depth,
+}
+
+/// A node as something that imports trees describes it; indices count within the tree, the root is 0.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum SourceNode {
+    Leaf {
+        /// Probability of the positive class.
+        value: f64,
+    },
+    Split {
+        input: usize,
+        threshold: f64,
+        /// Where a row goes whose input is at most the threshold.
+        at_most: usize,
+        /// Where any other row goes.
+        above: usize,
+    },
+}
+
+/// A node as it is walked: 16 bytes, four to a cache line.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Node {
+    /// The threshold of a split, the probability of a leaf.
+    value: f64,
+    input: u32,
+    /// Index in `Forest::nodes` of the child for `<=`; the other one is next to it. 0 for a leaf: no child is a root.
+    child: u32,
+}
+
+/// A validated forest.
+#[derive(Clone, PartialEq)]
+pub struct Forest {
+    inputs: usize,
+    /// Where each tree begins in `nodes`; it ends where the next one begins.
+    roots: Vec<u32>,
+    nodes: Vec<Node>,
+}
+
+/// Its size, not its nodes: there are too many to look at.
+impl fmt::Debug for Forest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Forest")
+            .field("inputs", &self.inputs)
+            .field("trees", &self.trees())
+            .field("nodes", &self.nodes())
+            .finish()
+    }
+}
+
+impl Forest {
+    /// Lays out `trees` for rows of `inputs` values.
+    ///
+    /// # Errors
+    /// No trees or too many, or the first node that is not sound: children that do not exist, are shared or form a circle,
+    /// an input that does not exist, a threshold that is NaN, a value outside 0..=1, a tree too deep.
+    pub fn new(inputs: usize, trees: &[Vec<SourceNode>]) -> Result<Self, Error> {
+        let mut forest = Self {
+            inputs,
+            roots: Vec::with_capacity(trees.len()),
+            nodes: Vec::with_capacity(trees.iter().map(Vec::len).sum()),
+        };
+        for (tree, source) in trees.iter().enumerate() {
+            forest
+                .lay_out(source)
+                .map_err(|(node, problem)| Error::Node {
+                    tree,
+                    node,
+                    problem,
+                })?;
+        }
+        forest.validate()?;
+        Ok(forest)
+    }
+
+    /// Appends one tree, level by level, so that siblings are neighbours and children come after their parents.
+    fn lay_out(&mut self, source: &[SourceNode]) -> Result<(), (usize, Problem)> {
+        let start = self.nodes.len();
+        self.roots
+            .push(index_u32(start).ok_or((0, Problem::Children))?);
+        let mut reached = vec![false; source.len()];
+        let mut order = vec![0];
+        let mut done = 0;
+        while done < order.len() {
+            let at: usize = order[done];
+            let seen = reached.get_mut(at).ok_or((at, Problem::Absent))?;
+            if std::mem::replace(seen, true) {
+                return Err((at, Problem::Parents));
+            }
+            let node = match source[at] {
+                SourceNode::Leaf { value } => Node {
+                    value,
+                    input: 0,
+                    child: 0,
+                },
+                SourceNode::Split {
+                    input,
+                    threshold,
+                    at_most,
+                    above,
+                } => {
+                    let child = index_u32(start + order.len()).ok_or((at, Problem::Children))?;
+                    order.extend([at_most, above]);
+                    Node {
+                        value: threshold,
+                        input: index_u32(input).ok_or((at, Problem::Input(input)))?,
+                        child,
+                    }
+                }
+            };
+            self.nodes.push(node);
+            done += 1;
+        }
+        Ok(())
+    }
+
+    /// Checks every node, so that walking a tree can neither leave it nor go on for ever.
+    fn validate(&self) -> Result<(), Error> {
+        check_size("inputs", self.inputs, INPUTS_MAX)?;
+        check_size("trees", self.roots.len(), TREES_MAX)?;
+        // The first tree begins at the first node: with the ends below, every node is in a tree.
+        if self.roots.first() != Some(&0) {
+            return Err(Error::Node {
+                tree: 0,
+                node: 0,
+                problem: Problem::Absent,
+            });
+        }
+        let ends = self.roots.iter().skip(1).map(|&root| root as usize);
+        let ends = ends.chain([self.nodes.len()]);
+        for (tree, (&root, end)) in self.roots.iter().zip(ends).enumerate() {
+            self.validate_tree(root as usize, end)
+                .map_err(|(node, problem)| Error::Node {
+                    tree,
+                    node,
+                    problem,
+                })?;
+        }
+        Ok(())
+    }
+
+    /// Checks the tree that lies in `nodes[root..end]`; an error counts from the root.
+    fn validate_tree(&self, root: usize, end: usize) -> Result<(), (usize, Problem)> {
+        let nodes = self.nodes.get(root..end).unwrap_or_default();
+        if nodes.is_empty() {
+            return Err((0, Problem::Absent));
+        }
+        // As children come after their parents, one pass sees every depth before it is asked for. None: no parent yet.
+        let mut depths: Vec<Option<u8>> = vec![None; nodes.len()];
+        depths[0] = Some(0);
+        for (at, node) in nodes.iter().enumerate() {
+            let depth = depths[at].ok_or((at, Problem::Parents))?;
+            if node.child == 0 {
+                if !(0.0..=1.0).contains(&node.value) {
+                    return Err((at, Problem::Value(node.value)));
+                }
+                continue;
+            }
+            if node.value.is_nan() {
+                return Err((at, Problem::Threshold));
+            }
+            if node.input as usize >= self.inputs {
+                return Err((at, Problem::Input(node.input as usize)));
+            }
+            if usize::from(depth) >= DEPTH_MAX {
+                return Err((at, Problem::Depth));
+            }
+            let child = (node.child as usize).saturating_sub(root);
+            if child <= at || child + 1 >= nodes.len() {
+                return Err((at, Problem::Children));
+            }
+            for depth_of_child in &mut depths[child..=child + 1] {
+                if depth_of_child.replace(depth + 1).is_some() {
+                    return Err((at, Problem::Parents));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// How many inputs a row has.
+    pub fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    /// How many trees there are.
+    pub fn trees(&self) -> usize {
+        self.roots.len()
+    }
+
+    /// How many nodes there are in all trees.
+    pub fn nodes(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Appends the probability of each of `rows` (row-major, n × [`Forest::inputs`], nothing missing).
+    ///
+    /// Trees outside, rows inside: a tree stays in the cache while all rows walk it. So hand over some hundred rows, not
+    /// millions, at a time.
+    pub fn score(&self, rows: &[f64], probabilities: &mut Vec<f64>) {
+        let first = probabilities.len();
+        probabilities.resize(first + rows.len() / self.inputs, 0.0);
+        let sums = &mut probabilities[first..];
+        for &root in &self.roots {
+            for (row, sum) in rows.chunks_exact(self.inputs).zip(&mut *sums) {
+                *sum += self.leaf(root, row);
+            }
+        }
+        let trees = self.roots.len() as f64;
+        for sum in sums {
+            *sum /= trees;
+        }
+    }
+
+    /// The value of the leaf where `row` ends in the tree that begins at `root`.
+    #[inline]
+    fn leaf(&self, root: u32, row: &[f64]) -> f64 {
+        let mut node = self.nodes[root as usize];
+        while node.child != 0 {
+            let at_most = row[node.input as usize] <= node.value;
+            node = self.nodes[(node.child + u32::from(!at_most)) as usize];
+        }
+        node.value
+    }
+}
+
+fn check_size(what: &'static str, found: usize, max: usize) -> Result<(), Error> {
+    if (1..=max).contains(&found) {
+        return Ok(());
+    }
+    Err(Error::Size { what, found, max })
+}
+
+fn index_u32(index: usize) -> Option<u32> {
+    u32::try_from(index).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leaf(value: f64) -> SourceNode {
+        SourceNode::Leaf { value }
+    }
+
+    fn split(input: usize, threshold: f64, at_most: usize, above: usize) -> SourceNode {
+        SourceNode::Split {
+            input,
+            threshold,
+            at_most,
+            above,
+        }
+    }
+
+    fn problem(trees: &[Vec<SourceNode>]) -> (usize, Problem) {
+        match Forest::new(2, trees) {
+            Err(Error::Node { node, problem, .. }) => (node, problem),
+            other => panic!("a bad node was expected, not {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_row_on_the_threshold_goes_to_the_at_most_side() {
+        let forest = Forest::new(1, &[vec![split(0, 5.0, 2, 1), leaf(0.75), leaf(0.25)]]).unwrap();
+        let mut probabilities = vec![];
+        forest.score(&[4.0, 5.0, 5.000_001], &mut probabilities);
+        assert_eq!(probabilities, [0.25, 0.25, 0.75]);
+    }
+
+    #[test]
+    fn the_answer_is_the_mean_over_the_trees_and_is_appended() {
+        let trees = [
+            vec![leaf(0.5)],
+            vec![
+                split(0, 0.0, 1, 2),
+                leaf(0.0),
+                split(1, 1.0, 3, 4),
+                leaf(0.25),
+                leaf(1.0),
+            ],
+        ];
+        let forest = Forest::new(2, &trees).unwrap();
+        let mut probabilities = vec![9.0];
+        forest.score(&[-1.0, 0.0, 1.0, 1.0, 1.0, 2.0], &mut probabilities);
+        assert_eq!(probabilities, [9.0, 0.25, 0.375, 0.75]);
+    }
+
+    #[test]
+    fn unsound_nodes_are_refused_with_their_place() {
+        assert_eq!(problem(&[vec![]]), (0, Problem::Absent));
+        assert_eq!(problem(&[vec![leaf(1.5)]]), (0, Problem::Value(1.5)));
+        let far = vec![split(0, 0.0, 1, 9), leaf(0.0)];
+        assert_eq!(problem(&[far]), (9, Problem::Absent));
+        let unknown = vec![split(2, 0.0, 1, 2), leaf(0.0), leaf(0.0)];
+        assert_eq!(problem(&[unknown]), (0, Problem::Input(2)));
+        let not_a_number = vec![split(0, f64::NAN, 1, 2), leaf(0.0), leaf(0.0)];
+        assert_eq!(problem(&[not_a_number]), (0, Problem::Threshold));
+    }
+
+    #[test]
+    fn circles_and_shared_children_are_refused() {
+        let circle = vec![split(0, 0.0, 0, 1), leaf(0.0)];
+        assert_eq!(problem(&[circle]).1, Problem::Parents);
+        let shared = vec![split(0, 0.0, 1, 1), leaf(0.0)];
+        assert_eq!(problem(&[shared]).1, Problem::Parents);
+    }
+
+    #[test]
+    fn a_tree_too_deep_is_refused() {
+        let mut chain: Vec<SourceNode> = vec![];
+        for depth in 0..=DEPTH_MAX {
+            chain.push(split(0, depth as f64, 2 * depth + 1, 2 * depth + 2));
+            chain.push(leaf(0.0));
+        }
+        chain.push(leaf(0.0));
+        let (_, problem) = problem(&[chain]);
+        assert_eq!(problem, Problem::Depth);
+    }
+
+    #[test]
+    fn a_forest_needs_trees_and_inputs() {
+        assert!(matches!(
+            Forest::new(1, &[]),
+            Err(Error::Size { what: "trees", .. })
+        ));
+        let one = [vec![leaf(0.5)]];
+        assert!(matches!(
+            Forest::new(0, &one),
+            Err(Error::Size { what: "inputs", .. })
+        ));
+    }
+}

@@ -1,0 +1,274 @@
+//! Model packages: a manifest and an artefact, in a directory or as two runs of bytes.
+//!
+//! `manifest.json` says what the model is (name, inputs, preprocessing, training, metrics); the artefact beside it holds its
+//! numbers. A package is checked as a whole before it scores: sizes are bounded, the artefact must have the length and SHA-256
+//! that the manifest says, and preprocessing and artefact must fit the inputs.
+
+mod disk;
+mod inputs;
+mod manifest;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub use disk::Overwrite;
+pub use inputs::{Difference, OutOfOrder};
+pub use manifest::{Artefact, Digest, FORMAT, Labels, Manifest, Training};
+use sha2::{Digest as _, Sha256};
+
+use crate::Model;
+use crate::forest::{self, Forest};
+use crate::logistic::{self, Logistic};
+use crate::scorer::{self, Kernel, Scorer};
+use crate::train::{Algorithm, Trained};
+
+/// The manifest's file name.
+pub const MANIFEST_FILE: &str = "manifest.json";
+
+/// The largest manifest: room for [`crate::INPUTS_MAX`] inputs with long names.
+pub const MANIFEST_BYTES_MAX: u64 = 4 << 20;
+
+/// The largest artefact: some 16 million nodes, far more than any forest that is worth waiting for.
+pub const ARTEFACT_BYTES_MAX: u64 = 256 << 20;
+
+const WRITTEN_BY: &str = concat!(
+    "quadrille-model ",
+    env!("CARGO_PKG_VERSION"),
+    ", smartcore 0.7"
+);
+
+/// What is wrong with a package.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("{} exists already; choose another place or version, or ask for it to be replaced", .0.display())]
+    Exists(PathBuf),
+    #[error("{} is not a model package, so it is not replaced", .0.display())]
+    NotAPackage(PathBuf),
+    #[error("{} is not a usable place for a package: it has no name or no parent folder", .0.display())]
+    Place(PathBuf),
+    #[error("the {what} is larger than {max} bytes")]
+    TooLarge { what: &'static str, max: u64 },
+    #[error("{MANIFEST_FILE} is not a manifest: {0}")]
+    Manifest(serde_json::Error),
+    #[error("the package has format {0}; this version reads {FORMAT}")]
+    Format(u32),
+    #[error("the manifest's {field} is {value:?}; it must be {must}")]
+    Text {
+        field: &'static str,
+        value: String,
+        must: &'static str,
+    },
+    #[error(
+        "the artefact {file} has {found} bytes where the manifest says {expected}: it is cut off or not the one that was packed"
+    )]
+    ArtefactLength {
+        file: String,
+        expected: u64,
+        found: u64,
+    },
+    #[error(
+        "the artefact {file} has SHA-256 {found} where the manifest says {expected}: it was changed after it was packed"
+    )]
+    ArtefactHash {
+        file: String,
+        expected: Digest,
+        found: Digest,
+    },
+    #[error(transparent)]
+    Forest(#[from] forest::Error),
+    #[error(transparent)]
+    Logistic(#[from] logistic::Error),
+    #[error("the parts of the package do not fit: {0}")]
+    Parts(#[from] scorer::Error),
+    #[error("the model {model} wants other inputs: {difference}")]
+    Inputs {
+        model: String,
+        difference: Box<Difference>,
+    },
+}
+
+/// What a package says of itself that training does not know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    pub name: String,
+    pub version: String,
+    pub labels: Labels,
+    /// SHA-256 of the training data, usually of the file's bytes.
+    pub data_sha256: Digest,
+    /// RFC 3339.
+    pub created_at: String,
+}
+
+/// A package that has been checked and is ready to score.
+pub struct Package {
+    manifest: Manifest,
+    manifest_bytes: Vec<u8>,
+    artefact_bytes: Vec<u8>,
+    model: Arc<dyn Model>,
+}
+
+/// What it is, not its numbers: a package is printed into logs and failing tests.
+impl fmt::Debug for Package {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Package")
+            .field("name", &self.manifest.name)
+            .field("version", &self.manifest.version)
+            .field("algorithm", &self.manifest.algorithm.name())
+            .field("hash", &Digest(self.hash()))
+            .finish_non_exhaustive()
+    }
+}
+
+impl Trained {
+    /// Packs the model. What comes out went through the same checks as a package that is loaded.
+    ///
+    /// # Errors
+    /// A text of `identity` that a manifest cannot hold.
+    pub fn into_package(self, identity: Identity) -> Result<Package, Error> {
+        let (file, artefact) = match &self.kernel {
+            Kernel::Forest(forest) => ("forest.bin", forest.encode()),
+            Kernel::Logistic(logistic) => ("logistic.json", logistic.encode()),
+        };
+        let manifest = Manifest {
+            format: FORMAT,
+            name: identity.name,
+            version: identity.version,
+            algorithm: self.options.algorithm,
+            training: Training {
+                rows: self.rows as u64,
+                data_sha256: identity.data_sha256,
+                seed: self.options.seed,
+                hyper_parameters: self.hyper_parameters(),
+                evaluation: self.evaluation,
+            },
+            inputs: self.inputs,
+            labels: identity.labels,
+            preprocess: self.preprocess,
+            artefact: Artefact {
+                file: file.to_owned(),
+                bytes: artefact.len() as u64,
+                sha256: Digest::of(&artefact),
+            },
+            created_at: identity.created_at,
+            written_by: WRITTEN_BY.to_owned(),
+        };
+        let mut bytes = serde_json::to_vec_pretty(&manifest).map_err(Error::Manifest)?;
+        bytes.push(b'\n');
+        Package::from_bytes(bytes, artefact)
+    }
+}
+
+impl Package {
+    /// Loads the package in the directory `dir`.
+    ///
+    /// # Errors
+    /// A file cannot be read, is too large, cut off, changed or not sound; see [`Error`].
+    pub fn load(dir: &Path) -> Result<Self, Error> {
+        let manifest = disk::read(&dir.join(MANIFEST_FILE), "manifest", MANIFEST_BYTES_MAX)?;
+        let file = Manifest::parse(&manifest)?.artefact.file;
+        let artefact = disk::read(&dir.join(file), "artefact", ARTEFACT_BYTES_MAX)?;
+        Self::from_bytes(manifest, artefact)
+    }
+
+    /// Makes a package of its two files' bytes.
+    ///
+    /// # Errors
+    /// As [`Package::load`], but for reading.
+    pub fn from_bytes(manifest_bytes: Vec<u8>, artefact_bytes: Vec<u8>) -> Result<Self, Error> {
+        disk::check_size("manifest", manifest_bytes.len() as u64, MANIFEST_BYTES_MAX)?;
+        disk::check_size("artefact", artefact_bytes.len() as u64, ARTEFACT_BYTES_MAX)?;
+        let manifest = Manifest::parse(&manifest_bytes)?;
+        verify(&manifest.artefact, &artefact_bytes)?;
+        let kernel = match manifest.algorithm {
+            Algorithm::RandomForest => Kernel::Forest(Forest::decode(&artefact_bytes)?),
+            Algorithm::LogisticRegression => Kernel::Logistic(Logistic::decode(&artefact_bytes)?),
+        };
+        let inputs = manifest.inputs.clone();
+        let model = Scorer::new(inputs, manifest.preprocess.clone(), kernel)?;
+        Ok(Self {
+            manifest,
+            manifest_bytes,
+            artefact_bytes,
+            model: Arc::new(model),
+        })
+    }
+
+    /// Saves the package as the directory `dir`, all or nothing: it is written beside and then renamed.
+    ///
+    /// # Errors
+    /// `dir` exists (and is not to be replaced, or is no package), or writing fails; then `dir` is as it was.
+    pub fn save(&self, dir: &Path, overwrite: Overwrite) -> Result<(), Error> {
+        let files = [
+            (self.manifest.artefact.file.as_str(), &*self.artefact_bytes),
+            (MANIFEST_FILE, &*self.manifest_bytes),
+        ];
+        disk::save(dir, &files, overwrite)
+    }
+
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// The manifest's bytes, as they are in the file.
+    pub fn manifest_bytes(&self) -> &[u8] {
+        &self.manifest_bytes
+    }
+
+    /// The artefact's bytes, as they are in the file.
+    pub fn artefact_bytes(&self) -> &[u8] {
+        &self.artefact_bytes
+    }
+
+    /// The model, shared: it outlives the package.
+    pub fn model(&self) -> Arc<dyn Model> {
+        Arc::clone(&self.model)
+    }
+
+    /// SHA-256 over the manifest's bytes followed by the artefact's: what a prediction names as its model.
+    pub fn hash(&self) -> [u8; 32] {
+        let hash = Sha256::new().chain_update(&self.manifest_bytes);
+        hash.chain_update(&self.artefact_bytes).finalize().into()
+    }
+
+    /// Checks that `offered` are the model's inputs, in its order.
+    ///
+    /// # Errors
+    /// [`Error::Inputs`] with the difference.
+    pub fn check_inputs(&self, offered: &[String]) -> Result<(), Error> {
+        match Difference::between(&self.manifest.inputs, offered) {
+            None => Ok(()),
+            Some(difference) => Err(Error::Inputs {
+                model: format!("{} {}", self.manifest.name, self.manifest.version),
+                difference: Box::new(difference),
+            }),
+        }
+    }
+}
+
+fn verify(said: &Artefact, bytes: &[u8]) -> Result<(), Error> {
+    let file = said.file.clone();
+    let (expected, found) = (said.bytes, bytes.len() as u64);
+    if expected != found {
+        return Err(Error::ArtefactLength {
+            file,
+            expected,
+            found,
+        });
+    }
+    let (expected, found) = (said.sha256, Digest::of(bytes));
+    if expected != found {
+        return Err(Error::ArtefactHash {
+            file,
+            expected,
+            found,
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,291 @@
+//! From a file's tables to a [`Spec`]: every setting checked, every fault placed.
+
+mod features;
+mod fields;
+
+use std::collections::HashSet;
+
+use toml::de::DeValue;
+
+use crate::error::Error;
+use crate::feature::output_names;
+use crate::quote::{quote, suggest};
+use crate::spec::{Decision, FeatureSpec, Label, ModelSpec, RecordSpec, Spec, UnknownFields};
+use crate::table::{At, Source, Table};
+use crate::time::duration_ms;
+
+/// Topics are named after a pipeline; Kafka allows 249 bytes with the suffixes.
+const PIPELINE_NAME_LEN_MAX: usize = 100;
+const FUTURE_MAX_DEFAULT: &str = "5m";
+
+/// Reads and checks a whole file.
+pub(crate) fn spec(source: Source<'_>) -> Result<Spec, Error> {
+    let mut root = source.root(&["name", "record", "features", "model", "decision", "label"])?;
+    let name = pipeline_name(&root.need("name", "name = \"diabetes\"")?.text()?)?;
+    let record = record(root.need("record", "[record]")?)?;
+    let features = features::read(root.need("features", "[[features]]")?, &record)?;
+    let model = model(root.need("model", "[model]")?, &features)?;
+    let decision = root
+        .take("decision")
+        .map_or_else(|| Ok(Decision::default()), decision)?;
+    let label = root
+        .take("label")
+        .map(|table| label(table, &record))
+        .transpose()?;
+    let features = features.into_iter().map(|feature| feature.spec).collect();
+    Ok(Spec {
+        name,
+        record,
+        features,
+        model,
+        decision,
+        label,
+    })
+}
+
+fn pipeline_name(name: &At<'_, String>) -> Result<String, Error> {
+    let text = &name.value;
+    let refuse =
+        |reason: &str, fix: &str| Err(name.spot.error(format!("{} {reason}", quote(text)), fix));
+    if text.len() > PIPELINE_NAME_LEN_MAX {
+        return refuse(
+            "is too long",
+            "use at most 100 characters: topics are named after it",
+        );
+    }
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || ".-_".contains(c);
+    if !text.chars().all(allowed) || !text.starts_with(|c: char| c.is_ascii_alphanumeric()) {
+        return refuse(
+            "cannot name Kafka topics",
+            "use a-z, 0-9, `.`, `_` and `-`, and begin with a letter or digit",
+        );
+    }
+    if text == "quadrille" || text.starts_with("quadrille.") {
+        return refuse("is taken by Quadrille's own topics", "choose another name");
+    }
+    Ok(text.clone())
+}
+
+fn record<'a>(table: At<'a, DeValue<'a>>) -> Result<RecordSpec, Error> {
+    let keys = [
+        "id",
+        "key",
+        "event_time",
+        "unknown_fields",
+        "future_max",
+        "fields",
+    ];
+    let mut table = table.table(&keys)?;
+    let id = table.take("id").map(At::text).transpose()?;
+    let key = table.need("key", "key = \"patient_id\"")?.text()?;
+    let event_time = table.take("event_time").map(At::text).transpose()?;
+
+    let mut names = Names::new("is already the name of another field of the record");
+    for name in [id.as_ref(), Some(&key), event_time.as_ref()]
+        .into_iter()
+        .flatten()
+    {
+        crate::table::check_name(name)?;
+        names.add(name, &name.value)?;
+    }
+    let unknown_fields = table
+        .take("unknown_fields")
+        .map(unknown_fields)
+        .transpose()?;
+    let future_ms_max = table.take("future_max").map(future_max).transpose()?;
+    let fields = fields::read(table.need("fields", "[[record.fields]]")?, &mut names)?;
+    Ok(RecordSpec {
+        id: id.map(|id| id.value),
+        key: key.value,
+        event_time: event_time.map(|name| name.value),
+        unknown_fields: unknown_fields.unwrap_or(UnknownFields::Refuse),
+        future_ms_max: future_ms_max
+            .or_else(|| duration_ms(FUTURE_MAX_DEFAULT))
+            .unwrap_or_default(),
+        fields,
+    })
+}
+
+fn unknown_fields<'a>(value: At<'a, DeValue<'a>>) -> Result<UnknownFields, Error> {
+    let text = value.text()?;
+    match text.value.as_str() {
+        "keep" => Ok(UnknownFields::Keep),
+        "refuse" => Ok(UnknownFields::Refuse),
+        other => {
+            let reason = format!("{} is no way to treat unknown fields", quote(other));
+            Err(text.spot.error(reason, "write \"keep\" or \"refuse\""))
+        }
+    }
+}
+
+fn future_max<'a>(value: At<'a, DeValue<'a>>) -> Result<i64, Error> {
+    let text = value.text()?;
+    duration_ms(&text.value).ok_or_else(|| {
+        let reason = format!("{} is not a duration", quote(&text.value));
+        text.spot.error(
+            reason,
+            "write a whole number and ms, s, m, h or d, as in \"5m\"",
+        )
+    })
+}
+
+/// Names of outputs, a one-hot feature's name standing for all of its outputs.
+fn model<'a>(table: At<'a, DeValue<'a>>, features: &[Checked]) -> Result<ModelSpec, Error> {
+    let mut table = table.table(&["inputs"])?;
+    let inputs = table.need("inputs", "inputs = [\"…\"]")?;
+    let spot = inputs.spot.clone();
+    let mut seen = Names::new("is already an input");
+    let mut names = Vec::new();
+    for input in inputs.texts()? {
+        let mut found: Vec<&str> = Vec::new();
+        for feature in features {
+            let whole = feature.spec.name == input.value;
+            let outputs = feature.outputs.iter().map(String::as_str);
+            found.extend(outputs.filter(|output| whole || *output == input.value));
+        }
+        if found.is_empty() {
+            let known = features
+                .iter()
+                .flat_map(|feature| &feature.outputs)
+                .map(String::as_str);
+            let reason = format!("{} is no feature", quote(&input.value));
+            return Err(input
+                .spot
+                .error(reason, suggest(&input.value, "the features are", known)));
+        }
+        for output in found {
+            seen.add(&input, output)?;
+            names.push(output.to_owned());
+        }
+    }
+    if names.is_empty() {
+        return Err(spot.error(
+            "is empty",
+            "name the features the model reads, in its order",
+        ));
+    }
+    Ok(ModelSpec { inputs: names })
+}
+
+impl Default for Decision {
+    fn default() -> Self {
+        Decision {
+            threshold: 0.5,
+            positive: "positive".into(),
+            negative: "negative".into(),
+        }
+    }
+}
+
+fn decision<'a>(table: At<'a, DeValue<'a>>) -> Result<Decision, Error> {
+    let mut table = table.table(&["threshold", "positive", "negative"])?;
+    let mut decision = Decision::default();
+    if let Some(threshold) = table.take("threshold").map(At::number).transpose()? {
+        if !(0.0..=1.0).contains(&threshold.value) {
+            let reason = format!("{} is no probability", threshold.value);
+            return Err(threshold
+                .spot
+                .error(reason, "choose a threshold from 0 to 1"));
+        }
+        decision.threshold = threshold.value;
+    }
+    if let Some((positive, negative)) = pair(&mut table, &decision)? {
+        (decision.positive, decision.negative) = (positive, negative);
+    }
+    Ok(decision)
+}
+
+/// The two names of a decision or label: given together, printable and different.
+fn pair(table: &mut Table<'_>, example: &Decision) -> Result<Option<(String, String)>, Error> {
+    let positive = table.take("positive").map(At::text).transpose()?;
+    let negative = table.take("negative").map(At::text).transpose()?;
+    let (positive, negative) = match (positive, negative) {
+        (None, None) => return Ok(None),
+        (Some(positive), Some(negative)) => (positive, negative),
+        _ => {
+            let fix = format!(
+                "write both, as in `positive = {:?}` and `negative = {:?}`",
+                example.positive, example.negative
+            );
+            return Err(table.spot.error("has one of positive and negative", fix));
+        }
+    };
+    crate::table::check_name(&positive)?;
+    crate::table::check_name(&negative)?;
+    if positive.value.trim() == negative.value.trim() {
+        return Err(negative
+            .spot
+            .error("is the same as positive", "use two different names"));
+    }
+    Ok(Some((positive.value, negative.value)))
+}
+
+fn label<'a>(table: At<'a, DeValue<'a>>, record: &RecordSpec) -> Result<Label, Error> {
+    let mut table = table.table(&["field", "positive", "negative"])?;
+    let field = table.need("field", "field = \"outcome\"")?.text()?;
+    crate::table::check_name(&field)?;
+    let named = [
+        Some(&record.key),
+        record.id.as_ref(),
+        record.event_time.as_ref(),
+    ];
+    let mut names = named
+        .into_iter()
+        .flatten()
+        .chain(record.fields.iter().map(|it| &it.name));
+    if names.any(|name| *name == field.value) {
+        let reason = format!("{} is also a field of the record", quote(&field.value));
+        return Err(field
+            .spot
+            .error(reason, "a model must not see the truth: remove it there"));
+    }
+    let Some((positive, negative)) = pair(&mut table, &Decision::default())? else {
+        let fix = "add `positive = \"…\"` and `negative = \"…\"`, as the training data has them";
+        return Err(table
+            .spot
+            .error("has no values for positive and negative", fix));
+    };
+    Ok(Label {
+        field: field.value,
+        positive,
+        negative,
+    })
+}
+
+/// A feature and what it is called where it is used.
+pub(crate) struct Checked {
+    pub spec: FeatureSpec,
+    pub outputs: Vec<String>,
+}
+
+impl Checked {
+    fn new(spec: FeatureSpec, record: &RecordSpec) -> Self {
+        Checked {
+            outputs: output_names(&spec, record),
+            spec,
+        }
+    }
+}
+
+/// Names in use, each only once.
+pub(crate) struct Names {
+    taken: &'static str,
+    names: HashSet<String>,
+}
+
+impl Names {
+    fn new(taken: &'static str) -> Self {
+        Names {
+            taken,
+            names: HashSet::new(),
+        }
+    }
+
+    fn add<T>(&mut self, at: &At<'_, T>, name: &str) -> Result<(), Error> {
+        if self.names.insert(name.to_owned()) {
+            return Ok(());
+        }
+        let reason = format!("{} {}", quote(name), self.taken);
+        Err(at.spot.error(reason, "use each name once"))
+    }
+}

@@ -1,0 +1,124 @@
+//! CSV rows, their columns mapped by the header once.
+
+use std::collections::HashSet;
+
+use csv::StringRecord;
+
+use crate::invalid::{Invalid, InvalidKind};
+use crate::json::{close, keep_scalar};
+use crate::record::{Draft, NeedKey, Role, Slots, duplicate, missing};
+use crate::spec::{RecordSpec, UnknownFields};
+use crate::value::Scalar;
+
+/// What each column of a CSV file is to a pipeline.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CsvColumns {
+    columns: Vec<Column>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Column {
+    Slot(usize),
+    /// A field the pipeline keeps without knowing it.
+    Kept(String),
+    Ignored,
+}
+
+/// What the columns are read for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Use {
+    /// Records like any other.
+    Records,
+    /// Only the fields; other columns of training data do not matter.
+    Training,
+}
+
+/// The names of a header: no byte order mark, no spaces around them.
+pub(crate) fn names(header: &StringRecord) -> impl Iterator<Item = &str> {
+    header
+        .iter()
+        .enumerate()
+        .map(|(column, name)| match column {
+            0 => name.strip_prefix('\u{feff}').unwrap_or(name).trim(),
+            _ => name.trim(),
+        })
+}
+
+impl CsvColumns {
+    pub(crate) fn new(
+        spec: &RecordSpec,
+        slots: &Slots,
+        header: &StringRecord,
+        used: Use,
+    ) -> Result<Self, Invalid> {
+        let mut columns = Vec::new();
+        let mut seen = HashSet::new();
+        for name in names(header) {
+            if !name.is_empty() && !seen.insert(name) {
+                return Err(duplicate(name));
+            }
+            columns.push(match slots.get(name) {
+                Some(slot) if used == Use::Records => Column::Slot(slot),
+                Some(slot) if matches!(slots.role(slot), Role::Field(_)) => Column::Slot(slot),
+                _ if used == Use::Training => Column::Ignored,
+                // R and pandas write an index column without a name.
+                None if name.is_empty() => Column::Ignored,
+                None if spec.unknown_fields == UnknownFields::Refuse => {
+                    return Err(slots.unknown(name));
+                }
+                _ => Column::Kept(name.to_owned()),
+            });
+        }
+        let required = spec.fields.iter().filter(|field| field.required);
+        let key = (used == Use::Records).then_some(spec.key.as_str());
+        let needed = key
+            .into_iter()
+            .chain(required.map(|field| field.name.as_str()));
+        let mut lacking = needed.filter(|name| !seen.contains(name));
+        match lacking.next() {
+            None => Ok(CsvColumns { columns }),
+            Some(first) => Err(no_column(missing(first, lacking, spec))),
+        }
+    }
+
+    /// Reads a row; of training data nothing but the fields.
+    pub(crate) fn read(
+        &self,
+        row: &StringRecord,
+        mut draft: Draft<'_>,
+        used: Use,
+    ) -> Result<(), Invalid> {
+        if row.len() != self.columns.len() {
+            let reason = format!(
+                "the row has {} cells, the header {}",
+                row.len(),
+                self.columns.len()
+            );
+            let fix = "give every row as many cells as the header; quote cells with commas";
+            return Err(Invalid::new(InvalidKind::RowLength, "", reason, fix));
+        }
+        for (column, cell) in self.columns.iter().zip(row) {
+            match column {
+                Column::Slot(slot) => draft.put_cell(*slot, cell)?,
+                Column::Kept(name) if !cell.is_empty() => {
+                    keep_scalar(&mut draft.reading.extra, name, Scalar::Text(cell))?;
+                }
+                Column::Kept(_) | Column::Ignored => {}
+            }
+        }
+        close(&mut draft.reading.extra);
+        match used {
+            Use::Records => draft.finish(NeedKey::Required),
+            Use::Training => draft.finish(NeedKey::Optional),
+        }
+    }
+}
+
+fn no_column(invalid: Invalid) -> Invalid {
+    let reason = "the header has no such column".to_owned();
+    Invalid {
+        reason,
+        fix: invalid.fix.replacen("add it", "add the column", 1),
+        ..invalid
+    }
+}

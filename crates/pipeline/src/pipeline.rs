@@ -1,0 +1,305 @@
+//! A pipeline, ready for work: its file's settings, its schemas, and what they compute.
+
+use std::sync::Arc;
+
+use csv::StringRecord;
+use quadrille_proto::{Field, FieldType, Kind, Schema, SchemaId};
+use sha2::{Digest, Sha256};
+
+use crate::csv_row::{CsvColumns, Use};
+use crate::error::Error;
+use crate::feature::{Feature, outputs};
+use crate::invalid::Invalid;
+use crate::record::{Draft, NeedKey, Reading, Slots};
+use crate::spec::{Decision, Label, Spec};
+use crate::table::Source;
+use crate::value::Scalar;
+use crate::{check, json};
+
+/// One pipeline. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Pipeline {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    spec: Spec,
+    slots: Slots,
+    features: Vec<Feature>,
+    /// Where each model input stands among the features.
+    inputs: Vec<usize>,
+    record: (Schema, SchemaId),
+    feature: (Schema, SchemaId),
+    prediction: (Schema, SchemaId),
+    hash: [u8; 32],
+}
+
+/// What a file means.
+impl Pipeline {
+    /// Reads a pipeline file's text; `file_name` is for messages.
+    ///
+    /// # Errors
+    /// Anything wrong with the file, with its line and what to do.
+    pub fn parse(file_name: &str, text: &str) -> Result<Self, Error> {
+        Ok(Self::new(check::spec(Source {
+            file: file_name,
+            text,
+        })?))
+    }
+
+    fn new(spec: Spec) -> Self {
+        let schema = |kind, fields| {
+            let schema = Schema {
+                kind,
+                pipeline: spec.name.clone(),
+                fields,
+            };
+            let id = schema.id();
+            (schema, id)
+        };
+        let fields = spec
+            .record
+            .fields
+            .iter()
+            .map(|field| field.to_proto())
+            .collect();
+        let computed: Vec<Field> = spec
+            .features
+            .iter()
+            .flat_map(|feature| outputs(feature, &spec.record))
+            .collect();
+        let at = |name: &String| {
+            // The names were checked; a position beyond the features reads as missing.
+            computed
+                .iter()
+                .position(|field| field.name == *name)
+                .unwrap_or(usize::MAX)
+        };
+        let probability = Field {
+            name: "probability".into(),
+            field_type: FieldType::Number,
+        };
+        let inner = Inner {
+            slots: Slots::new(&spec.record),
+            features: spec
+                .features
+                .iter()
+                .map(|it| Feature::new(it, &spec.record))
+                .collect(),
+            inputs: spec.model.inputs.iter().map(at).collect(),
+            record: schema(Kind::Record, fields),
+            feature: schema(Kind::Features, computed),
+            prediction: schema(Kind::Prediction, vec![probability]),
+            hash: Sha256::digest(canonical(&spec)).into(),
+            spec,
+        };
+        Pipeline {
+            inner: Arc::new(inner),
+        }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.inner.spec.name
+    }
+
+    /// The positions of a record's values. Id, key and event time travel beside them.
+    pub fn record_schema(&self) -> &Schema {
+        &self.inner.record.0
+    }
+
+    pub fn record_schema_id(&self) -> SchemaId {
+        self.inner.record.1
+    }
+
+    /// The positions of a feature vector's values.
+    pub fn feature_schema(&self) -> &Schema {
+        &self.inner.feature.0
+    }
+
+    pub fn feature_schema_id(&self) -> SchemaId {
+        self.inner.feature.1
+    }
+
+    /// The positions of a prediction's outputs: one, `probability`.
+    pub fn prediction_schema(&self) -> &Schema {
+        &self.inner.prediction.0
+    }
+
+    pub fn prediction_schema_id(&self) -> SchemaId {
+        self.inner.prediction.1
+    }
+
+    /// The file as compact JSON with every default, whatever its format, comments and key order.
+    pub fn canonical(&self) -> String {
+        canonical(&self.inner.spec)
+    }
+
+    /// The SHA-256 of the canonical form.
+    pub fn hash(&self) -> [u8; 32] {
+        self.inner.hash
+    }
+
+    /// The field of the outside record that holds the entity's key.
+    pub fn key_field(&self) -> &str {
+        &self.inner.spec.record.key
+    }
+
+    /// The field of the outside record that holds its id, if it has one.
+    pub fn id_field(&self) -> Option<&str> {
+        self.inner.spec.record.id.as_deref()
+    }
+
+    pub fn threshold(&self) -> f64 {
+        self.inner.spec.decision.threshold
+    }
+
+    pub fn decision(&self) -> &Decision {
+        &self.inner.spec.decision
+    }
+
+    /// The name of what follows from a probability; one that is no number is never positive.
+    pub fn decide(&self, probability: f64) -> &str {
+        let decision = &self.inner.spec.decision;
+        if probability >= decision.threshold {
+            &decision.positive
+        } else {
+            &decision.negative
+        }
+    }
+
+    /// Where training data holds the truth, if the file says so.
+    pub fn label(&self) -> Option<&Label> {
+        self.inner.spec.label.as_ref()
+    }
+}
+
+fn canonical(spec: &Spec) -> String {
+    // Strings, finite numbers and lists: there is nothing JSON could not hold.
+    serde_json::to_string(spec).unwrap_or_default()
+}
+
+/// Records from outside.
+impl Pipeline {
+    /// Checks that a text can be a record's id, as one a client brings beside the record.
+    ///
+    /// # Errors
+    /// It is empty, too long or has control characters.
+    pub fn check_id(&self, id: &str) -> Result<(), Invalid> {
+        crate::record::check_id(self.id_field().unwrap_or("id"), id)
+    }
+
+    /// Reads one JSON object.
+    ///
+    /// # Errors
+    /// Anything wrong with the record, with the field and what to do.
+    pub fn read_json(&self, bytes: &[u8], now_ms: i64) -> Result<Reading, Invalid> {
+        let mut reading = Reading::default();
+        self.read_json_into(bytes, now_ms, &mut reading)?;
+        Ok(reading)
+    }
+
+    /// Reads one JSON object into buffers that are used again. After an error the reading is
+    /// no record.
+    ///
+    /// # Errors
+    /// As [`Pipeline::read_json`].
+    pub fn read_json_into(
+        &self,
+        bytes: &[u8],
+        now_ms: i64,
+        reading: &mut Reading,
+    ) -> Result<(), Invalid> {
+        json::read(bytes, self.draft(now_ms, reading))
+    }
+
+    /// Reads a list of fields, as gRPC brings them.
+    ///
+    /// # Errors
+    /// As [`Pipeline::read_json`].
+    pub fn read_fields<'f>(
+        &self,
+        fields: impl Iterator<Item = (&'f str, Scalar<'f>)>,
+        now_ms: i64,
+        need_key: NeedKey,
+    ) -> Result<Reading, Invalid> {
+        let mut reading = Reading::default();
+        let mut draft = self.draft(now_ms, &mut reading);
+        let mut unknown = std::collections::HashSet::new();
+        for (name, value) in fields {
+            match draft.slot(name)? {
+                Some(slot) => draft.put(slot, value.into())?,
+                None if !unknown.insert(name) => return Err(crate::record::duplicate(name)),
+                None => json::keep_scalar(&mut draft.reading.extra, name, value)?,
+            }
+        }
+        json::close(&mut draft.reading.extra);
+        draft.finish(need_key)?;
+        Ok(reading)
+    }
+
+    /// Maps the columns of a CSV file of records.
+    ///
+    /// # Errors
+    /// A required column is missing, one is there twice, or is unknown and such are refused.
+    pub fn csv_reader(&self, header: &StringRecord) -> Result<CsvColumns, Invalid> {
+        CsvColumns::new(
+            &self.inner.spec.record,
+            &self.inner.slots,
+            header,
+            Use::Records,
+        )
+    }
+
+    /// Reads a row of a CSV file. An empty cell is a missing value.
+    ///
+    /// # Errors
+    /// As [`Pipeline::read_json`].
+    pub fn read_csv_row(
+        &self,
+        columns: &CsvColumns,
+        row: &StringRecord,
+        now_ms: i64,
+    ) -> Result<Reading, Invalid> {
+        let mut reading = Reading::default();
+        columns.read(row, self.draft(now_ms, &mut reading), Use::Records)?;
+        Ok(reading)
+    }
+
+    pub(crate) fn training_columns(&self, header: &StringRecord) -> Result<CsvColumns, Invalid> {
+        CsvColumns::new(
+            &self.inner.spec.record,
+            &self.inner.slots,
+            header,
+            Use::Training,
+        )
+    }
+
+    pub(crate) fn draft<'a>(&'a self, now_ms: i64, reading: &'a mut Reading) -> Draft<'a> {
+        Draft::new(&self.inner.spec.record, &self.inner.slots, now_ms, reading)
+    }
+}
+
+/// Features.
+impl Pipeline {
+    /// Computes a record's features into `out`, which is cleared; it allocates only while `out`
+    /// grows to its size. Values that are not there are missing.
+    pub fn features(&self, values: &[f64], out: &mut Vec<f64>) {
+        out.clear();
+        out.reserve(self.inner.feature.0.fields.len());
+        for feature in &self.inner.features {
+            feature.compute(values, out);
+        }
+    }
+
+    /// The names of the model's inputs, in its order.
+    pub fn inputs(&self) -> &[String] {
+        &self.inner.spec.model.inputs
+    }
+
+    /// Appends the model's inputs of one feature vector.
+    pub fn model_inputs(&self, features: &[f64], out: &mut Vec<f64>) {
+        let input = |at: &usize| features.get(*at).copied().unwrap_or(f64::NAN);
+        out.extend(self.inner.inputs.iter().map(input));
+    }
+}

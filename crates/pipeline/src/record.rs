@@ -1,0 +1,345 @@
+//! A record being read: where each field goes, what was seen, what must still come.
+//!
+//! JSON, CSV and field lists all end here, so they mean the same.
+
+use std::collections::HashMap;
+
+use crate::invalid::{Invalid, InvalidKind};
+use crate::quote::{list, quote, suggest};
+use crate::spec::{RecordSpec, UnknownFields};
+use crate::time;
+use crate::value::Value;
+
+/// Bytes an id or a key may have at most: both are indexed in SQL and travel with every message.
+pub const ID_LEN_MAX: usize = 512;
+
+/// A record as it was read.
+#[derive(Debug, Clone, Default)]
+pub struct Reading {
+    /// Absent where the record has none, or the pipeline names no id field.
+    pub id: Option<String>,
+    /// The entity's key; empty only where it was optional and absent.
+    pub key: String,
+    pub event_time_ms: Option<i64>,
+    /// In the record schema's order. Missing is NaN, booleans are 0 and 1, categories their index.
+    pub values: Vec<f64>,
+    /// Fields the pipeline does not name, as a JSON object any parser takes; empty without any.
+    pub extra: Vec<u8>,
+}
+
+/// Whether a record must name its entity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NeedKey {
+    Required,
+    /// A question about a record needs no entity.
+    Optional,
+}
+
+/// What a field of the outside record is to us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    Id,
+    Key,
+    EventTime,
+    /// A position of the values.
+    Field(usize),
+}
+
+/// The names a record may have, in the order of the file: id, key, event time, fields.
+#[derive(Debug, Clone)]
+pub(crate) struct Slots {
+    slots: Vec<(String, Role)>,
+    by_name: HashMap<String, usize>,
+}
+
+impl Slots {
+    pub(crate) fn new(spec: &RecordSpec) -> Self {
+        let mut slots = Vec::new();
+        slots.extend(spec.id.clone().map(|name| (name, Role::Id)));
+        slots.push((spec.key.clone(), Role::Key));
+        slots.extend(spec.event_time.clone().map(|name| (name, Role::EventTime)));
+        let fields = spec.fields.iter().enumerate();
+        slots.extend(fields.map(|(at, field)| (field.name.clone(), Role::Field(at))));
+        let names = slots.iter().enumerate();
+        let by_name = names
+            .map(|(slot, (name, _))| (name.clone(), slot))
+            .collect();
+        Slots { slots, by_name }
+    }
+
+    /// Finds a name. Records mostly repeat the file's order: `next` is tried first.
+    fn find(&self, name: &str, next: &mut usize) -> Option<usize> {
+        let slot = match self.slots.get(*next) {
+            Some((expected, _)) if expected == name => *next,
+            _ => *self.by_name.get(name)?,
+        };
+        *next = slot + 1;
+        Some(slot)
+    }
+
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> + Clone {
+        self.slots.iter().map(|(name, _)| name.as_str())
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Option<usize> {
+        self.by_name.get(name).copied()
+    }
+
+    pub(crate) fn role(&self, slot: usize) -> Role {
+        self.slots[slot].1
+    }
+
+    pub(crate) fn unknown(&self, name: &str) -> Invalid {
+        let fix = format!(
+            "{} (or set record.unknown_fields = \"keep\" in the pipeline file)",
+            suggest(name, "remove it; the fields are", self.names())
+        );
+        Invalid::new(
+            InvalidKind::UnknownField,
+            name,
+            "the pipeline has no such field",
+            fix,
+        )
+    }
+}
+
+/// Slots that came already. The first 64 need no memory of their own.
+#[derive(Debug, Default)]
+struct Seen {
+    first: u64,
+    more: Vec<u64>,
+}
+
+impl Seen {
+    fn has(&self, slot: usize) -> bool {
+        let word = match slot / 64 {
+            0 => self.first,
+            word => self.more.get(word - 1).copied().unwrap_or(0),
+        };
+        word >> (slot % 64) & 1 == 1
+    }
+
+    fn add(&mut self, slot: usize) {
+        let word = match slot / 64 {
+            0 => &mut self.first,
+            word => {
+                self.more.resize(self.more.len().max(word), 0);
+                &mut self.more[word - 1]
+            }
+        };
+        *word |= 1 << (slot % 64);
+    }
+}
+
+/// One record being read into a [`Reading`].
+pub(crate) struct Draft<'a> {
+    spec: &'a RecordSpec,
+    slots: &'a Slots,
+    now_ms: i64,
+    next: usize,
+    seen: Seen,
+    pub reading: &'a mut Reading,
+}
+
+impl<'a> Draft<'a> {
+    pub(crate) fn new(
+        spec: &'a RecordSpec,
+        slots: &'a Slots,
+        now_ms: i64,
+        reading: &'a mut Reading,
+    ) -> Self {
+        reading.id = None;
+        reading.key.clear();
+        reading.event_time_ms = None;
+        reading.values.clear();
+        reading.values.resize(spec.fields.len(), f64::NAN);
+        reading.extra.clear();
+        Draft {
+            spec,
+            slots,
+            now_ms,
+            next: 0,
+            seen: Seen::default(),
+            reading,
+        }
+    }
+
+    /// The slot of a name that must not come twice; none for a name the pipeline does not have.
+    pub(crate) fn slot(&mut self, name: &str) -> Result<Option<usize>, Invalid> {
+        match self.slots.find(name, &mut self.next) {
+            Some(slot) if self.seen.has(slot) => Err(duplicate(name)),
+            Some(slot) => {
+                self.seen.add(slot);
+                Ok(Some(slot))
+            }
+            None if self.spec.unknown_fields == UnknownFields::Keep => Ok(None),
+            None => Err(self.slots.unknown(name)),
+        }
+    }
+
+    pub(crate) fn name(&self, slot: usize) -> &str {
+        &self.slots.slots[slot].0
+    }
+
+    pub(crate) fn put(&mut self, slot: usize, value: Value<'_>) -> Result<(), Invalid> {
+        let (name, role) = &self.slots.slots[slot];
+        match role {
+            Role::Field(at) => self.reading.values[*at] = self.spec.fields[*at].read(value)?,
+            Role::Id | Role::Key if value == Value::Null => {}
+            Role::Id => {
+                let id = self.reading.id.insert(String::new());
+                read_id(name, value, id)?;
+            }
+            Role::Key => read_id(name, value, &mut self.reading.key)?,
+            Role::EventTime => {
+                let time = self.time(name, value)?;
+                self.reading.event_time_ms = time;
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn put_cell(&mut self, slot: usize, cell: &str) -> Result<(), Invalid> {
+        self.seen.add(slot);
+        let value = match (self.slots.role(slot), cell.trim()) {
+            (Role::Field(at), _) => {
+                self.reading.values[at] = self.spec.fields[at].read_cell(cell)?;
+                return Ok(());
+            }
+            (Role::Id | Role::EventTime, "") => Value::Null,
+            (Role::EventTime, text) => text.parse().map_or(Value::Text(text), Value::Signed),
+            (_, text) => Value::Text(text),
+        };
+        self.put(slot, value)
+    }
+
+    fn time(&self, name: &str, value: Value<'_>) -> Result<Option<i64>, Invalid> {
+        let fix = "send RFC 3339, as in \"2026-01-31T12:00:00Z\", or milliseconds since 1970";
+        let time_ms = match (value, value.whole()) {
+            (Value::Null, _) => return Ok(None),
+            (Value::Text(text), _) => time::parse_rfc3339(name, text)?,
+            (_, Some(whole)) => i64::try_from(whole).unwrap_or(i64::MAX),
+            (Value::Number(_), None) => {
+                return Err(Invalid::new(InvalidKind::BadTime, name, value.show(), fix));
+            }
+            _ => return Err(value.wrong_type(name, fix)),
+        };
+        time::check(name, time_ms, self.now_ms, self.spec.future_ms_max).map(Some)
+    }
+
+    /// Refuses a record that lacks what it must have.
+    pub(crate) fn finish(self, need_key: NeedKey) -> Result<(), Invalid> {
+        let lacks = |(slot, (_, role)): &(usize, &(String, Role))| {
+            match role {
+                Role::Id | Role::EventTime => false,
+                // An empty key is refused where it is read: this one is absent or null.
+                Role::Key => need_key == NeedKey::Required && self.reading.key.is_empty(),
+                Role::Field(at) => self.spec.fields[*at].required && !self.seen.has(*slot),
+            }
+        };
+        let lacking = self.slots.slots.iter().enumerate().filter(lacks);
+        let mut names = lacking.map(|(_, (name, _))| name.as_str());
+        match names.next() {
+            None => Ok(()),
+            Some(first) => Err(missing(first, names, self.spec)),
+        }
+    }
+}
+
+pub(crate) fn duplicate(name: &str) -> Invalid {
+    Invalid::new(
+        InvalidKind::DuplicateField,
+        name,
+        "is there twice",
+        "send each field once",
+    )
+}
+
+/// The first of the fields that are not there, the others mentioned.
+pub(crate) fn missing<'a>(
+    first: &str,
+    others: impl Iterator<Item = &'a str>,
+    spec: &RecordSpec,
+) -> Invalid {
+    let others = list(others);
+    let field = spec.fields.iter().find(|field| field.name == first);
+    let mut fix = match field {
+        Some(field) if field.may_be_null() => "add it, or null if it was not measured".to_owned(),
+        Some(field) => format!("add it, {}", field.kind.with_article()),
+        None => "add it, the entity the record is about".to_owned(),
+    };
+    if !others.is_empty() {
+        fix = format!("{fix}; {others} are missing too");
+    }
+    Invalid::new(InvalidKind::MissingField, first, "is missing", fix)
+}
+
+/// An id or a key: a text, or a whole number that becomes its digits.
+fn read_id(name: &str, value: Value<'_>, into: &mut String) -> Result<(), Invalid> {
+    use std::fmt::Write;
+    into.clear();
+    match (value, value.whole()) {
+        (Value::Text(text), _) => {
+            check_id(name, text)?;
+            into.push_str(text);
+        }
+        (_, Some(whole)) => {
+            let _ = write!(into, "{whole}"); // a String takes everything
+        }
+        _ => return Err(value.wrong_type(name, "send a string, or a whole number")),
+    }
+    Ok(())
+}
+
+/// Refuses a text that cannot be an id or a key.
+pub(crate) fn check_id(name: &str, text: &str) -> Result<(), Invalid> {
+    let bad = |reason, fix: &str| Err(Invalid::new(InvalidKind::BadId, name, reason, fix));
+    if text.is_empty() {
+        return bad("is empty".to_owned(), "send a text that is not empty");
+    }
+    if text.len() > ID_LEN_MAX {
+        let reason = format!("{} has {} bytes", quote(text), text.len());
+        return bad(reason, &format!("send at most {ID_LEN_MAX} bytes"));
+    }
+    if text.chars().any(char::is_control) {
+        let reason = format!("{} has a control character", quote(text));
+        return bad(reason, "send printable text");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seen_remembers_any_slot() {
+        let mut seen = Seen::default();
+        for slot in [0, 63, 64, 200] {
+            assert!(!seen.has(slot));
+            seen.add(slot);
+            assert!(seen.has(slot));
+        }
+        assert!(!seen.has(65) && !seen.has(1_000));
+    }
+
+    #[test]
+    fn an_id_is_a_short_printable_text_or_a_whole_number() {
+        let read = |value: Value<'_>| {
+            let mut id = "before".to_owned();
+            read_id("id", value, &mut id)
+                .map(|()| id)
+                .map_err(|error| error.class())
+        };
+        assert_eq!(read(Value::Text("a")), Ok("a".into()));
+        assert_eq!(read(Value::Unsigned(u64::MAX)), Ok(u64::MAX.to_string()));
+        assert_eq!(read(Value::Number(17.0)), Ok("17".into()));
+        assert_eq!(read(Value::Number(1.5)), Err("wrong_type"));
+        assert_eq!(read(Value::Number(1e300)), Err("wrong_type"));
+        assert_eq!(read(Value::Bool(true)), Err("wrong_type"));
+        assert_eq!(read(Value::Text("")), Err("bad_id"));
+        assert_eq!(read(Value::Text("a\0")), Err("bad_id"));
+        assert_eq!(read(Value::Text(&"é".repeat(256))), Ok("é".repeat(256)));
+        assert_eq!(read(Value::Text(&"é".repeat(257))), Err("bad_id"));
+    }
+}

@@ -1,0 +1,154 @@
+//! Training data: a CSV file's rows as the model's inputs, by the code the stream uses.
+
+use std::io::Read;
+
+use csv::{ByteRecord, ReaderBuilder, StringRecord, Trim};
+
+use crate::csv_row::{Use, names};
+use crate::invalid::{Invalid, InvalidKind};
+use crate::pipeline::Pipeline;
+use crate::quote::{list, quote, suggest};
+use crate::record::Reading;
+use crate::spec::Label;
+
+/// Why a file cannot be trained on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(
+        "pipeline {pipeline:?} has no [label]; add one with `field`, `positive` and `negative`"
+    )]
+    NoLabel { pipeline: String },
+    #[error("the training data has no header; its first line must name the columns")]
+    NoHeader,
+    #[error("the training data has no column {column}, the label; {fix}")]
+    NoLabelColumn { column: String, fix: String },
+    #[error("the training data's header: {0}")]
+    Header(Invalid),
+    #[error("the training data cannot be read: {0}")]
+    Read(#[from] csv::Error),
+    #[error("no row of the training data can be used{}", first(.skipped))]
+    NoRows { skipped: Vec<(u64, Invalid)> },
+}
+
+fn first(skipped: &[(u64, Invalid)]) -> String {
+    match skipped.first() {
+        Some((line, invalid)) => format!("; line {line}: {invalid}"),
+        None => "; it ends after the header".into(),
+    }
+}
+
+/// Rows a model can be trained on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Training {
+    /// The model's inputs: the columns of `rows`.
+    pub inputs: Vec<String>,
+    /// Row by row; NaN is missing.
+    pub rows: Vec<f64>,
+    /// 1 for positive, 0 for negative; one a row.
+    pub labels: Vec<f64>,
+    /// Rows that cannot be used: the line in the file, counted from 1, and why.
+    pub skipped: Vec<(u64, Invalid)>,
+}
+
+impl Pipeline {
+    /// Reads a CSV file of records with their truth. Id, key and event time are not read, and
+    /// other columns do not matter.
+    ///
+    /// # Errors
+    /// The file as a whole cannot be used; single rows that cannot are skipped and listed.
+    pub fn read_training(&self, reader: impl Read) -> Result<Training, Error> {
+        let label = self.label().ok_or_else(|| Error::NoLabel {
+            pipeline: self.name().to_owned(),
+        })?;
+        let mut csv = ReaderBuilder::new()
+            .flexible(true)
+            .trim(Trim::None)
+            .from_reader(reader);
+        let header = StringRecord::from_byte_record_lossy(csv.byte_headers()?.clone());
+        if header.iter().all(|name| name.trim().is_empty()) {
+            return Err(Error::NoHeader);
+        }
+        let columns = self.training_columns(&header).map_err(Error::Header)?;
+        let label_at = label_column(&header, label)?;
+
+        let mut training = Training {
+            inputs: self.inputs().to_vec(),
+            rows: Vec::new(),
+            labels: Vec::new(),
+            skipped: Vec::new(),
+        };
+        let (mut bytes, mut reading, mut features) =
+            (ByteRecord::new(), Reading::default(), Vec::new());
+        while csv.read_byte_record(&mut bytes)? {
+            let line = bytes.position().map_or(0, csv::Position::line);
+            let truth = text(&bytes).and_then(|row| {
+                columns.read(&row, self.draft(0, &mut reading), Use::Training)?;
+                truth(label, row.get(label_at).unwrap_or_default())
+            });
+            match truth {
+                Ok(truth) => {
+                    self.features(&reading.values, &mut features);
+                    self.model_inputs(&features, &mut training.rows);
+                    training.labels.push(truth);
+                }
+                Err(invalid) => training.skipped.push((line, invalid)),
+            }
+        }
+        if training.labels.is_empty() {
+            return Err(Error::NoRows {
+                skipped: training.skipped,
+            });
+        }
+        Ok(training)
+    }
+}
+
+fn label_column(header: &StringRecord, label: &Label) -> Result<usize, Error> {
+    let found = names(header).position(|name| name == label.field.trim());
+    found.ok_or_else(|| {
+        let columns: Vec<&str> = names(header).collect();
+        let fix = suggest(&label.field, "the columns are", columns.into_iter());
+        Error::NoLabelColumn {
+            column: quote(&label.field),
+            fix,
+        }
+    })
+}
+
+fn text(bytes: &ByteRecord) -> Result<StringRecord, Invalid> {
+    StringRecord::from_byte_record(bytes.clone()).map_err(|error| {
+        let reason = format!("cell {} is not UTF-8", error.utf8_error().field() + 1);
+        Invalid::new(InvalidKind::NotUtf8, "", reason, "save the file as UTF-8")
+    })
+}
+
+fn truth(label: &Label, cell: &str) -> Result<f64, Invalid> {
+    let cell = cell.trim();
+    if cell == label.positive.trim() {
+        return Ok(1.0);
+    }
+    if cell == label.negative.trim() {
+        return Ok(0.0);
+    }
+    let fix = format!(
+        "write {}",
+        list(
+            [&label.positive, &label.negative]
+                .into_iter()
+                .map(String::as_str)
+        )
+        .replace(", ", " or ")
+    );
+    Err(match cell.is_empty() {
+        true => Invalid::new(
+            InvalidKind::MissingField,
+            &label.field,
+            "the label is empty",
+            fix,
+        ),
+        false => {
+            let reason = format!("{} is no label", quote(cell));
+            Invalid::new(InvalidKind::UnknownCategory, &label.field, reason, fix)
+        }
+    })
+}

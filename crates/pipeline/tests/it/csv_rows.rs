@@ -1,0 +1,165 @@
+//! CSV records and training data.
+
+use csv::StringRecord;
+use quadrille_pipeline::{Invalid, Reading, training};
+
+use crate::{NOW_MS, diabetes, repository, ward};
+
+fn read(header: &[&str], row: &[&str]) -> Result<Reading, Invalid> {
+    let pipeline = ward();
+    let columns = pipeline.csv_reader(&StringRecord::from(header))?;
+    pipeline.read_csv_row(&columns, &StringRecord::from(row), NOW_MS)
+}
+
+const HEADER: [&str; 5] = ["bed", "at", "temperature", "beats", "sex"];
+
+#[test]
+fn a_row_reads_by_its_header() {
+    let reading = read(&HEADER, &["017", "2026-01-31T12:00:00Z", " 37.5", "", "m"]).unwrap();
+    assert_eq!(
+        (reading.key.as_str(), reading.event_time_ms),
+        ("017", Some(NOW_MS))
+    );
+    assert_eq!((reading.values[0], reading.values[3]), (37.5, 1.0));
+    assert!(reading.values[1].is_nan());
+    let reading = read(&HEADER, &["a", "1769860800000", "37.5", "60", ""]).unwrap();
+    assert_eq!(reading.event_time_ms, Some(NOW_MS));
+    assert!(reading.values[3].is_nan());
+}
+
+#[test]
+fn a_byte_order_mark_and_spaces_in_the_header_do_not_matter() {
+    let header = ["\u{feff}bed", " temperature ", "sex", ""];
+    assert_eq!(read(&header, &["a", "37", "f", "1"]).unwrap().key, "a");
+}
+
+#[test]
+fn a_header_must_have_the_required_columns_once() {
+    let error = read(&["bed", "beats"], &[]).unwrap_err();
+    assert_eq!(
+        (error.class(), error.field.as_str()),
+        ("missing_field", "temperature")
+    );
+    assert!(
+        error
+            .to_string()
+            .contains("the header has no such column; add the column"),
+        "{error}"
+    );
+    assert_eq!(read(&["temperature", "sex"], &[]).unwrap_err().field, "bed");
+    let error = read(&["bed", "temperature", "sex", "sex"], &[]).unwrap_err();
+    assert_eq!(error.class(), "duplicate_field");
+    let error = read(&["bed", "temperature", "sex", "beat"], &[]).unwrap_err();
+    assert!(error.fix.starts_with("did you mean \"beats\"?"), "{error}");
+}
+
+#[test]
+fn a_wrong_row_says_what_is_wrong() {
+    let class = |row: &[&str]| read(&HEADER, row).unwrap_err().class();
+    assert_eq!(class(&["a", "", "37", "60"]), "row_length");
+    assert_eq!(class(&["", "", "37", "60", "f"]), "bad_id");
+    assert_eq!(class(&["a", "", "", "60", "f"]), "missing_field");
+    assert_eq!(class(&["a", "", "warm", "60", "f"]), "wrong_type");
+    assert_eq!(class(&["a", "", "37", "60.5", "f"]), "wrong_type");
+    assert_eq!(class(&["a", "", "99", "60", "f"]), "out_of_range");
+    assert_eq!(class(&["a", "", "37", "60", "x"]), "unknown_category");
+    assert_eq!(class(&["a", "noon", "37", "60", "f"]), "bad_time");
+}
+
+#[test]
+fn columns_a_pipeline_keeps_become_json() {
+    let pipeline = diabetes();
+    let fields = "pregnant,glucose,pressure,triceps,insulin,mass,pedigree,age";
+    let header: Vec<&str> = "patient_id,ward,note"
+        .split(',')
+        .chain(fields.split(','))
+        .collect();
+    let columns = pipeline.csv_reader(&StringRecord::from(header)).unwrap();
+    let row: Vec<&str> = "p,\"a\",,6,148,72,35,0,33.6,0.6,50".split(',').collect();
+    let reading = pipeline
+        .read_csv_row(&columns, &StringRecord::from(row), NOW_MS)
+        .unwrap();
+    assert_eq!(reading.extra, br#"{"ward":"\"a\""}"#);
+    assert!(reading.values[4].is_nan());
+}
+
+#[test]
+fn the_data_set_trains_as_it_is() {
+    let file = std::fs::File::open(repository().join("data/pima.csv")).unwrap();
+    let training = diabetes().read_training(file).unwrap();
+    assert_eq!(training.inputs, diabetes().inputs());
+    let width = training.inputs.len();
+    assert_eq!(
+        (training.labels.len(), training.rows.len()),
+        (768, 768 * width)
+    );
+    assert_eq!(training.labels.iter().sum::<f64>(), 268.0);
+    assert!(training.skipped.is_empty());
+    let missing = |column: usize| {
+        training
+            .rows
+            .chunks(width)
+            .filter(|row| row[column].is_nan())
+            .count()
+    };
+    // pregnant, glucose, pressure, triceps, insulin, mass, pedigree, age
+    let counts: Vec<usize> = (0..8).map(missing).collect();
+    assert_eq!(counts, [0, 5, 35, 227, 374, 11, 0, 0]);
+    let insulin_missing = training.rows.chunks(width).map(|row| row[8]).sum::<f64>();
+    assert_eq!(insulin_missing, 374.0);
+}
+
+const TRAINING: &str = "pregnant,glucose,pressure,triceps,insulin,mass,pedigree,age,diabetes";
+
+#[test]
+fn rows_that_cannot_be_used_are_listed_with_their_lines() {
+    let mut data = format!("\u{feff}x,{TRAINING}\n").into_bytes();
+    data.extend(b"1,6,148,72,35,0,33.6,0.627,50,pos\n"); // line 2
+    data.extend(b"1,6,high,72,35,0,33.6,0.627,50,pos\n");
+    data.extend(b"1,6,148,72,35,0,33.6,0.627,50,maybe\n");
+    data.extend(b"1,6,148,72,35,0,33.6,0.627,50,\n");
+    data.extend(b"1,6,148\n");
+    data.extend(b"1,\xff,148,72,35,0,33.6,0.627,50,neg\n");
+    data.extend(b"1,6,148,72,35,,33.6,0.627,50, neg\n");
+    let training = diabetes().read_training(&data[..]).unwrap();
+    assert_eq!(training.labels, [1.0, 0.0]);
+    let skipped: Vec<(u64, &str)> = training
+        .skipped
+        .iter()
+        .map(|(line, invalid)| (*line, invalid.class()))
+        .collect();
+    let expected = [
+        (3, "wrong_type"),
+        (4, "unknown_category"),
+        (5, "missing_field"),
+        (6, "row_length"),
+        (7, "not_utf8"),
+    ];
+    assert_eq!(skipped, expected);
+    assert!(
+        training.skipped[1]
+            .1
+            .fix
+            .contains(r#"write "pos" or "neg""#)
+    );
+}
+
+#[test]
+fn data_that_cannot_train_says_why() {
+    let fail = |data: &str| {
+        diabetes()
+            .read_training(data.as_bytes())
+            .unwrap_err()
+            .to_string()
+    };
+    assert!(fail("").contains("no header"));
+    assert!(
+        fail("a,b\n1,2\n").contains("header: field \"pregnant\": the header has no such column")
+    );
+    let typo = TRAINING.replace("diabetes", "diabets");
+    assert!(fail(&typo).contains("no column \"diabetes\", the label; did you mean \"diabets\"?"));
+    assert!(fail(TRAINING).contains("it ends after the header"));
+    assert!(fail(&format!("{TRAINING}\n1\n")).contains("line 2: the row has 1 cells"));
+    let error = ward().read_training(&b""[..]).unwrap_err();
+    assert!(matches!(error, training::Error::NoLabel { .. }));
+}

@@ -1,0 +1,183 @@
+//! The settings all services have, each a flag and an environment variable.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use clap::ValueEnum;
+use quadrille_choreography::{Cluster, Delivery, Limits};
+use quadrille_pipeline::Pipeline;
+use quadrille_proto::Stage;
+
+use crate::{Config, Error};
+
+/// Partitions of topics created with `--create-topics`, where none of the pipeline's exists yet.
+const PARTITIONS_DEFAULT: i32 = 8;
+
+/// How outputs and progress are made durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DeliveryArg {
+    /// Outputs and offsets in one Kafka transaction.
+    ExactlyOnce,
+    /// Lower latency; a record may be handled twice after a crash, its id makes that harmless.
+    AtLeastOnce,
+}
+
+/// Settings of every service.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Args {
+    /// Kafka's host:port, several separated by commas.
+    #[arg(
+        long,
+        env = "KAFKA_BOOTSTRAP_SERVERS",
+        default_value = "127.0.0.1:9092",
+        value_name = "HOST:PORT"
+    )]
+    pub bootstrap_servers: String,
+
+    /// Extra librdkafka settings, key=value, one per line or separated by commas (TLS, SASL, …).
+    #[arg(
+        long,
+        env = "KAFKA_PROPERTIES",
+        default_value = "",
+        value_name = "PROPERTIES",
+        hide_env_values = true
+    )]
+    pub kafka_properties: String,
+
+    /// A pipeline file, or a folder of them.
+    #[arg(
+        long,
+        env = "QUADRILLE_PIPELINE",
+        default_value = "pipelines",
+        value_name = "PATH"
+    )]
+    pub pipeline: PathBuf,
+
+    /// Where HTTP and gRPC are served, on one port [default: 127.0.0.1 and the service's port].
+    #[arg(long, env = "QUADRILLE_LISTEN", value_name = "ADDRESS:PORT")]
+    pub listen: Option<SocketAddr>,
+
+    /// Stable name of this replica; a restarted process finds its transactions by it [default: host name and port].
+    #[arg(long, env = "QUADRILLE_INSTANCE", value_name = "NAME")]
+    pub instance: Option<String>,
+
+    /// Threads that consume, each a member of the group [default: the cores, at least 2].
+    #[arg(long, env = "QUADRILLE_LANES", value_name = "N")]
+    pub lanes: Option<usize>,
+
+    /// How outputs and progress are made durable.
+    #[arg(long, env = "QUADRILLE_DELIVERY", value_enum, default_value_t = DeliveryArg::ExactlyOnce)]
+    pub delivery: DeliveryArg,
+
+    /// MiB of records in flight in a pipeline's stage: fetched, batched and queued for sending.
+    #[arg(
+        long,
+        env = "QUADRILLE_MEMORY",
+        default_value_t = 64,
+        value_name = "MIB"
+    )]
+    pub memory: usize,
+
+    /// Records in one batch, and so in one transaction, at most.
+    #[arg(
+        long,
+        env = "QUADRILLE_BATCH",
+        default_value_t = 5_000,
+        value_name = "RECORDS"
+    )]
+    pub batch: usize,
+
+    /// Milliseconds between a busy lane's transactions, at least; an idle one answers at once.
+    #[arg(long, env = "QUADRILLE_LINGER", default_value_t = 5, value_name = "MS")]
+    pub linger: u64,
+
+    /// Create topics that are missing, with this many partitions.
+    #[arg(
+        long,
+        env = "QUADRILLE_CREATE_TOPICS",
+        value_name = "PARTITIONS",
+        num_args = 0..=1,
+        default_missing_value = "8",
+        require_equals = true
+    )]
+    pub create_topics: Option<i32>,
+}
+
+impl Args {
+    /// Checks the settings and reads the pipelines.
+    ///
+    /// # Errors
+    /// Names the setting, the file and line, and the fix.
+    pub fn resolve(&self, stage: Stage) -> Result<Config, Error> {
+        let cluster = Cluster::new(&self.bootstrap_servers, &self.kafka_properties)?;
+        let pipelines = Pipeline::load(&self.pipeline)
+            .map_err(|error| Error::Config(format!("QUADRILLE_PIPELINE: {error}")))?;
+        let listen = self
+            .listen
+            .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], stage.port())));
+        let in_range = |setting: &str, value: u64, range: std::ops::RangeInclusive<u64>| {
+            if range.contains(&value) {
+                return Ok(());
+            }
+            let (low, high) = (range.start(), range.end());
+            Err(Error::Config(format!(
+                "{setting} is {value}; it must be {low} to {high}"
+            )))
+        };
+        in_range("QUADRILLE_MEMORY", self.memory as u64, 8..=65_536)?;
+        in_range("QUADRILLE_BATCH", self.batch as u64, 1..=100_000)?;
+        in_range("QUADRILLE_LINGER", self.linger, 0..=1_000)?;
+        if let Some(lanes) = self.lanes {
+            in_range("QUADRILLE_LANES", lanes as u64, 1..=64)?;
+        }
+        if let Some(partitions) = self.create_topics {
+            in_range(
+                "QUADRILLE_CREATE_TOPICS",
+                u64::try_from(partitions).unwrap_or(0),
+                1..=10_000,
+            )?;
+        }
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        Ok(Config {
+            stage,
+            cluster,
+            pipelines: pipelines.into_iter().map(Arc::new).collect(),
+            listen,
+            listener: None,
+            instance: self.instance.clone(),
+            lanes: self.lanes.unwrap_or(cores.max(2)),
+            delivery: match self.delivery {
+                DeliveryArg::ExactlyOnce => Delivery::ExactlyOnce,
+                DeliveryArg::AtLeastOnce => Delivery::AtLeastOnce,
+            },
+            limits: Limits {
+                batch_records_max: self.batch,
+                in_flight_bytes_max: self.memory << 20,
+                linger_max: Duration::from_millis(self.linger),
+                ..Limits::default()
+            },
+            create_topics: self.create_topics,
+        })
+    }
+}
+
+impl Config {
+    /// Partitions for topics that are to be created.
+    pub fn partitions_to_create(&self) -> i32 {
+        self.create_topics.unwrap_or(PARTITIONS_DEFAULT)
+    }
+}
+
+/// Host name and port: stable where the port is.
+pub(crate) fn default_instance(listen: SocketAddr) -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .or_else(|_| std::fs::read_to_string("/etc/hostname"))
+        .or_else(|_| std::env::var("HOSTNAME"))
+        .unwrap_or_default();
+    let host: String = host
+        .trim()
+        .chars()
+        .filter(|c| c.is_ascii_alphanumeric() || "._-".contains(*c))
+        .collect();
+    let host = if host.is_empty() { "localhost" } else { &host };
+    format!("{host}:{}", listen.port())
+}

@@ -1,0 +1,15 @@
+//! What every service process shares: its settings, its port, health, signals and the drain.
+//!
+//! This crate does not know what any of the services does.
+
+mod args;
+pub mod fields;
+mod health;
+mod process;
+pub mod sealed;
+mod server;
+mod service;
+
+pub use args::{Args, DeliveryArg};
+pub use process::{exit_code, run_to_exit, shutdown_signal};
+pub use service::{Assembly, Config, Context, Error, run};

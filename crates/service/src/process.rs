@@ -1,0 +1,89 @@
+//! The process around a service: logs, runtime, signals, exit code.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::Error;
+
+/// Settings that cannot be: `EX_USAGE` of sysexits.
+const EXIT_CONFIG: u8 = 64;
+
+/// Ready at the first SIGTERM or SIGINT; the second one ends the process at once.
+pub async fn shutdown_signal() {
+    let signals = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    );
+    let (mut terminate, mut interrupt) = match signals {
+        (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
+        (Err(error), _) | (_, Err(error)) => {
+            tracing::error!(%error, "signals cannot be watched; the process ends by SIGKILL only");
+            return std::future::pending().await;
+        }
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("draining; a second signal ends at once");
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::warn!("second signal: ending at once");
+        std::process::exit(1);
+    });
+}
+
+/// The exit code of a result: 0 drained, 64 bad configuration, 1 anything else.
+pub fn exit_code(result: Result<(), Error>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Error::Config(message)) => {
+            eprintln!("error: {message}");
+            ExitCode::from(EXIT_CONFIG)
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Parses the command line, sets up logs and the runtime, runs `main` and turns its end into an exit code.
+pub fn run_to_exit<A, Fut>(main: impl FnOnce(A) -> Fut) -> ExitCode
+where
+    A: Parser,
+    Fut: Future<Output = Result<(), Error>>,
+{
+    let args = match A::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            // Printing can only fail where nobody reads.
+            let _ = error.print();
+            return if error.use_stderr() {
+                ExitCode::from(EXIT_CONFIG)
+            } else {
+                ExitCode::SUCCESS
+            };
+        }
+    };
+    if let Err(error) = quadrille_telemetry::logs::init() {
+        return exit_code(Err(Error::Config(error)));
+    }
+    match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => {
+            let result = runtime.block_on(main(args));
+            // Blocked helpers (a DNS look-up, a broker that is away) do not hold up the exit.
+            runtime.shutdown_background();
+            exit_code(result)
+        }
+        Err(error) => exit_code(Err(Error::Failed(format!("no runtime: {error}")))),
+    }
+}

@@ -1,0 +1,94 @@
+//! Opening what another service sealed: schema id, protobuf, and the writer's order of values.
+
+use std::{collections::HashMap, sync::Arc};
+
+use quadrille_choreography::{Failure, Incoming, Lookup, Schemas};
+use quadrille_pipeline::Projection;
+use quadrille_proto::{Schema, SchemaId, open};
+
+/// Opens payloads for one reader's schema. One a lane; it asks Kafka only for ids it has not met.
+pub struct Opener {
+    schemas: Schemas,
+    reader: Arc<Schema>,
+    reader_id: SchemaId,
+    /// Schemas met so far and how to read them: as many as were ever published.
+    known: HashMap<SchemaId, Result<Projection, String>>,
+    scratch: Vec<f64>,
+}
+
+impl Opener {
+    pub fn new(schemas: Schemas, reader: &Schema) -> Self {
+        Opener {
+            schemas,
+            reader: Arc::new(reader.clone()),
+            reader_id: reader.id(),
+            known: HashMap::new(),
+            scratch: Vec::new(),
+        }
+    }
+
+    /// The schema id and the encoded message of a record.
+    ///
+    /// # Errors
+    /// It is a tombstone, too short, or its schema is unknown (dead letters) or cannot be looked up (retried).
+    pub fn open<'a>(&mut self, incoming: &Incoming<'a>) -> Result<(SchemaId, &'a [u8]), Failure> {
+        let payload = incoming.payload.ok_or_else(|| {
+            Failure::dead_letter(
+                "tombstone",
+                "the record has no value; only Quadrille's services write this topic",
+            )
+        })?;
+        let (id, message) = open(payload)
+            .map_err(|error| Failure::dead_letter("unknown_schema", error.to_string()))?;
+        if id != self.reader_id && !self.known.contains_key(&id) {
+            self.learn(id, incoming)?;
+        }
+        if let Some(Err(reason)) = self.known.get(&id) {
+            return Err(Failure::dead_letter("wrong_schema", reason.clone()));
+        }
+        Ok((id, message))
+    }
+
+    fn learn(&mut self, id: SchemaId, incoming: &Incoming<'_>) -> Result<(), Failure> {
+        match self.schemas.lookup(id, incoming.polled_at) {
+            Lookup::Known(schema) => {
+                let projection =
+                    Projection::new(&schema, &self.reader).map_err(|error| error.to_string());
+                self.known.insert(id, projection);
+                Ok(())
+            }
+            Lookup::Unknown => Err(Failure::dead_letter(
+                "unknown_schema",
+                format!(
+                    "schema id {id} was never published; only Quadrille's services write this topic"
+                ),
+            )),
+            Lookup::Unreadable(reason) => Err(Failure::retry("schemas_unreadable", reason)),
+        }
+    }
+
+    /// Brings a writer's values into the reader's order.
+    ///
+    /// # Errors
+    /// Their number is not the schema's: the bytes are not what the id says.
+    pub fn project(&mut self, id: SchemaId, values: &mut Vec<f64>) -> Result<(), Failure> {
+        let width = self.reader.fields.len();
+        if id != self.reader_id
+            && let Some(Ok(projection)) = self.known.get(&id)
+            && !projection.is_identity()
+        {
+            projection.apply(values, &mut self.scratch);
+            std::mem::swap(values, &mut self.scratch);
+        }
+        if values.len() != width {
+            let message = format!("{} values, the schema has {width}", values.len());
+            return Err(Failure::dead_letter("malformed", message));
+        }
+        Ok(())
+    }
+}
+
+/// The failure of a payload that is no message of its kind.
+pub fn malformed(error: impl std::fmt::Display) -> Failure {
+    Failure::dead_letter("malformed", format!("the payload does not decode: {error}"))
+}

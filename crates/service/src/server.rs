@@ -1,0 +1,154 @@
+//! One port: HTTP/1.1, HTTP/2 and gRPC, probes and metrics from the first moment on, the service's own
+//! routes as soon as it is assembled.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    extract::Request,
+    http::{HeaderMap, StatusCode, header},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::get,
+    serve::ListenerExt,
+};
+use quadrille_telemetry::{Registry, metrics::CONTENT_TYPE};
+use tokio::net::TcpListener;
+use tonic::{Status, service::Routes};
+use tower::ServiceExt;
+
+use crate::health::Probe;
+
+/// The routes of an assembled service, mounted once.
+pub(crate) type Mounted = Arc<OnceLock<Router>>;
+
+/// Probes, metrics, `grpc.health.v1` and whatever is mounted.
+pub(crate) fn router(probe: Probe, registry: Registry, health: Routes, mounted: Mounted) -> Router {
+    let live = probe.clone();
+    let answer = |state: Result<(), String>| match state {
+        Ok(()) => (StatusCode::OK, "ok\n".to_owned()),
+        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
+    };
+    let metrics =
+        move || async move { ([(header::CONTENT_TYPE, CONTENT_TYPE)], registry.encode()) };
+    health
+        .into_axum_router()
+        .route("/livez", get(move || async move { answer(live.live()) }))
+        .route("/readyz", get(move || async move { answer(probe.ready()) }))
+        .route("/metrics", get(metrics))
+        .fallback(move |request: Request| dispatch(mounted.clone(), request))
+        .layer(middleware::from_fn(deadline))
+}
+
+async fn dispatch(mounted: Mounted, request: Request) -> Response {
+    match mounted.get() {
+        Some(router) => match router.clone().oneshot(request).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        },
+        None if is_grpc(request.headers()) => {
+            Status::unavailable("the service is starting: waiting for Kafka").into_http()
+        }
+        None => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the service is starting: waiting for Kafka\n",
+        )
+            .into_response(),
+    }
+}
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    let kind = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok());
+    kind.is_some_and(|kind| kind.starts_with("application/grpc"))
+}
+
+/// The answer to a path nobody serves.
+pub(crate) async fn not_found(request: Request) -> Response {
+    if is_grpc(request.headers()) {
+        return Status::unimplemented(format!("no method {}", request.uri().path())).into_http();
+    }
+    (
+        StatusCode::NOT_FOUND,
+        format!("no such path: {}\n", request.uri().path()),
+    )
+        .into_response()
+}
+
+/// Honours `grpc-timeout`, which only tonic's own server does by itself.
+async fn deadline(request: Request, next: Next) -> Response {
+    let timeout = request
+        .headers()
+        .get("grpc-timeout")
+        .and_then(|value| value.to_str().ok());
+    match timeout.and_then(parse_grpc_timeout) {
+        None => next.run(request).await,
+        Some(timeout) => match tokio::time::timeout(timeout, next.run(request)).await {
+            Ok(response) => response,
+            Err(_) => Status::deadline_exceeded("the call's deadline has passed").into_http(),
+        },
+    }
+}
+
+/// At most eight digits and a unit, as the gRPC protocol has it.
+fn parse_grpc_timeout(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let value: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(value * 3600),
+        "M" => Duration::from_secs(value * 60),
+        "S" => Duration::from_secs(value),
+        "m" => Duration::from_millis(value),
+        "u" => Duration::from_micros(value),
+        "n" => Duration::from_nanos(value),
+        _ => return None,
+    })
+}
+
+/// Serves until `stop`, then lets running requests end.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    router: Router,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<()> {
+    let listener = listener.tap_io(|stream| {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "TCP_NODELAY not set");
+        }
+    });
+    let service = router.into_make_service_with_connect_info::<SocketAddr>();
+    axum::serve(listener, service)
+        .with_graceful_shutdown(stop)
+        .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grpc_timeouts_are_read_in_every_unit() {
+        for (text, ms) in [("1S", 1000), ("20m", 20), ("3000u", 3), ("1M", 60_000)] {
+            assert_eq!(
+                parse_grpc_timeout(text),
+                Some(Duration::from_millis(ms)),
+                "{text}"
+            );
+        }
+        for wrong in ["", "S", "1", "-1S", "123456789S", "1x", "é"] {
+            assert_eq!(
+                parse_grpc_timeout(wrong).filter(|_| wrong != "S"),
+                None,
+                "{wrong}"
+            );
+        }
+    }
+}

@@ -1,0 +1,342 @@
+//! A service's life: bind, wait for Kafka, assemble, serve, drain.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use axum::Router;
+use quadrille_choreography::{
+    Admin, AdminError, Backoff, Cluster, ConfigError, Delivery, Limits, Schemas, Stage as Running,
+    StageConfig, StageError, StageTopics, TopicIdentity, TopicSpec,
+};
+use quadrille_pipeline::Pipeline;
+use quadrille_proto::{Schema, Stage};
+use quadrille_telemetry::{Registry, metrics::LoopMetrics};
+use tokio::sync::watch;
+use tonic::service::Routes;
+
+use crate::{
+    args::default_instance,
+    health::Probe,
+    server::{self, Mounted},
+};
+
+/// How long running requests may take to end once the lanes have drained.
+const REQUESTS_END_WITHIN: Duration = Duration::from_secs(5);
+/// How often the lanes are looked after.
+const WATCH_EVERY: Duration = Duration::from_millis(200);
+/// `max.message.bytes` of topics created with `--create-topics`.
+const MESSAGE_BYTES_MAX: usize = 1_048_588;
+
+/// Why a service ended otherwise than by draining.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A setting cannot be; the message names it and the fix. Exit code 64.
+    #[error("{0}")]
+    Config(String),
+    /// Anything else. Exit code 1.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl From<ConfigError> for Error {
+    fn from(error: ConfigError) -> Self {
+        Error::Config(error.to_string())
+    }
+}
+
+impl From<StageError> for Error {
+    fn from(error: StageError) -> Self {
+        match error {
+            StageError::Config(error) => error.into(),
+            error => Error::Failed(error.to_string()),
+        }
+    }
+}
+
+impl From<AdminError> for Error {
+    fn from(error: AdminError) -> Self {
+        match error.is_retriable() {
+            true => Error::Failed(error.to_string()),
+            false => Error::Config(error.to_string()),
+        }
+    }
+}
+
+/// A service's settings, checked.
+#[derive(Debug)]
+pub struct Config {
+    pub stage: Stage,
+    pub cluster: Cluster,
+    pub pipelines: Vec<Arc<Pipeline>>,
+    pub listen: SocketAddr,
+    /// Bound already, where the caller wants to know the port.
+    pub listener: Option<TcpListener>,
+    /// Stable name of this replica; by default host name and port.
+    pub instance: Option<String>,
+    pub lanes: usize,
+    pub delivery: Delivery,
+    pub limits: Limits,
+    /// Partitions of topics to be created where they are missing.
+    pub create_topics: Option<i32>,
+}
+
+impl Config {
+    /// The loop's settings for one pipeline.
+    pub fn stage_config(&self, pipeline: &Pipeline) -> StageConfig {
+        let name = pipeline.name();
+        StageConfig {
+            cluster: self.cluster.clone(),
+            service: self.stage.name(),
+            pipeline: name.to_owned(),
+            group: self.stage.group(name),
+            input: self.stage.input(name),
+            output: self.stage.output(name),
+            instance: self
+                .instance
+                .clone()
+                .unwrap_or_else(|| default_instance(self.listen)),
+            lanes: self.lanes,
+            delivery: self.delivery,
+            limits: self.limits.clone(),
+        }
+    }
+
+    fn bind(&mut self) -> Result<tokio::net::TcpListener, Error> {
+        let wanted = self.listen;
+        let refused = |error: std::io::Error| {
+            Error::Config(format!(
+                "QUADRILLE_LISTEN {wanted}: {error}; choose another address"
+            ))
+        };
+        let listener = match self.listener.take() {
+            Some(listener) => listener,
+            None => TcpListener::bind(self.listen).map_err(refused)?,
+        };
+        listener.set_nonblocking(true).map_err(refused)?;
+        let address = listener.local_addr().map_err(refused)?;
+        self.listen = address;
+        let listener = tokio::net::TcpListener::from_std(listener).map_err(refused)?;
+        tracing::info!(service = self.stage.name(), %address, "listening");
+        Ok(listener)
+    }
+}
+
+/// What a service is assembled from.
+#[derive(Clone)]
+pub struct Context {
+    pub config: Arc<Config>,
+    pub registry: Registry,
+    pub metrics: LoopMetrics,
+    pub schemas: Schemas,
+    stopping: watch::Receiver<bool>,
+}
+
+impl Context {
+    /// Checks the topics of a pipeline's stage; waits for Kafka as long as it does not answer.
+    ///
+    /// # Errors
+    /// The topics cannot be used as they are.
+    pub async fn prepare(&self, pipeline: &Arc<Pipeline>) -> Result<StageTopics, Error> {
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+        loop {
+            let (config, pipeline) = (Arc::clone(&self.config), Arc::clone(pipeline));
+            let result = blocking(move || prepare(&config, &pipeline)).await?;
+            match result {
+                Err(error) if error.is_retriable() => {
+                    tracing::warn!(%error, "waiting for Kafka");
+                    self.sleep(backoff.next_wait()).await?;
+                }
+                result => return Ok(result?),
+            }
+        }
+    }
+
+    /// Publishes a schema before its first use; waits for Kafka as long as it does not answer.
+    ///
+    /// # Errors
+    /// The service is stopping.
+    pub async fn publish(&self, schema: &Schema) -> Result<(), Error> {
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+        loop {
+            let (schemas, schema) = (self.schemas.clone(), schema.clone());
+            match blocking(move || schemas.publish(&schema)).await? {
+                Ok(()) => return Ok(()),
+                Err(error) => {
+                    tracing::warn!(%error, "schema not published yet");
+                    self.sleep(backoff.next_wait()).await?;
+                }
+            }
+        }
+    }
+
+    /// Which topic of which cluster this is; waits for Kafka as long as it does not answer.
+    ///
+    /// # Errors
+    /// The service is stopping.
+    pub async fn topic_identity(&self, topic: &str) -> Result<TopicIdentity, Error> {
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+        loop {
+            let (cluster, topic) = (self.config.cluster.clone(), topic.to_owned());
+            match blocking(move || Admin::connect(&cluster)?.identity(&topic)).await? {
+                Ok(identity) => return Ok(identity),
+                Err(error) => {
+                    tracing::warn!(%error, "waiting for Kafka");
+                    self.sleep(backoff.next_wait()).await?;
+                }
+            }
+        }
+    }
+
+    async fn sleep(&self, wait: Duration) -> Result<(), Error> {
+        let mut stopping = self.stopping.clone();
+        tokio::select! {
+            () = tokio::time::sleep(wait) => Ok(()),
+            _ = stopping.wait_for(|stopping| *stopping) => Err(Error::Failed("stopped while waiting for Kafka".to_owned())),
+        }
+    }
+
+    /// The loop's metrics for one pipeline's stage.
+    pub fn stage_metrics(&self, config: &StageConfig) -> quadrille_telemetry::StageMetrics {
+        self.metrics
+            .stage(&config.pipeline, &config.group, &config.input)
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Error> {
+    let result = tokio::task::spawn_blocking(work).await;
+    result.map_err(|error| Error::Failed(format!("a start-up task ended: {error}")))
+}
+
+fn prepare(config: &Config, pipeline: &Pipeline) -> Result<StageTopics, AdminError> {
+    let admin = Admin::connect(&config.cluster)?;
+    let stage = config.stage_config(pipeline);
+    if config.create_topics.is_some() && !config.cluster.is_embedded() {
+        let there = admin.partitions(&stage.input)?;
+        let partitions = there.unwrap_or(config.partitions_to_create());
+        let specs = TopicSpec::of_pipeline(pipeline.name(), partitions, MESSAGE_BYTES_MAX);
+        for topic in admin.create(&specs)? {
+            tracing::info!(topic, partitions, "topic created");
+        }
+    }
+    admin.prepare(&stage)
+}
+
+/// A service, ready to serve.
+pub struct Assembly {
+    pub stages: Vec<Running>,
+    pub http: Router,
+    pub grpc: Routes,
+    /// Full names of its gRPC services, for health checks.
+    pub services: Vec<&'static str>,
+}
+
+/// Runs a service until `shutdown`, then drains it: `assemble` builds it once the port is bound.
+///
+/// # Errors
+/// A setting turned out wrong, or the service cannot go on.
+pub async fn run<Fut>(
+    mut config: Config,
+    shutdown: impl Future<Output = ()> + Send,
+    assemble: impl FnOnce(Context) -> Fut,
+) -> Result<(), Error>
+where
+    Fut: Future<Output = Result<Assembly, Error>>,
+{
+    let listener = config.bind()?;
+    let (stop, stopping) = watch::channel(false);
+    let registry = Registry::default();
+    let context = Context {
+        metrics: LoopMetrics::register(&registry),
+        registry: registry.clone(),
+        schemas: Schemas::new(&config.cluster),
+        config: Arc::new(config),
+        stopping,
+    };
+    let probe = Probe::default();
+    let mounted: Mounted = Arc::new(OnceLock::new());
+    let (reporter, health) = tonic_health::server::health_reporter();
+    let router = server::router(
+        probe.clone(),
+        registry,
+        Routes::new(health),
+        Arc::clone(&mounted),
+    );
+    let (close, closing) = watch::channel(false);
+    let server = tokio::spawn(server::serve(listener, router, async move {
+        let mut closing = closing;
+        let _ = closing.wait_for(|closing| *closing).await;
+    }));
+
+    let mut shutdown = std::pin::pin!(shutdown);
+    let assembly = tokio::select! {
+        result = assemble(context) => result?,
+        () = &mut shutdown => {
+            let _ = stop.send(true);
+            return Ok(());
+        }
+    };
+    let stages = assembly.stages;
+    probe.assembled(stages.iter().map(Running::health).collect());
+    let _ = mounted.set(mount(assembly.grpc, assembly.http)?);
+    let reporting = tokio::spawn(
+        probe
+            .clone()
+            .report(reporter.clone(), assembly.services.clone()),
+    );
+
+    tokio::select! {
+        () = &mut shutdown => {}
+        () = ended(&stages) => {}
+    }
+    probe.drain();
+    reporting.abort();
+    for service in std::iter::once(&"").chain(&assembly.services) {
+        reporter
+            .set_service_status(*service, tonic_health::ServingStatus::NotServing)
+            .await;
+    }
+    stages.iter().for_each(Running::stop);
+    let drained =
+        blocking(move || stages.into_iter().map(Running::join).collect::<Vec<_>>()).await?;
+    let _ = close.send(true);
+    if tokio::time::timeout(REQUESTS_END_WITHIN, server)
+        .await
+        .is_err()
+    {
+        tracing::warn!("requests still running were cut off");
+    }
+    let _ = stop.send(true);
+    drained
+        .into_iter()
+        .collect::<Result<Vec<()>, StageError>>()?;
+    tracing::info!("drained");
+    Ok(())
+}
+
+/// Ready when a lane has ended unasked.
+async fn ended(stages: &[Running]) {
+    while !stages.iter().any(Running::has_ended) {
+        tokio::time::sleep(WATCH_EVERY).await;
+    }
+}
+
+fn mount(grpc: Routes, http: Router) -> Result<Router, Error> {
+    let reflection = |error: tonic_reflection::server::Error| Error::Failed(error.to_string());
+    let descriptors = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(quadrille_proto::v1::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let grpc = grpc
+        .add_service(descriptors().build_v1().map_err(reflection)?)
+        .add_service(descriptors().build_v1alpha().map_err(reflection)?);
+    Ok(grpc
+        .into_axum_router()
+        .merge(http)
+        .fallback(server::not_found))
+}

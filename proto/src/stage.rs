@@ -1,0 +1,127 @@
+//! The one table of stages and topics.
+
+/// Appended to a topic's name for its dead letters.
+pub const DLQ_SUFFIX: &str = ".dlq";
+
+/// The dead-letter topic of a topic.
+pub fn dlq_of(topic: &str) -> String {
+    format!("{topic}{DLQ_SUFFIX}")
+}
+
+/// One of the four services, in the order of the figure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Stage {
+    Ingest,
+    Feature,
+    Inference,
+    Results,
+}
+
+impl Stage {
+    pub const ALL: [Stage; 4] = [
+        Stage::Ingest,
+        Stage::Feature,
+        Stage::Inference,
+        Stage::Results,
+    ];
+
+    /// The name of the service's folder, package, binary, compose service and `service.name`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Stage::Ingest => "ingest",
+            Stage::Feature => "feature",
+            Stage::Inference => "inference",
+            Stage::Results => "results",
+        }
+    }
+
+    /// The default port, HTTP and gRPC on one.
+    pub const fn port(self) -> u16 {
+        match self {
+            Stage::Ingest => 7001,
+            Stage::Feature => 7002,
+            Stage::Inference => 7003,
+            Stage::Results => 7004,
+        }
+    }
+
+    /// The consumer group of this stage for a pipeline. Public: autoscalers and ACLs name it.
+    pub fn group(self, pipeline: &str) -> String {
+        format!("quadrille.{}.{pipeline}", self.name())
+    }
+
+    /// The topic this stage consumes.
+    pub fn input(self, pipeline: &str) -> String {
+        let topics = Topics::of(pipeline);
+        match self {
+            Stage::Ingest => topics.inbox,
+            Stage::Feature => topics.records,
+            Stage::Inference => topics.features,
+            Stage::Results => topics.predictions,
+        }
+    }
+
+    /// The topic this stage produces, if it does.
+    pub fn output(self, pipeline: &str) -> Option<String> {
+        let topics = Topics::of(pipeline);
+        match self {
+            Stage::Ingest => Some(topics.records),
+            Stage::Feature => Some(topics.features),
+            Stage::Inference => Some(topics.predictions),
+            Stage::Results => None,
+        }
+    }
+}
+
+/// The topics of one pipeline.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Topics {
+    /// JSON as users produce it.
+    pub inbox: String,
+    /// [`crate::v1::Record`].
+    pub records: String,
+    /// [`crate::v1::FeatureVector`].
+    pub features: String,
+    /// [`crate::v1::Prediction`].
+    pub predictions: String,
+    /// [`crate::v1::Label`].
+    pub labels: String,
+}
+
+impl Topics {
+    /// Compacted, one partition: schemas by id, for all pipelines.
+    pub const SCHEMAS: &'static str = "quadrille.schemas";
+
+    pub fn of(pipeline: &str) -> Self {
+        let topic = |name: &str| format!("{pipeline}.{name}");
+        Topics {
+            inbox: topic("inbox"),
+            records: topic("records"),
+            features: topic("features"),
+            predictions: topic("predictions"),
+            labels: topic("labels"),
+        }
+    }
+
+    /// The topics of the figure, each with the same number of partitions as its dead letters.
+    pub fn flow(&self) -> [&str; 4] {
+        [
+            &self.inbox,
+            &self.records,
+            &self.features,
+            &self.predictions,
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_stage_reads_what_the_one_before_writes() {
+        for pair in Stage::ALL.windows(2) {
+            assert_eq!(pair[0].output("p"), Some(pair[1].input("p")));
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! Features out of records: the stream's stage, and the same features on request over gRPC.
+//!
+//! It knows no model: a feature vector serves every model that reads its pipeline.
+#![forbid(unsafe_code)]
+
+mod grpc;
+mod stage;
+
+use std::sync::Arc;
+
+use quadrille_choreography::{Stage as Running, StageOptions};
+use quadrille_proto::v1::feature_service_server::{FeatureServiceServer, SERVICE_NAME};
+use quadrille_service::{Assembly, Config, Context, Error};
+use tonic::service::Routes;
+
+pub use stage::FeatureHandler;
+
+/// Runs the service until `shutdown`, then drains it.
+///
+/// # Errors
+/// A setting turned out wrong, or the service cannot go on.
+pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
+    quadrille_service::run(config, shutdown, assemble).await
+}
+
+async fn assemble(context: Context) -> Result<Assembly, Error> {
+    let mut stages = Vec::new();
+    for pipeline in &context.config.pipelines {
+        let topics = context.prepare(pipeline).await?;
+        context.publish(pipeline.feature_schema()).await?;
+        let config = context.config.stage_config(pipeline);
+        let metrics = context.stage_metrics(&config);
+        let options = StageOptions {
+            config,
+            topics,
+            metrics,
+            resume: None,
+        };
+        stages.push(Running::start(options, |_| {
+            FeatureHandler::new(Arc::clone(pipeline), context.schemas.clone())
+        })?);
+    }
+    let service = grpc::Features {
+        pipelines: context.config.pipelines.clone(),
+    };
+    Ok(Assembly {
+        stages,
+        http: axum::Router::new(),
+        grpc: Routes::new(FeatureServiceServer::new(service)),
+        services: vec![SERVICE_NAME],
+    })
+}

@@ -1,0 +1,22 @@
+//! The feature service: records in, features out.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use quadrille_proto::Stage;
+use quadrille_service::{Args, run_to_exit, shutdown_signal};
+
+/// Computes features: consumes <pipeline>.records, produces <pipeline>.features, answers FeatureService.
+#[derive(Parser)]
+#[command(name = "feature", version)]
+struct Cli {
+    #[command(flatten)]
+    args: Args,
+}
+
+fn main() -> ExitCode {
+    run_to_exit(|cli: Cli| async move {
+        let config = cli.args.resolve(Stage::Feature)?;
+        feature::run(config, shutdown_signal()).await
+    })
+}

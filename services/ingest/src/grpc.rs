@@ -1,0 +1,187 @@
+//! `quadrille.v1.IngestService`: one record a call, or a stream with an acknowledgement for each.
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use futures_util::{Stream, StreamExt};
+use quadrille_choreography::PublishError;
+use quadrille_pipeline::NeedKey;
+use quadrille_proto::v1::{
+    SubmitAck, SubmitError, SubmitRequest, SubmitResponse, ingest_service_server::IngestService,
+    submit_ack::Outcome,
+};
+use quadrille_service::fields::read_struct;
+use quadrille_telemetry::propagation::{BAGGAGE, TRACEPARENT, TRACESTATE, is_valid_traceparent};
+use tonic::{Code, Request, Response, Status, Streaming, metadata::MetadataMap};
+
+use crate::intake::{Accepted, Intake, Rejection, Sender};
+
+/// Records of one stream that wait for Kafka; beyond it the stream is not read.
+const STREAM_IN_FLIGHT_MAX: usize = 1_000;
+/// How long a stream's record waits before it is offered again to a full queue.
+const BUSY_WAIT: Duration = Duration::from_millis(5);
+
+pub(crate) struct Ingest {
+    pub intakes: Arc<[Arc<Intake>]>,
+}
+
+impl Ingest {
+    fn intake(&self, pipeline: &str) -> Result<Arc<Intake>, Status> {
+        find(&self.intakes, pipeline)
+    }
+}
+
+fn find(intakes: &[Arc<Intake>], name: &str) -> Result<Arc<Intake>, Status> {
+    let found = match intakes {
+        [only] if name.is_empty() => Some(only),
+        _ => intakes.iter().find(|intake| intake.pipeline.name() == name),
+    };
+    found.cloned().ok_or_else(|| {
+        let there: Vec<&str> = intakes
+            .iter()
+            .map(|intake| intake.pipeline.name())
+            .collect();
+        Status::not_found(format!(
+            "no pipeline {name:?}; there are {}",
+            there.join(", ")
+        ))
+    })
+}
+
+fn status(rejection: &Rejection) -> Status {
+    let code = match rejection {
+        Rejection::Invalid(_) => Code::InvalidArgument,
+        Rejection::TooLarge(_)
+        | Rejection::Publish(PublishError::TooLarge | PublishError::Busy) => {
+            Code::ResourceExhausted
+        }
+        Rejection::Publish(PublishError::Unconfirmed(_)) => Code::Unavailable,
+    };
+    Status::new(code, rejection.to_string())
+}
+
+fn response(accepted: Accepted) -> SubmitResponse {
+    SubmitResponse {
+        id: accepted.id,
+        topic: accepted.topic.to_string(),
+        partition: accepted.place.partition,
+        offset: accepted.place.offset,
+    }
+}
+
+/// The caller's trace context.
+fn trace_headers(metadata: &MetadataMap) -> Arc<[(String, Vec<u8>)]> {
+    let valid = |name: &str, value: &[u8]| name != TRACEPARENT || is_valid_traceparent(value);
+    [TRACEPARENT, TRACESTATE, BAGGAGE]
+        .iter()
+        .filter_map(|name| Some((*name, metadata.get(*name)?.as_bytes())))
+        .filter(|(name, value)| valid(name, value))
+        .map(|(name, value)| (name.to_owned(), value.to_vec()))
+        .collect()
+}
+
+fn sender(request: &SubmitRequest, headers: &Arc<[(String, Vec<u8>)]>) -> Sender {
+    let key = &request.idempotency_key;
+    Sender {
+        idempotency_key: (!key.is_empty()).then(|| key.clone()),
+        headers: Arc::clone(headers),
+    }
+}
+
+/// Sends one record; the outer future ends when it is sent, the inner one when it is confirmed.
+async fn send(
+    intakes: Arc<[Arc<Intake>]>,
+    request: SubmitRequest,
+    headers: Arc<[(String, Vec<u8>)]>,
+) -> impl Future<Output = SubmitAck> + Send {
+    let sequence = request.sequence;
+    let sent = begin(&intakes, &request, &headers).await;
+    async move {
+        let outcome = match sent {
+            Ok(confirmation) => match confirmation.await {
+                Ok(accepted) => Outcome::Accepted(response(accepted)),
+                Err(rejection) => rejected(&status(&rejection), rejection.field()),
+            },
+            Err((status, field)) => rejected(&status, &field),
+        };
+        SubmitAck {
+            sequence,
+            outcome: Some(outcome),
+        }
+    }
+}
+
+async fn begin(
+    intakes: &[Arc<Intake>],
+    request: &SubmitRequest,
+    headers: &Arc<[(String, Vec<u8>)]>,
+) -> Result<impl Future<Output = Result<Accepted, Rejection>> + Send + use<>, (Status, String)> {
+    let intake = find(intakes, &request.pipeline).map_err(|status| (status, String::new()))?;
+    let record = request.record.clone().unwrap_or_default();
+    let reading = read_struct(&intake.pipeline, &record, NeedKey::Required)
+        .map_err(|invalid| (Status::invalid_argument(invalid.to_string()), invalid.field))?;
+    let sender = sender(request, headers);
+    loop {
+        let mut confirmation = Box::pin(intake.send(reading.clone(), &sender));
+        // A full queue is known at once; a stream waits for room instead of failing.
+        match futures_util::poll!(&mut confirmation) {
+            std::task::Poll::Ready(Err(rejection)) if rejection.is_busy() => {
+                tokio::time::sleep(BUSY_WAIT).await;
+            }
+            std::task::Poll::Ready(result) => {
+                return Ok(futures_util::future::Either::Left(std::future::ready(
+                    result,
+                )));
+            }
+            std::task::Poll::Pending => {
+                return Ok(futures_util::future::Either::Right(confirmation));
+            }
+        }
+    }
+}
+
+fn rejected(status: &Status, field: &str) -> Outcome {
+    Outcome::Rejected(SubmitError {
+        code: status.code() as i32,
+        message: status.message().to_owned(),
+        field: field.to_owned(),
+    })
+}
+
+#[tonic::async_trait]
+impl IngestService for Ingest {
+    async fn submit(
+        &self,
+        request: Request<SubmitRequest>,
+    ) -> Result<Response<SubmitResponse>, Status> {
+        let headers = trace_headers(request.metadata());
+        let request = request.into_inner();
+        let intake = self.intake(&request.pipeline)?;
+        let record = request.record.clone().unwrap_or_default();
+        let reading = read_struct(&intake.pipeline, &record, NeedKey::Required)
+            .map_err(|invalid| Status::invalid_argument(invalid.to_string()))?;
+        let accepted = intake.send(reading, &sender(&request, &headers)).await;
+        accepted
+            .map(|accepted| Response::new(response(accepted)))
+            .map_err(|r| status(&r))
+    }
+
+    type SubmitStreamStream = Pin<Box<dyn Stream<Item = Result<SubmitAck, Status>> + Send>>;
+
+    async fn submit_stream(
+        &self,
+        request: Request<Streaming<SubmitRequest>>,
+    ) -> Result<Response<Self::SubmitStreamStream>, Status> {
+        let headers = trace_headers(request.metadata());
+        let intakes = Arc::clone(&self.intakes);
+        // Sent one after another, so that order is kept; confirmed as Kafka answers. While as many as may
+        // wait do wait, nothing is read, and the sender's flow-control window closes.
+        let acknowledgements = request
+            .into_inner()
+            .take_while(|request| std::future::ready(request.is_ok()))
+            .filter_map(|request| std::future::ready(request.ok()))
+            .then(move |request| send(Arc::clone(&intakes), request, Arc::clone(&headers)))
+            .buffer_unordered(STREAM_IN_FLIGHT_MAX)
+            .map(Ok);
+        Ok(Response::new(Box::pin(acknowledgements)))
+    }
+}

@@ -1,0 +1,346 @@
+//! `POST /v1/pipelines/{p}/records`: one JSON object, NDJSON or CSV, with an outcome for each record.
+
+use std::sync::Arc;
+
+use axum::{
+    Json, Router,
+    body::Bytes,
+    extract::{DefaultBodyLimit, Path, State, rejection::BytesRejection},
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::post,
+};
+use futures_util::{StreamExt, stream::FuturesOrdered};
+use quadrille_choreography::PublishError;
+use quadrille_pipeline::Invalid;
+use quadrille_service::fields::now_ms;
+use quadrille_telemetry::propagation::{BAGGAGE, TRACEPARENT, TRACESTATE, is_valid_traceparent};
+use serde::Serialize;
+
+use crate::{
+    Bounds,
+    intake::{Accepted, Intake, Rejection, Sender},
+};
+
+type Intakes = Arc<[Arc<Intake>]>;
+
+pub(crate) fn router(intakes: Intakes, bounds: Bounds) -> Router {
+    Router::new()
+        .route("/v1/pipelines/{pipeline}/records", post(push))
+        .layer(DefaultBodyLimit::max(bounds.body_bytes_max))
+        .with_state(intakes)
+}
+
+/// One record's outcome.
+#[derive(Debug, Serialize)]
+struct RecordOutcome {
+    /// Of the body, from 1; a CSV header is line 1.
+    line: u64,
+    status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    topic: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    partition: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    offset: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<String>,
+    #[serde(skip)]
+    code: StatusCode,
+}
+
+#[derive(Debug, Serialize)]
+struct Outcomes {
+    accepted: usize,
+    rejected: usize,
+    records: Vec<RecordOutcome>,
+}
+
+impl RecordOutcome {
+    fn of(line: u64, result: Result<Accepted, Rejection>) -> Self {
+        match result {
+            Ok(accepted) => RecordOutcome {
+                line,
+                status: "accepted",
+                id: Some(accepted.id),
+                topic: Some(accepted.topic.to_string()),
+                partition: Some(accepted.place.partition),
+                offset: Some(accepted.place.offset),
+                error: None,
+                field: None,
+                code: StatusCode::OK,
+            },
+            Err(rejection) => RecordOutcome {
+                line,
+                status: "rejected",
+                id: None,
+                topic: None,
+                partition: None,
+                offset: None,
+                error: Some(rejection.to_string()),
+                field: Some(rejection.field().to_owned()).filter(|field| !field.is_empty()),
+                code: code(&rejection),
+            },
+        }
+    }
+}
+
+fn code(rejection: &Rejection) -> StatusCode {
+    match rejection {
+        Rejection::Invalid(_) => StatusCode::BAD_REQUEST,
+        Rejection::TooLarge(_) | Rejection::Publish(PublishError::TooLarge) => {
+            StatusCode::PAYLOAD_TOO_LARGE
+        }
+        Rejection::Publish(PublishError::Busy) => StatusCode::TOO_MANY_REQUESTS,
+        Rejection::Publish(PublishError::Unconfirmed(_)) => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}
+
+fn error(code: StatusCode, message: impl Into<String>) -> Response {
+    (code, Json(serde_json::json!({ "error": message.into() }))).into_response()
+}
+
+/// How the body is to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Format {
+    Json,
+    NdJson,
+    Csv,
+}
+
+fn format(headers: &HeaderMap) -> Result<Format, String> {
+    let kind = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok());
+    let essence = kind.map(|kind| {
+        kind.split(';')
+            .next()
+            .unwrap_or_default()
+            .trim()
+            .to_ascii_lowercase()
+    });
+    match essence.as_deref() {
+        None | Some("application/json") => Ok(Format::Json),
+        Some(
+            "application/x-ndjson"
+            | "application/ndjson"
+            | "application/jsonl"
+            | "application/jsonlines",
+        ) => Ok(Format::NdJson),
+        Some("text/csv" | "application/csv") => Ok(Format::Csv),
+        Some(other) => Err(format!(
+            "Content-Type {other}: send application/json (one object), application/x-ndjson or text/csv"
+        )),
+    }
+}
+
+async fn push(
+    State(intakes): State<Intakes>,
+    Path(pipeline): Path<String>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
+    let Some(intake) = intakes
+        .iter()
+        .find(|intake| intake.pipeline.name() == pipeline)
+    else {
+        let there: Vec<&str> = intakes
+            .iter()
+            .map(|intake| intake.pipeline.name())
+            .collect();
+        let message = format!("no pipeline {pipeline:?}; there are {}", there.join(", "));
+        return error(StatusCode::NOT_FOUND, message);
+    };
+    let body = match body {
+        Ok(body) => body,
+        Err(rejection) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
+            let limit = intake.bounds.body_bytes_max;
+            let message = format!("the body is larger than {limit} bytes; send it in parts");
+            return error(StatusCode::PAYLOAD_TOO_LARGE, message);
+        }
+        Err(rejection) => return error(rejection.status(), rejection.body_text()),
+    };
+    let sender = match sender(&headers) {
+        Ok(sender) => sender,
+        Err(message) => return error(StatusCode::BAD_REQUEST, message),
+    };
+    match format(&headers) {
+        Ok(Format::Json) => one(intake, &body, &sender).await,
+        Ok(Format::NdJson) => answer(intake, ndjson(intake, &body), &sender).await,
+        Ok(Format::Csv) => match csv_rows(intake, &body) {
+            Ok(rows) => answer(intake, rows, &sender).await,
+            Err(invalid) => {
+                let field = invalid.field.clone();
+                let body = serde_json::json!({ "error": invalid.to_string(), "field": field });
+                (StatusCode::BAD_REQUEST, Json(body)).into_response()
+            }
+        },
+        Err(message) => error(StatusCode::UNSUPPORTED_MEDIA_TYPE, message),
+    }
+}
+
+fn sender(headers: &HeaderMap) -> Result<Sender, String> {
+    let idempotency_key = match headers.get("idempotency-key").map(|value| value.to_str()) {
+        None => None,
+        Some(Ok(key)) => Some(key.to_owned()),
+        Some(Err(_)) => return Err("Idempotency-Key: send visible ASCII characters".to_owned()),
+    };
+    let valid = |name: &str, value: &[u8]| name != TRACEPARENT || is_valid_traceparent(value);
+    let trace = [TRACEPARENT, TRACESTATE, BAGGAGE]
+        .iter()
+        .filter_map(|name| Some((*name, headers.get(*name)?.as_bytes())))
+        .filter(|(name, value)| valid(name, value))
+        .map(|(name, value)| (name.to_owned(), value.to_vec()))
+        .collect();
+    Ok(Sender {
+        idempotency_key,
+        headers: trace,
+    })
+}
+
+async fn one(intake: &Intake, body: &[u8], sender: &Sender) -> Response {
+    let result = match read(intake, body) {
+        Ok(reading) => intake.send(reading, sender).await,
+        Err(rejection) => Err(rejection),
+    };
+    let outcome = RecordOutcome::of(1, result);
+    (outcome.code, Json(outcome)).into_response()
+}
+
+type Read = Result<quadrille_pipeline::Reading, Rejection>;
+
+fn read(intake: &Intake, json: &[u8]) -> Read {
+    intake
+        .bounds
+        .check_record(json.len())
+        .map_err(Rejection::TooLarge)?;
+    Ok(intake.pipeline.read_json(json, now_ms())?)
+}
+
+/// Line number and record of each line that is not blank.
+fn ndjson<'a>(
+    intake: &'a Intake,
+    body: &'a [u8],
+) -> Box<dyn Iterator<Item = (u64, Read)> + Send + 'a> {
+    let lines = body.split(|byte| *byte == b'\n').enumerate();
+    Box::new(
+        lines
+            .filter(|(_, line)| !line.trim_ascii().is_empty())
+            .map(|(index, line)| (index as u64 + 1, read(intake, line.trim_ascii()))),
+    )
+}
+
+fn csv_rows<'a>(
+    intake: &'a Intake,
+    body: &'a [u8],
+) -> Result<Box<dyn Iterator<Item = (u64, Read)> + Send + 'a>, Invalid> {
+    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+    let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(body);
+    let header = reader.headers().cloned().unwrap_or_default();
+    let columns = intake.pipeline.csv_reader(&header)?;
+    let mut rows = reader.into_records();
+    Ok(Box::new(std::iter::from_fn(move || {
+        let row = rows.next()?;
+        Some(match row {
+            Ok(row) => {
+                let line = row.position().map_or(0, csv::Position::line);
+                (
+                    line,
+                    intake
+                        .pipeline
+                        .read_csv_row(&columns, &row, now_ms())
+                        .map_err(Into::into),
+                )
+            }
+            Err(error) => {
+                let line = error.position().map_or(0, csv::Position::line);
+                let rejection = Rejection::Invalid(Invalid {
+                    kind: quadrille_pipeline::InvalidKind::NotUtf8,
+                    field: String::new(),
+                    reason: format!("the row cannot be read: {error}"),
+                    fix: "send CSV in UTF-8".to_owned(),
+                });
+                (line, Err(rejection))
+            }
+        })
+    })))
+}
+
+/// Sends all, in order, and answers once the last is confirmed.
+async fn answer(
+    intake: &Intake,
+    rows: Box<dyn Iterator<Item = (u64, Read)> + Send + '_>,
+    sender: &Sender,
+) -> Response {
+    let mut pending = FuturesOrdered::new();
+    for (index, (line, read)) in rows.enumerate() {
+        if index >= intake.bounds.batch_records_max {
+            // What is sent is sent: say so by line, as for every other record.
+            let message = format!(
+                "more than {} records in one body; send the rest in another",
+                intake.bounds.batch_records_max
+            );
+            pending.push_back(outcome(line, Err(Rejection::TooLarge(message)), None));
+            break;
+        }
+        let key = sender
+            .idempotency_key
+            .as_ref()
+            .map(|key| format!("{key}-{index}"));
+        let sender = Sender {
+            idempotency_key: key,
+            headers: Arc::clone(&sender.headers),
+        };
+        let sent = read.map(|reading| intake.send(reading, &sender));
+        match sent {
+            Ok(confirmation) => pending.push_back(outcome(line, Ok(()), Some(confirmation))),
+            Err(rejection) => pending.push_back(outcome(line, Err(rejection), None)),
+        }
+    }
+    let records: Vec<RecordOutcome> = pending.collect().await;
+    if records.is_empty() {
+        return error(StatusCode::BAD_REQUEST, "the body holds no record");
+    }
+    let accepted = records
+        .iter()
+        .filter(|record| record.code == StatusCode::OK)
+        .count();
+    let rejected = records.len() - accepted;
+    // All alike: their code. Else the answer must be read record by record.
+    let first = records[0].code;
+    let code = match records.iter().all(|record| record.code == first) {
+        true => first,
+        false => StatusCode::MULTI_STATUS,
+    };
+    (
+        code,
+        Json(Outcomes {
+            accepted,
+            rejected,
+            records,
+        }),
+    )
+        .into_response()
+}
+
+async fn outcome<F>(
+    line: u64,
+    sent: Result<(), Rejection>,
+    confirmation: Option<F>,
+) -> RecordOutcome
+where
+    F: Future<Output = Result<Accepted, Rejection>>,
+{
+    let result = match (sent, confirmation) {
+        (Err(rejection), _) => Err(rejection),
+        (Ok(()), Some(confirmation)) => confirmation.await,
+        (Ok(()), None) => Err(Rejection::Publish(PublishError::Unconfirmed(
+            "not sent".to_owned(),
+        ))),
+    };
+    RecordOutcome::of(line, result)
+}

@@ -1,0 +1,200 @@
+//! One record pushed from outside: checked, sent, acknowledged. Shared by HTTP and gRPC.
+
+use std::sync::Arc;
+
+use prost::Message;
+use quadrille_choreography::{
+    Acknowledged, Publication, PublishError, Publisher, StageConfig, StageTopics, partition_of,
+};
+use quadrille_pipeline::{Invalid, Pipeline, Reading};
+use quadrille_proto::{SCHEMA_ID_LEN, seal, v1::Record};
+use quadrille_service::{Error, fields::now_ms};
+use uuid::Uuid;
+
+/// Room for a record's framing when its size is compared with the topic's limit.
+const RECORD_OVERHEAD_BYTES: usize = 160;
+
+/// What a sender may send at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// Bytes of one record.
+    pub record_bytes_max: usize,
+    /// Bytes of one HTTP body.
+    pub body_bytes_max: usize,
+    /// Records in one HTTP body.
+    pub batch_records_max: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Bounds {
+            record_bytes_max: 1 << 20,
+            body_bytes_max: 8 << 20,
+            batch_records_max: 10_000,
+        }
+    }
+}
+
+impl Bounds {
+    /// # Errors
+    /// The record is too large; says by how much.
+    pub fn check_record(&self, bytes: usize) -> Result<(), String> {
+        if bytes <= self.record_bytes_max {
+            return Ok(());
+        }
+        let limit = self.record_bytes_max;
+        Err(format!(
+            "the record has {bytes} bytes, the limit is {limit}; send less, or raise QUADRILLE_RECORD_BYTES"
+        ))
+    }
+}
+
+/// Why a pushed record was not accepted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Rejection {
+    #[error("{0}")]
+    Invalid(Invalid),
+    #[error("{0}")]
+    TooLarge(String),
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+}
+
+impl Rejection {
+    /// The field at fault; empty where it is none.
+    pub fn field(&self) -> &str {
+        match self {
+            Rejection::Invalid(invalid) => &invalid.field,
+            _ => "",
+        }
+    }
+
+    pub fn is_busy(&self) -> bool {
+        matches!(self, Rejection::Publish(PublishError::Busy))
+    }
+}
+
+impl From<Invalid> for Rejection {
+    fn from(invalid: Invalid) -> Self {
+        Rejection::Invalid(invalid)
+    }
+}
+
+/// A record that Kafka confirmed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Accepted {
+    pub id: String,
+    pub topic: Arc<str>,
+    pub place: Acknowledged,
+}
+
+/// What a sender gives beside the record.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Sender {
+    /// The record's id where it has none.
+    pub idempotency_key: Option<String>,
+    /// Trace context, passed on.
+    pub headers: Arc<[(String, Vec<u8>)]>,
+}
+
+/// One pipeline's way in.
+pub(crate) struct Intake {
+    pub pipeline: Arc<Pipeline>,
+    pub bounds: Bounds,
+    publisher: Publisher,
+    topic: Arc<str>,
+    partitions: i32,
+    message_bytes_max: usize,
+}
+
+impl Intake {
+    pub fn open(
+        pipeline: Arc<Pipeline>,
+        config: &StageConfig,
+        topics: &StageTopics,
+        bounds: Bounds,
+    ) -> Result<Self, Error> {
+        let topic = config.output.clone().unwrap_or_default().into();
+        let name = format!("{}-{}-push", config.group, config.instance);
+        let publisher = Publisher::connect(&config.cluster, &name, topics.output_bytes_max)
+            .map_err(|error| Error::Failed(error.to_string()))?;
+        Ok(Intake {
+            pipeline,
+            bounds,
+            publisher,
+            topic,
+            partitions: topics.partitions,
+            message_bytes_max: topics.output_bytes_max,
+        })
+    }
+
+    /// Sends a record at once; the future is ready when Kafka has confirmed it. Records sent one after
+    /// another stay in that order.
+    pub fn send(
+        &self,
+        reading: Reading,
+        sender: &Sender,
+    ) -> impl Future<Output = Result<Accepted, Rejection>> + Send + use<> {
+        let sent = self.publish(reading, sender);
+        let topic = Arc::clone(&self.topic);
+        async move {
+            let (id, confirmation) = sent?;
+            Ok(Accepted {
+                id,
+                topic,
+                place: confirmation.await?,
+            })
+        }
+    }
+
+    #[expect(
+        clippy::type_complexity,
+        reason = "an opaque future cannot be named in an alias"
+    )]
+    fn publish(
+        &self,
+        reading: Reading,
+        sender: &Sender,
+    ) -> Result<
+        (
+            String,
+            impl Future<Output = Result<Acknowledged, PublishError>> + Send + use<>,
+        ),
+        Rejection,
+    > {
+        let id = match (reading.id, &sender.idempotency_key) {
+            (Some(id), _) => id,
+            (None, Some(key)) => {
+                self.pipeline.check_id(key)?;
+                key.clone()
+            }
+            (None, None) => Uuid::now_v7().to_string(),
+        };
+        let now = now_ms();
+        let record = Record {
+            id,
+            key: reading.key,
+            event_time_ms: reading.event_time_ms.unwrap_or(now),
+            values: reading.values,
+            extra: reading.extra,
+        };
+        let mut payload = Vec::with_capacity(SCHEMA_ID_LEN + record.encoded_len());
+        seal(self.pipeline.record_schema_id(), &record, &mut payload);
+        if payload.len() + record.key.len() + RECORD_OVERHEAD_BYTES > self.message_bytes_max {
+            let (size, limit) = (payload.len(), self.message_bytes_max);
+            return Err(Rejection::TooLarge(format!(
+                "the record has {size} bytes, topic {} takes {limit} (max.message.bytes); send less",
+                self.topic
+            )));
+        }
+        let confirmation = self.publisher.publish(&Publication {
+            topic: &self.topic,
+            partition: partition_of(record.key.as_bytes(), self.partitions),
+            key: record.key.as_bytes(),
+            payload: &payload,
+            timestamp_ms: Some(now),
+            headers: &sender.headers,
+        });
+        Ok((record.id, confirmation))
+    }
+}

@@ -1,0 +1,71 @@
+//! Records in: the Kafka inbox, HTTP and gRPC, all read by the pipeline file's rules.
+//!
+//! It knows no feature and no model. An acknowledgement means that Kafka confirmed the record.
+#![forbid(unsafe_code)]
+
+mod grpc;
+mod http;
+mod intake;
+mod stage;
+
+use std::sync::Arc;
+
+use quadrille_choreography::{Stage as Running, StageOptions};
+use quadrille_proto::v1::ingest_service_server::{IngestServiceServer, SERVICE_NAME};
+use quadrille_service::{Assembly, Context, Error};
+use tonic::service::Routes;
+
+pub use intake::Bounds;
+pub use stage::InboxHandler;
+
+/// The service's settings.
+#[derive(Debug)]
+pub struct Config {
+    pub service: quadrille_service::Config,
+    pub bounds: Bounds,
+}
+
+/// Runs the service until `shutdown`, then drains it.
+///
+/// # Errors
+/// A setting turned out wrong, or the service cannot go on.
+pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
+    let bounds = config.bounds;
+    quadrille_service::run(config.service, shutdown, |context| {
+        assemble(context, bounds)
+    })
+    .await
+}
+
+async fn assemble(context: Context, bounds: Bounds) -> Result<Assembly, Error> {
+    let (mut stages, mut intakes) = (Vec::new(), Vec::new());
+    for pipeline in &context.config.pipelines {
+        let topics = context.prepare(pipeline).await?;
+        context.publish(pipeline.record_schema()).await?;
+        let config = context.config.stage_config(pipeline);
+        let metrics = context.stage_metrics(&config);
+        let intake = intake::Intake::open(Arc::clone(pipeline), &config, &topics, bounds)
+            .map_err(|error| Error::Failed(error.to_string()))?;
+        intakes.push(Arc::new(intake));
+        let options = StageOptions {
+            config,
+            topics,
+            metrics,
+            resume: None,
+        };
+        stages.push(Running::start(options, |_| {
+            InboxHandler::new(Arc::clone(pipeline), bounds)
+        })?);
+    }
+    let intakes: Arc<[_]> = intakes.into();
+    let service = IngestServiceServer::new(grpc::Ingest {
+        intakes: Arc::clone(&intakes),
+    })
+    .max_decoding_message_size(bounds.record_bytes_max.saturating_mul(2));
+    Ok(Assembly {
+        stages,
+        http: http::router(intakes, bounds),
+        grpc: Routes::new(service),
+        services: vec![SERVICE_NAME],
+    })
+}

@@ -1,0 +1,190 @@
+//! The stream's handler: predictions in, rows and the partitions' next offsets out, in one database
+//! transaction.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use prost::Message;
+use quadrille_choreography::{
+    Failure, Handler, Incoming, Item, OffsetStore, Output, Schemas, Span,
+};
+use quadrille_pipeline::Pipeline;
+use quadrille_proto::v1;
+use quadrille_service::sealed::{Opener, malformed};
+use tokio::runtime::Handle;
+
+use crate::{
+    domain::Prediction,
+    store::{Advance, AnyStore, Error, Store, TopicIdentity, WriteBatch},
+};
+
+/// The offsets of one stage, shared by its lanes: a partition may go from one to another.
+pub(crate) struct Offsets {
+    store: AnyStore,
+    runtime: Handle,
+    topic: TopicIdentity,
+    /// As the database has them, for the partitions claimed here.
+    next: Mutex<HashMap<i32, Option<i64>>>,
+}
+
+impl Offsets {
+    /// Called inside the runtime whose thread pool serves the database.
+    pub fn new(store: AnyStore, topic: TopicIdentity) -> Self {
+        Offsets {
+            store,
+            runtime: Handle::current(),
+            topic,
+            next: Mutex::default(),
+        }
+    }
+
+    fn next(&self) -> MutexGuard<'_, HashMap<i32, Option<i64>>> {
+        self.next.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads where the database says to go on. Blocks; not to be called on a runtime's thread.
+    pub fn claim(&self, partitions: &[i32]) -> Result<Vec<(i32, Option<i64>)>, Error> {
+        let claimed = self
+            .runtime
+            .block_on(self.store.claim(&self.topic, partitions))?;
+        self.next().extend(claimed.iter().copied());
+        Ok(claimed)
+    }
+}
+
+/// Stores a pipeline's predictions.
+pub struct ResultsHandler {
+    pipeline: String,
+    opener: Opener,
+    offsets: Arc<Offsets>,
+    rows: Vec<Prediction>,
+    /// After a write whose outcome is not known.
+    uncertain: bool,
+}
+
+impl ResultsHandler {
+    pub(crate) fn new(pipeline: &Pipeline, schemas: Schemas, offsets: Arc<Offsets>) -> Self {
+        ResultsHandler {
+            pipeline: pipeline.name().to_owned(),
+            opener: Opener::new(schemas, pipeline.prediction_schema()),
+            offsets,
+            rows: Vec::new(),
+            uncertain: false,
+        }
+    }
+
+    /// Whether the write before, whose outcome was unknown, did happen.
+    fn happened(&mut self, spans: &[Span]) -> Result<bool, Failure> {
+        if !std::mem::take(&mut self.uncertain) {
+            return Ok(false);
+        }
+        let before = self.offsets.next().clone();
+        let partitions: Vec<i32> = spans.iter().map(|span| span.partition).collect();
+        let stored = self.offsets.claim(&partitions).map_err(|error| {
+            self.uncertain = true;
+            failure(&error)
+        })?;
+        let all = |test: &dyn Fn(&Span, Option<i64>) -> bool| {
+            spans
+                .iter()
+                .zip(&stored)
+                .all(|(span, (_, next))| test(span, *next))
+        };
+        if all(&|span, next| next == Some(span.next)) {
+            return Ok(true);
+        }
+        if all(&|span, next| before.get(&span.partition).is_some_and(|old| *old == next)) {
+            return Ok(false);
+        }
+        Err(Failure::dead_letter(
+            "fenced",
+            "another replica holds a partition of this batch",
+        ))
+    }
+}
+
+fn failure(error: &Error) -> Failure {
+    match error {
+        Error::Fenced { .. } => Failure::dead_letter("fenced", error.to_string()),
+        error if error.is_retriable() => Failure::retry("database", error.to_string()),
+        error => Failure::fatal("database", error.to_string()),
+    }
+}
+
+impl Handler for ResultsHandler {
+    type Record = Option<Prediction>;
+
+    fn begin(&mut self) {
+        self.rows.clear();
+    }
+
+    fn decode(
+        &mut self,
+        incoming: &Incoming<'_>,
+        record: &mut Option<Prediction>,
+    ) -> Result<(), Failure> {
+        *record = None;
+        let (schema, message) = self.opener.open(incoming)?;
+        let mut prediction = v1::Prediction::decode(message).map_err(malformed)?;
+        self.opener.project(schema, &mut prediction.outputs)?;
+        *record = Some(Prediction::try_from(prediction).map_err(malformed)?);
+        Ok(())
+    }
+
+    fn handle(&mut self, items: &[Item<'_, Option<Prediction>>], output: &mut Output) {
+        for item in items {
+            self.rows.extend(item.record.clone());
+            output.absorb("stored");
+        }
+    }
+
+    fn store(&mut self) -> Option<&mut dyn OffsetStore> {
+        Some(self)
+    }
+}
+
+impl OffsetStore for ResultsHandler {
+    fn commit(&mut self, spans: &[Span]) -> Result<(), Failure> {
+        if !self.happened(spans)? {
+            let advances = {
+                let next = self.offsets.next();
+                let advance = |span: &Span| Advance {
+                    partition: span.partition,
+                    old: next.get(&span.partition).copied().flatten(),
+                    new: span.next,
+                };
+                spans.iter().map(advance).collect()
+            };
+            let batch = WriteBatch {
+                pipeline: self.pipeline.clone(),
+                topic: self.offsets.topic.clone(),
+                advances,
+                predictions: std::mem::take(&mut self.rows),
+            };
+            let written = self
+                .offsets
+                .runtime
+                .block_on(self.offsets.store.write(&batch));
+            self.rows = batch.predictions;
+            match written {
+                Ok(written) if written.duplicates > 0 => {
+                    tracing::debug!(
+                        pipeline = self.pipeline,
+                        duplicates = written.duplicates,
+                        "ids stored before"
+                    );
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    self.uncertain = error.is_retriable();
+                    return Err(failure(&error));
+                }
+            }
+        }
+        let advanced = spans.iter().map(|span| (span.partition, Some(span.next)));
+        self.offsets.next().extend(advanced);
+        Ok(())
+    }
+}

@@ -1,0 +1,265 @@
+//! Predictions in PostgreSQL: any number of results replicas.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::{ConnectOptions, Executor, PgConnection, Postgres};
+
+use super::query::{self, Columns, columns};
+use super::{Error, OffsetRow, Store, TopicIdentity, WriteBatch, Written};
+use crate::domain::{Count, Filter, Page, Prediction};
+
+const MIGRATIONS: &[(&str, &str)] = &[(
+    "predictions",
+    include_str!("../migrations/postgres/0001_predictions.sql"),
+)];
+
+/// Connections of one replica. A server takes 100 by default, and lanes and questions share these.
+const CONNECTIONS_MAX: u32 = 10;
+/// How long to wait for a free connection, or for a server that is starting; less than the page's
+/// patience, so that it shows the reason.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
+/// Past this the server counts as gone: without it a dead network holds a lane for a quarter of
+/// an hour.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// A replica that vanished inside a transaction must not keep the partition's row, which its
+/// successor waits for, until TCP notices.
+const SESSION: &str = "SET idle_in_transaction_session_timeout = '10s'; SET lock_timeout = '10s'";
+
+/// A store in a PostgreSQL database. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct PostgresStore {
+    pool: PgPool,
+}
+
+impl PostgresStore {
+    /// Connects and brings the tables up to date; replicas that start together take turns.
+    pub async fn open(url: &str) -> Result<Self, Error> {
+        let options = PgConnectOptions::from_str(url)?
+            .application_name("quadrille-results")
+            .disable_statement_logging();
+        let pool = PgPoolOptions::new()
+            .max_connections(CONNECTIONS_MAX)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            // By statement, not as start-up options, which connection poolers refuse.
+            .after_connect(|connection, _| {
+                Box::pin(async move { connection.execute(SESSION).await.map(drop) })
+            });
+        let pool = pool.connect_with(options).await?;
+        query::migrator(MIGRATIONS).run(&pool).await?;
+        Ok(PostgresStore { pool })
+    }
+
+    async fn write_all(&self, batch: &WriteBatch, shard: i32) -> Result<Written, Error> {
+        let mut transaction = self.pool.begin().await?;
+        advance(&mut transaction, batch).await?;
+        let stored = insert_all(&mut transaction, batch).await?;
+        let written = Written::of(batch, stored);
+        count(&mut transaction, &batch.pipeline, shard, written).await?;
+        transaction.commit().await?;
+        Ok(written)
+    }
+}
+
+async fn in_time<T>(answer: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    let timeout = |_| Error::Timeout {
+        seconds: ANSWER_TIMEOUT.as_secs(),
+    };
+    tokio::time::timeout(ANSWER_TIMEOUT, answer)
+        .await
+        .map_err(timeout)?
+}
+
+impl Store for PostgresStore {
+    async fn claim(
+        &self,
+        topic: &TopicIdentity,
+        partitions: &[i32],
+    ) -> Result<Vec<(i32, Option<i64>)>, Error> {
+        in_time(async {
+            let rows: Vec<OffsetRow> = sqlx::query_as(
+                "SELECT partition, next_offset, cluster_id, topic_id FROM offsets WHERE topic = $1",
+            )
+            .bind(&topic.topic)
+            .fetch_all(&self.pool)
+            .await?;
+            super::claimed(topic, partitions, &rows)
+        })
+        .await
+    }
+
+    async fn write(&self, batch: &WriteBatch) -> Result<Written, Error> {
+        super::check(batch)?;
+        match super::shard(batch) {
+            Some(shard) => in_time(self.write_all(batch, shard)).await,
+            None => Ok(Written::default()),
+        }
+    }
+
+    async fn get(&self, pipeline: &str, id: &str) -> Result<Option<Prediction>, Error> {
+        in_time(async {
+            let row: Option<Columns> = sqlx::query_as(concat!(
+                "SELECT ",
+                columns!(),
+                " FROM predictions WHERE pipeline = $1 AND id = $2"
+            ))
+            .bind(pipeline)
+            .bind(id)
+            .fetch_optional(&self.pool)
+            .await?;
+            Ok(row.map(Prediction::from))
+        })
+        .await
+    }
+
+    async fn list(&self, pipeline: &str, filter: &Filter) -> Result<Page, Error> {
+        in_time(async {
+            let mut query = query::list::<Postgres>(pipeline, filter);
+            let rows: Vec<Columns> = query.build_query_as().fetch_all(&self.pool).await?;
+            Ok(Page::of(
+                rows.into_iter().map(Prediction::from).collect(),
+                filter.limit,
+            ))
+        })
+        .await
+    }
+
+    async fn count(&self, pipeline: &str) -> Result<Count, Error> {
+        in_time(async {
+            let (stored, duplicates) = sqlx::query_as(
+                "SELECT COALESCE(SUM(stored), 0)::bigint, COALESCE(SUM(duplicates), 0)::bigint \
+                 FROM counters WHERE pipeline = $1",
+            )
+            .bind(pipeline)
+            .fetch_one(&self.pool)
+            .await?;
+            Ok(Count { stored, duplicates })
+        })
+        .await
+    }
+
+    async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+/// Moves the partitions that have an offset by one UPDATE and the others by one INSERT. A zombie
+/// waits here for its successor's transaction, and then finds its `old` gone.
+async fn advance(connection: &mut PgConnection, batch: &WriteBatch) -> Result<(), Error> {
+    let topic = &batch.topic;
+    let mut moves = (Vec::new(), Vec::new(), Vec::new());
+    let mut firsts = (Vec::new(), Vec::new());
+    for advance in &batch.advances {
+        match advance.old {
+            Some(old) => {
+                moves.0.push(advance.partition);
+                moves.1.push(old);
+                moves.2.push(advance.new);
+            }
+            None => {
+                firsts.0.push(advance.partition);
+                firsts.1.push(advance.new);
+            }
+        }
+    }
+    let mut moved: Vec<i32> = Vec::new();
+    if !moves.0.is_empty() {
+        moved = sqlx::query_scalar(
+            "UPDATE offsets SET next_offset = m.new, topic_id = COALESCE($1, topic_id) \
+             FROM UNNEST($2::integer[], $3::bigint[], $4::bigint[]) AS m (partition, old, new) \
+             WHERE topic = $5 AND cluster_id = $6 AND offsets.partition = m.partition \
+             AND next_offset = m.old RETURNING offsets.partition",
+        )
+        .bind(&topic.topic_id)
+        .bind(&moves.0)
+        .bind(&moves.1)
+        .bind(&moves.2)
+        .bind(&topic.topic)
+        .bind(&topic.cluster_id)
+        .fetch_all(&mut *connection)
+        .await?;
+    }
+    if !firsts.0.is_empty() {
+        let inserted: Vec<i32> = sqlx::query_scalar(
+            "INSERT INTO offsets (topic_id, topic, cluster_id, partition, next_offset) \
+             SELECT $1, $2, $3, f.* FROM UNNEST($4::integer[], $5::bigint[]) AS f \
+             ON CONFLICT DO NOTHING RETURNING partition",
+        )
+        .bind(&topic.topic_id)
+        .bind(&topic.topic)
+        .bind(&topic.cluster_id)
+        .bind(&firsts.0)
+        .bind(&firsts.1)
+        .fetch_all(&mut *connection)
+        .await?;
+        moved.extend(inserted);
+    }
+    match batch
+        .advances
+        .iter()
+        .find(|advance| !moved.contains(&advance.partition))
+    {
+        Some(advance) => Err(super::fenced(batch, advance.partition)),
+        None => Ok(()),
+    }
+}
+
+/// All rows by one INSERT. In the order of their ids, so that two transactions with the same ids
+/// wait for each other rather than deadlock; of equal ids the first stays first.
+async fn insert_all(connection: &mut PgConnection, batch: &WriteBatch) -> Result<u64, Error> {
+    if batch.predictions.is_empty() {
+        return Ok(0);
+    }
+    let mut rows: Vec<&Prediction> = batch.predictions.iter().collect();
+    rows.sort_by(|a, b| a.id.cmp(&b.id));
+    let inserted = sqlx::query(concat!(
+        "INSERT INTO predictions (pipeline, ",
+        columns!(),
+        ") SELECT $1, r.* FROM UNNEST($2::text[], $3::text[], $4::bigint[], $5::float8[], \
+         $6::text[], $7::text[], $8::text[], $9::text[], $10::bytea[], $11::text[], \
+         $12::integer[], $13::bigint[], $14::bigint[]) AS r \
+         ON CONFLICT (pipeline, id) DO NOTHING"
+    ))
+    .bind(&batch.pipeline)
+    .bind(column(&rows, |row| row.id.as_str()))
+    .bind(column(&rows, |row| row.key.as_str()))
+    .bind(column(&rows, |row| row.event_time_ms))
+    .bind(column(&rows, |row| row.probability))
+    .bind(column(&rows, |row| row.decision.as_str()))
+    .bind(column(&rows, |row| row.model.as_str()))
+    .bind(column(&rows, |row| row.version.as_str()))
+    .bind(column(&rows, |row| row.variant.as_str()))
+    .bind(column(&rows, |row| row.config_hash.as_slice()))
+    .bind(column(&rows, |row| row.input_topic.as_str()))
+    .bind(column(&rows, |row| row.input_partition))
+    .bind(column(&rows, |row| row.input_offset))
+    .bind(column(&rows, |row| row.predicted_at_ms))
+    .execute(connection)
+    .await?;
+    Ok(inserted.rows_affected())
+}
+
+fn column<'a, T>(rows: &[&'a Prediction], field: impl Fn(&'a Prediction) -> T) -> Vec<T> {
+    rows.iter().map(|row| field(row)).collect()
+}
+
+async fn count(
+    connection: &mut PgConnection,
+    pipeline: &str,
+    shard: i32,
+    written: Written,
+) -> Result<(), Error> {
+    sqlx::query(
+        "INSERT INTO counters AS c (pipeline, shard, stored, duplicates) VALUES ($1, $2, $3, $4) \
+         ON CONFLICT (pipeline, shard) DO UPDATE \
+         SET stored = c.stored + excluded.stored, duplicates = c.duplicates + excluded.duplicates",
+    )
+    .bind(pipeline)
+    .bind(shard)
+    .bind(written.stored as i64)
+    .bind(written.duplicates as i64)
+    .execute(connection)
+    .await?;
+    Ok(())
+}

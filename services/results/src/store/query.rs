@@ -1,0 +1,102 @@
+//! What both databases have in common: migrations by text, and the questions.
+
+use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::{Database, Encode, QueryBuilder, SqlSafeStr, Type};
+
+use crate::domain::{Filter, Prediction};
+
+/// Named for us, since a database may be shared with another user of sqlx.
+const MIGRATIONS_TABLE: &str = "results_migrations";
+
+/// The columns of [`Columns`], in its order. A macro, for `concat!`.
+macro_rules! columns {
+    () => {
+        "id, key, event_time_ms, probability, decision, model, version, variant, config_hash, \
+         input_topic, input_partition, input_offset, predicted_at_ms"
+    };
+}
+pub(super) use columns;
+
+pub(super) type Columns = (
+    String,
+    String,
+    i64,
+    f64,
+    String,
+    String,
+    String,
+    String,
+    Vec<u8>,
+    String,
+    i32,
+    i64,
+    i64,
+);
+
+impl From<Columns> for Prediction {
+    fn from(columns: Columns) -> Self {
+        Prediction {
+            id: columns.0,
+            key: columns.1,
+            event_time_ms: columns.2,
+            probability: columns.3,
+            decision: columns.4,
+            model: columns.5,
+            version: columns.6,
+            variant: columns.7,
+            config_hash: columns.8,
+            input_topic: columns.9,
+            input_partition: columns.10,
+            input_offset: columns.11,
+            predicted_at_ms: columns.12,
+        }
+    }
+}
+
+/// Migrations in order; the first is number 1.
+pub(super) fn migrator(scripts: &[(&'static str, &'static str)]) -> Migrator {
+    let migrations = scripts.iter().zip(1..).map(|((name, sql), version)| {
+        let kind = MigrationType::Simple;
+        Migration::new(version, (*name).into(), kind, sql.into_sql_str(), false)
+    });
+    let mut migrator = Migrator::with_migrations(migrations.collect());
+    migrator.dangerous_set_table_name(MIGRATIONS_TABLE);
+    migrator
+}
+
+/// Selects up to one row more than the filter's limit: [`crate::domain::Page::of`] wants it.
+pub(super) fn list<DB: Database>(pipeline: &str, filter: &Filter) -> QueryBuilder<DB>
+where
+    for<'t> &'t str: Encode<'t, DB> + Type<DB>,
+    for<'t> i64: Encode<'t, DB> + Type<DB>,
+{
+    let mut query = QueryBuilder::new(concat!(
+        "SELECT ",
+        columns!(),
+        " FROM predictions WHERE pipeline = "
+    ));
+    query.push_bind(pipeline);
+    if let Some(key) = filter.key.as_deref() {
+        query.push(" AND key = ").push_bind(key);
+    }
+    if let Some(decision) = filter.decision.as_deref() {
+        query.push(" AND decision = ").push_bind(decision);
+    }
+    if let Some(from) = filter.from_ms {
+        query.push(" AND event_time_ms >= ").push_bind(from);
+    }
+    if let Some(to) = filter.to_ms {
+        query.push(" AND event_time_ms < ").push_bind(to);
+    }
+    if let Some(after) = &filter.after {
+        query
+            .push(" AND (event_time_ms, id) < (")
+            .push_bind(after.event_time_ms);
+        query.push(", ").push_bind(after.id.as_str()).push(")");
+    }
+    let rows = filter.limit.get() + 1;
+    query
+        .push(" ORDER BY event_time_ms DESC, id DESC LIMIT ")
+        .push(rows);
+    query
+}

@@ -1,0 +1,295 @@
+//! Predictions in a SQLite file: nothing to install, one results replica.
+
+use std::ffi::OsString;
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+};
+use sqlx::{ConnectOptions, Sqlite, SqliteConnection};
+
+use super::query::{self, Columns, columns};
+use super::{Error, OffsetRow, Store, TopicIdentity, WriteBatch, Written};
+use crate::domain::{Count, Filter, Page, Prediction};
+
+const MIGRATIONS: &[(&str, &str)] = &[(
+    "predictions",
+    include_str!("../migrations/sqlite/0001_predictions.sql"),
+)];
+
+/// Questions answered at once; more wait for one to end.
+const READERS_MAX: u32 = 4;
+/// How long to wait for another program (a backup, a shell) that holds the file.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a question waits for a free connection before it is refused.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Page cache of the writer in KiB; the four indexes of a million rows fit.
+const WRITER_CACHE_KIB: i64 = 128 * 1024;
+/// Pages of 4 KiB that the log holds before it is copied into the file. Rows of random ids touch
+/// the same pages again and again; 16 times SQLite's default copies each less often, which brings
+/// 1.6 times the rows a second for a log of 64 MiB.
+const WAL_PAGES_MAX: &str = "16384";
+/// The log is cut back to this many bytes after that, should a long reader have made it grow.
+const WAL_BYTES_MAX: &str = "67108864";
+
+/// Rows of one INSERT, dearest first: each execution is a trip to the connection's thread, so
+/// many rows share one, and few sizes keep few statements prepared. 256 rows have 3,584
+/// parameters; SQLite allows 32,766.
+const CHUNKS: [usize; 4] = [256, 32, 4, 1];
+static INSERTS: LazyLock<[String; CHUNKS.len()]> = LazyLock::new(|| CHUNKS.map(insert));
+
+/// A store in a SQLite file. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct SqliteStore {
+    /// One connection: SQLite has one writer at a time.
+    writer: SqlitePool,
+    readers: SqlitePool,
+    /// Held to keep a second replica out; given back by the system if the process dies.
+    _lock: Option<Arc<File>>,
+}
+
+impl SqliteStore {
+    /// Opens `sqlite:path` or `sqlite::memory:`, creating the file and its folder.
+    pub async fn open(url: &str) -> Result<Self, Error> {
+        let in_memory = url.contains(":memory:") || url.contains("mode=memory");
+        let options = SqliteConnectOptions::from_str(url)?
+            .create_if_missing(true)
+            .busy_timeout(BUSY_TIMEOUT)
+            .disable_statement_logging();
+        let lock = if in_memory {
+            None
+        } else {
+            Some(Arc::new(lock(options.get_filename())?))
+        };
+        let writer = writer(options.clone()).await?;
+        query::migrator(MIGRATIONS).run(&writer).await?;
+        let readers = if in_memory {
+            // A second connection would see another, empty database.
+            writer.clone()
+        } else {
+            let pool = SqlitePoolOptions::new()
+                .max_connections(READERS_MAX)
+                .acquire_timeout(ACQUIRE_TIMEOUT);
+            pool.connect_with(options.pragma("query_only", "ON"))
+                .await?
+        };
+        Ok(SqliteStore {
+            writer,
+            readers,
+            _lock: lock,
+        })
+    }
+}
+
+async fn writer(options: SqliteConnectOptions) -> Result<SqlitePool, Error> {
+    let options = options
+        .journal_mode(SqliteJournalMode::Wal)
+        // No fsync at each commit. A power cut may undo the last transactions, each whole: rows
+        // and offsets go back together, and what they came from is still in Kafka.
+        .synchronous(SqliteSynchronous::Normal)
+        .pragma("cache_size", format!("-{WRITER_CACHE_KIB}"))
+        .pragma("wal_autocheckpoint", WAL_PAGES_MAX)
+        .pragma("journal_size_limit", WAL_BYTES_MAX);
+    let pool = SqlitePoolOptions::new()
+        .max_connections(1)
+        // A database in memory ends with its connection.
+        .min_connections(1)
+        .idle_timeout(None)
+        .max_lifetime(None);
+    Ok(pool.connect_with(options).await?)
+}
+
+/// Locks `<file>.lock` beside the database, for this process alone.
+fn lock(file: &Path) -> Result<File, Error> {
+    let mut name = OsString::from(file);
+    name.push(".lock");
+    let path = PathBuf::from(name);
+    let failed = |source| Error::File {
+        file: path.clone(),
+        source,
+    };
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(failed)?;
+    }
+    let lock = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path);
+    let lock = lock.map_err(failed)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(Error::InUse {
+            file: file.to_owned(),
+        }),
+        Err(TryLockError::Error(source)) => Err(failed(source)),
+    }
+}
+
+impl Store for SqliteStore {
+    async fn claim(
+        &self,
+        topic: &TopicIdentity,
+        partitions: &[i32],
+    ) -> Result<Vec<(i32, Option<i64>)>, Error> {
+        // On the writer's connection: behind every write that is under way.
+        let rows: Vec<OffsetRow> = sqlx::query_as(
+            "SELECT partition, next_offset, cluster_id, topic_id FROM offsets WHERE topic = ?",
+        )
+        .bind(&topic.topic)
+        .fetch_all(&self.writer)
+        .await?;
+        super::claimed(topic, partitions, &rows)
+    }
+
+    async fn write(&self, batch: &WriteBatch) -> Result<Written, Error> {
+        super::check(batch)?;
+        let Some(shard) = super::shard(batch) else {
+            return Ok(Written::default());
+        };
+        let mut transaction = self.writer.begin_with("BEGIN IMMEDIATE").await?;
+        advance(&mut transaction, batch).await?;
+        let stored = insert_all(&mut transaction, batch).await?;
+        let written = Written::of(batch, stored);
+        count(&mut transaction, &batch.pipeline, shard, written).await?;
+        transaction.commit().await?;
+        Ok(written)
+    }
+
+    async fn get(&self, pipeline: &str, id: &str) -> Result<Option<Prediction>, Error> {
+        let row: Option<Columns> = sqlx::query_as(concat!(
+            "SELECT ",
+            columns!(),
+            " FROM predictions WHERE pipeline = ? AND id = ?"
+        ))
+        .bind(pipeline)
+        .bind(id)
+        .fetch_optional(&self.readers)
+        .await?;
+        Ok(row.map(Prediction::from))
+    }
+
+    async fn list(&self, pipeline: &str, filter: &Filter) -> Result<Page, Error> {
+        let mut query = query::list::<Sqlite>(pipeline, filter);
+        let rows: Vec<Columns> = query.build_query_as().fetch_all(&self.readers).await?;
+        Ok(Page::of(
+            rows.into_iter().map(Prediction::from).collect(),
+            filter.limit,
+        ))
+    }
+
+    async fn count(&self, pipeline: &str) -> Result<Count, Error> {
+        let (stored, duplicates) = sqlx::query_as(
+            "SELECT COALESCE(SUM(stored), 0), COALESCE(SUM(duplicates), 0) FROM counters \
+             WHERE pipeline = ?",
+        )
+        .bind(pipeline)
+        .fetch_one(&self.readers)
+        .await?;
+        Ok(Count { stored, duplicates })
+    }
+
+    async fn close(&self) {
+        // The writer last: as the last connection it writes the log back into the file.
+        self.readers.close().await;
+        self.writer.close().await;
+    }
+}
+
+async fn advance(connection: &mut SqliteConnection, batch: &WriteBatch) -> Result<(), Error> {
+    let topic = &batch.topic;
+    for advance in &batch.advances {
+        let moved = match advance.old {
+            Some(old) => sqlx::query(
+                "UPDATE offsets SET next_offset = ?1, topic_id = COALESCE(?2, topic_id) \
+                 WHERE topic = ?3 AND partition = ?4 AND cluster_id = ?5 AND next_offset = ?6",
+            )
+            .bind(advance.new)
+            .bind(&topic.topic_id)
+            .bind(&topic.topic)
+            .bind(advance.partition)
+            .bind(&topic.cluster_id)
+            .bind(old),
+            None => sqlx::query(
+                "INSERT INTO offsets (next_offset, topic_id, topic, partition, cluster_id) \
+                 VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO NOTHING",
+            )
+            .bind(advance.new)
+            .bind(&topic.topic_id)
+            .bind(&topic.topic)
+            .bind(advance.partition)
+            .bind(&topic.cluster_id),
+        };
+        if moved.execute(&mut *connection).await?.rows_affected() == 0 {
+            return Err(super::fenced(batch, advance.partition));
+        }
+    }
+    Ok(())
+}
+
+/// An INSERT of `rows` rows. Its parameters have no numbers: SQLite takes ?1 for a name, and sqlx
+/// asks for the name of each parameter, which SQLite looks up one by one. OR ROLLBACK spares
+/// SQLite a copy of each page that the statement changes, kept to undo the statement alone where a
+/// column refuses a value; none does, for the batch is checked. Equal ids are not its business.
+fn insert(rows: usize) -> String {
+    let row = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+    format!(
+        "INSERT OR ROLLBACK INTO predictions (pipeline, {}) VALUES {} ON CONFLICT (pipeline, id) DO NOTHING",
+        columns!(),
+        vec![row; rows].join(", ")
+    )
+}
+
+async fn insert_all(connection: &mut SqliteConnection, batch: &WriteBatch) -> Result<u64, Error> {
+    let mut stored = 0;
+    let mut rest = &batch.predictions[..];
+    for (size, sql) in CHUNKS.into_iter().zip(INSERTS.iter()) {
+        while let Some((rows, after)) = rest.split_at_checked(size) {
+            let mut query = sqlx::query(sql.as_str());
+            for row in rows {
+                query = query
+                    .bind(&batch.pipeline)
+                    .bind(&row.id)
+                    .bind(&row.key)
+                    .bind(row.event_time_ms)
+                    .bind(row.probability)
+                    .bind(&row.decision)
+                    .bind(&row.model)
+                    .bind(&row.version)
+                    .bind(&row.variant)
+                    .bind(&row.config_hash)
+                    .bind(&row.input_topic)
+                    .bind(row.input_partition)
+                    .bind(row.input_offset)
+                    .bind(row.predicted_at_ms);
+            }
+            stored += query.execute(&mut *connection).await?.rows_affected();
+            rest = after;
+        }
+    }
+    Ok(stored)
+}
+
+async fn count(
+    connection: &mut SqliteConnection,
+    pipeline: &str,
+    shard: i32,
+    written: Written,
+) -> Result<(), Error> {
+    sqlx::query(
+        "INSERT INTO counters (pipeline, shard, stored, duplicates) VALUES (?, ?, ?, ?) \
+         ON CONFLICT (pipeline, shard) DO UPDATE \
+         SET stored = stored + excluded.stored, duplicates = duplicates + excluded.duplicates",
+    )
+    .bind(pipeline)
+    .bind(shard)
+    .bind(written.stored as i64)
+    .bind(written.duplicates as i64)
+    .execute(connection)
+    .await?;
+    Ok(())
+}

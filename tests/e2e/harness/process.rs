@@ -1,0 +1,167 @@
+//! A service as the process people run.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
+
+use quadrille_proto::Stage;
+
+use super::{PATIENCE, eventually, http};
+
+/// The folder of the binaries under test; builds those that a narrower `cargo test` did not.
+fn binaries() -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| {
+        let quadrille = PathBuf::from(env!("CARGO_BIN_EXE_quadrille"));
+        let folder = quadrille
+            .parent()
+            .expect("a binary lies in a folder")
+            .to_owned();
+        let built = |stage: &Stage| folder.join(stage.name()).is_file();
+        if !Stage::ALL.iter().all(built) {
+            let status = Command::new(env!("CARGO"))
+                .args(["build", "--workspace", "--bins"])
+                .status();
+            assert!(
+                status.is_ok_and(|status| status.success()),
+                "the services build"
+            );
+        }
+        folder
+    })
+}
+
+/// How to start a service.
+#[derive(Clone)]
+pub struct Launch {
+    pub binary: String,
+    pub args: Vec<String>,
+    pub env: BTreeMap<String, String>,
+    pub log: PathBuf,
+}
+
+impl Launch {
+    pub fn env(mut self, key: &str, value: &str) -> Self {
+        self.env.insert(key.to_owned(), value.to_owned());
+        self
+    }
+
+    pub fn start(&self) -> Process {
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(&self.log)
+            .expect("a log file");
+        let begins = log.metadata().expect("its size").len();
+        let child = Command::new(binaries().join(&self.binary))
+            .args(&self.args)
+            .envs(&self.env)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a second handle"))
+            .stderr(log)
+            .spawn()
+            .expect("the binary starts");
+        Process {
+            child,
+            launch: self.clone(),
+            begins,
+            started: Instant::now(),
+            address: OnceLock::new(),
+        }
+    }
+}
+
+/// A running service; killed when dropped.
+pub struct Process {
+    child: Child,
+    pub launch: Launch,
+    /// Where its log begins in the file.
+    begins: u64,
+    pub started: Instant,
+    address: OnceLock<SocketAddr>,
+}
+
+impl Process {
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        let bytes = std::fs::read(&self.launch.log).unwrap_or_default();
+        String::from_utf8_lossy(&bytes[(self.begins as usize).min(bytes.len())..]).into_owned()
+    }
+
+    /// The address it says it listens on.
+    #[track_caller]
+    pub fn address(&self) -> SocketAddr {
+        *self.address.get_or_init(|| {
+            eventually("the service logs its address", PATIENCE, || {
+                let log = self.log();
+                let (_, rest) = log.split_once("\"address\":\"")?;
+                rest.split('"').next()?.parse().ok()
+            })
+        })
+    }
+
+    pub fn is_ready(&self) -> bool {
+        http::try_request(self.address(), "GET", "/readyz", &[], b"")
+            .is_some_and(|(status, _)| status == 200)
+    }
+
+    /// Waits until it is ready; returns how long that took from the start.
+    #[track_caller]
+    pub fn ready(&mut self) -> Duration {
+        eventually("the service is ready", PATIENCE, || {
+            if let Ok(Some(status)) = self.child.try_wait() {
+                panic!(
+                    "{} ended with {status}:\n{}",
+                    self.launch.binary,
+                    self.log()
+                );
+            }
+            self.is_ready().then(|| self.started.elapsed())
+        })
+    }
+
+    /// The value of a metric whose line begins so.
+    pub fn metric(&self, line: &str) -> Option<f64> {
+        let (_, text) = http::try_request(self.address(), "GET", "/metrics", &[], b"")?;
+        let found = text.lines().find(|l| l.starts_with(line))?;
+        found.rsplit(' ').next()?.parse().ok()
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Sends a signal by name: TERM, INT, STOP, CONT.
+    pub fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill")
+            .args([&format!("-{name}"), &pid])
+            .status();
+        assert!(
+            sent.is_ok_and(|status| status.success()),
+            "the signal is sent"
+        );
+    }
+
+    /// Waits for its end.
+    #[track_caller]
+    pub fn wait(&mut self) -> ExitStatus {
+        eventually("the service ends", PATIENCE, || {
+            self.child.try_wait().expect("a child of ours")
+        })
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

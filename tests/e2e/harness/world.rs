@@ -1,0 +1,166 @@
+//! One test's own pipeline: a name nobody else has, its topics, its database, a model.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{
+        OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use quadrille_choreography::{Admin, Cluster, TopicSpec};
+use quadrille_model::{
+    package::{Digest, Identity, Labels, Overwrite},
+    train::{Algorithm, Dataset, TrainOptions, train},
+};
+use quadrille_pipeline::Pipeline;
+use quadrille_proto::{Stage, Topics};
+use tempfile::TempDir;
+
+use super::{
+    broker,
+    process::{Launch, Process},
+};
+
+const DIABETES: &str = include_str!("../../../pipelines/diabetes.toml");
+const PIMA: &[u8] = include_bytes!("../../../data/pima.csv");
+/// So that a value of 2 MB is the service's to refuse, not the broker's.
+const MESSAGE_BYTES_MAX: usize = 4 << 20;
+
+/// A model of the diabetes pipeline, trained once a run.
+pub fn model() -> &'static PathBuf {
+    static MODEL: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
+    let (_, path) = MODEL.get_or_init(|| {
+        let folder = TempDir::new().expect("a folder");
+        let path = folder.path().join("model");
+        let pipeline = Pipeline::parse("diabetes.toml", DIABETES).expect("the shipped pipeline");
+        let training = pipeline.read_training(PIMA).expect("the shipped data");
+        let data = Dataset {
+            inputs: training.inputs,
+            rows: training.rows,
+            labels: training.labels,
+        };
+        let mut options = TrainOptions::new(Algorithm::RandomForest);
+        options.trees = 20;
+        let trained = train(&data, &options, &mut |_| {}).expect("training");
+        let identity = Identity {
+            name: "diabetes-forest".to_owned(),
+            version: "1".to_owned(),
+            labels: Labels {
+                negative: "neg".to_owned(),
+                positive: "pos".to_owned(),
+            },
+            data_sha256: Digest::of(PIMA),
+            created_at: "2026-01-01T00:00:00Z".to_owned(),
+        };
+        let package = trained.into_package(identity).expect("a package");
+        package.save(&path, Overwrite::Refuse).expect("saved");
+        (folder, path)
+    });
+    path
+}
+
+pub struct World {
+    pub pipeline: String,
+    pub bootstrap: String,
+    pub partitions: i32,
+    pub database_url: String,
+    folder: TempDir,
+}
+
+impl World {
+    pub fn new(partitions: i32) -> Self {
+        Self::on(broker::bootstrap(), partitions)
+    }
+
+    /// On a broker of the test's own.
+    pub fn on(bootstrap: String, partitions: i32) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let pipeline = format!("t{}-{number}", std::process::id());
+        let folder = TempDir::new().expect("a folder");
+        let text = DIABETES.replacen("name = \"diabetes\"", &format!("name = \"{pipeline}\""), 1);
+        assert!(
+            text.contains(&pipeline),
+            "the shipped pipeline is named diabetes"
+        );
+        std::fs::write(folder.path().join("pipeline.toml"), text).expect("written");
+        let database_url = format!("sqlite:{}", folder.path().join("results.db").display());
+        let world = World {
+            pipeline,
+            bootstrap,
+            partitions,
+            database_url,
+            folder,
+        };
+        let specs = TopicSpec::of_pipeline(&world.pipeline, partitions, MESSAGE_BYTES_MAX);
+        let admin = Admin::connect(&world.cluster()).expect("a client");
+        admin.create(&specs).expect("topics");
+        world
+    }
+
+    /// Keeps results in PostgreSQL, so that results can have replicas.
+    pub fn with_postgres(mut self) -> Self {
+        self.database_url = broker::postgres_url(&self.pipeline.replace('-', "_"));
+        self
+    }
+
+    pub fn cluster(&self) -> Cluster {
+        Cluster::new(&self.bootstrap, "").expect("a cluster")
+    }
+
+    pub fn topics(&self) -> Topics {
+        Topics::of(&self.pipeline)
+    }
+
+    pub fn pipeline_file(&self) -> PathBuf {
+        self.folder.path().join("pipeline.toml")
+    }
+
+    /// A service's settings for this world; `instance` is its stable name.
+    pub fn launch(&self, stage: Stage, instance: &str) -> Launch {
+        let mut env = BTreeMap::new();
+        for (key, value) in [
+            ("KAFKA_BOOTSTRAP_SERVERS", self.bootstrap.clone()),
+            (
+                "QUADRILLE_PIPELINE",
+                self.pipeline_file().display().to_string(),
+            ),
+            ("QUADRILLE_LISTEN", "127.0.0.1:0".to_owned()),
+            ("QUADRILLE_INSTANCE", instance.to_owned()),
+            ("QUADRILLE_LANES", "2".to_owned()),
+            ("QUADRILLE_MODEL", model().display().to_string()),
+            ("DATABASE_URL", self.database_url.clone()),
+            ("RUST_LOG", "info".to_owned()),
+        ] {
+            env.insert(key.to_owned(), value);
+        }
+        let log = self
+            .folder
+            .path()
+            .join(format!("{}-{instance}.log", stage.name()));
+        Launch {
+            binary: stage.name().to_owned(),
+            args: Vec::new(),
+            env,
+            log,
+        }
+    }
+
+    pub fn start(&self, stage: Stage, instance: &str) -> Process {
+        self.launch(stage, instance).start()
+    }
+
+    /// One instance of each service, ready, in the order of the figure.
+    pub fn start_all(&self) -> Vec<Process> {
+        let mut all: Vec<Process> = Stage::ALL
+            .iter()
+            .map(|stage| self.start(*stage, "a"))
+            .collect();
+        for process in &mut all {
+            process.ready();
+        }
+        all
+    }
+}
