@@ -1,1 +1,65 @@
-fn main() {}
+//! The side-by-side benchmarks: the stages against a bare pump, end-to-end latency, idle cost.
+//!
+//! Figures of one machine at one time mean little; ratios of rounds taken in turn mean more, so
+//! every comparison here is interleaved and every round is checked to have lost nothing.
+//! It does not judge a model, and it does not measure the broker beyond its CPU, for context.
+
+#![forbid(unsafe_code)]
+
+mod broker;
+mod forest;
+mod http;
+mod idle;
+mod inbox;
+mod latency;
+mod process;
+mod quartet;
+mod reference;
+mod report;
+mod stages;
+mod watcher;
+mod workload;
+
+use clap::{Parser, Subcommand};
+
+/// Benchmarks of Quadrille on a local Apache Kafka, or on the one KAFKA_BOOTSTRAP_SERVERS names.
+///
+/// Without a command all three run with their defaults. Topics, groups, files and processes that it makes are removed.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    bench: Option<Bench>,
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// Throughput and CPU of the feature and the inference stage, against a raw librdkafka copy pump
+    Stages(stages::Options),
+    /// Latency from the inbox to SQL through all four services, at a fixed rate
+    Latency(latency::Options),
+    /// Start-up time, idle CPU and memory of each service's process, and memory under load
+    Idle(idle::Options),
+}
+
+impl Bench {
+    fn run(&self) -> anyhow::Result<()> {
+        match self {
+            Bench::Stages(options) => stages::run(options),
+            Bench::Latency(options) => latency::run(options),
+            Bench::Idle(options) => idle::run(options),
+        }
+    }
+}
+
+fn main() -> anyhow::Result<()> {
+    let cli = Cli::parse();
+    quadrille_telemetry::logs::init("warn").map_err(anyhow::Error::msg)?;
+    match cli.bench {
+        Some(bench) => bench.run(),
+        None => ["stages", "latency", "idle"]
+            .into_iter()
+            .filter_map(|name| Cli::parse_from(["bench-stages", name]).bench)
+            .try_for_each(|bench| bench.run()),
+    }
+}

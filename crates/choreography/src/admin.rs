@@ -1,6 +1,6 @@
 //! Topics: what there is, whether it fits, and making it on request.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use quadrille_proto::{Topics, dlq_of};
 use rdkafka::{
@@ -14,6 +14,8 @@ use crate::{Cluster, StageConfig, client::Plain, dlq::HEADROOM_BYTES, native};
 
 /// How long one question to the cluster may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// How often a created topic is looked for.
+const VISIBLE_EVERY: Duration = Duration::from_millis(20);
 /// Kafka's default `max.message.bytes`.
 const MESSAGE_BYTES_DEFAULT: usize = 1_048_588;
 
@@ -55,6 +57,11 @@ impl AdminError {
     /// Whether waiting may help; otherwise a person must change something.
     pub fn is_retriable(&self) -> bool {
         matches!(self, AdminError::Unreachable { .. })
+    }
+
+    /// Whether topics are missing, which right after they were created is a matter of moments.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, AdminError::Missing { .. })
     }
 }
 
@@ -275,7 +282,26 @@ impl Admin {
                 }
             }
         }
+        self.wait_visible(&missing)?;
         Ok(missing.into_iter().map(|spec| spec.name.clone()).collect())
+    }
+
+    /// A broker answers for a topic some time after it was created.
+    fn wait_visible(&self, created: &[&TopicSpec]) -> Result<(), AdminError> {
+        let deadline = Instant::now() + ANSWER_WITHIN;
+        for spec in created {
+            while self.partitions(&spec.name)?.is_none() {
+                if Instant::now() > deadline {
+                    let reason = "it was created, but no broker knows it yet".to_owned();
+                    return Err(AdminError::NotCreated {
+                        topic: spec.name.clone(),
+                        reason,
+                    });
+                }
+                std::thread::sleep(VISIBLE_EVERY);
+            }
+        }
+        Ok(())
     }
 
     /// Checks a stage's topics.

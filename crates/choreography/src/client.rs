@@ -1,5 +1,10 @@
 //! What all of this crate's Kafka clients have in common: logging and how errors are read.
 
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
 use rdkafka::{
     ClientContext,
     config::RDKafkaLogLevel,
@@ -21,9 +26,33 @@ pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
     }
 }
 
+/// Milliseconds between two lines that say that no broker answers, whichever client notices.
+const DOWN_EVERY_MS: u64 = 10_000;
+
 /// A global error of a client: it reconnects by itself, so this is news, not failure.
 pub(crate) fn report(error: &KafkaError, reason: &str) {
-    tracing::warn!(target: "librdkafka", %error, reason, "client error");
+    static SAID_AT: AtomicU64 = AtomicU64::new(0);
+    match error.rdkafka_error_code() {
+        // The end of a topic that is read to its end.
+        Some(RDKafkaErrorCode::PartitionEOF) => {}
+        Some(RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::BrokerTransportFailure) => {
+            let now = SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default();
+            let now = now.as_millis() as u64;
+            let said = SAID_AT.load(Ordering::Relaxed);
+            let due = now.saturating_sub(said) >= DOWN_EVERY_MS;
+            let order = (Ordering::Relaxed, Ordering::Relaxed);
+            if due
+                && SAID_AT
+                    .compare_exchange(said, now, order.0, order.1)
+                    .is_ok()
+            {
+                tracing::warn!(target: "librdkafka", reason, "Kafka does not answer; reconnecting");
+            }
+        }
+        _ => tracing::warn!(target: "librdkafka", %error, reason, "client error"),
+    }
 }
 
 /// The context of clients that need no other.

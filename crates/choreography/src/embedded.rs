@@ -79,6 +79,10 @@ impl EmbeddedBroker {
         Ok(())
     }
 
+    pub fn bootstrap_servers(&self) -> &str {
+        &self.bootstrap_servers
+    }
+
     /// How to reach it.
     ///
     /// # Errors

@@ -114,33 +114,31 @@ impl Args {
         let listen = self
             .listen
             .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], stage.port())));
-        let in_range = |setting: &str, value: u64, range: std::ops::RangeInclusive<u64>| {
-            if range.contains(&value) {
-                return Ok(());
-            }
-            let (low, high) = (range.start(), range.end());
-            Err(Error::Config(format!(
-                "{setting} is {value}; it must be {low} to {high}"
-            )))
-        };
-        in_range("QUADRILLE_MEMORY", self.memory as u64, 8..=65_536)?;
-        in_range("QUADRILLE_BATCH", self.batch as u64, 1..=100_000)?;
-        in_range("QUADRILLE_LINGER", self.linger, 0..=1_000)?;
-        if let Some(lanes) = self.lanes {
-            in_range("QUADRILLE_LANES", lanes as u64, 1..=64)?;
-        }
-        if let Some(partitions) = self.create_topics {
-            in_range(
-                "QUADRILLE_CREATE_TOPICS",
-                u64::try_from(partitions).unwrap_or(0),
-                1..=10_000,
-            )?;
-        }
+        self.with(
+            stage,
+            cluster,
+            pipelines.into_iter().map(Arc::new).collect(),
+            listen,
+        )
+    }
+
+    /// Checks the settings that are not given here.
+    ///
+    /// # Errors
+    /// Names the setting and the fix.
+    pub fn with(
+        &self,
+        stage: Stage,
+        cluster: Cluster,
+        pipelines: Vec<Arc<Pipeline>>,
+        listen: SocketAddr,
+    ) -> Result<Config, Error> {
+        self.check_ranges()?;
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         Ok(Config {
             stage,
             cluster,
-            pipelines: pipelines.into_iter().map(Arc::new).collect(),
+            pipelines,
             listen,
             listener: None,
             instance: self.instance.clone(),
@@ -157,6 +155,29 @@ impl Args {
             },
             create_topics: self.create_topics,
         })
+    }
+
+    fn check_ranges(&self) -> Result<(), Error> {
+        let in_range = |setting: &str, value: u64, range: std::ops::RangeInclusive<u64>| {
+            if range.contains(&value) {
+                return Ok(());
+            }
+            let (low, high) = (range.start(), range.end());
+            Err(Error::Config(format!(
+                "{setting} is {value}; it must be {low} to {high}"
+            )))
+        };
+        in_range("QUADRILLE_MEMORY", self.memory as u64, 8..=65_536)?;
+        in_range("QUADRILLE_BATCH", self.batch as u64, 1..=100_000)?;
+        in_range("QUADRILLE_LINGER", self.linger, 0..=1_000)?;
+        if let Some(lanes) = self.lanes {
+            in_range("QUADRILLE_LANES", lanes as u64, 1..=64)?;
+        }
+        if let Some(partitions) = self.create_topics {
+            let partitions = u64::try_from(partitions).unwrap_or(0);
+            in_range("QUADRILLE_CREATE_TOPICS", partitions, 1..=10_000)?;
+        }
+        Ok(())
     }
 }
 

@@ -11,5 +11,5 @@ mod server;
 mod service;
 
 pub use args::{Args, DeliveryArg};
-pub use process::{exit_code, run_to_exit, shutdown_signal};
+pub use process::{exit_code, run_to_exit, run_to_exit_logging, shutdown_signal};
 pub use service::{Assembly, Config, Context, Error, run};

@@ -1,8 +1,9 @@
 //! The process around a service: logs, runtime, signals, exit code.
 
-use std::process::ExitCode;
+use std::{io::Write, process::ExitCode};
 
 use clap::Parser;
+use quadrille_telemetry::logs;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::Error;
@@ -38,16 +39,21 @@ pub async fn shutdown_signal() {
     });
 }
 
+/// Where nobody reads standard error there is nobody to tell.
+fn complain(message: &str) {
+    let _ = writeln!(std::io::stderr(), "error: {message}");
+}
+
 /// The exit code of a result: 0 drained, 64 bad configuration, 1 anything else.
 pub fn exit_code(result: Result<(), Error>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(Error::Config(message)) => {
-            eprintln!("error: {message}");
+            complain(&message);
             ExitCode::from(EXIT_CONFIG)
         }
         Err(error) => {
-            eprintln!("error: {error}");
+            complain(&error.to_string());
             ExitCode::FAILURE
         }
     }
@@ -55,6 +61,15 @@ pub fn exit_code(result: Result<(), Error>) -> ExitCode {
 
 /// Parses the command line, sets up logs and the runtime, runs `main` and turns its end into an exit code.
 pub fn run_to_exit<A, Fut>(main: impl FnOnce(A) -> Fut) -> ExitCode
+where
+    A: Parser,
+    Fut: Future<Output = Result<(), Error>>,
+{
+    run_to_exit_logging(logs::DEFAULT_FILTER, main)
+}
+
+/// As [`run_to_exit`], with another filter of the log where `RUST_LOG` is not set.
+pub fn run_to_exit_logging<A, Fut>(filter: &str, main: impl FnOnce(A) -> Fut) -> ExitCode
 where
     A: Parser,
     Fut: Future<Output = Result<(), Error>>,
@@ -71,7 +86,7 @@ where
             };
         }
     };
-    if let Err(error) = quadrille_telemetry::logs::init() {
+    if let Err(error) = logs::init(filter) {
         return exit_code(Err(Error::Config(error)));
     }
     match tokio::runtime::Builder::new_multi_thread()

@@ -3,7 +3,7 @@
 use std::{
     net::{SocketAddr, TcpListener},
     sync::{Arc, OnceLock},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use axum::Router;
@@ -25,6 +25,8 @@ use crate::{
 
 /// How long running requests may take to end once the lanes have drained.
 const REQUESTS_END_WITHIN: Duration = Duration::from_secs(5);
+/// Brokers learn of a new topic one after another.
+const TOPICS_APPEAR_WITHIN: Duration = Duration::from_secs(2);
 /// How often the lanes are looked after.
 const WATCH_EVERY: Duration = Duration::from_millis(200);
 /// `max.message.bytes` of topics created with `--create-topics`.
@@ -141,6 +143,7 @@ impl Context {
     /// The topics cannot be used as they are.
     pub async fn prepare(&self, pipeline: &Arc<Pipeline>) -> Result<StageTopics, Error> {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+        let started = Instant::now();
         loop {
             let (config, pipeline) = (Arc::clone(&self.config), Arc::clone(pipeline));
             let result = blocking(move || prepare(&config, &pipeline)).await?;
@@ -148,6 +151,9 @@ impl Context {
                 Err(error) if error.is_retriable() => {
                     tracing::warn!(%error, "waiting for Kafka");
                     self.sleep(backoff.next_wait()).await?;
+                }
+                Err(error) if error.is_missing() && started.elapsed() < TOPICS_APPEAR_WITHIN => {
+                    self.sleep(WATCH_EVERY).await?;
                 }
                 result => return Ok(result?),
             }

@@ -4,22 +4,14 @@ use std::io::{IsTerminal, stderr};
 
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
-/// Without `RUST_LOG`.
-const DEFAULT_FILTER: &str = "info,librdkafka=warn,sqlx=warn";
+/// A service's, without `RUST_LOG`.
+pub const DEFAULT_FILTER: &str = "info,librdkafka=warn,sqlx=warn";
 
-/// Installs the process's subscriber. `RUST_LOG` selects what is shown.
+/// Installs the process's subscriber. `RUST_LOG` selects what is shown, or else `default_filter`.
 ///
 /// # Errors
 /// `RUST_LOG` does not parse; the message says where. A second call changes nothing.
-pub fn init() -> Result<(), String> {
-    init_with(DEFAULT_FILTER)
-}
-
-/// As [`init`], with another default filter.
-///
-/// # Errors
-/// As [`init`].
-pub fn init_with(default_filter: &str) -> Result<(), String> {
+pub fn init(default_filter: &str) -> Result<(), String> {
     let filter = match std::env::var("RUST_LOG") {
         Ok(text) if !text.trim().is_empty() => {
             EnvFilter::try_new(&text).map_err(|error| format!("RUST_LOG {text:?}: {error}"))?

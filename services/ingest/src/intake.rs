@@ -147,10 +147,6 @@ impl Intake {
         }
     }
 
-    #[expect(
-        clippy::type_complexity,
-        reason = "an opaque future cannot be named in an alias"
-    )]
     fn publish(
         &self,
         reading: Reading,

@@ -147,6 +147,7 @@ impl Handler for ResultsHandler {
 
 impl OffsetStore for ResultsHandler {
     fn commit(&mut self, spans: &[Span]) -> Result<(), Failure> {
+        let uncertain = self.uncertain;
         if !self.happened(spans)? {
             let advances = {
                 let next = self.offsets.next();
@@ -177,6 +178,11 @@ impl OffsetStore for ResultsHandler {
                     );
                 }
                 Ok(_) => {}
+                // The write before this one may have happened after the claim that looked for it.
+                Err(error @ Error::Fenced { .. }) if uncertain => {
+                    self.uncertain = true;
+                    return Err(Failure::retry("database", error.to_string()));
+                }
                 Err(error) => {
                     self.uncertain = error.is_retriable();
                     return Err(failure(&error));

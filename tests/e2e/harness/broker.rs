@@ -15,12 +15,11 @@ pub fn bootstrap() -> String {
         .bootstrap_servers()
 }
 
-/// A new, empty database on the run's one PostgreSQL.
-pub fn postgres_url(database: &str) -> String {
+/// The run's one PostgreSQL. Worlds share its database: rows and offsets carry their pipeline's name.
+pub fn postgres_url() -> String {
     static SERVER: OnceLock<Postgres> = OnceLock::new();
-    let server = SERVER.get_or_init(|| Postgres::start().expect("PostgreSQL starts"));
-    let url = server.url();
-    let (address, _) = url.rsplit_once('/').expect("a URL with a database");
-    // A schema of its own isolates as well as a database of its own and needs no client to create.
-    format!("{address}/postgres?options=-c%20search_path%3D{database}")
+    SERVER
+        .get_or_init(|| Postgres::start().expect("PostgreSQL starts"))
+        .url()
+        .to_owned()
 }

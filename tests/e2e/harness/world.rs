@@ -102,7 +102,7 @@ impl World {
 
     /// Keeps results in PostgreSQL, so that results can have replicas.
     pub fn with_postgres(mut self) -> Self {
-        self.database_url = broker::postgres_url(&self.pipeline.replace('-', "_"));
+        self.database_url = broker::postgres_url();
         self
     }
 

@@ -80,7 +80,14 @@ where
         query.push(" AND key = ").push_bind(key);
     }
     if let Some(decision) = filter.decision.as_deref() {
-        query.push(" AND decision = ").push_bind(decision);
+        // A key has few predictions and a decision many, which SQLite does not know: the empty
+        // text hides the index of decisions from it where there is a key.
+        let hidden = if filter.key.is_some() { " || ''" } else { "" };
+        query
+            .push(" AND decision")
+            .push(hidden)
+            .push(" = ")
+            .push_bind(decision);
     }
     if let Some(from) = filter.from_ms {
         query.push(" AND event_time_ms >= ").push_bind(from);

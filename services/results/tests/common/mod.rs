@@ -1,6 +1,7 @@
 //! Databases and predictions for the tests.
 
 #![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(unused_macros, reason = "each test binary uses its part")]
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -10,11 +11,23 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::Poll;
 
 use quadrille_local::postgres::Postgres;
-use results::domain::{Filter, Prediction};
-use results::store::{Advance, AnyStore, Error, Store, TopicIdentity, WriteBatch};
+use results::domain::{Count, Filter, Prediction};
+use results::store::{Advance, AnyStore, Error, Store, TopicIdentity, WriteBatch, Written};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 use tempfile::TempDir;
+
+/// Makes of each named function a test on SQLite and one on PostgreSQL.
+macro_rules! suite {
+    ($($name:ident)*) => {
+        mod on_sqlite {
+            $(#[tokio::test] async fn $name() { super::$name(super::Database::sqlite().await).await; })*
+        }
+        mod on_postgres {
+            $(#[tokio::test] async fn $name() { super::$name(super::Database::postgres().await).await; })*
+        }
+    };
+}
 
 /// The pipeline of every test.
 pub const PIPELINE: &str = "diabetes";
@@ -186,4 +199,14 @@ pub async fn abandon_after<T>(polls: usize, future: impl Future<Output = T>) -> 
         polled.map(Some)
     })
     .await
+}
+
+pub async fn write(store: &AnyStore, batch: WriteBatch) -> Written {
+    store.write(&batch).await.expect("a write")
+}
+
+/// Stored and duplicate predictions.
+pub async fn count(store: &AnyStore) -> (i64, i64) {
+    let Count { stored, duplicates } = store.count(PIPELINE).await.expect("a count");
+    (stored, duplicates)
 }

@@ -1,0 +1,310 @@
+//! What a service costs when nothing happens, and whether its memory stays where it is when much does.
+//! Each runs as the process users start.
+
+use std::{
+    fs::File,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail, ensure};
+use quadrille_model::package::Overwrite;
+use quadrille_proto::{Stage, Topics};
+
+use crate::{
+    broker::{Broker, NewFlow, tag, wait_until},
+    forest, http, process,
+    report::verdict,
+    workload::{self, Workload},
+};
+
+const READY_WITHIN: Duration = Duration::from_secs(30);
+const DRAINED_WITHIN: Duration = Duration::from_secs(20);
+/// Records a service may be behind while it is loaded: more than its buffers take, little enough for a small disk.
+const AHEAD_MAX: u64 = 400_000;
+const CHUNK: u64 = 100_000;
+/// Bytes a partition of the loaded topics keeps, four times what lies in `AHEAD_MAX` records.
+const RETENTION_BYTES: u64 = 64 << 20;
+const PAYLOAD_BYTES: usize = 256;
+
+const READY_TARGET: Duration = Duration::from_secs(1);
+const CPU_TARGET_PERCENT: f64 = 2.0;
+const IDLE_TARGET_MIB: f64 = 30.0;
+const LOADED_TARGET_MIB: f64 = 128.0;
+
+#[derive(clap::Args, Debug)]
+pub struct Options {
+    /// Records pushed through feature
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(10..=100_000_000))]
+    records: u64,
+
+    /// Seconds before memory is read
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=600))]
+    settle: u64,
+
+    /// Seconds over which idle CPU is measured
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=600))]
+    seconds: u64,
+}
+
+pub fn run(options: &Options) -> anyhow::Result<()> {
+    let binaries = binaries()?;
+    // Passed records leave the disk soon.
+    let mut broker = Broker::start(&[("log.retention.check.interval.ms", "2000")])?;
+    let folder = tempfile::tempdir()?;
+    let name = format!("bench-{}-idle", tag());
+    broker.create(&NewFlow::of_pipeline(&name, Some(RETENTION_BYTES)))?;
+    for stage in Stage::ALL {
+        broker.will_leave_group(&stage.group(&name));
+    }
+    std::fs::write(
+        folder.path().join("bench.toml"),
+        workload::pipeline_text(&name)?,
+    )?;
+    let package = forest::train_forest(&*workload::pipeline(&name)?)?;
+    package.save(&folder.path().join("model"), Overwrite::Refuse)?;
+
+    let start = |stage| Service::start(stage, &binaries, broker.servers(), folder.path());
+    let mut services = Stage::ALL
+        .map(start)
+        .into_iter()
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    idle(options, &services)?;
+    let feature = services.remove(
+        Stage::ALL
+            .iter()
+            .take_while(|s| **s != Stage::Feature)
+            .count(),
+    );
+    drop(services);
+    load(options, &broker, &name, &feature)
+}
+
+/// Prints what each costs while nothing happens.
+fn idle(options: &Options, services: &[Service]) -> anyhow::Result<()> {
+    std::thread::sleep(Duration::from_secs(options.settle));
+    let before = services
+        .iter()
+        .map(|s| process::cpu_of(s.pid()))
+        .collect::<Result<Vec<_>, _>>()?;
+    let memory = services
+        .iter()
+        .map(|s| process::memory_of(s.pid()))
+        .collect::<Result<Vec<_>, _>>()?;
+    std::thread::sleep(Duration::from_secs(options.seconds));
+    println!(
+        "service     ready ms  idle CPU %  resident MiB  targets: ready ≤ 1 s, CPU ≤ 2 %, ≤ 30 MiB"
+    );
+    for ((service, before), memory) in services.iter().zip(before).zip(memory) {
+        let cpu = process::cpu_of(service.pid())?.saturating_sub(before);
+        let percent = cpu.as_secs_f64() / options.seconds as f64 * 100.0;
+        println!(
+            "{:<10} {:>9.0}  {percent:>10.2}  {:>12.1}  {}, {}, {}",
+            service.stage.name(),
+            service.ready.as_secs_f64() * 1e3,
+            memory.now_mib,
+            verdict(service.ready <= READY_TARGET),
+            verdict(percent <= CPU_TARGET_PERCENT),
+            verdict(memory.now_mib <= IDLE_TARGET_MIB),
+        );
+    }
+    Ok(())
+}
+
+/// Pushes records through feature, with always some waiting for it, and prints its memory as it goes.
+fn load(
+    options: &Options,
+    broker: &Broker,
+    pipeline: &str,
+    feature: &Service,
+) -> anyhow::Result<()> {
+    let total = options.records;
+    let mut workload = Workload::new(workload::pipeline(pipeline)?, PAYLOAD_BYTES)?;
+    let topic = Topics::of(pipeline).records;
+    println!("\nfeature under load, {total} records\n  done  resident MiB  peak MiB");
+    let (mut pushed, mut step) = (0, 0);
+    let mut residents = Vec::new();
+    let deadline = Instant::now() + Duration::from_secs(120) + Duration::from_micros(total * 200);
+    while step < 10 {
+        let done = feature.consumed()?;
+        while step < 10 && done >= total * (step + 1) / 10 {
+            step += 1;
+            let memory = process::memory_of(feature.pid())?;
+            println!(
+                "{:>5}%  {:>12.1}  {:>8.1}",
+                step * 10,
+                memory.now_mib,
+                memory.peak_mib
+            );
+            residents.push(memory);
+        }
+        if pushed < total && pushed < done + AHEAD_MAX {
+            let to = (pushed + CHUNK).min(total);
+            workload.preload(broker.servers(), &topic, Stage::Feature, pushed..to)?;
+            pushed = to;
+        } else {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        ensure!(
+            Instant::now() < deadline,
+            "feature took {done} of {pushed} records in all this time"
+        );
+    }
+    if let [first, .., last] = residents[..] {
+        println!(
+            "peak {:.1} MiB: ≤ {LOADED_TARGET_MIB} {}; from the first tenth to the last {:+.1} MiB",
+            last.peak_mib,
+            verdict(last.peak_mib <= LOADED_TARGET_MIB),
+            last.now_mib - first.now_mib,
+        );
+    }
+    Ok(())
+}
+
+/// A service's process. Dropping it drains it.
+struct Service {
+    stage: Stage,
+    child: Child,
+    address: SocketAddr,
+    /// From its start to its first `/readyz` 200.
+    ready: Duration,
+}
+
+impl Service {
+    fn start(stage: Stage, binaries: &Path, servers: &str, folder: &Path) -> anyhow::Result<Self> {
+        let address = free_address()?;
+        let log = folder.join(format!("{}.log", stage.name()));
+        let mut command = Command::new(binaries.join(stage.name()));
+        // What the caller's environment says is not what is measured.
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("QUADRILLE_")) {
+            command.env_remove(name);
+        }
+        command
+            .env_remove("KAFKA_PROPERTIES")
+            .arg(format!("--bootstrap-servers={servers}"))
+            .arg(format!(
+                "--pipeline={}",
+                folder.join("bench.toml").display()
+            ))
+            .arg(format!("--listen={address}"));
+        match stage {
+            Stage::Inference => {
+                command.arg(format!("--model={}", folder.join("model").display()));
+            }
+            Stage::Results => {
+                let file = folder.join("results.db");
+                command.arg(format!("--database-url=sqlite:{}", file.display()));
+            }
+            Stage::Ingest | Stage::Feature => {}
+        }
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(&log)?);
+        let since = Instant::now();
+        let child = command.spawn().with_context(|| stage.name())?;
+        let mut service = Service {
+            stage,
+            child,
+            address,
+            ready: Duration::ZERO,
+        };
+        service.ready = http::ready(address, since, READY_WITHIN).with_context(|| {
+            let log = std::fs::read_to_string(&log).unwrap_or_default();
+            format!("{} said:\n{log}", stage.name())
+        })?;
+        Ok(service)
+    }
+
+    fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Records it has committed, by its own metrics.
+    fn consumed(&self) -> anyhow::Result<u64> {
+        let (status, page) = http::get(self.address, "/metrics")?;
+        ensure!(status == 200, "/metrics answers {status}");
+        let lines = page
+            .lines()
+            .filter(|l| l.starts_with("messaging_client_consumed_messages_total"));
+        Ok(lines
+            .filter_map(|l| l.rsplit_once(' ')?.1.parse::<u64>().ok())
+            .sum())
+    }
+
+    fn end(&mut self) -> anyhow::Result<()> {
+        // The standard library sends no SIGTERM.
+        let pid = self.pid().to_string();
+        Command::new("kill").args(["-TERM", &pid]).status()?;
+        wait_until(
+            "draining",
+            DRAINED_WITHIN,
+            Duration::from_millis(20),
+            || Ok(self.child.try_wait()?.is_some()),
+        )
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        if let Err(error) = self.end() {
+            eprintln!("{}: {error:#}; killed", self.stage.name());
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+fn free_address() -> anyhow::Result<SocketAddr> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
+}
+
+/// The folder of this program, with the services' binaries beside it, built if need be.
+fn binaries() -> anyhow::Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    let folder = own
+        .parent()
+        .context("a program lies in a folder")?
+        .to_owned();
+    let there = || {
+        Stage::ALL
+            .iter()
+            .all(|stage| folder.join(stage.name()).is_file())
+    };
+    let built = build(&folder);
+    match built {
+        Ok(()) if there() => Ok(folder),
+        Ok(()) => bail!("the services' binaries are not in {}", folder.display()),
+        Err(error) if there() => {
+            eprintln!("measuring the binaries as they are, not built anew: {error:#}");
+            Ok(folder)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Does nothing where all is up to date.
+fn build(folder: &Path) -> anyhow::Result<()> {
+    ensure!(
+        folder.ends_with("release"),
+        "this is no release build; run with --release"
+    );
+    let target = folder.parent().context("no target folder")?;
+    let status = Command::new("cargo")
+        .args([
+            "build",
+            "--release",
+            "--workspace",
+            "--bins",
+            "--quiet",
+            "--target-dir",
+        ])
+        .arg(target)
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+        .status()
+        .context("cargo")?;
+    ensure!(status.success(), "the services do not build");
+    Ok(())
+}

@@ -1,0 +1,133 @@
+//! The four services in this process, as `quadrille up` runs them.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+use quadrille_choreography::{Cluster, Delivery, Limits};
+use quadrille_pipeline::Pipeline;
+use quadrille_proto::Stage;
+use quadrille_service::{Config, Error};
+use tokio::{runtime::Runtime, sync::oneshot, task::JoinHandle};
+
+use crate::http;
+
+const READY_WITHIN: Duration = Duration::from_secs(30);
+const DRAINED_WITHIN: Duration = Duration::from_secs(30);
+
+/// What the services are told.
+pub struct Options<'a> {
+    pub cluster: Cluster,
+    pub pipeline: Arc<Pipeline>,
+    pub delivery: Delivery,
+    pub lanes: usize,
+    /// A model package's directory.
+    pub model: &'a Path,
+    pub database_url: String,
+}
+
+/// Running services.
+pub struct Quartet {
+    runtime: Runtime,
+    members: Vec<Member>,
+}
+
+struct Member {
+    stage: Stage,
+    address: SocketAddr,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<Result<(), Error>>,
+}
+
+impl Quartet {
+    /// Starts all four and waits until they are ready.
+    pub fn start(options: &Options<'_>) -> anyhow::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()?;
+        let members = Stage::ALL
+            .into_iter()
+            .map(|stage| Member::start(stage, options, &runtime))
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        for member in &members {
+            http::ready(member.address, Instant::now(), READY_WITHIN)
+                .with_context(|| member.stage.name())?;
+        }
+        Ok(Quartet { runtime, members })
+    }
+
+    /// Drains all four.
+    pub fn stop(self) -> anyhow::Result<()> {
+        let mut tasks = Vec::new();
+        for member in self.members {
+            // One that has ended already says why below.
+            let _ = member.stop.send(());
+            tasks.push((member.stage, member.task));
+        }
+        self.runtime.block_on(async {
+            for (stage, task) in tasks {
+                let drained = tokio::time::timeout(DRAINED_WITHIN, task).await;
+                drained
+                    .with_context(|| format!("{} does not drain", stage.name()))?
+                    .with_context(|| format!("{} panicked", stage.name()))?
+                    .with_context(|| stage.name())?;
+            }
+            Ok(())
+        })
+    }
+}
+
+impl Member {
+    fn start(stage: Stage, options: &Options<'_>, runtime: &Runtime) -> anyhow::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let address = listener.local_addr()?;
+        let service = Config {
+            stage,
+            cluster: options.cluster.clone(),
+            pipelines: vec![Arc::clone(&options.pipeline)],
+            listen: address,
+            listener: Some(listener),
+            instance: Some("bench".to_owned()),
+            lanes: options.lanes,
+            delivery: options.delivery,
+            limits: Limits::default(),
+            create_topics: None,
+        };
+        let (stop, stopped) = oneshot::channel();
+        let shutdown = async {
+            let _ = stopped.await;
+        };
+        let task = match stage {
+            Stage::Ingest => {
+                let bounds = ingest::Bounds::default();
+                runtime.spawn(ingest::run(ingest::Config { service, bounds }, shutdown))
+            }
+            Stage::Feature => runtime.spawn(feature::run(service, shutdown)),
+            Stage::Inference => {
+                let model = options.model.to_owned();
+                runtime.spawn(inference::run(
+                    inference::Config { service, model },
+                    shutdown,
+                ))
+            }
+            Stage::Results => {
+                let database_url = options.database_url.clone();
+                let config = results::Config {
+                    service,
+                    database_url,
+                };
+                runtime.spawn(results::run(config, shutdown))
+            }
+        };
+        Ok(Member {
+            stage,
+            address,
+            stop,
+            task,
+        })
+    }
+}

@@ -1,0 +1,320 @@
+//! Throughput: the bare pump, the feature stage and the inference stage on preloaded topics, in turn.
+
+use std::{sync::Arc, time::Duration};
+
+use quadrille_choreography::{
+    Admin, Cluster, Delivery, Failure, Handler, Incoming, Item, Limits, OffsetStore, Output,
+    Schemas, Stage as Running, StageConfig, StageOptions,
+};
+use quadrille_pipeline::Pipeline;
+use quadrille_proto::Stage;
+use quadrille_telemetry::{Registry, metrics::LoopMetrics};
+
+use crate::{
+    broker::{Broker, NewFlow, tag, wait_until},
+    forest,
+    reference::Pump,
+    report::{Measured, Meter, median, verdict},
+    workload::{self, Workload},
+};
+
+const ROUND_WITHIN: Duration = Duration::from_secs(600);
+/// Clients that were dropped end within this: their threads' last poll.
+const SETTLE: Duration = Duration::from_millis(1_500);
+
+#[derive(clap::Args, Debug)]
+pub struct Options {
+    /// Records of each topic
+    #[arg(long, default_value_t = 1_200_000, value_parser = clap::value_parser!(u64).range(1_000..=20_000_000))]
+    records: u64,
+
+    /// Bytes of a payload, about
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    bytes: u64,
+
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+
+    /// Threads of each contender
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=8))]
+    lanes: u32,
+
+    /// Only these contenders; ratios need the reference
+    #[arg(long, value_enum, value_delimiter = ',')]
+    only: Vec<Contender>,
+
+    /// Records of a stage's transaction, at most
+    #[arg(long, default_value_t = Limits::default().batch_records_max)]
+    batch: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Contender {
+    Reference,
+    Feature,
+    Inference,
+}
+
+impl Contender {
+    const ALL: [Contender; 3] = [
+        Contender::Reference,
+        Contender::Feature,
+        Contender::Inference,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Contender::Reference => "reference",
+            Contender::Feature => "feature",
+            Contender::Inference => "inference",
+        }
+    }
+
+    /// At least this share of the reference's rate, at no more than this multiple of its CPU.
+    fn target(self) -> Option<(f64, f64)> {
+        match self {
+            Contender::Reference => None,
+            Contender::Feature => Some((0.6, 2.0)),
+            Contender::Inference => Some((0.35, 4.5)),
+        }
+    }
+}
+
+/// Everything the rounds share.
+struct Arena<'a> {
+    options: &'a Options,
+    broker: Broker,
+    cluster: Cluster,
+    pipeline: Arc<Pipeline>,
+    scorer: Arc<inference::Scorer>,
+    tag: String,
+}
+
+pub fn run(options: &Options) -> anyhow::Result<()> {
+    // As any broker in earnest: members that come together join together.
+    let mut broker = Broker::start(&[("group.initial.rebalance.delay.ms", "1000")])?;
+    let pipeline = workload::pipeline("bench")?;
+    let package = forest::train_forest(&pipeline)?;
+    let tag = tag();
+    broker.create(&[NewFlow::schemas()])?;
+    let mut arena = Arena {
+        options,
+        cluster: broker.cluster()?,
+        broker,
+        scorer: Arc::new(inference::Scorer::new(Arc::clone(&pipeline), &package)?),
+        pipeline,
+        tag,
+    };
+    arena.preload()?;
+    let contenders: Vec<Contender> = (Contender::ALL.into_iter())
+        .filter(|contender| options.only.is_empty() || options.only.contains(contender))
+        .collect();
+    let mut rounds = Vec::new();
+    println!("round  contender   records/s  CPU s/M  broker CPU s/M");
+    for round in 1..=options.rounds {
+        for contender in &contenders {
+            let measured = arena.round(round, *contender)?;
+            println!(
+                "{round:>5}  {:<10} {:>10.0}  {:>7.2}  {:>14}",
+                contender.name(),
+                measured.per_second,
+                measured.cpu_per_million,
+                broker_text(&[measured]),
+            );
+            rounds.push((round, *contender, measured));
+        }
+    }
+    print_summary(&contenders, &rounds);
+    Ok(())
+}
+
+impl Arena<'_> {
+    fn input(&self, contender: Contender) -> String {
+        let topic = match contender {
+            Contender::Reference | Contender::Feature => "records",
+            Contender::Inference => "features",
+        };
+        format!("bench-{}.{topic}", self.tag)
+    }
+
+    fn preload(&mut self) -> anyhow::Result<()> {
+        let (records, lanes) = (self.options.records, self.options.lanes);
+        let bytes = self.options.bytes as usize;
+        let mut workload = Workload::new(Arc::clone(&self.pipeline), bytes)?;
+        for (contender, stage) in [
+            (Contender::Feature, Stage::Feature),
+            (Contender::Inference, Stage::Inference),
+        ] {
+            let topic = self.input(contender);
+            self.broker.create(&NewFlow::with_dead_letters(&topic))?;
+            let mean = workload.preload(self.broker.servers(), &topic, stage, 0..records)?;
+            println!(
+                "{topic}: {records} records of {mean:.0} bytes, {} partitions; {lanes} lanes",
+                crate::broker::PARTITIONS
+            );
+        }
+        Ok(())
+    }
+
+    /// One contender from the topic's beginning to its end, checked.
+    fn round(&mut self, round: u32, contender: Contender) -> anyhow::Result<Measured> {
+        let input = self.input(contender);
+        let output = format!("bench-{}.out-{}-{round}", self.tag, contender.name());
+        let group = format!("bench-{}-{}-{round}", self.tag, contender.name());
+        let [flow, _] = NewFlow::with_dead_letters(&output);
+        self.broker.create(&[flow])?;
+        self.broker.will_leave_group(&group);
+        std::thread::sleep(SETTLE);
+        let measured = match contender {
+            Contender::Reference => Pump {
+                broker: &self.broker,
+                input: &input,
+                output: &output,
+                group: &group,
+                lanes: self.options.lanes as usize,
+                records: self.options.records,
+            }
+            .run()?,
+            _ => self.stage(contender, self.config(contender, &input, &output, &group))?,
+        };
+        std::thread::sleep(SETTLE);
+        self.broker.verify(&output, &input, self.options.records)?;
+        self.broker.delete(&[&output])?;
+        Ok(measured)
+    }
+
+    fn config(&self, contender: Contender, input: &str, output: &str, group: &str) -> StageConfig {
+        StageConfig {
+            cluster: self.cluster.clone(),
+            service: contender.name(),
+            pipeline: self.pipeline.name().to_owned(),
+            group: group.to_owned(),
+            input: input.to_owned(),
+            output: Some(output.to_owned()),
+            instance: "bench".to_owned(),
+            lanes: self.options.lanes as usize,
+            delivery: Delivery::ExactlyOnce,
+            limits: Limits {
+                batch_records_max: self.options.batch,
+                ..Limits::default()
+            },
+        }
+    }
+
+    fn stage(&self, contender: Contender, config: StageConfig) -> anyhow::Result<Measured> {
+        let schemas = Schemas::new(&self.cluster);
+        match contender {
+            Contender::Inference => self.measure(config, || {
+                inference::InferenceHandler::new(Arc::clone(&self.scorer), schemas.clone())
+            }),
+            _ => self.measure(config, || {
+                feature::FeatureHandler::new(Arc::clone(&self.pipeline), schemas.clone())
+            }),
+        }
+    }
+
+    fn measure<H: Handler>(
+        &self,
+        config: StageConfig,
+        make: impl Fn() -> H,
+    ) -> anyhow::Result<Measured> {
+        let topics = Admin::connect(&self.cluster)?.prepare(&config)?;
+        let loop_metrics = LoopMetrics::register(&Registry::default());
+        let metrics = loop_metrics.stage(&config.pipeline, &config.group, &config.input);
+        let meter = Arc::new(Meter::start(&self.broker)?);
+        let options = StageOptions {
+            config,
+            topics,
+            metrics: metrics.clone(),
+            resume: None,
+        };
+        let stage = Running::start(options, |_| Timed {
+            handler: make(),
+            meter: Arc::clone(&meter),
+        })?;
+        let done = wait_until("the stage", ROUND_WITHIN, Duration::from_millis(1), || {
+            Ok(stage.has_ended() || metrics.consumed_total() >= self.options.records)
+        });
+        let measured = meter.finish(&self.broker, self.options.records);
+        stage.stop();
+        stage.join()?;
+        done.and(measured)
+    }
+}
+
+/// Notes when the first record is handled.
+struct Timed<H> {
+    handler: H,
+    meter: Arc<Meter>,
+}
+
+impl<H: Handler> Handler for Timed<H> {
+    type Record = H::Record;
+
+    fn begin(&mut self) {
+        self.meter.first_record();
+        self.handler.begin();
+    }
+
+    fn decode(&mut self, incoming: &Incoming<'_>, record: &mut H::Record) -> Result<(), Failure> {
+        self.handler.decode(incoming, record)
+    }
+
+    fn handle(&mut self, items: &[Item<'_, H::Record>], output: &mut Output) {
+        self.handler.handle(items, output);
+    }
+
+    fn store(&mut self) -> Option<&mut dyn OffsetStore> {
+        self.handler.store()
+    }
+}
+
+type Round = (u32, Contender, Measured);
+
+fn of(rounds: &[Round], contender: Contender) -> Vec<Measured> {
+    let own = rounds.iter().filter(|(_, who, _)| *who == contender);
+    own.map(|(_, _, measured)| *measured).collect()
+}
+
+fn broker_text(measured: &[Measured]) -> String {
+    let values: Vec<f64> = measured
+        .iter()
+        .filter_map(|m| m.broker_per_million)
+        .collect();
+    match values.is_empty() {
+        true => "-".to_owned(),
+        false => format!("{:.2}", median(values)),
+    }
+}
+
+/// Medians, and medians of the ratios to the reference of the same round.
+fn print_summary(contenders: &[Contender], rounds: &[Round]) {
+    println!("\nmedians     records/s  CPU s/M  broker CPU s/M   rate   CPU  target");
+    let reference = of(rounds, Contender::Reference);
+    for contender in contenders {
+        let own = of(rounds, *contender);
+        let ratio = |figure: fn(&Measured) -> f64| {
+            median(
+                own.iter()
+                    .zip(&reference)
+                    .map(|(a, b)| figure(a) / figure(b)),
+            )
+        };
+        let (rate, cpu) = (ratio(|m| m.per_second), ratio(|m| m.cpu_per_million));
+        let target = match contender.target() {
+            Some((at_least, at_most)) => format!(
+                "rate ≥ {at_least} {}, CPU ≤ {at_most} {}",
+                verdict(rate >= at_least),
+                verdict(cpu <= at_most)
+            ),
+            None => "the measure of the others".to_owned(),
+        };
+        println!(
+            "{:<10} {:>10.0}  {:>7.2}  {:>14}  {rate:>5.2} {cpu:>5.2}  {target}",
+            contender.name(),
+            median(own.iter().map(|m| m.per_second)),
+            median(own.iter().map(|m| m.cpu_per_million)),
+            broker_text(&own),
+        );
+    }
+}

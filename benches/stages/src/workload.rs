@@ -1,0 +1,204 @@
+//! What the stages are fed: the bundled data's rows as sealed payloads of a chosen size.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use quadrille_choreography::partition_of;
+use quadrille_pipeline::Pipeline;
+use quadrille_proto::{
+    Stage, seal,
+    v1::{FeatureVector, Record},
+};
+use rdkafka::{
+    error::KafkaError,
+    producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer},
+};
+
+use crate::broker::{PARTITIONS, client};
+
+pub const PIMA: &str = include_str!("../../../data/pima.csv");
+const DIABETES: &str = include_str!("../../../pipelines/diabetes.toml");
+/// Entities of each partition.
+const KEYS_PER_PARTITION: usize = 500;
+const EVENT_TIME_MS: i64 = 1_767_225_600_000;
+
+/// The text of the diabetes pipeline under another name: its topics are ours alone.
+pub fn pipeline_text(name: &str) -> anyhow::Result<String> {
+    let own = "name = \"diabetes\"\n";
+    anyhow::ensure!(
+        DIABETES.contains(own),
+        "the diabetes pipeline changed its name"
+    );
+    Ok(DIABETES.replacen(own, &format!("name = \"{name}\"\n"), 1))
+}
+
+pub fn pipeline(name: &str) -> anyhow::Result<Arc<Pipeline>> {
+    let text = pipeline_text(name)?;
+    Ok(Arc::new(Pipeline::parse("diabetes.toml", &text)?))
+}
+
+/// Makes payloads.
+pub struct Workload {
+    pipeline: Arc<Pipeline>,
+    /// Values in the record schema's order.
+    rows: Vec<Vec<f64>>,
+    /// For each partition, keys that belong there.
+    keys: Vec<Vec<String>>,
+    bytes: usize,
+    record: Record,
+    vector: FeatureVector,
+    payload: Vec<u8>,
+}
+
+impl Workload {
+    /// `bytes`: of a payload, about; shorter ones are padded.
+    pub fn new(pipeline: Arc<Pipeline>, bytes: usize) -> anyhow::Result<Self> {
+        let mut csv = csv::Reader::from_reader(PIMA.as_bytes());
+        let mut header = csv.headers()?.clone();
+        header.push_field(pipeline.key_field());
+        let columns = pipeline
+            .csv_reader(&header)
+            .map_err(|e| anyhow::anyhow!("{e}"))?;
+        let mut rows = Vec::new();
+        for row in csv.records() {
+            let mut row = row?;
+            row.push_field("p");
+            let reading = pipeline.read_csv_row(&columns, &row, EVENT_TIME_MS);
+            rows.push(reading.map_err(|e| anyhow::anyhow!("{e}"))?.values);
+        }
+        Ok(Workload {
+            pipeline,
+            rows,
+            keys: keys(),
+            bytes,
+            record: Record::default(),
+            vector: FeatureVector::default(),
+            payload: Vec::new(),
+        })
+    }
+
+    /// Key and payload of the `n`th record; partitions take turns.
+    pub fn make(&mut self, stage: Stage, n: u64) -> (i32, &str, &[u8]) {
+        let partition = (n % PARTITIONS as u64) as usize;
+        let turn = (n / PARTITIONS as u64) as usize;
+        let key = self.keys[partition][turn % KEYS_PER_PARTITION].as_str();
+        let values = &self.rows[turn % self.rows.len()];
+        let id = format!("01940a5e-0000-7000-8000-{n:012x}");
+        self.payload.clear();
+        match stage {
+            Stage::Inference => {
+                self.vector.id = id;
+                self.vector.key = key.to_owned();
+                self.vector.event_time_ms = EVENT_TIME_MS;
+                self.pipeline.features(values, &mut self.vector.values);
+                seal_padded(self.bytes, &mut self.payload, |payload, pad| {
+                    // A feature vector has no room but in its id.
+                    self.vector.id.push_str(&"-".repeat(pad));
+                    seal(self.pipeline.feature_schema_id(), &self.vector, payload);
+                });
+            }
+            _ => {
+                self.record.id = id;
+                self.record.key = key.to_owned();
+                self.record.event_time_ms = EVENT_TIME_MS;
+                self.record.values.clone_from(values);
+                self.record.extra.clear();
+                seal_padded(self.bytes, &mut self.payload, |payload, pad| {
+                    let note = "-".repeat(pad.saturating_sub(r#"{"note":""}"#.len() + 2));
+                    if pad > 0 {
+                        self.record.extra = format!(r#"{{"note":"{note}"}}"#).into_bytes();
+                    }
+                    seal(self.pipeline.record_schema_id(), &self.record, payload);
+                });
+            }
+        }
+        (partition as i32, key, &self.payload)
+    }
+
+    /// Fills a topic; returns the mean payload's bytes.
+    pub fn preload(
+        &mut self,
+        servers: &str,
+        topic: &str,
+        stage: Stage,
+        range: std::ops::Range<u64>,
+    ) -> anyhow::Result<f64> {
+        let producer: ThreadedProducer<DefaultProducerContext> = client(servers)
+            .set("linger.ms", "20")
+            .set("batch.num.messages", "10000")
+            .set("enable.idempotence", "true")
+            .set("queue.buffering.max.kbytes", "65536")
+            .create()?;
+        let (from, to) = (range.start, range.end);
+        let mut bytes = 0;
+        for n in range {
+            let (partition, key, payload) = self.make(stage, n);
+            bytes += payload.len();
+            let mut record = BaseRecord::to(topic)
+                .partition(partition)
+                .key(key)
+                .payload(payload);
+            while let Err((error, rejected)) = producer.send(record) {
+                anyhow::ensure!(is_queue_full(&error), "preloading {topic}: {error}");
+                record = rejected;
+                std::thread::sleep(std::time::Duration::from_millis(2));
+            }
+        }
+        producer
+            .flush(std::time::Duration::from_secs(60))
+            .with_context(|| format!("preloading {topic}"))?;
+        Ok(bytes as f64 / (to - from).max(1) as f64)
+    }
+}
+
+/// Seals once to learn the size, and again with padding where it is too small.
+fn seal_padded(bytes: usize, payload: &mut Vec<u8>, mut seal: impl FnMut(&mut Vec<u8>, usize)) {
+    seal(payload, 0);
+    let pad = bytes.saturating_sub(payload.len());
+    if pad > 0 {
+        payload.clear();
+        seal(payload, pad);
+    }
+}
+
+fn is_queue_full(error: &KafkaError) -> bool {
+    error.rdkafka_error_code() == Some(rdkafka::types::RDKafkaErrorCode::QueueFull)
+}
+
+fn keys() -> Vec<Vec<String>> {
+    let mut keys = vec![Vec::new(); PARTITIONS as usize];
+    for n in 0_u64.. {
+        if keys
+            .iter()
+            .all(|keys: &Vec<_>| keys.len() >= KEYS_PER_PARTITION)
+        {
+            break;
+        }
+        let key = format!("patient-{n:06}");
+        let partition = partition_of(key.as_bytes(), PARTITIONS);
+        keys[partition as usize].push(key);
+    }
+    keys
+}
+
+#[cfg(test)]
+mod tests {
+    use quadrille_proto::open;
+
+    use super::*;
+
+    #[test]
+    fn payloads_have_the_size_asked_for_and_the_schemas_id() {
+        let pipeline = pipeline("bench").unwrap();
+        let mut workload = Workload::new(Arc::clone(&pipeline), 256).unwrap();
+        for n in 0..2_000 {
+            let (partition, key, payload) = workload.make(Stage::Feature, n);
+            assert!((254..=258).contains(&payload.len()), "{}", payload.len());
+            assert_eq!(partition, partition_of(key.as_bytes(), PARTITIONS));
+            assert_eq!(open(payload).unwrap().0, pipeline.record_schema_id());
+            let (_, _, payload) = workload.make(Stage::Inference, n);
+            assert!((254..=258).contains(&payload.len()), "{}", payload.len());
+            assert_eq!(open(payload).unwrap().0, pipeline.feature_schema_id());
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! Which Kafka a command talks to, and its blocking calls kept off the runtime.
+
+use quadrille_choreography::Cluster;
+use quadrille_service::Error;
+
+/// Flags of every command that talks to Kafka.
+#[derive(Debug, Clone, clap::Args)]
+#[group(skip)]
+#[command(next_help_heading = "Kafka")]
+pub struct Kafka {
+    /// Kafka's host:port, several separated by commas.
+    #[arg(
+        long,
+        env = "KAFKA_BOOTSTRAP_SERVERS",
+        default_value = "127.0.0.1:9092",
+        value_name = "HOST:PORT"
+    )]
+    pub bootstrap_servers: String,
+
+    /// Extra librdkafka settings, key=value, one per line or separated by commas (TLS, SASL, …).
+    #[arg(
+        long,
+        env = "KAFKA_PROPERTIES",
+        default_value = "",
+        value_name = "PROPERTIES",
+        hide_env_values = true
+    )]
+    pub kafka_properties: String,
+}
+
+impl Kafka {
+    /// # Errors
+    /// A setting that cannot be, by name.
+    pub fn cluster(&self) -> Result<Cluster, Error> {
+        Ok(Cluster::new(
+            &self.bootstrap_servers,
+            &self.kafka_properties,
+        )?)
+    }
+}
+
+/// Runs work that blocks on a thread of its own.
+///
+/// # Errors
+/// The work's own, or it ended without an answer.
+pub async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(Error::Failed(format!("the work was cut short: {error}"))),
+    }
+}

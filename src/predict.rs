@@ -1,0 +1,152 @@
+//! `quadrille predict`: one question to the inference service.
+
+use std::{
+    io::{Read, stdin},
+    path::Path,
+};
+
+use prost_types::Struct;
+use quadrille_proto::v1::{
+    PredictRequest, PredictResponse, predict_service_client::PredictServiceClient,
+};
+use quadrille_service::Error;
+use serde_json::json;
+
+use crate::{
+    grpc,
+    kafka::blocking,
+    output::{self, Output, hex},
+    pipelines, preview, record,
+};
+
+/// gRPC's usual limit of a message.
+const RECORD_BYTES_MAX: u64 = 4 << 20;
+
+const EXAMPLES: &str = "\
+Examples:
+  quadrille predict pregnant=6 glucose=148 pressure=72 triceps=35 insulin=0 mass=33.6 \\
+      pedigree=0.627 age=50
+  quadrille predict --json '{\"pregnant\": 6, \"glucose\": 148, …}' --output json
+  quadrille predict --pipeline diabetes --json record.json --address http://inference:7003";
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// The record, field by field. Numbers, true, false and null are that; other values are texts.
+    #[arg(value_name = "FIELD=VALUE", required_unless_present = "json")]
+    fields: Vec<String>,
+
+    /// The record as a JSON object: the text itself, a file, or - for standard input.
+    #[arg(long, value_name = "JSON|FILE|-", conflicts_with = "fields")]
+    json: Option<String>,
+
+    /// The pipeline's name [default: the only one the server runs].
+    #[arg(long, value_name = "NAME")]
+    pipeline: Option<String>,
+
+    /// Where the inference service listens.
+    #[arg(long, default_value = "http://127.0.0.1:7003", value_name = "URL")]
+    address: String,
+
+    #[arg(long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+}
+
+/// # Errors
+/// The record cannot be one, nobody answers, or the service refuses.
+pub async fn run(args: Args) -> Result<(), Error> {
+    let pipeline = match args.pipeline.as_deref() {
+        Some(given) => pipelines::name(Some(given))?,
+        None => String::new(),
+    };
+    let record = match args.json {
+        Some(given) => blocking(move || read(&given)).await?,
+        None => record::from_pairs(&args.fields)?,
+    };
+    let channel = grpc::connect("inference", &args.address).await?;
+    let request = PredictRequest {
+        pipeline,
+        record: Some(record),
+    };
+    let answer = PredictServiceClient::new(channel).predict(request).await;
+    let answer = answer.map_err(|status| grpc::refused("inference", &status))?;
+    let _ = output::print(show(&answer.into_inner(), args.output))?;
+    Ok(())
+}
+
+fn read(given: &str) -> Result<Struct, Error> {
+    if given.trim_start().starts_with('{') {
+        return record::from_json(given);
+    }
+    let wrong = |error: std::io::Error| Error::Config(format!("--json {given}: {error}"));
+    let mut text = String::new();
+    let read = match given {
+        "-" => stdin().take(RECORD_BYTES_MAX + 1).read_to_string(&mut text),
+        path => {
+            let file = std::fs::File::open(Path::new(path)).map_err(wrong)?;
+            file.take(RECORD_BYTES_MAX + 1).read_to_string(&mut text)
+        }
+    };
+    read.map_err(wrong)?;
+    if text.len() as u64 > RECORD_BYTES_MAX {
+        let max = RECORD_BYTES_MAX >> 20;
+        return Err(Error::Config(format!(
+            "--json {given}: larger than {max} MiB"
+        )));
+    }
+    record::from_json(&text)
+}
+
+fn show(answer: &PredictResponse, output: Output) -> String {
+    if output == Output::Json {
+        return json!({
+            "pipeline": answer.pipeline,
+            "probability": answer.probability,
+            "decision": answer.decision,
+            "model": answer.model,
+            "version": answer.version,
+            "config_hash": hex(&answer.config_hash),
+        })
+        .to_string();
+    }
+    let text = |it: &str| preview::text(it, preview::CELL_CHARS_MAX);
+    format!(
+        "{}, probability {:.4}\n\npipeline  {}\nmodel     {} {}\nconfig    {}",
+        text(&answer.decision),
+        answer.probability,
+        text(&answer.pipeline),
+        text(&answer.model),
+        text(&answer.version),
+        hex(&answer.config_hash)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_comes_as_text_or_from_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("record.json");
+        std::fs::write(&file, "\u{feff}{\"age\": 50}\n").unwrap();
+        let of_file = read(file.to_str().unwrap()).unwrap();
+        assert_eq!(of_file, read(" {\"age\": 50}").unwrap());
+        assert!(matches!(read("no/such/file"), Err(Error::Config(_))));
+    }
+
+    #[test]
+    fn an_answer_is_read_by_people_and_by_machines() {
+        let answer = PredictResponse {
+            probability: 0.73125,
+            decision: "diabetic".into(),
+            model: "m".into(),
+            version: "1".into(),
+            pipeline: "diabetes".into(),
+            config_hash: vec![0xab],
+        };
+        assert!(show(&answer, Output::Table).starts_with("diabetic, probability 0.7312\n"));
+        let json: serde_json::Value = show(&answer, Output::Json).parse().unwrap();
+        assert_eq!(json["config_hash"], "ab");
+    }
+}

@@ -1,0 +1,343 @@
+//! `quadrille topics`: a pipeline's topics made, or looked at.
+
+use std::path::PathBuf;
+
+use quadrille_choreography::{Admin, AdminError, TopicSpec};
+use quadrille_pipeline::Pipeline;
+use quadrille_proto::{Topics, dlq_of};
+use quadrille_service::Error;
+
+use crate::{
+    kafka::{Kafka, blocking},
+    output::{self, Table},
+    pipelines,
+};
+
+/// Partitions of new topics: room for eight lanes.
+const PARTITIONS_DEFAULT: i32 = 8;
+
+const CREATE_EXAMPLES: &str = "\
+Examples:
+  quadrille topics create
+  quadrille topics create --pipeline pipelines/diabetes.toml --partitions 24
+  quadrille topics create --bootstrap-servers kafka:9092";
+
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Create the topics that are missing, dead letters and schemas included.
+    Create(CreateArgs),
+    /// Check that the topics are there and fit each other.
+    Check(CheckArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct Which {
+    /// A pipeline file, or a folder of them.
+    #[arg(
+        long,
+        env = "QUADRILLE_PIPELINE",
+        default_value = pipelines::FOLDER_DEFAULT,
+        value_name = "PATH"
+    )]
+    pipeline: PathBuf,
+
+    #[command(flatten)]
+    kafka: Kafka,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = CREATE_EXAMPLES)]
+pub struct CreateArgs {
+    #[command(flatten)]
+    which: Which,
+
+    /// Partitions of each topic: the most lanes that can share the work; fixed for good
+    /// [default: 8, or what the pipeline's topics have].
+    #[arg(long, value_parser = clap::value_parser!(i32).range(1..=10_000))]
+    partitions: Option<i32>,
+
+    /// Largest message of a topic; a dead-letter topic gets 64 KiB more.
+    #[arg(
+        long,
+        default_value_t = 1_048_588,
+        value_name = "BYTES",
+        value_parser = clap::value_parser!(u32).range(1_024..=1_000_000_000)
+    )]
+    message_bytes_max: u32,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct CheckArgs {
+    #[command(flatten)]
+    which: Which,
+}
+
+/// # Errors
+/// Kafka does not answer; or topics are missing or do not fit ([`Error::Config`]).
+pub async fn run(command: Command) -> Result<(), Error> {
+    blocking(move || match command {
+        Command::Create(args) => create(&args),
+        Command::Check(args) => check(&args),
+    })
+    .await
+}
+
+/// A topic as it should be, and what there is.
+#[derive(Debug)]
+struct Found {
+    spec: TopicSpec,
+    partitions: Option<i32>,
+    message_bytes_max: Option<usize>,
+}
+
+/// The topics of a pipeline before anything is changed.
+#[derive(Debug)]
+struct Survey {
+    topics: Vec<Found>,
+}
+
+impl Survey {
+    fn partitions(&self, topic: &str) -> Option<i32> {
+        let found = self.topics.iter().find(|found| found.spec.name == topic);
+        found.and_then(|found| found.partitions)
+    }
+
+    fn limit(&self, topic: &str) -> Option<usize> {
+        let found = self.topics.iter().find(|found| found.spec.name == topic);
+        found.and_then(|found| found.message_bytes_max)
+    }
+
+    /// The topics that must agree in partitions: all but the shared one.
+    fn own(&self) -> impl Iterator<Item = &Found> {
+        self.topics
+            .iter()
+            .filter(|found| found.spec.name != Topics::SCHEMAS)
+    }
+
+    /// What keeps a pipeline from running, each with what to do.
+    fn faults(&self, pipeline: &str) -> Vec<AdminError> {
+        let mut faults = Vec::new();
+        let missing = self
+            .topics
+            .iter()
+            .filter(|found| found.partitions.is_none());
+        let missing: Vec<String> = missing.map(|found| found.spec.name.clone()).collect();
+        if !missing.is_empty() {
+            faults.push(AdminError::Missing { topics: missing });
+        }
+        faults.extend(self.disagreements());
+        faults.extend(self.tight_limits(pipeline));
+        faults
+    }
+
+    fn disagreements(&self) -> Vec<AdminError> {
+        let mut there = self
+            .own()
+            .filter_map(|found| Some((&found.spec.name, found.partitions?)));
+        let Some((reference, expected)) = there.next() else {
+            return Vec::new();
+        };
+        let others = there.filter(|(_, partitions)| *partitions != expected);
+        let fault = |(topic, partitions): (&String, i32)| AdminError::Partitions {
+            topic: topic.clone(),
+            partitions,
+            reference: reference.clone(),
+            expected,
+        };
+        others.map(fault).collect()
+    }
+
+    /// Dead-letter topics that cannot hold every message of their source.
+    fn tight_limits(&self, pipeline: &str) -> Vec<AdminError> {
+        let mut faults = Vec::new();
+        for source in Topics::of(pipeline).flow() {
+            let dlq = dlq_of(source);
+            let (Some(given), Some(limit)) = (self.limit(source), self.limit(&dlq)) else {
+                continue;
+            };
+            let specs = TopicSpec::of_pipeline(pipeline, 1, given);
+            let needed = specs.into_iter().find(|spec| spec.name == dlq);
+            let needed = needed
+                .and_then(|spec| spec.message_bytes_max)
+                .unwrap_or(given);
+            if limit < needed {
+                faults.push(AdminError::Limit {
+                    topic: dlq,
+                    source_topic: source.to_owned(),
+                    limit,
+                    needed,
+                });
+            }
+        }
+        faults
+    }
+}
+
+fn survey(admin: &Admin, specs: Vec<TopicSpec>) -> Result<Survey, AdminError> {
+    let mut topics = Vec::new();
+    for spec in specs {
+        let partitions = admin.partitions(&spec.name)?;
+        let message_bytes_max = match partitions {
+            Some(_) => Some(admin.message_bytes_max(&spec.name)?),
+            None => None,
+        };
+        topics.push(Found {
+            spec,
+            partitions,
+            message_bytes_max,
+        });
+    }
+    Ok(Survey { topics })
+}
+
+fn create(args: &CreateArgs) -> Result<(), Error> {
+    let pipelines = pipelines::all(&args.which.pipeline)?;
+    let admin = Admin::connect(&args.which.kafka.cluster()?)?;
+    let mut table = Table::new(&["TOPIC", "PARTITIONS", ""]);
+    let mut listed = std::collections::HashSet::new();
+    for pipeline in &pipelines {
+        let (specs, there) = to_create(&admin, pipeline, args)?;
+        let created = admin.create(&specs)?;
+        for spec in specs
+            .into_iter()
+            .filter(|spec| listed.insert(spec.name.clone()))
+        {
+            let found = there.partitions(&spec.name);
+            let state = match created.contains(&spec.name) {
+                true => "created",
+                false => "was there",
+            };
+            let partitions = found.unwrap_or(spec.partitions).to_string();
+            table.row(vec![spec.name, partitions, state.to_owned()]);
+        }
+    }
+    let _ = output::print(table)?;
+    Ok(())
+}
+
+/// The topics as they should be; refused before anything is made where those there are do not fit.
+fn to_create(
+    admin: &Admin,
+    pipeline: &Pipeline,
+    args: &CreateArgs,
+) -> Result<(Vec<TopicSpec>, Survey), Error> {
+    let limit = args.message_bytes_max as usize;
+    let specs = |partitions| TopicSpec::of_pipeline(pipeline.name(), partitions, limit);
+    let there = survey(admin, specs(1))?;
+    if let Some(fault) = there.disagreements().into_iter().next() {
+        return Err(fault.into());
+    }
+    let existing = there
+        .own()
+        .find_map(|found| Some((&found.spec.name, found.partitions?)));
+    let partitions = match (existing, args.partitions) {
+        (Some((topic, found)), Some(wanted)) if found != wanted => {
+            return Err(Error::Config(format!(
+                "--partitions is {wanted}, but topic {topic} has {found} partitions; leave the flag out to use {found}, \
+                 or create new topics (a pipeline of another name): changing the number would lose a key's order"
+            )));
+        }
+        (Some((_, found)), _) => found,
+        (None, wanted) => wanted.unwrap_or(PARTITIONS_DEFAULT),
+    };
+    Ok((specs(partitions), there))
+}
+
+fn check(args: &CheckArgs) -> Result<(), Error> {
+    let pipelines = pipelines::all(&args.which.pipeline)?;
+    let admin = Admin::connect(&args.which.kafka.cluster()?)?;
+    let mut table = Table::new(&["TOPIC", "PARTITIONS", "MESSAGE BYTES MAX"]);
+    let mut listed = std::collections::HashSet::new();
+    let mut faults = Vec::new();
+    for pipeline in &pipelines {
+        let survey = survey(&admin, TopicSpec::of_pipeline(pipeline.name(), 1, 0))?;
+        faults.extend(
+            survey
+                .faults(pipeline.name())
+                .iter()
+                .map(AdminError::to_string),
+        );
+        for found in survey.topics {
+            if listed.insert(found.spec.name.clone()) {
+                let partitions = found
+                    .partitions
+                    .map_or("missing".to_owned(), |n| n.to_string());
+                let limit = found
+                    .message_bytes_max
+                    .map_or(String::new(), |n| n.to_string());
+                table.row(vec![found.spec.name, partitions, limit]);
+            }
+        }
+    }
+    let _ = output::print(table)?;
+    match faults.is_empty() {
+        true => Ok(()),
+        false => Err(Error::Config(faults.join("\nerror: "))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As `topics create` makes them, then changed.
+    fn made(change: impl Fn(&mut Found)) -> Survey {
+        let found = |spec: TopicSpec| {
+            let mut found = Found {
+                partitions: Some(spec.partitions),
+                message_bytes_max: Some(spec.message_bytes_max.unwrap_or(1_048_588)),
+                spec,
+            };
+            change(&mut found);
+            found
+        };
+        let specs = TopicSpec::of_pipeline("p", 8, 1_048_588);
+        Survey {
+            topics: specs.into_iter().map(found).collect(),
+        }
+    }
+
+    fn faults(change: impl Fn(&mut Found)) -> Vec<String> {
+        let faults = made(change).faults("p");
+        faults.iter().map(AdminError::to_string).collect()
+    }
+
+    #[test]
+    fn topics_as_they_are_created_are_found_fit() {
+        assert_eq!(faults(|_| {}), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_is_missing_is_named_with_what_to_do() {
+        let faults = faults(|found| {
+            if found.spec.name == "p.records" {
+                (found.partitions, found.message_bytes_max) = (None, None);
+            }
+        });
+        assert_eq!(faults.len(), 1);
+        assert!(faults[0].contains("p.records") && faults[0].contains("topics create"));
+    }
+
+    #[test]
+    fn a_topic_of_another_width_is_named() {
+        let faults = faults(|found| {
+            if found.spec.name == "p.features.dlq" {
+                found.partitions = Some(4);
+            }
+        });
+        assert!(
+            faults[0].contains("p.features.dlq has 4 partitions"),
+            "{faults:?}"
+        );
+    }
+
+    #[test]
+    fn a_dead_letter_topic_without_headroom_is_named() {
+        let faults = faults(|found| found.message_bytes_max = Some(1_048_588));
+        assert_eq!(faults.len(), 4);
+        assert!(
+            faults[0].contains("p.inbox.dlq") && faults[0].contains("1114124"),
+            "{faults:?}"
+        );
+    }
+}
