@@ -128,7 +128,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
         () = &mut shutdown => return Ok(()),
     };
     if args.broker_only {
-        let _ = output::print(&format!(
+        let _ = output::print(format!(
             "Apache Kafka listens on {}; Ctrl-C ends it, its data stays in {}",
             broker.address(),
             args.data_dir.display()

@@ -72,7 +72,7 @@ pub async fn show(plan: &Plan, broker: &Broker) -> Result<(), Error> {
             String::new()
         };
         lines = text.lines().count();
-        if output::print(&format!("{up}{}", text.trim_end()))?.is_break() {
+        if output::print(format!("{up}{}", text.trim_end()))?.is_break() {
             // Nobody reads; the services go on.
             std::future::pending::<()>().await;
         }
