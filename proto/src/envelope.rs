@@ -53,8 +53,40 @@ pub fn seal(id: SchemaId, message: &impl Message, payload: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::v1::Record;
+
+    proptest! {
+        #[test]
+        fn any_record_comes_back_bit_for_bit(
+            id in any::<u64>(),
+            text in any::<(String, String)>(),
+            event_time_ms in any::<i64>(),
+            bits in prop::collection::vec(any::<u64>(), 0..40),
+            extra in prop::collection::vec(any::<u8>(), 0..40),
+        ) {
+            let values = bits.iter().map(|bits| f64::from_bits(*bits)).collect();
+            let record = Record { id: text.0, key: text.1, event_time_ms, values, extra };
+            let mut payload = Vec::new();
+            seal(SchemaId(id), &record, &mut payload);
+            let (found, message) = open(&payload).unwrap();
+            prop_assert_eq!(found, SchemaId(id));
+            let back = Record::decode(message).unwrap();
+            let back_bits: Vec<u64> = back.values.iter().map(|value| value.to_bits()).collect();
+            prop_assert_eq!(back_bits, bits);
+            prop_assert_eq!((&back.id, &back.key), (&record.id, &record.key));
+            prop_assert_eq!((back.event_time_ms, &back.extra), (event_time_ms, &record.extra));
+        }
+
+        #[test]
+        fn garbage_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            if let Ok((_, message)) = open(&bytes) {
+                let _ = Record::decode(message);
+            }
+        }
+    }
 
     #[test]
     fn what_is_sealed_opens() {

@@ -25,6 +25,36 @@ fn records_flow_from_the_inbox_to_the_database() {
 }
 
 #[test]
+fn at_least_once_loses_nothing_and_stores_an_id_once() {
+    let world = World::new(4);
+    let mut services: Vec<Process> = Stage::ALL
+        .iter()
+        .map(|stage| {
+            world
+                .launch(*stage, "a")
+                .env("QUADRILLE_DELIVERY", "at-least-once")
+                .start()
+        })
+        .collect();
+    for service in &mut services {
+        service.ready();
+    }
+    let load = Load {
+        records: 2_000,
+        keys: 20,
+        rate: 500,
+    };
+    let sent = load.send(&world, |n| {
+        if n == 700 {
+            services[1].kill();
+            services[1] = services[1].launch.start();
+        }
+    });
+    oracle::stored(&world, services[3].address(), sent.len());
+    assert_eq!(oracle::rows(&world, services[3].address()), sent);
+}
+
+#[test]
 fn two_instances_of_each_service_share_the_work() {
     let world = World::new(4).with_postgres();
     let mut services: Vec<Process> = Stage::ALL

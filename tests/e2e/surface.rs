@@ -194,6 +194,14 @@ fn grpc_submits_one_by_one_and_as_a_stream() {
         assert_eq!(status.code(), Code::InvalidArgument);
         assert!(status.message().contains("glucose"), "{status}");
 
+        let note = format!("{{\"note\":\"{}\",", "x".repeat(2 << 20));
+        let large = record("large", "p-1", 148).replacen('{', &note, 1);
+        let status = client
+            .submit(request(0, &large))
+            .await
+            .expect_err("too large");
+        assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+
         let mut requests: Vec<SubmitRequest> = (1..=300)
             .map(|n| request(n, &record(&format!("g{n}"), "p-1", 148)))
             .collect();

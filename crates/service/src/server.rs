@@ -88,11 +88,17 @@ async fn deadline(request: Request, next: Next) -> Response {
         .and_then(|value| value.to_str().ok());
     match timeout.and_then(parse_grpc_timeout) {
         None => next.run(request).await,
+        // A timer of nothing would let a quick answer through.
+        Some(Duration::ZERO) => too_late(),
         Some(timeout) => match tokio::time::timeout(timeout, next.run(request)).await {
             Ok(response) => response,
-            Err(_) => Status::deadline_exceeded("the call's deadline has passed").into_http(),
+            Err(_) => too_late(),
         },
     }
+}
+
+fn too_late() -> Response {
+    Status::deadline_exceeded("the call's deadline has passed").into_http()
 }
 
 /// At most eight digits and a unit, as the gRPC protocol has it.

@@ -3,8 +3,10 @@
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::{Stream, StreamExt};
+use prost::Message;
+use prost_types::Struct;
 use quadrille_choreography::PublishError;
-use quadrille_pipeline::NeedKey;
+use quadrille_pipeline::{NeedKey, Reading};
 use quadrille_proto::v1::{
     SubmitAck, SubmitError, SubmitRequest, SubmitResponse, ingest_service_server::IngestService,
     submit_ack::Outcome,
@@ -87,6 +89,21 @@ fn sender(request: &SubmitRequest, headers: &Arc<[(String, Vec<u8>)]>) -> Sender
     }
 }
 
+fn read(intake: &Intake, request: &SubmitRequest) -> Result<Reading, Rejection> {
+    let record = request.record.as_ref();
+    let size = record.map_or(0, Message::encoded_len);
+    intake
+        .bounds
+        .check_record(size)
+        .map_err(Rejection::TooLarge)?;
+    let empty = Struct::default();
+    Ok(read_struct(
+        &intake.pipeline,
+        record.unwrap_or(&empty),
+        NeedKey::Required,
+    )?)
+}
+
 /// Sends one record; the outer future ends when it is sent, the inner one when it is confirmed.
 async fn send(
     intakes: Arc<[Arc<Intake>]>,
@@ -116,9 +133,8 @@ async fn begin(
     headers: &Arc<[(String, Vec<u8>)]>,
 ) -> Result<impl Future<Output = Result<Accepted, Rejection>> + Send + use<>, (Status, String)> {
     let intake = find(intakes, &request.pipeline).map_err(|status| (status, String::new()))?;
-    let record = request.record.clone().unwrap_or_default();
-    let reading = read_struct(&intake.pipeline, &record, NeedKey::Required)
-        .map_err(|invalid| (Status::invalid_argument(invalid.to_string()), invalid.field))?;
+    let reading = read(&intake, request)
+        .map_err(|rejection| (status(&rejection), rejection.field().to_owned()))?;
     let sender = sender(request, headers);
     loop {
         let mut confirmation = Box::pin(intake.send(reading.clone(), &sender));
@@ -156,9 +172,7 @@ impl IngestService for Ingest {
         let headers = trace_headers(request.metadata());
         let request = request.into_inner();
         let intake = self.intake(&request.pipeline)?;
-        let record = request.record.clone().unwrap_or_default();
-        let reading = read_struct(&intake.pipeline, &record, NeedKey::Required)
-            .map_err(|invalid| Status::invalid_argument(invalid.to_string()))?;
+        let reading = read(&intake, &request).map_err(|rejection| status(&rejection))?;
         let accepted = intake.send(reading, &sender(&request, &headers)).await;
         accepted
             .map(|accepted| Response::new(response(accepted)))

@@ -61,7 +61,11 @@ async fn assemble(context: Context, bounds: Bounds) -> Result<Assembly, Error> {
     let service = IngestServiceServer::new(grpc::Ingest {
         intakes: Arc::clone(&intakes),
     })
-    .max_decoding_message_size(bounds.record_bytes_max.saturating_mul(2));
+    .max_decoding_message_size(
+        bounds
+            .body_bytes_max
+            .max(bounds.record_bytes_max.saturating_mul(2)),
+    );
     Ok(Assembly {
         stages,
         http: http::router(intakes, bounds),

@@ -1,0 +1,251 @@
+//! A stage with a handler of the test's own, on the embedded broker: what becomes of each kind of failure.
+//! Exactly-once is not a claim of these tests; the broker is a mock.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use quadrille_choreography::{
+    Admin, Delivery, EmbeddedBroker, Failure, Handler, Incoming, Item, Limits, Output, Publication,
+    Publisher, Stage, StageConfig, StageError, StageOptions, TopicSpec, list_dead_letters,
+};
+use quadrille_telemetry::{Registry, metrics::LoopMetrics};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Does what each record's text says.
+struct Obedient {
+    retries: Arc<AtomicU32>,
+}
+
+impl Handler for Obedient {
+    type Record = String;
+
+    fn decode(&mut self, incoming: &Incoming<'_>, record: &mut String) -> Result<(), Failure> {
+        let payload = incoming
+            .payload
+            .ok_or_else(|| Failure::dead_letter("tombstone", "no value"))?;
+        let text = std::str::from_utf8(payload)
+            .map_err(|e| Failure::dead_letter("not_utf8", e.to_string()))?;
+        text.clone_into(record);
+        Ok(())
+    }
+
+    fn handle(&mut self, items: &[Item<'_, String>], output: &mut Output) {
+        for item in items {
+            match item.record.as_str() {
+                "panic" => panic!("as told"),
+                "fatal" => output.fail(Failure::fatal("told", "stop")),
+                "retry twice" if self.retries.fetch_add(1, Ordering::Relaxed) < 2 => {
+                    output.fail(Failure::retry("busy", "later"));
+                }
+                "retry for ever" => {
+                    self.retries.fetch_add(1, Ordering::Relaxed);
+                    output.fail(Failure::retry("busy", "never"));
+                }
+                "huge" => output.emit(|bytes| bytes.resize(4 << 20, b'x')),
+                "absorb" => output.absorb("told"),
+                text => output.emit(|bytes| bytes.extend_from_slice(text.as_bytes())),
+            }
+        }
+    }
+}
+
+struct World {
+    broker: EmbeddedBroker,
+    registry: Registry,
+    retries: Arc<AtomicU32>,
+    stage: Option<Stage>,
+}
+
+impl World {
+    fn start(delivery: Delivery) -> Self {
+        let broker = EmbeddedBroker::start().expect("the embedded broker");
+        let spec = |name: &str| TopicSpec {
+            name: name.to_owned(),
+            partitions: 2,
+            compacted: false,
+            message_bytes_max: None,
+        };
+        let names = ["in", "in.dlq", "out", "quadrille.schemas"];
+        broker.create(&names.map(spec)).expect("topics");
+        let config = StageConfig {
+            cluster: broker.cluster().expect("a cluster"),
+            service: "feature",
+            pipeline: "p".to_owned(),
+            group: "quadrille.feature.p".to_owned(),
+            input: "in".to_owned(),
+            output: Some("out".to_owned()),
+            instance: "test".to_owned(),
+            lanes: 2,
+            delivery,
+            limits: Limits {
+                attempts_max: 3,
+                retry_first: Duration::from_millis(5),
+                ..Limits::default()
+            },
+        };
+        let topics = Admin::connect(&config.cluster)
+            .and_then(|a| a.prepare(&config))
+            .expect("topics");
+        let registry = Registry::default();
+        let metrics = LoopMetrics::register(&registry).stage("p", &config.group, &config.input);
+        let retries = Arc::new(AtomicU32::new(0));
+        let options = StageOptions {
+            config,
+            topics,
+            metrics,
+            resume: None,
+        };
+        let stage = Stage::start(options, |_| Obedient {
+            retries: Arc::clone(&retries),
+        });
+        World {
+            broker,
+            registry,
+            retries,
+            stage: Some(stage.expect("a stage")),
+        }
+    }
+
+    /// Publishes to partition 0, in order.
+    fn send(&self, texts: &[&str]) {
+        let cluster = self.broker.cluster().expect("a cluster");
+        let publisher = Publisher::connect(&cluster, "test", 1 << 20).expect("a publisher");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        for text in texts {
+            let sent = publisher.publish(&Publication {
+                topic: "in",
+                partition: 0,
+                key: b"k",
+                payload: text.as_bytes(),
+                timestamp_ms: None,
+                headers: &[("ward".to_owned(), b"7".to_vec())],
+            });
+            runtime.block_on(sent).expect("confirmed");
+        }
+    }
+
+    /// Waits until so many records are consumed and committed.
+    fn consumed(&self, count: u64) {
+        let line = format!("messaging_client_consumed_messages_total{{pipeline=\"p\"}} {count}");
+        let deadline = Instant::now() + PATIENCE;
+        while !self.registry.encode().lines().any(|l| l == line) {
+            assert!(
+                Instant::now() < deadline,
+                "not within {PATIENCE:?}: {line}\n{}",
+                self.registry.encode()
+            );
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+    }
+
+    /// Class, attempts and payload of each dead letter.
+    fn dead(&self) -> Vec<(String, String, String)> {
+        let mut letters = Vec::new();
+        let cluster = self.broker.cluster().expect("a cluster");
+        list_dead_letters(&cluster, "in.dlq", |letter| {
+            let text = |value: Option<&str>| value.unwrap_or_default().to_owned();
+            let payload = String::from_utf8_lossy(letter.payload.as_deref().unwrap_or_default());
+            assert_eq!(
+                letter.header("ward"),
+                Some("7"),
+                "the record's own headers stay"
+            );
+            letters.push((
+                text(letter.class()),
+                text(letter.attempts()),
+                payload.into_owned(),
+            ));
+            std::ops::ControlFlow::Continue(())
+        })
+        .expect("listed");
+        letters
+    }
+
+    fn stop(&mut self) -> Result<(), StageError> {
+        let stage = self.stage.take().expect("it runs");
+        stage.stop();
+        stage.join()
+    }
+}
+
+fn letter(class: &str, attempts: &str, payload: &str) -> (String, String, String) {
+    (
+        format!("quadrille.{class}"),
+        attempts.to_owned(),
+        payload.to_owned(),
+    )
+}
+
+#[test]
+fn a_retriable_failure_that_passes_costs_nothing() {
+    let mut world = World::start(Delivery::ExactlyOnce);
+    world.send(&["a", "retry twice", "b"]);
+    world.consumed(3);
+    assert_eq!(world.dead(), []);
+    assert!(world.retries.load(Ordering::Relaxed) >= 3);
+    world.stop().expect("drained");
+}
+
+#[test]
+fn a_retriable_failure_that_stays_is_dead_lettered_with_its_attempts() {
+    let mut world = World::start(Delivery::ExactlyOnce);
+    world.send(&["retry for ever", "a"]);
+    world.consumed(2);
+    assert_eq!(world.dead(), [letter("busy", "3", "retry for ever")]);
+    world.stop().expect("drained");
+}
+
+#[test]
+fn poison_of_every_kind_is_dead_lettered_between_good_records() {
+    for delivery in [Delivery::ExactlyOnce, Delivery::AtLeastOnce] {
+        let mut world = World::start(delivery);
+        world.send(&["a", "panic", "b", "huge", "c", "absorb", "d"]);
+        world.consumed(7);
+        assert_eq!(
+            world.dead(),
+            [
+                letter("panic", "1", "panic"),
+                letter("too_large", "1", "huge")
+            ]
+        );
+        let absorbed = "quadrille_absorbed_total{pipeline=\"p\",reason=\"told\"} 1";
+        assert!(world.registry.encode().contains(absorbed));
+        world.stop().expect("drained");
+    }
+}
+
+#[test]
+fn a_fatal_failure_ends_the_stage_with_its_cause() {
+    let mut world = World::start(Delivery::ExactlyOnce);
+    world.send(&["fatal"]);
+    let deadline = Instant::now() + PATIENCE;
+    while !world.stage.as_ref().is_some_and(Stage::has_ended) {
+        assert!(Instant::now() < deadline, "the stage ends");
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+    let error = world.stop().expect_err("it failed");
+    assert!(error.to_string().contains("told: stop"), "{error}");
+}
+
+#[test]
+fn a_stage_is_live_and_becomes_ready_when_partitions_are_assigned() {
+    let mut world = World::start(Delivery::ExactlyOnce);
+    let health = world.stage.as_ref().expect("it runs").health();
+    health.live().expect("alive from the start");
+    let deadline = Instant::now() + PATIENCE;
+    while health.ready().is_err() || health.assigned_partitions() < 2 {
+        assert!(Instant::now() < deadline, "ready");
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+    world.stop().expect("drained");
+    assert!(health.ready().is_err(), "no longer ready");
+}
