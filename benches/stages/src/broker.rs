@@ -196,8 +196,8 @@ impl Broker {
         self.groups.push(group.to_owned());
     }
 
-    /// Records of a topic that a `read_committed` reader sees.
-    pub fn count(&self, topic: &str) -> anyhow::Result<u64> {
+    /// Records of a topic that a `read_committed` reader sees, and the bytes of their payloads.
+    fn count(&self, topic: &str) -> anyhow::Result<(u64, u64)> {
         let consumer: BaseConsumer = client(&self.servers)
             // Never joined; the client wants a name.
             .set("group.id", format!("{topic}.count"))
@@ -212,28 +212,32 @@ impl Broker {
             all.add_partition_offset(topic, partition, Offset::Beginning)?;
         }
         consumer.assign(&all)?;
-        let (mut count, mut open) = (0, PARTITIONS);
+        let (mut count, mut bytes, mut open) = (0, 0, PARTITIONS);
         while open > 0 {
             match consumer.poll(READ_WITHIN) {
-                Some(Ok(message)) if message.topic() == topic => count += 1,
+                Some(Ok(message)) if message.topic() == topic => {
+                    count += 1;
+                    bytes += message.payload_len() as u64;
+                }
                 Some(Ok(message)) => bail!("a record of {} was read", message.topic()),
                 Some(Err(KafkaError::PartitionEOF(_))) => open -= 1,
                 Some(Err(error)) => return Err(error).context("counting"),
                 None => bail!("{topic} was not read to its end: {count} records so far"),
             }
         }
-        Ok(count)
+        Ok((count, bytes))
     }
 
-    /// Fails unless the topic holds `expected` records and its source no dead letters.
-    pub fn verify(&self, topic: &str, source: &str, expected: u64) -> anyhow::Result<()> {
-        let found = self.count(topic)?;
+    /// Fails unless the topic holds `expected` records and its source no dead letters; returns the
+    /// mean payload's bytes.
+    pub fn verify(&self, topic: &str, source: &str, expected: u64) -> anyhow::Result<f64> {
+        let (found, bytes) = self.count(topic)?;
         if found != expected {
             bail!("{topic} holds {found} records, {expected} went in");
         }
         match self.count(&dlq_of(source))? {
-            0 => Ok(()),
-            dead => bail!("{dead} records of {source} were dead-lettered"),
+            (0, _) => Ok(bytes as f64 / expected.max(1) as f64),
+            (dead, _) => bail!("{dead} records of {source} were dead-lettered"),
         }
     }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::ensure;
-use quadrille_choreography::Delivery;
+use quadrille_choreography::{Delivery, Limits};
 use quadrille_model::package::Overwrite;
 use quadrille_proto::{Stage, Topics};
 
@@ -46,6 +46,10 @@ pub struct Options {
     /// Lanes of each service [default: as the services have it]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=8))]
     lanes: Option<u32>,
+
+    /// Milliseconds between a busy lane's batches, at least [default: as the services have it]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(0..=1_000))]
+    linger: Option<u64>,
 
     /// Only this delivery
     #[arg(long, value_enum)]
@@ -163,6 +167,14 @@ impl Arena<'_> {
             .map_or(cores.max(2), |lanes| lanes as usize)
     }
 
+    fn limits(&self) -> Limits {
+        let mut limits = Limits::default();
+        if let Some(linger) = self.options.linger {
+            limits.linger_max = Duration::from_millis(linger);
+        }
+        limits
+    }
+
     /// One round on topics, groups and a database of its own.
     fn round(&mut self, round: u32, mode: Mode) -> anyhow::Result<Latencies> {
         let name = format!("bench-{}-{}-{round}", self.tag, mode.name());
@@ -177,6 +189,7 @@ impl Arena<'_> {
             pipeline: workload::pipeline(&name)?,
             delivery: mode.delivery(),
             lanes: self.lanes(),
+            limits: self.limits(),
             model: &self.folder.path().join("model"),
             database_url: format!("sqlite:{}", database.display()),
         })?;

@@ -25,6 +25,7 @@ pub struct Options<'a> {
     pub pipeline: Arc<Pipeline>,
     pub delivery: Delivery,
     pub lanes: usize,
+    pub limits: Limits,
     /// A model package's directory.
     pub model: &'a Path,
     pub database_url: String,
@@ -94,7 +95,7 @@ impl Member {
             instance: Some("bench".to_owned()),
             lanes: options.lanes,
             delivery: options.delivery,
-            limits: Limits::default(),
+            limits: options.limits.clone(),
             create_topics: None,
         };
         let (stop, stopped) = oneshot::channel();

@@ -69,14 +69,15 @@ impl Pump<'_> {
                     group: self.group.to_owned(),
                     index,
                 };
-                std::thread::spawn(move || {
+                let thread = std::thread::Builder::new().name(format!("reference-{index}"));
+                thread.spawn(move || {
                     let result = lane.run(&progress);
                     // One lane's failure ends all.
                     progress.stop.fetch_or(result.is_err(), Ordering::SeqCst);
                     result
                 })
             })
-            .collect();
+            .collect::<Result<_, _>>()?;
         let every = Duration::from_millis(1);
         let done = wait_until("the reference", ROUND_WITHIN, every, || {
             let stopped = progress.stop.load(Ordering::SeqCst);
@@ -126,20 +127,15 @@ impl Names {
             .set("auto.offset.reset", "earliest")
             .set("partition.assignment.strategy", "cooperative-sticky")
             .set("fetch.queue.backoff.ms", "2")
-            .set(
-                "fetch.message.max.bytes",
-                std::env::var("REF_FETCH").unwrap_or("1048576".into()),
-            )
-            .set(
-                "queued.max.messages.kbytes",
-                std::env::var("REF_QUEUE").unwrap_or("65536".into()),
-            )
             .create()?;
         consumer.subscribe(&[&self.input])?;
         Ok(consumer)
     }
 
-    /// Sends each record as it is polled, up to a transaction's worth; returns how many.
+    /// Polls up to a transaction's worth and sends it; returns how many.
+    ///
+    /// Polling first and sending in one go fills the client's batches: one fifth faster, at less CPU, than
+    /// sending each record as it is polled (`linger.ms` above 0 mends that too, but delays the commit).
     fn copy(
         &self,
         consumer: &BaseConsumer,
@@ -147,62 +143,36 @@ impl Names {
         next: &mut [Option<i64>],
         progress: &Progress,
     ) -> anyhow::Result<usize> {
-        if std::env::var("REF_COLLECT").is_ok() {
-            let mut batch = Vec::with_capacity(TRANSACTION_RECORDS);
-            while batch.len() < TRANSACTION_RECORDS {
-                let wait = if batch.is_empty() {
-                    IDLE_WAIT
-                } else {
-                    Duration::ZERO
-                };
-                match consumer.poll(wait) {
-                    Some(Ok(message)) => batch.push(message),
-                    Some(Err(error)) => return Err(error).context("the reference polls"),
-                    None => break,
-                }
-            }
-            if batch.is_empty() {
-                return Ok(0);
-            }
-            progress.meter.first_record();
-            producer.client.begin_transaction()?;
-            producer.outstanding.fetch_add(batch.len());
-            for message in &batch {
-                let mut record = BaseRecord::to(&self.output).partition(message.partition());
-                record.key = message.key();
-                record.payload = message.payload();
-                if let Err((error, _)) = producer.client.send(record) {
-                    return Err(error).context("the reference sends");
-                }
-                let next = next.get_mut(message.partition() as usize);
-                *next.context("a partition too many")? = Some(message.offset() + 1);
-            }
-            return Ok(batch.len());
-        }
-        let mut sent = 0;
-        while sent < TRANSACTION_RECORDS {
-            let wait = if sent == 0 { IDLE_WAIT } else { Duration::ZERO };
-            let message = match consumer.poll(wait) {
-                Some(Ok(message)) => message,
+        let mut batch = Vec::with_capacity(TRANSACTION_RECORDS);
+        while batch.len() < TRANSACTION_RECORDS {
+            let wait = if batch.is_empty() {
+                IDLE_WAIT
+            } else {
+                Duration::ZERO
+            };
+            match consumer.poll(wait) {
+                Some(Ok(message)) => batch.push(message),
                 Some(Err(error)) => return Err(error).context("the reference polls"),
                 None => break,
-            };
-            if sent == 0 {
-                progress.meter.first_record();
-                producer.client.begin_transaction()?;
             }
+        }
+        if batch.is_empty() {
+            return Ok(0);
+        }
+        progress.meter.first_record();
+        producer.client.begin_transaction()?;
+        producer.outstanding.add(batch.len());
+        for message in &batch {
             let mut record = BaseRecord::to(&self.output).partition(message.partition());
             record.key = message.key();
             record.payload = message.payload();
-            producer.outstanding.fetch_add(1);
             if let Err((error, _)) = producer.client.send(record) {
                 return Err(error).context("the reference sends");
             }
             let next = next.get_mut(message.partition() as usize);
             *next.context("a partition too many")? = Some(message.offset() + 1);
-            sent += 1;
         }
-        Ok(sent)
+        Ok(batch.len())
     }
 
     fn commit(
@@ -236,7 +206,7 @@ struct Outstanding {
 }
 
 impl Outstanding {
-    fn fetch_add(&self, records: usize) {
+    fn add(&self, records: usize) {
         self.count.fetch_add(records, Ordering::SeqCst);
     }
 
@@ -294,26 +264,21 @@ impl Events {
         let client: Arc<BaseProducer<Counted>> = Arc::new(
             client(servers)
                 .set("transactional.id", transactional_id)
-                .set(
-                    "linger.ms",
-                    std::env::var("REF_LINGER").unwrap_or("0".into()),
-                )
-                .set(
-                    "batch.size",
-                    std::env::var("REF_BATCH").unwrap_or("1000000".into()),
-                )
+                .set("linger.ms", "0")
                 .create_with_context(Counted(Arc::clone(&outstanding)))?,
         );
         client.init_transactions(KAFKA_WITHIN)?;
         let stop = Arc::new(AtomicBool::new(false));
-        std::thread::spawn({
-            let (client, stop) = (Arc::clone(&client), Arc::clone(&stop));
-            move || {
-                while !stop.load(Ordering::Relaxed) {
-                    client.poll(EVENT_WAIT);
+        std::thread::Builder::new()
+            .name("events".to_owned())
+            .spawn({
+                let (client, stop) = (Arc::clone(&client), Arc::clone(&stop));
+                move || {
+                    while !stop.load(Ordering::Relaxed) {
+                        client.poll(EVENT_WAIT);
+                    }
                 }
-            }
-        });
+            })?;
         Ok(Events {
             client,
             outstanding,

@@ -14,7 +14,8 @@ use quadrille_proto::Stage;
 
 use super::{PATIENCE, eventually, http};
 
-/// The folder of the binaries under test; builds those that a narrower `cargo test` did not.
+/// The folder of the binaries under test. `cargo test` builds only the root package's: the services' are
+/// built here, once a run, which takes a moment when nothing has changed.
 fn binaries() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
@@ -23,16 +24,21 @@ fn binaries() -> &'static Path {
             .parent()
             .expect("a binary lies in a folder")
             .to_owned();
-        let built = |stage: &Stage| folder.join(stage.name()).is_file();
-        if !Stage::ALL.iter().all(built) {
-            let status = Command::new(env!("CARGO"))
-                .args(["build", "--workspace", "--bins"])
-                .status();
-            assert!(
-                status.is_ok_and(|status| status.success()),
-                "the services build"
-            );
+        let mut build = Command::new(env!("CARGO"));
+        build.args(["build", "--quiet", "--bins"]);
+        build.args(
+            Stage::ALL
+                .iter()
+                .flat_map(|stage| ["--package", stage.name()]),
+        );
+        if folder.ends_with("release") {
+            build.arg("--release");
         }
+        build.current_dir(env!("CARGO_MANIFEST_DIR"));
+        assert!(
+            build.status().is_ok_and(|status| status.success()),
+            "the services build"
+        );
         folder
     })
 }
