@@ -88,12 +88,16 @@ async fn local(args: &Args, specs: Vec<TopicSpec>) -> Result<Broker, Error> {
     options.data_dir = DataDir::Kept(args.data_dir.join("kafka"));
     options.port = Some(args.kafka_port);
     let properties = args.kafka_properties.clone();
+    // Who starts the services chooses the topics' partitions as well.
+    let only = args.broker_only;
     blocking(move || {
         let kafka = options
             .start()
             .map_err(|error| Error::Failed(error.to_string()))?;
         let cluster = Cluster::new(&kafka.bootstrap_servers(), &properties)?;
-        create(&cluster, specs)?;
+        if !only {
+            create(&cluster, specs)?;
+        }
         Ok(Broker {
             cluster,
             kind: "local Apache Kafka",

@@ -133,9 +133,15 @@ impl Schemas {
         };
         let asked_at = Instant::now();
         let deadline = asked_at + LOOKUP_WITHIN;
-        let (_, end) = reader
+        let (low, end) = reader
             .consumer
             .fetch_watermarks(Topics::SCHEMAS, 0, LOOKUP_WITHIN)?;
+        if reader.next < end {
+            let mut from = TopicPartitionList::new();
+            let start = Offset::Offset(reader.next.max(low));
+            from.add_partition_offset(Topics::SCHEMAS, 0, start)?;
+            reader.consumer.assign(&from)?;
+        }
         while reader.next < end {
             match reader.consumer.poll(Duration::from_millis(500)) {
                 Some(Ok(message)) => {
@@ -149,6 +155,8 @@ impl Schemas {
                 return Err(SchemaError::TimedOut);
             }
         }
+        // A fetch that waits for news would hold up the next question on its connection.
+        reader.consumer.unassign()?;
         reader.complete_at = Some(asked_at);
         Ok(())
     }
@@ -160,14 +168,8 @@ impl Schemas {
             .set("group.id", "quadrille.schemas.reader")
             .set("enable.auto.commit", "false")
             .set("queued.max.messages.kbytes", "1024")
-            .set(
-                "fetch.wait.max.ms",
-                if self.0.cluster.embedded { "10" } else { "500" },
-            );
+            .set("fetch.wait.max.ms", "20");
         let consumer: BaseConsumer<Plain> = settings.create_with_context(Plain)?;
-        let mut list = TopicPartitionList::new();
-        list.add_partition_offset(Topics::SCHEMAS, 0, Offset::Beginning)?;
-        consumer.assign(&list)?;
         Ok(Reader {
             consumer,
             next: 0,

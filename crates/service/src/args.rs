@@ -72,7 +72,7 @@ pub struct Args {
     #[arg(
         long,
         env = "QUADRILLE_MEMORY",
-        default_value_t = 64,
+        default_value_t = 32,
         value_name = "MIB"
     )]
     pub memory: usize,

@@ -27,6 +27,8 @@ use crate::{
 const REQUESTS_END_WITHIN: Duration = Duration::from_secs(5);
 /// Brokers learn of a new topic one after another.
 const TOPICS_APPEAR_WITHIN: Duration = Duration::from_secs(2);
+/// How long a port that is taken is tried again.
+const PORT_FREE_WITHIN: Duration = Duration::from_secs(2);
 /// How often the lanes are looked after.
 const WATCH_EVERY: Duration = Duration::from_millis(200);
 /// `max.message.bytes` of topics created with `--create-topics`.
@@ -115,7 +117,7 @@ impl Config {
         };
         let listener = match self.listener.take() {
             Some(listener) => listener,
-            None => TcpListener::bind(self.listen).map_err(refused)?,
+            None => bind_patiently(self.listen).map_err(refused)?,
         };
         listener.set_nonblocking(true).map_err(refused)?;
         let address = listener.local_addr().map_err(refused)?;
@@ -123,6 +125,21 @@ impl Config {
         let listener = tokio::net::TcpListener::from_std(listener).map_err(refused)?;
         tracing::info!(service = self.stage.name(), %address, "listening");
         Ok(listener)
+    }
+}
+
+/// A predecessor that was killed a moment ago may still hold the port.
+fn bind_patiently(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let deadline = Instant::now() + PORT_FREE_WITHIN;
+    loop {
+        match TcpListener::bind(address) {
+            Err(error)
+                if error.kind() == std::io::ErrorKind::AddrInUse && Instant::now() < deadline =>
+            {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            result => return result,
+        }
     }
 }
 
