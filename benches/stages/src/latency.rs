@@ -22,8 +22,9 @@ use crate::{
     workload,
 };
 
-/// The last row is there this long after its record was due, or the round has failed.
-const ROWS_WITHIN: Duration = Duration::from_secs(30);
+/// The last row is there this long after its record was sent, or the round has failed. A group that breaks
+/// up takes half a minute: that is to be seen as a figure.
+const ROWS_WITHIN: Duration = Duration::from_secs(120);
 
 #[derive(clap::Args, Debug)]
 pub struct Options {
@@ -39,7 +40,7 @@ pub struct Options {
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(0..=60))]
     warm_up: u32,
 
-    /// Rounds of each delivery
+    /// Rounds of each delivery that count; another one goes before them
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
 
@@ -149,10 +150,13 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         "round  delivery           p50     p99   p99.9     max ms  services' CPU  sent late at most"
     );
     let mut rounds = Vec::new();
-    for round in 1..=options.rounds {
+    // The first round is the Java compiler's: shown, not counted.
+    for round in 0..=options.rounds {
         for mode in &modes {
             let latencies = arena.round(round, *mode)?;
-            rounds.push((*mode, latencies));
+            if round > 0 {
+                rounds.push((*mode, latencies));
+            }
         }
     }
     print_summary(&modes, &rounds);

@@ -20,6 +20,9 @@ use crate::{Cluster, client::Plain};
 /// How long the topic may stay unreadable before a lookup gives up.
 const LOOKUP_WITHIN: Duration = Duration::from_secs(30);
 
+/// Bounds how long a look-up waits behind it; ten idle fetches a second cost nothing to speak of.
+const FETCH_WAIT_MS: &str = "100";
+
 /// The schemas' topic cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum SchemaError {
@@ -133,15 +136,9 @@ impl Schemas {
         };
         let asked_at = Instant::now();
         let deadline = asked_at + LOOKUP_WITHIN;
-        let (low, end) = reader
+        let (_, end) = reader
             .consumer
             .fetch_watermarks(Topics::SCHEMAS, 0, LOOKUP_WITHIN)?;
-        if reader.next < end {
-            let mut from = TopicPartitionList::new();
-            let start = Offset::Offset(reader.next.max(low));
-            from.add_partition_offset(Topics::SCHEMAS, 0, start)?;
-            reader.consumer.assign(&from)?;
-        }
         while reader.next < end {
             match reader.consumer.poll(Duration::from_millis(500)) {
                 Some(Ok(message)) => {
@@ -155,8 +152,6 @@ impl Schemas {
                 return Err(SchemaError::TimedOut);
             }
         }
-        // A fetch that waits for news would hold up the next question on its connection.
-        reader.consumer.unassign()?;
         reader.complete_at = Some(asked_at);
         Ok(())
     }
@@ -168,8 +163,12 @@ impl Schemas {
             .set("group.id", "quadrille.schemas.reader")
             .set("enable.auto.commit", "false")
             .set("queued.max.messages.kbytes", "1024")
-            .set("fetch.wait.max.ms", "20");
+            // A fetch that waits for news holds up the next question on its connection.
+            .set("fetch.wait.max.ms", FETCH_WAIT_MS);
         let consumer: BaseConsumer<Plain> = settings.create_with_context(Plain)?;
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(Topics::SCHEMAS, 0, Offset::Beginning)?;
+        consumer.assign(&list)?;
         Ok(Reader {
             consumer,
             next: 0,
