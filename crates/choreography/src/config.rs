@@ -174,7 +174,7 @@ impl Default for Limits {
         Limits {
             batch_records_max: 5_000,
             batch_bytes_max: 4 << 20,
-            linger_max: Duration::from_millis(5),
+            linger_max: Duration::from_millis(25),
             in_flight_bytes_max: 32 << 20,
             attempts_max: 5,
             retry_first: Duration::from_millis(100),

@@ -12,7 +12,7 @@ use std::{
 
 use quadrille_telemetry::{StageMetrics, metrics::Committed};
 use rdkafka::{
-    Message,
+    Message, TopicPartitionList,
     consumer::{CommitMode, Consumer},
     error::{KafkaError, RDKafkaErrorCode},
     message::BorrowedMessage,
@@ -36,6 +36,14 @@ use crate::{
 const IDLE_WAIT: Duration = Duration::from_millis(200);
 /// How often the position is committed when nothing comes.
 const IDLE_COMMIT_EVERY: Duration = Duration::from_secs(1);
+/// How often offsets are committed without a transaction: bounds what a killed process repeats.
+const OFFSETS_EVERY: Duration = Duration::from_millis(1000);
+/// A busy lane rests for this many times the duration of its last commit before it commits again.
+const LINGER_PER_COMMIT: u32 = 2;
+/// And for this long at least: batches of one record would keep a core busy.
+const LINGER_MIN: Duration = Duration::from_millis(2);
+/// How often what is left to read is written down.
+const LAG_EVERY: Duration = Duration::from_secs(1);
 /// Consecutive failed commits of one batch before the lane closes its clients and begins again.
 const FAILED_COMMITS_MAX: u32 = 8;
 /// Restarts because another client took the transactional id, before the service gives up.
@@ -105,6 +113,11 @@ pub(crate) struct Lane<H: Handler> {
     /// Records the broker would not take, by partition and offset.
     refused: HashMap<(i32, i64), Cause>,
     last_commit: Instant,
+    /// How long the last batch's sends and commit took.
+    commit_took: Duration,
+    /// At-least-once: the client holds offsets that are not committed; when it last committed some.
+    offsets_kept: bool,
+    offsets_at: Instant,
 }
 
 impl<H: Handler> Lane<H> {
@@ -135,6 +148,9 @@ impl<H: Handler> Lane<H> {
             failed_commits: 0,
             refused: HashMap::new(),
             last_commit: Instant::now(),
+            commit_took: Duration::ZERO,
+            offsets_kept: false,
+            offsets_at: Instant::now(),
         }
     }
 
@@ -241,6 +257,7 @@ impl<H: Handler> Lane<H> {
         let mut batch = Batch::new();
         let mut committed = Vec::new();
         let mut idle_since = Instant::now();
+        let mut lag_at = Instant::now();
         self.fresh();
         loop {
             self.status.progress();
@@ -250,7 +267,12 @@ impl<H: Handler> Lane<H> {
                 return Ok(End::Drained);
             }
             self.collect(consumer, &mut batch)?;
+            if lag_at.elapsed() >= LAG_EVERY {
+                lag_at = Instant::now();
+                consumer.report_lag(batch.is_empty());
+            }
             if batch.is_empty() {
+                self.commit_kept(consumer);
                 if idle_since.elapsed() >= IDLE_COMMIT_EVERY {
                     idle_since = Instant::now();
                     if let Err(error) = consumer.commit_idle(&mut committed) {
@@ -307,15 +329,11 @@ impl<H: Handler> Lane<H> {
                     if batch.is_empty() {
                         break;
                     }
-                    let linger = self
-                        .config
-                        .limits
-                        .linger_max
-                        .saturating_sub(self.last_commit.elapsed());
+                    let linger = self.linger().saturating_sub(self.last_commit.elapsed());
                     if lingered || linger.is_zero() {
                         break;
                     }
-                    // Transactions of a busy lane are at least this far apart; records gather meanwhile.
+                    // Commits of a busy lane are at least this far apart; records gather meanwhile.
                     self.stop.sleep(linger);
                     lingered = true;
                 }
@@ -323,6 +341,14 @@ impl<H: Handler> Lane<H> {
         }
         batch.polled_at = Instant::now();
         Ok(())
+    }
+
+    /// In proportion to what a commit takes now: where brokers or cores are busy, fewer and larger
+    /// transactions answer sooner than many small ones that wait for each other.
+    fn linger(&self) -> Duration {
+        (self.commit_took * LINGER_PER_COMMIT)
+            .max(LINGER_MIN)
+            .min(self.config.limits.linger_max)
     }
 
     fn is_full(&self, batch: &Batch<'_>) -> bool {
@@ -404,13 +430,14 @@ impl<H: Handler> Lane<H> {
         let result = self.deliver(producer, consumer, &incoming, batch, attempt);
         match result {
             Ok(sent) => {
+                self.commit_took = started.elapsed().saturating_sub(process);
                 self.judge.count(&self.metrics);
                 self.metrics.committed(&Committed {
                     records: batch.len(),
                     bytes: batch.bytes,
                     sent,
                     process,
-                    commit: started.elapsed().saturating_sub(process),
+                    commit: self.commit_took,
                     age: oldest_age(&incoming),
                 });
                 Ok(Settled::Committed)
@@ -479,12 +506,31 @@ impl<H: Handler> Lane<H> {
             if let Some(store) = self.handler.store() {
                 store.commit(&spans).map_err(store_failure)?;
             }
-            // Not waited for: a later commit includes it, and a redelivery is harmless.
-            if let Err(error) = consumer.commit(&offsets, CommitMode::Async) {
+            self.keep_offsets(consumer, &offsets);
+        }
+        Ok(sent)
+    }
+
+    /// At-least-once: the client keeps the offsets and commits them now and then. A request for each batch
+    /// would pile up where the coordinator is slower than the lane, and heartbeats wait behind them.
+    fn keep_offsets(&mut self, consumer: &LaneConsumer, offsets: &TopicPartitionList) {
+        match consumer.client.store_offsets(offsets) {
+            Ok(()) => self.offsets_kept = true,
+            Err(error) => tracing::debug!(%error, "offsets not kept"),
+        }
+        if self.offsets_at.elapsed() >= OFFSETS_EVERY {
+            self.commit_kept(consumer);
+        }
+    }
+
+    /// Not waited for: a later commit includes it, and a redelivery is harmless.
+    fn commit_kept(&mut self, consumer: &LaneConsumer) {
+        if std::mem::take(&mut self.offsets_kept) {
+            self.offsets_at = Instant::now();
+            if let Err(error) = consumer.client.commit_consumer_state(CommitMode::Async) {
                 tracing::debug!(%error, "offsets not committed");
             }
         }
-        Ok(sent)
     }
 
     /// Repeats a transaction's call while its error says that this may help.

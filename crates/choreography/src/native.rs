@@ -49,6 +49,26 @@ pub(crate) fn header_at(
     }
 }
 
+/// The end of a partition as the last fetch told it; None before the first.
+pub(crate) fn known_end<C: ClientContext>(
+    client: &Client<C>,
+    topic: &CStr,
+    partition: i32,
+) -> Option<i64> {
+    let (mut low, mut high) = (0, 0);
+    // SAFETY: `client` and `topic` outlive the call; out-pointers are valid.
+    let code = unsafe {
+        ffi::rd_kafka_get_watermark_offsets(
+            client.native_ptr(),
+            topic.as_ptr(),
+            partition,
+            &mut low,
+            &mut high,
+        )
+    };
+    (code == ffi::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR && high >= 0).then_some(high)
+}
+
 /// The topic's id, in base64; None where the broker does not tell.
 pub(crate) fn topic_id<C: ClientContext>(
     client: &Client<C>,

@@ -86,8 +86,14 @@ pub struct Args {
     )]
     pub batch: usize,
 
-    /// Milliseconds between a busy lane's transactions, at least; an idle one answers at once.
-    #[arg(long, env = "QUADRILLE_LINGER", default_value_t = 5, value_name = "MS")]
+    /// Milliseconds a busy lane waits between transactions, at most: it waits for twice the time its
+    /// last commit took. An idle one answers at once.
+    #[arg(
+        long,
+        env = "QUADRILLE_LINGER",
+        default_value_t = 25,
+        value_name = "MS"
+    )]
     pub linger: u64,
 
     /// Create topics that are missing, with this many partitions.
