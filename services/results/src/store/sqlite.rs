@@ -29,10 +29,14 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Page cache of the writer in KiB; the four indexes of a million rows fit.
 const WRITER_CACHE_KIB: i64 = 128 * 1024;
-/// Pages of 4 KiB that the log holds before it is copied into the file. Rows of random ids touch
-/// the same pages again and again; 16 times SQLite's default copies each less often, which brings
-/// 1.6 times the rows a second for a log of 64 MiB.
-const WAL_PAGES_MAX: &str = "16384";
+/// How often the log is copied into the file, beside the writer: a copy takes a tenth of a second,
+/// with two syncs. Rows of random ids touch the same pages again and again, so not more often.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(2);
+/// How long the copy's last step waits for questions under way; the writer waits with it.
+const CHECKPOINT_WAIT: Duration = Duration::from_millis(5);
+/// Pages of 4 KiB that the log holds before the writer itself copies it, under loads that fill it
+/// sooner. 32 times SQLite's default copies each page less often, for a log of 128 MiB.
+const WAL_PAGES_MAX: &str = "32768";
 /// The log is cut back to this many bytes after that, should a long reader have made it grow.
 const WAL_BYTES_MAX: &str = "67108864";
 
@@ -48,6 +52,8 @@ pub struct SqliteStore {
     /// One connection: SQLite has one writer at a time.
     writer: SqlitePool,
     readers: SqlitePool,
+    /// One connection too; `None` for a database in memory.
+    checkpointer: Option<SqlitePool>,
     /// Held to keep a second replica out; given back by the system if the process dies.
     _lock: Option<Arc<File>>,
 }
@@ -67,19 +73,24 @@ impl SqliteStore {
         };
         let writer = writer(options.clone()).await?;
         query::migrator(MIGRATIONS).run(&writer).await?;
-        let readers = if in_memory {
+        let (readers, checkpointer) = if in_memory {
             // A second connection would see another, empty database.
-            writer.clone()
+            (writer.clone(), None)
         } else {
             let pool = SqlitePoolOptions::new()
                 .max_connections(READERS_MAX)
                 .acquire_timeout(ACQUIRE_TIMEOUT);
-            pool.connect_with(options.pragma("query_only", "ON"))
-                .await?
+            let read_only = options.clone().pragma("query_only", "ON");
+            let readers = pool.connect_with(read_only).await?;
+            let pool = SqlitePoolOptions::new().max_connections(1);
+            let checkpointer = pool.connect_lazy_with(options.busy_timeout(CHECKPOINT_WAIT));
+            tokio::spawn(checkpoint(checkpointer.clone()));
+            (readers, Some(checkpointer))
         };
         Ok(SqliteStore {
             writer,
             readers,
+            checkpointer,
             _lock: lock,
         })
     }
@@ -101,6 +112,25 @@ async fn writer(options: SqliteConnectOptions) -> Result<SqlitePool, Error> {
         .idle_timeout(None)
         .max_lifetime(None);
     Ok(pool.connect_with(options).await?)
+}
+
+/// Copies the log into the file now and then, until the pool is closed.
+async fn checkpoint(pool: SqlitePool) {
+    loop {
+        tokio::time::sleep(CHECKPOINT_EVERY).await;
+        // PASSIVE copies nearly all while the writer goes on; RESTART the rest, while it waits, and
+        // lets it begin the log anew.
+        for step in [
+            "PRAGMA wal_checkpoint(PASSIVE)",
+            "PRAGMA wal_checkpoint(RESTART)",
+        ] {
+            match sqlx::query(step).execute(&pool).await {
+                Ok(_) => {}
+                Err(sqlx::Error::PoolClosed) => return,
+                Err(error) => tracing::debug!(%error, step, "log not copied; later again"),
+            }
+        }
+    }
 }
 
 /// Locks `<file>.lock` beside the database, for this process alone.
@@ -195,6 +225,9 @@ impl Store for SqliteStore {
 
     async fn close(&self) {
         // The writer last: as the last connection it writes the log back into the file.
+        if let Some(checkpointer) = &self.checkpointer {
+            checkpointer.close().await;
+        }
         self.readers.close().await;
         self.writer.close().await;
     }
