@@ -48,7 +48,7 @@ pub struct Options {
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=8))]
     lanes: Option<u32>,
 
-    /// Milliseconds between a busy lane's batches, at least [default: as the services have it]
+    /// Milliseconds between a busy lane's batches, at most [default: as the services have it]
     #[arg(long, value_parser = clap::value_parser!(u64).range(0..=1_000))]
     linger: Option<u64>,
 
