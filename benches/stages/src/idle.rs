@@ -67,6 +67,8 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     package.save(&folder.path().join("model"), Overwrite::Refuse)?;
 
     let start = |stage| Service::start(stage, &binaries, broker.servers(), folder.path());
+    // With the first group and transaction the broker makes topics of its own: not a service's second.
+    drop(start(Stage::Ingest)?);
     let mut services = Stage::ALL
         .map(start)
         .into_iter()

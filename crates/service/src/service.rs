@@ -183,12 +183,18 @@ impl Context {
     /// The service is stopping.
     pub async fn publish(&self, schema: &Schema) -> Result<(), Error> {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+        let mut first = true;
         loop {
             let (schemas, schema) = (self.schemas.clone(), schema.clone());
             match blocking(move || schemas.publish(&schema)).await? {
                 Ok(()) => return Ok(()),
                 Err(error) => {
-                    tracing::warn!(%error, "schema not published yet");
+                    // A topic made just now has no leader for a moment.
+                    if std::mem::take(&mut first) {
+                        tracing::debug!(%error, "schema not published yet");
+                    } else {
+                        tracing::warn!(%error, "schema not published yet");
+                    }
                     self.sleep(backoff.next_wait()).await?;
                 }
             }
