@@ -28,6 +28,9 @@ use crate::{
     stage::{LaneStatus, ResumeFn},
 };
 
+/// Of a partition; with that many in the queue no more are fetched.
+const QUEUED_RECORDS_MIN: &str = "10000";
+
 /// What the callbacks leave for the lane.
 pub(crate) struct Events {
     topic: String,
@@ -178,10 +181,12 @@ impl LaneConsumer {
             .set("enable.auto.offset.store", "false")
             .set("isolation.level", "read_committed")
             .set("auto.offset.reset", "earliest")
-            .set("fetch.message.max.bytes", buffer.to_string())
-            .set("fetch.max.bytes", buffer.to_string())
+            .set("fetch.message.max.bytes", (buffer / 2).to_string())
+            .set("fetch.max.bytes", (buffer / 2).max(1_000_000).to_string())
             .set("message.max.bytes", buffer.min(1_000_000).to_string())
             .set("queued.max.messages.kbytes", (buffer / 1024).to_string())
+            // A queued record costs half a kilobyte besides its bytes, which the limit above does not see.
+            .set("queued.min.messages", QUEUED_RECORDS_MIN)
             // The default second would be waited out each time the bounded queue is full.
             .set("fetch.queue.backoff.ms", "2");
         let defaults = [

@@ -48,6 +48,8 @@ const LAG_EVERY: Duration = Duration::from_secs(1);
 const FAILED_COMMITS_MAX: u32 = 8;
 /// Restarts because another client took the transactional id, before the service gives up.
 const FENCED_MAX: u32 = 5;
+/// A dead letter's headers take ten times a small record's memory: fewer of them wait for Kafka.
+const DEAD_LETTERS_OUTSTANDING_MAX: i64 = 1_000;
 /// Room for a batch's and a record's own framing when sizes are compared with a topic's limit.
 const RECORD_OVERHEAD_BYTES: usize = 160;
 
@@ -671,6 +673,7 @@ impl<H: Handler> Lane<H> {
         at: FailedAt,
         attempt: u32,
     ) -> Result<(), Undelivered> {
+        producer.make_room(DEAD_LETTERS_OUTSTANDING_MAX);
         let place = dlq::Place {
             group: &self.config.group,
             task: &self.task,

@@ -241,6 +241,18 @@ impl LaneProducer {
         }
     }
 
+    /// Waits until at most `most` records are outstanding, or one failed, which the last wait reports.
+    pub fn make_room(&self, most: i64) {
+        let deliveries = &self.deliveries;
+        while deliveries.outstanding.load(Ordering::SeqCst) > most {
+            // In slices: only the last delivery wakes the waiter.
+            if let Err(Some(failure)) = deliveries.wait(most / 2, Duration::from_millis(5)) {
+                deliveries.failure().get_or_insert(failure);
+                return;
+            }
+        }
+    }
+
     /// Waits until all that was sent is confirmed.
     ///
     /// # Errors
