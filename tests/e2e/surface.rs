@@ -21,15 +21,15 @@ use crate::harness::{
     world::World,
 };
 
-fn records_path(world: &World) -> String {
+pub fn records_path(world: &World) -> String {
     format!("/v1/pipelines/{}/records", world.pipeline)
 }
 
-fn url(process: &Process) -> String {
+pub fn url(process: &Process) -> String {
     format!("http://{}", process.address())
 }
 
-fn structure(json: &str) -> Struct {
+pub fn structure(json: &str) -> Struct {
     let object: serde_json::Map<String, serde_json::Value> =
         serde_json::from_str(json).expect("JSON");
     let value = |value: serde_json::Value| match value {

@@ -231,6 +231,7 @@ impl Arena<'_> {
             config,
             topics,
             metrics: metrics.clone(),
+            tracing: quadrille_telemetry::Tracing::off(),
             resume: None,
         };
         let stage = Running::start(options, |_| Timed {

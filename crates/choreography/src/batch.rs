@@ -40,6 +40,8 @@ pub(crate) fn spans(offsets: impl Iterator<Item = (i32, i64)>) -> Vec<Span> {
 pub(crate) struct Batch<'c> {
     pub messages: Vec<BorrowedMessage<'c>>,
     pub bytes: usize,
+    /// When its first message came.
+    pub first_at: Instant,
     pub polled_at: Instant,
 }
 
@@ -48,11 +50,15 @@ impl<'c> Batch<'c> {
         Batch {
             messages: Vec::new(),
             bytes: 0,
+            first_at: Instant::now(),
             polled_at: Instant::now(),
         }
     }
 
     pub fn push(&mut self, message: BorrowedMessage<'c>) {
+        if self.messages.is_empty() {
+            self.first_at = Instant::now();
+        }
         self.bytes += message.payload_len() + message.key_len();
         self.messages.push(message);
     }

@@ -4,7 +4,10 @@ use std::{borrow::Cow, fmt, ops::Range, time::Instant};
 
 use rdkafka::message::BorrowedHeaders;
 
-use crate::{Span, native};
+use crate::{
+    Span, native,
+    spans::{Step, StoreSpan},
+};
 
 /// Why a record could not be handled.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -132,6 +135,11 @@ pub trait OffsetStore {
     /// `Retry` is tried again for as long as it takes; `DeadLetter` means that another holds a partition now
     /// (the lane gives it up and begins again); `Fatal` stops the service.
     fn commit(&mut self, spans: &[Span]) -> Result<(), Failure>;
+
+    /// How a commit shows in traces.
+    fn describe(&self) -> Option<StoreSpan> {
+        None
+    }
 }
 
 /// What becomes of one record.
@@ -154,6 +162,7 @@ pub(crate) struct Emission {
 pub struct Output {
     pub(crate) bytes: Vec<u8>,
     pub(crate) outcomes: Vec<Outcome>,
+    pub(crate) steps: Vec<Step>,
 }
 
 impl Output {
@@ -186,7 +195,14 @@ impl Output {
         self.outcomes.push(Outcome::Fail(failure));
     }
 
+    /// A part of the batch's handling that ends now: a span in the trace of each of its records.
+    pub fn step(&mut self, name: &'static str, start: Instant) {
+        let end = Instant::now();
+        self.steps.push(Step { name, start, end });
+    }
+
     pub(crate) fn clear(&mut self) {
+        self.steps.clear();
         self.bytes.clear();
         self.outcomes.clear();
     }

@@ -5,7 +5,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use quadrille_telemetry::StageMetrics;
 
-use crate::{Cause, Failure, Handler, Incoming, Item, Output, dlq::FailedAt, handler::Outcome};
+use crate::{
+    Cause, Failure, Handler, Incoming, Item, Output, dlq::FailedAt, handler::Outcome, spans::Step,
+};
 
 /// What is to be done with one record.
 pub(crate) enum Decision<'a> {
@@ -158,6 +160,25 @@ impl<R: Default> Judge<R> {
                 Ok(())
             }
         }
+    }
+
+    /// Records that failed, and why.
+    pub fn failures(&self) -> impl Iterator<Item = (usize, &Cause)> {
+        self.verdicts
+            .iter()
+            .enumerate()
+            .filter_map(|(index, verdict)| match verdict {
+                Verdict::Failed(
+                    Failure::Retry(cause) | Failure::DeadLetter(cause) | Failure::Fatal(cause),
+                    _,
+                ) => Some((index, cause)),
+                Verdict::Handled(_) => None,
+            })
+    }
+
+    /// The named parts of the batch's handling.
+    pub fn steps(&self) -> &[Step] {
+        &self.output.steps
     }
 
     /// Whether any record asks to be tried again.

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use quadrille_telemetry::{StageMetrics, metrics::Committed};
+use quadrille_telemetry::{StageMetrics, Tracing, metrics::Committed, propagation::TRACEPARENT};
 use rdkafka::{
     Message, TopicPartitionList,
     consumer::{CommitMode, Consumer},
@@ -25,10 +25,11 @@ use crate::{
     batch::Batch,
     client,
     consumer::LaneConsumer,
-    dlq::{self, FailedAt},
+    dlq,
     judge::{Decision, Judge},
     partition_of,
     producer::{LaneProducer, SendError, Undelivered},
+    spans::{self, Settling, Spans},
     stage::{LaneStatus, ResumeFn, Stop},
 };
 
@@ -58,6 +59,7 @@ pub(crate) struct LaneOptions {
     pub index: usize,
     pub topics: StageTopics,
     pub metrics: StageMetrics,
+    pub tracing: Tracing,
     pub status: Arc<LaneStatus>,
     pub stop: Arc<Stop>,
     pub resume: Option<Arc<ResumeFn>>,
@@ -107,6 +109,7 @@ pub(crate) struct Lane<H: Handler> {
     resume: Option<Arc<ResumeFn>>,
     handler: H,
     judge: Judge<H::Record>,
+    spans: Spans,
     dlq_topic: String,
     task: String,
     /// Attempts of the batch in hand.
@@ -129,10 +132,12 @@ impl<H: Handler> Lane<H> {
             index,
             topics,
             metrics,
+            tracing,
             status,
             stop,
             resume,
         } = options;
+        let spans = Spans::new(tracing, &config, index);
         let attempts = Backoff::new(config.limits.retry_first, config.limits.retry_max);
         Lane {
             dlq_topic: quadrille_proto::dlq_of(&config.input),
@@ -146,6 +151,7 @@ impl<H: Handler> Lane<H> {
             resume,
             handler,
             judge: Judge::default(),
+            spans,
             attempts,
             failed_commits: 0,
             refused: HashMap::new(),
@@ -419,17 +425,28 @@ impl<H: Handler> Lane<H> {
             .iter()
             .map(|message| incoming(message, topic, batch.polled_at))
             .collect();
-        self.judge
-            .decide(&mut self.handler, &incoming)
-            .map_err(End::Fatal)?;
+        self.spans.open(&incoming, batch.first_at, batch.polled_at);
+        if let Err(cause) = self.judge.decide(&mut self.handler, &incoming) {
+            self.spans.undone(cause.class, &cause.message);
+            return Err(End::Fatal(cause));
+        }
+        self.spans
+            .failures(&incoming, batch.polled_at, self.judge.failures());
         let attempt = self.attempts.attempts() + 1;
         let last_attempt = attempt >= self.config.limits.attempts_max;
         if self.judge.wants_retry() && !last_attempt {
             self.metrics.retries.inc();
+            self.spans
+                .undone("retry", "a record of the batch is to be tried again");
             return Ok(Settled::Again(self.attempts.next_wait()));
         }
         let process = started.elapsed();
         let result = self.deliver(producer, consumer, &incoming, batch, attempt);
+        match &result {
+            Ok(_) => {}
+            Err(Unsettled::Aborted(reason)) => self.spans.undone("aborted", reason),
+            Err(Unsettled::End(_)) => self.spans.undone("lane_restart", "the lane begins again"),
+        }
         match result {
             Ok(sent) => {
                 self.commit_took = started.elapsed().saturating_sub(process);
@@ -493,6 +510,9 @@ impl<H: Handler> Lane<H> {
                 });
             }
         };
+        self.spans.delivered();
+        let settling = Instant::now();
+        let mut store_span = None;
         let spans = batch.spans();
         let offsets = consumer
             .offsets(&spans)
@@ -507,9 +527,16 @@ impl<H: Handler> Lane<H> {
         } else {
             if let Some(store) = self.handler.store() {
                 store.commit(&spans).map_err(store_failure)?;
+                store_span = store.describe();
             }
             self.keep_offsets(consumer, &offsets);
         }
+        let settling = Settling {
+            start: settling,
+            end: Instant::now(),
+            store: store_span,
+        };
+        self.spans.settled(incoming, self.judge.steps(), &settling);
         Ok(sent)
     }
 
@@ -616,8 +643,8 @@ impl<H: Handler> Lane<H> {
             }
             match self.judge.decision(index) {
                 Decision::Emit { .. } => sent += 1,
-                Decision::Dead { cause, at } => {
-                    self.send_dead_letter(producer, index, record, cause, at, attempt)?;
+                Decision::Dead { .. } => {
+                    self.send_dead_letter(producer, index, record, attempt)?;
                     sent += 1;
                 }
                 Decision::Absorbed => {}
@@ -628,7 +655,7 @@ impl<H: Handler> Lane<H> {
 
     /// Sends one output; the inner error is the record's own: it is too large.
     fn send_output(
-        &self,
+        &mut self,
         producer: &LaneProducer,
         index: usize,
         record: &Incoming<'_>,
@@ -657,6 +684,9 @@ impl<H: Handler> Lane<H> {
         output.key = key;
         output.timestamp = record.timestamp_ms;
         output.headers = record.headers.0.map(|headers| headers.detach());
+        if let Some(context) = self.spans.send(index, topic, partition, key) {
+            output.headers = Some(spans::carry(output.headers.take(), &context));
+        }
         match producer.send(output) {
             Ok(()) => Ok(Ok(())),
             Err(SendError::TooLarge) => Ok(Err(too_large(format!("output of {size} bytes")))),
@@ -665,14 +695,15 @@ impl<H: Handler> Lane<H> {
     }
 
     fn send_dead_letter(
-        &self,
+        &mut self,
         producer: &LaneProducer,
         index: usize,
         record: &Incoming<'_>,
-        cause: &Cause,
-        at: FailedAt,
         attempt: u32,
     ) -> Result<(), Undelivered> {
+        let Decision::Dead { cause, at } = self.judge.decision(index) else {
+            return Ok(());
+        };
         producer.make_room(DEAD_LETTERS_OUTSTANDING_MAX);
         let place = dlq::Place {
             group: &self.config.group,
@@ -685,7 +716,17 @@ impl<H: Handler> Lane<H> {
         letter.payload = record.payload;
         letter.key = record.key;
         letter.timestamp = record.timestamp_ms;
-        letter.headers = Some(dlq::headers(record, cause, at, attempt, &place));
+        let mut headers = dlq::headers(record, cause, at, attempt, &place);
+        let span = self
+            .spans
+            .send(index, &self.dlq_topic, record.partition, record.key);
+        // Headers that came stay as they are; what had none is found again by its trace.
+        if let Some(context) = span
+            && record.headers.last(TRACEPARENT).is_none()
+        {
+            headers = spans::carry(Some(headers), &context);
+        }
+        letter.headers = Some(headers);
         producer.send(letter).map_err(|error| match error {
             SendError::TooLarge => format!("dead letter too large for {}", self.dlq_topic).into(),
             SendError::Failed(undelivered) => undelivered,

@@ -22,6 +22,7 @@ mod producer;
 mod publisher;
 mod redrive;
 mod schemas;
+mod spans;
 mod stage;
 
 pub use admin::{Admin, AdminError, StageTopics, TopicIdentity, TopicSpec};
@@ -35,4 +36,5 @@ pub use partition::partition_of;
 pub use publisher::{Acknowledged, Publication, PublishError, Publisher};
 pub use redrive::{DeadLetter, Redrive, RedriveError, list_dead_letters};
 pub use schemas::{Lookup, SchemaError, Schemas};
+pub use spans::StoreSpan;
 pub use stage::{Health, ResumeFn, Stage, StageError, StageOptions};

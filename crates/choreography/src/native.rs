@@ -9,7 +9,11 @@ use std::{
     time::Duration,
 };
 
-use rdkafka::{ClientContext, bindings as ffi, client::Client, message::BorrowedHeaders};
+use rdkafka::{
+    ClientContext, bindings as ffi,
+    client::Client,
+    message::{BorrowedHeaders, OwnedHeaders},
+};
 
 fn raw(headers: &BorrowedHeaders) -> *const ffi::rd_kafka_headers_t {
     ptr::from_ref(headers).cast()
@@ -46,6 +50,14 @@ pub(crate) fn header_at(
             ffi::rd_kafka_header_get_all(raw(headers), index, &mut name, &mut value, &mut len);
         (code == ffi::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR)
             .then(|| (CStr::from_ptr(name).to_string_lossy(), bytes(value, len)))
+    }
+}
+
+/// Takes out every header of this name.
+pub(crate) fn remove_header(headers: &mut OwnedHeaders, name: &CStr) {
+    // SAFETY: `headers` is ours alone, so its list may be changed; the name outlives the call.
+    unsafe {
+        ffi::rd_kafka_header_remove(raw(headers.as_borrowed()).cast_mut(), name.as_ptr());
     }
 }
 

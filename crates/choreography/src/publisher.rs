@@ -8,6 +8,14 @@ use std::{
     time::Duration,
 };
 
+use opentelemetry::{
+    Context, KeyValue,
+    trace::{Span as _, SpanKind, TraceContextExt},
+};
+use quadrille_telemetry::{
+    Tracing,
+    traces::{NewSpan, Span},
+};
 use rdkafka::{
     ClientContext, Message,
     config::RDKafkaLogLevel,
@@ -17,7 +25,7 @@ use rdkafka::{
 };
 use tokio::sync::oneshot;
 
-use crate::{Cluster, client};
+use crate::{Cluster, client, spans};
 
 /// A record is given up, and its sender told, when Kafka has not confirmed it for this long.
 const CONFIRM_WITHIN: Duration = Duration::from_secs(10);
@@ -44,6 +52,17 @@ pub enum PublishError {
         "Kafka did not confirm the record: {0}; send it again, with the same id or Idempotency-Key"
     )]
     Unconfirmed(String),
+}
+
+impl PublishError {
+    /// A short stable name.
+    fn class(&self) -> &'static str {
+        match self {
+            PublishError::TooLarge => "too_large",
+            PublishError::Busy => "busy",
+            PublishError::Unconfirmed(_) => "unconfirmed",
+        }
+    }
 }
 
 type Ticket = oneshot::Sender<Result<Acknowledged, PublishError>>;
@@ -93,6 +112,9 @@ pub struct Publication<'a> {
 pub struct Publisher(Arc<Inner>);
 
 struct Inner {
+    tracing: Tracing,
+    /// Of every `send` span.
+    attributes: Vec<KeyValue>,
     producer: Arc<BaseProducer<Events>>,
     stop: Arc<AtomicBool>,
 }
@@ -109,6 +131,19 @@ impl Publisher {
     /// # Errors
     /// The client cannot be made.
     pub fn connect(cluster: &Cluster, name: &str, message_bytes_max: usize) -> KafkaResult<Self> {
+        Self::connect_traced(cluster, name, message_bytes_max, Tracing::off())
+    }
+
+    /// As [`Publisher::connect`]; what is sent inside a request that is traced gets a `send` span.
+    ///
+    /// # Errors
+    /// The client cannot be made.
+    pub fn connect_traced(
+        cluster: &Cluster,
+        name: &str,
+        message_bytes_max: usize,
+        tracing: Tracing,
+    ) -> KafkaResult<Self> {
         let mut settings = cluster.client_config();
         settings
             .set("client.id", name)
@@ -139,7 +174,17 @@ impl Publisher {
                 }
             });
         thread.map_err(|error| KafkaError::ClientCreation(error.to_string()))?;
-        Ok(Publisher(Arc::new(Inner { producer, stop })))
+        let mut attributes = vec![
+            KeyValue::new("messaging.system", "kafka"),
+            KeyValue::new("messaging.client.id", name.to_owned()),
+        ];
+        attributes.extend(spans::server(cluster.bootstrap_servers()));
+        Ok(Publisher(Arc::new(Inner {
+            tracing,
+            attributes,
+            producer,
+            stop,
+        })))
     }
 
     /// Sends at once; the future is ready when Kafka has confirmed the record or given it up.
@@ -166,6 +211,10 @@ impl Publisher {
             }
             record.headers = Some(headers);
         }
+        let mut span = self.0.send_span(publication);
+        if let Some(span) = &span {
+            record.headers = Some(spans::carry(record.headers.take(), span.span_context()));
+        }
         let sent = self.0.producer.send(record).map_err(|(error, _)| {
             if client::is_queue_full(&error) {
                 PublishError::Busy
@@ -176,13 +225,42 @@ impl Publisher {
             }
         });
         async move {
-            sent?;
-            match answer.await {
-                Ok(answer) => answer,
-                Err(_) => Err(PublishError::Unconfirmed(
-                    "the service is stopping".to_owned(),
-                )),
+            let answer = match sent {
+                Err(error) => Err(error),
+                Ok(()) => answer.await.unwrap_or_else(|_| {
+                    Err(PublishError::Unconfirmed(
+                        "the service is stopping".to_owned(),
+                    ))
+                }),
+            };
+            if let (Some(span), Err(error)) = (&mut span, &answer) {
+                spans::fail(span, error.class(), &error.to_string());
             }
+            answer
         }
+    }
+}
+
+impl Inner {
+    /// Of a record sent inside a request that is traced.
+    fn send_span(&self, publication: &Publication<'_>) -> Option<Span> {
+        if !self.tracing.is_on() {
+            return None;
+        }
+        let request = Context::current();
+        let request = request.span();
+        let parent = request.span_context();
+        if !parent.is_sampled() {
+            return None;
+        }
+        let mut attributes = self.attributes.clone();
+        attributes.extend(spans::sending(
+            publication.topic,
+            publication.partition,
+            Some(publication.key),
+        ));
+        let name = format!("send {}", publication.topic);
+        let span = NewSpan::new(name, SpanKind::Producer).with(attributes);
+        self.tracing.begin(Some(parent), span)
     }
 }

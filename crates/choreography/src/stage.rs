@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use quadrille_telemetry::StageMetrics;
+use quadrille_telemetry::{StageMetrics, Tracing};
 
 use crate::{
     Cause, ConfigError, Handler, StageConfig,
@@ -189,6 +189,7 @@ pub struct StageOptions {
     /// From [`crate::Admin::prepare`].
     pub topics: StageTopics,
     pub metrics: StageMetrics,
+    pub tracing: Tracing,
     /// Set where the handler keeps offsets itself.
     pub resume: Option<Arc<ResumeFn>>,
 }
@@ -215,6 +216,7 @@ impl Stage {
             mut config,
             topics,
             metrics,
+            tracing,
             resume,
         } = options;
         config.lanes = config.lanes.min(topics.partitions.max(1) as usize);
@@ -232,6 +234,7 @@ impl Stage {
                     index,
                     topics: topics.clone(),
                     metrics: metrics.clone(),
+                    tracing: tracing.clone(),
                     status: Arc::clone(status),
                     stop: Arc::clone(&stop),
                     resume: resume.clone(),

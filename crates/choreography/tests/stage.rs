@@ -99,6 +99,7 @@ impl World {
             config,
             topics,
             metrics,
+            tracing: quadrille_telemetry::Tracing::off(),
             resume: None,
         };
         let stage = Stage::start(options, |_| Obedient {

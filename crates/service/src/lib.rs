@@ -9,6 +9,7 @@ mod process;
 pub mod sealed;
 mod server;
 mod service;
+mod spans;
 
 pub use args::{Args, DeliveryArg};
 pub use process::{exit_code, run_to_exit, run_to_exit_logging, shutdown_signal};

@@ -6,14 +6,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::Router;
+use axum::{Router, middleware};
 use quadrille_choreography::{
     Admin, AdminError, Backoff, Cluster, ConfigError, Delivery, Limits, Schemas, Stage as Running,
     StageConfig, StageError, StageTopics, TopicIdentity, TopicSpec,
 };
 use quadrille_pipeline::Pipeline;
 use quadrille_proto::{Schema, Stage};
-use quadrille_telemetry::{Registry, metrics::LoopMetrics};
+use quadrille_telemetry::{Registry, Tracing, metrics::LoopMetrics};
 use tokio::sync::watch;
 use tonic::service::Routes;
 
@@ -21,6 +21,7 @@ use crate::{
     args::default_instance,
     health::Probe,
     server::{self, Mounted},
+    spans,
 };
 
 /// How long running requests may take to end once the lanes have drained.
@@ -149,6 +150,7 @@ pub struct Context {
     pub config: Arc<Config>,
     pub registry: Registry,
     pub metrics: LoopMetrics,
+    pub tracing: Tracing,
     pub schemas: Schemas,
     stopping: watch::Receiver<bool>,
 }
@@ -279,8 +281,13 @@ where
     let listener = config.bind()?;
     let (stop, stopping) = watch::channel(false);
     let registry = Registry::default();
+    let instance = config.instance.clone();
+    let instance = instance.unwrap_or_else(|| default_instance(config.listen));
+    let tracing =
+        Tracing::from_env(config.stage.name(), &instance, &registry).map_err(Error::Config)?;
     let context = Context {
         metrics: LoopMetrics::register(&registry),
+        tracing: tracing.clone(),
         registry: registry.clone(),
         schemas: Schemas::new(&config.cluster),
         config: Arc::new(config),
@@ -311,7 +318,7 @@ where
     };
     let stages = assembly.stages;
     probe.assembled(stages.iter().map(Running::health).collect());
-    let _ = mounted.set(mount(assembly.grpc, assembly.http)?);
+    let _ = mounted.set(mount(assembly.grpc, assembly.http, tracing.clone())?);
     let reporting = tokio::spawn(
         probe
             .clone()
@@ -340,6 +347,7 @@ where
         tracing::warn!("requests still running were cut off");
     }
     let _ = stop.send(true);
+    blocking(move || tracing.shutdown()).await?;
     drained
         .into_iter()
         .collect::<Result<Vec<()>, StageError>>()?;
@@ -354,7 +362,7 @@ async fn ended(stages: &[Running]) {
     }
 }
 
-fn mount(grpc: Routes, http: Router) -> Result<Router, Error> {
+fn mount(grpc: Routes, http: Router, tracing: Tracing) -> Result<Router, Error> {
     let reflection = |error: tonic_reflection::server::Error| Error::Failed(error.to_string());
     let descriptors = || {
         tonic_reflection::server::Builder::configure()
@@ -367,5 +375,6 @@ fn mount(grpc: Routes, http: Router) -> Result<Router, Error> {
     Ok(grpc
         .into_axum_router()
         .merge(http)
+        .layer(middleware::from_fn_with_state(tracing, spans::trace))
         .fallback(server::not_found))
 }

@@ -11,7 +11,7 @@ use prometheus_client::{
         gauge::Gauge,
         histogram::{Histogram, exponential_buckets},
     },
-    registry::{Registry as PrometheusRegistry, Unit},
+    registry::{Metric, Registry as PrometheusRegistry, Unit},
 };
 use std::sync::Mutex;
 
@@ -38,6 +38,10 @@ impl Registry {
         // Writing to a String cannot fail.
         let _ = encode(&mut text, &registry);
         text
+    }
+
+    pub(crate) fn register(&self, name: &str, help: &str, metric: impl Metric) {
+        self.with(|registry| registry.register(name, help, metric));
     }
 
     fn with<T>(&self, register: impl FnOnce(&mut PrometheusRegistry) -> T) -> T {

@@ -7,10 +7,12 @@ use quadrille_proto::v1::{
     Feature, GetFeaturesRequest, GetFeaturesResponse, feature_service_server::FeatureService,
 };
 use quadrille_service::fields::{invalid_argument, pick, read_struct};
+use quadrille_telemetry::Tracing;
 use tonic::{Request, Response, Status};
 
 pub(crate) struct Features {
     pub pipelines: Vec<Arc<Pipeline>>,
+    pub tracing: Tracing,
 }
 
 #[tonic::async_trait]
@@ -25,7 +27,9 @@ impl FeatureService for Features {
         let reading = read_struct(pipeline, &record, NeedKey::Optional)
             .map_err(|invalid| invalid_argument(&invalid))?;
         let mut values = Vec::new();
+        let step = self.tracing.step("features");
         pipeline.features(&reading.values, &mut values);
+        drop(step);
         let features = pipeline
             .feature_schema()
             .fields

@@ -34,6 +34,7 @@ async fn assemble(context: Context) -> Result<Assembly, Error> {
             config,
             topics,
             metrics,
+            tracing: context.tracing.clone(),
             resume: None,
         };
         stages.push(Running::start(options, |_| {
@@ -42,6 +43,7 @@ async fn assemble(context: Context) -> Result<Assembly, Error> {
     }
     let service = grpc::Features {
         pipelines: context.config.pipelines.clone(),
+        tracing: context.tracing.clone(),
     };
     Ok(Assembly {
         stages,

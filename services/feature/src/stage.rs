@@ -1,6 +1,6 @@
 //! The stream's handler: a record in, its feature vector out. State kept by key will live here.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use prost::Message;
 use quadrille_choreography::{Failure, Handler, Incoming, Item, Output, Schemas};
@@ -46,6 +46,7 @@ impl Handler for FeatureHandler {
     fn handle(&mut self, items: &[Item<'_, Record>], output: &mut Output) {
         let schema = self.pipeline.feature_schema_id();
         let vector = &mut self.vector;
+        let start = Instant::now();
         for item in items {
             vector.id.clone_from(&item.record.id);
             vector.key.clone_from(&item.record.key);
@@ -54,5 +55,6 @@ impl Handler for FeatureHandler {
                 .features(&item.record.values, &mut vector.values);
             output.emit(|payload| seal(schema, vector, payload));
         }
+        output.step("features", start);
     }
 }

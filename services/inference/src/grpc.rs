@@ -7,6 +7,7 @@ use quadrille_proto::v1::{
     PredictRequest, PredictResponse, predict_service_server::PredictService,
 };
 use quadrille_service::fields::{invalid_argument, pick, read_struct};
+use quadrille_telemetry::Tracing;
 use tonic::{Request, Response, Status};
 
 use crate::Scorer;
@@ -15,6 +16,7 @@ pub(crate) struct Predict {
     pub pipelines: Vec<Arc<Pipeline>>,
     /// One a pipeline, in the same order.
     pub scorers: Vec<Arc<Scorer>>,
+    pub tracing: Tracing,
 }
 
 #[tonic::async_trait]
@@ -37,9 +39,13 @@ impl PredictService for Predict {
             })?;
         // A model is cheap enough to be scored where the request arrives.
         let (mut features, mut inputs, mut probabilities) = (Vec::new(), Vec::new(), Vec::new());
+        let step = self.tracing.step("features");
         pipeline.features(&reading.values, &mut features);
         pipeline.model_inputs(&features, &mut inputs);
+        drop(step);
+        let step = self.tracing.step("model");
         scorer.score(&inputs, &mut probabilities);
+        drop(step);
         let probability = probabilities.first().copied().unwrap_or(f64::NAN);
         Ok(Response::new(PredictResponse {
             probability,

@@ -54,6 +54,7 @@ async fn assemble(context: Context, scorers: Vec<Arc<Scorer>>) -> Result<Assembl
             config,
             topics,
             metrics,
+            tracing: context.tracing.clone(),
             resume: None,
         };
         stages.push(Running::start(options, |_| {
@@ -67,6 +68,7 @@ async fn assemble(context: Context, scorers: Vec<Arc<Scorer>>) -> Result<Assembl
         grpc: Routes::new(PredictServiceServer::new(grpc::Predict {
             pipelines,
             scorers,
+            tracing: context.tracing.clone(),
         })),
         services: vec![SERVICE_NAME],
     })

@@ -1,6 +1,6 @@
 //! The stream's handler: feature vectors in, scored together, predictions out.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use prost::Message;
 use quadrille_choreography::{Failure, Handler, Incoming, Item, Output, Schemas};
@@ -64,12 +64,17 @@ impl Handler for InferenceHandler {
 
     fn handle(&mut self, items: &[Item<'_, FeatureVector>], output: &mut Output) {
         let pipeline = self.scorer.pipeline();
+        if let Some(first) = items.first() {
+            output.step("batch wait", first.incoming.polled_at);
+        }
+        let start = Instant::now();
         self.rows.clear();
         for item in items {
             pipeline.model_inputs(&item.record.values, &mut self.rows);
         }
         self.probabilities.clear();
         self.scorer.score(&self.rows, &mut self.probabilities);
+        output.step("model", start);
         let schema = pipeline.prediction_schema_id();
         let prediction = &mut self.prediction;
         prediction.predicted_at_ms = now_ms();

@@ -9,6 +9,7 @@ use quadrille_choreography::{
 use quadrille_pipeline::{Invalid, Pipeline, Reading};
 use quadrille_proto::{SCHEMA_ID_LEN, seal, v1::Record};
 use quadrille_service::{Error, fields::now_ms};
+use quadrille_telemetry::Tracing;
 use uuid::Uuid;
 
 /// Room for a record's framing when its size is compared with the topic's limit.
@@ -113,10 +114,12 @@ impl Intake {
         config: &StageConfig,
         topics: &StageTopics,
         bounds: Bounds,
+        tracing: Tracing,
     ) -> Result<Self, Error> {
         let topic = config.output.clone().unwrap_or_default().into();
         let name = format!("{}-{}-push", config.group, config.instance);
-        let publisher = Publisher::connect(&config.cluster, &name, topics.output_bytes_max)
+        let limit = topics.output_bytes_max;
+        let publisher = Publisher::connect_traced(&config.cluster, &name, limit, tracing)
             .map_err(|error| Error::Failed(error.to_string()))?;
         Ok(Intake {
             pipeline,

@@ -44,13 +44,20 @@ async fn assemble(context: Context, bounds: Bounds) -> Result<Assembly, Error> {
         context.publish(pipeline.record_schema()).await?;
         let config = context.config.stage_config(pipeline);
         let metrics = context.stage_metrics(&config);
-        let intake = intake::Intake::open(Arc::clone(pipeline), &config, &topics, bounds)
-            .map_err(|error| Error::Failed(error.to_string()))?;
+        let intake = intake::Intake::open(
+            Arc::clone(pipeline),
+            &config,
+            &topics,
+            bounds,
+            context.tracing.clone(),
+        )
+        .map_err(|error| Error::Failed(error.to_string()))?;
         intakes.push(Arc::new(intake));
         let options = StageOptions {
             config,
             topics,
             metrics,
+            tracing: context.tracing.clone(),
             resume: None,
         };
         stages.push(Running::start(options, |_| {

@@ -92,6 +92,7 @@ async fn assemble(context: Context, store: AnyStore) -> Result<Assembly, Error> 
             config,
             topics,
             metrics,
+            tracing: context.tracing.clone(),
             resume: Some(resume),
         };
         stages.push(Running::start(options, |_| {

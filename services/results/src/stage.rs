@@ -8,7 +8,7 @@ use std::{
 
 use prost::Message;
 use quadrille_choreography::{
-    Failure, Handler, Incoming, Item, OffsetStore, Output, Schemas, Span,
+    Failure, Handler, Incoming, Item, OffsetStore, Output, Schemas, Span, StoreSpan,
 };
 use quadrille_pipeline::Pipeline;
 use quadrille_proto::v1;
@@ -192,5 +192,16 @@ impl OffsetStore for ResultsHandler {
         let advanced = spans.iter().map(|span| (span.partition, Some(span.next)));
         self.offsets.next().extend(advanced);
         Ok(())
+    }
+
+    fn describe(&self) -> Option<StoreSpan> {
+        Some(StoreSpan {
+            name: "INSERT predictions",
+            attributes: vec![
+                ("db.system.name", self.offsets.store.system()),
+                ("db.operation.name", "INSERT"),
+                ("db.collection.name", "predictions"),
+            ],
+        })
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod broker;
 pub mod client;
+pub mod collector;
 pub mod http;
 pub mod oracle;
 pub mod process;
@@ -19,12 +20,25 @@ pub fn eventually<T>(
     patience: Duration,
     mut condition: impl FnMut() -> Option<T>,
 ) -> T {
+    eventually_or_show(what, patience, || condition().ok_or_else(String::new))
+}
+
+/// As [`eventually`]; a condition that fails says what it saw.
+#[track_caller]
+pub fn eventually_or_show<T>(
+    what: &str,
+    patience: Duration,
+    mut condition: impl FnMut() -> Result<T, String>,
+) -> T {
     let deadline = Instant::now() + patience;
     loop {
-        if let Some(value) = condition() {
-            return value;
+        match condition() {
+            Ok(value) => return value,
+            Err(seen) => assert!(
+                Instant::now() < deadline,
+                "not within {patience:?}: {what}\n{seen}"
+            ),
         }
-        assert!(Instant::now() < deadline, "not within {patience:?}: {what}");
         std::thread::sleep(LOOK_EVERY);
     }
 }

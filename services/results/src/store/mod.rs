@@ -97,6 +97,14 @@ pub enum AnyStore {
 }
 
 impl AnyStore {
+    /// The database's name in OpenTelemetry's conventions.
+    pub fn system(&self) -> &'static str {
+        match self {
+            AnyStore::Sqlite(_) => "sqlite",
+            AnyStore::Postgres(_) => "postgresql",
+        }
+    }
+
     /// Connects, and brings the tables up to date.
     pub async fn open(url: &str) -> Result<Self, Error> {
         let scheme = url.split_once(':').map(|(scheme, _)| scheme);
