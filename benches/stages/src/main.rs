@@ -16,6 +16,7 @@ mod process;
 mod quartet;
 mod reference;
 mod report;
+mod sink;
 mod stages;
 mod watcher;
 mod workload;

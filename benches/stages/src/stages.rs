@@ -8,13 +8,14 @@ use quadrille_choreography::{
 };
 use quadrille_pipeline::Pipeline;
 use quadrille_proto::Stage;
-use quadrille_telemetry::{Registry, metrics::LoopMetrics};
+use quadrille_telemetry::{Registry, Tracing, metrics::LoopMetrics};
 
 use crate::{
     broker::{Broker, NewFlow, tag, wait_until},
     forest,
     reference::Pump,
     report::{Measured, Meter, median, verdict},
+    sink::Sink,
     workload::{self, Workload},
 };
 
@@ -54,27 +55,61 @@ enum Contender {
     Reference,
     Feature,
     Inference,
+    /// Feature without a collector, on records with a trace context: the measure of the next three
+    TracesOff,
+    /// Feature with a collector, no record traced
+    Traces0,
+    /// One in a hundred
+    Traces1,
+    /// Every one; what the collector is too slow for is dropped
+    Traces100,
 }
 
 impl Contender {
-    const ALL: [Contender; 3] = [
+    const DEFAULT: [Contender; 3] = [
         Contender::Reference,
         Contender::Feature,
         Contender::Inference,
     ];
+
+    /// Of how many records one is traced; 0: none. None where records have no context.
+    fn traced(self) -> Option<u64> {
+        match self {
+            Contender::TracesOff | Contender::Traces0 => Some(0),
+            Contender::Traces1 => Some(100),
+            Contender::Traces100 => Some(1),
+            _ => None,
+        }
+    }
+
+    /// What it is compared with.
+    fn measure(self) -> Self {
+        match self {
+            Contender::Reference | Contender::Feature | Contender::Inference => {
+                Contender::Reference
+            }
+            _ => Contender::TracesOff,
+        }
+    }
 
     fn name(self) -> &'static str {
         match self {
             Contender::Reference => "reference",
             Contender::Feature => "feature",
             Contender::Inference => "inference",
+            Contender::TracesOff => "traces-off",
+            Contender::Traces0 => "traces-0",
+            Contender::Traces1 => "traces-1",
+            Contender::Traces100 => "traces-100",
         }
     }
 
     /// At least this share of the reference's rate, at no more than this multiple of its CPU.
     fn target(self) -> Option<(f64, f64)> {
         match self {
-            Contender::Reference => None,
+            Contender::Reference | Contender::TracesOff | Contender::Traces100 => None,
+            Contender::Traces0 => Some((0.98, 1.02)),
+            Contender::Traces1 => Some((0.96, 1.04)),
             Contender::Feature => Some((0.6, 2.0)),
             Contender::Inference => Some((0.35, 4.5)),
         }
@@ -106,10 +141,11 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         pipeline,
         tag,
     };
-    arena.preload()?;
-    let contenders: Vec<Contender> = (Contender::ALL.into_iter())
-        .filter(|contender| options.only.is_empty() || options.only.contains(contender))
-        .collect();
+    let contenders = match options.only.is_empty() {
+        true => Contender::DEFAULT.to_vec(),
+        false => options.only.clone(),
+    };
+    arena.preload(&contenders)?;
     let mut rounds = Vec::new();
     println!("round  contender   records/s  CPU s/M  broker CPU s/M  bytes out");
     // The first round is the Java compiler's: shown, not counted.
@@ -130,21 +166,33 @@ impl Arena<'_> {
         let topic = match contender {
             Contender::Reference | Contender::Feature => "records",
             Contender::Inference => "features",
+            _ => match contender.traced() {
+                Some(100) => "traced1",
+                Some(1) => "traced100",
+                _ => "traced0",
+            },
         };
         format!("bench-{}.{topic}", self.tag)
     }
 
-    fn preload(&mut self) -> anyhow::Result<()> {
+    fn preload(&mut self, contenders: &[Contender]) -> anyhow::Result<()> {
         let (records, lanes) = (self.options.records, self.options.lanes);
         let bytes = self.options.bytes as usize;
         let mut workload = Workload::new(Arc::clone(&self.pipeline), bytes)?;
-        for (contender, stage) in [
-            (Contender::Feature, Stage::Feature),
-            (Contender::Inference, Stage::Inference),
-        ] {
-            let topic = self.input(contender);
+        let mut there: Vec<String> = Vec::new();
+        for contender in contenders {
+            let topic = self.input(*contender);
+            if there.contains(&topic) {
+                continue;
+            }
+            let stage = match contender {
+                Contender::Inference => Stage::Inference,
+                _ => Stage::Feature,
+            };
             self.broker.create(&NewFlow::with_dead_letters(&topic))?;
+            workload.traced = contender.traced();
             let mean = workload.preload(self.broker.servers(), &topic, stage, 0..records)?;
+            there.push(topic.clone());
             println!(
                 "{topic}: {records} records of {mean:.0} bytes, {} partitions; {lanes} lanes",
                 crate::broker::PARTITIONS
@@ -172,7 +220,7 @@ impl Arena<'_> {
                 records: self.options.records,
             }
             .run()?,
-            _ => self.stage(contender, self.config(contender, &input, &output, &group))?,
+            _ => self.stage(contender, self.config(&input, &output, &group))?,
         };
         std::thread::sleep(SETTLE);
         let records = self.options.records;
@@ -188,10 +236,10 @@ impl Arena<'_> {
         Ok(measured)
     }
 
-    fn config(&self, contender: Contender, input: &str, output: &str, group: &str) -> StageConfig {
+    fn config(&self, input: &str, output: &str, group: &str) -> StageConfig {
         StageConfig {
             cluster: self.cluster.clone(),
-            service: contender.name(),
+            service: "bench",
             pipeline: self.pipeline.name().to_owned(),
             group: group.to_owned(),
             input: input.to_owned(),
@@ -209,29 +257,38 @@ impl Arena<'_> {
     fn stage(&self, contender: Contender, config: StageConfig) -> anyhow::Result<Measured> {
         let schemas = Schemas::new(&self.cluster);
         match contender {
-            Contender::Inference => self.measure(config, || {
+            Contender::Inference => self.measure(config, false, || {
                 inference::InferenceHandler::new(Arc::clone(&self.scorer), schemas.clone())
             }),
-            _ => self.measure(config, || {
-                feature::FeatureHandler::new(Arc::clone(&self.pipeline), schemas.clone())
-            }),
+            _ => self.measure(
+                config,
+                contender.measure() != contender && contender.traced().is_some(),
+                || feature::FeatureHandler::new(Arc::clone(&self.pipeline), schemas.clone()),
+            ),
         }
     }
 
     fn measure<H: Handler>(
         &self,
         config: StageConfig,
+        traced: bool,
         make: impl Fn() -> H,
     ) -> anyhow::Result<Measured> {
+        let sink = Sink::start()?;
+        let registry = Registry::default();
+        let tracing = match traced {
+            true => sink.tracing(&registry)?,
+            false => Tracing::off(),
+        };
         let topics = Admin::connect(&self.cluster)?.prepare(&config)?;
-        let loop_metrics = LoopMetrics::register(&Registry::default());
+        let loop_metrics = LoopMetrics::register(&registry);
         let metrics = loop_metrics.stage(&config.pipeline, &config.group, &config.input);
         let meter = Arc::new(Meter::start(&self.broker)?);
         let options = StageOptions {
             config,
             topics,
             metrics: metrics.clone(),
-            tracing: quadrille_telemetry::Tracing::off(),
+            tracing: tracing.clone(),
             resume: None,
         };
         let stage = Running::start(options, |_| Timed {
@@ -244,6 +301,16 @@ impl Arena<'_> {
         let measured = meter.finish(&self.broker, self.options.records);
         stage.stop();
         stage.join()?;
+        tracing.shutdown();
+        if traced {
+            for line in registry
+                .encode()
+                .lines()
+                .filter(|l| l.starts_with("otel_sdk"))
+            {
+                println!("       {line}");
+            }
+        }
         done.and(measured)
     }
 }
@@ -293,11 +360,11 @@ fn broker_text(measured: &[Measured]) -> String {
     }
 }
 
-/// Medians, and medians of the ratios to the reference of the same round.
+/// Medians, and medians of the ratios to the reference, or to traces-off, of the same round.
 fn print_summary(contenders: &[Contender], rounds: &[Round]) {
     println!("\nmedians     records/s  CPU s/M  broker CPU s/M   rate   CPU  target");
-    let reference = of(rounds, Contender::Reference);
     for contender in contenders {
+        let reference = of(rounds, contender.measure());
         let own = of(rounds, *contender);
         let ratio = |figure: fn(&Measured) -> f64| {
             median(
@@ -314,7 +381,7 @@ fn print_summary(contenders: &[Contender], rounds: &[Round]) {
                 verdict(rate >= at_least),
                 verdict(cpu <= at_most)
             ),
-            None => "the measure of the others".to_owned(),
+            None => "".to_owned(),
         };
         println!(
             "{:<10} {:>10.0}  {:>7.2}  {:>14}  {rate:>5.2} {cpu:>5.2}  {target}",

@@ -11,6 +11,7 @@ use quadrille_proto::{
 };
 use rdkafka::{
     error::KafkaError,
+    message::{Header, OwnedHeaders},
     producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer},
 };
 
@@ -48,6 +49,8 @@ pub struct Workload {
     record: Record,
     vector: FeatureVector,
     payload: Vec<u8>,
+    /// Where preloaded records come with a trace context: of how many one is sampled, or none for 0.
+    pub traced: Option<u64>,
 }
 
 impl Workload {
@@ -74,6 +77,7 @@ impl Workload {
             record: Record::default(),
             vector: FeatureVector::default(),
             payload: Vec::new(),
+            traced: None,
         })
     }
 
@@ -132,12 +136,17 @@ impl Workload {
         let (from, to) = (range.start, range.end);
         let mut bytes = 0;
         for n in range {
+            let traced = self.traced;
             let (partition, key, payload) = self.make(stage, n);
             bytes += payload.len();
             let mut record = BaseRecord::to(topic)
                 .partition(partition)
                 .key(key)
                 .payload(payload);
+            if let Some(every) = traced {
+                let sampled = n.checked_rem(every) == Some(0);
+                record = record.headers(traceparent(n, sampled));
+            }
             while let Err((error, rejected)) = producer.send(record) {
                 anyhow::ensure!(is_queue_full(&error), "preloading {topic}: {error}");
                 record = rejected;
@@ -149,6 +158,15 @@ impl Workload {
             .with_context(|| format!("preloading {topic}"))?;
         Ok(bytes as f64 / (to - from).max(1) as f64)
     }
+}
+
+/// A context of its own for each record.
+fn traceparent(n: u64, sampled: bool) -> OwnedHeaders {
+    let value = format!("00-{:032x}-{:016x}-0{}", n + 1, n + 1, u8::from(sampled));
+    OwnedHeaders::new_with_capacity(1).insert(Header {
+        key: "traceparent",
+        value: Some(&value),
+    })
 }
 
 /// Seals once to learn the size, and again with padding where it is too small.
