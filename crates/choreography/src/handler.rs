@@ -1,6 +1,12 @@
 //! What a service author writes, and what the loop hands over and takes back.
 
-use std::{borrow::Cow, fmt, ops::Range, time::Instant};
+use std::{
+    borrow::Cow,
+    ffi::{CStr, CString},
+    fmt,
+    ops::Range,
+    time::Instant,
+};
 
 use rdkafka::message::BorrowedHeaders;
 
@@ -63,8 +69,17 @@ impl Failure {
 pub struct Headers<'a>(pub(crate) Option<&'a BorrowedHeaders>);
 
 impl<'a> Headers<'a> {
+    pub(crate) fn is_some(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// The last value under a name, as Kafka clients resolve it.
     pub fn last(&self, name: &str) -> Option<&'a [u8]> {
+        native::header_last(self.0?, &CString::new(name).ok()?)
+    }
+
+    /// As [`Headers::last`], without an allocation: for what is asked of every record.
+    pub(crate) fn last_under(&self, name: &CStr) -> Option<&'a [u8]> {
         native::header_last(self.0?, name)
     }
 

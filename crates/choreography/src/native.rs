@@ -27,8 +27,7 @@ unsafe fn bytes<'a>(value: *const c_void, len: usize) -> Option<&'a [u8]> {
 }
 
 /// The last value under `name`.
-pub(crate) fn header_last<'a>(headers: &'a BorrowedHeaders, name: &str) -> Option<&'a [u8]> {
-    let name = CString::new(name).ok()?;
+pub(crate) fn header_last<'a>(headers: &'a BorrowedHeaders, name: &CStr) -> Option<&'a [u8]> {
     let (mut value, mut len) = (ptr::null(), 0);
     // SAFETY: a BorrowedHeaders is a reference to librdkafka's header list; out-pointers are valid.
     unsafe {

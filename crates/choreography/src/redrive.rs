@@ -7,6 +7,7 @@ use std::{
 };
 
 use quadrille_proto::DLQ_SUFFIX;
+use quadrille_telemetry::traces::FORCE_HEADER;
 use rdkafka::{
     Message, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer},
@@ -160,7 +161,7 @@ impl Redrive<'_> {
     }
 }
 
-/// The original bytes, key and headers; the errors' headers go, the attempts stay.
+/// The original bytes, key and headers; the errors' headers go, the attempts stay. It is traced from here on.
 fn send_back(
     producer: &BaseProducer,
     source: &str,
@@ -181,7 +182,8 @@ fn send_back(
     for (name, value) in headers.iter() {
         let ours = name.starts_with(dlq::CONNECT_PREFIX)
             || name.starts_with(dlq::SERVICE_PREFIX)
-            || name == dlq::ORIGIN_HEADER;
+            || name == dlq::ORIGIN_HEADER
+            || name == FORCE_HEADER;
         if !ours {
             back = back.insert(Header { key: &name, value });
         }
@@ -189,6 +191,11 @@ fn send_back(
     back = back.insert(Header {
         key: dlq::ATTEMPTS_HEADER,
         value: Some(&attempts),
+    });
+    // Whoever sends a record back wants to see what becomes of it.
+    back = back.insert(Header {
+        key: FORCE_HEADER,
+        value: Some("1"),
     });
     if let Some(origin) = &origin {
         back = back.insert(Header {

@@ -3,7 +3,10 @@
 //! Every traced record has its own `process` span, under the context it came with; what the batch did
 //! together (steps, commit) is told under each. The batch's own span, `poll`, is linked, never a parent.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::{
+    ffi::CStr,
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
 
 use opentelemetry::{
     KeyValue,
@@ -12,13 +15,17 @@ use opentelemetry::{
 use quadrille_proto::Topics;
 use quadrille_telemetry::{
     Tracing,
-    propagation::{TRACEPARENT, TRACESTATE},
-    traces::{FORCE_HEADER, LINKS_MAX, NewSpan, Span, context_of, forces, traceparent},
+    propagation::{TRACEPARENT, TRACESTATE, is_valid_traceparent},
+    traces::{LINKS_MAX, NewSpan, Span, context_of, forces, traceparent},
 };
 
 use rdkafka::message::{Header, OwnedHeaders};
 
 use crate::{Cause, Delivery, Incoming, StageConfig, native};
+
+/// [`TRACEPARENT`] and [`quadrille_telemetry::traces::FORCE_HEADER`], as librdkafka takes names.
+const TRACEPARENT_NAME: &CStr = c"traceparent";
+const FORCE: &CStr = c"quadrille-trace";
 
 /// A part of a batch's handling with a name of its own: `features`, `model`.
 #[derive(Debug, Clone, Copy)]
@@ -160,7 +167,18 @@ impl Spans {
 
     /// None: not traced. The inner one is the context the record came with.
     fn decide(&mut self, record: &Incoming<'_>) -> Option<Option<SpanContext>> {
-        let parent = context(record);
+        let headers = record.headers;
+        let forced = headers.is_some() && forces(headers.last_under(FORCE));
+        let came_with = headers.last_under(TRACEPARENT_NAME);
+        // Most records: their sender decided against a trace. Nothing more is read of them.
+        let says_no = |value| {
+            // Where traces begin, a broken context is none.
+            self.tracing.obeys_no(value) && (!self.begins || is_valid_traceparent(value))
+        };
+        if !forced && came_with.is_some_and(says_no) {
+            return None;
+        }
+        let parent = came_with.and_then(|_| context(record));
         let traced = match &parent {
             Some(parent) => self.tracing.follows(parent),
             None if self.begins => {
@@ -169,7 +187,7 @@ impl Spans {
             }
             None => false,
         };
-        (traced || forces(record.headers.last(FORCE_HEADER))).then_some(parent)
+        (traced || forced).then_some(parent)
     }
 
     fn begin(
@@ -357,7 +375,7 @@ impl Spans {
 
 /// The context a record came with, where it is valid.
 fn context(record: &Incoming<'_>) -> Option<SpanContext> {
-    let traceparent = record.headers.last(TRACEPARENT)?;
+    let traceparent = record.headers.last_under(TRACEPARENT_NAME)?;
     context_of(traceparent, record.headers.last_text(TRACESTATE))
 }
 
@@ -408,7 +426,7 @@ pub(crate) fn server(bootstrap_servers: &str) -> Vec<KeyValue> {
 /// Puts a context into a record's headers, in place of the one it came with.
 pub(crate) fn carry(headers: Option<OwnedHeaders>, context: &SpanContext) -> OwnedHeaders {
     let mut headers = headers.unwrap_or_else(|| OwnedHeaders::new_with_capacity(1));
-    native::remove_header(&mut headers, c"traceparent");
+    native::remove_header(&mut headers, TRACEPARENT_NAME);
     headers.insert(Header {
         key: TRACEPARENT,
         value: Some(&traceparent(context)),

@@ -258,6 +258,21 @@ impl Tracing {
         }
     }
 
+    /// Whether a `traceparent` says no, and that is all there is to know: the cheap look at every record.
+    pub fn obeys_no(&self, traceparent: &[u8]) -> bool {
+        let parent_based = self
+            .0
+            .as_ref()
+            .is_some_and(|inner| inner.sampling.parent_based);
+        // The last digit of the flags; bit 0 is `sampled`.
+        let says_no = traceparent.len() == 55
+            && matches!(
+                traceparent[54],
+                b'0' | b'2' | b'4' | b'6' | b'8' | b'a' | b'c' | b'e'
+            );
+        parent_based && says_no
+    }
+
     /// Whether a trace that begins here is to be sampled; `random` is evenly spread.
     pub fn takes_root(&self, random: u64) -> bool {
         let ratio = self.0.as_ref().map_or(0.0, |inner| inner.sampling.ratio);
