@@ -1,7 +1,10 @@
 //! Traces end to end: the shape of each, its names and attributes, and what becomes of them when the
 //! collector is away.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use quadrille_choreography::Redrive;
 use quadrille_proto::{
@@ -360,6 +363,33 @@ fn an_error_is_traced_from_where_it_is_seen_and_a_header_forces_a_trace() {
         .map(Received::trace)
         .collect();
     assert_eq!(traces.len(), 2, "of four records two are traced");
+}
+
+#[test]
+fn a_record_slower_than_the_pipelines_objective_is_traced() {
+    let world = World::new(2);
+    let text = std::fs::read_to_string(world.pipeline_file()).expect("the pipeline");
+    let text = text.replacen("[record]", "latency_objective = \"10m\"\n\n[record]", 1);
+    std::fs::write(world.pipeline_file(), text).expect("written");
+    let collector = Collector::start();
+    let _services = collector.start_all(&world, ON_DEMAND);
+    let client = Client::new(&world);
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("a time");
+    let hour_ago = now.as_millis() as i64 - 3_600_000;
+    client.send(&world.topics().inbox, &raw("quick", &[]));
+    let late = Raw {
+        timestamp_ms: Some(hour_ago),
+        ..raw("late", &[("traceparent", &traceparent(1, "00"))])
+    };
+    client.send(&world.topics().inbox, &late);
+    client.flush();
+    let spans = collector.trace(&trace_id(1), is_stored);
+    assert_eq!(draw(&spans), from_inbox(&world.pipeline));
+    let others = collector.spans().into_iter();
+    let others = others.filter(|r| r.trace() != trace_id(1) && !r.span.name.starts_with("poll "));
+    assert_eq!(others.count(), 0, "the quick one is not");
 }
 
 #[test]

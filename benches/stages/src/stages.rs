@@ -251,6 +251,7 @@ impl Arena<'_> {
                 batch_records_max: self.options.batch,
                 ..Limits::default()
             },
+            latency_objective: None,
         }
     }
 

@@ -1,6 +1,6 @@
 //! A lane's batch: what was polled and is not yet committed, and the offsets it spans.
 
-use std::time::Instant;
+use std::{collections::BTreeMap, time::Instant};
 
 use rdkafka::{Message, message::BorrowedMessage};
 
@@ -85,6 +85,23 @@ impl<'c> Batch<'c> {
             .iter()
             .map(|m| m.payload_len() + m.key_len())
             .sum();
+    }
+
+    /// Notes each partition's last timestamp, in ms.
+    pub fn last_timestamps(&self, partitions: usize, last: &mut BTreeMap<i32, i64>) {
+        let mut seen = Vec::with_capacity(partitions);
+        for message in self.messages.iter().rev() {
+            if seen.contains(&message.partition()) {
+                continue;
+            }
+            seen.push(message.partition());
+            if let Some(ms) = message.timestamp().to_millis() {
+                last.insert(message.partition(), ms);
+            }
+            if seen.len() == partitions {
+                break;
+            }
+        }
     }
 
     pub fn spans(&self) -> Vec<Span> {

@@ -201,6 +201,8 @@ pub struct StageConfig {
     pub lanes: usize,
     pub delivery: Delivery,
     pub limits: Limits,
+    /// A record older than this, by its Kafka timestamp, is traced from here on.
+    pub latency_objective: Option<Duration>,
 }
 
 impl StageConfig {

@@ -5,12 +5,13 @@
 //! forgotten.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     ffi::CString,
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
     },
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use rdkafka::{
@@ -287,11 +288,14 @@ impl LaneConsumer {
 
     /// Writes down what is left to read, from what the client knows already: its statistics say the
     /// same for 40 ms of all cores each time. `dry`: nothing is waiting in the client's queue.
-    pub fn report_lag(&self, dry: bool) {
+    /// `handled`: of each partition the Kafka timestamp, in ms, of the last record handled.
+    pub fn report_lag(&self, dry: bool, handled: &BTreeMap<i32, i64>) {
         let events = self.client.context();
         let (Ok(position), Ok(topic)) = (self.client.position(), CString::new(&*self.topic)) else {
             return;
         };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now = now.unwrap_or_default().as_millis() as i64;
         for element in position.elements() {
             let partition = element.partition();
             let end = native::known_end(self.client.client(), &topic, partition);
@@ -301,7 +305,10 @@ impl LaneConsumer {
                 (Some(_), _) if dry => 0,
                 _ => continue,
             };
-            events.metrics.lag(partition, lag);
+            let since = handled.get(&partition).filter(|_| lag > 0);
+            let behind = since.map_or(0, |ms| now.saturating_sub(*ms).max(0));
+            let behind = Duration::from_millis(behind.unsigned_abs());
+            events.metrics.lag(partition, lag, behind);
         }
     }
 

@@ -5,7 +5,7 @@
 //! next one gathers in the client's queue.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -117,6 +117,8 @@ pub(crate) struct Lane<H: Handler> {
     failed_commits: u32,
     /// Records the broker would not take, by partition and offset.
     refused: HashMap<(i32, i64), Cause>,
+    /// Of each partition the timestamp, in ms, of the last record committed.
+    handled: BTreeMap<i32, i64>,
     last_commit: Instant,
     /// How long the last batch's sends and commit took.
     commit_took: Duration,
@@ -155,6 +157,7 @@ impl<H: Handler> Lane<H> {
             attempts,
             failed_commits: 0,
             refused: HashMap::new(),
+            handled: BTreeMap::new(),
             last_commit: Instant::now(),
             commit_took: Duration::ZERO,
             offsets_kept: false,
@@ -277,7 +280,7 @@ impl<H: Handler> Lane<H> {
             self.collect(consumer, &mut batch)?;
             if lag_at.elapsed() >= LAG_EVERY {
                 lag_at = Instant::now();
-                consumer.report_lag(batch.is_empty());
+                consumer.report_lag(batch.is_empty(), &self.handled);
             }
             if batch.is_empty() {
                 self.commit_kept(consumer);
@@ -292,6 +295,8 @@ impl<H: Handler> Lane<H> {
             idle_since = Instant::now();
             match self.settle(producer, consumer, &mut batch)? {
                 Settled::Committed => {
+                    let held = self.status.held();
+                    batch.last_timestamps(held, &mut self.handled);
                     batch.clear();
                     self.fresh();
                 }

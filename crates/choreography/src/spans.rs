@@ -5,11 +5,12 @@
 
 use std::{
     ffi::CStr,
+    sync::Arc,
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
 use opentelemetry::{
-    KeyValue,
+    KeyValue, StringValue,
     trace::{Span as _, SpanContext, SpanKind, Status},
 };
 use quadrille_proto::Topics;
@@ -26,6 +27,9 @@ use crate::{Cause, Delivery, Incoming, StageConfig, native};
 /// [`TRACEPARENT`] and [`quadrille_telemetry::traces::FORCE_HEADER`], as librdkafka takes names.
 const TRACEPARENT_NAME: &CStr = c"traceparent";
 const FORCE: &CStr = c"quadrille-trace";
+
+/// Of a lane, beside what was sampled.
+const SLOW_A_SECOND: u32 = 100;
 
 /// A part of a batch's handling with a name of its own: `features`, `model`.
 #[derive(Debug, Clone, Copy)]
@@ -64,15 +68,23 @@ pub(crate) struct Spans {
     /// Whether records without a context begin a trace here.
     begins: bool,
     delivery: Delivery,
-    topic: String,
+    topic: Arc<str>,
     poll: String,
     process: String,
     commit: String,
     common: Vec<KeyValue>,
     random: u64,
+    objective_ms: Option<i64>,
+    /// Slow records that may still be traced, and since when: a backlog is slow as a whole.
+    slow: (u32, Instant),
     records: Vec<Traced>,
     clock: (Instant, SystemTime),
     batch: Option<SpanContext>,
+}
+
+/// An attribute of many spans: cloned without copying its text.
+fn shared(key: &'static str, text: Arc<str>) -> KeyValue {
+    KeyValue::new(key, StringValue::from(text))
 }
 
 fn operation(name: &'static str, kind: &'static str) -> [KeyValue; 2] {
@@ -87,10 +99,13 @@ impl Spans {
         let topic = &config.input;
         let mut common = vec![
             KeyValue::new("messaging.system", "kafka"),
-            KeyValue::new("messaging.consumer.group.name", config.group.clone()),
-            KeyValue::new(
+            shared(
+                "messaging.consumer.group.name",
+                config.group.as_str().into(),
+            ),
+            shared(
                 "messaging.client.id",
-                format!("{}-{}-{lane}", config.group, config.instance),
+                format!("{}-{}-{lane}", config.group, config.instance).into(),
             ),
         ];
         common.extend(server(config.cluster.bootstrap_servers()));
@@ -102,9 +117,11 @@ impl Spans {
             poll: format!("poll {topic}"),
             process: format!("process {topic}"),
             commit: format!("commit {topic}"),
-            topic: topic.clone(),
+            topic: topic.as_str().into(),
             common,
             random: seed ^ ((lane as u64 + 1) << 32) ^ u64::from(std::process::id()),
+            objective_ms: config.latency_objective.map(|o| o.as_millis() as i64),
+            slow: (SLOW_A_SECOND, Instant::now()),
             records: Vec::new(),
             clock: (Instant::now(), SystemTime::now()),
             batch: None,
@@ -135,10 +152,11 @@ impl Spans {
         if !self.tracing.is_on() {
             return;
         }
+        let slow_before = self.slow_before();
         let wanted: Vec<(usize, Option<SpanContext>)> = incoming
             .iter()
             .enumerate()
-            .filter_map(|(index, record)| Some((index, self.decide(record)?)))
+            .filter_map(|(index, record)| Some((index, self.decide(record, slow_before)?)))
             .collect();
         if wanted.is_empty() {
             return;
@@ -165,10 +183,34 @@ impl Spans {
         }
     }
 
+    /// The timestamp, in ms, before which a record is slow.
+    fn slow_before(&mut self) -> Option<i64> {
+        let objective = self.objective_ms?;
+        if self.slow.1.elapsed().as_secs() > 0 {
+            self.slow = (SLOW_A_SECOND, Instant::now());
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+        Some(now.as_millis() as i64 - objective)
+    }
+
+    fn is_slow(&mut self, record: &Incoming<'_>, slow_before: Option<i64>) -> bool {
+        let slow = match (record.timestamp_ms, slow_before) {
+            (Some(at), Some(before)) => at < before && self.slow.0 > 0,
+            _ => false,
+        };
+        self.slow.0 -= u32::from(slow);
+        slow
+    }
+
     /// None: not traced. The inner one is the context the record came with.
-    fn decide(&mut self, record: &Incoming<'_>) -> Option<Option<SpanContext>> {
+    fn decide(
+        &mut self,
+        record: &Incoming<'_>,
+        slow_before: Option<i64>,
+    ) -> Option<Option<SpanContext>> {
         let headers = record.headers;
-        let forced = headers.is_some() && forces(headers.last_under(FORCE));
+        let forced = (headers.is_some() && forces(headers.last_under(FORCE)))
+            || self.is_slow(record, slow_before);
         let came_with = headers.last_under(TRACEPARENT_NAME);
         // Most records: their sender decided against a trace. Nothing more is read of them.
         let says_no = |value| {
@@ -222,7 +264,7 @@ impl Spans {
     }
 
     fn destination(&self) -> KeyValue {
-        KeyValue::new("messaging.destination.name", self.topic.clone())
+        shared("messaging.destination.name", Arc::clone(&self.topic))
     }
 
     /// Marks records that failed; traces those that were not, from here on.
@@ -415,7 +457,7 @@ fn is_producers(attribute: &KeyValue) -> bool {
 pub(crate) fn server(bootstrap_servers: &str) -> Vec<KeyValue> {
     let first = bootstrap_servers.split(',').next().unwrap_or_default();
     let (host, port) = first.trim().rsplit_once(':').unwrap_or((first.trim(), ""));
-    let mut attributes = vec![KeyValue::new("server.address", host.to_owned())];
+    let mut attributes = vec![shared("server.address", host.into())];
     attributes.extend(
         port.parse::<i64>()
             .map(|port| KeyValue::new("server.port", port)),

@@ -88,6 +88,7 @@ impl World {
                 retry_first: Duration::from_millis(5),
                 ..Limits::default()
             },
+            latency_objective: None,
         };
         let topics = Admin::connect(&config.cluster)
             .and_then(|a| a.prepare(&config))

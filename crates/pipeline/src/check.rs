@@ -20,8 +20,17 @@ const FUTURE_MAX_DEFAULT: &str = "5m";
 
 /// Reads and checks a whole file.
 pub(crate) fn spec(source: Source<'_>) -> Result<Spec, Error> {
-    let mut root = source.root(&["name", "record", "features", "model", "decision", "label"])?;
+    let mut root = source.root(&[
+        "name",
+        "latency_objective",
+        "record",
+        "features",
+        "model",
+        "decision",
+        "label",
+    ])?;
     let name = pipeline_name(&root.need("name", "name = \"diabetes\"")?.text()?)?;
+    let latency_objective_ms = root.take("latency_objective").map(duration).transpose()?;
     let record = record(root.need("record", "[record]")?)?;
     let features = features::read(root.need("features", "[[features]]")?, &record)?;
     let model = model(root.need("model", "[model]")?, &features)?;
@@ -40,6 +49,7 @@ pub(crate) fn spec(source: Source<'_>) -> Result<Spec, Error> {
         model,
         decision,
         label,
+        latency_objective_ms,
     })
 }
 
@@ -92,7 +102,7 @@ fn record<'a>(table: At<'a, DeValue<'a>>) -> Result<RecordSpec, Error> {
         .take("unknown_fields")
         .map(unknown_fields)
         .transpose()?;
-    let future_ms_max = table.take("future_max").map(future_max).transpose()?;
+    let future_ms_max = table.take("future_max").map(duration).transpose()?;
     let fields = fields::read(table.need("fields", "[[record.fields]]")?, &mut names)?;
     Ok(RecordSpec {
         id: id.map(|id| id.value),
@@ -118,7 +128,7 @@ fn unknown_fields<'a>(value: At<'a, DeValue<'a>>) -> Result<UnknownFields, Error
     }
 }
 
-fn future_max<'a>(value: At<'a, DeValue<'a>>) -> Result<i64, Error> {
+fn duration<'a>(value: At<'a, DeValue<'a>>) -> Result<i64, Error> {
     let text = value.text()?;
     duration_ms(&text.value).ok_or_else(|| {
         let reason = format!("{} is not a duration", quote(&text.value));

@@ -140,6 +140,11 @@ impl Pipeline {
         self.inner.hash
     }
 
+    /// From a record's Kafka timestamp to the end of a stage, in ms: what takes longer is traced.
+    pub fn latency_objective_ms(&self) -> Option<i64> {
+        self.inner.spec.latency_objective_ms
+    }
+
     /// The field of the outside record that holds the entity's key.
     pub fn key_field(&self) -> &str {
         &self.inner.spec.record.key

@@ -17,6 +17,9 @@ pub(crate) struct Spec {
     pub decision: Decision,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub label: Option<Label>,
+    /// Of no consequence for a prediction, so not in the canonical form.
+    #[serde(skip)]
+    pub latency_objective_ms: Option<i64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]

@@ -106,6 +106,9 @@ impl Config {
             lanes: self.lanes,
             delivery: self.delivery,
             limits: self.limits.clone(),
+            latency_objective: pipeline
+                .latency_objective_ms()
+                .map(|ms| Duration::from_millis(ms.unsigned_abs())),
         }
     }
 

@@ -1,7 +1,10 @@
 //! Every metric's name, unit and labels. Base units; histograms in seconds; cardinality bounded by
 //! the pipeline files: no label ever holds a record's id, key or free text.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
@@ -102,6 +105,7 @@ pub struct LoopMetrics {
     lane_restarts: Family<PipelineLabel, Counter>,
     assigned: Family<PipelineLabel, Gauge>,
     lag: Family<LagLabels, Gauge>,
+    lag_seconds: Family<LagLabels, Gauge<f64, AtomicU64>>,
     batch: DurationFamily<PipelineLabel>,
     process: DurationFamily<PipelineLabel>,
     operation: DurationFamily<OperationLabels>,
@@ -123,6 +127,7 @@ impl LoopMetrics {
             lane_restarts: Family::default(),
             assigned: Family::default(),
             lag: Family::default(),
+            lag_seconds: Family::default(),
             batch: Family::new_with_constructor(counts),
             process: Family::new_with_constructor(durations),
             operation: Family::new_with_constructor(durations),
@@ -185,6 +190,12 @@ impl LoopMetrics {
                 "kafka_consumergroup_lag",
                 "Records between the committed and the last stable offset",
                 m.lag.clone(),
+            );
+            r.register_with_unit(
+                "quadrille_consumergroup_lag",
+                "How long ago the last handled record was produced, while there are more; else 0",
+                Unit::Seconds,
+                m.lag_seconds.clone(),
             );
             r.register(
                 "quadrille_batch_records",
@@ -309,16 +320,21 @@ impl StageMetrics {
         self.families.absorbed.get_or_create(&labels).inc_by(count);
     }
 
-    pub fn lag(&self, partition: i32, lag: i64) {
-        self.families
-            .lag
-            .get_or_create(&self.lag_labels(partition))
-            .set(lag);
+    /// What is left of a partition: records, and how far behind the present they are.
+    pub fn lag(&self, partition: i32, records: i64, behind: Duration) {
+        let (labels, families) = (self.lag_labels(partition), &self.families);
+        families.lag.get_or_create(&labels).set(records);
+        families
+            .lag_seconds
+            .get_or_create(&labels)
+            .set(behind.as_secs_f64());
     }
 
     /// A partition this replica no longer holds has no lag here.
     pub fn lag_gone(&self, partition: i32) {
-        self.families.lag.remove(&self.lag_labels(partition));
+        let labels = self.lag_labels(partition);
+        self.families.lag.remove(&labels);
+        self.families.lag_seconds.remove(&labels);
     }
 
     /// Records taken and committed since the start.
@@ -349,12 +365,13 @@ mod tests {
             ..Committed::default()
         });
         stage.dead_letters("not_json", 2);
-        stage.lag(4, 17);
+        stage.lag(4, 17, Duration::from_millis(1_500));
         let text = registry.encode();
         for line in [
             r#"messaging_client_consumed_messages_total{pipeline="p"} 3"#,
             r#"quadrille_dead_letters_total{pipeline="p",reason="not_json"} 2"#,
             r#"kafka_consumergroup_lag{consumergroup="quadrille.feature.p",topic="p.records",partition="4"} 17"#,
+            r#"quadrille_consumergroup_lag_seconds{consumergroup="quadrille.feature.p",topic="p.records",partition="4"} 1.5"#,
             "# EOF",
         ] {
             assert!(text.contains(line), "{line} not in\n{text}");

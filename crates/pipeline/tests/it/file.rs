@@ -69,6 +69,18 @@ fn the_canonical_form_does_not_change_between_releases() {
 }
 
 #[test]
+fn a_latency_objective_is_read_and_changes_no_hash() {
+    let text = WARD.replacen("[record]", "latency_objective = \"1500ms\"\n[record]", 1);
+    let pipeline = Pipeline::parse("ward.toml", &text).unwrap();
+    assert_eq!(pipeline.latency_objective_ms(), Some(1_500));
+    assert_eq!(pipeline.hash(), ward().hash());
+    assert_eq!(ward().latency_objective_ms(), None);
+    let text = WARD.replacen("[record]", "latency_objective = 3\n[record]", 1);
+    let error = Pipeline::parse("ward.toml", &text).unwrap_err().to_string();
+    assert!(error.contains("latency_objective"), "{error}");
+}
+
+#[test]
 fn a_default_spelled_out_changes_no_hash_and_a_threshold_does() {
     let hash = |text: &str| Pipeline::parse("x", text).unwrap().hash();
     let decision = |threshold| format!("{WARD}\n[decision]\nthreshold = {threshold} # why\n");
