@@ -514,7 +514,7 @@ mod tests {
 
     #[test]
     fn a_broken_tracestate_does_not_cost_the_trace() {
-        let context = context_of(SAMPLED.as_bytes(), Some("=,=")).unwrap();
+        let context = context_of(SAMPLED.as_bytes(), Some("no pairs here")).unwrap();
         assert_eq!(context.trace_state().header(), "");
     }
 
