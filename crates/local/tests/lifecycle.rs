@@ -125,7 +125,7 @@ fn servers_go_with_an_owner_that_is_killed() {
     let folder = tempfile::tempdir().unwrap();
     let report = folder.path().join("report");
     let mut owner = Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", "owner_that_waits_to_be_killed"])
+        .args(["--exact", "owner_that_waits_to_be_killed"])
         .env(REPORT, &report)
         .stdout(Stdio::null())
         .spawn()
@@ -150,8 +150,8 @@ fn servers_go_with_an_owner_that_is_killed() {
     });
 }
 
+/// Does nothing but in the process that the test above starts.
 #[test]
-#[ignore = "another test starts it in a process of its own"]
 fn owner_that_waits_to_be_killed() {
     let Some(report) = std::env::var_os(REPORT) else {
         return;
