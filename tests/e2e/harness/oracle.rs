@@ -96,13 +96,16 @@ pub fn check(world: &World, results: SocketAddr, sent: &BTreeSet<String>) {
     stored(world, results, sent.len());
     let mut seen: HashMap<String, u32> = HashMap::new();
     let mut last: BTreeMap<String, String> = BTreeMap::new();
-    for (_, prediction) in predictions(world) {
-        *seen.entry(prediction.id.clone()).or_default() += 1;
+    for (partition, prediction) in predictions(world) {
+        let times = seen.entry(prediction.id.clone()).or_default();
+        *times += 1;
         let before = last.insert(prediction.key.clone(), prediction.id.clone());
         assert!(
             before.as_ref() < Some(&prediction.id),
-            "{} came after {before:?}",
-            prediction.id
+            "{} came after {before:?}, for time {times}, from {}-{} to partition {partition}",
+            prediction.id,
+            prediction.input_topic,
+            format_args!("{}@{}", prediction.input_partition, prediction.input_offset),
         );
     }
     let doubled: Vec<_> = seen.iter().filter(|(_, count)| **count > 1).collect();
