@@ -3,9 +3,16 @@
 use std::time::{Duration, Instant};
 
 use quadrille_proto::Stage;
+use rdkafka::{
+    ClientConfig, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer},
+    producer::{BaseProducer, Producer},
+};
 
 use crate::harness::{
-    client::Watch,
+    PATIENCE,
+    client::{Client, Raw, Watch, record},
+    eventually,
     oracle::{self, Load},
     process::Process,
     world::World,
@@ -157,4 +164,74 @@ fn a_killed_inference_loses_and_doubles_nothing() {
 #[test]
 fn a_killed_results_loses_and_doubles_nothing() {
     survives_a_kill(Stage::Results);
+}
+
+/// A transaction that commits these offsets of ingest's group and stays open: as a killed member leaves it,
+/// or one whose commit the broker has not finished.
+fn open_transaction(world: &World, offsets: &[i64]) -> BaseProducer {
+    let producer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", &world.bootstrap)
+        .set("transactional.id", format!("{}-open", world.pipeline))
+        .create()
+        .expect("a producer");
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", &world.bootstrap)
+        .set("group.id", Stage::Ingest.group(&world.pipeline))
+        .create()
+        .expect("a consumer");
+    let group = consumer.group_metadata().expect("a group");
+    let mut list = TopicPartitionList::new();
+    for (partition, offset) in (0..).zip(offsets) {
+        list.add_partition_offset(&world.topics().inbox, partition, Offset::Offset(*offset))
+            .expect("an offset");
+    }
+    producer.init_transactions(PATIENCE).expect("an epoch");
+    producer.begin_transaction().expect("begun");
+    producer
+        .send_offsets_to_transaction(&list, &group, PATIENCE)
+        .expect("sent");
+    producer
+}
+
+#[test]
+fn a_partition_whose_offset_is_being_committed_is_not_read_from_its_start() {
+    let world = World::new(4);
+    let client = Client::new(&world);
+    let topics = world.topics();
+    let send = |round: u32| {
+        for n in 0..40_u32 {
+            let (id, key) = (format!("{round}-{n:02}"), format!("p{n}"));
+            let mut raw = Raw::json(&key, record(&id, &key, 80));
+            raw.partition = Some((n % 4) as i32);
+            client.send(&topics.inbox, &raw);
+        }
+        client.flush();
+    };
+    let passed_on = |count: usize| {
+        eventually("the records are passed on", PATIENCE, || {
+            let found = client.read(&topics.records).len();
+            assert!(found <= count, "{found} records of {count}");
+            (found == count).then_some(())
+        });
+    };
+    let mut first = world.start(Stage::Ingest, "a");
+    first.ready();
+    send(0);
+    passed_on(40);
+    first.signal("TERM");
+    first.wait();
+
+    let open = open_transaction(&world, &[10; 4]);
+    // Members that come one after the other change each other's assignment while they wait for the offset.
+    let members = ["a", "b", "c", "d"].map(|instance| {
+        let mut member = world.start(Stage::Ingest, instance);
+        member.ready();
+        member
+    });
+    send(1);
+    open.commit_transaction(PATIENCE).expect("committed");
+    passed_on(80);
+    send(2);
+    passed_on(120);
+    drop(members);
 }

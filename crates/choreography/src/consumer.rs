@@ -3,6 +3,11 @@
 //! The lane settles every batch before it polls again, and librdkafka rebalances only inside `poll`: so at
 //! the moment partitions are revoked nothing of them is in flight, and what was polled but not handled is
 //! forgotten.
+//!
+//! librdkafka looks up where an assigned partition begins, and waits while its offset is being committed by
+//! a transaction. But when the assignment changes meanwhile, it takes the unknown offset for none and reads
+//! the partition from its start (2.12.1 and later). So before the first record of a partition is handled,
+//! the lane asks for itself what is committed: [`LaneConsumer::check_starts`].
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,12 +30,16 @@ use rdkafka::{
 use quadrille_telemetry::StageMetrics;
 
 use crate::{
-    Span, StageConfig, client, native,
+    Delivery, Span, StageConfig,
+    batch::Batch,
+    client, native,
     stage::{LaneStatus, ResumeFn},
 };
 
 /// Of a partition; with that many in the queue no more are fetched.
 const QUEUED_RECORDS_MIN: &str = "10000";
+/// How long other partitions wait while a new one's offset is asked for.
+const COMMITTED_WAIT: Duration = Duration::from_millis(500);
 
 /// What the callbacks leave for the lane.
 pub(crate) struct Events {
@@ -38,7 +47,10 @@ pub(crate) struct Events {
     metrics: StageMetrics,
     status: Arc<LaneStatus>,
     resume: Option<Arc<ResumeFn>>,
+    delivery: Delivery,
     assigned: Mutex<BTreeSet<i32>>,
+    /// Assigned, and it is not known whether they begin where the group's offsets say.
+    unchecked: Mutex<BTreeSet<i32>>,
     revoked: Mutex<Vec<i32>>,
     rebalanced: AtomicBool,
     failed: Mutex<Option<String>>,
@@ -85,7 +97,13 @@ impl Events {
         if let Err(error) = result {
             return self.fail(error.to_string());
         }
-        lock(&self.assigned).extend(partitions.elements().iter().map(|e| e.partition()));
+        let elements = partitions.elements();
+        let taken = || elements.iter().map(|element| element.partition());
+        lock(&self.assigned).extend(taken());
+        // Elsewhere the start is the handler's to say, or a repetition is allowed.
+        if self.delivery == Delivery::ExactlyOnce && self.resume.is_none() {
+            lock(&self.unchecked).extend(taken());
+        }
         self.status.joined();
     }
 
@@ -95,8 +113,9 @@ impl Events {
             .iter()
             .map(|e| e.partition())
             .collect();
-        // At-least-once: what is done is committed before another begins there. Fails where nothing is kept.
-        if !consumer.assignment_lost()
+        // What is done is committed before another begins there. Fails where nothing is kept.
+        if self.delivery == Delivery::AtLeastOnce
+            && !consumer.assignment_lost()
             && let Err(error) = consumer.commit_consumer_state(CommitMode::Sync)
         {
             tracing::debug!(%error, "no offsets committed at revocation");
@@ -109,8 +128,10 @@ impl Events {
             self.fail(error.to_string());
         }
         let mut assigned = lock(&self.assigned);
+        let mut unchecked = lock(&self.unchecked);
         for partition in &given_up {
             assigned.remove(partition);
+            unchecked.remove(partition);
             self.metrics.lag_gone(*partition);
         }
         lock(&self.revoked).extend(given_up);
@@ -225,7 +246,9 @@ impl LaneConsumer {
             metrics,
             status,
             resume,
+            delivery: config.delivery,
             assigned: Mutex::default(),
+            unchecked: Mutex::default(),
             revoked: Mutex::default(),
             rebalanced: AtomicBool::new(false),
             failed: Mutex::default(),
@@ -252,38 +275,84 @@ impl LaneConsumer {
         lock(&self.client.context().failed).take()
     }
 
-    /// A list of next offsets.
-    pub fn offsets(&self, spans: &[Span]) -> KafkaResult<TopicPartitionList> {
-        let mut list = TopicPartitionList::with_capacity(spans.len());
-        for span in spans {
-            list.add_partition_offset(&self.topic, span.partition, Offset::Offset(span.next))?;
+    /// A list to commit, from partitions and their next offsets.
+    pub fn offsets(&self, next: &[(i32, i64)]) -> KafkaResult<TopicPartitionList> {
+        let mut list = TopicPartitionList::with_capacity(next.len());
+        for (partition, next) in next {
+            list.add_partition_offset(&self.topic, *partition, Offset::Offset(*next))?;
         }
         Ok(list)
     }
 
-    /// Commits the position where it is beyond what was committed: past transaction markers and
-    /// aborted records, which otherwise would stay as lag.
-    pub fn commit_idle(&self, committed: &mut Vec<(i32, i64)>) -> KafkaResult<()> {
-        let position = self.client.position()?;
-        let mut now: Vec<(i32, i64)> = Vec::new();
-        let mut list = TopicPartitionList::new();
-        for element in position.elements() {
-            if let Offset::Offset(offset) = element.offset() {
-                now.push((element.partition(), offset));
-                if !committed.contains(&(element.partition(), offset)) {
-                    list.add_partition_offset(
-                        &self.topic,
-                        element.partition(),
-                        Offset::Offset(offset),
-                    )?;
+    /// Takes from the batch what a partition new to this lane should not have begun with, and sends the
+    /// partition where the group's offset says.
+    pub fn check_starts(&self, batch: &mut Batch<'_>) -> KafkaResult<()> {
+        let mut unchecked = lock(&self.client.context().unchecked);
+        if unchecked.is_empty() {
+            return Ok(());
+        }
+        let mut begun = batch.spans();
+        begun.retain(|span| unchecked.contains(&span.partition));
+        if begun.is_empty() {
+            return Ok(());
+        }
+        let mut list = TopicPartitionList::with_capacity(begun.len());
+        for span in &begun {
+            list.add_partition(&self.topic, span.partition);
+        }
+        let committed = self.client.committed_offsets(list, COMMITTED_WAIT);
+        for Span {
+            partition, first, ..
+        } in begun
+        {
+            let found = committed.as_ref().ok();
+            let found = found.and_then(|list| list.find_partition(&self.topic, partition));
+            let found = found.filter(|element| element.error().is_ok());
+            let start = match found.map(|element| element.offset()) {
+                Some(Offset::Offset(next)) if next > first => {
+                    tracing::warn!(
+                        topic = self.topic,
+                        partition,
+                        offset = first,
+                        committed = next,
+                        "the client began before what is committed; it is sent there"
+                    );
+                    next
                 }
+                Some(_) => {
+                    unchecked.remove(&partition);
+                    continue;
+                }
+                None => {
+                    tracing::debug!(
+                        topic = self.topic,
+                        partition,
+                        "its offset is still being committed"
+                    );
+                    first
+                }
+            };
+            batch.forget(&[partition]);
+            // Checked again by the first record that comes from there.
+            let offset = Offset::Offset(start);
+            self.client
+                .seek(&self.topic, partition, offset, Duration::ZERO)?;
+        }
+        Ok(())
+    }
+
+    /// Of each partition the offset that would be read next, where something was read.
+    pub fn positions(&self) -> KafkaResult<Vec<(i32, i64)>> {
+        let unchecked = lock(&self.client.context().unchecked);
+        let mut positions = Vec::new();
+        for element in self.client.position()?.elements() {
+            if let Offset::Offset(next) = element.offset()
+                && !unchecked.contains(&element.partition())
+            {
+                positions.push((element.partition(), next));
             }
         }
-        if list.count() > 0 {
-            self.client.commit(&list, CommitMode::Async)?;
-        }
-        *committed = now;
-        Ok(())
+        Ok(positions)
     }
 
     /// Writes down what is left to read, from what the client knows already: its statistics say the

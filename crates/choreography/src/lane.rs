@@ -115,6 +115,8 @@ pub(crate) struct Lane<H: Handler> {
     last_commit: Instant,
     /// How long the last batch's sends and commit took.
     commit_took: Duration,
+    /// Of each partition the position last committed without a record.
+    idle: BTreeMap<i32, i64>,
     /// At-least-once: the client holds offsets that are not committed; when it last committed some.
     offsets_kept: bool,
     offsets_at: Instant,
@@ -153,6 +155,7 @@ impl<H: Handler> Lane<H> {
             handled: BTreeMap::new(),
             last_commit: Instant::now(),
             commit_took: Duration::ZERO,
+            idle: BTreeMap::new(),
             offsets_kept: false,
             offsets_at: Instant::now(),
         }
@@ -259,7 +262,6 @@ impl<H: Handler> Lane<H> {
     /// Batch after batch.
     fn turn(&mut self, producer: &LaneProducer, consumer: &LaneConsumer) -> Result<End, End> {
         let mut batch = Batch::new();
-        let mut committed = Vec::new();
         let mut idle_since = Instant::now();
         let mut lag_at = Instant::now();
         self.fresh();
@@ -271,6 +273,7 @@ impl<H: Handler> Lane<H> {
                 return Ok(End::Drained);
             }
             self.collect(consumer, &mut batch)?;
+            consumer.check_starts(&mut batch).map_err(End::restart)?;
             if lag_at.elapsed() >= LAG_EVERY {
                 lag_at = Instant::now();
                 consumer.report_lag(batch.is_empty(), &self.handled);
@@ -279,9 +282,7 @@ impl<H: Handler> Lane<H> {
                 self.commit_kept(consumer);
                 if idle_since.elapsed() >= IDLE_COMMIT_EVERY {
                     idle_since = Instant::now();
-                    if let Err(error) = consumer.commit_idle(&mut committed) {
-                        tracing::debug!(%error, "idle position not committed");
-                    }
+                    self.commit_idle(producer, consumer)?;
                 }
                 continue;
             }
@@ -512,16 +513,12 @@ impl<H: Handler> Lane<H> {
         let settling = Instant::now();
         let mut store_span = None;
         let spans = batch.spans();
+        let next: Vec<(i32, i64)> = spans.iter().map(|s| (s.partition, s.next)).collect();
         let offsets = consumer
-            .offsets(&spans)
+            .offsets(&next)
             .map_err(|e| Unsettled::End(End::restart(e)))?;
         if transactional {
-            let group = consumer
-                .client
-                .group_metadata()
-                .ok_or_else(|| Unsettled::End(End::restart("no group metadata")))?;
-            self.in_transaction(producer, || producer.send_offsets(&offsets, &group))?;
-            self.in_transaction(producer, || producer.commit())?;
+            self.commit_transaction(producer, consumer, &offsets)?;
         } else {
             if let Some(store) = self.handler.store() {
                 store.commit(&spans).map_err(store_failure)?;
@@ -536,6 +533,54 @@ impl<H: Handler> Lane<H> {
         };
         self.spans.settled(incoming, self.judge.steps(), &settling);
         Ok(sent)
+    }
+
+    /// Ends the open transaction, and these offsets with it.
+    fn commit_transaction(
+        &self,
+        producer: &LaneProducer,
+        consumer: &LaneConsumer,
+        offsets: &TopicPartitionList,
+    ) -> Result<(), Unsettled> {
+        let group = consumer
+            .client
+            .group_metadata()
+            .ok_or_else(|| Unsettled::End(End::restart("no group metadata")))?;
+        self.in_transaction(producer, || producer.send_offsets(offsets, &group))?;
+        self.in_transaction(producer, || producer.commit())
+    }
+
+    /// Commits where the lane stands when nothing comes: past transaction markers, which otherwise would
+    /// stay as lag. Exactly once by a transaction too: a commit of the consumer's own could arrive after
+    /// the next transaction's and take the offset back.
+    fn commit_idle(&mut self, producer: &LaneProducer, consumer: &LaneConsumer) -> Result<(), End> {
+        let positions = consumer.positions().map_err(End::restart)?;
+        let news: Vec<(i32, i64)> = positions
+            .into_iter()
+            .filter(|(partition, next)| self.idle.get(partition) != Some(next))
+            .collect();
+        if news.is_empty() {
+            return Ok(());
+        }
+        let offsets = consumer.offsets(&news).map_err(End::restart)?;
+        let result = match self.config.delivery {
+            Delivery::ExactlyOnce => producer
+                .begin()
+                .map_err(|error| Unsettled::End(restart_of(&error)))
+                .and_then(|()| self.commit_transaction(producer, consumer, &offsets)),
+            Delivery::AtLeastOnce => {
+                let commit = consumer.client.commit(&offsets, CommitMode::Async);
+                commit.map_err(|error| Unsettled::Aborted(error.to_string()))
+            }
+        };
+        match result {
+            Ok(()) => self.idle.extend(news),
+            Err(Unsettled::Aborted(reason)) => {
+                tracing::debug!(lane = self.task, reason, "idle position not committed");
+            }
+            Err(Unsettled::End(end)) => return Err(end),
+        }
+        Ok(())
     }
 
     /// At-least-once: the client keeps the offsets and commits them now and then. A request for each batch
