@@ -16,6 +16,7 @@ use quadrille_model::{package::Overwrite, train::Algorithm};
 use quadrille_pipeline::Pipeline;
 use quadrille_proto::Stage;
 use quadrille_service::{Config, Error, shutdown_signal};
+use quadrille_telemetry::logs;
 use tempfile::TempDir;
 use tokio::{
     sync::watch,
@@ -244,6 +245,8 @@ async fn services(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), Error> {
     let (stop, stopping) = watch::channel(false);
+    // The process's lines are not one service's.
+    let logs = logs::Export::from_env("quadrille", "up").map_err(Error::Config)?;
     let mut running = JoinSet::new();
     for stage in Stage::ALL {
         start(&mut running, stage, plan, &stopping)?;
@@ -270,6 +273,11 @@ async fn services(
     while let Some(ended) = running.join_next().await {
         first = first.and(outcome(Some(ended)));
     }
+    blocking(move || {
+        logs.shutdown();
+        Ok(())
+    })
+    .await?;
     if first.is_ok() {
         let _ = output::print("drained")?;
     }

@@ -5,4 +5,5 @@ mod delivery;
 mod harness;
 mod lifecycle;
 mod surface;
+mod telemetry;
 mod traces;

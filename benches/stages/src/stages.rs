@@ -8,7 +8,10 @@ use quadrille_choreography::{
 };
 use quadrille_pipeline::Pipeline;
 use quadrille_proto::Stage;
-use quadrille_telemetry::{Registry, Tracing, metrics::LoopMetrics};
+use quadrille_telemetry::{
+    Registry, Tracing,
+    metrics::{LoopMetrics, ModelMetrics},
+};
 
 use crate::{
     broker::{Broker, NewFlow, tag, wait_until},
@@ -258,9 +261,15 @@ impl Arena<'_> {
     fn stage(&self, contender: Contender, config: StageConfig) -> anyhow::Result<Measured> {
         let schemas = Schemas::new(&self.cluster);
         match contender {
-            Contender::Inference => self.measure(config, false, || {
-                inference::InferenceHandler::new(Arc::clone(&self.scorer), schemas.clone())
-            }),
+            Contender::Inference => {
+                let scorer = &self.scorer;
+                let times = ModelMetrics::register(&Registry::default());
+                let times = times.of(scorer.pipeline().name(), scorer.model(), scorer.version());
+                self.measure(config, false, || {
+                    let (scorer, times) = (Arc::clone(scorer), times.clone());
+                    inference::InferenceHandler::new(scorer, times, schemas.clone())
+                })
+            }
             _ => self.measure(
                 config,
                 contender.measure() != contender && contender.traced().is_some(),

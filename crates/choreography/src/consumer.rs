@@ -381,6 +381,11 @@ impl LaneConsumer {
         }
     }
 
+    /// Records fetched that were not polled yet.
+    pub fn queued(&self) -> usize {
+        native::queue_length(self.client.client())
+    }
+
     /// Stops fetching while the lane waits; polling goes on, so the group stays served.
     pub fn pause(&self) -> KafkaResult<()> {
         self.client.pause(&self.client.assignment()?)

@@ -214,8 +214,9 @@ impl<R: Default> Judge<R> {
         }
     }
 
-    /// Counts dead letters and absorbed records, by reason, once the batch is committed.
-    pub fn count(&self, metrics: &StageMetrics) {
+    /// Counts dead letters and absorbed records, by reason, once the batch is committed; returns how many
+    /// dead letters there are.
+    pub fn count(&self, metrics: &StageMetrics) -> u64 {
         let mut dead: Vec<(&'static str, u64)> = Vec::new();
         let mut absorbed: Vec<(&'static str, u64)> = Vec::new();
         for verdict in &self.verdicts {
@@ -234,12 +235,15 @@ impl<R: Default> Judge<R> {
                 None => counts.push((reason, 1)),
             }
         }
-        for (reason, count) in dead {
-            metrics.dead_letters(reason, count);
-        }
         for (reason, count) in absorbed {
             metrics.absorbed(reason, count);
         }
+        let mut letters = 0;
+        for (reason, count) in dead {
+            metrics.dead_letters(reason, count);
+            letters += count;
+        }
+        letters
     }
 }
 

@@ -12,6 +12,10 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use opentelemetry::{
+    Context,
+    trace::{SpanContext, TraceContextExt},
+};
 use quadrille_telemetry::{StageMetrics, Tracing, metrics::Committed};
 use rdkafka::{
     Message, TopicPartitionList,
@@ -25,7 +29,7 @@ use crate::{
     admin::StageTopics,
     batch::Batch,
     consumer::LaneConsumer,
-    judge::Judge,
+    judge::{Decision, Judge},
     producer::{LaneProducer, Undelivered},
     spans::{Settling, Spans},
     stage::{LaneStatus, ResumeFn, Stop},
@@ -43,6 +47,8 @@ const LINGER_PER_COMMIT: u32 = 2;
 const LINGER_MIN: Duration = Duration::from_millis(2);
 /// How often what is left to read is written down.
 const LAG_EVERY: Duration = Duration::from_secs(1);
+/// How often a lane says that records were dead-lettered.
+const DEAD_SAID_EVERY: Duration = Duration::from_secs(1);
 /// Consecutive failed commits of one batch before the lane closes its clients and begins again.
 const FAILED_COMMITS_MAX: u32 = 8;
 /// Restarts because another client took the transactional id, before the service gives up.
@@ -113,6 +119,9 @@ pub(crate) struct Lane<H: Handler> {
     /// Of each partition the timestamp, in ms, of the last record committed.
     handled: BTreeMap<i32, i64>,
     last_commit: Instant,
+    /// Dead letters not told of yet, and when the last were.
+    dead_letters: u64,
+    dead_said_at: Option<Instant>,
     /// How long the last batch's sends and commit took.
     commit_took: Duration,
     /// Of each partition the position last committed without a record.
@@ -154,6 +163,8 @@ impl<H: Handler> Lane<H> {
             refused: HashMap::new(),
             handled: BTreeMap::new(),
             last_commit: Instant::now(),
+            dead_letters: 0,
+            dead_said_at: None,
             commit_took: Duration::ZERO,
             idle: BTreeMap::new(),
             offsets_kept: false,
@@ -277,6 +288,7 @@ impl<H: Handler> Lane<H> {
             if lag_at.elapsed() >= LAG_EVERY {
                 lag_at = Instant::now();
                 consumer.report_lag(batch.is_empty(), &self.handled);
+                self.metrics.queue(self.index, consumer.queued());
             }
             if batch.is_empty() {
                 self.commit_kept(consumer);
@@ -440,6 +452,9 @@ impl<H: Handler> Lane<H> {
             return Ok(Settled::Again(self.attempts.next_wait()));
         }
         let process = started.elapsed();
+        let trace = self.spans.example();
+        let failed = self.judge.failures().next();
+        let failed = failed.map(|(index, _)| (index, self.spans.context(index)));
         let result = self.deliver(producer, consumer, &incoming, batch, attempt);
         match &result {
             Ok(_) => {}
@@ -449,14 +464,18 @@ impl<H: Handler> Lane<H> {
         match result {
             Ok(sent) => {
                 self.commit_took = started.elapsed().saturating_sub(process);
-                self.judge.count(&self.metrics);
+                let dead = self.judge.count(&self.metrics);
+                self.tell_dead(&incoming, dead, failed);
+                let ages = Ages::of(&incoming, config.latency_objective);
                 self.metrics.committed(&Committed {
                     records: batch.len(),
                     bytes: batch.bytes,
                     sent,
                     process,
                     commit: self.commit_took,
-                    age: oldest_age(&incoming),
+                    age: ages.oldest,
+                    late: ages.late,
+                    trace,
                 });
                 Ok(Settled::Committed)
             }
@@ -480,6 +499,44 @@ impl<H: Handler> Lane<H> {
             }
             Err(Unsettled::End(end)) => Err(end),
         }
+    }
+
+    /// Says of dead letters what came of the first one, at most once a second: a storm of them is counted
+    /// by the metrics.
+    fn tell_dead(
+        &mut self,
+        incoming: &[Incoming<'_>],
+        dead: u64,
+        failed: Option<(usize, Option<SpanContext>)>,
+    ) {
+        self.dead_letters += dead;
+        let said = self.dead_said_at;
+        let Some((index, trace)) = failed else {
+            return;
+        };
+        let Decision::Dead { cause, .. } = self.judge.decision(index) else {
+            return;
+        };
+        if said.is_some_and(|said| said.elapsed() < DEAD_SAID_EVERY) {
+            return;
+        }
+        let record = &incoming[index];
+        let count = std::mem::take(&mut self.dead_letters);
+        self.dead_said_at = Some(Instant::now());
+        let trace_id = trace.as_ref().map(|trace| trace.trace_id().to_string());
+        // So that the line belongs to the trace where logs are exported.
+        let context = Context::new().with_remote_span_context(trace.unwrap_or(SpanContext::NONE));
+        let _current = context.attach();
+        tracing::warn!(
+            topic = record.topic,
+            partition = record.partition,
+            offset = record.offset,
+            reason = cause.class,
+            trace_id,
+            count,
+            "dead-lettered: {}",
+            cause.message
+        );
     }
 
     /// Sends all, then commits; returns how many records were sent.
@@ -677,13 +734,29 @@ fn incoming<'a>(
     }
 }
 
-fn oldest_age(incoming: &[Incoming<'_>]) -> Option<Duration> {
-    let oldest = incoming
-        .iter()
-        .filter_map(|record| record.timestamp_ms)
-        .min()?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
-    Some(now.saturating_sub(Duration::from_millis(u64::try_from(oldest).ok()?)))
+/// How long ago the records of a batch were produced.
+struct Ages {
+    oldest: Option<Duration>,
+    /// Records older than the objective.
+    late: usize,
+}
+
+impl Ages {
+    fn of(incoming: &[Incoming<'_>], objective: Option<Duration>) -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now = now.unwrap_or_default().as_millis() as i64;
+        let in_time = objective.map_or(i64::MIN, |objective| now - objective.as_millis() as i64);
+        let (mut oldest, mut late) = (i64::MAX, 0);
+        for produced in incoming.iter().filter_map(|record| record.timestamp_ms) {
+            oldest = oldest.min(produced);
+            late += usize::from(produced < in_time);
+        }
+        let oldest = (oldest != i64::MAX).then(|| now.saturating_sub(oldest).max(0));
+        Ages {
+            oldest: oldest.map(|ms| Duration::from_millis(ms.unsigned_abs())),
+            late,
+        }
+    }
 }
 
 fn restart_of(error: &KafkaError) -> End {

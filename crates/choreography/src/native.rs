@@ -60,6 +60,20 @@ pub(crate) fn remove_header(headers: &mut OwnedHeaders, name: &CStr) {
     }
 }
 
+/// Entries of a consumer's queue: fetched records, and now and then an event.
+pub(crate) fn queue_length<C: ClientContext>(client: &Client<C>) -> usize {
+    // SAFETY: `client` outlives the calls; the queue is a reference of ours, given back after one use.
+    unsafe {
+        let queue = ffi::rd_kafka_queue_get_consumer(client.native_ptr());
+        if queue.is_null() {
+            return 0;
+        }
+        let length = ffi::rd_kafka_queue_length(queue);
+        ffi::rd_kafka_queue_destroy(queue);
+        length
+    }
+}
+
 /// The end of a partition as the last fetch told it; None before the first.
 pub(crate) fn known_end<C: ClientContext>(
     client: &Client<C>,

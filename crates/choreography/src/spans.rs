@@ -10,7 +10,7 @@ use std::{
 };
 
 use opentelemetry::{
-    KeyValue, StringValue,
+    KeyValue, StringValue, TraceId,
     trace::{Span as _, SpanContext, SpanKind, Status},
 };
 use quadrille_proto::Topics;
@@ -392,6 +392,19 @@ impl Spans {
         }
         records.clear();
         self.records = records;
+    }
+
+    /// The trace of one of the batch's records, where one is traced.
+    pub fn example(&self) -> Option<TraceId> {
+        let traced = self.records.first()?;
+        Some(traced.process.span_context().trace_id())
+    }
+
+    /// The trace of a record of the batch, if it is traced.
+    pub fn context(&self, index: usize) -> Option<SpanContext> {
+        let place = self.records.binary_search_by_key(&index, |r| r.index);
+        let traced = self.records.get(place.ok()?)?;
+        Some(traced.process.span_context().clone())
     }
 
     fn finish(&self, parent: &SpanContext, span: NewSpan, end: SystemTime) {

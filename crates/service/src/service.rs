@@ -13,7 +13,11 @@ use quadrille_choreography::{
 };
 use quadrille_pipeline::Pipeline;
 use quadrille_proto::{Schema, Stage};
-use quadrille_telemetry::{Registry, Tracing, metrics::LoopMetrics};
+use quadrille_telemetry::{
+    Registry, Tracing, logs,
+    metrics::{LoopMetrics, RequestMetrics},
+    push::Push,
+};
 use tokio::sync::watch;
 use tonic::service::Routes;
 
@@ -21,7 +25,7 @@ use crate::{
     args::default_instance,
     health::Probe,
     server::{self, Mounted},
-    spans,
+    spans::{self, Telling},
 };
 
 /// How long running requests may take to end once the lanes have drained.
@@ -286,8 +290,14 @@ where
     let registry = Registry::default();
     let instance = config.instance.clone();
     let instance = instance.unwrap_or_else(|| default_instance(config.listen));
-    let tracing =
-        Tracing::from_env(config.stage.name(), &instance, &registry).map_err(Error::Config)?;
+    let service = config.stage.name();
+    let logs = logs::Export::from_env(service, &instance).map_err(Error::Config)?;
+    let tracing = Tracing::from_env(service, &instance, &registry).map_err(Error::Config)?;
+    let push = Push::from_env(service, &instance, &registry).map_err(Error::Config)?;
+    let telling = Telling {
+        tracing: tracing.clone(),
+        metrics: RequestMetrics::register(&registry),
+    };
     let context = Context {
         metrics: LoopMetrics::register(&registry),
         tracing: tracing.clone(),
@@ -321,7 +331,7 @@ where
     };
     let stages = assembly.stages;
     probe.assembled(stages.iter().map(Running::health).collect());
-    let _ = mounted.set(mount(assembly.grpc, assembly.http, tracing.clone())?);
+    let _ = mounted.set(mount(assembly.grpc, assembly.http, telling)?);
     let reporting = tokio::spawn(
         probe
             .clone()
@@ -350,11 +360,17 @@ where
         tracing::warn!("requests still running were cut off");
     }
     let _ = stop.send(true);
-    blocking(move || tracing.shutdown()).await?;
-    drained
-        .into_iter()
-        .collect::<Result<Vec<()>, StageError>>()?;
-    tracing::info!("drained");
+    let drained = drained.into_iter().collect::<Result<Vec<()>, _>>();
+    if drained.is_ok() {
+        tracing::info!("drained");
+    }
+    push.shutdown().await;
+    blocking(move || {
+        tracing.shutdown();
+        logs.shutdown();
+    })
+    .await?;
+    drained?;
     Ok(())
 }
 
@@ -365,7 +381,7 @@ async fn ended(stages: &[Running]) {
     }
 }
 
-fn mount(grpc: Routes, http: Router, tracing: Tracing) -> Result<Router, Error> {
+fn mount(grpc: Routes, http: Router, telling: Telling) -> Result<Router, Error> {
     let reflection = |error: tonic_reflection::server::Error| Error::Failed(error.to_string());
     let descriptors = || {
         tonic_reflection::server::Builder::configure()
@@ -378,6 +394,6 @@ fn mount(grpc: Routes, http: Router, tracing: Tracing) -> Result<Router, Error> 
     Ok(grpc
         .into_axum_router()
         .merge(http)
-        .layer(middleware::from_fn_with_state(tracing, spans::trace))
+        .layer(middleware::from_fn_with_state(telling, spans::tell))
         .fallback(server::not_found))
 }

@@ -1,4 +1,6 @@
-//! The span of a request from outside, by OpenTelemetry's conventions for HTTP and RPC.
+//! The span and the duration of a request from outside, by OpenTelemetry's conventions for HTTP and RPC.
+
+use std::time::Instant;
 
 use axum::{
     extract::{MatchedPath, Request, State},
@@ -7,24 +9,74 @@ use axum::{
 };
 use opentelemetry::{
     Context, KeyValue,
-    trace::{FutureExt, SpanKind, Status, TraceContextExt},
+    trace::{FutureExt, SpanContext, SpanKind, Status, TraceContextExt},
 };
 use quadrille_telemetry::{
     Tracing,
+    metrics::RequestMetrics,
     propagation::{TRACEPARENT, TRACESTATE},
     traces::{FORCE_HEADER, NewSpan, context_of, forces},
 };
 
+use tonic::Code;
+
 use crate::server::is_grpc;
 
-/// Runs a request in a span under the context it came with.
-pub(crate) async fn trace(
-    State(tracing): State<Tracing>,
-    request: Request,
-    next: Next,
-) -> Response {
+/// The label of what is not one of our routes or methods: a path as it came would make a series of each.
+const OTHER: &str = "_OTHER";
+
+/// What a request is told to.
+#[derive(Clone)]
+pub(crate) struct Telling {
+    pub tracing: Tracing,
+    pub metrics: RequestMetrics,
+}
+
+/// Runs a request in a span under the context it came with, and measures it.
+pub(crate) async fn tell(State(telling): State<Telling>, request: Request, next: Next) -> Response {
+    let began = Instant::now();
+    let grpc = is_grpc(request.headers());
+    let place = match grpc {
+        true => request.uri().path().trim_start_matches('/').to_owned(),
+        false => {
+            let route = request.extensions().get::<MatchedPath>();
+            route.map_or(OTHER, MatchedPath::as_str).to_owned()
+        }
+    };
+    let method = request.method().clone();
+    let context = begin(&telling.tracing, &request, grpc);
+    let response = match &context {
+        Some(context) => next.run(request).with_context(context.clone()).await,
+        None => next.run(request).await,
+    };
+    if let Some(context) = &context {
+        finish(context, &response, grpc);
+    }
+    let trace = context.map(|context| context.span().span_context().clone());
+    let trace = trace.filter(SpanContext::is_sampled);
+    let trace = trace.map(|trace| trace.trace_id());
+    if grpc {
+        let code = grpc_status(&response).unwrap_or(Code::Ok);
+        let method = if code == Code::Unimplemented {
+            OTHER
+        } else {
+            &place
+        };
+        telling
+            .metrics
+            .rpc(method, code_name(code), began.elapsed(), trace);
+    } else {
+        let status = response.status().as_u16();
+        telling
+            .metrics
+            .http(method.as_str(), &place, status, began.elapsed(), trace);
+    }
+    response
+}
+
+fn begin(tracing: &Tracing, request: &Request, grpc: bool) -> Option<Context> {
     if !tracing.is_on() {
-        return next.run(request).await;
+        return None;
     }
     let headers = request.headers();
     let header = |name| headers.get(name).map(axum::http::HeaderValue::as_bytes);
@@ -35,14 +87,37 @@ pub(crate) async fn trace(
         None => Context::new(),
     };
     let forced = forces(header(FORCE_HEADER));
-    let grpc = is_grpc(headers);
-    let Some(span) = tracing.begin_in(&parent, describe(&request, grpc), forced) else {
-        return next.run(request).await;
-    };
-    let context = Context::new().with_span(span);
-    let response = next.run(request).with_context(context.clone()).await;
-    finish(&context, &response, grpc);
-    response
+    let span = tracing.begin_in(&parent, describe(request, grpc), forced)?;
+    Some(Context::new().with_span(span))
+}
+
+/// A status in the trailers, after a body, is not seen here.
+fn grpc_status(response: &Response) -> Option<Code> {
+    let status = response.headers().get("grpc-status")?;
+    Some(Code::from_bytes(status.as_bytes()))
+}
+
+/// As the gRPC specification writes it.
+fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
 }
 
 fn describe(request: &Request, grpc: bool) -> NewSpan {
@@ -76,13 +151,11 @@ fn describe(request: &Request, grpc: bool) -> NewSpan {
 fn finish(context: &Context, response: &Response, grpc: bool) {
     let span = context.span();
     if grpc {
-        // A status in the trailers, after a body, is not seen here.
-        let status = response.headers().get("grpc-status");
-        let status = status.and_then(|status| status.to_str().ok());
-        if let Some(status) = status.filter(|status| *status != "0") {
-            span.set_attribute(KeyValue::new("rpc.response.status_code", status.to_owned()));
-            span.set_attribute(KeyValue::new("error.type", status.to_owned()));
-            span.set_status(Status::error(format!("gRPC status {status}")));
+        if let Some(code) = grpc_status(response).filter(|code| *code != Code::Ok) {
+            let code = code_name(code);
+            span.set_attribute(KeyValue::new("rpc.response.status_code", code));
+            span.set_attribute(KeyValue::new("error.type", code));
+            span.set_status(Status::error(format!("gRPC status {code}")));
         }
     } else {
         let status = response.status();

@@ -4,7 +4,9 @@
 
 pub mod logs;
 pub mod metrics;
+mod otlp;
 pub mod propagation;
+pub mod push;
 pub mod traces;
 
 pub use metrics::{Registry, StageMetrics};

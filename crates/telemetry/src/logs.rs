@@ -1,11 +1,49 @@
-//! Logging to standard error: readable on a terminal, JSON otherwise.
+//! Logs: to standard error, readable on a terminal and JSON otherwise; and over OTLP, with the trace they
+//! belong to.
 
-use std::io::{IsTerminal, stderr};
+use std::{
+    io::{IsTerminal, stderr},
+    sync::OnceLock,
+    time::Duration,
+};
 
-use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
+use opentelemetry_otlp::{LogExporter, WithExportConfig};
+use opentelemetry_sdk::logs::{SdkLogger, SdkLoggerProvider};
+use tracing::{Event, Subscriber};
+use tracing_subscriber::{
+    EnvFilter, Layer, fmt, layer::Context, layer::SubscriberExt, registry::LookupSpan,
+    util::SubscriberInitExt,
+};
+
+use crate::otlp::{self, Signal};
 
 /// A service's, without `RUST_LOG`.
 pub const DEFAULT_FILTER: &str = "info,librdkafka=warn,sqlx=warn";
+/// How long the end of a process waits for the last lines to be taken.
+const SHUTDOWN_WITHIN: Duration = Duration::from_secs(2);
+/// What an export says itself would be exported again, for ever.
+const EXPORTERS_OWN: [&str; 5] = ["h2", "hyper", "opentelemetry", "tonic", "tower"];
+
+type Bridge = OpenTelemetryTracingBridge<SdkLoggerProvider, SdkLogger>;
+
+/// The process has one subscriber, so one export; the first service to ask names it.
+static EXPORT: OnceLock<Bridge> = OnceLock::new();
+
+/// Hands events to the export, from the moment there is one.
+struct Exported;
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Exported {
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        let target = event.metadata().target();
+        let module = target.split("::").next().unwrap_or(target);
+        if let Some(bridge) = EXPORT.get()
+            && !EXPORTERS_OWN.iter().any(|own| module.starts_with(own))
+        {
+            bridge.on_event(event, context);
+        }
+    }
+}
 
 /// Installs the process's subscriber. `RUST_LOG` selects what is shown, or else `default_filter`.
 ///
@@ -18,7 +56,7 @@ pub fn init(default_filter: &str) -> Result<(), String> {
         }
         _ => EnvFilter::new(default_filter),
     };
-    let registry = tracing_subscriber::registry().with(filter);
+    let registry = tracing_subscriber::registry().with(filter).with(Exported);
     let installed = if stderr().is_terminal() {
         registry
             .with(fmt::layer().with_writer(stderr).with_target(false))
@@ -31,4 +69,40 @@ pub fn init(default_filter: &str) -> Result<(), String> {
     // A second initialisation (tests, several services in one process) keeps the first.
     drop(installed);
     Ok(())
+}
+
+/// A running export; none where no collector is set, or another service of the process has begun one.
+#[derive(Default)]
+pub struct Export(Option<SdkLoggerProvider>);
+
+impl Export {
+    /// As the `OTEL_*` variables say. To be called inside a tokio runtime, which carries the connection.
+    ///
+    /// # Errors
+    /// Names the variable and what it may be.
+    pub fn from_env(service: &str, instance: &str) -> Result<Self, String> {
+        let Some(endpoint) = otlp::collector(Signal::Logs)? else {
+            return Ok(Export::default());
+        };
+        let exporter = LogExporter::builder().with_tonic();
+        let exporter = exporter
+            .with_endpoint(&endpoint)
+            .build()
+            .map_err(|error| otlp::wrong_endpoint(&endpoint, error))?;
+        let provider = SdkLoggerProvider::builder()
+            .with_resource(otlp::resource(service, instance))
+            .with_batch_exporter(exporter)
+            .build();
+        match EXPORT.set(OpenTelemetryTracingBridge::new(&provider)) {
+            Ok(()) => Ok(Export(Some(provider))),
+            Err(_) => Ok(Export::default()),
+        }
+    }
+
+    /// Gives the last lines to the collector, for two seconds at most. Blocks.
+    pub fn shutdown(&self) {
+        if let Some(provider) = &self.0 {
+            let _ = provider.shutdown_with_timeout(SHUTDOWN_WITHIN);
+        }
+    }
 }

@@ -1,22 +1,31 @@
-//! Every metric's name, unit and labels. Base units; histograms in seconds; cardinality bounded by
-//! the pipeline files: no label ever holds a record's id, key or free text.
+//! Every metric's name, unit and labels: OpenTelemetry's names, from which Prometheus's follow. Base units;
+//! histograms in seconds; cardinality bounded by the pipeline files: no label ever holds a record's id, key
+//! or free text.
+
+mod serving;
+
+pub use serving::{ModelMetrics, ModelTimes, RequestMetrics};
 
 use std::{
-    sync::{Arc, atomic::AtomicU64},
-    time::Duration,
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, atomic::AtomicU64},
+    time::{Duration, SystemTime},
 };
 
+use opentelemetry::TraceId;
 use prometheus_client::{
-    encoding::{EncodeLabelSet, text::encode},
+    encoding::{EncodeLabelSet, prometheus_protobuf, text},
     metrics::{
         counter::Counter,
+        exemplar::HistogramWithExemplars,
         family::Family,
         gauge::Gauge,
         histogram::{Histogram, exponential_buckets},
     },
     registry::{Metric, Registry as PrometheusRegistry, Unit},
 };
-use std::sync::Mutex;
+
+pub(crate) use prometheus_protobuf::prometheus_data_model as model;
 
 /// OpenTelemetry's buckets for messaging durations, seconds.
 const DURATION_BUCKETS: [f64; 14] = [
@@ -26,34 +35,67 @@ const DURATION_BUCKETS: [f64; 14] = [
 /// The content type of [`Registry::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
+#[derive(Default)]
+struct Registered {
+    metrics: PrometheusRegistry,
+    /// OpenTelemetry's names by Prometheus's.
+    names: BTreeMap<String, &'static str>,
+}
+
 /// One service's metrics. Cheap to clone.
 #[derive(Clone, Default)]
-pub struct Registry(Arc<Mutex<PrometheusRegistry>>);
+pub struct Registry(Arc<Mutex<Registered>>);
 
 impl Registry {
+    fn lock(&self) -> MutexGuard<'_, Registered> {
+        self.0
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
     /// The OpenMetrics text of all that is registered.
     pub fn encode(&self) -> String {
         let mut text = String::new();
-        let registry = self
-            .0
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
         // Writing to a String cannot fail.
-        let _ = encode(&mut text, &registry);
+        let _ = text::encode(&mut text, &self.lock().metrics);
         text
     }
 
-    pub(crate) fn register(&self, name: &str, help: &str, metric: impl Metric) {
-        self.with(|registry| registry.register(name, help, metric));
+    /// All that is registered, each family with OpenTelemetry's name.
+    pub(crate) fn families(&self) -> Vec<(&'static str, model::MetricFamily)> {
+        let registered = self.lock();
+        // Writing to memory cannot fail.
+        let families = prometheus_protobuf::encode(&registered.metrics).unwrap_or_default();
+        let name = |family: &model::MetricFamily| {
+            let base = family.name.strip_suffix("_total");
+            registered.names.get(base.unwrap_or(&family.name)).copied()
+        };
+        let named = families.into_iter();
+        named
+            .filter_map(|family| Some((name(&family)?, family)))
+            .collect()
     }
 
-    fn with<T>(&self, register: impl FnOnce(&mut PrometheusRegistry) -> T) -> T {
-        register(
-            &mut self
-                .0
-                .lock()
-                .unwrap_or_else(|poisoned| poisoned.into_inner()),
-        )
+    /// `name` is OpenTelemetry's: with dots, without unit.
+    pub(crate) fn register(
+        &self,
+        name: &'static str,
+        unit: Option<Unit>,
+        help: &str,
+        metric: impl Metric,
+    ) {
+        let mut registered = self.lock();
+        let prometheus = name.replace('.', "_");
+        let full = match &unit {
+            Some(unit) => format!("{prometheus}_{}", unit.as_str()),
+            None => prometheus.clone(),
+        };
+        registered.names.insert(full, name);
+        let metrics = &mut registered.metrics;
+        match unit {
+            Some(unit) => metrics.register_with_unit(prometheus, help, unit, metric),
+            None => metrics.register(prometheus, help, metric),
+        }
     }
 }
 
@@ -81,10 +123,31 @@ struct OperationLabels {
     messaging_operation_name: &'static str,
 }
 
-type DurationFamily<L> = Family<L, Histogram, fn() -> Histogram>;
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct LaneLabels {
+    pipeline: String,
+    lane: usize,
+}
 
-fn durations() -> Histogram {
-    Histogram::new(DURATION_BUCKETS)
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct TraceLabel {
+    trace_id: String,
+}
+
+/// Seconds, each bucket with the trace of one that fell into it, where there is one.
+type Durations = HistogramWithExemplars<TraceLabel>;
+type DurationFamily<L> = Family<L, Durations, fn() -> Durations>;
+
+fn durations() -> Durations {
+    HistogramWithExemplars::new(DURATION_BUCKETS.into_iter())
+}
+
+fn observe(durations: &Durations, time: Duration, trace: Option<TraceId>) {
+    let label = trace.map(|trace| TraceLabel {
+        trace_id: trace.to_string(),
+    });
+    let at = label.is_some().then(SystemTime::now);
+    durations.observe(time.as_secs_f64(), label, at);
 }
 
 fn counts() -> Histogram {
@@ -106,7 +169,9 @@ pub struct LoopMetrics {
     assigned: Family<PipelineLabel, Gauge>,
     lag: Family<LagLabels, Gauge>,
     lag_seconds: Family<LagLabels, Gauge<f64, AtomicU64>>,
-    batch: DurationFamily<PipelineLabel>,
+    queue: Family<LaneLabels, Gauge>,
+    late: Family<PipelineLabel, Counter>,
+    batch: Family<PipelineLabel, Histogram, fn() -> Histogram>,
     process: DurationFamily<PipelineLabel>,
     operation: DurationFamily<OperationLabels>,
     age: DurationFamily<PipelineLabel>,
@@ -128,99 +193,122 @@ impl LoopMetrics {
             assigned: Family::default(),
             lag: Family::default(),
             lag_seconds: Family::default(),
+            queue: Family::default(),
+            late: Family::default(),
             batch: Family::new_with_constructor(counts),
             process: Family::new_with_constructor(durations),
             operation: Family::new_with_constructor(durations),
             age: Family::new_with_constructor(durations),
         };
-        registry.with(|r| {
-            let m = &metrics;
-            r.register(
-                "messaging_client_consumed_messages",
-                "Records taken from the input topic",
-                m.consumed.clone(),
-            );
-            r.register(
-                "messaging_client_sent_messages",
-                "Records confirmed on output topics, dead letters included",
-                m.sent.clone(),
-            );
-            r.register_with_unit(
-                "quadrille_consumed",
-                "Bytes of payload taken from the input topic",
-                Unit::Bytes,
-                m.bytes.clone(),
-            );
-            r.register(
-                "quadrille_dead_letters",
-                "Records sent to the dead-letter topic, by reason",
-                m.dead_letters.clone(),
-            );
-            r.register(
-                "quadrille_absorbed",
-                "Records that end in this stage by design, by reason",
-                m.absorbed.clone(),
-            );
-            r.register(
-                "quadrille_batch_retries",
-                "Batches handled again after a retriable failure",
-                m.retries.clone(),
-            );
-            r.register(
-                "quadrille_transaction_aborts",
-                "Transactions aborted",
-                m.aborts.clone(),
-            );
-            r.register(
-                "quadrille_rebalances",
-                "Changes of assignment seen by a lane",
-                m.rebalances.clone(),
-            );
-            r.register(
-                "quadrille_lane_restarts",
-                "Lanes that closed their clients and began again",
-                m.lane_restarts.clone(),
-            );
-            r.register(
-                "quadrille_assigned_partitions",
-                "Partitions this replica holds",
-                m.assigned.clone(),
-            );
-            r.register(
-                "kafka_consumergroup_lag",
-                "Records between the committed and the last stable offset",
-                m.lag.clone(),
-            );
-            r.register_with_unit(
-                "quadrille_consumergroup_lag",
-                "How long ago the last handled record was produced, while there are more; else 0",
-                Unit::Seconds,
-                m.lag_seconds.clone(),
-            );
-            r.register(
-                "quadrille_batch_records",
-                "Records in a batch",
-                m.batch.clone(),
-            );
-            r.register_with_unit(
-                "messaging_process_duration",
-                "Decoding and handling one batch",
-                Unit::Seconds,
-                m.process.clone(),
-            );
-            r.register_with_unit(
-                "messaging_client_operation_duration",
-                "Client operations; commit is a transaction's end, from its first send",
-                Unit::Seconds,
-                m.operation.clone(),
-            );
-            r.register_with_unit(
-                "quadrille_record_age",
-                "From the record's Kafka timestamp to its commit here, oldest of a batch",
-                Unit::Seconds,
-                m.age.clone(),
-            );
-        });
+        let m = &metrics;
+        registry.register(
+            "messaging.client.consumed.messages",
+            None,
+            "Records taken from the input topic",
+            m.consumed.clone(),
+        );
+        registry.register(
+            "messaging.client.sent.messages",
+            None,
+            "Records confirmed on output topics, dead letters included",
+            m.sent.clone(),
+        );
+        registry.register(
+            "quadrille.consumed",
+            Some(Unit::Bytes),
+            "Bytes of payload taken from the input topic",
+            m.bytes.clone(),
+        );
+        registry.register(
+            "quadrille.dead_letters",
+            None,
+            "Records sent to the dead-letter topic, by reason",
+            m.dead_letters.clone(),
+        );
+        registry.register(
+            "quadrille.absorbed",
+            None,
+            "Records that end in this stage by design, by reason",
+            m.absorbed.clone(),
+        );
+        registry.register(
+            "quadrille.batch_retries",
+            None,
+            "Batches handled again after a retriable failure",
+            m.retries.clone(),
+        );
+        registry.register(
+            "quadrille.transaction_aborts",
+            None,
+            "Transactions aborted",
+            m.aborts.clone(),
+        );
+        registry.register(
+            "quadrille.rebalances",
+            None,
+            "Changes of assignment seen by a lane",
+            m.rebalances.clone(),
+        );
+        registry.register(
+            "quadrille.lane_restarts",
+            None,
+            "Lanes that closed their clients and began again",
+            m.lane_restarts.clone(),
+        );
+        registry.register(
+            "quadrille.assigned_partitions",
+            None,
+            "Partitions this replica holds",
+            m.assigned.clone(),
+        );
+        registry.register(
+            "kafka.consumergroup.lag",
+            None,
+            "Records between the committed and the last stable offset",
+            m.lag.clone(),
+        );
+        registry.register(
+            "quadrille.consumergroup.lag",
+            Some(Unit::Seconds),
+            "How long ago the last handled record was produced, while there are more; else 0",
+            m.lag_seconds.clone(),
+        );
+        registry.register(
+            "quadrille.queue_records",
+            None,
+            "Records fetched that a lane has not taken up yet",
+            m.queue.clone(),
+        );
+        registry.register(
+            "quadrille.late_records",
+            None,
+            "Records committed here later after their Kafka timestamp than the pipeline's latency_objective",
+            m.late.clone(),
+        );
+        registry.register(
+            "quadrille.batch_records",
+            None,
+            "Records in a batch",
+            m.batch.clone(),
+        );
+        registry.register(
+            "messaging.process.duration",
+            Some(Unit::Seconds),
+            "Decoding and handling one batch",
+            m.process.clone(),
+        );
+        registry.register(
+            "messaging.client.operation.duration",
+            Some(Unit::Seconds),
+            "Client operations; commit is a transaction's end, from its first send",
+            m.operation.clone(),
+        );
+        registry.register(
+            "quadrille.record_age",
+            Some(Unit::Seconds),
+            "From the record's Kafka timestamp, which is the producer's, to its commit here; oldest of a batch",
+            m.age.clone(),
+        );
         metrics
     }
 
@@ -246,6 +334,7 @@ impl LoopMetrics {
             process: self.process.get_or_create_owned(&label),
             commit: self.operation.get_or_create_owned(&commit),
             age: self.age.get_or_create_owned(&label),
+            late: self.late.get_or_create_owned(&label),
             families: self.clone(),
             pipeline: pipeline.to_owned(),
             group: group.to_owned(),
@@ -266,9 +355,10 @@ pub struct StageMetrics {
     pub lane_restarts: Counter,
     pub assigned: Gauge,
     batch: Histogram,
-    process: Histogram,
-    commit: Histogram,
-    age: Histogram,
+    process: Durations,
+    commit: Durations,
+    age: Durations,
+    late: Counter,
     families: LoopMetrics,
     pipeline: String,
     group: String,
@@ -285,6 +375,10 @@ pub struct Committed {
     pub commit: Duration,
     /// Since the Kafka timestamp of the oldest record.
     pub age: Option<Duration>,
+    /// Records later than the pipeline's objective.
+    pub late: usize,
+    /// Of one of the batch's records, where one is traced.
+    pub trace: Option<TraceId>,
 }
 
 impl StageMetrics {
@@ -294,10 +388,11 @@ impl StageMetrics {
         self.bytes.inc_by(batch.bytes as u64);
         self.sent.inc_by(batch.sent as u64);
         self.batch.observe(batch.records as f64);
-        self.process.observe(batch.process.as_secs_f64());
-        self.commit.observe(batch.commit.as_secs_f64());
+        self.late.inc_by(batch.late as u64);
+        observe(&self.process, batch.process, batch.trace);
+        observe(&self.commit, batch.commit, batch.trace);
         if let Some(age) = batch.age {
-            self.age.observe(age.as_secs_f64());
+            observe(&self.age, age, batch.trace);
         }
     }
 
@@ -335,6 +430,16 @@ impl StageMetrics {
         let labels = self.lag_labels(partition);
         self.families.lag.remove(&labels);
         self.families.lag_seconds.remove(&labels);
+    }
+
+    /// Records a lane has fetched and not taken up.
+    pub fn queue(&self, lane: usize, records: usize) {
+        let labels = LaneLabels {
+            pipeline: self.pipeline.clone(),
+            lane,
+        };
+        let gauge = self.families.queue.get_or_create(&labels);
+        gauge.set(i64::try_from(records).unwrap_or(i64::MAX));
     }
 
     /// Records taken and committed since the start.

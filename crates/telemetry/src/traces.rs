@@ -27,7 +27,11 @@ use opentelemetry_sdk::{
 };
 use prometheus_client::metrics::{counter::Counter, family::Family};
 
-use crate::{Registry, propagation};
+use crate::{
+    Registry,
+    otlp::{self, Signal, variable},
+    propagation,
+};
 
 pub use opentelemetry_sdk::trace::Span;
 
@@ -143,10 +147,6 @@ impl fmt::Debug for Tracing {
     }
 }
 
-fn variable(name: &str) -> String {
-    std::env::var(name).unwrap_or_default()
-}
-
 impl Tracing {
     /// No spans at all.
     pub fn off() -> Self {
@@ -159,34 +159,14 @@ impl Tracing {
     /// # Errors
     /// Names the variable and what it may be.
     pub fn from_env(service: &str, instance: &str, registry: &Registry) -> Result<Self, String> {
-        let endpoint = match variable("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") {
-            own if own.trim().is_empty() => variable("OTEL_EXPORTER_OTLP_ENDPOINT"),
-            own => own,
-        };
-        let off = variable("OTEL_SDK_DISABLED").eq_ignore_ascii_case("true");
-        match variable("OTEL_TRACES_EXPORTER").trim() {
-            "" | "otlp" => {}
-            "none" => return Ok(Tracing::off()),
-            other => {
-                return Err(format!(
-                    "OTEL_TRACES_EXPORTER is {other:?}; it must be otlp or none"
-                ));
-            }
-        }
-        let protocol = variable("OTEL_EXPORTER_OTLP_PROTOCOL");
-        if !["", "grpc"].contains(&protocol.trim()) {
-            return Err(format!(
-                "OTEL_EXPORTER_OTLP_PROTOCOL is {protocol:?}; only grpc is built in"
-            ));
-        }
         let sampling = Sampling::parse(
             &variable("OTEL_TRACES_SAMPLER"),
             &variable("OTEL_TRACES_SAMPLER_ARG"),
         )?;
-        if off || endpoint.trim().is_empty() {
+        let Some(endpoint) = otlp::collector(Signal::Traces)? else {
             return Ok(Tracing::off());
-        }
-        Self::to(endpoint.trim(), service, instance, sampling, registry)
+        };
+        Self::to(&endpoint, service, instance, sampling, registry)
     }
 
     /// Exports to the collector at `endpoint` by gRPC.
@@ -201,9 +181,10 @@ impl Tracing {
         registry: &Registry,
     ) -> Result<Self, String> {
         let exporter = OtlpExporter::builder().with_tonic();
-        let exporter = exporter.with_endpoint(endpoint).build().map_err(|error| {
-            format!("OTEL_EXPORTER_OTLP_ENDPOINT is {endpoint:?}: {error}; give http://host:4317")
-        })?;
+        let exporter = exporter
+            .with_endpoint(endpoint)
+            .build()
+            .map_err(|error| otlp::wrong_endpoint(endpoint, error))?;
         let (processed, exported) = SpanCounters::register(registry);
         let waiting = Arc::new(AtomicUsize::new(0));
         let exporter = Counting {
@@ -223,18 +204,10 @@ impl Tracing {
             waiting,
             processed,
         };
-        let resource = Resource::builder()
-            .with_service_name(service.to_owned())
-            .with_attributes([
-                KeyValue::new("service.namespace", "quadrille"),
-                KeyValue::new("service.instance.id", instance.to_owned()),
-                KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
-            ])
-            .build();
         let provider = SdkTracerProvider::builder()
             .with_sampler(Box::new(sampling) as Box<dyn ShouldSample>)
             .with_max_links_per_span(LINKS_MAX as u32)
-            .with_resource(resource)
+            .with_resource(otlp::resource(service, instance))
             .with_span_processor(processor)
             .build();
         let tracer = provider.tracer("quadrille");
@@ -414,12 +387,14 @@ impl SpanCounters {
     fn register(registry: &Registry) -> (Spans, Spans) {
         let (processed, exported) = (Spans::default(), Spans::default());
         registry.register(
-            "otel_sdk_processor_span_processed",
+            "otel.sdk.processor.span.processed",
+            None,
             "Spans ended; error_type queue_full: dropped, the collector is too slow",
             processed.clone(),
         );
         registry.register(
-            "otel_sdk_exporter_span_exported",
+            "otel.sdk.exporter.span.exported",
+            None,
             "Spans the collector took; error_type rejected: it did not",
             exported.clone(),
         );

@@ -1,13 +1,13 @@
 //! `quadrille.v1.PredictService`: the stream's features and model, on request.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use quadrille_pipeline::{NeedKey, Pipeline};
 use quadrille_proto::v1::{
     PredictRequest, PredictResponse, predict_service_server::PredictService,
 };
 use quadrille_service::fields::{invalid_argument, pick, read_struct};
-use quadrille_telemetry::Tracing;
+use quadrille_telemetry::{Tracing, metrics::ModelTimes};
 use tonic::{Request, Response, Status};
 
 use crate::Scorer;
@@ -15,7 +15,7 @@ use crate::Scorer;
 pub(crate) struct Predict {
     pub pipelines: Vec<Arc<Pipeline>>,
     /// One a pipeline, in the same order.
-    pub scorers: Vec<Arc<Scorer>>,
+    pub scorers: Vec<(Arc<Scorer>, ModelTimes)>,
     pub tracing: Tracing,
 }
 
@@ -30,10 +30,10 @@ impl PredictService for Predict {
         let record = request.record.unwrap_or_default();
         let reading = read_struct(pipeline, &record, NeedKey::Optional)
             .map_err(|invalid| invalid_argument(&invalid))?;
-        let scorer = self
+        let (scorer, times) = self
             .scorers
             .iter()
-            .find(|scorer| scorer.pipeline().name() == pipeline.name())
+            .find(|(scorer, _)| scorer.pipeline().name() == pipeline.name())
             .ok_or_else(|| {
                 Status::unavailable(format!("no model is loaded for {}", pipeline.name()))
             })?;
@@ -44,7 +44,9 @@ impl PredictService for Predict {
         pipeline.model_inputs(&features, &mut inputs);
         drop(step);
         let step = self.tracing.step("model");
+        let start = Instant::now();
         scorer.score(&inputs, &mut probabilities);
+        times.compute(start.elapsed());
         drop(step);
         let probability = probabilities.first().copied().unwrap_or(f64::NAN);
         Ok(Response::new(PredictResponse {

@@ -12,6 +12,7 @@ use std::{path::PathBuf, sync::Arc};
 use quadrille_choreography::{Stage as Running, StageOptions};
 use quadrille_proto::v1::predict_service_server::{PredictServiceServer, SERVICE_NAME};
 use quadrille_service::{Assembly, Context, Error};
+use quadrille_telemetry::metrics::ModelMetrics;
 use tonic::service::Routes;
 
 pub use scorer::Scorer;
@@ -43,8 +44,16 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> R
 }
 
 async fn assemble(context: Context, scorers: Vec<Arc<Scorer>>) -> Result<Assembly, Error> {
+    let models = ModelMetrics::register(&context.registry);
+    let scorers: Vec<_> = scorers
+        .into_iter()
+        .map(|scorer| {
+            let times = models.of(scorer.pipeline().name(), scorer.model(), scorer.version());
+            (scorer, times)
+        })
+        .collect();
     let mut stages = Vec::new();
-    for scorer in &scorers {
+    for (scorer, times) in &scorers {
         let pipeline = scorer.pipeline();
         let topics = context.prepare(pipeline).await?;
         context.publish(pipeline.prediction_schema()).await?;
@@ -58,7 +67,7 @@ async fn assemble(context: Context, scorers: Vec<Arc<Scorer>>) -> Result<Assembl
             resume: None,
         };
         stages.push(Running::start(options, |_| {
-            InferenceHandler::new(Arc::clone(scorer), context.schemas.clone())
+            InferenceHandler::new(Arc::clone(scorer), times.clone(), context.schemas.clone())
         })?);
     }
     let pipelines = context.config.pipelines.clone();

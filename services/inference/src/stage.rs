@@ -12,12 +12,14 @@ use quadrille_service::{
     fields::now_ms,
     sealed::{Opener, malformed},
 };
+use quadrille_telemetry::metrics::ModelTimes;
 
 use crate::Scorer;
 
 /// Scores a pipeline's feature vectors.
 pub struct InferenceHandler {
     scorer: Arc<Scorer>,
+    times: ModelTimes,
     opener: Opener,
     rows: Vec<f64>,
     probabilities: Vec<f64>,
@@ -26,7 +28,7 @@ pub struct InferenceHandler {
 }
 
 impl InferenceHandler {
-    pub fn new(scorer: Arc<Scorer>, schemas: Schemas) -> Self {
+    pub fn new(scorer: Arc<Scorer>, times: ModelTimes, schemas: Schemas) -> Self {
         let pipeline = scorer.pipeline();
         let prediction = Prediction {
             model: scorer.model().to_owned(),
@@ -38,6 +40,7 @@ impl InferenceHandler {
         InferenceHandler {
             opener: Opener::new(schemas, pipeline.feature_schema()),
             scorer,
+            times,
             rows: Vec::new(),
             probabilities: Vec::new(),
             prediction,
@@ -66,6 +69,7 @@ impl Handler for InferenceHandler {
         let pipeline = self.scorer.pipeline();
         if let Some(first) = items.first() {
             output.step("batch wait", first.incoming.polled_at);
+            self.times.queue(first.incoming.polled_at.elapsed());
         }
         let start = Instant::now();
         self.rows.clear();
@@ -75,6 +79,8 @@ impl Handler for InferenceHandler {
         self.probabilities.clear();
         self.scorer.score(&self.rows, &mut self.probabilities);
         output.step("model", start);
+        let scored = Instant::now();
+        self.times.compute(scored - start);
         let schema = pipeline.prediction_schema_id();
         let prediction = &mut self.prediction;
         prediction.predicted_at_ms = now_ms();
@@ -94,5 +100,6 @@ impl Handler for InferenceHandler {
             prediction.input_offset = item.incoming.offset;
             output.emit(|payload| seal(schema, prediction, payload));
         }
+        self.times.output(scored.elapsed());
     }
 }

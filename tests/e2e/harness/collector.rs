@@ -1,4 +1,4 @@
-//! An OTLP receiver: takes spans as a collector does, and draws traces as text.
+//! An OTLP receiver: takes spans, metrics and logs as a collector does, and draws traces as text.
 
 use std::{
     collections::BTreeMap,
@@ -6,11 +6,24 @@ use std::{
 };
 
 use opentelemetry_proto::tonic::{
-    collector::trace::v1::{
-        ExportTraceServiceRequest, ExportTraceServiceResponse,
-        trace_service_server::{TraceService, TraceServiceServer},
+    collector::{
+        logs::v1::{
+            ExportLogsServiceRequest, ExportLogsServiceResponse,
+            logs_service_server::{LogsService, LogsServiceServer},
+        },
+        metrics::v1::{
+            ExportMetricsServiceRequest, ExportMetricsServiceResponse,
+            metrics_service_server::{MetricsService, MetricsServiceServer},
+        },
+        trace::v1::{
+            ExportTraceServiceRequest, ExportTraceServiceResponse,
+            trace_service_server::{TraceService, TraceServiceServer},
+        },
     },
     common::v1::{KeyValue, any_value::Value},
+    logs::v1::LogRecord,
+    metrics::v1::Metric,
+    resource::v1::Resource,
     trace::v1::Span,
 };
 use quadrille_proto::Stage;
@@ -62,13 +75,27 @@ impl Received {
     }
 }
 
+#[derive(Default)]
+struct All {
+    spans: Vec<Received>,
+    /// Of each service, by name, as last pushed.
+    metrics: BTreeMap<(String, String), Metric>,
+    logs: Vec<(String, LogRecord)>,
+}
+
 #[derive(Clone, Default)]
-struct Sink(Arc<Mutex<Vec<Received>>>);
+struct Sink(Arc<Mutex<All>>);
 
 impl Sink {
-    fn lock(&self) -> MutexGuard<'_, Vec<Received>> {
+    fn lock(&self) -> MutexGuard<'_, All> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn service_of(resource: Option<Resource>) -> String {
+    let about = resource.map(|r| attributes(&r.attributes));
+    let service = about.unwrap_or_default().remove("service.name");
+    service.unwrap_or_default()
 }
 
 #[tonic::async_trait]
@@ -78,17 +105,48 @@ impl TraceService for Sink {
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
         for resource in request.into_inner().resource_spans {
-            let about = resource.resource.map(|r| attributes(&r.attributes));
-            let service = about.unwrap_or_default().remove("service.name");
-            let service = service.unwrap_or_default();
+            let service = service_of(resource.resource);
             for span in resource.scope_spans.into_iter().flat_map(|s| s.spans) {
-                self.lock().push(Received {
+                self.lock().spans.push(Received {
                     service: service.clone(),
                     span,
                 });
             }
         }
         Ok(Response::new(ExportTraceServiceResponse::default()))
+    }
+}
+
+#[tonic::async_trait]
+impl MetricsService for Sink {
+    async fn export(
+        &self,
+        request: Request<ExportMetricsServiceRequest>,
+    ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
+        for resource in request.into_inner().resource_metrics {
+            let service = service_of(resource.resource);
+            for metric in resource.scope_metrics.into_iter().flat_map(|s| s.metrics) {
+                let key = (service.clone(), metric.name.clone());
+                self.lock().metrics.insert(key, metric);
+            }
+        }
+        Ok(Response::new(ExportMetricsServiceResponse::default()))
+    }
+}
+
+#[tonic::async_trait]
+impl LogsService for Sink {
+    async fn export(
+        &self,
+        request: Request<ExportLogsServiceRequest>,
+    ) -> Result<Response<ExportLogsServiceResponse>, Status> {
+        for resource in request.into_inner().resource_logs {
+            let service = service_of(resource.resource);
+            for record in resource.scope_logs.into_iter().flat_map(|s| s.log_records) {
+                self.lock().logs.push((service.clone(), record));
+            }
+        }
+        Ok(Response::new(ExportLogsServiceResponse::default()))
     }
 }
 
@@ -107,11 +165,12 @@ impl Collector {
             .block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))
             .expect("a port");
         let endpoint = format!("http://{}", listener.local_addr().expect("an address"));
-        let service = TraceServiceServer::new(sink.clone());
         let incoming = TcpListenerStream::new(listener);
         runtime.spawn(
             Server::builder()
-                .add_service(service)
+                .add_service(TraceServiceServer::new(sink.clone()))
+                .add_service(MetricsServiceServer::new(sink.clone()))
+                .add_service(LogsServiceServer::new(sink.clone()))
                 .serve_with_incoming(incoming),
         );
         Collector {
@@ -127,7 +186,20 @@ impl Collector {
     }
 
     pub fn spans(&self) -> Vec<Received> {
-        self.sink.lock().clone()
+        self.sink.lock().spans.clone()
+    }
+
+    /// A service's metric as last pushed.
+    pub fn metric(&self, service: &str, name: &str) -> Option<Metric> {
+        let key = (service.to_owned(), name.to_owned());
+        self.sink.lock().metrics.get(&key).cloned()
+    }
+
+    /// The lines a service has logged.
+    pub fn logs(&self, service: &str) -> Vec<LogRecord> {
+        let all = self.sink.lock();
+        let own = all.logs.iter().filter(|(from, _)| from == service);
+        own.map(|(_, record)| record.clone()).collect()
     }
 
     /// The spans of a trace once `complete` says that they are all there.
@@ -150,6 +222,7 @@ pub fn start_all(world: &World, endpoint: &str, sampler: (&str, &str)) -> Vec<Pr
             .env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
             .env("OTEL_TRACES_SAMPLER", sampler.0)
             .env("OTEL_TRACES_SAMPLER_ARG", sampler.1)
+            .env("OTEL_METRIC_EXPORT_INTERVAL", "200")
             .start()
     };
     let mut services: Vec<Process> = Stage::ALL.iter().copied().map(start).collect();

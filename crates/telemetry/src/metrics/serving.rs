@@ -1,0 +1,172 @@
+//! What requests take, and models.
+
+use std::time::Duration;
+
+use opentelemetry::TraceId;
+use prometheus_client::{encoding::EncodeLabelSet, metrics::family::Family, registry::Unit};
+
+use super::{DurationFamily, Durations, Registry, durations, observe};
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct RpcLabels {
+    rpc_system_name: &'static str,
+    rpc_method: String,
+    rpc_response_status_code: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct HttpLabels {
+    http_request_method: String,
+    http_route: String,
+    http_response_status_code: u16,
+}
+
+/// How long requests take, by OpenTelemetry's conventions. Cheap to clone.
+#[derive(Clone)]
+pub struct RequestMetrics {
+    rpc: DurationFamily<RpcLabels>,
+    http: DurationFamily<HttpLabels>,
+}
+
+impl RequestMetrics {
+    /// Once a service.
+    pub fn register(registry: &Registry) -> Self {
+        let metrics = RequestMetrics {
+            rpc: Family::new_with_constructor(durations),
+            http: Family::new_with_constructor(durations),
+        };
+        registry.register(
+            "rpc.server.call.duration",
+            Some(Unit::Seconds),
+            "gRPC calls, until the head of the answer",
+            metrics.rpc.clone(),
+        );
+        registry.register(
+            "http.server.request.duration",
+            Some(Unit::Seconds),
+            "HTTP requests, until the head of the answer",
+            metrics.http.clone(),
+        );
+        metrics
+    }
+
+    /// `method` is `package.Service/Method`, `status` the code's name.
+    pub fn rpc(&self, method: &str, status: &str, took: Duration, trace: Option<TraceId>) {
+        let labels = RpcLabels {
+            rpc_system_name: "grpc",
+            rpc_method: method.to_owned(),
+            rpc_response_status_code: status.to_owned(),
+        };
+        observe(&self.rpc.get_or_create(&labels), took, trace);
+    }
+
+    /// `route` is the route's pattern, never the path that came.
+    pub fn http(
+        &self,
+        method: &str,
+        route: &str,
+        status: u16,
+        took: Duration,
+        trace: Option<TraceId>,
+    ) {
+        let labels = HttpLabels {
+            http_request_method: method.to_owned(),
+            http_route: route.to_owned(),
+            http_response_status_code: status,
+        };
+        observe(&self.http.get_or_create(&labels), took, trace);
+    }
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ModelLabels {
+    pipeline: String,
+    model: String,
+    version: String,
+    model_stage: &'static str,
+}
+
+/// Where the time of models goes. Cheap to clone.
+#[derive(Clone)]
+pub struct ModelMetrics(DurationFamily<ModelLabels>);
+
+impl ModelMetrics {
+    /// Once a service.
+    pub fn register(registry: &Registry) -> Self {
+        let family: DurationFamily<ModelLabels> = Family::new_with_constructor(durations);
+        registry.register(
+            "quadrille.model.stage.duration",
+            Some(Unit::Seconds),
+            "A batch or a request in a model: queue (waiting for it), compute, output",
+            family.clone(),
+        );
+        ModelMetrics(family)
+    }
+
+    /// The times of one version of a model, looked up once.
+    pub fn of(&self, pipeline: &str, model: &str, version: &str) -> ModelTimes {
+        let stage = |model_stage| {
+            self.0.get_or_create_owned(&ModelLabels {
+                pipeline: pipeline.to_owned(),
+                model: model.to_owned(),
+                version: version.to_owned(),
+                model_stage,
+            })
+        };
+        ModelTimes {
+            queue: stage("queue"),
+            compute: stage("compute"),
+            output: stage("output"),
+        }
+    }
+}
+
+/// One model's. Cheap to clone.
+#[derive(Clone)]
+pub struct ModelTimes {
+    queue: Durations,
+    compute: Durations,
+    output: Durations,
+}
+
+impl ModelTimes {
+    pub fn queue(&self, took: Duration) {
+        observe(&self.queue, took, None);
+    }
+
+    pub fn compute(&self, took: Duration) {
+        observe(&self.compute, took, None);
+    }
+
+    pub fn output(&self, took: Duration) {
+        observe(&self.output, took, None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_traced_request_is_the_example_of_its_bucket() {
+        let registry = Registry::default();
+        let requests = RequestMetrics::register(&registry);
+        let trace = TraceId::from_hex("0af7651916cd43dd8448eb211c80319c").unwrap();
+        requests.rpc(
+            "quadrille.v1.PredictService/Predict",
+            "OK",
+            Duration::from_millis(3),
+            Some(trace),
+        );
+        let text = registry.encode();
+        let bucket = text
+            .lines()
+            .find(|line| line.contains(r#"le="0.005""#))
+            .unwrap();
+        assert!(
+            bucket.starts_with("rpc_server_call_duration_seconds_bucket{")
+                && bucket.contains(r#"# {trace_id="0af7651916cd43dd8448eb211c80319c"} 0.003"#),
+            "{bucket}"
+        );
+    }
+}

@@ -1,0 +1,391 @@
+//! Metrics over OTLP: what `/metrics` shows, pushed to the collector now and then.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use opentelemetry_proto::{
+    tonic::{
+        collector::metrics::v1::{
+            ExportMetricsServiceRequest, metrics_service_client::MetricsServiceClient,
+        },
+        common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value},
+        metrics::v1::{
+            AggregationTemporality, Exemplar, Gauge, Histogram, HistogramDataPoint, Metric,
+            NumberDataPoint, ResourceMetrics, ScopeMetrics, Sum, exemplar, metric,
+            number_data_point,
+        },
+        resource::v1::Resource,
+    },
+    transform::common::tonic::ResourceAttributesWithSchema,
+};
+use tokio::sync::watch;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::{
+    Registry,
+    metrics::model::{self, MetricFamily, MetricType},
+    otlp::{self, Signal, variable},
+};
+
+/// `OTEL_METRIC_EXPORT_INTERVAL` where it is not set, milliseconds.
+const EVERY_MS: u64 = 60_000;
+/// How long the collector has to take one push.
+const TAKEN_WITHIN: Duration = Duration::from_secs(10);
+/// And the last one, at the end of a process.
+const SHUTDOWN_WITHIN: Duration = Duration::from_secs(2);
+
+/// OpenTelemetry's names of labels that have one.
+const ATTRIBUTES: [(&str, &str); 13] = [
+    ("consumergroup", "messaging.consumer.group.name"),
+    ("error_type", "error.type"),
+    ("http_request_method", "http.request.method"),
+    ("http_response_status_code", "http.response.status_code"),
+    ("http_route", "http.route"),
+    ("messaging_operation_name", "messaging.operation.name"),
+    ("partition", "messaging.destination.partition.id"),
+    ("pipeline", "quadrille.pipeline"),
+    ("reason", "error.type"),
+    ("rpc_method", "rpc.method"),
+    ("rpc_response_status_code", "rpc.response.status_code"),
+    ("rpc_system_name", "rpc.system.name"),
+    ("topic", "messaging.destination.name"),
+];
+
+/// A running push; none where no collector is set.
+#[derive(Default)]
+pub struct Push(Option<(watch::Sender<bool>, tokio::task::JoinHandle<()>)>);
+
+impl Push {
+    /// As the `OTEL_*` variables say. To be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// Names the variable and what it may be.
+    pub fn from_env(service: &str, instance: &str, registry: &Registry) -> Result<Self, String> {
+        let every = match variable("OTEL_METRIC_EXPORT_INTERVAL") {
+            text if text.is_empty() => EVERY_MS,
+            text => match text.parse() {
+                Ok(ms) if ms > 0 => ms,
+                _ => {
+                    return Err(format!(
+                        "OTEL_METRIC_EXPORT_INTERVAL is {text:?}; it must be milliseconds, 1 or more"
+                    ));
+                }
+            },
+        };
+        let Some(endpoint) = otlp::collector(Signal::Metrics)? else {
+            return Ok(Push::default());
+        };
+        let channel = Endpoint::from_shared(endpoint.clone())
+            .map_err(|error| otlp::wrong_endpoint(&endpoint, error))?
+            .timeout(TAKEN_WITHIN)
+            .connect_lazy();
+        let resource = otlp::resource(service, instance);
+        let source = Source {
+            registry: registry.clone(),
+            resource: ResourceAttributesWithSchema::from(&resource).attributes.0,
+            since: now(),
+        };
+        let (stop, stopping) = watch::channel(false);
+        let every = Duration::from_millis(every);
+        let task = tokio::spawn(push(
+            MetricsServiceClient::new(channel),
+            source,
+            every,
+            stopping,
+        ));
+        Ok(Push(Some((stop, task))))
+    }
+
+    /// Pushes a last time, for two seconds at most.
+    pub async fn shutdown(self) {
+        if let Some((stop, task)) = self.0 {
+            let _ = stop.send(true);
+            let _ = tokio::time::timeout(SHUTDOWN_WITHIN, task).await;
+        }
+    }
+}
+
+async fn push(
+    mut client: MetricsServiceClient<Channel>,
+    source: Source,
+    every: Duration,
+    mut stopping: watch::Receiver<bool>,
+) {
+    let mut failing = false;
+    loop {
+        let last = tokio::select! {
+            () = tokio::time::sleep(every) => false,
+            _ = stopping.wait_for(|stopping| *stopping) => true,
+        };
+        match client.export(source.request()).await {
+            Ok(_) => failing = false,
+            // Said once, not every time: /metrics goes on, and the sums are complete when it is back.
+            Err(status) if !failing => {
+                failing = true;
+                tracing::warn!(
+                    error = status.message(),
+                    "the collector does not take metrics"
+                );
+            }
+            Err(_) => {}
+        }
+        if last {
+            return;
+        }
+    }
+}
+
+fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.unwrap_or_default().as_nanos() as u64
+}
+
+/// What is pushed, and for whom.
+struct Source {
+    registry: Registry,
+    resource: Vec<KeyValue>,
+    /// Since when sums count, Unix nanoseconds.
+    since: u64,
+}
+
+impl Source {
+    fn request(&self) -> ExportMetricsServiceRequest {
+        let times = Times {
+            since: self.since,
+            now: now(),
+        };
+        let families = self.registry.families().into_iter();
+        let metrics = families.filter_map(|(name, family)| times.metric(name, family));
+        ExportMetricsServiceRequest {
+            resource_metrics: vec![ResourceMetrics {
+                resource: Some(Resource {
+                    attributes: self.resource.clone(),
+                    ..Resource::default()
+                }),
+                scope_metrics: vec![ScopeMetrics {
+                    scope: Some(InstrumentationScope {
+                        name: "quadrille".to_owned(),
+                        version: env!("CARGO_PKG_VERSION").to_owned(),
+                        ..InstrumentationScope::default()
+                    }),
+                    metrics: metrics.collect(),
+                    ..ScopeMetrics::default()
+                }],
+                ..ResourceMetrics::default()
+            }],
+        }
+    }
+}
+
+struct Times {
+    since: u64,
+    now: u64,
+}
+
+impl Times {
+    fn metric(&self, name: &str, family: MetricFamily) -> Option<Metric> {
+        let messaging = name.starts_with("messaging.");
+        let series = family.metric.into_iter().map(|mut series| {
+            let mut attributes = attributes(std::mem::take(&mut series.label));
+            if messaging {
+                attributes.push(text("messaging.system", "kafka".to_owned()));
+            }
+            (attributes, series)
+        });
+        let cumulative = AggregationTemporality::Cumulative as i32;
+        let data = match MetricType::try_from(family.r#type).ok()? {
+            MetricType::Counter => metric::Data::Sum(Sum {
+                data_points: series
+                    .filter_map(|(attributes, s)| Some(self.number(attributes, s.counter?.value)))
+                    .collect(),
+                aggregation_temporality: cumulative,
+                is_monotonic: true,
+            }),
+            MetricType::Gauge => metric::Data::Gauge(Gauge {
+                data_points: series
+                    .filter_map(|(attributes, s)| Some(self.number(attributes, s.gauge?.value)))
+                    .collect(),
+            }),
+            MetricType::Histogram => metric::Data::Histogram(Histogram {
+                data_points: series
+                    .filter_map(|(attributes, s)| Some(self.histogram(attributes, &s.histogram?)))
+                    .collect(),
+                aggregation_temporality: cumulative,
+            }),
+            _ => return None,
+        };
+        let unit = match family.unit.as_str() {
+            "seconds" => "s",
+            "bytes" => "By",
+            other => other,
+        };
+        Some(Metric {
+            name: name.to_owned(),
+            description: family.help,
+            unit: unit.to_owned(),
+            data: Some(data),
+            ..Metric::default()
+        })
+    }
+
+    fn number(&self, attributes: Vec<KeyValue>, value: f64) -> NumberDataPoint {
+        NumberDataPoint {
+            attributes,
+            start_time_unix_nano: self.since,
+            time_unix_nano: self.now,
+            value: Some(number_data_point::Value::AsDouble(value)),
+            ..NumberDataPoint::default()
+        }
+    }
+
+    /// Prometheus's buckets count what is below them, OTLP's what is in them, and the last one, up to
+    /// infinity, has no bound there.
+    fn histogram(
+        &self,
+        attributes: Vec<KeyValue>,
+        histogram: &model::Histogram,
+    ) -> HistogramDataPoint {
+        let mut below = 0;
+        let mut point = HistogramDataPoint {
+            attributes,
+            start_time_unix_nano: self.since,
+            time_unix_nano: self.now,
+            count: histogram.sample_count,
+            sum: Some(histogram.sample_sum),
+            ..HistogramDataPoint::default()
+        };
+        for bucket in &histogram.bucket {
+            point.bucket_counts.push(bucket.cumulative_count - below);
+            below = bucket.cumulative_count;
+            if bucket.upper_bound.is_finite() {
+                point.explicit_bounds.push(bucket.upper_bound);
+            }
+            let exemplar = bucket.exemplar.as_ref();
+            point
+                .exemplars
+                .extend(exemplar.and_then(|e| self.exemplar(e)));
+        }
+        point
+    }
+
+    fn exemplar(&self, example: &model::Exemplar) -> Option<Exemplar> {
+        let label = example.label.iter().find(|l| l.name == "trace_id")?;
+        let at = example.timestamp.as_ref();
+        let nanos =
+            |at: &prost_types::Timestamp| at.seconds as u64 * 1_000_000_000 + at.nanos as u64;
+        Some(Exemplar {
+            time_unix_nano: at.map_or(self.now, nanos),
+            trace_id: opentelemetry::TraceId::from_hex(&label.value)
+                .ok()?
+                .to_bytes()
+                .to_vec(),
+            value: Some(exemplar::Value::AsDouble(example.value)),
+            ..Exemplar::default()
+        })
+    }
+}
+
+fn attributes(labels: Vec<model::LabelPair>) -> Vec<KeyValue> {
+    let known = |name: &str| ATTRIBUTES.iter().find(|(label, _)| *label == name);
+    let labels = labels.into_iter().filter(|label| !label.value.is_empty());
+    labels
+        .map(|label| match known(&label.name) {
+            Some((_, name)) => text(name, label.value),
+            None => text(&format!("quadrille.{}", label.name), label.value),
+        })
+        .collect()
+}
+
+fn text(key: &str, value: String) -> KeyValue {
+    KeyValue {
+        key: key.to_owned(),
+        value: Some(AnyValue {
+            value: Some(any_value::Value::StringValue(value)),
+        }),
+        ..KeyValue::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::{Committed, LoopMetrics};
+
+    fn request() -> Vec<Metric> {
+        let registry = Registry::default();
+        let stage = LoopMetrics::register(&registry).stage("p", "quadrille.feature.p", "p.records");
+        stage.committed(&Committed {
+            records: 3,
+            process: Duration::from_millis(3),
+            trace: opentelemetry::TraceId::from_hex("0af7651916cd43dd8448eb211c80319c").ok(),
+            ..Committed::default()
+        });
+        stage.lag(4, 17, Duration::from_millis(1_500));
+        let source = Source {
+            registry,
+            resource: Vec::new(),
+            since: 1,
+        };
+        let mut request = source.request();
+        request
+            .resource_metrics
+            .remove(0)
+            .scope_metrics
+            .remove(0)
+            .metrics
+    }
+
+    fn named(name: &str) -> Metric {
+        let found = request().into_iter().find(|metric| metric.name == name);
+        found.unwrap_or_else(|| panic!("{name} is pushed"))
+    }
+
+    fn attribute(attributes: &[KeyValue], key: &str) -> Option<String> {
+        let found = attributes.iter().find(|attribute| attribute.key == key)?;
+        match found.value.as_ref()?.value.as_ref()? {
+            any_value::Value::StringValue(value) => Some(value.clone()),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn a_counter_is_a_monotonic_sum_by_opentelemetrys_name() {
+        let Some(metric::Data::Sum(sum)) = named("messaging.client.consumed.messages").data else {
+            panic!("a sum");
+        };
+        assert!(sum.is_monotonic);
+        let point = &sum.data_points[0];
+        assert_eq!(point.value, Some(number_data_point::Value::AsDouble(3.0)));
+        let attribute = |key| attribute(&point.attributes, key);
+        assert_eq!(attribute("messaging.system").as_deref(), Some("kafka"));
+        assert_eq!(attribute("quadrille.pipeline").as_deref(), Some("p"));
+    }
+
+    #[test]
+    fn a_gauge_keeps_its_unit_and_place() {
+        let lag = named("quadrille.consumergroup.lag");
+        assert_eq!(lag.unit, "s");
+        let Some(metric::Data::Gauge(gauge)) = lag.data else {
+            panic!("a gauge");
+        };
+        let point = &gauge.data_points[0];
+        assert_eq!(point.value, Some(number_data_point::Value::AsDouble(1.5)));
+        let partition = attribute(&point.attributes, "messaging.destination.partition.id");
+        assert_eq!(partition.as_deref(), Some("4"));
+    }
+
+    #[test]
+    fn a_histograms_buckets_count_what_is_in_them_and_show_a_trace() {
+        let Some(metric::Data::Histogram(histogram)) = named("messaging.process.duration").data
+        else {
+            panic!("a histogram");
+        };
+        let point = &histogram.data_points[0];
+        assert_eq!(point.bucket_counts.len(), point.explicit_bounds.len() + 1);
+        assert_eq!((point.count, point.bucket_counts.iter().sum()), (1, 1));
+        assert_eq!(
+            point.bucket_counts[2], 1,
+            "3 ms is above 2.5 and below 5 ms"
+        );
+        assert_eq!(point.exemplars.len(), 1);
+    }
+}
