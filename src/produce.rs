@@ -11,7 +11,7 @@ use std::{
 use quadrille_choreography::{Admin, AdminError, Cluster, Publisher};
 use quadrille_pipeline::Pipeline;
 use quadrille_proto::Topics;
-use quadrille_service::{Error, shutdown_signal};
+use quadrille_service::{Error, fields::now_ms, shutdown_signal};
 use tokio::sync::mpsc;
 
 use crate::{
@@ -69,6 +69,10 @@ pub struct Args {
     /// How often to send the file.
     #[arg(long, default_value_t = 1, value_name = "TIMES", value_parser = clap::value_parser!(u64).range(1..))]
     repeat: u64,
+
+    /// Begin the ids of rows without one with the time as well, so that another run's are others.
+    #[arg(long)]
+    new_ids: bool,
 
     /// The field that holds the entity's key [default: the pipeline's].
     #[arg(long, value_name = "FIELD")]
@@ -172,6 +176,10 @@ impl Source {
         let stem = match file.file_stem() {
             Some(stem) if file != Path::new("-") => stem.to_string_lossy().into_owned(),
             _ => "stdin".to_owned(),
+        };
+        let stem = match self.args.new_ids {
+            true => format!("{stem}-{:x}", now_ms() / 1000),
+            false => stem,
         };
         let mut reader = self.first;
         for pass in 1..=self.args.repeat {

@@ -64,6 +64,10 @@ pub struct Args {
     #[arg(long)]
     replace: bool,
 
+    /// Keep the package that is there: nothing is trained.
+    #[arg(long, conflicts_with = "replace")]
+    keep: bool,
+
     /// The model's name [default: the pipeline's].
     #[arg(long)]
     name: Option<String>,
@@ -199,6 +203,9 @@ pub async fn run(args: Args) -> Result<(), Error> {
 fn run_blocking(args: &Args) -> Result<(), Error> {
     let pipeline = pipelines::one(&args.pipeline)?;
     let options = args.options(&pipeline)?;
+    if args.keep && args.out.join("manifest.json").is_file() {
+        return output::print(format_args!("{}: kept", args.out.display())).map(drop);
+    }
     let overwrite = args.check_place()?;
     let csv = read(&args.data)?;
     let bar = Bar::new();
@@ -259,7 +266,7 @@ impl Args {
         if self.out.symlink_metadata().is_ok() {
             let out = self.out.display();
             return Err(Error::Config(format!(
-                "--out: {out} exists already; choose another folder, or add --replace"
+                "--out: {out} exists already; choose another folder, or add --replace or --keep"
             )));
         }
         Ok(Overwrite::Refuse)

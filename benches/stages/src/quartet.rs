@@ -97,6 +97,7 @@ impl Member {
             delivery: options.delivery,
             limits: options.limits.clone(),
             create_topics: None,
+            drain_delay: Duration::ZERO,
         };
         let (stop, stopped) = oneshot::channel();
         let shutdown = async {

@@ -106,9 +106,29 @@ pub struct Args {
         require_equals = true
     )]
     pub create_topics: Option<i32>,
+
+    /// Seconds a service that is told to end goes on answering requests, not ready any more: the time a load
+    /// balancer takes to notice. Its partitions are given up at once.
+    #[arg(
+        long,
+        env = "QUADRILLE_DRAIN_DELAY",
+        default_value_t = 0,
+        value_name = "SECONDS"
+    )]
+    pub drain_delay: u64,
+
+    /// Ask the service that listens there whether it is ready, and end: 0 if it is, 1 if not.
+    #[arg(long)]
+    pub healthcheck: bool,
 }
 
 impl Args {
+    /// Where the service listens.
+    pub(crate) fn address(&self, stage: Stage) -> SocketAddr {
+        self.listen
+            .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], stage.port())))
+    }
+
     /// Checks the settings and reads the pipelines.
     ///
     /// # Errors
@@ -117,14 +137,11 @@ impl Args {
         let cluster = Cluster::new(&self.bootstrap_servers, &self.kafka_properties)?;
         let pipelines = Pipeline::load(&self.pipeline)
             .map_err(|error| Error::Config(format!("QUADRILLE_PIPELINE: {error}")))?;
-        let listen = self
-            .listen
-            .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], stage.port())));
         self.with(
             stage,
             cluster,
             pipelines.into_iter().map(Arc::new).collect(),
-            listen,
+            self.address(stage),
         )
     }
 
@@ -160,6 +177,7 @@ impl Args {
                 ..Limits::default()
             },
             create_topics: self.create_topics,
+            drain_delay: Duration::from_secs(self.drain_delay),
         })
     }
 
@@ -176,6 +194,7 @@ impl Args {
         in_range("QUADRILLE_MEMORY", self.memory as u64, 8..=65_536)?;
         in_range("QUADRILLE_BATCH", self.batch as u64, 1..=100_000)?;
         in_range("QUADRILLE_LINGER", self.linger, 0..=1_000)?;
+        in_range("QUADRILLE_DRAIN_DELAY", self.drain_delay, 0..=300)?;
         if let Some(lanes) = self.lanes {
             in_range("QUADRILLE_LANES", lanes as u64, 1..=64)?;
         }

@@ -5,6 +5,7 @@
 mod args;
 pub mod fields;
 mod health;
+mod healthcheck;
 mod process;
 pub mod sealed;
 mod server;
@@ -12,5 +13,6 @@ mod service;
 mod spans;
 
 pub use args::{Args, DeliveryArg};
+pub use healthcheck::healthcheck;
 pub use process::{exit_code, run_to_exit, run_to_exit_logging, shutdown_signal};
 pub use service::{Assembly, Config, Context, Error, run};

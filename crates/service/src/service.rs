@@ -90,6 +90,8 @@ pub struct Config {
     pub limits: Limits,
     /// Partitions of topics to be created where they are missing.
     pub create_topics: Option<i32>,
+    /// How long requests are answered after the service has said that it is not ready any more.
+    pub drain_delay: Duration,
 }
 
 impl Config {
@@ -287,6 +289,7 @@ where
 {
     let listener = config.bind()?;
     let (stop, stopping) = watch::channel(false);
+    let drain_delay = config.drain_delay;
     let registry = Registry::default();
     let instance = config.instance.clone();
     let instance = instance.unwrap_or_else(|| default_instance(config.listen));
@@ -343,6 +346,7 @@ where
         () = ended(&stages) => {}
     }
     probe.drain();
+    let drain_began = Instant::now();
     reporting.abort();
     for service in std::iter::once(&"").chain(&assembly.services) {
         reporter
@@ -352,6 +356,8 @@ where
     stages.iter().for_each(Running::stop);
     let drained =
         blocking(move || stages.into_iter().map(Running::join).collect::<Vec<_>>()).await?;
+    // Load balancers go on sending requests until they have noticed.
+    tokio::time::sleep(drain_delay.saturating_sub(drain_began.elapsed())).await;
     let _ = close.send(true);
     if tokio::time::timeout(REQUESTS_END_WITHIN, server)
         .await

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use quadrille_proto::Stage;
-use quadrille_service::{Args, run_to_exit, shutdown_signal};
+use quadrille_service::{Args, healthcheck, run_to_exit, shutdown_signal};
 
 /// Computes features: consumes <pipeline>.records, produces <pipeline>.features, answers FeatureService.
 #[derive(Parser)]
@@ -16,6 +16,9 @@ struct Cli {
 
 fn main() -> ExitCode {
     run_to_exit(|cli: Cli| async move {
+        if cli.args.healthcheck {
+            return healthcheck(&cli.args, Stage::Feature).await;
+        }
         let config = cli.args.resolve(Stage::Feature)?;
         feature::run(config, shutdown_signal()).await
     })

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod grpc;
+mod rest;
 mod scorer;
 mod stage;
 
@@ -73,7 +74,7 @@ async fn assemble(context: Context, scorers: Vec<Arc<Scorer>>) -> Result<Assembl
     let pipelines = context.config.pipelines.clone();
     Ok(Assembly {
         stages,
-        http: axum::Router::new(),
+        http: rest::router(&scorers),
         grpc: Routes::new(PredictServiceServer::new(grpc::Predict {
             pipelines,
             scorers,

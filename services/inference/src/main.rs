@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::Parser;
 use quadrille_proto::Stage;
-use quadrille_service::{Args, run_to_exit, shutdown_signal};
+use quadrille_service::{Args, healthcheck, run_to_exit, shutdown_signal};
 
 /// Scores features: consumes <pipeline>.features, produces <pipeline>.predictions, answers PredictService.
 #[derive(Parser)]
@@ -20,6 +20,9 @@ struct Cli {
 
 fn main() -> ExitCode {
     run_to_exit(|cli: Cli| async move {
+        if cli.args.healthcheck {
+            return healthcheck(&cli.args, Stage::Inference).await;
+        }
         let service = cli.args.resolve(Stage::Inference)?;
         inference::run(
             inference::Config {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use ingest::Bounds;
 use quadrille_proto::Stage;
-use quadrille_service::{Args, run_to_exit, shutdown_signal};
+use quadrille_service::{Args, healthcheck, run_to_exit, shutdown_signal};
 
 /// Takes records in: consumes <pipeline>.inbox, answers HTTP and IngestService, produces <pipeline>.records.
 #[derive(Parser)]
@@ -29,6 +29,9 @@ struct Cli {
 
 fn main() -> ExitCode {
     run_to_exit(|cli: Cli| async move {
+        if cli.args.healthcheck {
+            return healthcheck(&cli.args, Stage::Ingest).await;
+        }
         let service = cli.args.resolve(Stage::Ingest)?;
         let bounds = Bounds {
             record_bytes_max: cli.record_bytes,
