@@ -15,6 +15,7 @@ mod produce;
 mod record;
 mod results;
 mod rows;
+mod scale_advice;
 mod topics;
 mod train;
 mod up;
@@ -34,6 +35,7 @@ Examples:
   quadrille predict pregnant=6 glucose=148 pressure=72 triceps=35 insulin=0 \\
       mass=33.6 pedigree=0.627 age=50
   quadrille results list --limit 10
+  quadrille scale-advice --window 30
   quadrille dlq list --pipeline diabetes --stage inbox
 
 Exit codes: 0 done, 64 wrong usage or configuration, 1 anything else.";
@@ -62,6 +64,8 @@ enum Command {
     /// Look at stored predictions.
     #[command(subcommand)]
     Results(results::Command),
+    /// Say how many replicas each service needs, and why.
+    ScaleAdvice(scale_advice::Args),
     /// Look at dead letters, or send them back.
     #[command(subcommand)]
     Dlq(dlq::Command),
@@ -84,6 +88,7 @@ async fn run(cli: Cli) -> Result<(), Error> {
         Command::Produce(args) => produce::run(args).await,
         Command::Predict(args) => predict::run(args).await,
         Command::Results(command) => results::run(command).await,
+        Command::ScaleAdvice(args) => scale_advice::run(args).await,
         Command::Dlq(command) => dlq::run(command).await,
     }
 }

@@ -13,7 +13,7 @@ use rdkafka::{
 use crate::{Cluster, StageConfig, client::Plain, dlq::HEADROOM_BYTES, native};
 
 /// How long one question to the cluster may take.
-const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// How often a created topic is looked for.
 const VISIBLE_EVERY: Duration = Duration::from_millis(20);
 /// Kafka's default `max.message.bytes`.
@@ -153,6 +153,10 @@ impl Admin {
             consumer: config.create_with_context(Plain).map_err(unreachable)?,
             admin: config.create_with_context(Plain).map_err(unreachable)?,
         })
+    }
+
+    pub(crate) fn cluster(&self) -> &Cluster {
+        &self.cluster
     }
 
     /// The number of partitions, or None where there is no such topic.
@@ -367,7 +371,7 @@ impl Admin {
         })
     }
 
-    fn unreachable(&self, source: KafkaError) -> AdminError {
+    pub(crate) fn unreachable(&self, source: KafkaError) -> AdminError {
         AdminError::Unreachable {
             servers: self.cluster.bootstrap_servers.clone(),
             source,

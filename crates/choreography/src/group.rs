@@ -1,0 +1,126 @@
+//! How a consumer group stands, seen from outside: who its members are, how far they are.
+
+use rdkafka::{
+    Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer},
+};
+
+use crate::{Admin, AdminError, admin::ANSWER_WITHIN, client::Plain};
+
+/// One partition of a group's topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PartitionProgress {
+    pub partition: i32,
+    /// The offset to be read next; None where nothing was committed yet.
+    pub committed: Option<i64>,
+    pub begin: i64,
+    pub end: i64,
+}
+
+impl PartitionProgress {
+    /// Offsets that are left; transaction markers count as well.
+    pub fn lag(&self) -> i64 {
+        (self.end - self.at()).max(0)
+    }
+
+    /// The offset to be read next.
+    pub fn at(&self) -> i64 {
+        self.committed.unwrap_or(self.begin).max(self.begin)
+    }
+}
+
+/// A group and its topic at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GroupProgress {
+    /// The members' `client.id`, sorted: `{group}-{instance}-{lane}` where they are ours.
+    pub members: Vec<String>,
+    pub partitions: Vec<PartitionProgress>,
+}
+
+impl GroupProgress {
+    pub fn lag(&self) -> i64 {
+        self.partitions.iter().map(PartitionProgress::lag).sum()
+    }
+
+    /// Our replicas among the members: those whose name says a lane.
+    pub fn replicas(&self) -> usize {
+        let instance = |member: &String| member.rsplit_once('-').map(|(at, _)| at.to_owned());
+        let mut instances: Vec<String> = self.members.iter().filter_map(instance).collect();
+        instances.dedup();
+        instances.len()
+    }
+}
+
+impl Admin {
+    /// # Errors
+    /// The cluster does not answer, or the topic is missing.
+    pub fn progress(&self, group: &str, topic: &str) -> Result<GroupProgress, AdminError> {
+        let partitions = self.partitions(topic)?.ok_or_else(|| AdminError::Missing {
+            topics: vec![topic.to_owned()],
+        })?;
+        let unreachable = |error| self.unreachable(error);
+        let mut config = self.cluster().client_config();
+        // Asks in the group's name without joining it.
+        config.set("group.id", group);
+        let consumer: BaseConsumer<Plain> =
+            config.create_with_context(Plain).map_err(unreachable)?;
+        let mut list = TopicPartitionList::with_capacity(partitions as usize);
+        for partition in 0..partitions {
+            list.add_partition(topic, partition);
+        }
+        let committed = consumer
+            .committed_offsets(list, ANSWER_WITHIN)
+            .map_err(unreachable)?;
+        let mut progress = GroupProgress::default();
+        for element in committed.elements() {
+            let partition = element.partition();
+            let (begin, end) = consumer
+                .fetch_watermarks(topic, partition, ANSWER_WITHIN)
+                .map_err(unreachable)?;
+            progress.partitions.push(PartitionProgress {
+                partition,
+                committed: match element.offset() {
+                    Offset::Offset(offset) => Some(offset),
+                    _ => None,
+                },
+                begin,
+                end,
+            });
+        }
+        let groups = consumer
+            .fetch_group_list(Some(group), ANSWER_WITHIN)
+            .map_err(unreachable)?;
+        let members = groups.groups().iter().flat_map(|group| group.members());
+        progress.members = members
+            .map(|member| member.client_id().to_owned())
+            .collect();
+        progress.members.sort_unstable();
+        Ok(progress)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lanes_of_one_instance_are_one_replica() {
+        let member = |name: &str| format!("quadrille.feature.p-{name}");
+        let progress = GroupProgress {
+            members: ["a:7002-0", "a:7002-1", "b-c:7002-0"].map(member).to_vec(),
+            ..GroupProgress::default()
+        };
+        assert_eq!(progress.replicas(), 2);
+    }
+
+    #[test]
+    fn what_retention_has_deleted_is_no_lag() {
+        let partition = PartitionProgress {
+            partition: 0,
+            committed: Some(3),
+            begin: 10,
+            end: 14,
+        };
+        assert_eq!((partition.at(), partition.lag()), (10, 4));
+    }
+}
