@@ -1,6 +1,5 @@
 //! The surface people use: HTTP and gRPC in, Predict, features, results, probes.
 
-use prost_types::{Struct, Value, value::Kind};
 use quadrille_proto::{
     Stage,
     v1::{
@@ -15,7 +14,7 @@ use tonic::{Code, Request};
 
 use crate::harness::{
     PATIENCE,
-    client::{Client, Raw, header, record},
+    client::{Client, Raw, header, record, structure},
     eventually, http, oracle,
     process::Process,
     world::World,
@@ -27,29 +26,6 @@ pub fn records_path(world: &World) -> String {
 
 pub fn url(process: &Process) -> String {
     format!("http://{}", process.address())
-}
-
-pub fn structure(json: &str) -> Struct {
-    let object: serde_json::Map<String, serde_json::Value> =
-        serde_json::from_str(json).expect("JSON");
-    let value = |value: serde_json::Value| match value {
-        serde_json::Value::Number(number) => Kind::NumberValue(number.as_f64().expect("a number")),
-        serde_json::Value::String(text) => Kind::StringValue(text),
-        other => panic!("{other}"),
-    };
-    Struct {
-        fields: object
-            .into_iter()
-            .map(|(k, v)| {
-                (
-                    k,
-                    Value {
-                        kind: Some(value(v)),
-                    },
-                )
-            })
-            .collect(),
-    }
 }
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");

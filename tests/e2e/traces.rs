@@ -20,12 +20,12 @@ use tonic::{Request, metadata::MetadataValue};
 use crate::{
     harness::{
         PATIENCE,
-        client::{Client, Raw, record},
+        client::{Client, Raw, record, structure},
         collector::{self, Collector, Received, draw, hex},
         eventually, http, oracle,
         world::World,
     },
-    surface::{records_path, structure, url},
+    surface::{records_path, url},
 };
 
 const ALWAYS: (&str, &str) = ("parentbased_always_on", "");

@@ -212,9 +212,12 @@ impl LaneConsumer {
             // The default second would be waited out each time the bounded queue is full.
             .set("fetch.queue.backoff.ms", "2");
         let defaults = [
+            // A new partition's offset is asked for again while its last transaction is being finished.
+            ("retry.backoff.ms", "20"),
+            ("retry.backoff.max.ms", "250"),
             ("partition.assignment.strategy", "cooperative-sticky"),
             ("session.timeout.ms", "6000"),
-            ("heartbeat.interval.ms", "500"),
+            ("heartbeat.interval.ms", "250"),
             // On the embedded broker a waiting fetch is not woken by new data.
             (
                 "fetch.wait.max.ms",

@@ -51,7 +51,11 @@ async fn dispatch(mounted: Mounted, request: Request) -> Response {
             Err(never) => match never {},
         },
         None if is_grpc(request.headers()) => {
-            Status::unavailable("the service is starting: waiting for Kafka").into_http()
+            // Not 200, as gRPC has it for every status: a proxy that knows HTTP only asks another replica.
+            let mut response =
+                Status::unavailable("the service is starting: waiting for Kafka").into_http();
+            *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+            response
         }
         None => (
             StatusCode::SERVICE_UNAVAILABLE,

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use prost_types::{Struct, Value, value::Kind};
 use rdkafka::{
     ClientConfig, Message, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer},
@@ -20,6 +21,30 @@ pub fn record(id: &str, patient: &str, glucose: u32) -> String {
     format!(
         r#"{{"id":"{id}","patient_id":"{patient}","pregnant":6,"glucose":{glucose},"pressure":72,"triceps":35,"insulin":0,"mass":33.6,"pedigree":0.627,"age":50}}"#
     )
+}
+
+/// A record's JSON as gRPC takes it.
+pub fn structure(json: &str) -> Struct {
+    let object: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_str(json).expect("JSON");
+    let value = |value: serde_json::Value| match value {
+        serde_json::Value::Number(number) => Kind::NumberValue(number.as_f64().expect("a number")),
+        serde_json::Value::String(text) => Kind::StringValue(text),
+        other => panic!("{other}"),
+    };
+    Struct {
+        fields: object
+            .into_iter()
+            .map(|(k, v)| {
+                (
+                    k,
+                    Value {
+                        kind: Some(value(v)),
+                    },
+                )
+            })
+            .collect(),
+    }
 }
 
 /// A record for a topic.
@@ -186,6 +211,12 @@ impl Watch {
 
     /// The longest silence of any partition between its first and last arrival, after a moment.
     pub fn longest_pause(self, after: Instant) -> Duration {
+        let longest = self.pauses(after).into_iter().map(|(_, pause)| pause);
+        longest.max().unwrap_or_default()
+    }
+
+    /// The silences of all partitions: how long after the moment each ended, and how long it was.
+    pub fn pauses(self, after: Instant) -> Vec<(Duration, Duration)> {
         self.stop.store(true, std::sync::atomic::Ordering::Relaxed);
         let arrivals = self.thread.join().expect("the watcher");
         let pauses = arrivals
@@ -193,8 +224,7 @@ impl Watch {
             .flat_map(|times| times.windows(2).collect::<Vec<_>>());
         pauses
             .filter(|pair| pair[1] > after)
-            .map(|pair| pair[1] - pair[0].max(after))
-            .max()
-            .unwrap_or_default()
+            .map(|pair| (pair[1] - after, pair[1] - pair[0].max(after)))
+            .collect()
     }
 }

@@ -32,6 +32,14 @@ impl Load {
 
     /// Sends record after record at the load's rate; calls `at` with each number before it is sent.
     pub fn send(&self, world: &World, mut at: impl FnMut(u32)) -> BTreeSet<String> {
+        self.send_while(world, |n| {
+            at(n);
+            true
+        })
+    }
+
+    /// As [`Load::send`], for as long as `at` says so.
+    pub fn send_while(&self, world: &World, mut at: impl FnMut(u32) -> bool) -> BTreeSet<String> {
         let client = Client::new(world);
         let topic = world.topics().inbox;
         let started = Instant::now();
@@ -42,7 +50,9 @@ impl Load {
                 // The load's pace, not a wait for a condition.
                 std::thread::park_timeout(early);
             }
-            at(n);
+            if !at(n) {
+                break;
+            }
             let key = format!("p{}", n % self.keys);
             let id = self.id(n);
             client.send(&topic, &Raw::json(&key, record(&id, &key, 80 + n % 100)));

@@ -66,7 +66,7 @@ pub struct World {
     pub bootstrap: String,
     pub partitions: i32,
     pub database_url: String,
-    folder: TempDir,
+    pub folder: TempDir,
 }
 
 impl World {
