@@ -61,6 +61,11 @@ impl Registry {
         text
     }
 
+    /// The Prometheus names of all that is registered, as `/metrics` begins its lines with.
+    pub fn names(&self) -> Vec<String> {
+        self.lock().names.keys().cloned().collect()
+    }
+
     /// All that is registered, each family with OpenTelemetry's name.
     pub(crate) fn families(&self) -> Vec<(&'static str, model::MetricFamily)> {
         let registered = self.lock();
