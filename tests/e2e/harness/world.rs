@@ -85,6 +85,8 @@ impl World {
             text.contains(&pipeline),
             "the shipped pipeline is named diabetes"
         );
+        // What is slow on a busy machine would be traced unasked.
+        let text = text.replacen("latency_objective = \"1s\"\n", "", 1);
         std::fs::write(folder.path().join("pipeline.toml"), text).expect("written");
         let database_url = format!("sqlite:{}", folder.path().join("results.db").display());
         let world = World {
