@@ -41,6 +41,9 @@ enum Bench {
     Latency(latency::Options),
     /// Start-up time, idle CPU and memory of each service's process, and memory under load
     Idle(idle::Options),
+    /// A collector that forgets what it takes
+    #[command(hide = true)]
+    Sink,
 }
 
 impl Bench {
@@ -49,6 +52,7 @@ impl Bench {
             Bench::Stages(options) => stages::run(options),
             Bench::Latency(options) => latency::run(options),
             Bench::Idle(options) => idle::run(options),
+            Bench::Sink => sink::serve(),
         }
     }
 }

@@ -284,11 +284,11 @@ impl Arena<'_> {
         traced: bool,
         make: impl Fn() -> H,
     ) -> anyhow::Result<Measured> {
-        let sink = Sink::start()?;
+        let sink = traced.then(Sink::start).transpose()?;
         let registry = Registry::default();
-        let tracing = match traced {
-            true => sink.tracing(&registry)?,
-            false => Tracing::off(),
+        let tracing = match &sink {
+            Some(sink) => sink.tracing(&registry)?,
+            None => Tracing::off(),
         };
         let topics = Admin::connect(&self.cluster)?.prepare(&config)?;
         let loop_metrics = LoopMetrics::register(&registry);
