@@ -6,7 +6,10 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use quadrille_choreography::Redrive;
+use quadrille_choreography::{
+    Admin, Delivery, Failure, Handler, Incoming, Item, Limits, Output, Redrive, StageConfig,
+    StageOptions,
+};
 use quadrille_proto::{
     Stage, dlq_of,
     v1::{
@@ -14,6 +17,7 @@ use quadrille_proto::{
         predict_service_client::PredictServiceClient,
     },
 };
+use quadrille_telemetry::{Registry, Tracing, metrics::LoopMetrics, traces::Sampling};
 use tokio::runtime::Runtime;
 use tonic::{Request, metadata::MetadataValue};
 
@@ -449,4 +453,88 @@ fn a_wrong_sampler_is_refused_by_name() {
         "{}",
         process.log()
     );
+}
+
+/// Asks for another try of every batch once, then passes records on as they are.
+#[derive(Default)]
+struct Hesitant {
+    tries: u32,
+}
+
+impl Handler for Hesitant {
+    type Record = Vec<u8>;
+
+    fn decode(&mut self, incoming: &Incoming<'_>, record: &mut Vec<u8>) -> Result<(), Failure> {
+        record.clear();
+        record.extend_from_slice(incoming.payload.unwrap_or_default());
+        Ok(())
+    }
+
+    fn handle(&mut self, items: &[Item<'_, Vec<u8>>], output: &mut Output) {
+        self.tries += 1;
+        for item in items {
+            match self.tries {
+                1 => output.fail(Failure::retry("busy", "the model is busy")),
+                _ => output.emit(|bytes| bytes.extend_from_slice(item.record)),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_retry_stays_in_its_trace_each_attempt_with_its_own_span() {
+    let world = World::new(1);
+    let collector = Collector::start();
+    let (topics, registry) = (world.topics(), Registry::default());
+    let runtime = Runtime::new().expect("a runtime");
+    let sampling = Sampling::parse("always_on", "").expect("a sampler");
+    let tracing = runtime.block_on(async {
+        Tracing::to(&collector.endpoint, "feature", "test", sampling, &registry)
+    });
+    let tracing = tracing.expect("an exporter");
+    let config = StageConfig {
+        cluster: world.cluster(),
+        service: "feature",
+        pipeline: world.pipeline.clone(),
+        group: Stage::Feature.group(&world.pipeline),
+        input: topics.records.clone(),
+        output: Some(topics.features.clone()),
+        instance: "test".to_owned(),
+        lanes: 1,
+        delivery: Delivery::ExactlyOnce,
+        limits: Limits::default(),
+        latency_objective: None,
+    };
+    let metrics = LoopMetrics::register(&registry);
+    let admin = Admin::connect(&config.cluster).expect("a client");
+    let options = StageOptions {
+        topics: admin.prepare(&config).expect("topics"),
+        metrics: metrics.stage(&config.pipeline, &config.group, &config.input),
+        tracing: tracing.clone(),
+        resume: None,
+        config,
+    };
+    let stage = quadrille_choreography::Stage::start(options, |_| Hesitant::default());
+    let stage = stage.expect("a stage");
+    let client = Client::new(&world);
+    let id = trace_id(900);
+    let header = traceparent(900, "01");
+    client.send(&topics.records, &raw("again", &[("traceparent", &header)]));
+    client.flush();
+    let spans = collector.trace(&id, |spans| {
+        let sent = spans.iter().any(|r| r.span.name.starts_with("commit"));
+        sent && spans.iter().any(|r| r.attribute("error.type").is_some())
+    });
+    let p = &world.pipeline;
+    let shape = format!(
+        "feature: process {p}.records !busy
+feature: process {p}.records
+  feature: commit {p}.records
+  feature: send {p}.features"
+    );
+    assert_eq!(draw(&spans), shape);
+    check_conventions(&spans);
+    stage.stop();
+    stage.join().expect("drained");
+    tracing.shutdown();
 }
