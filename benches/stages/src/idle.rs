@@ -1,27 +1,20 @@
 //! What a service costs when nothing happens, and whether its memory stays where it is when much does.
 //! Each runs as the process users start.
 
-use std::{
-    fs::File,
-    net::{Ipv4Addr, SocketAddr, TcpListener},
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::ensure;
 use quadrille_model::package::Overwrite;
 use quadrille_proto::{Stage, Topics};
 
 use crate::{
-    broker::{Broker, NewFlow, tag, wait_until},
-    forest, http, process,
+    broker::{Broker, NewFlow, tag},
+    forest, process,
     report::verdict,
+    services::{Service, binaries},
     workload::{self, Workload},
 };
 
-const READY_WITHIN: Duration = Duration::from_secs(30);
-const DRAINED_WITHIN: Duration = Duration::from_secs(20);
 /// Records a service may be behind while it is loaded: more than its buffers take, little enough for a small disk.
 const AHEAD_MAX: u64 = 400_000;
 const CHUNK: u64 = 100_000;
@@ -66,7 +59,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let package = forest::train_forest(&*workload::pipeline(&name)?)?;
     package.save(&folder.path().join("model"), Overwrite::Refuse)?;
 
-    let start = |stage| Service::start(stage, &binaries, broker.servers(), folder.path());
+    let start = |stage| Service::start(stage, &binaries, broker.servers(), folder.path(), &[]);
     // With the first group and transaction the broker makes topics of its own: not a service's second.
     drop(start(Stage::Ingest)?);
     let mut services = Stage::ALL
@@ -162,151 +155,5 @@ fn load(
             last.now_mib - first.now_mib,
         );
     }
-    Ok(())
-}
-
-/// A service's process. Dropping it drains it.
-struct Service {
-    stage: Stage,
-    child: Child,
-    address: SocketAddr,
-    /// From its start to its first `/readyz` 200.
-    ready: Duration,
-}
-
-impl Service {
-    fn start(stage: Stage, binaries: &Path, servers: &str, folder: &Path) -> anyhow::Result<Self> {
-        let address = free_address()?;
-        let log = folder.join(format!("{}.log", stage.name()));
-        let mut command = Command::new(binaries.join(stage.name()));
-        // What the caller's environment says is not what is measured.
-        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("QUADRILLE_")) {
-            command.env_remove(name);
-        }
-        command
-            .env_remove("KAFKA_PROPERTIES")
-            .arg(format!("--bootstrap-servers={servers}"))
-            .arg(format!(
-                "--pipeline={}",
-                folder.join("bench.toml").display()
-            ))
-            .arg(format!("--listen={address}"));
-        match stage {
-            Stage::Inference => {
-                command.arg(format!("--model={}", folder.join("model").display()));
-            }
-            Stage::Results => {
-                let file = folder.join("results.db");
-                command.arg(format!("--database-url=sqlite:{}", file.display()));
-            }
-            Stage::Ingest | Stage::Feature => {}
-        }
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(File::create(&log)?);
-        let since = Instant::now();
-        let child = command.spawn().with_context(|| stage.name())?;
-        let mut service = Service {
-            stage,
-            child,
-            address,
-            ready: Duration::ZERO,
-        };
-        service.ready = http::ready(address, since, READY_WITHIN).with_context(|| {
-            let log = std::fs::read_to_string(&log).unwrap_or_default();
-            format!("{} said:\n{log}", stage.name())
-        })?;
-        Ok(service)
-    }
-
-    fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
-    /// Records it has committed, by its own metrics.
-    fn consumed(&self) -> anyhow::Result<u64> {
-        let (status, page) = http::get(self.address, "/metrics")?;
-        ensure!(status == 200, "/metrics answers {status}");
-        let lines = page
-            .lines()
-            .filter(|l| l.starts_with("messaging_client_consumed_messages_total"));
-        Ok(lines
-            .filter_map(|l| l.rsplit_once(' ')?.1.parse::<u64>().ok())
-            .sum())
-    }
-
-    fn end(&mut self) -> anyhow::Result<()> {
-        // The standard library sends no SIGTERM.
-        let pid = self.pid().to_string();
-        Command::new("kill").args(["-TERM", &pid]).status()?;
-        wait_until(
-            "draining",
-            DRAINED_WITHIN,
-            Duration::from_millis(20),
-            || Ok(self.child.try_wait()?.is_some()),
-        )
-    }
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        if let Err(error) = self.end() {
-            eprintln!("{}: {error:#}; killed", self.stage.name());
-            let _ = self.child.kill();
-            let _ = self.child.wait();
-        }
-    }
-}
-
-fn free_address() -> anyhow::Result<SocketAddr> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
-}
-
-/// The folder of this program, with the services' binaries beside it, built if need be.
-fn binaries() -> anyhow::Result<PathBuf> {
-    let own = std::env::current_exe()?;
-    let folder = own
-        .parent()
-        .context("a program lies in a folder")?
-        .to_owned();
-    let there = || {
-        Stage::ALL
-            .iter()
-            .all(|stage| folder.join(stage.name()).is_file())
-    };
-    let built = build(&folder);
-    match built {
-        Ok(()) if there() => Ok(folder),
-        Ok(()) => bail!("the services' binaries are not in {}", folder.display()),
-        Err(error) if there() => {
-            eprintln!("measuring the binaries as they are, not built anew: {error:#}");
-            Ok(folder)
-        }
-        Err(error) => Err(error),
-    }
-}
-
-/// Does nothing where all is up to date.
-fn build(folder: &Path) -> anyhow::Result<()> {
-    ensure!(
-        folder.ends_with("release"),
-        "this is no release build; run with --release"
-    );
-    let target = folder.parent().context("no target folder")?;
-    let status = Command::new("cargo")
-        .args([
-            "build",
-            "--release",
-            "--workspace",
-            "--bins",
-            "--quiet",
-            "--target-dir",
-        ])
-        .arg(target)
-        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
-        .status()
-        .context("cargo")?;
-    ensure!(status.success(), "the services do not build");
     Ok(())
 }

@@ -16,6 +16,8 @@ mod process;
 mod quartet;
 mod reference;
 mod report;
+mod scaling;
+mod services;
 mod sink;
 mod stages;
 mod watcher;
@@ -25,7 +27,7 @@ use clap::{Parser, Subcommand};
 
 /// Benchmarks of Quadrille on a local Apache Kafka, or on the one KAFKA_BOOTSTRAP_SERVERS names.
 ///
-/// Without a command all three run with their defaults. Topics, groups, files and processes that it makes are removed.
+/// Without a command all four run with their defaults. Topics, groups, files and processes that it makes are removed.
 #[derive(Parser)]
 #[command(version)]
 struct Cli {
@@ -41,6 +43,8 @@ enum Bench {
     Latency(latency::Options),
     /// Start-up time, idle CPU and memory of each service's process, and memory under load
     Idle(idle::Options),
+    /// CPU of a record with 1, 2 and 4 replicas of feature, the load grown in step
+    Scaling(scaling::Options),
     /// A collector that forgets what it takes
     #[command(hide = true)]
     Sink,
@@ -52,6 +56,7 @@ impl Bench {
             Bench::Stages(options) => stages::run(options),
             Bench::Latency(options) => latency::run(options),
             Bench::Idle(options) => idle::run(options),
+            Bench::Scaling(options) => scaling::run(options),
             Bench::Sink => sink::serve(),
         }
     }
@@ -62,7 +67,7 @@ fn main() -> anyhow::Result<()> {
     quadrille_telemetry::logs::init("warn").map_err(anyhow::Error::msg)?;
     match cli.bench {
         Some(bench) => bench.run(),
-        None => ["stages", "latency", "idle"]
+        None => ["stages", "latency", "idle", "scaling"]
             .into_iter()
             .filter_map(|name| Cli::parse_from(["bench-stages", name]).bench)
             .try_for_each(|bench| bench.run()),

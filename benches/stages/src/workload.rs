@@ -127,12 +127,17 @@ impl Workload {
         stage: Stage,
         range: std::ops::Range<u64>,
     ) -> anyhow::Result<f64> {
-        let producer: ThreadedProducer<DefaultProducerContext> = client(servers)
-            .set("linger.ms", "20")
-            .set("batch.num.messages", "10000")
-            .set("enable.idempotence", "true")
-            .set("queue.buffering.max.kbytes", "65536")
-            .create()?;
+        self.feed(&producer(servers)?, topic, stage, range)
+    }
+
+    /// As [`Workload::preload`], by a producer that is there already.
+    pub fn feed(
+        &mut self,
+        producer: &ThreadedProducer<DefaultProducerContext>,
+        topic: &str,
+        stage: Stage,
+        range: std::ops::Range<u64>,
+    ) -> anyhow::Result<f64> {
         let (from, to) = (range.start, range.end);
         let mut bytes = 0;
         for n in range {
@@ -197,6 +202,16 @@ fn keys() -> Vec<Vec<String>> {
         keys[partition as usize].push(key);
     }
     keys
+}
+
+/// A producer for large portions.
+pub fn producer(servers: &str) -> anyhow::Result<ThreadedProducer<DefaultProducerContext>> {
+    Ok(client(servers)
+        .set("linger.ms", "20")
+        .set("batch.num.messages", "10000")
+        .set("enable.idempotence", "true")
+        .set("queue.buffering.max.kbytes", "65536")
+        .create()?)
 }
 
 #[cfg(test)]
