@@ -104,6 +104,11 @@ impl<'c> Batch<'c> {
         }
     }
 
+    /// Of each record, in order.
+    pub fn partitions(&self) -> impl Iterator<Item = i32> {
+        self.messages.iter().map(|message| message.partition())
+    }
+
     pub fn spans(&self) -> Vec<Span> {
         spans(
             self.messages

@@ -291,14 +291,12 @@ impl LaneConsumer {
     /// partition where the group's offset says.
     pub fn check_starts(&self, batch: &mut Batch<'_>) -> KafkaResult<()> {
         let mut unchecked = lock(&self.client.context().unchecked);
-        if unchecked.is_empty() {
+        let is_new = |partition: i32| unchecked.contains(&partition);
+        if unchecked.is_empty() || !batch.partitions().any(is_new) {
             return Ok(());
         }
         let mut begun = batch.spans();
-        begun.retain(|span| unchecked.contains(&span.partition));
-        if begun.is_empty() {
-            return Ok(());
-        }
+        begun.retain(|span| is_new(span.partition));
         let mut list = TopicPartitionList::with_capacity(begun.len());
         for span in &begun {
             list.add_partition(&self.topic, span.partition);

@@ -4,34 +4,35 @@
 //! the offsets, all before it polls again. Batches adapt by themselves: while one is being committed the
 //! next one gathers in the client's queue.
 
+mod ages;
+mod commit;
+mod dead_letters;
 mod send;
 
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
-use opentelemetry::{
-    Context,
-    trace::{SpanContext, TraceContextExt},
-};
+use opentelemetry::TraceId;
 use quadrille_telemetry::{StageMetrics, Tracing, metrics::Committed};
 use rdkafka::{
-    Message, TopicPartitionList,
-    consumer::{CommitMode, Consumer},
+    Message,
+    consumer::Consumer,
     error::{KafkaError, RDKafkaErrorCode},
     message::BorrowedMessage,
 };
 
+use self::{ages::Ages, commit::Unsettled, dead_letters::DeadLetters};
 use crate::{
-    Backoff, Cause, Delivery, Failure, Handler, Headers, Incoming, StageConfig,
+    Backoff, Cause, Delivery, Handler, Headers, Incoming, StageConfig,
     admin::StageTopics,
     batch::Batch,
     consumer::LaneConsumer,
-    judge::{Decision, Judge},
-    producer::{LaneProducer, Undelivered},
-    spans::{Settling, Spans},
+    judge::Judge,
+    producer::LaneProducer,
+    spans::Spans,
     stage::{LaneStatus, ResumeFn, Stop},
 };
 
@@ -39,16 +40,12 @@ use crate::{
 const IDLE_WAIT: Duration = Duration::from_millis(200);
 /// How often the position is committed when nothing comes.
 const IDLE_COMMIT_EVERY: Duration = Duration::from_secs(1);
-/// How often offsets are committed without a transaction: bounds what a killed process repeats.
-const OFFSETS_EVERY: Duration = Duration::from_millis(1000);
 /// A busy lane rests for this many times the duration of its last commit before it commits again.
 const LINGER_PER_COMMIT: u32 = 2;
 /// And for this long at least: batches of one record would keep a core busy.
 const LINGER_MIN: Duration = Duration::from_millis(2);
 /// How often what is left to read is written down.
 const LAG_EVERY: Duration = Duration::from_secs(1);
-/// How often a lane says that records were dead-lettered.
-const DEAD_SAID_EVERY: Duration = Duration::from_secs(1);
 /// Consecutive failed commits of one batch before the lane closes its clients and begins again.
 const FAILED_COMMITS_MAX: u32 = 8;
 /// Restarts because another client took the transactional id, before the service gives up.
@@ -82,6 +79,22 @@ impl End {
             fenced: false,
         }
     }
+
+    /// A failed call of Kafka's client.
+    fn of(error: &KafkaError) -> Self {
+        let fenced = matches!(
+            error.rdkafka_error_code(),
+            Some(
+                RDKafkaErrorCode::ProducerFenced
+                    | RDKafkaErrorCode::InvalidProducerEpoch
+                    | RDKafkaErrorCode::Fenced
+            )
+        );
+        End::Restart {
+            reason: error.to_string(),
+            fenced,
+        }
+    }
 }
 
 /// What became of a batch.
@@ -89,13 +102,6 @@ enum Settled {
     Committed,
     /// Nothing of it is visible; to be handled again after a wait.
     Again(Duration),
-}
-
-/// Why a transaction, or its equivalent, did not commit.
-enum Unsettled {
-    /// Aborted; the batch may be tried again.
-    Aborted(String),
-    End(End),
 }
 
 pub(crate) struct Lane<H: Handler> {
@@ -119,9 +125,7 @@ pub(crate) struct Lane<H: Handler> {
     /// Of each partition the timestamp, in ms, of the last record committed.
     handled: BTreeMap<i32, i64>,
     last_commit: Instant,
-    /// Dead letters not told of yet, and when the last were.
-    dead_letters: u64,
-    dead_said_at: Option<Instant>,
+    dead_letters: DeadLetters,
     /// How long the last batch's sends and commit took.
     commit_took: Duration,
     /// Of each partition the position last committed without a record.
@@ -163,8 +167,7 @@ impl<H: Handler> Lane<H> {
             refused: HashMap::new(),
             handled: BTreeMap::new(),
             last_commit: Instant::now(),
-            dead_letters: 0,
-            dead_said_at: None,
+            dead_letters: DeadLetters::default(),
             commit_took: Duration::ZERO,
             idle: BTreeMap::new(),
             offsets_kept: false,
@@ -265,7 +268,7 @@ impl<H: Handler> Lane<H> {
                     tracing::warn!(lane = self.task, %error, "waiting for the transaction coordinator");
                     self.stop.sleep(backoff.next_wait());
                 }
-                _ => return Err(restart_of(&error)),
+                _ => return Err(End::of(&error)),
             }
         }
     }
@@ -281,6 +284,7 @@ impl<H: Handler> Lane<H> {
             if self.stop.requested() {
                 drop(batch);
                 self.drain(consumer);
+                self.dead_letters.tell_rest(&self.config.input, true);
                 return Ok(End::Drained);
             }
             self.collect(consumer, &mut batch)?;
@@ -289,6 +293,7 @@ impl<H: Handler> Lane<H> {
                 lag_at = Instant::now();
                 consumer.report_lag(batch.is_empty(), &self.handled);
                 self.metrics.queue(self.index, consumer.queued());
+                self.dead_letters.tell_rest(&self.config.input, false);
             }
             if batch.is_empty() {
                 self.commit_kept(consumer);
@@ -316,16 +321,6 @@ impl<H: Handler> Lane<H> {
         self.failed_commits = 0;
         self.refused.clear();
         self.last_commit = Instant::now();
-    }
-
-    /// Offsets committed without waiting are confirmed before the group is left.
-    fn drain(&self, consumer: &LaneConsumer) {
-        if self.config.delivery == Delivery::AtLeastOnce
-            && let Err(error) = consumer.client.commit_consumer_state(CommitMode::Sync)
-        {
-            // Nothing stored since the last commit is the usual reason.
-            tracing::debug!(%error, "no offsets to commit");
-        }
     }
 
     /// Polls until the batch is full or the queue is dry; waits for a first record, not for a second,
@@ -453,268 +448,70 @@ impl<H: Handler> Lane<H> {
         }
         let process = started.elapsed();
         let trace = self.spans.example();
-        let failed = self.judge.failures().next();
-        let failed = failed.map(|(index, _)| (index, self.spans.context(index)));
         let result = self.deliver(producer, consumer, &incoming, batch, attempt);
-        match &result {
-            Ok(_) => {}
-            Err(Unsettled::Aborted(reason)) => self.spans.undone("aborted", reason),
-            Err(Unsettled::End(_)) => self.spans.undone("lane_restart", "the lane begins again"),
-        }
         match result {
             Ok(sent) => {
                 self.commit_took = started.elapsed().saturating_sub(process);
-                let dead = self.judge.count(&self.metrics);
-                self.tell_dead(&incoming, dead, failed);
-                let ages = Ages::of(&incoming, config.latency_objective);
-                self.metrics.committed(&Committed {
-                    records: batch.len(),
-                    bytes: batch.bytes,
-                    sent,
-                    process,
-                    commit: self.commit_took,
-                    age: ages.oldest,
-                    late: ages.late,
-                    trace,
-                });
+                self.report(&incoming, batch.bytes, sent, process, trace);
                 Ok(Settled::Committed)
             }
             Err(Unsettled::Aborted(reason)) => {
-                self.metrics.aborts.inc();
-                self.failed_commits += 1;
-                if self.failed_commits >= FAILED_COMMITS_MAX && self.handler.store().is_none() {
-                    return Err(End::restart(reason));
-                }
-                let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(2));
-                let wait = (0..self.failed_commits.min(10))
-                    .map(|_| backoff.next_wait())
-                    .last();
-                tracing::warn!(
-                    lane = self.task,
-                    reason,
-                    ?wait,
-                    "batch not committed; it is handled again"
-                );
-                Ok(Settled::Again(wait.unwrap_or_default()))
+                self.spans.undone("aborted", &reason);
+                self.aborted(reason)
             }
-            Err(Unsettled::End(end)) => Err(end),
+            Err(Unsettled::End(end)) => {
+                self.spans.undone("lane_restart", "the lane begins again");
+                Err(end)
+            }
         }
     }
 
-    /// Says of dead letters what came of the first one, at most once a second: a storm of them is counted
-    /// by the metrics.
-    fn tell_dead(
+    /// Tells metrics and log of a batch just committed.
+    fn report(
         &mut self,
         incoming: &[Incoming<'_>],
-        dead: u64,
-        failed: Option<(usize, Option<SpanContext>)>,
+        bytes: usize,
+        sent: usize,
+        process: Duration,
+        trace: Option<TraceId>,
     ) {
-        self.dead_letters += dead;
-        let said = self.dead_said_at;
-        let Some((index, trace)) = failed else {
-            return;
-        };
-        let Decision::Dead { cause, .. } = self.judge.decision(index) else {
-            return;
-        };
-        if said.is_some_and(|said| said.elapsed() < DEAD_SAID_EVERY) {
-            return;
+        let dead = self.judge.count(&self.metrics);
+        if let Some((index, cause)) = self.judge.failures().next() {
+            let trace = self.spans.context(index);
+            self.dead_letters.tell(dead, &incoming[index], cause, trace);
         }
-        let record = &incoming[index];
-        let count = std::mem::take(&mut self.dead_letters);
-        self.dead_said_at = Some(Instant::now());
-        let trace_id = trace.as_ref().map(|trace| trace.trace_id().to_string());
-        // So that the line belongs to the trace where logs are exported.
-        let context = Context::new().with_remote_span_context(trace.unwrap_or(SpanContext::NONE));
-        let _current = context.attach();
+        let ages = Ages::of(incoming, self.config.latency_objective);
+        self.metrics.committed(&Committed {
+            records: incoming.len(),
+            bytes,
+            sent,
+            process,
+            commit: self.commit_took,
+            age: ages.oldest,
+            late: ages.late,
+            trace,
+        });
+    }
+
+    /// The batch is to be handled again; where that helps no more, the lane begins again.
+    fn aborted(&mut self, reason: String) -> Result<Settled, End> {
+        self.metrics.aborts.inc();
+        self.failed_commits += 1;
+        if self.failed_commits >= FAILED_COMMITS_MAX && self.handler.store().is_none() {
+            return Err(End::restart(reason));
+        }
+        let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(2));
+        let wait = (0..self.failed_commits.min(10))
+            .map(|_| backoff.next_wait())
+            .last();
         tracing::warn!(
-            topic = record.topic,
-            partition = record.partition,
-            offset = record.offset,
-            reason = cause.class,
-            trace_id,
-            count,
-            "dead-lettered: {}",
-            cause.message
+            lane = self.task,
+            reason,
+            ?wait,
+            "batch not committed; it is handled again"
         );
+        Ok(Settled::Again(wait.unwrap_or_default()))
     }
-
-    /// Sends all, then commits; returns how many records were sent.
-    fn deliver(
-        &mut self,
-        producer: &LaneProducer,
-        consumer: &LaneConsumer,
-        incoming: &[Incoming<'_>],
-        batch: &Batch<'_>,
-        attempt: u32,
-    ) -> Result<usize, Unsettled> {
-        let transactional = self.config.delivery == Delivery::ExactlyOnce;
-        if transactional {
-            producer
-                .begin()
-                .map_err(|error| Unsettled::End(restart_of(&error)))?;
-        }
-        let sent = self.send_all(producer, incoming, attempt);
-        let sent = match sent.and_then(|sent| confirmed(producer).map(|()| sent)) {
-            Ok(sent) => sent,
-            Err(undelivered) => {
-                self.refuse_if_too_large(&undelivered, incoming);
-                let reason = undelivered.reason;
-                return Err(match transactional {
-                    true => self.abort(producer, reason),
-                    false => Unsettled::Aborted(reason),
-                });
-            }
-        };
-        self.spans.delivered();
-        let settling = Instant::now();
-        let mut store_span = None;
-        let spans = batch.spans();
-        let next: Vec<(i32, i64)> = spans.iter().map(|s| (s.partition, s.next)).collect();
-        let offsets = consumer
-            .offsets(&next)
-            .map_err(|e| Unsettled::End(End::restart(e)))?;
-        if transactional {
-            self.commit_transaction(producer, consumer, &offsets)?;
-        } else {
-            if let Some(store) = self.handler.store() {
-                store.commit(&spans).map_err(store_failure)?;
-                store_span = store.describe();
-            }
-            self.keep_offsets(consumer, &offsets);
-        }
-        let settling = Settling {
-            start: settling,
-            end: Instant::now(),
-            store: store_span,
-        };
-        self.spans.settled(incoming, self.judge.steps(), &settling);
-        Ok(sent)
-    }
-
-    /// Ends the open transaction, and these offsets with it.
-    fn commit_transaction(
-        &self,
-        producer: &LaneProducer,
-        consumer: &LaneConsumer,
-        offsets: &TopicPartitionList,
-    ) -> Result<(), Unsettled> {
-        let group = consumer
-            .client
-            .group_metadata()
-            .ok_or_else(|| Unsettled::End(End::restart("no group metadata")))?;
-        self.in_transaction(producer, || producer.send_offsets(offsets, &group))?;
-        self.in_transaction(producer, || producer.commit())
-    }
-
-    /// Commits where the lane stands when nothing comes: past transaction markers, which otherwise would
-    /// stay as lag. Exactly once by a transaction too: a commit of the consumer's own could arrive after
-    /// the next transaction's and take the offset back.
-    fn commit_idle(&mut self, producer: &LaneProducer, consumer: &LaneConsumer) -> Result<(), End> {
-        let positions = consumer.positions().map_err(End::restart)?;
-        let news: Vec<(i32, i64)> = positions
-            .into_iter()
-            .filter(|(partition, next)| self.idle.get(partition) != Some(next))
-            .collect();
-        if news.is_empty() {
-            return Ok(());
-        }
-        let offsets = consumer.offsets(&news).map_err(End::restart)?;
-        let result = match self.config.delivery {
-            Delivery::ExactlyOnce => producer
-                .begin()
-                .map_err(|error| Unsettled::End(restart_of(&error)))
-                .and_then(|()| self.commit_transaction(producer, consumer, &offsets)),
-            Delivery::AtLeastOnce => {
-                let commit = consumer.client.commit(&offsets, CommitMode::Async);
-                commit.map_err(|error| Unsettled::Aborted(error.to_string()))
-            }
-        };
-        match result {
-            Ok(()) => self.idle.extend(news),
-            Err(Unsettled::Aborted(reason)) => {
-                tracing::debug!(lane = self.task, reason, "idle position not committed");
-            }
-            Err(Unsettled::End(end)) => return Err(end),
-        }
-        Ok(())
-    }
-
-    /// At-least-once: the client keeps the offsets and commits them now and then. A request for each batch
-    /// would pile up where the coordinator is slower than the lane, and heartbeats wait behind them.
-    fn keep_offsets(&mut self, consumer: &LaneConsumer, offsets: &TopicPartitionList) {
-        match consumer.client.store_offsets(offsets) {
-            Ok(()) => self.offsets_kept = true,
-            Err(error) => tracing::debug!(%error, "offsets not kept"),
-        }
-        if self.offsets_at.elapsed() >= OFFSETS_EVERY {
-            self.commit_kept(consumer);
-        }
-    }
-
-    /// Not waited for: a later commit includes it, and a redelivery is harmless.
-    fn commit_kept(&mut self, consumer: &LaneConsumer) {
-        if std::mem::take(&mut self.offsets_kept) {
-            self.offsets_at = Instant::now();
-            if let Err(error) = consumer.client.commit_consumer_state(CommitMode::Async) {
-                tracing::debug!(%error, "offsets not committed");
-            }
-        }
-    }
-
-    /// Repeats a transaction's call while its error says that this may help.
-    fn in_transaction(
-        &self,
-        producer: &LaneProducer,
-        call: impl Fn() -> Result<(), KafkaError>,
-    ) -> Result<(), Unsettled> {
-        let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
-        loop {
-            let error = match call() {
-                Ok(()) => return Ok(()),
-                Err(error) => error,
-            };
-            self.status.progress();
-            match &error {
-                KafkaError::Transaction(detail) if detail.txn_requires_abort() => {
-                    return Err(self.abort(producer, error.to_string()));
-                }
-                KafkaError::Transaction(detail)
-                    if detail.is_retriable() && backoff.attempts() < 5 =>
-                {
-                    self.stop.sleep(backoff.next_wait());
-                }
-                _ => return Err(Unsettled::End(restart_of(&error))),
-            }
-        }
-    }
-
-    fn abort(&self, producer: &LaneProducer, reason: String) -> Unsettled {
-        match producer.abort() {
-            Ok(()) => Unsettled::Aborted(reason),
-            Err(error) => Unsettled::End(match restart_of(&error) {
-                End::Restart {
-                    reason: cause,
-                    fenced,
-                } => End::Restart {
-                    reason: format!("{reason}; abort failed: {cause}"),
-                    fenced,
-                },
-                end => end,
-            }),
-        }
-    }
-}
-
-/// Waits for Kafka's confirmations.
-fn confirmed(producer: &LaneProducer) -> Result<(), Undelivered> {
-    producer.wait_delivered().map_err(|failure| Undelivered {
-        reason: match &failure {
-            Some(failure) => failure.error.to_string(),
-            None => "Kafka did not confirm in time".to_owned(),
-        },
-        failure,
-    })
 }
 
 fn incoming<'a>(
@@ -731,53 +528,5 @@ fn incoming<'a>(
         timestamp_ms: message.timestamp().to_millis(),
         headers: Headers(message.headers()),
         polled_at,
-    }
-}
-
-/// How long ago the records of a batch were produced.
-struct Ages {
-    oldest: Option<Duration>,
-    /// Records older than the objective.
-    late: usize,
-}
-
-impl Ages {
-    fn of(incoming: &[Incoming<'_>], objective: Option<Duration>) -> Self {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        let now = now.unwrap_or_default().as_millis() as i64;
-        let in_time = objective.map_or(i64::MIN, |objective| now - objective.as_millis() as i64);
-        let (mut oldest, mut late) = (i64::MAX, 0);
-        for produced in incoming.iter().filter_map(|record| record.timestamp_ms) {
-            oldest = oldest.min(produced);
-            late += usize::from(produced < in_time);
-        }
-        let oldest = (oldest != i64::MAX).then(|| now.saturating_sub(oldest).max(0));
-        Ages {
-            oldest: oldest.map(|ms| Duration::from_millis(ms.unsigned_abs())),
-            late,
-        }
-    }
-}
-
-fn restart_of(error: &KafkaError) -> End {
-    let fenced = matches!(
-        error.rdkafka_error_code(),
-        Some(
-            RDKafkaErrorCode::ProducerFenced
-                | RDKafkaErrorCode::InvalidProducerEpoch
-                | RDKafkaErrorCode::Fenced
-        )
-    );
-    End::Restart {
-        reason: error.to_string(),
-        fenced,
-    }
-}
-
-fn store_failure(failure: Failure) -> Unsettled {
-    match failure {
-        Failure::Retry(cause) => Unsettled::Aborted(cause.to_string()),
-        Failure::DeadLetter(cause) => Unsettled::End(End::restart(cause)),
-        Failure::Fatal(cause) => Unsettled::End(End::Fatal(cause)),
     }
 }

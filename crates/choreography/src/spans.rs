@@ -351,7 +351,7 @@ impl Spans {
         }
     }
 
-    /// The batch is durable: ends its spans.
+    /// The batch is durable: ends its spans. Their contexts are known until the next batch.
     pub fn settled(&mut self, incoming: &[Incoming<'_>], steps: &[Step], settling: &Settling) {
         if self.records.is_empty() {
             return;
@@ -390,7 +390,6 @@ impl Spans {
             }
             traced.process.end_with_timestamp(end);
         }
-        records.clear();
         self.records = records;
     }
 
