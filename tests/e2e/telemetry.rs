@@ -11,6 +11,7 @@ use crate::harness::{
     client::{Client, Raw, record},
     collector::{Collector, hex},
     eventually, http, oracle,
+    process::Process,
     world::World,
 };
 
@@ -24,21 +25,45 @@ fn traced(id: &str, value: String) -> Raw {
     raw
 }
 
+/// Four services that tell a collector, and a record sent to them.
+struct Run {
+    world: World,
+    collector: Collector,
+    services: Vec<Process>,
+}
+
+impl Run {
+    /// With a record that is stored.
+    fn stored(partitions: i32) -> Self {
+        let record = traced("p-1", record("r1", "p-1", 148));
+        let run = Run::with(partitions, &record);
+        oracle::stored(&run.world, run.services[3].address(), 1);
+        run
+    }
+
+    fn with(partitions: i32, record: &Raw) -> Self {
+        let world = World::new(partitions);
+        let collector = Collector::start();
+        let services = collector.start_all(&world, ("parentbased_always_on", ""));
+        let client = Client::new(&world);
+        client.send(&world.topics().inbox, record);
+        client.flush();
+        Run {
+            world,
+            collector,
+            services,
+        }
+    }
+}
+
 #[test]
 fn every_services_metrics_reach_the_collector_by_opentelemetrys_names() {
-    let world = World::new(2);
-    let collector = Collector::start();
-    let services = collector.start_all(&world, ("parentbased_always_on", ""));
-    let client = Client::new(&world);
-    client.send(
-        &world.topics().inbox,
-        &traced("p-1", record("r1", "p-1", 148)),
-    );
-    client.flush();
-    oracle::stored(&world, services[3].address(), 1);
+    let run = Run::stored(2);
     for stage in Stage::ALL {
         eventually("the record is counted at the collector", PATIENCE, || {
-            let metric = collector.metric(stage.name(), "messaging.client.consumed.messages")?;
+            let metric = run
+                .collector
+                .metric(stage.name(), "messaging.client.consumed.messages")?;
             let Some(Data::Sum(sum)) = metric.data else {
                 panic!("a counter is a sum: {metric:?}");
             };
@@ -55,27 +80,19 @@ fn every_services_metrics_reach_the_collector_by_opentelemetrys_names() {
             "messaging.process.duration",
             "messaging.client.operation.duration",
         ] {
-            eventually(name, PATIENCE, || collector.metric(stage.name(), name));
+            eventually(name, PATIENCE, || run.collector.metric(stage.name(), name));
         }
     }
     eventually("the model's times", PATIENCE, || {
-        collector.metric("inference", "quadrille.model.stage.duration")
+        run.collector
+            .metric("inference", "quadrille.model.stage.duration")
     });
 }
 
 #[test]
 fn a_duration_shows_the_trace_of_one_that_took_it() {
-    let world = World::new(1);
-    let collector = Collector::start();
-    let services = collector.start_all(&world, ("parentbased_always_on", ""));
-    let client = Client::new(&world);
-    client.send(
-        &world.topics().inbox,
-        &traced("p-1", record("r1", "p-1", 148)),
-    );
-    client.flush();
-    oracle::stored(&world, services[3].address(), 1);
-    let (_, text) = http::get(services[1].address(), "/metrics");
+    let run = Run::stored(1);
+    let (_, text) = http::get(run.services[1].address(), "/metrics");
     let example = format!("# {{trace_id=\"{TRACE}\"}}");
     let shown = |line: &str| {
         line.starts_with("messaging_process_duration_seconds_bucket") && line.contains(&example)
@@ -85,14 +102,9 @@ fn a_duration_shows_the_trace_of_one_that_took_it() {
 
 #[test]
 fn a_dead_letter_is_logged_with_its_trace() {
-    let world = World::new(1);
-    let collector = Collector::start();
-    let services = collector.start_all(&world, ("parentbased_always_on", ""));
-    let client = Client::new(&world);
-    client.send(&world.topics().inbox, &traced("p-1", "not JSON".to_owned()));
-    client.flush();
+    let run = Run::with(1, &traced("p-1", "not JSON".to_owned()));
     let record = eventually("the line is at the collector", PATIENCE, || {
-        let mut lines = collector.logs("ingest");
+        let mut lines = run.collector.logs("ingest");
         lines.retain(|line| hex(&line.trace_id) == TRACE);
         lines.pop()
     });
@@ -102,6 +114,6 @@ fn a_dead_letter_is_logged_with_its_trace() {
         panic!("a text: {body:?}");
     };
     assert!(body.starts_with("dead-lettered: "), "{body}");
-    let log = services[0].log();
+    let log = run.services[0].log();
     assert!(log.contains(&format!("\"trace_id\":\"{TRACE}\"")), "{log}");
 }
