@@ -8,11 +8,38 @@ use quadrille_service::Error;
 /// Where pipeline files are when nothing else is said.
 pub const FOLDER_DEFAULT: &str = "pipelines";
 
+/// The flag of commands that read pipeline files.
+#[derive(Debug, clap::Args)]
+pub struct PipelineArg {
+    /// A pipeline file, or a folder of them.
+    #[arg(
+        long,
+        env = "QUADRILLE_PIPELINE",
+        default_value = FOLDER_DEFAULT,
+        value_name = "PATH"
+    )]
+    pipeline: PathBuf,
+}
+
+impl PipelineArg {
+    /// # Errors
+    /// What is wrong with a file, its line, and the fix.
+    pub fn all(&self) -> Result<Vec<Pipeline>, Error> {
+        all(&self.pipeline)
+    }
+
+    /// # Errors
+    /// As [`PipelineArg::all`]; or there are several.
+    pub fn one(&self) -> Result<Pipeline, Error> {
+        one(&self.pipeline)
+    }
+}
+
 /// All pipelines of a file or folder.
 ///
 /// # Errors
 /// What is wrong with a file, its line, and the fix.
-pub fn all(path: &Path) -> Result<Vec<Pipeline>, Error> {
+fn all(path: &Path) -> Result<Vec<Pipeline>, Error> {
     Pipeline::load(path).map_err(|error| Error::Config(format!("--pipeline: {error}")))
 }
 
@@ -20,7 +47,7 @@ pub fn all(path: &Path) -> Result<Vec<Pipeline>, Error> {
 ///
 /// # Errors
 /// As [`all`]; or there are several.
-pub fn one(path: &Path) -> Result<Pipeline, Error> {
+fn one(path: &Path) -> Result<Pipeline, Error> {
     let mut pipelines = all(path)?;
     match (pipelines.pop(), pipelines.is_empty()) {
         (Some(pipeline), true) => Ok(pipeline),

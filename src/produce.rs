@@ -16,7 +16,8 @@ use tokio::sync::mpsc;
 
 use crate::{
     kafka::{Kafka, blocking},
-    output, pipelines,
+    output,
+    pipelines::PipelineArg,
     rows::{CsvRows, Item, JsonRows, Naming},
 };
 use send::{Inbox, Pace};
@@ -49,14 +50,8 @@ pub struct Args {
     #[arg(value_name = "FILE|-")]
     file: PathBuf,
 
-    /// The pipeline file.
-    #[arg(
-        long,
-        env = "QUADRILLE_PIPELINE",
-        default_value = pipelines::FOLDER_DEFAULT,
-        value_name = "PATH"
-    )]
-    pipeline: PathBuf,
+    #[command(flatten)]
+    pipeline: PipelineArg,
 
     /// What the file holds [default: by its name, or its first byte].
     #[arg(long, value_enum)]
@@ -92,7 +87,7 @@ fn rate(text: &str) -> Result<f64, String> {
 /// # Errors
 /// Wrong usage, Kafka does not answer, or records are not in Kafka.
 pub async fn run(args: Args) -> Result<(), Error> {
-    let pipeline = pipelines::one(&args.pipeline)?;
+    let pipeline = args.pipeline.one()?;
     if args.repeat > 1 && args.file == Path::new("-") {
         let message = "--repeat: standard input can be read once only; give a file";
         return Err(Error::Config(message.to_owned()));

@@ -1,9 +1,6 @@
 //! `quadrille scale-advice`: what comes in, what is done, what is left, and how many replicas that needs.
 
-use std::{
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use quadrille_choreography::{Admin, AdminError, GroupProgress};
 use quadrille_proto::Stage;
@@ -13,7 +10,7 @@ use serde_json::json;
 use crate::{
     kafka::{Kafka, blocking},
     output::{self, Table},
-    pipelines,
+    pipelines::PipelineArg,
 };
 
 /// Of its capacity a replica should use, so that a burst or a lost replica is borne.
@@ -31,14 +28,8 @@ KEDA's Kafka scaler would set with this --lag-threshold; it knows the lag only, 
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// A pipeline file, or a folder of them.
-    #[arg(
-        long,
-        env = "QUADRILLE_PIPELINE",
-        default_value = pipelines::FOLDER_DEFAULT,
-        value_name = "PATH"
-    )]
-    pipeline: PathBuf,
+    #[command(flatten)]
+    pipeline: PipelineArg,
 
     #[command(flatten)]
     kafka: Kafka,
@@ -63,7 +54,7 @@ pub struct Args {
 /// # Errors
 /// Kafka does not answer, or topics are missing.
 pub async fn run(args: Args) -> Result<(), Error> {
-    let pipelines = pipelines::all(&args.pipeline)?;
+    let pipelines = args.pipeline.all()?;
     let names: Vec<String> = pipelines.iter().map(|p| p.name().to_owned()).collect();
     let cluster = args.kafka.cluster()?;
     let window = Duration::from_secs(args.window);

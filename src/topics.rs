@@ -1,7 +1,5 @@
 //! `quadrille topics`: a pipeline's topics made, or looked at.
 
-use std::path::PathBuf;
-
 use quadrille_choreography::{Admin, AdminError, TopicSpec};
 use quadrille_pipeline::Pipeline;
 use quadrille_proto::{Topics, dlq_of};
@@ -10,7 +8,7 @@ use quadrille_service::Error;
 use crate::{
     kafka::{Kafka, blocking},
     output::{self, Table},
-    pipelines,
+    pipelines::PipelineArg,
 };
 
 /// Partitions of new topics: room for eight lanes.
@@ -32,14 +30,8 @@ pub enum Command {
 
 #[derive(Debug, clap::Args)]
 struct Which {
-    /// A pipeline file, or a folder of them.
-    #[arg(
-        long,
-        env = "QUADRILLE_PIPELINE",
-        default_value = pipelines::FOLDER_DEFAULT,
-        value_name = "PATH"
-    )]
-    pipeline: PathBuf,
+    #[command(flatten)]
+    pipeline: PipelineArg,
 
     #[command(flatten)]
     kafka: Kafka,
@@ -191,7 +183,7 @@ fn survey(admin: &Admin, specs: Vec<TopicSpec>) -> Result<Survey, AdminError> {
 }
 
 fn create(args: &CreateArgs) -> Result<(), Error> {
-    let pipelines = pipelines::all(&args.which.pipeline)?;
+    let pipelines = args.which.pipeline.all()?;
     let admin = Admin::connect(&args.which.kafka.cluster()?)?;
     let mut table = Table::new(&["TOPIC", "PARTITIONS", ""]);
     let mut listed = std::collections::HashSet::new();
@@ -244,7 +236,7 @@ fn to_create(
 }
 
 fn check(args: &CheckArgs) -> Result<(), Error> {
-    let pipelines = pipelines::all(&args.which.pipeline)?;
+    let pipelines = args.which.pipeline.all()?;
     let admin = Admin::connect(&args.which.kafka.cluster()?)?;
     let mut table = Table::new(&["TOPIC", "PARTITIONS", "MESSAGE BYTES MAX"]);
     let mut listed = std::collections::HashSet::new();

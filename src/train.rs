@@ -18,7 +18,7 @@ use quadrille_model::{
 use quadrille_pipeline::{Invalid, Pipeline, training};
 use quadrille_service::Error;
 
-use crate::{kafka::blocking, output, pipelines, preview};
+use crate::{kafka::blocking, output, pipelines::PipelineArg, preview};
 
 /// Training data is held in memory, several times.
 const DATA_BYTES_MAX: u64 = 1 << 30;
@@ -35,14 +35,8 @@ Examples:
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// The pipeline file: its fields, features, model inputs and label.
-    #[arg(
-        long,
-        env = "QUADRILLE_PIPELINE",
-        default_value = pipelines::FOLDER_DEFAULT,
-        value_name = "PATH"
-    )]
-    pipeline: PathBuf,
+    #[command(flatten)]
+    pipeline: PipelineArg,
 
     /// A CSV file with the pipeline's fields and its label's column.
     #[arg(long, value_name = "FILE.csv")]
@@ -201,7 +195,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
 }
 
 fn run_blocking(args: &Args) -> Result<(), Error> {
-    let pipeline = pipelines::one(&args.pipeline)?;
+    let pipeline = args.pipeline.one()?;
     let options = args.options(&pipeline)?;
     if args.keep && args.out.join("manifest.json").is_file() {
         return output::print(format_args!("{}: kept", args.out.display())).map(drop);
