@@ -1,6 +1,6 @@
 //! The broker behind `up`: embedded, a local Apache Kafka, or one that runs already.
 
-use std::any::Any;
+use std::{any::Any, mem::ManuallyDrop};
 
 use quadrille_choreography::{Admin, Cluster, EmbeddedBroker, TopicSpec};
 use quadrille_local::{Kafka, kafka::DataDir};
@@ -14,7 +14,7 @@ const PARTITIONS: i32 = 4;
 /// Kafka's default, which the embedded broker has too.
 const MESSAGE_BYTES_MAX: usize = 1_048_588;
 
-/// A broker to work with; one that was started here ends when this is dropped.
+/// A broker to work with; a Kafka that was started here ends when this is dropped.
 pub struct Broker {
     cluster: Cluster,
     kind: &'static str,
@@ -75,7 +75,8 @@ pub async fn start(args: &Args, pipelines: Vec<String>) -> Result<Broker, Error>
             cluster: broker.cluster().map_err(failed)?,
             kind: "embedded broker, keeps nothing",
             keeps: false,
-            _running: Some(Box::new(broker)),
+            // It ends with the process: clients that are closing yet would complain of its absence.
+            _running: Some(Box::new(ManuallyDrop::new(broker))),
         })
     })
     .await
