@@ -34,8 +34,9 @@ const PIPELINES_DEFAULT: &str = "pipelines";
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub struct Args {
-    /// Start a local Apache Kafka (fetched once with Maven) and keep its data.
-    #[arg(long, conflicts_with = "bootstrap_servers")]
+    /// Start a local Apache Kafka (fetched once with Maven) and keep its data; goes before
+    /// --bootstrap-servers, which a shell may have exported.
+    #[arg(long)]
     kafka: bool,
 
     /// With --kafka: only the broker, for services started on their own.
