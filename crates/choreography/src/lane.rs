@@ -40,8 +40,10 @@ use crate::{
 const IDLE_WAIT: Duration = Duration::from_millis(200);
 /// How often the position is committed when nothing comes.
 const IDLE_COMMIT_EVERY: Duration = Duration::from_secs(1);
-/// A busy lane rests for this many times the duration of its last commit before it commits again.
+/// A busy lane rests for this many times the usual duration of its commits before it commits again.
 const LINGER_PER_COMMIT: u32 = 2;
+/// Commits over which that duration is smoothed.
+const SMOOTHING: u32 = 8;
 /// And for this long at least: batches of one record would keep a core busy.
 const LINGER_MIN: Duration = Duration::from_millis(2);
 /// How often what is left to read is written down.
@@ -126,8 +128,8 @@ pub(crate) struct Lane<H: Handler> {
     handled: BTreeMap<i32, i64>,
     last_commit: Instant,
     dead_letters: DeadLetters,
-    /// How long the last batch's sends and commit took.
-    commit_took: Duration,
+    /// How long a batch's sends and commit take, smoothed: one that stalled does not hold up the next.
+    commit_takes: Duration,
     /// Of each partition the position last committed without a record.
     idle: BTreeMap<i32, i64>,
     /// At-least-once: the client holds offsets that are not committed; when it last committed some.
@@ -168,7 +170,7 @@ impl<H: Handler> Lane<H> {
             handled: BTreeMap::new(),
             last_commit: Instant::now(),
             dead_letters: DeadLetters::default(),
-            commit_took: Duration::ZERO,
+            commit_takes: Duration::ZERO,
             idle: BTreeMap::new(),
             offsets_kept: false,
             offsets_at: Instant::now(),
@@ -360,7 +362,7 @@ impl<H: Handler> Lane<H> {
     /// In proportion to what a commit takes now: where brokers or cores are busy, fewer and larger
     /// transactions answer sooner than many small ones that wait for each other.
     fn linger(&self) -> Duration {
-        (self.commit_took * LINGER_PER_COMMIT)
+        (self.commit_takes * LINGER_PER_COMMIT)
             .max(LINGER_MIN)
             .min(self.config.limits.linger_max)
     }
@@ -451,8 +453,9 @@ impl<H: Handler> Lane<H> {
         let result = self.deliver(producer, consumer, &incoming, batch, attempt);
         match result {
             Ok(sent) => {
-                self.commit_took = started.elapsed().saturating_sub(process);
-                self.report(&incoming, batch.bytes, sent, process, trace);
+                let commit = started.elapsed().saturating_sub(process);
+                self.commit_takes = (self.commit_takes * (SMOOTHING - 1) + commit) / SMOOTHING;
+                self.report(&incoming, batch.bytes, sent, (process, commit), trace);
                 Ok(Settled::Committed)
             }
             Err(Unsettled::Aborted(reason)) => {
@@ -472,7 +475,7 @@ impl<H: Handler> Lane<H> {
         incoming: &[Incoming<'_>],
         bytes: usize,
         sent: usize,
-        process: Duration,
+        (process, commit): (Duration, Duration),
         trace: Option<TraceId>,
     ) {
         let dead = self.judge.count(&self.metrics);
@@ -486,7 +489,7 @@ impl<H: Handler> Lane<H> {
             bytes,
             sent,
             process,
-            commit: self.commit_took,
+            commit,
             age: ages.oldest,
             late: ages.late,
             trace,
