@@ -59,16 +59,16 @@ impl Pump<'_> {
             committed: AtomicU64::new(0),
             stop: AtomicBool::new(false),
         });
-        let lanes: Vec<JoinHandle<anyhow::Result<()>>> = (0..self.lanes)
-            .map(|index| {
+        // All are there before one joins the group: a member that comes later costs the others their
+        // generation, and with it the transaction they are in.
+        let lanes = (0..self.lanes)
+            .map(|index| self.lane(index))
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        let lanes: Vec<JoinHandle<anyhow::Result<()>>> = lanes
+            .into_iter()
+            .enumerate()
+            .map(|(index, lane)| {
                 let progress = Arc::clone(&progress);
-                let lane = Names {
-                    servers: self.broker.servers().to_owned(),
-                    input: self.input.to_owned(),
-                    output: self.output.to_owned(),
-                    group: self.group.to_owned(),
-                    index,
-                };
                 let thread = std::thread::Builder::new().name(format!("reference-{index}"));
                 thread.spawn(move || {
                     let result = lane.run(&progress);
@@ -93,34 +93,11 @@ impl Pump<'_> {
         }
         done.and(measured)
     }
-}
 
-struct Names {
-    servers: String,
-    input: String,
-    output: String,
-    group: String,
-    index: usize,
-}
-
-impl Names {
-    fn run(&self, progress: &Progress) -> anyhow::Result<()> {
-        let producer = Events::connect(&self.servers, &format!("{}-{}", self.group, self.index))?;
-        let consumer = self.consumer()?;
-        let mut next = [None; PARTITIONS as usize];
-        while !progress.stop.load(Ordering::Relaxed) {
-            let sent = self.copy(&consumer, &producer, &mut next, progress)?;
-            if sent > 0 {
-                self.commit(&consumer, &producer, &mut next)?;
-                progress.committed.fetch_add(sent as u64, Ordering::SeqCst);
-            }
-        }
-        Ok(())
-    }
-
-    fn consumer(&self) -> anyhow::Result<BaseConsumer> {
-        let consumer: BaseConsumer = client(&self.servers)
-            .set("group.id", &self.group)
+    fn lane(&self, index: usize) -> anyhow::Result<Lane> {
+        let servers = self.broker.servers();
+        let consumer: BaseConsumer = client(servers)
+            .set("group.id", self.group)
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
             .set("isolation.level", "read_committed")
@@ -128,8 +105,35 @@ impl Names {
             .set("partition.assignment.strategy", "cooperative-sticky")
             .set("fetch.queue.backoff.ms", "2")
             .create()?;
+        Ok(Lane {
+            producer: Events::connect(servers, &format!("{}-{index}", self.group))?,
+            consumer,
+            input: self.input.to_owned(),
+            output: self.output.to_owned(),
+        })
+    }
+}
+
+struct Lane {
+    producer: Events,
+    consumer: BaseConsumer,
+    input: String,
+    output: String,
+}
+
+impl Lane {
+    fn run(&self, progress: &Progress) -> anyhow::Result<()> {
+        let (producer, consumer) = (&self.producer, &self.consumer);
         consumer.subscribe(&[&self.input])?;
-        Ok(consumer)
+        let mut next = [None; PARTITIONS as usize];
+        while !progress.stop.load(Ordering::Relaxed) {
+            let sent = self.copy(consumer, producer, &mut next, progress)?;
+            if sent > 0 {
+                self.commit(consumer, producer, &mut next)?;
+                progress.committed.fetch_add(sent as u64, Ordering::SeqCst);
+            }
+        }
+        Ok(())
     }
 
     /// Polls up to a transaction's worth and sends it; returns how many.
