@@ -286,6 +286,50 @@ fn requests_over_http_and_grpc_are_the_roots_of_what_they_cause() {
 }
 
 #[test]
+fn what_a_stream_pushes_belongs_to_its_call() {
+    let world = World::new(2);
+    let collector = Collector::start();
+    let services = collector.start_all(&world, ON_DEMAND);
+    let runtime = Runtime::new().expect("tokio");
+    runtime.block_on(async {
+        let mut ingest = IngestServiceClient::connect(url(&services[0]))
+            .await
+            .expect("connected");
+        let submits = ["r1", "r2"].map(|id| SubmitRequest {
+            pipeline: world.pipeline.clone(),
+            record: Some(structure(&record(id, id, 148))),
+            ..SubmitRequest::default()
+        });
+        let mut request = Request::new(tokio_stream::iter(submits));
+        let context = traceparent(1, "01").parse::<MetadataValue<_>>();
+        let context = context.expect("a header");
+        request.metadata_mut().insert("traceparent", context);
+        let stream = ingest.submit_stream(request).await.expect("a stream");
+        let mut acknowledgements = stream.into_inner();
+        while acknowledgements.message().await.expect("one").is_some() {}
+    });
+    let of_call = |spans: &[Received]| {
+        let mut names: Vec<_> = spans
+            .iter()
+            .filter(|r| r.service == "ingest")
+            .map(|r| r.span.name.clone())
+            .collect();
+        names.sort();
+        names
+    };
+    let spans = collector.trace(&trace_id(1), |spans| of_call(spans).len() >= 3);
+    let send = format!("send {}", world.topics().records);
+    let call = "quadrille.v1.IngestService/SubmitStream".to_owned();
+    assert_eq!(of_call(&spans), [call.clone(), send.clone(), send]);
+    let call = spans.iter().find(|r| r.span.name == call).expect("it");
+    for sent in spans.iter().filter(|r| r.span.name.starts_with("send ")) {
+        if sent.service == "ingest" {
+            assert_eq!(sent.span.parent_span_id, call.span.span_id);
+        }
+    }
+}
+
+#[test]
 fn a_dead_letter_and_its_redrive_stay_in_the_records_trace() {
     let world = World::new(2);
     let collector = Collector::start();

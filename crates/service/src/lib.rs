@@ -2,6 +2,7 @@
 //!
 //! This crate does not know what any of the services does.
 
+mod answer;
 mod args;
 pub mod fields;
 mod health;

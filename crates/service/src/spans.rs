@@ -3,13 +3,15 @@
 use std::time::Instant;
 
 use axum::{
+    body::Body,
     extract::{MatchedPath, Request, State},
+    http::StatusCode,
     middleware::Next,
     response::Response,
 };
 use opentelemetry::{
     Context, KeyValue,
-    trace::{FutureExt, SpanContext, SpanKind, Status, TraceContextExt},
+    trace::{self, FutureExt, SpanContext, SpanKind, SpanRef, TraceContextExt},
 };
 use quadrille_telemetry::{
     Tracing,
@@ -18,9 +20,9 @@ use quadrille_telemetry::{
     traces::{FORCE_HEADER, NewSpan, context_of, forces},
 };
 
-use tonic::Code;
+use tonic::{Code, Status};
 
-use crate::server::is_grpc;
+use crate::{answer::Answer, server::is_grpc};
 
 /// The label of what is not one of our routes or methods: a path as it came would make a series of each.
 const OTHER: &str = "_OTHER";
@@ -49,14 +51,27 @@ pub(crate) async fn tell(State(telling): State<Telling>, request: Request, next:
         Some(context) => next.run(request).with_context(context.clone()).await,
         None => next.run(request).await,
     };
-    if let Some(context) = &context {
-        finish(context, &response, grpc);
-    }
-    let trace = context.map(|context| context.span().span_context().clone());
+    let trace = context
+        .as_ref()
+        .map(|context| context.span().span_context().clone());
     let trace = trace.filter(SpanContext::is_sampled);
     let trace = trace.map(|trace| trace.trace_id());
-    if grpc {
-        let code = grpc_status(&response).unwrap_or(Code::Ok);
+    if !grpc {
+        let status = response.status();
+        if let Some(context) = &context {
+            finish_http(&context.span(), status);
+        }
+        let status = status.as_u16();
+        telling
+            .metrics
+            .http(method.as_str(), &place, status, began.elapsed(), trace);
+        return response;
+    }
+    let of_span = context.clone();
+    let end = move |code| {
+        if let Some(context) = &of_span {
+            finish_grpc(&context.span(), code);
+        }
         let method = if code == Code::Unimplemented {
             OTHER
         } else {
@@ -65,13 +80,14 @@ pub(crate) async fn tell(State(telling): State<Telling>, request: Request, next:
         telling
             .metrics
             .rpc(method, code_name(code), began.elapsed(), trace);
-    } else {
-        let status = response.status().as_u16();
-        telling
-            .metrics
-            .http(method.as_str(), &place, status, began.elapsed(), trace);
+    };
+    match Status::from_header_map(response.headers()) {
+        Some(status) => {
+            end(status.code());
+            response
+        }
+        None => response.map(|body| Body::new(Answer::new(body, context, end))),
     }
-    response
 }
 
 fn begin(tracing: &Tracing, request: &Request, grpc: bool) -> Option<Context> {
@@ -89,12 +105,6 @@ fn begin(tracing: &Tracing, request: &Request, grpc: bool) -> Option<Context> {
     let forced = forces(header(FORCE_HEADER));
     let span = tracing.begin_in(&parent, describe(request, grpc), forced)?;
     Some(Context::new().with_span(span))
-}
-
-/// A status in the trailers, after a body, is not seen here.
-fn grpc_status(response: &Response) -> Option<Code> {
-    let status = response.headers().get("grpc-status")?;
-    Some(Code::from_bytes(status.as_bytes()))
 }
 
 /// As the gRPC specification writes it.
@@ -147,26 +157,24 @@ fn describe(request: &Request, grpc: bool) -> NewSpan {
     NewSpan::new(name, SpanKind::Server).with(attributes)
 }
 
-/// What came of it, as far as the head of the answer says.
-fn finish(context: &Context, response: &Response, grpc: bool) {
-    let span = context.span();
-    if grpc {
-        if let Some(code) = grpc_status(response).filter(|code| *code != Code::Ok) {
-            let code = code_name(code);
-            span.set_attribute(KeyValue::new("rpc.response.status_code", code));
-            span.set_attribute(KeyValue::new("error.type", code));
-            span.set_status(Status::error(format!("gRPC status {code}")));
-        }
-    } else {
-        let status = response.status();
-        span.set_attribute(KeyValue::new(
-            "http.response.status_code",
-            i64::from(status.as_u16()),
-        ));
-        if status.is_server_error() {
-            span.set_attribute(KeyValue::new("error.type", status.as_str().to_owned()));
-            span.set_status(Status::error(""));
-        }
+fn finish_grpc(span: &SpanRef<'_>, code: Code) {
+    if code != Code::Ok {
+        let code = code_name(code);
+        span.set_attribute(KeyValue::new("rpc.response.status_code", code));
+        span.set_attribute(KeyValue::new("error.type", code));
+        span.set_status(trace::Status::error(format!("gRPC status {code}")));
+    }
+    span.end();
+}
+
+fn finish_http(span: &SpanRef<'_>, status: StatusCode) {
+    span.set_attribute(KeyValue::new(
+        "http.response.status_code",
+        i64::from(status.as_u16()),
+    ));
+    if status.is_server_error() {
+        span.set_attribute(KeyValue::new("error.type", status.as_str().to_owned()));
+        span.set_status(trace::Status::error(""));
     }
     span.end();
 }
