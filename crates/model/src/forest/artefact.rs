@@ -12,7 +12,7 @@
 //!
 //! The child for `>` lies next to the one for `<=`; children come after their parents.
 
-use super::{Error, Forest, Node, TREES_MAX, check_size};
+use super::{Error, Forest, Node, TREES_MAX, check_size, kernel::Kernel};
 
 /// The first bytes of a forest's artefact.
 pub const MAGIC: &[u8; 8] = b"QDFOREST";
@@ -80,9 +80,9 @@ impl Forest {
             inputs: inputs as usize,
             roots: (0..trees).map_while(|_| rest.u32()).collect(),
             nodes: (0..nodes).map_while(|_| rest.node()).collect(),
+            kernel: Kernel::default(),
         };
-        forest.validate()?;
-        Ok(forest)
+        forest.compiled()
     }
 }
 

@@ -8,11 +8,13 @@
 
 mod artefact;
 pub mod fit;
+mod kernel;
 
 pub use artefact::MAGIC;
 
 use std::fmt;
 
+use self::kernel::Kernel;
 use crate::INPUTS_MAX;
 
 /// The most splits between a root and a leaf: bounds the time one row can take.
@@ -82,7 +84,7 @@ pub enum SourceNode {
     },
 }
 
-/// A node as it is walked: 16 bytes, four to a cache line.
+/// A node as it is kept.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Node {
     /// The threshold of a split, the probability of a leaf.
@@ -99,6 +101,8 @@ pub struct Forest {
     /// Where each tree begins in `nodes`; it ends where the next one begins.
     roots: Vec<u32>,
     nodes: Vec<Node>,
+    /// Empty until the nodes are validated.
+    kernel: Kernel,
 }
 
 /// Its size, not its nodes: there are too many to look at.
@@ -123,6 +127,7 @@ impl Forest {
             inputs,
             roots: Vec::with_capacity(trees.len()),
             nodes: Vec::with_capacity(trees.iter().map(Vec::len).sum()),
+            kernel: Kernel::default(),
         };
         for (tree, source) in trees.iter().enumerate() {
             forest
@@ -133,8 +138,14 @@ impl Forest {
                     problem,
                 })?;
         }
-        forest.validate()?;
-        Ok(forest)
+        forest.compiled()
+    }
+
+    /// Ready to score, if its nodes are sound.
+    fn compiled(mut self) -> Result<Self, Error> {
+        self.validate()?;
+        self.kernel = Kernel::new(self.inputs, &self.roots, &self.nodes);
+        Ok(self)
     }
 
     /// Appends one tree, level by level, so that siblings are neighbours and children come after their parents.
@@ -259,32 +270,16 @@ impl Forest {
 
     /// Appends the probability of each of `rows` (row-major, n × [`Forest::inputs`], nothing missing).
     ///
-    /// Trees outside, rows inside: a tree stays in the cache while all rows walk it. So hand over some hundred rows, not
-    /// millions, at a time.
+    /// A row's leaves are summed in the order of the trees, whatever comes with it: the same row has the same answer.
     pub fn score(&self, rows: &[f64], probabilities: &mut Vec<f64>) {
         let first = probabilities.len();
         probabilities.resize(first + rows.len() / self.inputs, 0.0);
         let sums = &mut probabilities[first..];
-        for &root in &self.roots {
-            for (row, sum) in rows.chunks_exact(self.inputs).zip(&mut *sums) {
-                *sum += self.leaf(root, row);
-            }
-        }
+        self.kernel.add(rows, sums);
         let trees = self.roots.len() as f64;
         for sum in sums {
             *sum /= trees;
         }
-    }
-
-    /// The value of the leaf where `row` ends in the tree that begins at `root`.
-    #[inline]
-    fn leaf(&self, root: u32, row: &[f64]) -> f64 {
-        let mut node = self.nodes[root as usize];
-        while node.child != 0 {
-            let at_most = row[node.input as usize] <= node.value;
-            node = self.nodes[(node.child + u32::from(!at_most)) as usize];
-        }
-        node.value
     }
 }
 
@@ -301,6 +296,8 @@ fn index_u32(index: usize) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn leaf(value: f64) -> SourceNode {
@@ -347,6 +344,107 @@ mod tests {
         let mut probabilities = vec![9.0];
         forest.score(&[-1.0, 0.0, 1.0, 1.0, 1.0, 2.0], &mut probabilities);
         assert_eq!(probabilities, [9.0, 0.25, 0.375, 0.75]);
+    }
+
+    /// A tree grown from a stream of choices: where there are none left, and at depth 12, leaves.
+    fn grow(choices: &mut impl Iterator<Item = (bool, usize, f64, f64)>) -> Vec<SourceNode> {
+        let mut tree = vec![];
+        let mut wanted = vec![0];
+        while let Some(depth) = wanted.pop() {
+            let at = tree.len();
+            match choices.next() {
+                Some((true, input, threshold, _)) if depth < 12 => {
+                    // Depth first: the last one asked for comes next.
+                    let next = at + 1;
+                    tree.push(split(input, threshold, next, usize::MAX));
+                    wanted.extend([depth + 1, depth + 1]);
+                }
+                Some((.., value)) => tree.push(leaf(value)),
+                None => tree.push(leaf(0.5)),
+            }
+        }
+        link(&mut tree, 0);
+        tree
+    }
+
+    /// Sets the second child of every split of a depth-first tree; returns where the subtree ends.
+    fn link(tree: &mut [SourceNode], at: usize) -> usize {
+        if matches!(tree[at], SourceNode::Leaf { .. }) {
+            return at + 1;
+        }
+        let second = link(tree, at + 1);
+        if let SourceNode::Split { above, .. } = &mut tree[at] {
+            *above = second;
+        }
+        link(tree, second)
+    }
+
+    /// The definition.
+    fn walk(tree: &[SourceNode], row: &[f64]) -> f64 {
+        let mut at = 0;
+        loop {
+            match tree[at] {
+                SourceNode::Leaf { value } => return value,
+                SourceNode::Split {
+                    input,
+                    threshold,
+                    at_most,
+                    above,
+                } => {
+                    at = if row[input] <= threshold {
+                        at_most
+                    } else {
+                        above
+                    }
+                }
+            }
+        }
+    }
+
+    /// Few values, so that rows lie on thresholds; and the edges of what a float is.
+    fn value() -> impl Strategy<Value = f64> {
+        prop_oneof![
+            4 => (-3..4_i8).prop_map(f64::from),
+            1 => Just(f64::INFINITY),
+            1 => Just(f64::NEG_INFINITY),
+            1 => Just(-0.0),
+            1 => Just(f64::MIN_POSITIVE / 2.0),
+            1 => Just(1.0 + f64::EPSILON),
+            1 => any::<f64>().prop_filter("a number", |value| !value.is_nan()),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn walks_at_once_end_where_each_alone_does(
+            choices in prop::collection::vec((prop::bool::weighted(0.6), 0..3_usize, value(), 0.0..=1.0), 0..400),
+            trees in 1..40_usize,
+            rows in prop::collection::vec(prop_oneof![9 => value(), 1 => Just(f64::NAN)], 0..900),
+        ) {
+            let mut choices = choices.into_iter();
+            let trees: Vec<_> = (0..trees).map(|_| grow(&mut choices)).collect();
+            let forest = Forest::new(3, &trees).unwrap();
+            let rows = &rows[..rows.len() / 3 * 3];
+            let mut found = vec![];
+            forest.score(rows, &mut found);
+            let mean = |row: &[f64]| trees.iter().map(|tree| walk(tree, row)).sum::<f64>() / trees.len() as f64;
+            let expected: Vec<f64> = rows.chunks(3).map(mean).collect();
+            prop_assert_eq!(found, expected);
+        }
+    }
+
+    #[test]
+    fn a_thousand_trees_and_more_rows_than_a_block_are_scored_as_each_alone() {
+        let tree = |n: usize| vec![split(n % 2, n as f64, 1, 2), leaf(0.25), leaf(1.0)];
+        let trees: Vec<_> = (0..1_000).map(tree).collect();
+        let forest = Forest::new(2, &trees).unwrap();
+        let rows: Vec<f64> = (0..2_006).map(f64::from).collect();
+        let mut found = vec![];
+        forest.score(&rows, &mut found);
+        for (row, found) in rows.chunks(2).zip(found) {
+            let mean = trees.iter().map(|tree| walk(tree, row)).sum::<f64>() / 1_000.0;
+            assert_eq!(found, mean, "{row:?}");
+        }
     }
 
     #[test]
