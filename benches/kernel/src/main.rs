@@ -1,17 +1,21 @@
 //! Rows a second of the forest kernel, one thread, by batch size, beside a plain walk: the same trees in flat
-//! arrays, one row and one tree at a time. Contenders take turns; medians of the rounds.
+//! arrays, one row and one tree at a time; and beside ONNX Runtime, where a Python has it. Contenders take
+//! turns; medians of the rounds.
 
+mod peer;
 mod plain;
 
 use std::{
     hint::black_box,
+    path::PathBuf,
+    process::ExitCode,
     time::{Duration, Instant},
 };
 
 use clap::Parser;
 use quadrille_model::forest::{Forest, SourceNode};
 
-use crate::plain::Plain;
+use crate::{peer::Peer, plain::Plain};
 
 /// Rows a second of a forest, against a plain walk of the same trees
 #[derive(Parser)]
@@ -34,6 +38,10 @@ struct Options {
     #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     rounds: u32,
 
+    /// A Python that has numpy, onnx and onnxruntime: ONNX Runtime takes part
+    #[arg(long, value_name = "PYTHON")]
+    onnxruntime: Option<PathBuf>,
+
     /// Milliseconds of a contender's turn
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..=60_000))]
     turn: u64,
@@ -42,21 +50,28 @@ struct Options {
 /// Distinct rows, so that branches cannot be learned.
 const ROWS: usize = 16_384;
 
-fn main() {
-    let options = Options::parse();
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     let trees: Vec<Vec<SourceNode>> = (0..options.trees)
         .map(|_| tree(options.depth, options.inputs, &mut random))
         .collect();
     let inputs = options.inputs as usize;
-    let forest = match Forest::new(inputs, &trees) {
-        Ok(forest) => forest,
-        Err(error) => {
-            eprintln!("error: {error}");
-            std::process::exit(1);
-        }
-    };
+    let forest = Forest::new(inputs, &trees)?;
     let plain = Plain::new(inputs, &trees);
+    let mut peer = match &options.onnxruntime {
+        Some(python) => Some(Peer::start(python, inputs, &trees)?),
+        None => None,
+    };
     let rows: Vec<f64> = (0..ROWS * inputs).map(|_| random.share()).collect();
     let (mut ours, mut theirs) = (vec![], vec![]);
     forest.score(&rows, &mut ours);
@@ -67,24 +82,33 @@ fn main() {
         "{} trees, depth {}, {} inputs; one thread; medians of {} rounds",
         options.trees, options.depth, options.inputs, options.rounds
     );
-    println!("batch  plain rows/s  kernel rows/s  ratio");
+    println!("batch  kernel rows/s  plain rows/s  ratio  ONNX Runtime rows/s  ratio");
     let turn = Duration::from_millis(options.turn);
-    for batch in &options.batch {
-        let batch = *batch as usize * inputs;
-        let mut rates = (vec![], vec![]);
+    for &batch in &options.batch {
+        let batch = batch as usize;
+        let (mut kernels, mut plains, mut peers) = (vec![], vec![], vec![]);
         for _ in 0..options.rounds {
-            rates.0.push(rate(&rows, batch, inputs, turn, |rows, out| {
+            plains.push(rate(&rows, batch * inputs, inputs, turn, |rows, out| {
                 plain.score(rows, out);
             }));
-            rates.1.push(rate(&rows, batch, inputs, turn, |rows, out| {
+            kernels.push(rate(&rows, batch * inputs, inputs, turn, |rows, out| {
                 forest.score(rows, out);
             }));
+            if let Some(peer) = &mut peer {
+                peers.push(peer.rate(batch, turn)?);
+            }
         }
-        let (plain, kernel) = (median(rates.0), median(rates.1));
-        let batch = batch / inputs;
-        let ratio = kernel / plain;
-        println!("{batch:>5}  {plain:>12.0}  {kernel:>13.0}  {ratio:>5.2}");
+        let (kernel, plain, peer) = (median(kernels), median(plains), median(peers));
+        print!(
+            "{batch:>5}  {kernel:>13.0}  {plain:>12.0}  {:>5.2}",
+            kernel / plain
+        );
+        match peer.is_nan() {
+            true => println!("  not asked for (--onnxruntime)"),
+            false => println!("  {peer:>19.0}  {:>5.2}", kernel / peer),
+        }
     }
+    Ok(())
 }
 
 /// Rows a second over a turn.
