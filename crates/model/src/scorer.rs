@@ -5,7 +5,7 @@ use std::fmt;
 use crate::forest::Forest;
 use crate::logistic::Logistic;
 use crate::preprocess::Preprocess;
-use crate::{INPUTS_MAX, Model};
+use crate::{INPUTS_MAX, Model, Outputs};
 
 /// Rows are prepared and scored in blocks of this many, so that block, sums and one tree stay in the first-level cache.
 const BLOCK_ROWS: usize = 128;
@@ -58,6 +58,7 @@ impl Kernel {
 /// A kernel behind its preprocessing.
 pub(crate) struct Scorer {
     inputs: Vec<String>,
+    outputs: Outputs,
     preprocess: Preprocess,
     kernel: Kernel,
 }
@@ -79,6 +80,7 @@ impl Scorer {
     /// The parts differ in width, the inputs' names are not usable, or the preprocessing is not.
     pub(crate) fn new(
         inputs: Vec<String>,
+        outputs: Outputs,
         preprocess: Preprocess,
         kernel: Kernel,
     ) -> Result<Self, Error> {
@@ -102,6 +104,7 @@ impl Scorer {
         }
         Ok(Self {
             inputs,
+            outputs,
             preprocess,
             kernel,
         })
@@ -128,6 +131,10 @@ pub(crate) fn check_inputs(inputs: &[String]) -> Result<(), Error> {
 impl Model for Scorer {
     fn inputs(&self) -> &[String] {
         &self.inputs
+    }
+
+    fn outputs(&self) -> &Outputs {
+        &self.outputs
     }
 
     fn score(&self, rows: &[f64], probabilities: &mut Vec<f64>) {

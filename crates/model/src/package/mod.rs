@@ -17,11 +17,11 @@ pub use inputs::{Difference, OutOfOrder};
 pub use manifest::{Artefact, Digest, FORMAT, Labels, Manifest, Training};
 use sha2::{Digest as _, Sha256};
 
-use crate::Model;
 use crate::forest::{self, Forest};
 use crate::logistic::{self, Logistic};
 use crate::scorer::{self, Kernel, Scorer};
 use crate::train::{Algorithm, Trained};
+use crate::{Model, Outputs};
 
 /// The manifest's file name.
 pub const MANIFEST_FILE: &str = "manifest.json";
@@ -191,7 +191,8 @@ impl Package {
             Algorithm::LogisticRegression => Kernel::Logistic(Logistic::decode(&artefact_bytes)?),
         };
         let inputs = manifest.inputs.clone();
-        let model = Scorer::new(inputs, manifest.preprocess.clone(), kernel)?;
+        let outputs = Outputs::Binary(manifest.labels.clone());
+        let model = Scorer::new(inputs, outputs, manifest.preprocess.clone(), kernel)?;
         Ok(Self {
             manifest,
             manifest_bytes,
