@@ -435,7 +435,7 @@ impl<H: Handler> Lane<H> {
             .collect();
         self.spans.open(&incoming, batch.first_at, batch.polled_at);
         if let Err(cause) = self.judge.decide(&mut self.handler, &incoming) {
-            self.spans.undone(cause.class, &cause.message);
+            self.spans.undone(&incoming, cause.class, &cause.message);
             return Err(End::Fatal(cause));
         }
         self.spans
@@ -444,8 +444,8 @@ impl<H: Handler> Lane<H> {
         let last_attempt = attempt >= self.config.limits.attempts_max;
         if self.judge.wants_retry() && !last_attempt {
             self.metrics.retries.inc();
-            self.spans
-                .undone("retry", "a record of the batch is to be tried again");
+            let reason = "a record of the batch is to be tried again";
+            self.spans.undone(&incoming, "retry", reason);
             return Ok(Settled::Again(self.attempts.next_wait()));
         }
         let process = started.elapsed();
@@ -459,11 +459,12 @@ impl<H: Handler> Lane<H> {
                 Ok(Settled::Committed)
             }
             Err(Unsettled::Aborted(reason)) => {
-                self.spans.undone("aborted", &reason);
+                self.spans.undone(&incoming, "aborted", &reason);
                 self.aborted(reason)
             }
             Err(Unsettled::End(end)) => {
-                self.spans.undone("lane_restart", "the lane begins again");
+                let reason = "the lane begins again";
+                self.spans.undone(&incoming, "lane_restart", reason);
                 Err(end)
             }
         }

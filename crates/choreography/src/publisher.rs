@@ -10,7 +10,7 @@ use std::{
 
 use opentelemetry::{
     Context, KeyValue,
-    trace::{Span as _, SpanKind, TraceContextExt},
+    trace::{SpanKind, TraceContextExt},
 };
 use quadrille_telemetry::{
     Tracing,
@@ -174,11 +174,7 @@ impl Publisher {
                 }
             });
         thread.map_err(|error| KafkaError::ClientCreation(error.to_string()))?;
-        let mut attributes = vec![
-            KeyValue::new("messaging.system", "kafka"),
-            KeyValue::new("messaging.client.id", name.to_owned()),
-        ];
-        attributes.extend(spans::server(cluster.bootstrap_servers()));
+        let attributes = spans::sender(name, cluster.bootstrap_servers());
         Ok(Publisher(Arc::new(Inner {
             tracing,
             attributes,
@@ -234,7 +230,7 @@ impl Publisher {
                 }),
             };
             if let (Some(span), Err(error)) = (&mut span, &answer) {
-                spans::fail(span, error.class(), &error.to_string());
+                span.fail(error.class(), &error.to_string());
             }
             answer
         }
@@ -254,11 +250,18 @@ impl Inner {
             return None;
         }
         let mut attributes = self.attributes.clone();
-        attributes.extend(spans::sending(
-            publication.topic,
-            publication.partition,
-            Some(publication.key),
+        attributes.push(KeyValue::new(
+            "messaging.destination.name",
+            publication.topic.to_owned(),
         ));
+        attributes.push(KeyValue::new(
+            "messaging.destination.partition.id",
+            publication.partition.to_string(),
+        ));
+        if let Ok(key) = std::str::from_utf8(publication.key) {
+            let key = KeyValue::new("messaging.kafka.message.key", key.to_owned());
+            attributes.push(key);
+        }
         let name = format!("send {}", publication.topic);
         let span = NewSpan::new(name, SpanKind::Producer).with(attributes);
         self.tracing.begin(Some(parent), span)

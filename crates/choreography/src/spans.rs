@@ -5,19 +5,22 @@
 
 use std::{
     ffi::CStr,
-    sync::Arc,
+    ops::Range,
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
 use opentelemetry::{
-    KeyValue, StringValue, TraceId,
-    trace::{Span as _, SpanContext, SpanKind, Status},
+    KeyValue, TraceId,
+    trace::{SpanContext, SpanKind},
 };
 use quadrille_proto::Topics;
 use quadrille_telemetry::{
     Tracing,
     propagation::{TRACEPARENT, TRACESTATE, is_valid_traceparent},
-    traces::{LINKS_MAX, NewSpan, Span, context_of, forces, traceparent},
+    traces::{
+        Attributes, LINKS_MAX, Recorder, SpanRecord, Traceparent, Value, context_of, forces,
+        nanoseconds,
+    },
 };
 
 use rdkafka::message::{Header, OwnedHeaders};
@@ -55,76 +58,118 @@ pub(crate) struct Settling {
     pub store: Option<StoreSpan>,
 }
 
+/// A `send` that has begun.
+struct Sent {
+    context: SpanContext,
+    start_ns: u64,
+    /// Which of [`Spans::outputs`].
+    output: usize,
+    /// Where its own attributes lie in [`Spans::sent`].
+    attributes: Range<usize>,
+}
+
+/// A traced record of the batch in hand.
 struct Traced {
     index: usize,
-    process: Span,
-    send: Option<Span>,
-    failed: bool,
+    context: SpanContext,
+    parent: Option<SpanContext>,
+    start_ns: u64,
+    send: Option<Sent>,
+    failed: Option<(&'static str, String)>,
+}
+
+/// What the spans of one kind have in common.
+struct Kind {
+    name: String,
+    kind: SpanKind,
+    attributes: Attributes,
+}
+
+impl Kind {
+    fn new(operation: (&str, &str), kind: SpanKind, topic: &str, common: &Attributes) -> Self {
+        let (name, r#type) = operation;
+        let mut attributes = common.clone();
+        attributes.push("messaging.operation.name", Value::Text(name));
+        attributes.push("messaging.operation.type", Value::Text(r#type));
+        attributes.push("messaging.destination.name", Value::Text(topic));
+        Kind {
+            name: format!("{name} {topic}"),
+            kind,
+            attributes,
+        }
+    }
+}
+
+/// What spans say of a broker and a client.
+fn clients(config: &StageConfig, lane: usize, group: bool) -> Attributes {
+    let mut attributes = Attributes::default();
+    attributes.push("messaging.system", Value::Text("kafka"));
+    if group {
+        attributes.push("messaging.consumer.group.name", Value::Text(&config.group));
+    }
+    let client = format!("{}-{}-{lane}", config.group, config.instance);
+    attributes.push("messaging.client.id", Value::Text(&client));
+    let (host, port) = server(config.cluster.bootstrap_servers());
+    attributes.push("server.address", Value::Text(host));
+    if let Some(port) = port {
+        attributes.push("server.port", Value::Number(port));
+    }
+    attributes
 }
 
 /// One lane's traced records of the batch in hand.
 pub(crate) struct Spans {
     tracing: Tracing,
+    recorder: Recorder,
     /// Whether records without a context begin a trace here.
     begins: bool,
     delivery: Delivery,
-    topic: Arc<str>,
-    poll: String,
-    process: String,
-    commit: String,
-    common: Vec<KeyValue>,
+    poll: Kind,
+    process: Kind,
+    commit: Kind,
+    /// Of producers: a consumer's group says nothing of what a producer does.
+    sender: Attributes,
+    /// `send`, by topic.
+    outputs: Vec<(String, Kind)>,
     random: u64,
     objective_ms: Option<i64>,
     /// Slow records that may still be traced, and since when: a backlog is slow as a whole.
     slow: (u32, Instant),
     records: Vec<Traced>,
-    clock: (Instant, SystemTime),
+    clock: (Instant, u64),
     batch: Option<SpanContext>,
-}
-
-/// An attribute of many spans: cloned without copying its text.
-fn shared(key: &'static str, text: Arc<str>) -> KeyValue {
-    KeyValue::new(key, StringValue::from(text))
-}
-
-fn operation(name: &'static str, kind: &'static str) -> [KeyValue; 2] {
-    [
-        KeyValue::new("messaging.operation.name", name),
-        KeyValue::new("messaging.operation.type", kind),
-    ]
+    /// Own attributes of the batch's `send`s.
+    sent: Vec<u8>,
+    /// When Kafka had confirmed all of them.
+    delivered_ns: Option<u64>,
+    /// Of the span being told, beside its kind's.
+    own: Attributes,
 }
 
 impl Spans {
     pub fn new(tracing: Tracing, config: &StageConfig, lane: usize) -> Self {
         let topic = &config.input;
-        let mut common = vec![
-            KeyValue::new("messaging.system", "kafka"),
-            shared(
-                "messaging.consumer.group.name",
-                config.group.as_str().into(),
-            ),
-            shared(
-                "messaging.client.id",
-                format!("{}-{}-{lane}", config.group, config.instance).into(),
-            ),
-        ];
-        common.extend(server(config.cluster.bootstrap_servers()));
-        let seed = SystemTime::now().duration_since(UNIX_EPOCH);
-        let seed = seed.unwrap_or_default().as_nanos() as u64;
+        let common = clients(config, lane, true);
+        let kind = |operation, kind| Kind::new(operation, kind, topic, &common);
+        let seed = nanoseconds(SystemTime::now());
         Spans {
             begins: *topic == Topics::of(&config.pipeline).inbox,
             delivery: config.delivery,
-            poll: format!("poll {topic}"),
-            process: format!("process {topic}"),
-            commit: format!("commit {topic}"),
-            topic: topic.as_str().into(),
-            common,
+            poll: kind(("poll", "receive"), SpanKind::Client),
+            process: kind(("process", "process"), SpanKind::Consumer),
+            commit: kind(("commit", "settle"), SpanKind::Client),
+            sender: clients(config, lane, false),
+            outputs: Vec::new(),
             random: seed ^ ((lane as u64 + 1) << 32) ^ u64::from(std::process::id()),
             objective_ms: config.latency_objective.map(|o| o.as_millis() as i64),
             slow: (SLOW_A_SECOND, Instant::now()),
             records: Vec::new(),
-            clock: (Instant::now(), SystemTime::now()),
+            clock: (Instant::now(), seed),
             batch: None,
+            sent: Vec::new(),
+            delivered_ns: None,
+            own: Attributes::default(),
+            recorder: tracing.recorder(),
             tracing,
         }
     }
@@ -138,49 +183,62 @@ impl Spans {
         z ^ (z >> 31)
     }
 
-    fn time(&self, instant: Instant) -> SystemTime {
-        match instant.checked_duration_since(self.clock.0) {
-            Some(later) => self.clock.1 + later,
-            None => self.clock.1 - self.clock.0.saturating_duration_since(instant),
+    fn time(&self, instant: Instant) -> u64 {
+        let (then, at) = self.clock;
+        match instant.checked_duration_since(then) {
+            Some(later) => at + later.as_nanos() as u64,
+            None => at.saturating_sub(then.saturating_duration_since(instant).as_nanos() as u64),
         }
+    }
+
+    fn set_clock(&mut self) {
+        self.clock = (Instant::now(), nanoseconds(SystemTime::now()));
     }
 
     /// Begins the spans of a batch that is about to be handled; `first_at` to `polled_at` it was gathered.
     pub fn open(&mut self, incoming: &[Incoming<'_>], first_at: Instant, polled_at: Instant) {
         self.records.clear();
+        self.sent.clear();
+        self.delivered_ns = None;
         self.batch = None;
         if !self.tracing.is_on() {
             return;
         }
         let slow_before = self.slow_before();
-        let wanted: Vec<(usize, Option<SpanContext>)> = incoming
-            .iter()
-            .enumerate()
-            .filter_map(|(index, record)| Some((index, self.decide(record, slow_before)?)))
-            .collect();
-        if wanted.is_empty() {
-            return;
+        for (index, record) in incoming.iter().enumerate() {
+            if let Some(parent) = self.decide(record, slow_before) {
+                if self.records.is_empty() {
+                    self.set_clock();
+                }
+                self.begin(index, parent, polled_at);
+            }
         }
-        self.clock = (Instant::now(), SystemTime::now());
-        let links = wanted.iter().filter_map(|(_, parent)| parent.clone());
-        let mut attributes = self.common.clone();
-        attributes.extend(operation("poll", "receive"));
-        attributes.push(self.destination());
-        attributes.push(KeyValue::new(
-            "messaging.batch.message_count",
-            incoming.len() as i64,
-        ));
-        let poll = NewSpan::new(self.poll.clone(), SpanKind::Client)
-            .at(self.time(first_at))
-            .with(attributes)
-            .linked(links.take(LINKS_MAX));
-        if let Some(mut poll) = self.tracing.begin(None, poll) {
-            self.batch = Some(poll.span_context().clone());
-            poll.end_with_timestamp(self.time(polled_at));
+        if !self.records.is_empty() {
+            self.tell_poll(incoming.len(), first_at, polled_at);
         }
-        for (index, parent) in wanted {
-            self.begin(index, &incoming[index], parent, polled_at);
-        }
+    }
+
+    /// The batch's own span, linked to the records it brought.
+    fn tell_poll(&mut self, records: usize, first_at: Instant, polled_at: Instant) {
+        let context = self.tracing.context(None);
+        let brought = self.records.iter().filter_map(|r| r.parent.clone());
+        let links: Vec<SpanContext> = brought.take(LINKS_MAX).collect();
+        self.own.clear();
+        let count = Value::Number(records as i64);
+        self.own.push("messaging.batch.message_count", count);
+        let span = SpanRecord {
+            context: &context,
+            parent: None,
+            name: &self.poll.name,
+            kind: &self.poll.kind,
+            start_ns: self.time(first_at),
+            end_ns: self.time(polled_at),
+            attributes: [self.poll.attributes.as_bytes(), self.own.as_bytes()],
+            links: [None, None],
+            error: None,
+        };
+        self.recorder.record_linked(&span, &links);
+        self.batch = Some(context);
     }
 
     /// The timestamp, in ms, before which a record is slow.
@@ -232,39 +290,15 @@ impl Spans {
         (traced || forced).then_some(parent)
     }
 
-    fn begin(
-        &mut self,
-        index: usize,
-        record: &Incoming<'_>,
-        parent: Option<SpanContext>,
-        polled_at: Instant,
-    ) {
-        let mut attributes = Vec::with_capacity(self.common.len() + 7);
-        attributes.extend_from_slice(&self.common);
-        attributes.extend(operation("process", "process"));
-        attributes.push(self.destination());
-        attributes.push(partition(record.partition));
-        attributes.push(KeyValue::new("messaging.kafka.offset", record.offset));
-        attributes.extend(key(record.key));
-        if record.payload.is_none() {
-            attributes.push(KeyValue::new("messaging.kafka.message.tombstone", true));
-        }
-        let span = NewSpan::new(self.process.clone(), SpanKind::Consumer)
-            .at(self.time(polled_at))
-            .with(attributes)
-            .linked(parent.iter().chain(&self.batch).cloned());
-        if let Some(process) = self.tracing.begin(parent.as_ref(), span) {
-            self.records.push(Traced {
-                index,
-                process,
-                send: None,
-                failed: false,
-            });
-        }
-    }
-
-    fn destination(&self) -> KeyValue {
-        shared("messaging.destination.name", Arc::clone(&self.topic))
+    fn begin(&mut self, index: usize, parent: Option<SpanContext>, polled_at: Instant) {
+        self.records.push(Traced {
+            index,
+            context: self.tracing.context(parent.as_ref()),
+            parent,
+            start_ns: self.time(polled_at),
+            send: None,
+            failed: None,
+        });
     }
 
     /// Marks records that failed; traces those that were not, from here on.
@@ -280,23 +314,14 @@ impl Spans {
         let known = self.records.len();
         for (index, cause) in failures {
             let place = self.records[..known].binary_search_by_key(&index, |r| r.index);
-            let place = place.ok().or_else(|| {
+            let place = place.unwrap_or_else(|_| {
                 if self.records.is_empty() {
-                    self.clock = (Instant::now(), SystemTime::now());
+                    self.set_clock();
                 }
-                let before = self.records.len();
-                self.begin(
-                    index,
-                    &incoming[index],
-                    context(&incoming[index]),
-                    polled_at,
-                );
-                (self.records.len() > before).then_some(before)
+                self.begin(index, context(&incoming[index]), polled_at);
+                self.records.len() - 1
             });
-            if let Some(traced) = place.and_then(|place| self.records.get_mut(place)) {
-                traced.failed = true;
-                fail(&mut traced.process, cause.class, &cause.message);
-            }
+            self.records[place].failed = Some((cause.class, cause.message.clone()));
         }
         if self.records.len() > known {
             self.records.sort_unstable_by_key(|traced| traced.index);
@@ -318,36 +343,37 @@ impl Spans {
             .records
             .binary_search_by_key(&index, |r| r.index)
             .ok()?;
-        let mut attributes: Vec<KeyValue> = self
-            .common
-            .iter()
-            .filter(|a| is_producers(a))
-            .cloned()
-            .collect();
-        attributes.extend(sending(topic, to_partition, to_key));
-        let start = self.time(Instant::now());
-        let traced = self.records.get_mut(place)?;
-        let span = NewSpan::new(format!("send {topic}"), SpanKind::Producer)
-            .at(start)
-            .with(attributes);
-        let span = self
-            .tracing
-            .begin(Some(traced.process.span_context()), span)?;
-        let context = span.span_context().clone();
-        traced.send = Some(span);
+        let output = self.output(topic);
+        self.own.clear();
+        partition(&mut self.own, to_partition);
+        key(&mut self.own, to_key);
+        let from = self.sent.len();
+        self.sent.extend_from_slice(self.own.as_bytes());
+        let start_ns = self.time(Instant::now());
+        let traced = &mut self.records[place];
+        let context = self.tracing.context(Some(&traced.context));
+        traced.send = Some(Sent {
+            context: context.clone(),
+            start_ns,
+            output,
+            attributes: from..self.sent.len(),
+        });
         Some(context)
+    }
+
+    fn output(&mut self, topic: &str) -> usize {
+        let known = self.outputs.iter().position(|(known, _)| known == topic);
+        known.unwrap_or_else(|| {
+            let kind = Kind::new(("send", "send"), SpanKind::Producer, topic, &self.sender);
+            self.outputs.push((topic.to_owned(), kind));
+            self.outputs.len() - 1
+        })
     }
 
     /// Kafka has confirmed what was sent.
     pub fn delivered(&mut self) {
-        if self.records.is_empty() {
-            return;
-        }
-        let now = self.time(Instant::now());
-        for traced in &mut self.records {
-            if let Some(mut send) = traced.send.take() {
-                send.end_with_timestamp(now);
-            }
+        if !self.records.is_empty() {
+            self.delivered_ns = Some(self.time(Instant::now()));
         }
     }
 
@@ -356,74 +382,155 @@ impl Spans {
         if self.records.is_empty() {
             return;
         }
-        let mut records = std::mem::take(&mut self.records);
-        let (start, end) = (self.time(settling.start), self.time(settling.end));
-        for traced in &mut records {
-            let parent = traced.process.span_context().clone();
-            if !traced.failed {
-                for step in steps {
-                    let span =
-                        NewSpan::new(step.name, SpanKind::Internal).at(self.time(step.start));
-                    self.finish(&parent, span, self.time(step.end));
+        let records = std::mem::take(&mut self.records);
+        let settled = (self.time(settling.start), self.time(settling.end));
+        let store = settling.store.as_ref().map(|store| {
+            let pairs = store.attributes.iter();
+            let all =
+                |all: Attributes, (key, value): &(&str, &str)| all.with(key, Value::Text(value));
+            (store.name, pairs.fold(Attributes::default(), all))
+        });
+        for traced in &records {
+            if traced.failed.is_none() {
+                self.tell_steps(traced, steps);
+            }
+            self.tell_send(traced, settled.1, None);
+            match &store {
+                Some(store) => self.tell_store(traced, store, settled),
+                None if self.delivery == Delivery::ExactlyOnce => {
+                    self.tell_commit(traced, &incoming[traced.index], settled);
                 }
+                None => {}
             }
-            let record = &incoming[traced.index];
-            if let Some(store) = &settling.store {
-                let span = NewSpan::new(store.name, SpanKind::Client).at(start).with(
-                    store
-                        .attributes
-                        .iter()
-                        .map(|(k, v)| KeyValue::new(*k, *v))
-                        .collect(),
-                );
-                self.finish(&parent, span, end);
-            } else if self.delivery == Delivery::ExactlyOnce {
-                let mut attributes = self.common.clone();
-                attributes.extend(operation("commit", "settle"));
-                attributes.push(self.destination());
-                attributes.push(partition(record.partition));
-                attributes.push(KeyValue::new("messaging.kafka.offset", record.offset));
-                let span = NewSpan::new(self.commit.clone(), SpanKind::Client)
-                    .at(start)
-                    .with(attributes);
-                self.finish(&parent, span, end);
-            }
-            traced.process.end_with_timestamp(end);
+            let failed = traced.failed.as_ref();
+            let failed = failed.map(|(class, reason)| (*class, reason.as_str()));
+            self.tell_process(traced, &incoming[traced.index], settled.1, failed);
         }
         self.records = records;
+        self.recorder.flush();
+    }
+
+    fn tell_steps(&mut self, traced: &Traced, steps: &[Step]) {
+        for step in steps {
+            let context = self.tracing.context(Some(&traced.context));
+            self.recorder.record(&SpanRecord {
+                context: &context,
+                parent: Some(&traced.context),
+                name: step.name,
+                kind: &SpanKind::Internal,
+                start_ns: self.time(step.start),
+                end_ns: self.time(step.end),
+                attributes: [&[], &[]],
+                links: [None, None],
+                error: None,
+            });
+        }
+    }
+
+    fn tell_send(&mut self, traced: &Traced, now_ns: u64, undone: Option<(&str, &str)>) {
+        let Some(sent) = &traced.send else { return };
+        let kind = &self.outputs[sent.output].1;
+        self.recorder.record(&SpanRecord {
+            context: &sent.context,
+            parent: Some(&traced.context),
+            name: &kind.name,
+            kind: &kind.kind,
+            start_ns: sent.start_ns,
+            end_ns: self.delivered_ns.unwrap_or(now_ns),
+            attributes: [
+                kind.attributes.as_bytes(),
+                &self.sent[sent.attributes.clone()],
+            ],
+            links: [None, None],
+            // What Kafka has confirmed was sent, whatever became of the batch.
+            error: undone.filter(|_| self.delivered_ns.is_none()),
+        });
+    }
+
+    fn tell_store(&mut self, traced: &Traced, store: &(&str, Attributes), settled: (u64, u64)) {
+        let context = self.tracing.context(Some(&traced.context));
+        self.recorder.record(&SpanRecord {
+            context: &context,
+            parent: Some(&traced.context),
+            name: store.0,
+            kind: &SpanKind::Client,
+            start_ns: settled.0,
+            end_ns: settled.1,
+            attributes: [store.1.as_bytes(), &[]],
+            links: [None, None],
+            error: None,
+        });
+    }
+
+    fn tell_commit(&mut self, traced: &Traced, record: &Incoming<'_>, settled: (u64, u64)) {
+        let context = self.tracing.context(Some(&traced.context));
+        place(&mut self.own, record);
+        self.recorder.record(&SpanRecord {
+            context: &context,
+            parent: Some(&traced.context),
+            name: &self.commit.name,
+            kind: &self.commit.kind,
+            start_ns: settled.0,
+            end_ns: settled.1,
+            attributes: [self.commit.attributes.as_bytes(), self.own.as_bytes()],
+            links: [None, None],
+            error: None,
+        });
+    }
+
+    fn tell_process(
+        &mut self,
+        traced: &Traced,
+        record: &Incoming<'_>,
+        end_ns: u64,
+        error: Option<(&str, &str)>,
+    ) {
+        place(&mut self.own, record);
+        key(&mut self.own, record.key);
+        if record.payload.is_none() {
+            self.own
+                .push("messaging.kafka.message.tombstone", Value::Flag(true));
+        }
+        self.recorder.record(&SpanRecord {
+            context: &traced.context,
+            parent: traced.parent.as_ref(),
+            name: &self.process.name,
+            kind: &self.process.kind,
+            start_ns: traced.start_ns,
+            end_ns,
+            attributes: [self.process.attributes.as_bytes(), self.own.as_bytes()],
+            links: [traced.parent.as_ref(), self.batch.as_ref()],
+            error,
+        });
     }
 
     /// The trace of one of the batch's records, where one is traced.
     pub fn example(&self) -> Option<TraceId> {
-        let traced = self.records.first()?;
-        Some(traced.process.span_context().trace_id())
+        Some(self.records.first()?.context.trace_id())
     }
 
     /// The trace of a record of the batch, if it is traced.
     pub fn context(&self, index: usize) -> Option<SpanContext> {
         let place = self.records.binary_search_by_key(&index, |r| r.index);
-        let traced = self.records.get(place.ok()?)?;
-        Some(traced.process.span_context().clone())
-    }
-
-    fn finish(&self, parent: &SpanContext, span: NewSpan, end: SystemTime) {
-        if let Some(mut span) = self.tracing.begin(Some(parent), span) {
-            span.end_with_timestamp(end);
-        }
+        Some(self.records.get(place.ok()?)?.context.clone())
     }
 
     /// This attempt came to nothing: ends its spans, each with the reason.
-    pub fn undone(&mut self, class: &'static str, reason: &str) {
-        for mut traced in self.records.drain(..) {
-            if let Some(mut send) = traced.send.take() {
-                fail(&mut send, class, reason);
-                send.end();
-            }
-            if !traced.failed {
-                fail(&mut traced.process, class, reason);
-            }
-            traced.process.end();
+    pub fn undone(&mut self, incoming: &[Incoming<'_>], class: &'static str, reason: &str) {
+        if self.records.is_empty() {
+            return;
         }
+        let now_ns = self.time(Instant::now());
+        for traced in std::mem::take(&mut self.records) {
+            self.tell_send(&traced, now_ns, Some((class, reason)));
+            let (class, reason) = match &traced.failed {
+                Some((class, reason)) => (*class, reason.as_str()),
+                None => (class, reason),
+            };
+            let record = &incoming[traced.index];
+            self.tell_process(&traced, record, now_ns, Some((class, reason)));
+        }
+        self.recorder.flush();
     }
 }
 
@@ -433,47 +540,48 @@ fn context(record: &Incoming<'_>) -> Option<SpanContext> {
     context_of(traceparent, record.headers.last_text(TRACESTATE))
 }
 
-pub(crate) fn fail(span: &mut Span, class: &'static str, reason: &str) {
-    span.set_attribute(KeyValue::new("error.type", class));
-    span.set_status(Status::error(reason.to_owned()));
+/// Where a record lies.
+fn place(own: &mut Attributes, record: &Incoming<'_>) {
+    own.clear();
+    partition(own, record.partition);
+    own.push("messaging.kafka.offset", Value::Number(record.offset));
 }
 
-fn partition(partition: i32) -> KeyValue {
-    KeyValue::new("messaging.destination.partition.id", partition.to_string())
+fn partition(own: &mut Attributes, partition: i32) {
+    let text = partition.to_string();
+    own.push("messaging.destination.partition.id", Value::Text(&text));
 }
 
-fn key(key: Option<&[u8]>) -> Option<KeyValue> {
-    let key = std::str::from_utf8(key?).ok()?;
-    Some(KeyValue::new("messaging.kafka.message.key", key.to_owned()))
+fn key(own: &mut Attributes, key: Option<&[u8]>) {
+    if let Some(key) = key.and_then(|key| std::str::from_utf8(key).ok()) {
+        own.push("messaging.kafka.message.key", Value::Text(key));
+    }
 }
 
-/// What a `send` span says of the record.
-pub(crate) fn sending(topic: &str, to_partition: i32, to_key: Option<&[u8]>) -> Vec<KeyValue> {
-    let mut attributes = Vec::with_capacity(5);
-    attributes.extend(operation("send", "send"));
-    attributes.push(KeyValue::new(
-        "messaging.destination.name",
-        topic.to_owned(),
-    ));
-    attributes.push(partition(to_partition));
-    attributes.extend(key(to_key));
-    attributes
+/// The first bootstrap server: host and port.
+fn server(bootstrap_servers: &str) -> (&str, Option<i64>) {
+    let first = bootstrap_servers
+        .split(',')
+        .next()
+        .unwrap_or_default()
+        .trim();
+    match first.rsplit_once(':') {
+        Some((host, port)) => (host, port.parse().ok()),
+        None => (first, None),
+    }
 }
 
-/// A consumer's group says nothing of what a producer does.
-fn is_producers(attribute: &KeyValue) -> bool {
-    attribute.key.as_str() != "messaging.consumer.group.name"
-}
-
-/// The first bootstrap server.
-pub(crate) fn server(bootstrap_servers: &str) -> Vec<KeyValue> {
-    let first = bootstrap_servers.split(',').next().unwrap_or_default();
-    let (host, port) = first.trim().rsplit_once(':').unwrap_or((first.trim(), ""));
-    let mut attributes = vec![shared("server.address", host.into())];
-    attributes.extend(
-        port.parse::<i64>()
-            .map(|port| KeyValue::new("server.port", port)),
-    );
+/// What every `send` span of a producer outside the lanes says.
+pub(crate) fn sender(client: &str, bootstrap_servers: &str) -> Vec<KeyValue> {
+    let (host, port) = server(bootstrap_servers);
+    let mut attributes = vec![
+        KeyValue::new("messaging.system", "kafka"),
+        KeyValue::new("messaging.client.id", client.to_owned()),
+        KeyValue::new("messaging.operation.name", "send"),
+        KeyValue::new("messaging.operation.type", "send"),
+        KeyValue::new("server.address", host.to_owned()),
+    ];
+    attributes.extend(port.map(|port| KeyValue::new("server.port", port)));
     attributes
 }
 
@@ -483,6 +591,6 @@ pub(crate) fn carry(headers: Option<OwnedHeaders>, context: &SpanContext) -> Own
     native::remove_header(&mut headers, TRACEPARENT_NAME);
     headers.insert(Header {
         key: TRACEPARENT,
-        value: Some(&traceparent(context)),
+        value: Some(Traceparent::of(context).as_bytes()),
     })
 }

@@ -1,7 +1,16 @@
 //! Where the collector is, and who we are to it: what traces, metrics and logs have in common.
 
+use std::time::Duration;
+
 use opentelemetry::KeyValue;
 use opentelemetry_sdk::Resource;
+use tonic::{
+    metadata::{AsciiMetadataKey, AsciiMetadataValue, MetadataMap},
+    transport::{Channel, Endpoint},
+};
+
+/// How long the collector has to take one export, milliseconds, where `OTEL_EXPORTER_OTLP_TIMEOUT` does not say.
+const TAKEN_WITHIN_MS: u64 = 10_000;
 
 /// What is exported, as the `OTEL_*` variables name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +59,81 @@ pub(crate) fn collector(signal: Signal) -> Result<Option<String>, String> {
     Ok((exports && !off && !endpoint.is_empty()).then_some(endpoint))
 }
 
+/// A signal's own variable, or else the one of all signals; with the name that is set.
+fn of_signal(signal: Signal, what: &str) -> (String, String) {
+    let own = format!("OTEL_EXPORTER_OTLP_{}_{what}", signal.name());
+    let value = variable(&own);
+    match value.is_empty() {
+        false => (own, value),
+        true => {
+            let shared = format!("OTEL_EXPORTER_OTLP_{what}");
+            let value = variable(&shared);
+            (shared, value)
+        }
+    }
+}
+
+/// A connection to the collector, made when it is first used. To be called inside a tokio runtime.
+///
+/// # Errors
+/// Names the variable and what it may be.
+pub(crate) fn channel(endpoint: &str, signal: Signal) -> Result<Channel, String> {
+    let within = match of_signal(signal, "TIMEOUT") {
+        (_, text) if text.is_empty() => TAKEN_WITHIN_MS,
+        (name, text) => match text.parse() {
+            Ok(ms) if ms > 0 => ms,
+            _ => {
+                return Err(format!(
+                    "{name} is {text:?}; it must be milliseconds, 1 or more"
+                ));
+            }
+        },
+    };
+    let endpoint = Endpoint::from_shared(endpoint.to_owned())
+        .map_err(|error| wrong_endpoint(endpoint, error))?;
+    let endpoint = endpoint.timeout(Duration::from_millis(within));
+    Ok(endpoint.tcp_nodelay(true).connect_lazy())
+}
+
+/// What `OTEL_EXPORTER_OTLP_HEADERS` sends along: `key=value`, separated by commas, values percent-encoded.
+///
+/// # Errors
+/// Names the variable and what it may be.
+pub(crate) fn headers(signal: Signal) -> Result<MetadataMap, String> {
+    let (name, text) = of_signal(signal, "HEADERS");
+    parse_headers(&text).ok_or_else(|| {
+        // Not the value: it may hold a password.
+        format!("{name} must be key=value, several separated by commas, values percent-encoded")
+    })
+}
+
+fn parse_headers(text: &str) -> Option<MetadataMap> {
+    let mut headers = MetadataMap::new();
+    for pair in text.split(',').filter(|pair| !pair.trim().is_empty()) {
+        let (key, value) = pair.split_once('=')?;
+        let key = key.trim().to_ascii_lowercase();
+        let key = AsciiMetadataKey::from_bytes(key.as_bytes()).ok()?;
+        let value = AsciiMetadataValue::try_from(percent_decoded(value.trim())?).ok()?;
+        headers.insert(key, value);
+    }
+    Some(headers)
+}
+
+fn percent_decoded(text: &str) -> Option<Vec<u8>> {
+    let mut bytes = text.bytes();
+    let mut decoded = Vec::with_capacity(text.len());
+    while let Some(byte) = bytes.next() {
+        decoded.push(match byte {
+            b'%' => {
+                let mut digit = || (bytes.next()? as char).to_digit(16);
+                (digit()? << 4 | digit()?) as u8
+            }
+            byte => byte,
+        });
+    }
+    Some(decoded)
+}
+
 /// The message for an endpoint that is no URL.
 pub(crate) fn wrong_endpoint(endpoint: &str, error: impl std::fmt::Display) -> String {
     format!("OTEL_EXPORTER_OTLP_ENDPOINT is {endpoint:?}: {error}; give http://host:4317")
@@ -65,4 +149,20 @@ pub(crate) fn resource(service: &str, instance: &str) -> Resource {
             KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
         ])
         .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_are_read_as_opentelemetry_writes_them() {
+        let headers = parse_headers("api-key=a%20b, X-Tenant = t1 ,").unwrap();
+        assert_eq!(headers.get("api-key").unwrap(), "a b");
+        assert_eq!(headers.get("x-tenant").unwrap(), "t1");
+        assert!(parse_headers("").unwrap().is_empty());
+        for wrong in ["key", "=value", "a b=c", "key=%2"] {
+            assert!(parse_headers(wrong).is_none(), "{wrong}");
+        }
+    }
 }

@@ -10,14 +10,16 @@ pub const BAGGAGE: &str = "baggage";
 pub fn is_valid_traceparent(value: &[u8]) -> bool {
     let hex = |part: &[u8]| part.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     let set = |part: &[u8]| part.iter().any(|b| *b != b'0');
-    let parts: Vec<&[u8]> = value.split(|b| *b == b'-').collect();
-    let [version, trace, parent, flags, rest @ ..] = parts.as_slice() else {
+    let Some((known, rest)) = value.split_at_checked(55) else {
         return false;
     };
-    let lengths = version.len() == 2 && trace.len() == 32 && parent.len() == 16 && flags.len() == 2;
+    let dashes = [2, 35, 52].iter().all(|place| known[*place] == b'-');
+    let (version, trace, parent, flags) =
+        (&known[..2], &known[3..35], &known[36..52], &known[53..]);
     let all_hex = [version, trace, parent, flags].iter().all(|part| hex(part));
-    let known = *version != b"ff" && (*version != b"00" || rest.is_empty());
-    lengths && all_hex && known && set(trace) && set(parent)
+    // Later versions may say more, after another dash.
+    let whole = rest.is_empty() || (version != b"00" && rest[0] == b'-');
+    dashes && all_hex && whole && version != b"ff" && set(trace) && set(parent)
 }
 
 #[cfg(test)]
@@ -32,6 +34,13 @@ mod tests {
     }
 
     #[test]
+    fn a_later_version_may_say_more() {
+        assert!(is_valid_traceparent(
+            b"01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-x"
+        ));
+    }
+
+    #[test]
     fn broken_traceparents_are_not() {
         for broken in [
             "",
@@ -41,6 +50,8 @@ mod tests {
             "00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01",
             "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
             "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-x",
+            "01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-011",
+            "00-0af7651916cd43dd8448eb211c80319c_b7ad6b7169203331-01",
         ] {
             assert!(!is_valid_traceparent(broken.as_bytes()), "{broken}");
         }

@@ -18,7 +18,11 @@ use opentelemetry_proto::{
     transform::common::tonic::ResourceAttributesWithSchema,
 };
 use tokio::sync::watch;
-use tonic::transport::{Channel, Endpoint};
+use tonic::{
+    Request,
+    service::{Interceptor, interceptor::InterceptedService},
+    transport::Channel,
+};
 
 use crate::{
     Registry,
@@ -28,9 +32,7 @@ use crate::{
 
 /// `OTEL_METRIC_EXPORT_INTERVAL` where it is not set, milliseconds.
 const EVERY_MS: u64 = 60_000;
-/// How long the collector has to take one push.
-const TAKEN_WITHIN: Duration = Duration::from_secs(10);
-/// And the last one, at the end of a process.
+/// How long the collector has to take the last push, at the end of a process.
 const SHUTDOWN_WITHIN: Duration = Duration::from_secs(2);
 
 /// OpenTelemetry's names of labels that have one.
@@ -74,10 +76,8 @@ impl Push {
         let Some(endpoint) = otlp::collector(Signal::Metrics)? else {
             return Ok(Push::default());
         };
-        let channel = Endpoint::from_shared(endpoint.clone())
-            .map_err(|error| otlp::wrong_endpoint(&endpoint, error))?
-            .timeout(TAKEN_WITHIN)
-            .connect_lazy();
+        let headers = otlp::headers(Signal::Metrics)?;
+        let channel = otlp::channel(&endpoint, Signal::Metrics)?;
         let resource = otlp::resource(service, instance);
         let source = Source {
             registry: registry.clone(),
@@ -86,12 +86,12 @@ impl Push {
         };
         let (stop, stopping) = watch::channel(false);
         let every = Duration::from_millis(every);
-        let task = tokio::spawn(push(
-            MetricsServiceClient::new(channel),
-            source,
-            every,
-            stopping,
-        ));
+        let named = move |mut request: Request<()>| {
+            *request.metadata_mut() = headers.clone();
+            Ok(request)
+        };
+        let client = MetricsServiceClient::with_interceptor(channel, named);
+        let task = tokio::spawn(push(client, source, every, stopping));
         Ok(Push(Some((stop, task))))
     }
 
@@ -104,8 +104,8 @@ impl Push {
     }
 }
 
-async fn push(
-    mut client: MetricsServiceClient<Channel>,
+async fn push<I: Interceptor>(
+    mut client: MetricsServiceClient<InterceptedService<Channel, I>>,
     source: Source,
     every: Duration,
     mut stopping: watch::Receiver<bool>,
