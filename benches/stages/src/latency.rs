@@ -3,6 +3,7 @@
 
 use std::{
     path::Path,
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -18,6 +19,7 @@ use crate::{
     process, quartet,
     quartet::Quartet,
     report::{median, percentile, verdict},
+    sink::Sink,
     watcher::{self, Watcher},
     workload,
 };
@@ -51,6 +53,10 @@ pub struct Options {
     /// Milliseconds between a busy lane's batches, at most [default: as the services have it]
     #[arg(long, value_parser = clap::value_parser!(u64).range(0..=1_000))]
     linger: Option<u64>,
+
+    /// Trace every record, to a collector that forgets; says how many spans were taken and dropped
+    #[arg(long)]
+    traced: bool,
 
     /// Only this delivery
     #[arg(long, value_enum)]
@@ -123,7 +129,13 @@ struct Arena<'a> {
     tag: String,
 }
 
+/// Where services find their collector.
+const COLLECTOR: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+
 pub fn run(options: &Options) -> anyhow::Result<()> {
+    if options.traced && std::env::var_os(COLLECTOR).is_none() {
+        return run_traced();
+    }
     let broker = Broker::start(&[])?;
     let folder = tempfile::tempdir()?;
     let package = forest::train_forest(&*workload::pipeline("bench")?)?;
@@ -160,6 +172,17 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         }
     }
     print_summary(&modes, &rounds);
+    Ok(())
+}
+
+/// Runs this very command again where a collector is set.
+fn run_traced() -> anyhow::Result<()> {
+    let sink = Sink::start()?;
+    let ended = Command::new(std::env::current_exe()?)
+        .args(std::env::args_os().skip(1))
+        .env(COLLECTOR, sink.endpoint())
+        .status()?;
+    ensure!(ended.success(), "the traced run ended with {ended}");
     Ok(())
 }
 
@@ -202,6 +225,7 @@ impl Arena<'_> {
         let measured = self.measure(&name, &database);
         let cpu = process::cpu_of(std::process::id())?.saturating_sub(cpu);
         let busy = cpu.as_secs_f64() / started.elapsed().as_secs_f64() * 100.0;
+        let spans = quartet.spans()?;
         quartet.stop()?;
         let (latencies, late) = measured?;
         self.broker.delete_pipeline(&name)?;
@@ -210,6 +234,7 @@ impl Arena<'_> {
             mode.name(),
             latencies.row(),
         );
+        spans.iter().for_each(|line| println!("       {line}"));
         Ok(latencies)
     }
 

@@ -61,6 +61,17 @@ impl Quartet {
         Ok(Quartet { runtime, members })
     }
 
+    /// What each service says of its spans.
+    pub fn spans(&self) -> anyhow::Result<Vec<String>> {
+        let mut lines = Vec::new();
+        for member in &self.members {
+            let (_, metrics) = http::get(member.address, "/metrics")?;
+            let own = metrics.lines().filter(|line| line.starts_with("otel_sdk"));
+            lines.extend(own.map(|line| format!("{}: {line}", member.stage.name())));
+        }
+        Ok(lines)
+    }
+
     /// Drains all four.
     pub fn stop(self) -> anyhow::Result<()> {
         let mut tasks = Vec::new();
