@@ -22,7 +22,7 @@ Examples:
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
-    /// Create the topics that are missing, dead letters and schemas included.
+    /// Create the topics that are missing, dead letters and shared ones included.
     Create(CreateArgs),
     /// Check that the topics are there and fit each other.
     Check(CheckArgs),
@@ -99,11 +99,9 @@ impl Survey {
         found.and_then(|found| found.message_bytes_max)
     }
 
-    /// The topics that must agree in partitions: all but the shared one.
+    /// The topics that must agree in partitions: all but the shared ones.
     fn own(&self) -> impl Iterator<Item = &Found> {
-        self.topics
-            .iter()
-            .filter(|found| found.spec.name != Topics::SCHEMAS)
+        self.topics.iter().filter(|found| !found.spec.compacted)
     }
 
     /// What keeps a pipeline from running, each with what to do.

@@ -91,6 +91,19 @@ pub struct Topics {
 impl Topics {
     /// Compacted, one partition: schemas by id, for all pipelines.
     pub const SCHEMAS: &'static str = "quadrille.schemas";
+    /// Compacted, one partition: model packages, for all pipelines.
+    pub const MODELS: &'static str = "quadrille.models";
+    /// Compacted, one partition: which model versions serve which pipeline, event by event.
+    pub const DEPLOYMENTS: &'static str = "quadrille.deployments";
+    /// Compacted, one partition: what each replica says of itself.
+    pub const STATUS: &'static str = "quadrille.status";
+    /// The topics all pipelines share.
+    pub const SHARED: [&'static str; 4] = [
+        Topics::SCHEMAS,
+        Topics::MODELS,
+        Topics::DEPLOYMENTS,
+        Topics::STATUS,
+    ];
 
     pub fn of(pipeline: &str) -> Self {
         let topic = |name: &str| format!("{pipeline}.{name}");

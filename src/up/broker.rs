@@ -61,11 +61,7 @@ pub async fn start(args: &Args, pipelines: Vec<String>) -> Result<Broker, Error>
             _running: None,
         });
     }
-    let mut seen = std::collections::HashSet::new();
-    let specs: Vec<TopicSpec> = specs
-        .into_iter()
-        .filter(|spec| seen.insert(spec.name.clone()))
-        .collect();
+    let specs = each_once(specs);
     blocking(move || {
         let failed =
             |error: quadrille_choreography::EmbeddedError| Error::Failed(error.to_string());
@@ -112,16 +108,24 @@ async fn local(args: &Args, specs: Vec<TopicSpec>) -> Result<Broker, Error> {
 /// Creates what is missing; topics that are there keep their partitions.
 fn create(cluster: &Cluster, mut specs: Vec<TopicSpec>) -> Result<(), Error> {
     let admin = Admin::connect(cluster)?;
-    for group in specs.chunk_by_mut(|_, next| !next.compacted) {
+    for group in specs.chunk_by_mut(|before, next| before.compacted == next.compacted) {
+        let own = group.iter_mut().filter(|spec| !spec.compacted);
+        let own: Vec<&mut TopicSpec> = own.collect();
         let mut there = None;
-        for spec in group.iter() {
+        for spec in &own {
             there = there.or(admin.partitions(&spec.name)?);
         }
-        for spec in group.iter_mut().filter(|spec| !spec.compacted) {
+        for spec in own {
             spec.partitions = there.unwrap_or(spec.partitions);
         }
     }
-    specs.dedup_by(|a, b| a.name == b.name);
-    admin.create(&specs)?;
+    admin.create(&each_once(specs))?;
     Ok(())
+}
+
+/// Pipelines share some topics.
+fn each_once(mut specs: Vec<TopicSpec>) -> Vec<TopicSpec> {
+    let mut seen = std::collections::HashSet::new();
+    specs.retain(|spec| seen.insert(spec.name.clone()));
+    specs
 }

@@ -173,7 +173,8 @@ impl Broker {
         for result in block_on(self.admin.create_topics(&topics, &options()))? {
             match result {
                 Ok(name) => self.topics.push(name),
-                Err((name, RDKafkaErrorCode::TopicAlreadyExists)) if name == Topics::SCHEMAS => {}
+                Err((name, RDKafkaErrorCode::TopicAlreadyExists))
+                    if Topics::SHARED.contains(&name.as_str()) => {}
                 Err((name, code)) => bail!("topic {name} was not created: {code}"),
             }
         }

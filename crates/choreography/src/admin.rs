@@ -16,6 +16,8 @@ use crate::{Cluster, StageConfig, client::Plain, dlq::HEADROOM_BYTES, native};
 pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// How often a created topic is looked for.
 const VISIBLE_EVERY: Duration = Duration::from_millis(20);
+/// `max.message.bytes` of the models' topic: the largest package manifest (4 MiB) and room around it.
+pub(crate) const MODELS_BYTES_MAX: usize = (4 << 20) + (64 << 10);
 /// Kafka's default `max.message.bytes`.
 const MESSAGE_BYTES_DEFAULT: usize = 1_048_588;
 
@@ -94,13 +96,19 @@ impl TopicSpec {
             specs.push(spec(topic.to_owned(), message_bytes_max));
             specs.push(spec(dlq_of(topic), message_bytes_max + HEADROOM_BYTES));
         }
-        specs.push(TopicSpec {
-            name: Topics::SCHEMAS.to_owned(),
+        specs.extend(TopicSpec::shared());
+        specs
+    }
+
+    /// The topics all pipelines share: compacted, of one partition.
+    pub fn shared() -> Vec<TopicSpec> {
+        let spec = |name: &str| TopicSpec {
+            name: name.to_owned(),
             partitions: 1,
             compacted: true,
-            message_bytes_max: None,
-        });
-        specs
+            message_bytes_max: (name == Topics::MODELS).then_some(MODELS_BYTES_MAX),
+        };
+        Topics::SHARED.map(spec).to_vec()
     }
 }
 
