@@ -25,6 +25,7 @@ mod redrive;
 mod schemas;
 mod spans;
 mod stage;
+mod table;
 
 pub use admin::{Admin, AdminError, StageTopics, TopicIdentity, TopicSpec};
 pub use backoff::Backoff;
@@ -40,3 +41,7 @@ pub use redrive::{DeadLetter, Redrive, RedriveError, list_dead_letters};
 pub use schemas::{Lookup, SchemaError, Schemas};
 pub use spans::StoreSpan;
 pub use stage::{Health, ResumeFn, Stage, StageError, StageOptions};
+pub use table::{
+    FetchError, Standing, Table, TableError, TableEvent, TableRecord, TableWrite, WriteError,
+    fetch_records, read_table, write_table,
+};

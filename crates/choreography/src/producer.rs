@@ -14,7 +14,7 @@ use std::{
 
 use rdkafka::{
     ClientContext, TopicPartitionList,
-    config::RDKafkaLogLevel,
+    config::{ClientConfig, RDKafkaLogLevel},
     consumer::ConsumerGroupMetadata,
     error::{KafkaError, KafkaResult},
     producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext},
@@ -177,12 +177,17 @@ impl LaneProducer {
                 );
             }
         }
+        Self::start(&settings, &format!("events-{lane}"))
+    }
+
+    /// A producer of these settings, its events served by a thread of this name.
+    pub fn start(settings: &ClientConfig, thread_name: &str) -> KafkaResult<Self> {
         let deliveries = Arc::new(Deliveries::default());
         let producer: Arc<BaseProducer<Events>> =
             Arc::new(settings.create_with_context(Events(Arc::clone(&deliveries)))?);
         let stop = Arc::new(AtomicBool::new(false));
         let thread = std::thread::Builder::new()
-            .name(format!("events-{lane}"))
+            .name(thread_name.to_owned())
             .spawn({
                 let (producer, stop) = (Arc::clone(&producer), Arc::clone(&stop));
                 move || {
@@ -258,7 +263,12 @@ impl LaneProducer {
     /// # Errors
     /// The first failure, or None where the time was up.
     pub fn wait_delivered(&self) -> Result<(), Option<DeliveryFailure>> {
-        self.deliveries.wait(0, TRANSACTION_TIMEOUT)
+        self.wait_delivered_within(TRANSACTION_TIMEOUT)
+    }
+
+    /// As [`LaneProducer::wait_delivered`], with patience of the caller's.
+    pub fn wait_delivered_within(&self, timeout: Duration) -> Result<(), Option<DeliveryFailure>> {
+        self.deliveries.wait(0, timeout)
     }
 
     pub fn send_offsets(

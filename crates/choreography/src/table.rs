@@ -1,0 +1,418 @@
+//! A compacted topic of one partition, read as a table: from its beginning to its end, and on.
+//!
+//! Records come in the order of the log, committed ones only. The reader knows up to which moment it has read
+//! everything, says why where it cannot, and begins again when the topic was deleted and made anew.
+
+mod fetch;
+mod write;
+
+use std::{
+    ops::ControlFlow,
+    time::{Duration, Instant},
+};
+
+use rdkafka::{
+    Message, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer},
+    error::{KafkaError, RDKafkaErrorCode},
+    message::BorrowedMessage,
+    types::RDKafkaRespErr,
+};
+
+pub use fetch::{FetchError, fetch_records};
+pub use write::{TableWrite, WriteError, write_table};
+
+use crate::{Cluster, client::Plain, native};
+
+/// How often the end of the log is asked for: a reader's knowledge is never older than this while Kafka answers.
+const ASK_EVERY: Duration = Duration::from_secs(2);
+/// How often it is looked whether the topic is the same one still.
+const IDENTIFY_EVERY: Duration = Duration::from_secs(10);
+/// How long one question may take.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// A fetch that waits for news holds up the next question on its connection, and the news of having reached the end.
+/// Ten idle fetches a second cost nothing to speak of.
+const FETCH_WAIT_MS: &str = "100";
+/// Bounds what was fetched and not yet taken: some of the models' largest records.
+const QUEUE_KIB_MAX: &str = "8192";
+/// A partition's share of one answer: a few chunks of a package. A larger record comes all the same.
+const FETCH_BYTES_MAX: &str = "2097152";
+/// Records of one [`Table::read`], so that its caller can look up between.
+const READ_RECORDS_MAX: usize = 10_000;
+
+/// One record of a table.
+#[derive(Debug, Clone, Copy)]
+pub struct TableRecord<'a> {
+    pub offset: i64,
+    pub key: &'a [u8],
+    /// None: a tombstone, the key is deleted.
+    pub value: Option<&'a [u8]>,
+}
+
+/// What a table tells its reader.
+#[derive(Debug, Clone, Copy)]
+pub enum TableEvent<'a> {
+    /// All that was told before is void: the topic was made anew and is read from its beginning.
+    Restarted,
+    Record(TableRecord<'a>),
+}
+
+/// How far a reader has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// On its way to the end.
+    Reading,
+    /// All that was committed at this moment has been read.
+    Complete { as_of: Instant },
+    /// There is no such topic.
+    Missing { since: Instant },
+    /// The topic has not been readable for a while.
+    Unreadable { since: Instant, why: String },
+}
+
+/// A life of the client: from one assignment to the next.
+struct Session {
+    consumer: BaseConsumer<Plain>,
+    topic_id: Option<String>,
+    identified_at: Instant,
+    /// The end of the log when the session began.
+    end_at_start: i64,
+}
+
+/// A question for the end of the log, and its answer.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    at: Instant,
+    end: i64,
+    /// Where the reader was then.
+    covered: i64,
+}
+
+/// A reader of one table.
+pub struct Table {
+    cluster: Cluster,
+    topic: String,
+    session: Option<Session>,
+    /// The client of a session that could not begin.
+    probe: Option<BaseConsumer<Plain>>,
+    /// Of the topic read so far; another one means another topic.
+    topic_id: Option<String>,
+    /// Everything before this offset has been read.
+    covered: i64,
+    asked: Option<Asked>,
+    next_ask: Instant,
+    standing: Standing,
+}
+
+impl Table {
+    /// A reader that has not asked anything yet.
+    pub fn new(cluster: &Cluster, topic: &str) -> Self {
+        Table {
+            cluster: cluster.clone(),
+            topic: topic.to_owned(),
+            session: None,
+            probe: None,
+            topic_id: None,
+            covered: 0,
+            asked: None,
+            next_ask: Instant::now(),
+            standing: Standing::Reading,
+        }
+    }
+
+    pub fn standing(&self) -> &Standing {
+        &self.standing
+    }
+
+    /// The offset before which everything has been read.
+    pub fn next_offset(&self) -> i64 {
+        self.covered
+    }
+
+    /// Reads what is there, waiting up to `wait` where nothing is. Failures show in [`Table::standing`].
+    pub fn read(&mut self, wait: Duration, mut each: impl FnMut(TableEvent<'_>)) {
+        let begun = Instant::now();
+        if self.session.is_none() || begun >= self.next_ask {
+            self.next_ask = begun + ASK_EVERY;
+            if let Err(error) = self.ask(&mut each) {
+                self.fail(error.to_string());
+            }
+        }
+        match &self.session {
+            Some(_) => self.drain(wait, &mut each),
+            // Nothing to wait for but the next question.
+            None => std::thread::sleep(wait.min(self.next_ask - begun)),
+        }
+        self.judge();
+    }
+
+    /// Opens a session where there is none, asks for the end, and finds out whether the topic is the same one.
+    fn ask(&mut self, each: &mut impl FnMut(TableEvent<'_>)) -> Result<(), KafkaError> {
+        let at = Instant::now();
+        let Some(session) = &mut self.session else {
+            return self.open(each);
+        };
+        let (_, end) = session
+            .consumer
+            .fetch_watermarks(&self.topic, 0, ANSWER_WITHIN)?;
+        let unreadable = matches!(self.standing, Standing::Unreadable { .. });
+        if end < self.covered || unreadable || session.identified_at.elapsed() > IDENTIFY_EVERY {
+            session.identified_at = at;
+            let id = topic_id(&self.cluster, &session.consumer, &self.topic);
+            if end < self.covered || (id.is_some() && id != session.topic_id) {
+                self.session = None;
+                return self.open(each);
+            }
+        }
+        let stuck =
+            |asked: &Asked| asked.end == end && self.covered < end && asked.covered == self.covered;
+        if self.asked.as_ref().is_some_and(stuck) {
+            // Nothing came although there is something; or only what compaction has emptied.
+            self.session = None;
+            return self.open(each);
+        }
+        self.asked = Some(Asked {
+            at,
+            end,
+            covered: self.covered,
+        });
+        Ok(())
+    }
+
+    /// Begins a session where the last one ended, or at the beginning of a topic that is another.
+    fn open(&mut self, each: &mut impl FnMut(TableEvent<'_>)) -> Result<(), KafkaError> {
+        let at = Instant::now();
+        let consumer = match self.probe.take() {
+            Some(consumer) => consumer,
+            None => consumer(&self.cluster)?,
+        };
+        let there = exists(&consumer, &self.topic);
+        if !matches!(there, Ok(true)) {
+            // The same client asks again: making one every time costs threads and connections.
+            self.probe = Some(consumer);
+            there?;
+            let since = match self.standing {
+                Standing::Missing { since } => since,
+                _ => {
+                    let advice = "create it with `quadrille topics create`";
+                    tracing::warn!(topic = self.topic, advice, "topic is missing");
+                    at
+                }
+            };
+            self.asked = None;
+            self.standing = Standing::Missing { since };
+            return Ok(());
+        }
+        let topic_id = topic_id(&self.cluster, &consumer, &self.topic);
+        // Before the assignment: an end that is reported after it is not older.
+        let (_, end) = consumer.fetch_watermarks(&self.topic, 0, ANSWER_WITHIN)?;
+        let other = topic_id.is_some() && self.topic_id.is_some() && topic_id != self.topic_id;
+        if other || end < self.covered {
+            tracing::warn!(topic = self.topic, "topic was made anew; it is read again");
+            self.covered = 0;
+            self.standing = Standing::Reading;
+            each(TableEvent::Restarted);
+        }
+        let from = match self.covered {
+            0 => Offset::Beginning,
+            covered => Offset::Offset(covered),
+        };
+        assign(&consumer, &self.topic, from)?;
+        self.topic_id = topic_id.clone().or(self.topic_id.take());
+        self.asked = Some(Asked {
+            at,
+            end,
+            covered: self.covered,
+        });
+        self.session = Some(Session {
+            consumer,
+            topic_id,
+            identified_at: at,
+            end_at_start: end,
+        });
+        Ok(())
+    }
+
+    fn drain(&mut self, wait: Duration, each: &mut impl FnMut(TableEvent<'_>)) {
+        let mut wait = wait;
+        for _ in 0..READ_RECORDS_MAX {
+            let Some(session) = &self.session else { return };
+            let Some(polled) = session.consumer.poll(wait) else {
+                break;
+            };
+            wait = Duration::ZERO;
+            match polled {
+                Ok(message) if message.offset() < self.covered => {}
+                Ok(message) => {
+                    self.covered = message.offset() + 1;
+                    each(TableEvent::Record(record(&message)));
+                }
+                Err(KafkaError::PartitionEOF(_)) => {
+                    self.covered = self.covered.max(session.end_at_start);
+                }
+                Err(error) if begins_anew(&error) => {
+                    tracing::warn!(topic = self.topic, %error, "topic does not go on where it was read to");
+                    self.session = None;
+                    self.covered = 0;
+                    self.standing = Standing::Reading;
+                    self.asked = None;
+                    self.next_ask = Instant::now();
+                    each(TableEvent::Restarted);
+                    return;
+                }
+                // The client goes on by itself; the next question tells whether it may.
+                Err(error) => tracing::debug!(topic = self.topic, %error, "reading a table"),
+            }
+        }
+        // Markers of transactions take offsets, too.
+        self.covered = self.covered.max(self.position().unwrap_or(0));
+    }
+
+    fn position(&self) -> Option<i64> {
+        let position = self.session.as_ref()?.consumer.position().ok()?;
+        match position.find_partition(&self.topic, 0)?.offset() {
+            Offset::Offset(offset) => Some(offset),
+            _ => None,
+        }
+    }
+
+    fn fail(&mut self, why: String) {
+        let since = match &self.standing {
+            Standing::Unreadable { since, .. } => *since,
+            Standing::Complete { as_of } => *as_of,
+            Standing::Reading | Standing::Missing { .. } => Instant::now(),
+        };
+        if !matches!(self.standing, Standing::Unreadable { .. }) {
+            tracing::warn!(topic = self.topic, why, "topic cannot be read");
+        }
+        self.asked = None;
+        self.standing = Standing::Unreadable { since, why };
+    }
+
+    fn judge(&mut self) {
+        let Some(asked) = self.asked else { return };
+        if self.covered >= asked.end {
+            self.standing = Standing::Complete { as_of: asked.at };
+        } else if !matches!(self.standing, Standing::Complete { .. }) {
+            // A complete one that is behind says how old its knowledge is.
+            self.standing = Standing::Reading;
+        }
+    }
+}
+
+fn record<'a>(message: &'a BorrowedMessage<'_>) -> TableRecord<'a> {
+    TableRecord {
+        offset: message.offset(),
+        key: message.key().unwrap_or_default(),
+        value: message.payload(),
+    }
+}
+
+/// Whether the log has no such offset any more.
+fn begins_anew(error: &KafkaError) -> bool {
+    let codes = [
+        RDKafkaErrorCode::AutoOffsetReset,
+        RDKafkaErrorCode::OffsetOutOfRange,
+    ];
+    error
+        .rdkafka_error_code()
+        .is_some_and(|code| codes.contains(&code))
+}
+
+/// A client for one partition, outside any group.
+fn consumer(cluster: &Cluster) -> Result<BaseConsumer<Plain>, KafkaError> {
+    let mut settings = cluster.client_config();
+    settings
+        // Needed by the client; the group is never joined and nothing is committed.
+        .set("group.id", "quadrille.table.reader")
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("enable.partition.eof", "true")
+        .set("isolation.level", "read_committed")
+        .set("auto.offset.reset", "error")
+        .set("fetch.wait.max.ms", FETCH_WAIT_MS)
+        .set("fetch.message.max.bytes", FETCH_BYTES_MAX)
+        .set("queued.max.messages.kbytes", QUEUE_KIB_MAX)
+        // A full queue is looked at again soon: its default of a second would be a megabyte a second.
+        .set("fetch.queue.backoff.ms", "5");
+    settings.create_with_context(Plain)
+}
+
+fn assign(consumer: &BaseConsumer<Plain>, topic: &str, from: Offset) -> Result<(), KafkaError> {
+    let mut list = TopicPartitionList::new();
+    list.add_partition_offset(topic, 0, from)?;
+    consumer.assign(&list)
+}
+
+fn exists(consumer: &BaseConsumer<Plain>, topic: &str) -> Result<bool, KafkaError> {
+    let metadata = consumer.fetch_metadata(Some(topic), ANSWER_WITHIN)?;
+    let found = metadata.topics().iter().find(|found| found.name() == topic);
+    let unknown = [
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART,
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC,
+    ];
+    match found.map(|found| found.error()) {
+        None => Ok(false),
+        Some(Some(error)) if unknown.contains(&error) => Ok(false),
+        Some(Some(error)) => Err(KafkaError::MetadataFetch(error.into())),
+        Some(None) => Ok(true),
+    }
+}
+
+fn topic_id(cluster: &Cluster, consumer: &BaseConsumer<Plain>, topic: &str) -> Option<String> {
+    match cluster.is_embedded() {
+        true => None,
+        false => native::topic_id(consumer.client(), topic, ANSWER_WITHIN),
+    }
+}
+
+/// Reads a table once, to the end it has when the call begins.
+///
+/// # Errors
+/// There is no such topic, or its end was not reached `within` this time.
+pub fn read_table(
+    cluster: &Cluster,
+    topic: &str,
+    within: Duration,
+    mut each: impl FnMut(TableEvent<'_>) -> ControlFlow<()>,
+) -> Result<(), TableError> {
+    let deadline = Instant::now() + within;
+    let mut table = Table::new(cluster, topic);
+    let mut flow = ControlFlow::Continue(());
+    loop {
+        table.read(Duration::from_millis(100), |event| {
+            if flow.is_continue() {
+                flow = each(event);
+            }
+        });
+        let why = match table.standing() {
+            Standing::Complete { .. } => return Ok(()),
+            Standing::Missing { .. } => return Err(TableError::Missing(topic.to_owned())),
+            Standing::Unreadable { why, .. } => why.clone(),
+            Standing::Reading => format!("its end was not reached, only {}", table.next_offset()),
+        };
+        if flow.is_break() {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            return Err(TableError::Unreadable {
+                topic: topic.to_owned(),
+                within,
+                why,
+            });
+        }
+    }
+}
+
+/// Why a table was not read to its end.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum TableError {
+    #[error("there is no topic {0}; create it with `quadrille topics create`")]
+    Missing(String),
+    #[error("topic {topic} could not be read within {} s: {why}; check KAFKA_BOOTSTRAP_SERVERS and KAFKA_PROPERTIES", within.as_secs())]
+    Unreadable {
+        topic: String,
+        within: Duration,
+        why: String,
+    },
+}

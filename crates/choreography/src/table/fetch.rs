@@ -1,0 +1,91 @@
+//! Records of a table by their offsets, handed over one by one: for values too big to be kept.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::{Message, Offset, consumer::BaseConsumer, error::KafkaError};
+
+use super::{TableRecord, assign, begins_anew, consumer, record};
+use crate::{Cluster, client::Plain};
+
+/// A fetch that brings nothing for this long is given up.
+const PROGRESS_WITHIN: Duration = Duration::from_secs(20);
+/// Further away than this, the reader goes there instead of reading what lies between.
+const SKIP_RECORDS_MAX: i64 = 16;
+
+/// Why records were not fetched.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    #[error("{topic}: the record at offset {offset} is not there any more")]
+    Gone { topic: String, offset: i64 },
+    #[error("{topic}: nothing came within {} s while offset {offset} was fetched", PROGRESS_WITHIN.as_secs())]
+    Stalled { topic: String, offset: i64 },
+    #[error("{topic} at offset {offset}: {source}")]
+    Kafka {
+        topic: String,
+        offset: i64,
+        source: KafkaError,
+    },
+}
+
+/// Fetches the records at `offsets`, which ascend, in that order; `each` may end it by its own error.
+///
+/// # Errors
+/// A record is not there, or Kafka does not answer; or what `each` says.
+pub fn fetch_records<E: From<FetchError>>(
+    cluster: &Cluster,
+    topic: &str,
+    offsets: &[i64],
+    mut each: impl FnMut(TableRecord<'_>) -> Result<(), E>,
+) -> Result<(), E> {
+    let Some(first) = offsets.first() else {
+        return Ok(());
+    };
+    let kafka = |offset, source| FetchError::Kafka {
+        topic: topic.to_owned(),
+        offset,
+        source,
+    };
+    let consumer = consumer(cluster).map_err(|error| kafka(*first, error))?;
+    // Where the next record comes from, as far as is known.
+    let mut at = None;
+    for &offset in offsets {
+        let near = at.is_some_and(|at| at <= offset && offset - at <= SKIP_RECORDS_MAX);
+        if !near {
+            assign(&consumer, topic, Offset::Offset(offset))
+                .map_err(|error| kafka(offset, error))?;
+        }
+        take(&consumer, topic, offset, &mut each)?;
+        at = Some(offset + 1);
+    }
+    Ok(())
+}
+
+/// Polls until the record at `offset` comes.
+fn take<E: From<FetchError>>(
+    consumer: &BaseConsumer<Plain>,
+    topic: &str,
+    offset: i64,
+    each: &mut impl FnMut(TableRecord<'_>) -> Result<(), E>,
+) -> Result<(), E> {
+    let gone = || FetchError::Gone {
+        topic: topic.to_owned(),
+        offset,
+    };
+    let deadline = Instant::now() + PROGRESS_WITHIN;
+    while Instant::now() < deadline {
+        match consumer.poll(Duration::from_millis(500)) {
+            Some(Ok(message)) if message.offset() == offset => return each(record(&message)),
+            Some(Ok(message)) if message.offset() > offset => return Err(gone().into()),
+            Some(Err(KafkaError::PartitionEOF(_))) => return Err(gone().into()),
+            Some(Err(error)) if begins_anew(&error) => return Err(gone().into()),
+            // A broker that is away comes back, or the time is up.
+            Some(Err(error)) => tracing::debug!(topic, %error, "fetching from a table"),
+            Some(Ok(_)) | None => {}
+        }
+    }
+    Err(FetchError::Stalled {
+        topic: topic.to_owned(),
+        offset,
+    }
+    .into())
+}
