@@ -3,8 +3,15 @@
 use std::{env, path::PathBuf};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["messages", "ingest", "feature", "inference", "results"]
-        .map(|name| format!("quadrille/v1/{name}.proto"));
+    let files = [
+        "messages",
+        "registry",
+        "ingest",
+        "feature",
+        "inference",
+        "results",
+    ]
+    .map(|name| format!("quadrille/v1/{name}.proto"));
     for file in &files {
         println!("cargo:rerun-if-changed={file}");
     }

@@ -1,9 +1,29 @@
 //! Which model versions there are, and which of them serve what: records on compacted topics, so that every
 //! replica learns of a change by itself and the history of what served when is a log.
 //!
-//! This crate does not know what a model is made of, and scores nothing.
+//! A [`Follower`] reads the log and keeps a [`View`] of it; a [`Registry`] changes it. What a record means is decided by the
+//! order of the log alone (`fold`), so all readers agree. This crate does not know what a model is made of, and scores nothing.
 #![forbid(unsafe_code)]
 
+mod change;
 mod deployment;
+mod error;
+mod fold;
+mod follower;
+mod key;
+mod package;
+mod registry;
+mod status;
+mod view;
+mod wire;
 
-pub use deployment::{Action, Deployment, ModelId, Role, Route};
+pub use change::{NoSuchChange, promote, rollback, weight_default};
+pub use deployment::{Action, Deployment, Invalid, ModelId, Role, Route, SHARE_WHOLE};
+pub use error::Error;
+pub use follower::Follower;
+pub use package::{CHUNK_BYTES, PackageBytes, Sha256Hex};
+pub use registry::{Deleted, Pushed, Registry};
+pub use status::{
+    ModelState, REPORT_EVERY, Replica, ReplicaModel, Replicas, Reporter, SILENT_AFTER, withdraw,
+};
+pub use view::{Event, History, ModelEntry, View, Void};

@@ -1,0 +1,78 @@
+//! Why the registry was not read or not changed.
+
+use std::time::Duration;
+
+use quadrille_choreography::{ConfigError, FetchError, TableError, WriteError};
+
+use crate::{Deployment, Invalid, ModelEntry, ModelId, Sha256Hex};
+
+/// A message says what is wrong and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("a thread could not be started: {0}")]
+    Thread(std::io::Error),
+    #[error("topics are missing: {}; create them with `quadrille topics create`", topics.join(", "))]
+    Missing { topics: Vec<&'static str> },
+    #[error("the registry could not be read within {} s: {why}; check KAFKA_BOOTSTRAP_SERVERS and KAFKA_PROPERTIES", within.as_secs())]
+    Unreadable { within: Duration, why: String },
+    #[error(transparent)]
+    Table(#[from] TableError),
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    #[error("there is no {id} on the log; {known}")]
+    Unknown { id: ModelId, known: String },
+    #[error(
+        "{id}: the package on the log has SHA-256 {found}, its manifest says {expected}: it was damaged; push it again as another version"
+    )]
+    Corrupt {
+        id: ModelId,
+        expected: Sha256Hex,
+        found: Sha256Hex,
+    },
+    #[error("{id}: {reason}")]
+    Broken { id: ModelId, reason: String },
+    #[error(
+        "{} is there already with other content (SHA-256 {}…, pushed by {}); a version does not change: push this as another one",
+        first.id, first.sha256.short(), first.pushed_by
+    )]
+    Taken { first: Box<ModelEntry> },
+    #[error("{id} is not deleted: pipeline {} routes to it; deploy another version first", pipelines.join(", "))]
+    InUse { id: ModelId, pipelines: Vec<String> },
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    #[error(
+        "{} was quicker: revision {} of pipeline {} is theirs ({}); look at it with `quadrille deploy show {}` and try again",
+        winner.by, winner.revision, winner.pipeline, told(winner), winner.pipeline
+    )]
+    LostRace { winner: Box<Deployment> },
+    #[error("the event lies on the log and is void: {0}")]
+    Void(String),
+    #[error("what was written did not come back within {} s: {why}; look with `quadrille model list` or `quadrille deploy history` before you try again", within.as_secs())]
+    NotReadBack { within: Duration, why: String },
+}
+
+impl Error {
+    /// Whether it is for the one who asked to change something, not for Kafka.
+    pub fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            Error::Config(_)
+                | Error::Missing { .. }
+                | Error::Unknown { .. }
+                | Error::Taken { .. }
+                | Error::InUse { .. }
+                | Error::Invalid(_)
+        )
+    }
+}
+
+fn told(deployment: &Deployment) -> String {
+    match deployment.reason.as_str() {
+        "" => format!("{}, without a reason", deployment.action.name()),
+        reason => format!("{}: {reason}", deployment.action.name()),
+    }
+}

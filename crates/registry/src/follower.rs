@@ -1,0 +1,394 @@
+//! A reader that goes along with the log: a thread a topic, and a view that is replaced as a whole.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        atomic::{AtomicBool, AtomicI64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use quadrille_choreography::{Cluster, Standing, Table, TableEvent, fetch_records};
+use quadrille_proto::Topics;
+use tokio::sync::watch;
+
+use crate::{
+    Error, ModelEntry, ModelId, PackageBytes, View,
+    fold::{Deployments, DeploymentsView, Models, ModelsView},
+    wire,
+};
+
+/// Knowledge older than this is not called fresh: Kafka is asked every 2 s.
+const FRESH_WITHIN: Duration = Duration::from_secs(10);
+/// How long a thread waits for news; news wakes it, so it only bounds how soon it stops.
+const NEWS_WAIT: Duration = Duration::from_millis(500);
+/// The most of a package that is put aside before its bytes have come, whatever its manifest says.
+const RESERVE_BYTES_MAX: u64 = 256 << 20;
+
+/// How a thread keeps what it reads.
+pub(crate) trait Fold: Default + Send + 'static {
+    fn apply(&mut self, offset: i64, key: &[u8], value: Option<&[u8]>);
+}
+
+/// Follows one table until stopped. `publish` gets the fold whenever it is whole and has changed; `tell` how far it is.
+pub(crate) fn follow<F: Fold>(
+    cluster: &Cluster,
+    topic: &'static str,
+    stop: Arc<AtomicBool>,
+    mut tell: impl FnMut(&Standing, i64) + Send + 'static,
+    mut publish: impl FnMut(&F) + Send + 'static,
+) -> Result<(), Error> {
+    let mut table = Table::new(cluster, topic);
+    let run = move || {
+        let mut fold = F::default();
+        // Whole: read to an end since its beginning. News before that are not shown.
+        let (mut whole, mut news) = (false, true);
+        while !stop.load(Ordering::Acquire) {
+            table.read(NEWS_WAIT, |event| match event {
+                TableEvent::Restarted => {
+                    fold = F::default();
+                    (whole, news) = (false, true);
+                }
+                TableEvent::Record(record) => {
+                    fold.apply(record.offset, record.key, record.value);
+                    news = true;
+                }
+            });
+            whole |= matches!(table.standing(), Standing::Complete { .. });
+            if whole && news {
+                publish(&fold);
+                news = false;
+            }
+            tell(table.standing(), table.next_offset());
+        }
+    };
+    std::thread::Builder::new()
+        .name(topic.to_owned())
+        .spawn(run)
+        .map_err(Error::Thread)?;
+    Ok(())
+}
+
+impl Fold for Models {
+    fn apply(&mut self, offset: i64, key: &[u8], value: Option<&[u8]>) {
+        Models::apply(self, offset, key, value);
+    }
+}
+
+impl Fold for Deployments {
+    fn apply(&mut self, offset: i64, key: &[u8], value: Option<&[u8]>) {
+        Deployments::apply(self, offset, key, value);
+    }
+}
+
+/// How far the reading of one topic is.
+pub(crate) struct Progress {
+    standing: Mutex<Standing>,
+    offset: AtomicI64,
+}
+
+impl Progress {
+    pub fn new() -> Self {
+        Progress {
+            standing: Mutex::new(Standing::Reading),
+            offset: AtomicI64::new(0),
+        }
+    }
+
+    pub fn set(&self, standing: &Standing, offset: i64) {
+        let mut kept = lock(&self.standing);
+        if *kept != *standing {
+            kept.clone_from(standing);
+        }
+        self.offset.store(offset, Ordering::Release);
+    }
+
+    pub fn standing(&self) -> Standing {
+        lock(&self.standing).clone()
+    }
+
+    /// Why the topic's newest records may not be known; None when they are.
+    pub fn behind(&self, topic: &str) -> Option<String> {
+        match self.standing() {
+            Standing::Complete { as_of } if as_of.elapsed() <= FRESH_WITHIN => None,
+            Standing::Complete { as_of } => {
+                let seconds = as_of.elapsed().as_secs();
+                Some(format!("{topic} was last read to its end {seconds} s ago"))
+            }
+            Standing::Reading => Some(format!("{topic} is being read")),
+            Standing::Missing { .. } => Some(format!("there is no topic {topic}")),
+            Standing::Unreadable { since, why } => {
+                let seconds = since.elapsed().as_secs();
+                Some(format!("{topic} cannot be read since {seconds} s: {why}"))
+            }
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The two topics' parts, and what they make together.
+#[derive(Default)]
+struct Parts {
+    models: ModelsView,
+    deployments: DeploymentsView,
+}
+
+impl Parts {
+    fn view(&self) -> View {
+        let void = self.models.void.iter().chain(&self.deployments.void);
+        View {
+            models: self.models.models.clone(),
+            deployments: self.deployments.deployments.clone(),
+            void: void.cloned().collect(),
+        }
+    }
+}
+
+struct Shared {
+    parts: Mutex<Parts>,
+    view: RwLock<Arc<View>>,
+    changed: watch::Sender<u64>,
+    models: Progress,
+    deployments: Progress,
+}
+
+impl Shared {
+    fn change(&self, change: impl FnOnce(&mut Parts)) {
+        let mut parts = lock(&self.parts);
+        change(&mut parts);
+        let view = Arc::new(parts.view());
+        let mut kept = self.view.write().unwrap_or_else(PoisonError::into_inner);
+        if **kept == *view {
+            return;
+        }
+        *kept = view;
+        drop(kept);
+        self.changed.send_modify(|count| *count += 1);
+    }
+}
+
+struct Inner {
+    cluster: Cluster,
+    shared: Arc<Shared>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+    }
+}
+
+/// Follows `quadrille.models` and `quadrille.deployments`. Cheap to clone; it ends with its last clone.
+#[derive(Clone)]
+pub struct Follower(Arc<Inner>);
+
+impl Follower {
+    /// Begins to read. A Kafka that is away, or topics that are missing, are no error: they may come.
+    ///
+    /// # Errors
+    /// A thread could not be started.
+    pub fn start(cluster: &Cluster) -> Result<Self, Error> {
+        let shared = Arc::new(Shared {
+            parts: Mutex::default(),
+            view: RwLock::default(),
+            changed: watch::channel(0).0,
+            models: Progress::new(),
+            deployments: Progress::new(),
+        });
+        let stop = Arc::new(AtomicBool::new(false));
+        let inner = Inner {
+            cluster: cluster.clone(),
+            shared: Arc::clone(&shared),
+            stop: Arc::clone(&stop),
+        };
+        let (told, published) = (Arc::clone(&shared), Arc::clone(&shared));
+        follow(
+            cluster,
+            Topics::MODELS,
+            Arc::clone(&stop),
+            move |standing, offset| told.models.set(standing, offset),
+            move |fold: &Models| {
+                let view = fold.view();
+                published.change(|parts| parts.models = view);
+            },
+        )?;
+        let (told, published) = (Arc::clone(&shared), shared);
+        follow(
+            cluster,
+            Topics::DEPLOYMENTS,
+            stop,
+            move |standing, offset| told.deployments.set(standing, offset),
+            move |fold: &Deployments| {
+                let view = fold.view();
+                published.change(|parts| parts.deployments = view);
+            },
+        )?;
+        Ok(Follower(Arc::new(inner)))
+    }
+
+    /// What is known now. Before the first time that the logs were read to their ends it is empty; while a topic that was made
+    /// anew is read, it is what was known before.
+    pub fn view(&self) -> Arc<View> {
+        let view = self.0.shared.view.read();
+        Arc::clone(&view.unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether both topics were read to their ends lately.
+    pub fn caught_up(&self) -> bool {
+        self.behind().is_none()
+    }
+
+    /// Why the view may be old, in words; None when it is not.
+    pub fn behind(&self) -> Option<String> {
+        let shared = &self.0.shared;
+        shared
+            .models
+            .behind(Topics::MODELS)
+            .or_else(|| shared.deployments.behind(Topics::DEPLOYMENTS))
+    }
+
+    /// The topics that are not there.
+    pub fn missing(&self) -> Vec<&'static str> {
+        let missing = |progress: &Progress| matches!(progress.standing(), Standing::Missing { .. });
+        let topics = [
+            (Topics::MODELS, &self.0.shared.models),
+            (Topics::DEPLOYMENTS, &self.0.shared.deployments),
+        ];
+        let missing = topics.into_iter().filter(|(_, progress)| missing(progress));
+        missing.map(|(topic, _)| topic).collect()
+    }
+
+    /// The offsets before which all of models and of deployments has been read.
+    pub fn offsets(&self) -> (i64, i64) {
+        let shared = &self.0.shared;
+        let offset = |progress: &Progress| progress.offset.load(Ordering::Acquire);
+        (offset(&shared.models), offset(&shared.deployments))
+    }
+
+    /// Counts the views.
+    pub fn changed(&self) -> watch::Receiver<u64> {
+        self.0.shared.changed.subscribe()
+    }
+
+    /// Blocks until both topics have been read to their ends.
+    ///
+    /// # Errors
+    /// Topics are missing, or the time is up.
+    pub fn wait_caught_up(&self, within: Duration) -> Result<(), Error> {
+        let found = self.wait(within, || {
+            let topics = self.missing();
+            match (self.caught_up(), topics.is_empty()) {
+                (true, _) => Some(Ok(())),
+                (false, false) => Some(Err(Error::Missing { topics })),
+                (false, true) => None,
+            }
+        });
+        found.unwrap_or_else(|| {
+            let why = self.behind().unwrap_or_default();
+            Err(Error::Unreadable { within, why })
+        })
+    }
+
+    /// Blocks until `look` finds something, which it tries now and then; None when the time is up.
+    pub(crate) fn wait<T>(
+        &self,
+        within: Duration,
+        mut look: impl FnMut() -> Option<T>,
+    ) -> Option<T> {
+        const LOOK_EVERY: Duration = Duration::from_millis(10);
+        let deadline = Instant::now() + within;
+        loop {
+            if let Some(found) = look() {
+                return Some(found);
+            }
+            if Instant::now() > deadline {
+                return None;
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+
+    /// A version's package, checked against its hash. Blocks.
+    ///
+    /// # Errors
+    /// There is no such version, Kafka does not answer, or what lies there is damaged.
+    pub fn fetch(&self, id: &ModelId) -> Result<PackageBytes, Error> {
+        let view = self.view();
+        let Some(entry) = view.models.get(id) else {
+            return Err(Error::Unknown {
+                id: id.clone(),
+                known: known(&view, &id.name),
+            });
+        };
+        fetch(&self.0.cluster, entry)
+    }
+
+    pub(crate) fn cluster(&self) -> &Cluster {
+        &self.0.cluster
+    }
+
+    /// Ends the reading, for all clones; threads end within half a second.
+    pub fn stop(self) {
+        self.0.stop.store(true, Ordering::Release);
+    }
+}
+
+/// The versions there are of a model, in words.
+pub(crate) fn known(view: &View, name: &str) -> String {
+    let versions: Vec<&str> = view
+        .versions(name)
+        .map(|entry| entry.id.version.as_str())
+        .collect();
+    match versions.is_empty() {
+        false => format!("versions of {name} are: {}", versions.join(", ")),
+        true => format!("there is no model {name}; push it with `quadrille model push`"),
+    }
+}
+
+fn fetch(cluster: &Cluster, entry: &ModelEntry) -> Result<PackageBytes, Error> {
+    let broken = |reason: String| Error::Broken {
+        id: entry.id.clone(),
+        reason,
+    };
+    // In the log's order, whatever that is; chunks are put together in theirs.
+    let mut parts: BTreeMap<i64, Option<usize>> = BTreeMap::new();
+    for (index, offset) in entry.chunk_offsets.iter().enumerate() {
+        parts.insert(*offset, Some(index));
+    }
+    parts.insert(entry.manifest_offset, None);
+    let offsets: Vec<i64> = parts.keys().copied().collect();
+    let mut manifest = Vec::new();
+    let mut chunks: Vec<Vec<u8>> = vec![Vec::new(); entry.chunks()];
+    fetch_records(cluster, Topics::MODELS, &offsets, |record| {
+        let value = record
+            .value
+            .ok_or_else(|| broken(format!("the record at offset {} is empty", record.offset)))?;
+        match parts.get(&record.offset).copied().flatten() {
+            Some(index) => chunks[index] = value.to_vec(),
+            None => manifest = wire::manifest_json(value).map_err(broken)?,
+        }
+        Ok::<(), Error>(())
+    })?;
+    let reserve = entry.artefact_bytes.min(RESERVE_BYTES_MAX) as usize;
+    let mut artefact = Vec::with_capacity(reserve);
+    for chunk in &mut chunks {
+        // Each piece goes as it is put in: the whole is held once, not twice.
+        artefact.append(chunk);
+        chunk.shrink_to_fit();
+    }
+    let package = PackageBytes { manifest, artefact };
+    let found = package.sha256();
+    match found == entry.sha256 {
+        true => Ok(package),
+        false => Err(Error::Corrupt {
+            id: entry.id.clone(),
+            expected: entry.sha256,
+            found,
+        }),
+    }
+}

@@ -1,0 +1,219 @@
+//! What replicas say of themselves on `quadrille.status`, written and read.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use quadrille_choreography::{
+    Cluster, Publication, PublishError, Publisher, Standing, TableWrite, write_table,
+};
+use quadrille_proto::Topics;
+
+use crate::{
+    Error, ModelId,
+    follower::{Fold, Progress, follow},
+    key, wire,
+};
+
+/// How often a replica reports when nothing changes.
+pub const REPORT_EVERY: Duration = Duration::from_secs(10);
+/// A replica that has not reported for this long is taken for gone.
+pub const SILENT_AFTER: Duration = Duration::from_secs(30);
+/// Kafka's default limit; a status has some bytes a model.
+const STATUS_BYTES_MAX: usize = 1_000_000;
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// What a replica has made of a model version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ModelState {
+    Wanted,
+    Loading,
+    Ready,
+    Failed { why: String },
+}
+
+impl ModelState {
+    pub const fn name(&self) -> &'static str {
+        match self {
+            ModelState::Wanted => "wanted",
+            ModelState::Loading => "loading",
+            ModelState::Ready => "ready",
+            ModelState::Failed { .. } => "failed",
+        }
+    }
+}
+
+/// A model version on a replica.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplicaModel {
+    pub id: ModelId,
+    pub state: ModelState,
+}
+
+/// A replica's report.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replica {
+    pub service: String,
+    pub instance: String,
+    /// Milliseconds since the Unix epoch.
+    pub at_ms: i64,
+    pub models: Vec<ReplicaModel>,
+    /// The newest valid revision it has seen, by pipeline.
+    pub revisions: BTreeMap<String, u64>,
+    /// As [`crate::Follower::offsets`].
+    pub models_offset: i64,
+    pub deployments_offset: i64,
+}
+
+impl Replica {
+    pub fn state(&self, id: &ModelId) -> Option<&ModelState> {
+        let model = self.models.iter().find(|model| model.id == *id);
+        model.map(|model| &model.state)
+    }
+
+    /// Whether it has not reported for too long.
+    pub fn is_silent(&self, now_ms: i64) -> bool {
+        now_ms.saturating_sub(self.at_ms) > SILENT_AFTER.as_millis() as i64
+    }
+}
+
+/// Writes a replica's reports.
+#[derive(Clone)]
+pub struct Reporter(Publisher);
+
+impl Reporter {
+    /// # Errors
+    /// The client cannot be made.
+    pub fn connect(cluster: &Cluster, name: &str) -> Result<Self, PublishError> {
+        let publisher = Publisher::connect(cluster, name, STATUS_BYTES_MAX);
+        let publisher = publisher.map_err(|error| PublishError::Unconfirmed(error.to_string()))?;
+        Ok(Reporter(publisher))
+    }
+
+    /// Ready when Kafka has the report, or gave it up.
+    ///
+    /// # Errors
+    /// As [`PublishError`]; the next report is as good.
+    pub fn report(
+        &self,
+        replica: &Replica,
+    ) -> impl Future<Output = Result<(), PublishError>> + Send + use<> {
+        let key = key::replica(&replica.service, &replica.instance);
+        let value = wire::encode_replica(replica);
+        let sent = self.0.publish(&Publication {
+            topic: Topics::STATUS,
+            partition: 0,
+            key: key.as_bytes(),
+            payload: &value,
+            timestamp_ms: None,
+            headers: &[],
+        });
+        async move { sent.await.map(|_| ()) }
+    }
+}
+
+/// Deletes the report of a replica that stops for good. Blocks.
+///
+/// # Errors
+/// Kafka refuses; then the report grows silent.
+pub fn withdraw(cluster: &Cluster, service: &str, instance: &str) -> Result<(), Error> {
+    let tombstone = TableWrite {
+        key: key::replica(service, instance),
+        value: None,
+    };
+    Ok(write_table(cluster, Topics::STATUS, &[tombstone])?)
+}
+
+/// The last report of each replica, by key.
+#[derive(Debug, Clone, Default)]
+struct Reports(BTreeMap<String, Replica>);
+
+impl Fold for Reports {
+    fn apply(&mut self, offset: i64, key: &[u8], value: Option<&[u8]>) {
+        let name = String::from_utf8_lossy(key).into_owned();
+        match value.map(wire::decode_replica) {
+            Some(Ok(replica)) => {
+                self.0.insert(name, replica);
+            }
+            None => {
+                self.0.remove(&name);
+            }
+            Some(Err(reason)) => {
+                tracing::warn!(key = name, offset, reason, "a status that is none; ignored");
+                self.0.remove(&name);
+            }
+        }
+    }
+}
+
+/// Follows `quadrille.status`; it ends when dropped.
+pub struct Replicas {
+    reports: Arc<RwLock<Arc<Vec<Replica>>>>,
+    progress: Arc<Progress>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Drop for Replicas {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+    }
+}
+
+impl Replicas {
+    /// # Errors
+    /// A thread could not be started.
+    pub fn start(cluster: &Cluster) -> Result<Self, Error> {
+        let replicas = Replicas {
+            reports: Arc::default(),
+            progress: Arc::new(Progress::new()),
+            stop: Arc::new(AtomicBool::new(false)),
+        };
+        let (reports, progress) = (
+            Arc::clone(&replicas.reports),
+            Arc::clone(&replicas.progress),
+        );
+        follow(
+            cluster,
+            Topics::STATUS,
+            Arc::clone(&replicas.stop),
+            move |standing, offset| progress.set(standing, offset),
+            move |fold: &Reports| {
+                let list: Vec<Replica> = fold.0.values().cloned().collect();
+                *reports.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(list);
+            },
+        )?;
+        Ok(replicas)
+    }
+
+    /// The last report of each, by service and instance.
+    pub fn list(&self) -> Arc<Vec<Replica>> {
+        let reports = self.reports.read();
+        Arc::clone(&reports.unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Blocks until the topic has been read to its end.
+    ///
+    /// # Errors
+    /// It is missing, or the time is up.
+    pub fn wait_caught_up(&self, within: Duration) -> Result<(), Error> {
+        let deadline = Instant::now() + within;
+        loop {
+            let Some(why) = self.progress.behind(Topics::STATUS) else {
+                return Ok(());
+            };
+            if matches!(self.progress.standing(), Standing::Missing { .. }) {
+                let topics = vec![Topics::STATUS];
+                return Err(Error::Missing { topics });
+            }
+            if Instant::now() > deadline {
+                return Err(Error::Unreadable { within, why });
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+}

@@ -1,0 +1,367 @@
+//! Between messages and domain types. What a reader does not know of a deployment is refused, not skipped: it may
+//! decide who gets what.
+
+use prost::{
+    Message,
+    bytes::Buf,
+    encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field},
+};
+use quadrille_proto::v1::{
+    CanaryRoute, DeploymentAction, DeploymentEvent, DeploymentRoute, LiveRoute, ModelManifest,
+    ReplicaModel as WireReplicaModel, ReplicaModelState, ReplicaStatus, ShadowRoute,
+    deployment_route,
+};
+
+use crate::{
+    Action, Deployment, ModelId, ModelState, Replica, ReplicaModel, Role, Route, Sha256Hex,
+    key::PushKey,
+};
+
+/// The fields of a message that are known, with those of messages inside.
+struct Shape(&'static [(u32, Option<&'static Shape>)]);
+
+const LIVE: Shape = Shape(&[(1, None)]);
+const CANARY: Shape = Shape(&[(1, None)]);
+const SHADOW: Shape = Shape(&[]);
+const ROUTE: Shape = Shape(&[
+    (1, None),
+    (2, None),
+    (3, None),
+    (4, Some(&LIVE)),
+    (5, Some(&CANARY)),
+    (6, Some(&SHADOW)),
+]);
+const EVENT: Shape = Shape(&[
+    (1, None),
+    (2, None),
+    (3, Some(&ROUTE)),
+    (4, None),
+    (5, None),
+    (6, None),
+    (7, None),
+]);
+
+impl Shape {
+    /// Walks a message that decodes.
+    ///
+    /// # Errors
+    /// The first field that is not known, in words.
+    fn check(&self, mut bytes: &[u8], what: &str) -> Result<(), String> {
+        let broken = |_| format!("{what} is not a message");
+        while bytes.has_remaining() {
+            let (number, wire) = decode_key(&mut bytes).map_err(broken)?;
+            let Some((_, inner)) = self.0.iter().find(|(known, _)| *known == number) else {
+                return Err(format!(
+                    "{what} has a field {number} that this version does not know; update it"
+                ));
+            };
+            match (inner, wire) {
+                (Some(shape), WireType::LengthDelimited) => {
+                    let length = decode_varint(&mut bytes).map_err(broken)?;
+                    let length = usize::try_from(length).unwrap_or(usize::MAX);
+                    let (inside, rest) = bytes
+                        .split_at_checked(length)
+                        .ok_or_else(|| format!("{what} is cut off"))?;
+                    shape.check(inside, "a route")?;
+                    bytes = rest;
+                }
+                _ => skip_field(wire, number, &mut bytes, DecodeContext::default())
+                    .map_err(broken)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn encode_deployment(deployment: &Deployment) -> Vec<u8> {
+    let route = |route: &Route| DeploymentRoute {
+        name: route.name.clone(),
+        model: route.model.name.clone(),
+        version: route.model.version.clone(),
+        role: Some(match route.role {
+            Role::Live { weight } => deployment_route::Role::Live(LiveRoute { weight }),
+            Role::Canary { share } => deployment_route::Role::Canary(CanaryRoute { share }),
+            Role::Shadow => deployment_route::Role::Shadow(ShadowRoute {}),
+        }),
+    };
+    let action = match deployment.action {
+        Action::Set => DeploymentAction::Set,
+        Action::Promote => DeploymentAction::Promote,
+        Action::Rollback => DeploymentAction::Rollback,
+    };
+    let event = DeploymentEvent {
+        pipeline: deployment.pipeline.clone(),
+        revision: deployment.revision,
+        routes: deployment.routes.iter().map(route).collect(),
+        action: action.into(),
+        by: deployment.by.clone(),
+        at_ms: deployment.at_ms,
+        reason: deployment.reason.clone(),
+    };
+    event.encode_to_vec()
+}
+
+/// # Errors
+/// What the value holds that cannot be, or that this version does not know.
+pub(crate) fn decode_deployment(value: &[u8]) -> Result<Deployment, String> {
+    let event = DeploymentEvent::decode(value)
+        .map_err(|error| format!("the value is not a deployment: {error}"))?;
+    EVENT.check(value, "the deployment")?;
+    let action = match DeploymentAction::try_from(event.action) {
+        Ok(DeploymentAction::Set) => Action::Set,
+        Ok(DeploymentAction::Promote) => Action::Promote,
+        Ok(DeploymentAction::Rollback) => Action::Rollback,
+        Ok(DeploymentAction::Unspecified) | Err(_) => {
+            return Err(format!("the action {} is not known", event.action));
+        }
+    };
+    let routes: Result<Vec<Route>, String> = event.routes.into_iter().map(decode_route).collect();
+    Ok(Deployment {
+        pipeline: event.pipeline,
+        revision: event.revision,
+        routes: routes?,
+        action,
+        by: event.by,
+        at_ms: event.at_ms,
+        reason: event.reason,
+    })
+}
+
+fn decode_route(route: DeploymentRoute) -> Result<Route, String> {
+    let role = match route.role {
+        Some(deployment_route::Role::Live(live)) => Role::Live {
+            weight: live.weight,
+        },
+        Some(deployment_route::Role::Canary(canary)) => Role::Canary {
+            share: canary.share,
+        },
+        Some(deployment_route::Role::Shadow(_)) => Role::Shadow,
+        None => {
+            return Err(format!(
+                "route {} is neither live nor a canary nor a shadow",
+                route.name
+            ));
+        }
+    };
+    Ok(Route {
+        name: route.name,
+        model: ModelId {
+            name: route.model,
+            version: route.version,
+        },
+        role,
+    })
+}
+
+/// Everything of a package's manifest but the package's own `manifest.json`, which may be large.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Pushed {
+    pub bytes: u64,
+    pub artefact_bytes: u64,
+    pub chunks: u32,
+    pub by: String,
+    pub at_ms: i64,
+}
+
+/// # Errors
+/// The value is not the manifest its key says it is, or contradicts itself.
+pub(crate) fn decode_manifest(key: &PushKey, value: &[u8]) -> Result<Pushed, String> {
+    let manifest = ModelManifest::decode(value)
+        .map_err(|error| format!("the value is not a manifest: {error}"))?;
+    let said = (manifest.name.as_str(), manifest.version.as_str());
+    if said != (&*key.id.name, &*key.id.version) || manifest.sha256 != key.sha256.0 {
+        return Err("the manifest is of another package than its key".to_owned());
+    }
+    let (bytes, chunk) = (manifest.artefact_bytes, u64::from(manifest.chunk_bytes));
+    let fits = match chunk {
+        0 => bytes == 0 && manifest.chunks == 0,
+        chunk => bytes.div_ceil(chunk) == u64::from(manifest.chunks),
+    };
+    if !fits {
+        return Err(format!(
+            "the manifest says {bytes} bytes in {} chunks of {chunk}",
+            manifest.chunks
+        ));
+    }
+    Ok(Pushed {
+        bytes: bytes + manifest.manifest_json.len() as u64,
+        artefact_bytes: bytes,
+        chunks: manifest.chunks,
+        by: manifest.pushed_by,
+        at_ms: manifest.pushed_at_ms,
+    })
+}
+
+pub(crate) fn encode_replica(replica: &Replica) -> Vec<u8> {
+    let model = |model: &ReplicaModel| {
+        let (state, why) = match &model.state {
+            ModelState::Wanted => (ReplicaModelState::Wanted, ""),
+            ModelState::Loading => (ReplicaModelState::Loading, ""),
+            ModelState::Ready => (ReplicaModelState::Ready, ""),
+            ModelState::Failed { why } => (ReplicaModelState::Failed, why.as_str()),
+        };
+        WireReplicaModel {
+            name: model.id.name.clone(),
+            version: model.id.version.clone(),
+            state: state.into(),
+            why: why.to_owned(),
+        }
+    };
+    let status = ReplicaStatus {
+        service: replica.service.clone(),
+        instance: replica.instance.clone(),
+        at_ms: replica.at_ms,
+        models: replica.models.iter().map(model).collect(),
+        revisions: replica.revisions.clone().into_iter().collect(),
+        models_offset: replica.models_offset,
+        deployments_offset: replica.deployments_offset,
+    };
+    status.encode_to_vec()
+}
+
+/// # Errors
+/// The value is no status.
+pub(crate) fn decode_replica(value: &[u8]) -> Result<Replica, String> {
+    let status = ReplicaStatus::decode(value)
+        .map_err(|error| format!("the value is not a status: {error}"))?;
+    let model = |model: WireReplicaModel| ReplicaModel {
+        id: ModelId {
+            name: model.name,
+            version: model.version,
+        },
+        state: match ReplicaModelState::try_from(model.state) {
+            Ok(ReplicaModelState::Wanted) => ModelState::Wanted,
+            Ok(ReplicaModelState::Loading) => ModelState::Loading,
+            Ok(ReplicaModelState::Ready) => ModelState::Ready,
+            Ok(ReplicaModelState::Failed) => ModelState::Failed { why: model.why },
+            Ok(ReplicaModelState::Unspecified) | Err(_) => ModelState::Failed {
+                why: format!("state {} is not known here", model.state),
+            },
+        },
+    };
+    Ok(Replica {
+        service: status.service,
+        instance: status.instance,
+        at_ms: status.at_ms,
+        models: status.models.into_iter().map(model).collect(),
+        revisions: status.revisions.into_iter().collect(),
+        models_offset: status.models_offset,
+        deployments_offset: status.deployments_offset,
+    })
+}
+
+/// The message of a push.
+pub(crate) fn encode_manifest(manifest: ModelManifest) -> Vec<u8> {
+    manifest.encode_to_vec()
+}
+
+/// The `manifest.json` in a record that was found sound before.
+///
+/// # Errors
+/// The value is no manifest.
+pub(crate) fn manifest_json(value: &[u8]) -> Result<Vec<u8>, String> {
+    match ModelManifest::decode(value) {
+        Ok(manifest) => Ok(manifest.manifest_json),
+        Err(error) => Err(format!("the value is not a manifest: {error}")),
+    }
+}
+
+/// The message a package's manifest travels in.
+pub(crate) fn manifest_message(
+    key: &PushKey,
+    package: &crate::PackageBytes,
+    by: &str,
+    at_ms: i64,
+) -> ModelManifest {
+    let Sha256Hex(sha256) = key.sha256;
+    ModelManifest {
+        name: key.id.name.clone(),
+        version: key.id.version.clone(),
+        sha256: sha256.to_vec(),
+        manifest_json: package.manifest.clone(),
+        artefact_bytes: package.artefact.len() as u64,
+        chunks: package.chunks().len() as u32,
+        chunk_bytes: crate::CHUNK_BYTES as u32,
+        pushed_by: by.to_owned(),
+        pushed_at_ms: at_ms,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::deployment::tests::{deployment, id, route};
+
+    fn whole() -> Deployment {
+        let mut whole = deployment(
+            3,
+            vec![
+                route("live", "1", Role::Live { weight: 0 }),
+                route("canary", "2", Role::Canary { share: 10_000 }),
+                route("shadow", "3", Role::Shadow),
+            ],
+        );
+        whole.action = Action::Rollback;
+        whole.reason = "because".to_owned();
+        whole
+    }
+
+    #[test]
+    fn a_deployment_is_read_as_it_was_written() {
+        assert_eq!(decode_deployment(&encode_deployment(&whole())), Ok(whole()));
+    }
+
+    #[test]
+    fn fields_that_are_not_known_are_refused_at_every_depth() {
+        let known = encode_deployment(&whole());
+        // Field 9, a varint.
+        let outside = [&known[..], &[0x48, 1]].concat();
+        let error = decode_deployment(&outside).unwrap_err();
+        assert!(error.contains("field 9"), "{error}");
+        // A route (field 3) with a live role (4) that has a field 2.
+        let inside = [&known[..], &[0x1a, 4, 0x22, 2, 0x10, 1]].concat();
+        let error = decode_deployment(&inside).unwrap_err();
+        assert!(error.contains("a route has a field 2"), "{error}");
+    }
+
+    #[test]
+    fn what_is_no_deployment_is_refused_in_words() {
+        for bytes in [&b"garbage"[..], &[0x1a, 200]] {
+            assert!(decode_deployment(bytes).is_err());
+        }
+        let roleless = [&encode_deployment(&whole())[..], &[0x1a, 3, 0x0a, 1, b'x']].concat();
+        let error = decode_deployment(&roleless).unwrap_err();
+        assert!(error.contains("route x is neither"), "{error}");
+        let error = decode_deployment(&[]).unwrap_err();
+        assert!(error.contains("the action 0 is not known"), "{error}");
+    }
+
+    #[test]
+    fn a_status_is_read_as_it_was_written() {
+        let model = |version: &str, state| ReplicaModel {
+            id: id("m", version),
+            state,
+        };
+        let replica = Replica {
+            service: "inference".to_owned(),
+            instance: "a:1".to_owned(),
+            at_ms: 5,
+            models: vec![
+                model("1", ModelState::Wanted),
+                model("2", ModelState::Loading),
+                model("3", ModelState::Ready),
+                model(
+                    "4",
+                    ModelState::Failed {
+                        why: "no".to_owned(),
+                    },
+                ),
+            ],
+            revisions: [("p".to_owned(), 3)].into(),
+            models_offset: 7,
+            deployments_offset: 9,
+        };
+        assert_eq!(decode_replica(&encode_replica(&replica)), Ok(replica));
+        assert!(decode_replica(b"garbage").is_err());
+    }
+}
