@@ -13,6 +13,7 @@ mod follower;
 mod key;
 mod package;
 mod registry;
+pub mod split;
 mod status;
 mod view;
 mod wire;
@@ -23,6 +24,7 @@ pub use error::Error;
 pub use follower::Follower;
 pub use package::{CHUNK_BYTES, PackageBytes, Sha256Hex};
 pub use registry::{Deleted, Pushed, Registry};
+pub use split::{Pick, Split};
 pub use status::{
     ModelState, REPORT_EVERY, Replica, ReplicaModel, Replicas, Reporter, SILENT_AFTER, withdraw,
 };
