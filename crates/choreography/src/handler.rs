@@ -172,11 +172,21 @@ pub(crate) struct Emission {
     pub key: Option<Range<usize>>,
 }
 
+/// An output record beside an outcome.
+#[derive(Debug, Clone)]
+pub(crate) struct Extra {
+    /// The outcome's index.
+    pub beside: usize,
+    pub payload: Range<usize>,
+}
+
 /// The decisions on a batch. Payloads lie in one buffer, reused from batch to batch.
 #[derive(Default)]
 pub struct Output {
     pub(crate) bytes: Vec<u8>,
     pub(crate) outcomes: Vec<Outcome>,
+    /// In the order of the outcomes they are beside.
+    pub(crate) extras: Vec<Extra>,
     pub(crate) steps: Vec<Step>,
 }
 
@@ -201,6 +211,20 @@ impl Output {
         self.outcomes.push(Outcome::Emit(Emission { payload, key }));
     }
 
+    /// One more output record beside the outcome decided last, sent right after it in the same transaction: with
+    /// the input's key, partition, timestamp and headers. It is nobody's outcome: one that is too large is dropped
+    /// and counted, and where the record becomes a dead letter it is not sent.
+    pub fn also(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        debug_assert!(!self.outcomes.is_empty(), "there is no outcome yet");
+        let start = self.bytes.len();
+        write(&mut self.bytes);
+        let payload = start..self.bytes.len();
+        self.extras.push(Extra {
+            beside: self.outcomes.len().saturating_sub(1),
+            payload,
+        });
+    }
+
     /// The record ends here by design (stored, state only, late); `reason` is a metric's label.
     pub fn absorb(&mut self, reason: &'static str) {
         self.outcomes.push(Outcome::Absorb(reason));
@@ -220,6 +244,23 @@ impl Output {
         self.steps.clear();
         self.bytes.clear();
         self.outcomes.clear();
+        self.extras.clear();
+    }
+
+    /// Forgets all decisions but the first `outcomes`.
+    pub(crate) fn truncate(&mut self, outcomes: usize) {
+        self.outcomes.truncate(outcomes);
+        let kept = self.extras.partition_point(|extra| extra.beside < outcomes);
+        self.extras.truncate(kept);
+    }
+
+    /// The payloads beside one outcome.
+    pub(crate) fn beside(&self, outcome: usize) -> impl Iterator<Item = &[u8]> {
+        let first = self.extras.partition_point(|extra| extra.beside < outcome);
+        let extras = self.extras[first..].iter();
+        extras
+            .take_while(move |extra| extra.beside == outcome)
+            .map(|extra| &self.bytes[extra.payload.clone()])
     }
 
     /// The payload of the `index`th decision, if it was an emission. For tests of handlers.
@@ -228,6 +269,11 @@ impl Output {
             Outcome::Emit(emission) => self.bytes.get(emission.payload.clone()),
             _ => None,
         }
+    }
+
+    /// The payloads beside the `index`th decision. For tests of handlers.
+    pub fn extras(&self, index: usize) -> impl Iterator<Item = &[u8]> {
+        self.beside(index)
     }
 
     /// The failure of the `index`th decision, if it was one. For tests of handlers.

@@ -153,7 +153,7 @@ impl<R: Default> Judge<R> {
             Ok(result) => result,
             Err(panic) => {
                 self.verdicts.truncate(verdicts);
-                self.output.outcomes.truncate(outcomes);
+                self.output.truncate(outcomes);
                 let failure = Failure::dead_letter("panic", panic_text(&*panic));
                 self.verdicts
                     .push(Verdict::Failed(failure, FailedAt::Handle));
@@ -212,6 +212,17 @@ impl<R: Default> Judge<R> {
                 Outcome::Absorb(_) | Outcome::Fail(_) => Decision::Absorbed,
             },
         }
+    }
+
+    /// The payloads to be sent beside a record's outcome; none where the record is a dead letter.
+    pub fn extras(&self, index: usize) -> impl Iterator<Item = &[u8]> {
+        let outcome = match &self.verdicts[index] {
+            Verdict::Handled(outcome) => Some(*outcome),
+            Verdict::Failed(..) => None,
+        };
+        outcome
+            .into_iter()
+            .flat_map(|outcome| self.output.beside(outcome))
     }
 
     /// Counts dead letters and absorbed records, by reason, once the batch is committed; returns how many
@@ -281,6 +292,24 @@ mod tests {
                     b"retry" => output.fail(Failure::retry("busy", "later")),
                     b"absorb" => output.absorb("late"),
                     b"fatal" => output.fail(Failure::fatal("broken", "stop")),
+                    b"dead with two" => {
+                        output.fail(Failure::dead_letter("poison", "no"));
+                        output.also(|bytes| bytes.extend_from_slice(b"1"));
+                    }
+                    b"two" => {
+                        output.emit(|bytes| bytes.extend_from_slice(b"two"));
+                        output.also(|bytes| bytes.extend_from_slice(b"1"));
+                        output.also(|bytes| bytes.extend_from_slice(b"2"));
+                    }
+                    b"absorb with one" => {
+                        output.absorb("late");
+                        output.also(|bytes| bytes.extend_from_slice(b"3"));
+                    }
+                    b"one, then panic" => {
+                        output.emit(|bytes| bytes.extend_from_slice(b"x"));
+                        output.also(|bytes| bytes.extend_from_slice(b"x"));
+                        panic!("boom");
+                    }
                     other => output.emit(|bytes| bytes.extend_from_slice(other)),
                 }
             }
@@ -327,6 +356,28 @@ mod tests {
             decided(&[Some("a"), None, Some("panic"), Some("b")]),
             ["a", "dead:tombstone", "dead:panic", "b"]
         );
+    }
+
+    #[test]
+    fn what_is_beside_an_outcome_goes_with_it_and_not_with_a_dead_letter() {
+        let payloads = [
+            Some("a"),
+            Some("two"),
+            None,
+            Some("dead with two"),
+            Some("absorb with one"),
+            Some("one, then panic"),
+            Some("b"),
+        ];
+        let beside = |payloads: &[Option<&'static str>]| {
+            let mut judge = Judge::default();
+            judge.decide(&mut Picky, &batch(payloads)).unwrap();
+            let extras = |index| judge.extras(index).flatten().copied().collect();
+            (0..payloads.len()).map(extras).collect::<Vec<Vec<u8>>>()
+        };
+        let alone = beside(&payloads);
+        assert_eq!(alone, [&b""[..], b"12", b"", b"", b"3", b"", b""]);
+        assert_eq!(beside(&payloads[..5]), alone[..5]);
     }
 
     #[test]

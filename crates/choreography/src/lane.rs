@@ -10,7 +10,7 @@ mod dead_letters;
 mod send;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -124,6 +124,10 @@ pub(crate) struct Lane<H: Handler> {
     failed_commits: u32,
     /// Records the broker would not take, by partition and offset.
     refused: HashMap<(i32, i64), Cause>,
+    /// Records of which the broker would not take what is beside their outcome.
+    extras_refused: HashSet<(i32, i64)>,
+    /// Of the last attempt.
+    extras_dropped: u64,
     /// Of each partition the timestamp, in ms, of the last record committed.
     handled: BTreeMap<i32, i64>,
     last_commit: Instant,
@@ -167,6 +171,8 @@ impl<H: Handler> Lane<H> {
             attempts,
             failed_commits: 0,
             refused: HashMap::new(),
+            extras_refused: HashSet::new(),
+            extras_dropped: 0,
             handled: BTreeMap::new(),
             last_commit: Instant::now(),
             dead_letters: DeadLetters::default(),
@@ -322,6 +328,7 @@ impl<H: Handler> Lane<H> {
         self.attempts.reset();
         self.failed_commits = 0;
         self.refused.clear();
+        self.extras_refused.clear();
         self.last_commit = Instant::now();
     }
 
@@ -480,6 +487,10 @@ impl<H: Handler> Lane<H> {
         trace: Option<TraceId>,
     ) {
         let dead = self.judge.count(&self.metrics);
+        if self.extras_dropped > 0 {
+            self.metrics
+                .extras_dropped("too_large", self.extras_dropped);
+        }
         if let Some((index, cause)) = self.judge.failures().next() {
             let trace = self.spans.context(index);
             self.dead_letters.tell(dead, &incoming[index], cause, trace);

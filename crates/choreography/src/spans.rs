@@ -61,10 +61,11 @@ pub(crate) struct Settling {
 /// A `send` that has begun.
 struct Sent {
     context: SpanContext,
+    parent: SpanContext,
     start_ns: u64,
     /// Which of [`Spans::outputs`].
     output: usize,
-    /// Where its own attributes lie in [`Spans::sent`].
+    /// Where its own attributes lie in [`Spans::sent_attributes`].
     attributes: Range<usize>,
 }
 
@@ -74,7 +75,6 @@ struct Traced {
     context: SpanContext,
     parent: Option<SpanContext>,
     start_ns: u64,
-    send: Option<Sent>,
     failed: Option<(&'static str, String)>,
 }
 
@@ -138,8 +138,9 @@ pub(crate) struct Spans {
     records: Vec<Traced>,
     clock: (Instant, u64),
     batch: Option<SpanContext>,
-    /// Own attributes of the batch's `send`s.
-    sent: Vec<u8>,
+    /// One a record sent: outcomes, and what is beside them.
+    sent: Vec<Sent>,
+    sent_attributes: Vec<u8>,
     /// When Kafka had confirmed all of them.
     delivered_ns: Option<u64>,
     /// Of the span being told, beside its kind's.
@@ -167,6 +168,7 @@ impl Spans {
             clock: (Instant::now(), seed),
             batch: None,
             sent: Vec::new(),
+            sent_attributes: Vec::new(),
             delivered_ns: None,
             own: Attributes::default(),
             recorder: tracing.recorder(),
@@ -199,6 +201,7 @@ impl Spans {
     pub fn open(&mut self, incoming: &[Incoming<'_>], first_at: Instant, polled_at: Instant) {
         self.records.clear();
         self.sent.clear();
+        self.sent_attributes.clear();
         self.delivered_ns = None;
         self.batch = None;
         if !self.tracing.is_on() {
@@ -296,7 +299,6 @@ impl Spans {
             context: self.tracing.context(parent.as_ref()),
             parent,
             start_ns: self.time(polled_at),
-            send: None,
             failed: None,
         });
     }
@@ -328,7 +330,7 @@ impl Spans {
         }
     }
 
-    /// Begins the `send` span of a record's output or dead letter; its context goes into the headers.
+    /// Begins the `send` span of an output or dead letter of a record; its context goes into the headers.
     pub fn send(
         &mut self,
         index: usize,
@@ -347,16 +349,16 @@ impl Spans {
         self.own.clear();
         partition(&mut self.own, to_partition);
         key(&mut self.own, to_key);
-        let from = self.sent.len();
-        self.sent.extend_from_slice(self.own.as_bytes());
-        let start_ns = self.time(Instant::now());
-        let traced = &mut self.records[place];
-        let context = self.tracing.context(Some(&traced.context));
-        traced.send = Some(Sent {
+        let from = self.sent_attributes.len();
+        self.sent_attributes.extend_from_slice(self.own.as_bytes());
+        let parent = self.records[place].context.clone();
+        let context = self.tracing.context(Some(&parent));
+        self.sent.push(Sent {
             context: context.clone(),
-            start_ns,
+            parent,
+            start_ns: self.time(Instant::now()),
             output,
-            attributes: from..self.sent.len(),
+            attributes: from..self.sent_attributes.len(),
         });
         Some(context)
     }
@@ -390,11 +392,11 @@ impl Spans {
                 |all: Attributes, (key, value): &(&str, &str)| all.with(key, Value::Text(value));
             (store.name, pairs.fold(Attributes::default(), all))
         });
+        self.tell_sent(settled.1, None);
         for traced in &records {
             if traced.failed.is_none() {
                 self.tell_steps(traced, steps);
             }
-            self.tell_send(traced, settled.1, None);
             match &store {
                 Some(store) => self.tell_store(traced, store, settled),
                 None if self.delivery == Delivery::ExactlyOnce => {
@@ -427,24 +429,26 @@ impl Spans {
         }
     }
 
-    fn tell_send(&mut self, traced: &Traced, now_ns: u64, undone: Option<(&str, &str)>) {
-        let Some(sent) = &traced.send else { return };
-        let kind = &self.outputs[sent.output].1;
-        self.recorder.record(&SpanRecord {
-            context: &sent.context,
-            parent: Some(&traced.context),
-            name: &kind.name,
-            kind: &kind.kind,
-            start_ns: sent.start_ns,
-            end_ns: self.delivered_ns.unwrap_or(now_ns),
-            attributes: [
-                kind.attributes.as_bytes(),
-                &self.sent[sent.attributes.clone()],
-            ],
-            links: [None, None],
-            // What Kafka has confirmed was sent, whatever became of the batch.
-            error: undone.filter(|_| self.delivered_ns.is_none()),
-        });
+    fn tell_sent(&mut self, now_ns: u64, undone: Option<(&str, &str)>) {
+        for sent in &self.sent {
+            let kind = &self.outputs[sent.output].1;
+            self.recorder.record(&SpanRecord {
+                context: &sent.context,
+                parent: Some(&sent.parent),
+                name: &kind.name,
+                kind: &kind.kind,
+                start_ns: sent.start_ns,
+                end_ns: self.delivered_ns.unwrap_or(now_ns),
+                attributes: [
+                    kind.attributes.as_bytes(),
+                    &self.sent_attributes[sent.attributes.clone()],
+                ],
+                links: [None, None],
+                // What Kafka has confirmed was sent, whatever became of the batch.
+                error: undone.filter(|_| self.delivered_ns.is_none()),
+            });
+        }
+        self.sent.clear();
     }
 
     fn tell_store(&mut self, traced: &Traced, store: &(&str, Attributes), settled: (u64, u64)) {
@@ -521,8 +525,8 @@ impl Spans {
             return;
         }
         let now_ns = self.time(Instant::now());
+        self.tell_sent(now_ns, Some((class, reason)));
         for traced in std::mem::take(&mut self.records) {
-            self.tell_send(&traced, now_ns, Some((class, reason)));
             let (class, reason) = match &traced.failed {
                 Some((class, reason)) => (*class, reason.as_str()),
                 None => (class, reason),

@@ -49,6 +49,16 @@ impl Handler for Obedient {
                 }
                 "huge" => output.emit(|bytes| bytes.resize(4 << 20, b'x')),
                 "absorb" => output.absorb("told"),
+                "with two" => {
+                    output.emit(|bytes| bytes.extend_from_slice(b"one"));
+                    output.also(|bytes| bytes.extend_from_slice(b"two"));
+                    output.also(|bytes| bytes.resize(4 << 20, b'x'));
+                    output.also(|bytes| bytes.extend_from_slice(b"three"));
+                }
+                "dead with one" => {
+                    output.fail(Failure::dead_letter("told", "no"));
+                    output.also(|bytes| bytes.extend_from_slice(b"never"));
+                }
                 text => output.emit(|bytes| bytes.extend_from_slice(text.as_bytes())),
             }
         }
@@ -172,6 +182,21 @@ impl World {
         letters
     }
 
+    /// Payloads on the output topic, each with the input's partition, key and headers.
+    fn out(&self) -> Vec<String> {
+        let mut payloads = Vec::new();
+        let cluster = self.broker.cluster().expect("a cluster");
+        list_dead_letters(&cluster, "out", |record| {
+            assert_eq!((record.partition, record.header("ward")), (0, Some("7")));
+            assert_eq!(record.key.as_deref(), Some(&b"k"[..]));
+            let payload = record.payload.unwrap_or_default();
+            payloads.push(String::from_utf8_lossy(&payload).into_owned());
+            std::ops::ControlFlow::Continue(())
+        })
+        .expect("listed");
+        payloads
+    }
+
     fn stop(&mut self) -> Result<(), StageError> {
         let stage = self.stage.take().expect("it runs");
         stage.stop();
@@ -221,6 +246,26 @@ fn poison_of_every_kind_is_dead_lettered_between_good_records() {
         );
         let absorbed = "quadrille_absorbed_total{pipeline=\"p\",reason=\"told\"} 1";
         assert!(world.registry.encode().contains(absorbed));
+        world.stop().expect("drained");
+    }
+}
+
+#[test]
+fn what_is_beside_an_outcome_follows_it_and_is_dropped_alone_where_it_is_too_large() {
+    for delivery in [Delivery::ExactlyOnce, Delivery::AtLeastOnce] {
+        let mut world = World::start(delivery);
+        world.send(&["a", "with two", "dead with one", "b"]);
+        world.consumed(4);
+        assert_eq!(world.out(), ["a", "one", "two", "three", "b"]);
+        assert_eq!(world.dead(), [letter("told", "1", "dead with one")]);
+        let text = world.registry.encode();
+        for line in [
+            "quadrille_extras_dropped_total{pipeline=\"p\",reason=\"too_large\"} 1",
+            // Five outputs and a dead letter.
+            "messaging_client_sent_messages_total{pipeline=\"p\"} 6",
+        ] {
+            assert!(text.contains(line), "{line} not in\n{text}");
+        }
         world.stop().expect("drained");
     }
 }

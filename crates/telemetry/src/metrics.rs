@@ -167,6 +167,7 @@ pub struct LoopMetrics {
     bytes: Family<PipelineLabel, Counter>,
     dead_letters: Family<ReasonLabels, Counter>,
     absorbed: Family<ReasonLabels, Counter>,
+    extras_dropped: Family<ReasonLabels, Counter>,
     retries: Family<PipelineLabel, Counter>,
     aborts: Family<PipelineLabel, Counter>,
     rebalances: Family<PipelineLabel, Counter>,
@@ -191,6 +192,7 @@ impl LoopMetrics {
             bytes: Family::default(),
             dead_letters: Family::default(),
             absorbed: Family::default(),
+            extras_dropped: Family::default(),
             retries: Family::default(),
             aborts: Family::default(),
             rebalances: Family::default(),
@@ -235,6 +237,12 @@ impl LoopMetrics {
             None,
             "Records that end in this stage by design, by reason",
             m.absorbed.clone(),
+        );
+        registry.register(
+            "quadrille.extras_dropped",
+            None,
+            "Output records beside a record's outcome that were not sent, by reason",
+            m.extras_dropped.clone(),
         );
         registry.register(
             "quadrille.batch_retries",
@@ -418,6 +426,16 @@ impl StageMetrics {
             reason,
         };
         self.families.absorbed.get_or_create(&labels).inc_by(count);
+    }
+
+    /// Output records beside an outcome that were not sent.
+    pub fn extras_dropped(&self, reason: &'static str, count: u64) {
+        let labels = ReasonLabels {
+            pipeline: self.pipeline.clone(),
+            reason,
+        };
+        let dropped = &self.families.extras_dropped;
+        dropped.get_or_create(&labels).inc_by(count);
     }
 
     /// What is left of a partition: records, and how far behind the present they are.

@@ -5,20 +5,23 @@ use rdkafka::producer::BaseRecord;
 
 use super::Lane;
 use crate::{
-    Cause, Handler, Headers, Incoming, client, dlq,
+    Cause, Handler, Headers, Incoming, StageConfig, client, dlq,
     judge::Decision,
     partition_of,
     producer::{LaneProducer, SendError, Undelivered},
-    spans,
+    spans::{self, Spans},
 };
 
 /// A dead letter's headers take ten times a small record's memory: fewer of them wait for Kafka.
 const DEAD_LETTERS_OUTSTANDING_MAX: i64 = 1_000;
 /// Room for a batch's and a record's own framing when sizes are compared with a topic's limit.
 const RECORD_OVERHEAD_BYTES: usize = 160;
+/// Set in the index of what was sent beside a record's outcome: batches are far smaller.
+const BESIDE: usize = 1 << (usize::BITS - 1);
 
 impl<H: Handler> Lane<H> {
-    /// A record the broker refuses as too large is dead-lettered when the batch is handled again.
+    /// A record the broker refuses as too large is dead-lettered when the batch is handled again; what was beside
+    /// an outcome is dropped then.
     pub(super) fn refuse_if_too_large(
         &mut self,
         undelivered: &Undelivered,
@@ -26,15 +29,19 @@ impl<H: Handler> Lane<H> {
     ) {
         if let Some(failure) = &undelivered.failure
             && client::is_too_large(&failure.error)
-            && let Some(record) = incoming.get(failure.index)
+            && let Some(record) = incoming.get(failure.index & !BESIDE)
         {
-            let cause = too_large("the broker refused it".to_owned());
-            self.refused
-                .insert((record.partition, record.offset), cause);
+            let place = (record.partition, record.offset);
+            if failure.index & BESIDE == 0 {
+                let cause = too_large("the broker refused it".to_owned());
+                self.refused.insert(place, cause);
+            } else {
+                self.extras_refused.insert(place);
+            }
         }
     }
 
-    /// Queues an output or a dead letter for each record that has one, in order.
+    /// Queues an output or a dead letter for each record that has one, in order, and what is beside it.
     pub(super) fn send_all(
         &mut self,
         producer: &LaneProducer,
@@ -42,6 +49,7 @@ impl<H: Handler> Lane<H> {
         attempt: u32,
     ) -> Result<usize, Undelivered> {
         let mut sent = 0;
+        self.extras_dropped = 0;
         for (index, record) in incoming.iter().enumerate() {
             let refused = (!self.refused.is_empty())
                 .then(|| {
@@ -66,11 +74,12 @@ impl<H: Handler> Lane<H> {
                 }
                 Decision::Absorbed => {}
             }
+            sent += self.send_extras(producer, index, record)?;
         }
         Ok(sent)
     }
 
-    /// Sends one output; the inner error is the record's own: it is too large.
+    /// Sends a record's output; the inner error is the record's own: it is too large.
     fn send_output(
         &mut self,
         producer: &LaneProducer,
@@ -80,35 +89,51 @@ impl<H: Handler> Lane<H> {
         let Decision::Emit { payload, key } = self.judge.decision(index) else {
             return Ok(Ok(()));
         };
-        let Some(topic) = &self.config.output else {
-            let service = self.config.service;
-            return Err(format!("{service} has no output topic, yet its handler emits").into());
-        };
         let partition = key.map_or(record.partition, |key| {
             partition_of(key, self.topics.partitions)
         });
-        let key = key.or(record.key);
-        let size = payload.len() + key.map_or(0, <[u8]>::len) + headers_len(record.headers);
-        let limit = self.topics.output_bytes_max;
-        if size + RECORD_OVERHEAD_BYTES > limit {
-            let detail =
-                format!("output of {size} bytes; {topic} takes {limit} (max.message.bytes)");
-            return Ok(Err(too_large(detail)));
+        let sending = Sending {
+            index,
+            opaque: index,
+            topic: output_topic(&self.config)?,
+            bytes_max: self.topics.output_bytes_max,
+            partition,
+            key: key.or(record.key),
+            payload,
+            record,
+        };
+        sending.send(producer, &mut self.spans)
+    }
+
+    /// Sends what is beside a record's outcome; what is too large is dropped and counted.
+    fn send_extras(
+        &mut self,
+        producer: &LaneProducer,
+        index: usize,
+        record: &Incoming<'_>,
+    ) -> Result<usize, Undelivered> {
+        let mut sent = 0;
+        let refused = self
+            .extras_refused
+            .contains(&(record.partition, record.offset));
+        for payload in self.judge.extras(index) {
+            let sending = Sending {
+                index,
+                opaque: index | BESIDE,
+                topic: output_topic(&self.config)?,
+                bytes_max: self.topics.output_bytes_max,
+                partition: record.partition,
+                key: record.key,
+                payload,
+                record,
+            };
+            if !refused && sending.send(producer, &mut self.spans)?.is_ok() {
+                sent += 1;
+            } else {
+                self.extras_dropped += 1;
+            }
         }
-        let mut output = BaseRecord::with_opaque_to(topic, index)
-            .partition(partition)
-            .payload(payload);
-        output.key = key;
-        output.timestamp = record.timestamp_ms;
-        output.headers = record.headers.0.map(|headers| headers.detach());
-        if let Some(context) = self.spans.send(index, topic, partition, key) {
-            output.headers = Some(spans::carry(output.headers.take(), &context));
-        }
-        match producer.send(output) {
-            Ok(()) => Ok(Ok(())),
-            Err(SendError::TooLarge) => Ok(Err(too_large(format!("output of {size} bytes")))),
-            Err(SendError::Failed(undelivered)) => Err(undelivered),
-        }
+        Ok(sent)
     }
 
     fn send_dead_letter(
@@ -149,6 +174,60 @@ impl<H: Handler> Lane<H> {
             SendError::Failed(undelivered) => undelivered,
         })
     }
+}
+
+/// An output record on its way.
+struct Sending<'a> {
+    /// Of the record it is made of.
+    index: usize,
+    /// What the client tells of its delivery.
+    opaque: usize,
+    topic: &'a str,
+    /// The largest that the topic takes.
+    bytes_max: usize,
+    partition: i32,
+    key: Option<&'a [u8]>,
+    payload: &'a [u8],
+    record: &'a Incoming<'a>,
+}
+
+impl Sending<'_> {
+    /// The inner error is the record's own: it is too large.
+    fn send(
+        &self,
+        producer: &LaneProducer,
+        spans: &mut Spans,
+    ) -> Result<Result<(), Cause>, Undelivered> {
+        let (topic, limit) = (self.topic, self.bytes_max);
+        let key_bytes = self.key.map_or(0, <[u8]>::len);
+        let size = self.payload.len() + key_bytes + headers_len(self.record.headers);
+        if size + RECORD_OVERHEAD_BYTES > limit {
+            let detail =
+                format!("output of {size} bytes; {topic} takes {limit} (max.message.bytes)");
+            return Ok(Err(too_large(detail)));
+        }
+        let mut output = BaseRecord::with_opaque_to(topic, self.opaque)
+            .partition(self.partition)
+            .payload(self.payload);
+        output.key = self.key;
+        output.timestamp = self.record.timestamp_ms;
+        output.headers = self.record.headers.0.map(|headers| headers.detach());
+        if let Some(context) = spans.send(self.index, topic, self.partition, self.key) {
+            output.headers = Some(spans::carry(output.headers.take(), &context));
+        }
+        match producer.send(output) {
+            Ok(()) => Ok(Ok(())),
+            Err(SendError::TooLarge) => Ok(Err(too_large(format!("output of {size} bytes")))),
+            Err(SendError::Failed(undelivered)) => Err(undelivered),
+        }
+    }
+}
+
+fn output_topic(config: &StageConfig) -> Result<&str, Undelivered> {
+    config.output.as_deref().ok_or_else(|| {
+        let service = config.service;
+        format!("{service} has no output topic, yet its handler emits").into()
+    })
 }
 
 fn headers_len(headers: Headers<'_>) -> usize {
