@@ -122,6 +122,12 @@ pub trait Handler: Send + 'static {
     /// What a payload decodes to. Values are reused from batch to batch.
     type Record: Default + Send;
 
+    /// Whether it can decide records. A lane joins its group only then, so that others have the partitions; it is
+    /// not asked again.
+    fn is_ready(&self) -> bool {
+        true
+    }
+
     /// Called before a batch is handed over, whole or in parts, and again each time it is handed over anew.
     fn begin(&mut self) {}
 

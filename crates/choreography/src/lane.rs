@@ -38,6 +38,8 @@ use crate::{
 
 /// How long a poll waits when there is nothing: bounds how late a stop is noticed.
 const IDLE_WAIT: Duration = Duration::from_millis(200);
+/// How often a handler that cannot work yet is asked again.
+const READY_EVERY: Duration = Duration::from_millis(10);
 /// How often the position is committed when nothing comes.
 const IDLE_COMMIT_EVERY: Duration = Duration::from_secs(1);
 /// A busy lane rests for this many times the usual duration of its commits before it commits again.
@@ -187,6 +189,13 @@ impl<H: Handler> Lane<H> {
     pub fn run(mut self) -> Result<(), Cause> {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         let mut fenced_times = 0;
+        while !self.handler.is_ready() {
+            self.status.progress();
+            if self.stop.requested() {
+                return Ok(());
+            }
+            self.stop.sleep(READY_EVERY);
+        }
         loop {
             let started = Instant::now();
             let end = match self.session() {

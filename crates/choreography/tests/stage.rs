@@ -4,7 +4,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -20,10 +20,15 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Does what each record's text says.
 struct Obedient {
     retries: Arc<AtomicU32>,
+    ready: Arc<AtomicBool>,
 }
 
 impl Handler for Obedient {
     type Record = String;
+
+    fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire)
+    }
 
     fn decode(&mut self, incoming: &Incoming<'_>, record: &mut String) -> Result<(), Failure> {
         let payload = incoming
@@ -69,11 +74,18 @@ struct World {
     broker: EmbeddedBroker,
     registry: Registry,
     retries: Arc<AtomicU32>,
+    ready: Arc<AtomicBool>,
     stage: Option<Stage>,
 }
 
 impl World {
     fn start(delivery: Delivery) -> Self {
+        let world = Self::start_unready(delivery);
+        world.ready.store(true, Ordering::Release);
+        world
+    }
+
+    fn start_unready(delivery: Delivery) -> Self {
         let broker = EmbeddedBroker::start().expect("the embedded broker");
         let spec = |name: &str| TopicSpec {
             name: name.to_owned(),
@@ -106,6 +118,7 @@ impl World {
         let registry = Registry::default();
         let metrics = LoopMetrics::register(&registry).stage("p", &config.group, &config.input);
         let retries = Arc::new(AtomicU32::new(0));
+        let ready = Arc::new(AtomicBool::new(false));
         let options = StageOptions {
             config,
             topics,
@@ -115,11 +128,13 @@ impl World {
         };
         let stage = Stage::start(options, |_| Obedient {
             retries: Arc::clone(&retries),
+            ready: Arc::clone(&ready),
         });
         World {
             broker,
             registry,
             retries,
+            ready,
             stage: Some(stage.expect("a stage")),
         }
     }
@@ -284,10 +299,14 @@ fn a_fatal_failure_ends_the_stage_with_its_cause() {
 }
 
 #[test]
-fn a_stage_is_live_and_becomes_ready_when_partitions_are_assigned() {
-    let mut world = World::start(Delivery::ExactlyOnce);
+fn a_stage_is_live_and_becomes_ready_when_its_handler_is_and_partitions_are_assigned() {
+    let mut world = World::start_unready(Delivery::ExactlyOnce);
     let health = world.stage.as_ref().expect("it runs").health();
     health.live().expect("alive from the start");
+    // The broker answers, so nothing but the handler keeps the stage from its partitions.
+    world.send(&["a"]);
+    assert!(health.ready().is_err() && health.assigned_partitions() == 0);
+    world.ready.store(true, Ordering::Release);
     let deadline = Instant::now() + PATIENCE;
     while health.ready().is_err() || health.assigned_partitions() < 2 {
         assert!(Instant::now() < deadline, "ready");
@@ -295,4 +314,10 @@ fn a_stage_is_live_and_becomes_ready_when_partitions_are_assigned() {
     }
     world.stop().expect("drained");
     assert!(health.ready().is_err(), "no longer ready");
+}
+
+#[test]
+fn a_stage_that_is_never_ready_ends_when_it_is_asked_to() {
+    let mut world = World::start_unready(Delivery::ExactlyOnce);
+    world.stop().expect("nothing to drain");
 }

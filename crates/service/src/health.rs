@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, RwLock,
+        Arc, RwLock, RwLockReadGuard,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -14,10 +14,18 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 /// How often readiness is carried over to `grpc.health.v1`.
 const REPORT_EVERY: Duration = Duration::from_millis(100);
 
+/// What keeps a service from being ready besides its stages, if anything does.
+pub type ReadyFn = dyn Fn() -> Result<(), String> + Send + Sync;
+
+struct Assembled {
+    stages: Vec<Health>,
+    ready: Option<Arc<ReadyFn>>,
+}
+
 #[derive(Default)]
 struct Inner {
     /// None until the service is assembled.
-    stages: RwLock<Option<Vec<Health>>>,
+    assembled: RwLock<Option<Assembled>>,
     draining: AtomicBool,
 }
 
@@ -26,12 +34,12 @@ struct Inner {
 pub(crate) struct Probe(Arc<Inner>);
 
 impl Probe {
-    pub fn assembled(&self, stages: Vec<Health>) {
+    pub fn assembled(&self, stages: Vec<Health>, ready: Option<Arc<ReadyFn>>) {
         *self
             .0
-            .stages
+            .assembled
             .write()
-            .unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(stages);
+            .unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(Assembled { stages, ready });
     }
 
     pub fn drain(&self) {
@@ -41,12 +49,10 @@ impl Probe {
     /// # Errors
     /// What is stuck.
     pub fn live(&self) -> Result<(), String> {
-        let stages = self
-            .0
-            .stages
-            .read()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
-        stages.iter().flatten().try_for_each(Health::live)
+        match &*self.read() {
+            None => Ok(()),
+            Some(assembled) => assembled.stages.iter().try_for_each(Health::live),
+        }
     }
 
     /// # Errors
@@ -55,15 +61,20 @@ impl Probe {
         if self.0.draining.load(Ordering::Acquire) {
             return Err("draining".to_owned());
         }
-        let stages = self
-            .0
-            .stages
-            .read()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
-        match &*stages {
+        match &*self.read() {
             None => Err("waiting for Kafka".to_owned()),
-            Some(stages) => stages.iter().try_for_each(Health::ready),
+            Some(Assembled { stages, ready }) => {
+                ready.as_ref().map_or(Ok(()), |ready| ready())?;
+                stages.iter().try_for_each(Health::ready)
+            }
         }
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Option<Assembled>> {
+        let assembled = &self.0.assembled;
+        assembled
+            .read()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// Reports to `grpc.health.v1` for `""` and each service name, for as long as it is polled.

@@ -14,6 +14,7 @@ mod service;
 mod spans;
 
 pub use args::{Args, DeliveryArg};
+pub use health::ReadyFn;
 pub use healthcheck::healthcheck;
 pub use process::{exit_code, run_to_exit, run_to_exit_logging, shutdown_signal};
 pub use service::{Assembly, Config, Context, Error, run};

@@ -23,7 +23,7 @@ use tonic::service::Routes;
 
 use crate::{
     args::default_instance,
-    health::Probe,
+    health::{Probe, ReadyFn},
     server::{self, Mounted},
     spans::{self, Telling},
 };
@@ -273,6 +273,8 @@ pub struct Assembly {
     pub grpc: Routes,
     /// Full names of its gRPC services, for health checks.
     pub services: Vec<&'static str>,
+    /// What readiness needs besides the stages' partitions.
+    pub ready: Option<Arc<ReadyFn>>,
 }
 
 /// Runs a service until `shutdown`, then drains it: `assemble` builds it once the port is bound.
@@ -333,7 +335,7 @@ where
         }
     };
     let stages = assembly.stages;
-    probe.assembled(stages.iter().map(Running::health).collect());
+    probe.assembled(stages.iter().map(Running::health).collect(), assembly.ready);
     let _ = mounted.set(mount(assembly.grpc, assembly.http, telling)?);
     let reporting = tokio::spawn(
         probe

@@ -50,5 +50,6 @@ async fn assemble(context: Context) -> Result<Assembly, Error> {
         http: axum::Router::new(),
         grpc: Routes::new(FeatureServiceServer::new(service)),
         services: vec![SERVICE_NAME],
+        ready: None,
     })
 }

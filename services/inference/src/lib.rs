@@ -81,5 +81,6 @@ async fn assemble(context: Context, scorers: Vec<Arc<Scorer>>) -> Result<Assembl
             tracing: context.tracing.clone(),
         })),
         services: vec![SERVICE_NAME],
+        ready: None,
     })
 }

@@ -78,5 +78,6 @@ async fn assemble(context: Context, bounds: Bounds) -> Result<Assembly, Error> {
         http: http::router(intakes, bounds),
         grpc: Routes::new(service),
         services: vec![SERVICE_NAME],
+        ready: None,
     })
 }

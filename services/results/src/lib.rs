@@ -110,6 +110,7 @@ async fn assemble(context: Context, store: AnyStore) -> Result<Assembly, Error> 
         http: rest::router(store.clone(), names.clone()),
         grpc: Routes::new(grpc::grpc(store, names)),
         services: vec![SERVICE_NAME],
+        ready: None,
     })
 }
 
