@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use inference::serving::Serving;
 use quadrille_choreography::{
     Admin, Cluster, Delivery, Failure, Handler, Incoming, Item, Limits, OffsetStore, Output,
     Schemas, Stage as Running, StageConfig, StageOptions,
@@ -10,7 +11,7 @@ use quadrille_pipeline::Pipeline;
 use quadrille_proto::Stage;
 use quadrille_telemetry::{
     Registry, Tracing,
-    metrics::{LoopMetrics, ModelMetrics},
+    metrics::{LoopMetrics, ServingMetrics},
 };
 
 use crate::{
@@ -125,7 +126,7 @@ struct Arena<'a> {
     broker: Broker,
     cluster: Cluster,
     pipeline: Arc<Pipeline>,
-    scorer: Arc<inference::Scorer>,
+    serving: Serving,
     tag: String,
 }
 
@@ -140,7 +141,10 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         options,
         cluster: broker.cluster()?,
         broker,
-        scorer: Arc::new(inference::Scorer::new(Arc::clone(&pipeline), &package)?),
+        serving: Serving::fixed(
+            vec![(Arc::clone(&pipeline), package)],
+            ServingMetrics::register(&Registry::default()),
+        )?,
         pipeline,
         tag,
     };
@@ -262,12 +266,9 @@ impl Arena<'_> {
         let schemas = Schemas::new(&self.cluster);
         match contender {
             Contender::Inference => {
-                let scorer = &self.scorer;
-                let times = ModelMetrics::register(&Registry::default());
-                let times = times.of(scorer.pipeline().name(), scorer.model(), scorer.version());
+                let serving = &self.serving;
                 self.measure(config, false, || {
-                    let (scorer, times) = (Arc::clone(scorer), times.clone());
-                    inference::InferenceHandler::new(scorer, times, schemas.clone())
+                    inference::InferenceHandler::new(serving.clone(), 0, schemas.clone())
                 })
             }
             _ => self.measure(

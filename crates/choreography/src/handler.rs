@@ -79,7 +79,7 @@ impl<'a> Headers<'a> {
     }
 
     /// As [`Headers::last`], without an allocation: for what is asked of every record.
-    pub(crate) fn last_under(&self, name: &CStr) -> Option<&'a [u8]> {
+    pub fn last_under(&self, name: &CStr) -> Option<&'a [u8]> {
         native::header_last(self.0?, name)
     }
 

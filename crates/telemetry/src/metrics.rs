@@ -2,8 +2,10 @@
 //! histograms in seconds; cardinality bounded by the pipeline files: no label ever holds a record's id, key
 //! or free text.
 
+mod models;
 mod serving;
 
+pub use models::{ModelState, ServingMetrics, VariantMetrics};
 pub use serving::{ModelMetrics, ModelTimes, RequestMetrics};
 
 use std::{

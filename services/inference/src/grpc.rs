@@ -1,21 +1,20 @@
 //! `quadrille.v1.PredictService`: the stream's features and model, on request.
 
-use std::{sync::Arc, time::Instant};
-
-use quadrille_pipeline::{NeedKey, Pipeline};
+use quadrille_pipeline::NeedKey;
 use quadrille_proto::v1::{
     PredictRequest, PredictResponse, predict_service_server::PredictService,
 };
 use quadrille_service::fields::{invalid_argument, pick, read_struct};
-use quadrille_telemetry::{Tracing, metrics::ModelTimes};
+use quadrille_telemetry::Tracing;
 use tonic::{Request, Response, Status};
 
-use crate::Scorer;
+use crate::serving::{NotServed, Refused, Serving};
+
+/// By which a caller chooses the variant.
+const VARIANT_METADATA: &str = "quadrille-variant";
 
 pub(crate) struct Predict {
-    pub pipelines: Vec<Arc<Pipeline>>,
-    /// One a pipeline, in the same order.
-    pub scorers: Vec<(Arc<Scorer>, ModelTimes)>,
+    pub serving: Serving,
     pub tracing: Tracing,
 }
 
@@ -25,37 +24,54 @@ impl PredictService for Predict {
         &self,
         request: Request<PredictRequest>,
     ) -> Result<Response<PredictResponse>, Status> {
+        let variant = request.metadata().get(VARIANT_METADATA);
+        let variant = variant
+            .map(|value| value.to_str())
+            .transpose()
+            .map_err(|_| Status::invalid_argument("quadrille-variant is not ASCII"))?
+            .map(str::to_owned);
         let request = request.into_inner();
-        let pipeline = pick(&self.pipelines, &request.pipeline)?;
+        let pipeline = pick(self.serving.pipelines(), &request.pipeline)?;
         let record = request.record.unwrap_or_default();
         let reading = read_struct(pipeline, &record, NeedKey::Optional)
             .map_err(|invalid| invalid_argument(&invalid))?;
-        let (scorer, times) = self
-            .scorers
-            .iter()
-            .find(|(scorer, _)| scorer.pipeline().name() == pipeline.name())
-            .ok_or_else(|| {
-                Status::unavailable(format!("no model is loaded for {}", pipeline.name()))
-            })?;
-        // A model is cheap enough to be scored where the request arrives.
-        let (mut features, mut inputs, mut probabilities) = (Vec::new(), Vec::new(), Vec::new());
+        let key = Some(reading.key.as_str()).filter(|key| !key.is_empty());
+        let choice = self
+            .serving
+            .choose(pipeline.name(), key, variant.as_deref())
+            .map_err(not_served)?;
+        let (mut features, mut inputs) = (Vec::new(), Vec::new());
         let step = self.tracing.step("features");
         pipeline.features(&reading.values, &mut features);
         pipeline.model_inputs(&features, &mut inputs);
         drop(step);
         let step = self.tracing.step("model");
-        let start = Instant::now();
-        scorer.score(&inputs, &mut probabilities);
-        times.compute(start.elapsed());
+        let outputs = choice.loaded.score(inputs, None).await.map_err(refused)?;
         drop(step);
-        let probability = probabilities.first().copied().unwrap_or(f64::NAN);
+        let probability = outputs.first().copied().unwrap_or(f64::NAN);
+        let id = choice.loaded.id();
         Ok(Response::new(PredictResponse {
             probability,
             decision: pipeline.decide(probability).to_owned(),
-            model: scorer.model().to_owned(),
-            version: scorer.version().to_owned(),
+            model: id.name.clone(),
+            version: id.version.clone(),
             pipeline: pipeline.name().to_owned(),
-            config_hash: scorer.config_hash().to_vec(),
+            config_hash: choice.config_hash.to_vec(),
         }))
+    }
+}
+
+fn not_served(error: NotServed) -> Status {
+    let message = error.to_string();
+    match error {
+        NotServed::NotReady { .. } => Status::unavailable(message),
+        NotServed::UnknownVariant { .. } => Status::invalid_argument(message),
+        _ => Status::not_found(message),
+    }
+}
+
+fn refused(refused: Refused) -> Status {
+    match refused {
+        Refused::Expired => Status::deadline_exceeded(refused.to_string()),
     }
 }

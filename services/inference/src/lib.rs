@@ -1,11 +1,11 @@
-//! Predictions out of features: the stream's stage and `PredictService`, by one scorer.
+//! Predictions out of features: the stream's stage and `PredictService`, by the same deployments.
 //!
 //! It knows a model by its trait only, not what it is made of.
 #![forbid(unsafe_code)]
 
 mod grpc;
 mod rest;
-mod scorer;
+pub mod serving;
 mod stage;
 
 use std::{path::PathBuf, sync::Arc};
@@ -13,10 +13,10 @@ use std::{path::PathBuf, sync::Arc};
 use quadrille_choreography::{Stage as Running, StageOptions};
 use quadrille_proto::v1::predict_service_server::{PredictServiceServer, SERVICE_NAME};
 use quadrille_service::{Assembly, Context, Error};
-use quadrille_telemetry::metrics::ModelMetrics;
+use quadrille_telemetry::metrics::ServingMetrics;
 use tonic::service::Routes;
 
-pub use scorer::Scorer;
+use serving::{Loader, Options, Serving, local, source::NoLog};
 pub use stage::InferenceHandler;
 
 /// The service's settings.
@@ -32,30 +32,29 @@ pub struct Config {
 /// # Errors
 /// The model does not fit its pipeline, a setting turned out wrong, or the service cannot go on.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
-    let scorers: Vec<Arc<Scorer>> = config
-        .service
-        .pipelines
-        .iter()
-        .map(|pipeline| Scorer::load(Arc::clone(pipeline), &config.model).map(Arc::new))
-        .collect::<Result<_, _>>()?;
-    quadrille_service::run(config.service, shutdown, |context| {
-        assemble(context, scorers)
+    let pipelines = config.service.pipelines.clone();
+    let local = local::load(&pipelines, &config.model)?;
+    // Dropped at the end, which ends the loader's thread.
+    let mut loading = None;
+    let stop = &mut loading;
+    quadrille_service::run(config.service, shutdown, |context| async move {
+        let loader = Loader::new(Options {
+            pipelines,
+            local,
+            source: Arc::new(NoLog::default()),
+            metrics: ServingMetrics::register(&context.registry),
+        });
+        let serving = loader.serving();
+        let thread = loader.spawn();
+        *stop = Some(thread.map_err(|error| Error::Failed(format!("loader: {error}")))?);
+        assemble(context, serving).await
     })
     .await
 }
 
-async fn assemble(context: Context, scorers: Vec<Arc<Scorer>>) -> Result<Assembly, Error> {
-    let models = ModelMetrics::register(&context.registry);
-    let scorers: Vec<_> = scorers
-        .into_iter()
-        .map(|scorer| {
-            let times = models.of(scorer.pipeline().name(), scorer.model(), scorer.version());
-            (scorer, times)
-        })
-        .collect();
+async fn assemble(context: Context, serving: Serving) -> Result<Assembly, Error> {
     let mut stages = Vec::new();
-    for (scorer, times) in &scorers {
-        let pipeline = scorer.pipeline();
+    for (place, pipeline) in serving.pipelines().iter().enumerate() {
         let topics = context.prepare(pipeline).await?;
         context.publish(pipeline.prediction_schema()).await?;
         let config = context.config.stage_config(pipeline);
@@ -68,19 +67,18 @@ async fn assemble(context: Context, scorers: Vec<Arc<Scorer>>) -> Result<Assembl
             resume: None,
         };
         stages.push(Running::start(options, |_| {
-            InferenceHandler::new(Arc::clone(scorer), times.clone(), context.schemas.clone())
+            InferenceHandler::new(serving.clone(), place, context.schemas.clone())
         })?);
     }
-    let pipelines = context.config.pipelines.clone();
+    let ready = serving.clone();
     Ok(Assembly {
         stages,
-        http: rest::router(&scorers),
+        http: rest::router(serving.clone()),
         grpc: Routes::new(PredictServiceServer::new(grpc::Predict {
-            pipelines,
-            scorers,
+            serving,
             tracing: context.tracing.clone(),
         })),
         services: vec![SERVICE_NAME],
-        ready: None,
+        ready: Some(Arc::new(move || ready.ready())),
     })
 }

@@ -1,7 +1,5 @@
 //! Which model is served, as TensorFlow Serving answers it: health checks look at this.
 
-use std::{collections::BTreeMap, sync::Arc};
-
 use axum::{
     Json, Router,
     extract::Path,
@@ -9,42 +7,48 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use quadrille_telemetry::metrics::ModelTimes;
 use serde_json::{Value, json};
 
-use crate::Scorer;
+use crate::serving::{ModelState, ModelStatus, Serving};
 
 /// `GET /v1/models/{model}`.
-pub(crate) fn router(scorers: &[(Arc<Scorer>, ModelTimes)]) -> Router {
-    let mut models: BTreeMap<String, Vec<Value>> = BTreeMap::new();
-    for (scorer, _) in scorers {
-        let versions = models.entry(scorer.model().to_owned()).or_default();
-        let status = json!({
-            "version": scorer.version(),
-            "state": "AVAILABLE",
-            "status": {"error_code": "OK", "error_message": ""},
-        });
-        if !versions.contains(&status) {
-            versions.push(status);
-        }
-    }
-    let models = Arc::new(models);
+pub(crate) fn router(serving: Serving) -> Router {
     Router::new().route(
         "/v1/models/{model}",
-        get(move |Path(model): Path<String>| async move { answer(&models, &model) }),
+        get(move |Path(model): Path<String>| async move { answer(&serving, &model) }),
     )
 }
 
-fn answer(models: &BTreeMap<String, Vec<Value>>, model: &str) -> Response {
-    match models.get(model) {
-        Some(versions) => Json(json!({ "model_version_status": versions })).into_response(),
-        None => {
-            let known: Vec<&str> = models.keys().map(String::as_str).collect();
-            let error = format!(
-                "no model {model:?} is served; there is {}",
-                known.join(", ")
-            );
-            (StatusCode::NOT_FOUND, Json(json!({ "error": error }))).into_response()
+fn answer(serving: &Serving, model: &str) -> Response {
+    let versions: Vec<Value> = serving
+        .models()
+        .iter()
+        .filter(|status| status.id.name == model)
+        .map(version)
+        .collect();
+    if !versions.is_empty() {
+        return Json(json!({ "model_version_status": versions })).into_response();
+    }
+    match serving.model(model, None) {
+        Ok(_) => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+        Err(error) => {
+            let error = json!({ "error": error.to_string() });
+            (StatusCode::NOT_FOUND, Json(error)).into_response()
         }
     }
+}
+
+fn version(status: &ModelStatus) -> Value {
+    let (state, code, message) = match &status.state {
+        ModelState::Wanted => ("START", "OK", ""),
+        ModelState::Loading => ("LOADING", "OK", ""),
+        ModelState::Ready => ("AVAILABLE", "OK", ""),
+        // As TensorFlow Serving says it of a version that did not load.
+        ModelState::Failed { why } => ("END", "FAILED_PRECONDITION", why.as_str()),
+    };
+    json!({
+        "version": status.id.version,
+        "state": state,
+        "status": {"error_code": code, "error_message": message},
+    })
 }

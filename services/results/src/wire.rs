@@ -50,6 +50,7 @@ impl From<Prediction> for v1::StoredPrediction {
             input_topic: stored.input_topic,
             input_partition: stored.input_partition,
             input_offset: stored.input_offset,
+            shadow: false,
         }
     }
 }

@@ -79,6 +79,7 @@ async fn a_prediction_is_served_with_all_it_has_even_one_named_count() {
         input_topic: "diabetes.features".into(),
         input_partition: 3,
         input_offset: 1 << 40,
+        shadow: false,
     };
     let answer = service
         .get_prediction(get("a"))

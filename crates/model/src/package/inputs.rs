@@ -24,7 +24,7 @@ pub struct OutOfOrder {
 
 impl Difference {
     /// The difference, if there is one.
-    pub(super) fn between(wanted: &[String], offered: &[String]) -> Option<Self> {
+    pub fn between(wanted: &[String], offered: &[String]) -> Option<Self> {
         if wanted == offered {
             return None;
         }

@@ -86,6 +86,19 @@ struct ModelLabels {
     model_stage: &'static str,
 }
 
+const STAGES: [&str; 3] = ["queue", "compute", "output"];
+
+impl ModelLabels {
+    fn of(pipeline: &str, model: &str, version: &str, model_stage: &'static str) -> Self {
+        ModelLabels {
+            pipeline: pipeline.to_owned(),
+            model: model.to_owned(),
+            version: version.to_owned(),
+            model_stage,
+        }
+    }
+}
+
 /// Where the time of models goes. Cheap to clone.
 #[derive(Clone)]
 pub struct ModelMetrics(DurationFamily<ModelLabels>);
@@ -105,18 +118,23 @@ impl ModelMetrics {
 
     /// The times of one version of a model, looked up once.
     pub fn of(&self, pipeline: &str, model: &str, version: &str) -> ModelTimes {
-        let stage = |model_stage| {
-            self.0.get_or_create_owned(&ModelLabels {
-                pipeline: pipeline.to_owned(),
-                model: model.to_owned(),
-                version: version.to_owned(),
-                model_stage,
-            })
+        let stage = |stage| {
+            let labels = ModelLabels::of(pipeline, model, version, stage);
+            self.0.get_or_create_owned(&labels)
         };
+        let [queue, compute, output] = STAGES.map(stage);
         ModelTimes {
-            queue: stage("queue"),
-            compute: stage("compute"),
-            output: stage("output"),
+            queue,
+            compute,
+            output,
+        }
+    }
+
+    /// A version that serves a pipeline no more has no series.
+    pub fn forget(&self, pipeline: &str, model: &str, version: &str) {
+        for stage in STAGES {
+            let labels = ModelLabels::of(pipeline, model, version, stage);
+            self.0.remove(&labels);
         }
     }
 }

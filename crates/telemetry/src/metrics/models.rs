@@ -1,0 +1,230 @@
+//! Which model versions a replica has, and what they answer. Series of versions that are gone are removed.
+
+use std::{sync::atomic::AtomicU64, time::Duration};
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Unit,
+};
+
+use super::{Durations, ModelMetrics, ModelTimes, PipelineLabel, Registry, durations, observe};
+
+/// Where a version is on its way into service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ModelState {
+    Wanted,
+    Loading,
+    Ready,
+    Failed,
+}
+
+impl ModelState {
+    const ALL: [Self; 4] = [Self::Wanted, Self::Loading, Self::Ready, Self::Failed];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Wanted => "wanted",
+            Self::Loading => "loading",
+            Self::Ready => "ready",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct StateLabels {
+    model: String,
+    version: String,
+    state: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct VariantLabels {
+    pipeline: String,
+    variant: String,
+    model: String,
+    version: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct StepLabel {
+    step: &'static str,
+}
+
+/// What a replica serves. Cheap to clone.
+#[derive(Clone)]
+pub struct ServingMetrics {
+    states: Family<StateLabels, Gauge>,
+    swaps: Family<PipelineLabel, Counter>,
+    revision: Family<PipelineLabel, Gauge<u64, AtomicU64>>,
+    load: Durations,
+    failures: Family<StepLabel, Counter>,
+    records: Family<VariantLabels, Counter>,
+    times: ModelMetrics,
+}
+
+impl ServingMetrics {
+    /// Once a service.
+    pub fn register(registry: &Registry) -> Self {
+        let metrics = ServingMetrics {
+            states: Family::default(),
+            swaps: Family::default(),
+            revision: Family::default(),
+            load: durations(),
+            failures: Family::default(),
+            records: Family::default(),
+            times: ModelMetrics::register(registry),
+        };
+        let m = &metrics;
+        registry.register(
+            "quadrille.model.state",
+            None,
+            "1 for the state a model version is in on this replica: wanted, loading, ready, failed",
+            m.states.clone(),
+        );
+        registry.register(
+            "quadrille.model.swaps",
+            None,
+            "Deployments that took effect on this replica",
+            m.swaps.clone(),
+        );
+        registry.register(
+            "quadrille.deployment.revision",
+            None,
+            "Revision of the deployment in effect on this replica; 0 is the local model",
+            m.revision.clone(),
+        );
+        registry.register(
+            "quadrille.model.load.duration",
+            Some(Unit::Seconds),
+            "Bringing one model version into service: fetch, verify, load, check, warm up",
+            m.load.clone(),
+        );
+        registry.register(
+            "quadrille.model.load_failures",
+            None,
+            "Model versions that did not come into service, by the step that failed",
+            m.failures.clone(),
+        );
+        registry.register(
+            "quadrille.variant.records",
+            None,
+            "Records and requests scored, by the route that answered; one that is tried again counts again",
+            m.records.clone(),
+        );
+        metrics
+    }
+
+    /// None: the version is no longer wanted here.
+    pub fn state(&self, model: &str, version: &str, state: Option<ModelState>) {
+        for one in ModelState::ALL {
+            let labels = StateLabels {
+                model: model.to_owned(),
+                version: version.to_owned(),
+                state: one.name(),
+            };
+            if state == Some(one) {
+                self.states.get_or_create(&labels).set(1);
+            } else {
+                self.states.remove(&labels);
+            }
+        }
+    }
+
+    pub fn loaded(&self, took: Duration) {
+        observe(&self.load, took, None);
+    }
+
+    pub fn load_failed(&self, step: &'static str) {
+        self.failures.get_or_create(&StepLabel { step }).inc();
+    }
+
+    pub fn swapped(&self, pipeline: &str, revision: u64) {
+        let label = PipelineLabel {
+            pipeline: pipeline.to_owned(),
+        };
+        self.swaps.get_or_create(&label).inc();
+        self.revision.get_or_create(&label).set(revision);
+    }
+
+    /// The metrics of one route of a pipeline, looked up once.
+    pub fn variant(
+        &self,
+        pipeline: &str,
+        variant: &str,
+        model: &str,
+        version: &str,
+    ) -> VariantMetrics {
+        let labels = VariantLabels {
+            pipeline: pipeline.to_owned(),
+            variant: variant.to_owned(),
+            model: model.to_owned(),
+            version: version.to_owned(),
+        };
+        VariantMetrics {
+            records: self.records.get_or_create_owned(&labels),
+            times: self.times.of(pipeline, model, version),
+            labels,
+        }
+    }
+
+    /// Removes the series of a route that is gone; those of its model where no other route of the pipeline has it.
+    pub fn forget(&self, variant: &VariantMetrics, model_too: bool) {
+        let labels = &variant.labels;
+        self.records.remove(labels);
+        if model_too {
+            self.times
+                .forget(&labels.pipeline, &labels.model, &labels.version);
+        }
+    }
+}
+
+/// One route's metrics. Cheap to clone.
+#[derive(Clone)]
+pub struct VariantMetrics {
+    labels: VariantLabels,
+    records: Counter,
+    pub times: ModelTimes,
+}
+
+impl VariantMetrics {
+    pub fn scored(&self, records: u64) {
+        self.records.inc_by(records);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_has_one_state_and_none_once_it_is_gone() {
+        let registry = Registry::default();
+        let metrics = ServingMetrics::register(&registry);
+        metrics.state("m", "1", Some(ModelState::Loading));
+        metrics.state("m", "1", Some(ModelState::Ready));
+        let text = registry.encode();
+        let line = r#"quadrille_model_state{model="m",version="1",state="ready"} 1"#;
+        assert!(
+            text.contains(line) && !text.contains("loading\"}"),
+            "{text}"
+        );
+        metrics.state("m", "1", None);
+        assert!(!registry.encode().contains("version=\"1\""));
+    }
+
+    #[test]
+    fn a_route_that_is_gone_leaves_no_series() {
+        let registry = Registry::default();
+        let metrics = ServingMetrics::register(&registry);
+        let variant = metrics.variant("p", "canary", "m", "2");
+        variant.scored(3);
+        variant.times.compute(Duration::from_millis(1));
+        let line = r#"quadrille_variant_records_total{pipeline="p",variant="canary",model="m",version="2"} 3"#;
+        assert!(registry.encode().contains(line));
+        metrics.forget(&variant, true);
+        let text = registry.encode();
+        assert!(!text.contains("version=\"2\""), "{text}");
+    }
+}

@@ -1,0 +1,190 @@
+//! A model version in memory, ready to score.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Instant,
+};
+
+use quadrille_model::{Model, Package, package::Difference};
+use quadrille_pipeline::Pipeline;
+use quadrille_registry::ModelId;
+
+use super::{Refused, source::Files};
+
+/// A step on a version's way into service, as metrics name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    Fetch,
+    Verify,
+    Load,
+    Check,
+    WarmUp,
+}
+
+impl Step {
+    pub fn name(self) -> &'static str {
+        match self {
+            Step::Fetch => "fetch",
+            Step::Verify => "verify",
+            Step::Load => "load",
+            Step::Check => "check",
+            Step::WarmUp => "warm_up",
+        }
+    }
+}
+
+/// Where a version's way ended, and why.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}: {why}", step.name())]
+pub struct Failed {
+    pub step: Step,
+    pub why: String,
+}
+
+impl Failed {
+    pub(super) fn at(step: Step, why: impl ToString) -> Self {
+        Failed {
+            step,
+            why: why.to_string(),
+        }
+    }
+}
+
+/// A model version, ready to score.
+#[derive(Debug)]
+pub struct Loaded {
+    id: ModelId,
+    model: Arc<dyn Model>,
+    hash: [u8; 32],
+    platform: &'static str,
+}
+
+impl Loaded {
+    /// Of a package that was checked when it was read.
+    pub fn new(package: &Package) -> Self {
+        let manifest = package.manifest();
+        Loaded {
+            id: ModelId {
+                name: manifest.name.clone(),
+                version: manifest.version.clone(),
+            },
+            model: package.model(),
+            hash: package.hash(),
+            platform: manifest.algorithm.name(),
+        }
+    }
+
+    pub fn id(&self) -> &ModelId {
+        &self.id
+    }
+
+    pub fn model(&self) -> &Arc<dyn Model> {
+        &self.model
+    }
+
+    /// The package's SHA-256.
+    pub fn hash(&self) -> &[u8; 32] {
+        &self.hash
+    }
+
+    /// What kind of model it is.
+    pub fn platform(&self) -> &str {
+        self.platform
+    }
+
+    /// Scores rows (n × inputs) where they are; to the outputs are added n × the model's width.
+    pub fn score_here(&self, rows: &[f64], outputs: &mut Vec<f64>) {
+        self.model.score(rows, outputs);
+    }
+
+    /// Scores rows (n × inputs) of a request.
+    ///
+    /// # Errors
+    /// Nobody waits for the answer any more.
+    pub async fn score(
+        &self,
+        rows: Vec<f64>,
+        deadline: Option<Instant>,
+    ) -> Result<Vec<f64>, Refused> {
+        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            return Err(Refused::Expired);
+        }
+        let mut outputs = Vec::new();
+        self.score_here(&rows, &mut outputs);
+        Ok(outputs)
+    }
+}
+
+/// Checks that a model fits a pipeline.
+///
+/// # Errors
+/// The difference, in words.
+pub(super) fn check(pipeline: &Pipeline, model: &dyn Model) -> Result<(), String> {
+    if let Some(difference) = Difference::between(model.inputs(), pipeline.inputs()) {
+        return Err(format!("the model wants other inputs: {difference}"));
+    }
+    let width = model.outputs().width();
+    if width == 1 {
+        return Ok(());
+    }
+    Err(format!(
+        "the pipeline decides by one probability, the model has {width} outputs"
+    ))
+}
+
+/// From a package's files to a model that has scored: verify, load, warm up. Nothing in a package may hurt the
+/// replica: what panics has failed.
+pub(super) fn load(id: &ModelId, hash: &[u8; 32], files: Files) -> Result<Package, Failed> {
+    let package = guarded(Step::Load, || {
+        Package::from_bytes(files.manifest, files.artefact).map_err(|error| {
+            let step = match error {
+                quadrille_model::package::Error::ArtefactLength { .. }
+                | quadrille_model::package::Error::ArtefactHash { .. } => Step::Verify,
+                _ => Step::Load,
+            };
+            Failed::at(step, error)
+        })
+    })?;
+    let manifest = package.manifest();
+    if (manifest.name.as_str(), manifest.version.as_str()) != (&id.name, &id.version) {
+        let why = format!(
+            "the package says that it is {} {}",
+            manifest.name, manifest.version
+        );
+        return Err(Failed::at(Step::Verify, why));
+    }
+    if package.hash() != *hash {
+        let why = "the package's SHA-256 is not the one that was pushed";
+        return Err(Failed::at(Step::Verify, why));
+    }
+    guarded(Step::WarmUp, || warm_up(&*package.model()))?;
+    Ok(package)
+}
+
+/// Scores once, so that the first record meets a model whose pages and caches are there.
+fn warm_up(model: &dyn Model) -> Result<(), Failed> {
+    let row = vec![0.0; model.inputs().len()];
+    let mut outputs = Vec::new();
+    model.score(&row, &mut outputs);
+    let width = model.outputs().width();
+    if outputs.len() == width {
+        return Ok(());
+    }
+    let why = format!(
+        "a row has {width} outputs, the model gave {}",
+        outputs.len()
+    );
+    Err(Failed::at(Step::WarmUp, why))
+}
+
+fn guarded<T>(step: Step, work: impl FnOnce() -> Result<T, Failed>) -> Result<T, Failed> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+        Err(Failed::at(
+            step,
+            format!("it panicked: {}", text.unwrap_or("no message")),
+        ))
+    })
+}

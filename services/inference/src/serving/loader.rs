@@ -1,0 +1,518 @@
+//! Brings model versions into service: fetch, verify, load, check, warm up, swap, drain, drop.
+//!
+//! One thread. It looks at the whole log each time something changes and makes what serves follow it, so it has
+//! no state that could contradict the log. What fails leaves what serves as it is, and says why.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use quadrille_choreography::Backoff;
+use quadrille_model::Package;
+use quadrille_pipeline::Pipeline;
+use quadrille_registry::{Deployment, ModelId, Split};
+use quadrille_telemetry::metrics::{self, ServingMetrics};
+use tokio::{runtime::Handle, sync::watch};
+
+use super::{
+    ModelState, ModelStatus, Serving, Standing,
+    loaded::{Failed, Loaded, Step, check, load},
+    local,
+    snapshot::{Routes, Snapshot, by_version},
+    source::{Report, Source, View},
+};
+
+/// How often the log is asked at the start whether it was read to its end, and old models whether they are free.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How often this replica tells how it is doing when nothing changes.
+const REPORT_EVERY: Duration = Duration::from_secs(10);
+/// Between attempts at a package that could not be fetched.
+const FETCH_AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// What the loader works with.
+pub struct Options {
+    pub pipelines: Vec<Arc<Pipeline>>,
+    /// One a pipeline, in their order: what serves it until it has a deployment.
+    pub local: Vec<Option<Package>>,
+    pub source: Arc<dyn Source>,
+    pub metrics: ServingMetrics,
+}
+
+/// A wanted version.
+enum Version {
+    Wanted,
+    Loading,
+    Ready(Arc<Loaded>),
+    Failed {
+        failed: Failed,
+        /// None: when the log changes.
+        again_at: Option<Instant>,
+        backoff: Backoff,
+    },
+}
+
+/// What a pipeline should be served by.
+struct Plan {
+    deployment: Deployment,
+    /// Why it cannot be, whatever is loaded.
+    split: Result<Split, String>,
+}
+
+impl Plan {
+    fn is_local(&self) -> bool {
+        self.deployment.revision == 0
+    }
+
+    /// The versions to be had from the log.
+    fn wants(&self) -> impl Iterator<Item = &ModelId> {
+        let wanted = self.split.is_ok() && !self.is_local();
+        let routes = self.deployment.routes.iter().filter(move |_| wanted);
+        routes.map(|route| &route.model)
+    }
+}
+
+/// What the log says at one look.
+struct Wanted<'a> {
+    view: &'a View,
+    plans: &'a [Option<Plan>],
+}
+
+/// Makes what serves follow the log.
+pub struct Loader {
+    pipelines: Vec<Arc<Pipeline>>,
+    source: Arc<dyn Source>,
+    metrics: ServingMetrics,
+    serving: Serving,
+    local: Vec<Option<Arc<Loaded>>>,
+    versions: BTreeMap<ModelId, Version>,
+    routes: Vec<Option<Arc<Routes>>>,
+    standings: Vec<Standing>,
+    /// Out of service; dropped here, not by the lane that lets go of them last.
+    draining: Vec<Arc<Loaded>>,
+    /// The log's count of changes at the last look.
+    seen: Option<u64>,
+    /// Whether the log was read to its end once: before that its newest deployment is an old one.
+    begun: bool,
+    reported: Option<(Report, Instant)>,
+}
+
+impl Loader {
+    pub fn new(options: Options) -> Self {
+        let Options {
+            pipelines,
+            local,
+            source,
+            metrics,
+        } = options;
+        let loaded = |package: &Package| {
+            let loaded = Arc::new(Loaded::new(package));
+            let ModelId { name, version } = loaded.id();
+            metrics.state(name, version, Some(metrics::ModelState::Ready));
+            loaded
+        };
+        let local = local.iter().map(|it| it.as_ref().map(loaded)).collect();
+        Loader {
+            serving: Serving::new(pipelines.clone(), Arc::clone(&source)),
+            local,
+            versions: BTreeMap::new(),
+            routes: pipelines.iter().map(|_| None).collect(),
+            standings: Snapshot::empty(&pipelines).standings,
+            draining: Vec::new(),
+            seen: None,
+            begun: false,
+            reported: None,
+            pipelines,
+            source,
+            metrics,
+        }
+    }
+
+    /// What it brings into service.
+    pub fn serving(&self) -> Serving {
+        self.serving.clone()
+    }
+
+    /// Runs on a thread of its own until the sender is dropped. To be called within a runtime, whose timer it uses.
+    ///
+    /// # Errors
+    /// The system refuses a thread.
+    pub fn spawn(mut self) -> std::io::Result<watch::Sender<()>> {
+        let (stop, mut stopped) = watch::channel(());
+        let runtime = Handle::current();
+        let thread = std::thread::Builder::new().name("loader".to_owned());
+        thread.spawn(move || {
+            let mut changed = self.source.changed();
+            loop {
+                changed.mark_unchanged();
+                let again_at = self.turn(Instant::now());
+                let over = runtime.block_on(async {
+                    tokio::select! {
+                        Ok(()) = changed.changed() => false,
+                        _ = stopped.changed() => true,
+                        () = tokio::time::sleep_until(again_at.into()) => false,
+                    }
+                });
+                if over {
+                    return;
+                }
+            }
+        })?;
+        Ok(stop)
+    }
+
+    /// Makes what serves follow the log; returns when to look again if nothing changes.
+    pub fn turn(&mut self, now: Instant) -> Instant {
+        if !self.begun {
+            if let Err(why) = self.source.caught_up() {
+                self.standings
+                    .iter_mut()
+                    .for_each(|it| it.why = Some(why.clone()));
+                self.publish(now);
+                return now + LOOK_EVERY;
+            }
+            self.begun = true;
+        }
+        // The count first: what changes after it is seen again.
+        let count = *self.source.changed().borrow();
+        let news = self.seen.replace(count) != Some(count);
+        let view = self.source.view();
+        let plans = self.plans(&view);
+        self.want(&plans, news);
+        self.take_effect(&plans);
+        while let Some(id) = self.next(now) {
+            let backoff = match self.versions.remove(&id) {
+                Some(Version::Failed { backoff, .. }) => backoff,
+                _ => Backoff::new(FETCH_AGAIN.0, FETCH_AGAIN.1),
+            };
+            self.set(&id, Version::Loading);
+            self.publish(now);
+            let version = self.bring(
+                &id,
+                &Wanted {
+                    view: &view,
+                    plans: &plans,
+                },
+                backoff,
+                now,
+            );
+            self.set(&id, version);
+            self.take_effect(&plans);
+        }
+        self.forget(&plans);
+        self.publish(now);
+        // The snapshot before this one is gone, unless somebody looks at it.
+        self.draining.retain(|loaded| Arc::strong_count(loaded) > 1);
+        self.again_at(now)
+    }
+
+    fn plans(&self, view: &View) -> Vec<Option<Plan>> {
+        let places = self.pipelines.iter().zip(&self.local);
+        let plan = |(pipeline, local): (&Arc<Pipeline>, &Option<Arc<Loaded>>)| {
+            let name = pipeline.name();
+            let deployment = match (view.deployments.get(name), local) {
+                (Some(deployment), _) => deployment.clone(),
+                (None, Some(local)) => local::deployment(name, local.id().clone()),
+                (None, None) => return None,
+            };
+            let split = Split::of(&deployment).map_err(|error| error.to_string());
+            Some(Plan { deployment, split })
+        };
+        places.map(plan).collect()
+    }
+
+    /// Notes versions that are new, and those that failed before the log changed.
+    fn want(&mut self, plans: &[Option<Plan>], news: bool) {
+        for id in plans.iter().flatten().flat_map(Plan::wants) {
+            match self.versions.get(id) {
+                None => self.set(id, Version::Wanted),
+                Some(Version::Failed { .. }) if news => self.set(id, Version::Wanted),
+                Some(_) => {}
+            }
+        }
+    }
+
+    /// A version to be loaded now.
+    fn next(&self, now: Instant) -> Option<ModelId> {
+        let due = |version: &Version| match version {
+            Version::Wanted => true,
+            Version::Failed { again_at, .. } => again_at.is_some_and(|at| at <= now),
+            Version::Loading | Version::Ready(_) => false,
+        };
+        let mut versions = self.versions.iter();
+        let (id, _) = versions.find(|(_, version)| due(version))?;
+        Some(id.clone())
+    }
+
+    /// Takes a version all the way to being ready.
+    fn bring(
+        &self,
+        id: &ModelId,
+        wanted: &Wanted<'_>,
+        mut backoff: Backoff,
+        now: Instant,
+    ) -> Version {
+        let started = Instant::now();
+        let (failed, again_at) = match self.load(id, wanted) {
+            Ok(loaded) => {
+                self.metrics.loaded(started.elapsed());
+                return Version::Ready(Arc::new(loaded));
+            }
+            Err(Unloaded::Away(why)) => {
+                let again_at = now + backoff.next_wait();
+                (Failed::at(Step::Fetch, why), Some(again_at))
+            }
+            Err(Unloaded::Failed(failed)) => (failed, None),
+        };
+        self.metrics.load_failed(failed.step.name());
+        tracing::warn!(
+            model = id.name,
+            version = id.version,
+            step = failed.step.name(),
+            why = failed.why,
+            "model version not taken into service"
+        );
+        Version::Failed {
+            failed,
+            again_at,
+            backoff,
+        }
+    }
+
+    fn load(&self, id: &ModelId, wanted: &Wanted<'_>) -> Result<Loaded, Unloaded> {
+        let Some(hash) = wanted.view.models.get(id) else {
+            let why = "there is no such version; push it, or deploy another";
+            return Err(Failed::at(Step::Fetch, why).into());
+        };
+        let files = self.source.fetch(id).map_err(Unloaded::Away)?;
+        let package = load(id, hash, files)?;
+        // One that fits none of those who want it is not kept; whom it does not fit says so for itself.
+        let mut unfit = Ok(());
+        for (pipeline, plan) in self.pipelines.iter().zip(wanted.plans) {
+            if plan.iter().flat_map(Plan::wants).any(|wanted| wanted == id) {
+                match check(pipeline, &*package.model()) {
+                    Ok(()) => return Ok(Loaded::new(&package)),
+                    Err(why) => {
+                        unfit = Err(format!("pipeline {}: {why}", pipeline.name()));
+                    }
+                }
+            }
+        }
+        unfit.map_err(|why| Failed::at(Step::Check, why))?;
+        Ok(Loaded::new(&package))
+    }
+
+    /// Swaps in the deployments of which everything is ready.
+    fn take_effect(&mut self, plans: &[Option<Plan>]) {
+        for (place, plan) in plans.iter().enumerate() {
+            let Some(plan) = plan else {
+                self.standings[place].why =
+                    Some("there is no deployment of it, and no local model".to_owned());
+                continue;
+            };
+            let revision = plan.deployment.revision;
+            self.standings[place].seen = Some(revision);
+            let serving = self.routes[place].as_ref().map(|routes| routes.revision);
+            let ready = match serving == Some(revision) {
+                true => Ok(()),
+                false => self
+                    .ready(place, plan)
+                    .map(|routes| self.swap(place, routes, plan)),
+            };
+            self.standings[place].why =
+                ready.err().map(|why| format!("revision {revision}: {why}"));
+        }
+    }
+
+    /// A plan's routes, if everything is ready.
+    fn ready(&self, place: usize, plan: &Plan) -> Result<Routes, String> {
+        let pipeline = &self.pipelines[place];
+        let split = plan.split.clone()?;
+        let mut models = Vec::with_capacity(plan.deployment.routes.len());
+        for route in &plan.deployment.routes {
+            let id = &route.model;
+            let loaded = match (&self.local[place], self.versions.get(id)) {
+                (Some(local), _) if plan.is_local() => local,
+                (_, Some(Version::Ready(loaded))) => loaded,
+                (_, Some(Version::Failed { failed, .. })) => {
+                    return Err(format!("model {} {}: {failed}", id.name, id.version));
+                }
+                _ => return Err(format!("model {} {} is being loaded", id.name, id.version)),
+            };
+            check(pipeline, &**loaded.model())
+                .map_err(|why| format!("model {} {}: check: {why}", id.name, id.version))?;
+            models.push(Arc::clone(loaded));
+        }
+        let deployment = &plan.deployment;
+        let metrics = &self.metrics;
+        Ok(Routes::new(pipeline, deployment, split, models, metrics))
+    }
+
+    fn swap(&mut self, place: usize, routes: Routes, plan: &Plan) {
+        let deployment = &plan.deployment;
+        let to: Vec<String> = deployment
+            .routes
+            .iter()
+            .map(|route| {
+                format!(
+                    "{} {} {}",
+                    route.name, route.model.name, route.model.version
+                )
+            })
+            .collect();
+        tracing::info!(
+            pipeline = deployment.pipeline,
+            revision = deployment.revision,
+            routes = to.join(", "),
+            by = deployment.by,
+            reason = deployment.reason,
+            "deployment takes effect"
+        );
+        self.metrics
+            .swapped(&deployment.pipeline, deployment.revision);
+        if let Some(old) = self.routes[place].take() {
+            for variant in &old.variants {
+                let same_model = |it: &&super::Variant| it.loaded.id() == variant.loaded.id();
+                let mut models = routes.variants.iter().filter(same_model);
+                let same_route = models.clone().any(|it| it.name == variant.name);
+                if !same_route {
+                    self.metrics
+                        .forget(&variant.metrics, models.next().is_none());
+                }
+            }
+        }
+        self.standings[place].serving = Some(deployment.revision);
+        self.routes[place] = Some(Arc::new(routes));
+    }
+
+    /// Lets go of versions that neither serve nor should.
+    fn forget(&mut self, plans: &[Option<Plan>]) {
+        for (local, routes) in self.local.iter_mut().zip(&self.routes) {
+            let deployed = routes.as_ref().is_some_and(|routes| routes.revision > 0);
+            if deployed && let Some(local) = local.take() {
+                let id = local.id();
+                if !self.versions.contains_key(id) {
+                    self.metrics.state(&id.name, &id.version, None);
+                }
+                self.draining.push(local);
+            }
+        }
+        let wanted: BTreeSet<&ModelId> = plans.iter().flatten().flat_map(Plan::wants).collect();
+        let in_effect = |id: &ModelId| {
+            let mut routes = self.routes.iter().flatten();
+            routes.any(|routes| {
+                routes.revision > 0 && routes.variants.iter().any(|it| it.loaded.id() == id)
+            })
+        };
+        let gone: Vec<ModelId> = self
+            .versions
+            .keys()
+            .filter(|id| !wanted.contains(id) && !in_effect(id))
+            .cloned()
+            .collect();
+        for id in gone {
+            self.metrics.state(&id.name, &id.version, None);
+            if let Some(Version::Ready(loaded)) = self.versions.remove(&id) {
+                self.draining.push(loaded);
+            }
+        }
+    }
+
+    fn set(&mut self, id: &ModelId, version: Version) {
+        let state = match &version {
+            Version::Wanted => metrics::ModelState::Wanted,
+            Version::Loading => metrics::ModelState::Loading,
+            Version::Ready(_) => metrics::ModelState::Ready,
+            Version::Failed { .. } => metrics::ModelState::Failed,
+        };
+        self.metrics.state(&id.name, &id.version, Some(state));
+        self.versions.insert(id.clone(), version);
+    }
+
+    /// Replaces the snapshot, and tells others where something changed.
+    fn publish(&mut self, now: Instant) {
+        let mut models: Vec<Arc<Loaded>> = Vec::new();
+        let mut statuses = Vec::new();
+        for local in self.local.iter().flatten() {
+            statuses.push(status(local.id(), ModelState::Ready, Some(local)));
+            models.push(Arc::clone(local));
+        }
+        for (id, version) in &self.versions {
+            statuses.push(match version {
+                Version::Wanted => status(id, ModelState::Wanted, None),
+                Version::Loading => status(id, ModelState::Loading, None),
+                Version::Failed { failed, .. } => {
+                    let why = failed.to_string();
+                    status(id, ModelState::Failed { why }, None)
+                }
+                Version::Ready(loaded) => {
+                    models.push(Arc::clone(loaded));
+                    status(id, ModelState::Ready, Some(loaded))
+                }
+            });
+        }
+        models.sort_by(|a, b| {
+            let (a, b) = (a.id(), b.id());
+            a.name
+                .cmp(&b.name)
+                .then_with(|| by_version(&a.version, &b.version))
+        });
+        // Pipelines may have the same local package.
+        models.dedup_by(|a, b| a.id() == b.id());
+        statuses.sort_by(|a, b| a.id.cmp(&b.id));
+        statuses.dedup();
+        self.report(&statuses, now);
+        self.serving.replace(Snapshot {
+            routes: self.routes.clone(),
+            models,
+            statuses,
+            standings: self.standings.clone(),
+        });
+    }
+
+    fn report(&mut self, statuses: &[ModelStatus], now: Instant) {
+        let report = Report {
+            models: statuses.to_vec(),
+            pipelines: self.standings.clone(),
+        };
+        let known = |(before, at): &(Report, Instant)| {
+            *before == report && now.saturating_duration_since(*at) < REPORT_EVERY
+        };
+        if !self.reported.as_ref().is_some_and(known) {
+            self.source.report(&report);
+            self.reported = Some((report, now));
+        }
+    }
+
+    fn again_at(&self, now: Instant) -> Instant {
+        let again = self.versions.values().filter_map(|version| match version {
+            Version::Failed { again_at, .. } => *again_at,
+            _ => None,
+        });
+        let drained = (!self.draining.is_empty()).then(|| now + LOOK_EVERY);
+        let reported = self.reported.as_ref().map_or(now, |(_, at)| *at) + REPORT_EVERY;
+        again.chain(drained).fold(reported, Instant::min)
+    }
+}
+
+fn status(id: &ModelId, state: ModelState, loaded: Option<&Arc<Loaded>>) -> ModelStatus {
+    ModelStatus {
+        id: id.clone(),
+        state,
+        platform: loaded.map(|loaded| loaded.platform().to_owned()),
+    }
+}
+
+/// Why a version was not loaded.
+enum Unloaded {
+    /// It may be had later.
+    Away(String),
+    Failed(Failed),
+}
+
+impl From<Failed> for Unloaded {
+    fn from(failed: Failed) -> Self {
+        Unloaded::Failed(failed)
+    }
+}

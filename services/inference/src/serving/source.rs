@@ -1,0 +1,80 @@
+//! Where packages and deployments come from: the log, or what a test holds in memory.
+
+use std::collections::BTreeMap;
+
+use quadrille_registry::{Deployment, ModelId};
+use tokio::sync::watch;
+
+use super::{ModelStatus, Standing};
+
+/// What is on the log, as of one moment.
+#[derive(Debug, Clone, Default)]
+pub struct View {
+    /// Each version there is, by the SHA-256 of its package.
+    pub models: BTreeMap<ModelId, [u8; 32]>,
+    /// By pipeline, the last valid one.
+    pub deployments: BTreeMap<String, Deployment>,
+}
+
+/// A package's two files.
+#[derive(Debug, Clone)]
+pub struct Files {
+    pub manifest: Vec<u8>,
+    pub artefact: Vec<u8>,
+}
+
+/// What a replica tells of itself.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Report {
+    pub models: Vec<ModelStatus>,
+    pub pipelines: Vec<Standing>,
+}
+
+/// Packages and deployments. Called from the loader's thread, but for `caught_up`.
+pub trait Source: Send + Sync + 'static {
+    fn view(&self) -> View;
+
+    /// # Errors
+    /// The view may be behind; why.
+    fn caught_up(&self) -> Result<(), String>;
+
+    /// Changes whenever the view does.
+    fn changed(&self) -> watch::Receiver<u64>;
+
+    /// A version's package. Blocks.
+    ///
+    /// # Errors
+    /// Why it cannot be had now.
+    fn fetch(&self, id: &ModelId) -> Result<Files, String>;
+
+    /// Tells others how this replica is doing; called on every change, and now and then.
+    fn report(&self, _report: &Report) {}
+}
+
+/// No log: only local packages serve.
+#[derive(Debug)]
+pub struct NoLog(watch::Sender<u64>);
+
+impl Default for NoLog {
+    fn default() -> Self {
+        NoLog(watch::Sender::new(0))
+    }
+}
+
+impl Source for NoLog {
+    fn view(&self) -> View {
+        View::default()
+    }
+
+    fn caught_up(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn changed(&self) -> watch::Receiver<u64> {
+        self.0.subscribe()
+    }
+
+    fn fetch(&self, _: &ModelId) -> Result<Files, String> {
+        Err("there is no log of models".to_owned())
+    }
+}

@@ -1,0 +1,299 @@
+//! A log in memory, and packages of which each version is known by what it answers.
+#![allow(dead_code, reason = "each test binary uses a part of what they share")]
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard},
+    time::Instant,
+};
+
+use inference::serving::{
+    Loader, Options, Serving,
+    source::{Files, Report, Source, View},
+};
+use quadrille_model::{Package, package::Digest};
+use quadrille_pipeline::Pipeline;
+use quadrille_registry::{Action, Deployment, ModelId, Role, Route};
+use quadrille_telemetry::{Registry, metrics::ServingMetrics};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+const PIPELINE: &str = r#"name = "ward"
+[record]
+key = "bed"
+[[record.fields]]
+name = "a"
+type = "number"
+[[record.fields]]
+name = "b"
+type = "number"
+[[features]]
+name = "a"
+kind = "pass"
+field = "a"
+[[features]]
+name = "b"
+kind = "pass"
+field = "b"
+[model]
+inputs = ["a", "b"]
+[decision]
+threshold = 0.5
+positive = "alarm"
+negative = "fine"
+"#;
+
+pub fn pipeline() -> Arc<Pipeline> {
+    named_pipeline("ward")
+}
+
+pub fn named_pipeline(name: &str) -> Arc<Pipeline> {
+    let text = PIPELINE.replacen("ward", name, 1);
+    Arc::new(Pipeline::parse("ward.toml", &text).expect("a pipeline"))
+}
+
+pub fn id(version: u32) -> ModelId {
+    ModelId {
+        name: "m".to_owned(),
+        version: version.to_string(),
+    }
+}
+
+/// What version `version` answers to everything.
+pub fn answer(version: u32) -> f64 {
+    let intercept = f64::from(version) / 100.0;
+    1.0 / (1.0 + (-intercept).exp())
+}
+
+/// The package of a model that answers everything by [`answer`] of its version.
+pub fn package(version: u32) -> Package {
+    package_with(version, &["a", "b"])
+}
+
+pub fn package_with(version: u32, inputs: &[&str]) -> Package {
+    let files = files_with(version, inputs);
+    Package::from_bytes(files.manifest, files.artefact).expect("a package")
+}
+
+pub fn files(version: u32) -> Files {
+    files_with(version, &["a", "b"])
+}
+
+pub fn files_with(version: u32, inputs: &[&str]) -> Files {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../crates/model/tests/golden/logistic-regression/manifest.json");
+    let golden = std::fs::read(golden).expect("the golden package");
+    let mut manifest: Value = serde_json::from_slice(&golden).expect("a manifest");
+    let coefficients = vec![0.0; inputs.len()];
+    let intercept = f64::from(version) / 100.0;
+    let artefact =
+        json!({"format": 1, "intercept": intercept, "coefficients": coefficients}).to_string();
+    let artefact = artefact.into_bytes();
+    let column = json!({"fill": 0.0, "scale": {"mean": 0.0, "deviation": 1.0}});
+    manifest["name"] = json!("m");
+    manifest["version"] = json!(version.to_string());
+    manifest["inputs"] = json!(inputs);
+    manifest["preprocess"]["columns"] = json!(vec![column; inputs.len()]);
+    manifest["artefact"]["bytes"] = json!(artefact.len());
+    manifest["artefact"]["sha256"] = json!(Digest::of(&artefact).to_string());
+    Files {
+        manifest: manifest.to_string().into_bytes(),
+        artefact,
+    }
+}
+
+fn hash(files: &Files) -> [u8; 32] {
+    Digest::of(&[&*files.manifest, &*files.artefact].concat()).0
+}
+
+#[derive(Default)]
+struct Inner {
+    view: View,
+    files: BTreeMap<ModelId, Files>,
+    /// Not to be had for now.
+    away: BTreeSet<ModelId>,
+    behind: Option<String>,
+    reports: Vec<Report>,
+}
+
+/// A log in memory.
+pub struct Memory {
+    inner: Mutex<Inner>,
+    changed: watch::Sender<u64>,
+}
+
+impl Memory {
+    pub fn new() -> Arc<Self> {
+        Arc::new(Memory {
+            inner: Mutex::default(),
+            changed: watch::Sender::new(0),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner
+            .lock()
+            .expect("no test panics while it holds this")
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Inner)) {
+        change(&mut self.lock());
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    pub fn push(&self, version: u32) {
+        self.push_files(version, files(version));
+    }
+
+    pub fn push_files(&self, version: u32, files: Files) {
+        self.change(|log| {
+            log.view.models.insert(id(version), hash(&files));
+            log.files.insert(id(version), files);
+        });
+    }
+
+    /// Other files than the ones that were pushed are read.
+    pub fn corrupt(&self, version: u32, files: Files) {
+        self.change(|log| {
+            log.files.insert(id(version), files);
+        });
+    }
+
+    pub fn deploy(&self, revision: u64, routes: &[(&str, u32, Role)]) {
+        self.deploy_to("ward", revision, routes);
+    }
+
+    pub fn deploy_to(&self, pipeline: &str, revision: u64, routes: &[(&str, u32, Role)]) {
+        let route = |(name, version, role): &(&str, u32, Role)| Route {
+            name: (*name).to_owned(),
+            model: id(*version),
+            role: *role,
+        };
+        let deployment = Deployment {
+            pipeline: pipeline.to_owned(),
+            revision,
+            routes: routes.iter().map(route).collect(),
+            action: Action::Set,
+            by: "test".to_owned(),
+            at_ms: 0,
+            reason: String::new(),
+        };
+        self.change(|log| {
+            log.view.deployments.insert(pipeline.to_owned(), deployment);
+        });
+    }
+
+    /// So that the log itself does not grow; what is loaded stays.
+    pub fn drop_files(&self, version: u32) {
+        self.lock().files.remove(&id(version));
+        self.lock().view.models.remove(&id(version));
+    }
+
+    /// Without a change of the log: the network.
+    pub fn away(&self, version: u32) {
+        self.lock().away.insert(id(version));
+    }
+
+    pub fn back(&self, version: u32) {
+        self.lock().away.remove(&id(version));
+    }
+
+    pub fn behind(&self, why: Option<&str>) {
+        self.lock().behind = why.map(str::to_owned);
+    }
+
+    pub fn reports(&self) -> Vec<Report> {
+        self.lock().reports.clone()
+    }
+}
+
+impl Source for Memory {
+    fn view(&self) -> View {
+        self.lock().view.clone()
+    }
+
+    fn caught_up(&self) -> Result<(), String> {
+        self.lock().behind.clone().map_or(Ok(()), Err)
+    }
+
+    fn changed(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    fn fetch(&self, id: &ModelId) -> Result<Files, String> {
+        let log = self.lock();
+        match log.files.get(id) {
+            Some(files) if !log.away.contains(id) => Ok(files.clone()),
+            _ => Err("the broker does not answer".to_owned()),
+        }
+    }
+
+    fn report(&self, report: &Report) {
+        self.lock().reports.push(report.clone());
+    }
+}
+
+/// A replica whose loader looks at the log when the test says so.
+pub struct Replica {
+    pub log: Arc<Memory>,
+    pub loader: Loader,
+    pub serving: Serving,
+    pub registry: Registry,
+    pub now: Instant,
+    /// When the loader wants to look again.
+    pub again_at: Instant,
+}
+
+impl Replica {
+    pub fn new(local: Option<u32>) -> Self {
+        Self::of(vec![pipeline()], vec![local.map(package)])
+    }
+
+    pub fn of(pipelines: Vec<Arc<Pipeline>>, local: Vec<Option<Package>>) -> Self {
+        let (log, registry) = (Memory::new(), Registry::default());
+        let loader = Loader::new(Options {
+            pipelines,
+            local,
+            source: Arc::clone(&log) as Arc<dyn Source>,
+            metrics: ServingMetrics::register(&registry),
+        });
+        let now = Instant::now();
+        Replica {
+            serving: loader.serving(),
+            log,
+            loader,
+            registry,
+            now,
+            again_at: now,
+        }
+    }
+
+    pub fn turn(&mut self) {
+        self.again_at = self.loader.turn(self.now);
+    }
+
+    /// The version that answers for an entity, known by its answer as well.
+    pub fn version(&self, key: &str) -> u32 {
+        let choice = self
+            .serving
+            .choose("ward", Some(key), None)
+            .expect("served");
+        let version: u32 = choice.loaded.id().version.parse().expect("a number");
+        let mut outputs = Vec::new();
+        choice.loaded.score_here(&[1.0, 2.0], &mut outputs);
+        assert_eq!(outputs, [answer(version)]);
+        version
+    }
+
+    /// Why the newest deployment is not in effect.
+    pub fn why(&self) -> String {
+        self.serving.standings()[0].why.clone().unwrap_or_default()
+    }
+}
+
+pub const LIVE: Role = Role::Live { weight: 1 };
+
+pub fn canary(share: u32) -> Role {
+    Role::Canary { share }
+}

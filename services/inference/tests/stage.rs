@@ -1,0 +1,311 @@
+//! The stream's side of deployments, on the embedded broker: variants, shadows, swaps between batches.
+
+mod common;
+
+use std::{
+    ops::ControlFlow,
+    time::{Duration, Instant},
+};
+
+use common::*;
+use inference::InferenceHandler;
+use prost::Message;
+use quadrille_choreography::{
+    Admin, DeadLetter, Delivery, EmbeddedBroker, Limits, Publication, Publisher, Schemas, Stage,
+    StageConfig, StageOptions, TopicSpec, list_dead_letters,
+};
+use quadrille_proto::{
+    open, seal,
+    v1::{FeatureVector, Prediction},
+};
+use quadrille_registry::Role;
+use quadrille_telemetry::{Registry, metrics::LoopMetrics};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+struct World {
+    broker: EmbeddedBroker,
+    replica: Replica,
+    registry: Registry,
+    stage: Option<Stage>,
+    sent: usize,
+}
+
+impl World {
+    fn start(replica: Replica) -> Self {
+        let broker = EmbeddedBroker::start().expect("the embedded broker");
+        let spec = |name: &str| TopicSpec {
+            name: name.to_owned(),
+            partitions: 2,
+            compacted: false,
+            message_bytes_max: None,
+        };
+        let names = [
+            "ward.features",
+            "ward.features.dlq",
+            "ward.predictions",
+            "quadrille.schemas",
+        ];
+        broker.create(&names.map(spec)).expect("topics");
+        let config = StageConfig {
+            cluster: broker.cluster().expect("a cluster"),
+            service: "inference",
+            pipeline: "ward".to_owned(),
+            group: "quadrille.inference.ward".to_owned(),
+            input: "ward.features".to_owned(),
+            output: Some("ward.predictions".to_owned()),
+            instance: "test".to_owned(),
+            lanes: 2,
+            delivery: Delivery::ExactlyOnce,
+            limits: Limits::default(),
+            latency_objective: None,
+        };
+        let topics = Admin::connect(&config.cluster)
+            .and_then(|admin| admin.prepare(&config))
+            .expect("topics");
+        let registry = Registry::default();
+        let metrics = LoopMetrics::register(&registry).stage("ward", &config.group, &config.input);
+        let schemas = Schemas::new(&config.cluster);
+        let options = StageOptions {
+            config,
+            topics,
+            metrics,
+            tracing: quadrille_telemetry::Tracing::off(),
+            resume: None,
+        };
+        let serving = replica.serving.clone();
+        let stage = Stage::start(options, |_| {
+            InferenceHandler::new(serving.clone(), 0, schemas.clone())
+        });
+        World {
+            broker,
+            replica,
+            registry,
+            stage: Some(stage.expect("a stage")),
+            sent: 0,
+        }
+    }
+
+    /// Sends a feature vector for each key, and waits until all are decided.
+    fn send(&mut self, keys: &[String], variant: Option<&str>) {
+        let cluster = self.broker.cluster().expect("a cluster");
+        let publisher = Publisher::connect(&cluster, "test", 1 << 20).expect("a publisher");
+        let headers: Vec<(String, Vec<u8>)> = variant
+            .map(|variant| ("quadrille-variant".to_owned(), variant.as_bytes().to_vec()))
+            .into_iter()
+            .collect();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        runtime.block_on(async {
+            for key in keys {
+                let vector = FeatureVector {
+                    id: format!("{key}#{}", self.sent),
+                    key: key.clone(),
+                    event_time_ms: 1,
+                    values: vec![1.0, 2.0],
+                };
+                let mut payload = Vec::new();
+                seal(pipeline().feature_schema_id(), &vector, &mut payload);
+                let sent = publisher.publish(&Publication {
+                    topic: "ward.features",
+                    partition: (self.sent % 2) as i32,
+                    key: key.as_bytes(),
+                    payload: &payload,
+                    timestamp_ms: None,
+                    headers: &headers,
+                });
+                sent.await.expect("confirmed");
+                self.sent += 1;
+            }
+        });
+        let line = format!(
+            "messaging_client_consumed_messages_total{{pipeline=\"ward\"}} {}",
+            self.sent
+        );
+        let deadline = Instant::now() + PATIENCE;
+        while !self.registry.encode().lines().any(|l| l == line) {
+            assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {line}");
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+    }
+
+    fn read(&self, topic: &str) -> Vec<DeadLetter> {
+        let mut records = Vec::new();
+        let cluster = self.broker.cluster().expect("a cluster");
+        list_dead_letters(&cluster, topic, |record| {
+            records.push(record);
+            ControlFlow::Continue(())
+        })
+        .expect("listed");
+        records
+    }
+
+    /// In the order of their partitions.
+    fn predictions(&self) -> Vec<Prediction> {
+        let decode = |record: DeadLetter| {
+            let payload = record.payload.expect("a value");
+            let (schema, message) = open(&payload).expect("sealed");
+            assert_eq!(schema, pipeline().prediction_schema_id());
+            let prediction = Prediction::decode(message).expect("a prediction");
+            assert_eq!(record.key.as_deref(), Some(prediction.key.as_bytes()));
+            assert_eq!(record.partition, prediction.input_partition);
+            prediction
+        };
+        self.read("ward.predictions")
+            .into_iter()
+            .map(decode)
+            .collect()
+    }
+
+    fn stop(&mut self) {
+        let stage = self.stage.take().expect("it runs");
+        stage.stop();
+        stage.join().expect("drained");
+    }
+}
+
+fn keys(count: usize) -> Vec<String> {
+    (0..count).map(|n| format!("bed-{n}")).collect()
+}
+
+fn replica(routes: &[(&str, u32, Role)]) -> Replica {
+    let mut replica = Replica::new(None);
+    for (_, version, _) in routes {
+        replica.log.push(*version);
+    }
+    replica.log.deploy(1, routes);
+    replica.turn();
+    replica
+}
+
+#[test]
+fn a_key_meets_the_same_variant_in_the_stream_and_on_request() {
+    let mut world = World::start(replica(&[("stable", 1, LIVE), ("new", 2, canary(3_000))]));
+    world.send(&keys(400), None);
+    let predictions = world.predictions();
+    assert_eq!(predictions.len(), 400);
+    let serving = &world.replica.serving;
+    for prediction in &predictions {
+        let choice = serving
+            .choose("ward", Some(&prediction.key), None)
+            .expect("served");
+        assert_eq!(prediction.variant, choice.variant);
+        assert_eq!(prediction.version, choice.loaded.id().version);
+        assert_eq!(prediction.config_hash, choice.config_hash);
+        let version: u32 = prediction.version.parse().expect("a number");
+        assert_eq!(prediction.outputs, [answer(version)]);
+        assert_eq!(prediction.decision, "alarm");
+        assert!(!prediction.shadow);
+    }
+    let new = predictions.iter().filter(|it| it.variant == "new").count();
+    // Five standard deviations: sqrt(400 × 0.3 × 0.7) is 9.2.
+    assert!((74..=166).contains(&new), "{new} of 400 for 30 %");
+    world.stop();
+}
+
+#[test]
+fn shadows_follow_each_prediction_and_are_marked() {
+    let routes = [
+        ("stable", 1, LIVE),
+        ("watch", 2, Role::Shadow),
+        ("other", 3, Role::Shadow),
+    ];
+    let mut world = World::start(replica(&routes));
+    world.send(&keys(20), None);
+    let predictions = world.predictions();
+    assert_eq!(predictions.len(), 60);
+    for three in predictions.chunks(3) {
+        let told: Vec<(&str, &str, bool, f64)> = three
+            .iter()
+            .map(|it| {
+                (
+                    it.variant.as_str(),
+                    it.version.as_str(),
+                    it.shadow,
+                    it.outputs[0],
+                )
+            })
+            .collect();
+        assert_eq!(
+            told,
+            [
+                ("stable", "1", false, answer(1)),
+                ("watch", "2", true, answer(2)),
+                ("other", "3", true, answer(3))
+            ]
+        );
+        let place = |it: &Prediction| (it.id.clone(), it.input_partition, it.input_offset);
+        assert!(three.iter().all(|it| place(it) == place(&three[0])));
+    }
+    world.stop();
+}
+
+#[test]
+fn a_record_may_choose_its_variant_and_one_that_does_not_answer_is_a_dead_letter() {
+    let routes = [
+        ("stable", 1, LIVE),
+        ("idle", 2, Role::Live { weight: 0 }),
+        ("watch", 3, Role::Shadow),
+    ];
+    let mut world = World::start(replica(&routes));
+    world.send(&keys(5), Some("idle"));
+    world.send(&keys(5), None);
+    world.send(&keys(1), Some("watch"));
+    world.send(&keys(1), Some("no such"));
+    let live: Vec<Prediction> = world.predictions();
+    let of = |variant: &str| live.iter().filter(|it| it.variant == variant).count();
+    assert_eq!((of("stable"), of("idle"), of("watch")), (5, 5, 10));
+    let letters = world.read("ward.features.dlq");
+    assert_eq!(letters.len(), 2);
+    for letter in letters {
+        assert_eq!(letter.class(), Some("quadrille.unknown_variant"));
+        let message = letter.message().expect("a reason");
+        assert!(message.ends_with("there is stable, idle"), "{message}");
+    }
+    world.stop();
+}
+
+#[test]
+fn the_stream_goes_on_through_swaps_and_each_batch_has_one_deployment() {
+    let mut world = World::start(replica(&[("stable", 1, LIVE)]));
+    for revision in 2..8 {
+        world.send(&keys(30), None);
+        world.replica.log.push(revision);
+        let route = [("stable", revision, LIVE)];
+        world.replica.log.deploy(u64::from(revision), &route);
+        world.replica.turn();
+    }
+    world.send(&keys(30), None);
+    let mut versions = [0; 8];
+    for prediction in world.predictions() {
+        let version: u32 = prediction.version.parse().expect("a number");
+        assert_eq!(prediction.outputs, [answer(version)]);
+        versions[version as usize] += 1;
+    }
+    // What was sent before a swap was decided before it.
+    assert_eq!(versions, [0, 30, 30, 30, 30, 30, 30, 30]);
+    assert!(world.read("ward.features.dlq").is_empty());
+    // An idle lane holds no old model.
+    world.replica.turn();
+    assert_eq!(world.replica.serving.models().len(), 1);
+    assert!(world.replica.again_at > world.replica.now + Duration::from_secs(1));
+    world.stop();
+}
+
+#[test]
+fn a_stage_without_a_model_takes_no_partitions_until_it_has_one() {
+    let mut replica = Replica::new(None);
+    replica.turn();
+    let mut world = World::start(replica);
+    let health = world.stage.as_ref().expect("it runs").health();
+    assert_eq!(health.assigned_partitions(), 0);
+    world.replica.log.push(1);
+    world.replica.log.deploy(1, &[("stable", 1, LIVE)]);
+    world.replica.turn();
+    world.send(&keys(3), None);
+    assert_eq!(world.predictions().len(), 3);
+    assert!(world.read("ward.features.dlq").is_empty());
+    world.stop();
+}
