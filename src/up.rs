@@ -313,7 +313,7 @@ fn start(
             running.spawn(feature::run(service, shutdown));
         }
         Stage::Inference => {
-            let model = plan.model.clone();
+            let model = Some(plan.model.clone());
             running.spawn(inference::run(
                 inference::Config { service, model },
                 shutdown,

@@ -121,7 +121,7 @@ impl Member {
             }
             Stage::Feature => runtime.spawn(feature::run(service, shutdown)),
             Stage::Inference => {
-                let model = options.model.to_owned();
+                let model = Some(options.model.to_owned());
                 runtime.spawn(inference::run(
                     inference::Config { service, model },
                     shutdown,

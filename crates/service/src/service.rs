@@ -105,10 +105,7 @@ impl Config {
             group: self.stage.group(name),
             input: self.stage.input(name),
             output: self.stage.output(name),
-            instance: self
-                .instance
-                .clone()
-                .unwrap_or_else(|| default_instance(self.listen)),
+            instance: self.instance(),
             lanes: self.lanes,
             delivery: self.delivery,
             limits: self.limits.clone(),
@@ -116,6 +113,12 @@ impl Config {
                 .latency_objective_ms()
                 .map(|ms| Duration::from_millis(ms.unsigned_abs())),
         }
+    }
+
+    /// The name of this replica.
+    pub fn instance(&self) -> String {
+        let instance = self.instance.clone();
+        instance.unwrap_or_else(|| default_instance(self.listen))
     }
 
     fn bind(&mut self) -> Result<tokio::net::TcpListener, Error> {
@@ -293,8 +296,7 @@ where
     let (stop, stopping) = watch::channel(false);
     let drain_delay = config.drain_delay;
     let registry = Registry::default();
-    let instance = config.instance.clone();
-    let instance = instance.unwrap_or_else(|| default_instance(config.listen));
+    let instance = config.instance();
     let service = config.stage.name();
     let logs = logs::Export::from_env(service, &instance).map_err(Error::Config)?;
     let tracing = Tracing::from_env(service, &instance, &registry).map_err(Error::Config)?;

@@ -16,7 +16,7 @@ use quadrille_service::{Assembly, Context, Error};
 use quadrille_telemetry::metrics::ServingMetrics;
 use tonic::service::Routes;
 
-use serving::{Loader, Options, Serving, local, source::NoLog};
+use serving::{Loader, Log, Options, Serving, local};
 pub use stage::InferenceHandler;
 
 /// The service's settings.
@@ -24,7 +24,8 @@ pub use stage::InferenceHandler;
 pub struct Config {
     pub service: quadrille_service::Config,
     /// A model package's directory, or one that holds a package for each pipeline under its name.
-    pub model: PathBuf,
+    /// None: what is deployed serves, and nothing else.
+    pub model: Option<PathBuf>,
 }
 
 /// Runs the service until `shutdown`, then drains it.
@@ -33,15 +34,20 @@ pub struct Config {
 /// The model does not fit its pipeline, a setting turned out wrong, or the service cannot go on.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
     let pipelines = config.service.pipelines.clone();
-    let local = local::load(&pipelines, &config.model)?;
+    let local = match &config.model {
+        Some(path) => local::load(&pipelines, path)?,
+        None => pipelines.iter().map(|_| None).collect(),
+    };
     // Dropped at the end, which ends the loader's thread.
     let mut loading = None;
     let stop = &mut loading;
     quadrille_service::run(config.service, shutdown, |context| async move {
+        let config = &context.config;
+        let log = Log::follow(&config.cluster, config.stage.name(), &config.instance())?;
         let loader = Loader::new(Options {
             pipelines,
             local,
-            source: Arc::new(NoLog::default()),
+            source: Arc::new(log),
             metrics: ServingMetrics::register(&context.registry),
         });
         let serving = loader.serving();

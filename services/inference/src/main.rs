@@ -13,9 +13,10 @@ struct Cli {
     #[command(flatten)]
     args: Args,
 
-    /// A model package's directory (`quadrille train` writes one), or a folder of packages named after their pipelines.
+    /// A model package's directory (`quadrille train` writes one), or a folder of packages named after their pipelines:
+    /// what serves a pipeline until there is a deployment of it.
     #[arg(long, env = "QUADRILLE_MODEL", value_name = "DIR")]
-    model: PathBuf,
+    model: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {

@@ -12,7 +12,7 @@ use std::{
 use quadrille_choreography::Backoff;
 use quadrille_model::Package;
 use quadrille_pipeline::Pipeline;
-use quadrille_registry::{Deployment, ModelId, Split};
+use quadrille_registry::{Deployment, ModelId, REPORT_EVERY, Split};
 use quadrille_telemetry::metrics::{self, ServingMetrics};
 use tokio::{runtime::Handle, sync::watch};
 
@@ -21,13 +21,11 @@ use super::{
     loaded::{Failed, Loaded, Step, check, load},
     local,
     snapshot::{Routes, Snapshot, by_version},
-    source::{Report, Source, View},
+    source::{FetchError, Report, Source, View},
 };
 
 /// How often the log is asked at the start whether it was read to its end, and old models whether they are free.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-/// How often this replica tells how it is doing when nothing changes.
-const REPORT_EVERY: Duration = Duration::from_secs(10);
 /// Between attempts at a package that could not be fetched.
 const FETCH_AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
@@ -285,7 +283,10 @@ impl Loader {
             let why = "there is no such version; push it, or deploy another";
             return Err(Failed::at(Step::Fetch, why).into());
         };
-        let files = self.source.fetch(id).map_err(Unloaded::Away)?;
+        let files = self.source.fetch(id).map_err(|error| match error {
+            FetchError::Away(why) => Unloaded::Away(why),
+            FetchError::Damaged(why) => Failed::at(Step::Verify, why).into(),
+        })?;
         let package = load(id, hash, files)?;
         // One that fits none of those who want it is not kept; whom it does not fit says so for itself.
         let mut unfit = Ok(());

@@ -7,6 +7,7 @@
 mod loaded;
 mod loader;
 pub mod local;
+mod log;
 mod snapshot;
 pub mod source;
 
@@ -27,6 +28,7 @@ use quadrille_telemetry::metrics::ServingMetrics;
 
 pub use loaded::{Failed, Loaded, Step};
 pub use loader::{Loader, Options};
+pub use log::Log;
 pub use snapshot::{Routes, Variant};
 use snapshot::{Snapshot, by_version};
 use source::{NoLog, Source};

@@ -23,6 +23,17 @@ pub struct Files {
     pub artefact: Vec<u8>,
 }
 
+/// Why a package was not had.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FetchError {
+    /// It may be had later.
+    #[error("{0}")]
+    Away(String),
+    /// What is there is not what was pushed.
+    #[error("{0}")]
+    Damaged(String),
+}
+
 /// What a replica tells of itself.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Report {
@@ -45,7 +56,7 @@ pub trait Source: Send + Sync + 'static {
     ///
     /// # Errors
     /// Why it cannot be had now.
-    fn fetch(&self, id: &ModelId) -> Result<Files, String>;
+    fn fetch(&self, id: &ModelId) -> Result<Files, FetchError>;
 
     /// Tells others how this replica is doing; called on every change, and now and then.
     fn report(&self, _report: &Report) {}
@@ -74,7 +85,7 @@ impl Source for NoLog {
         self.0.subscribe()
     }
 
-    fn fetch(&self, _: &ModelId) -> Result<Files, String> {
-        Err("there is no log of models".to_owned())
+    fn fetch(&self, _: &ModelId) -> Result<Files, FetchError> {
+        Err(FetchError::Away("there is no log of models".to_owned()))
     }
 }

@@ -10,7 +10,7 @@ use std::{
 
 use inference::serving::{
     Loader, Options, Serving,
-    source::{Files, Report, Source, View},
+    source::{FetchError, Files, Report, Source, View},
 };
 use quadrille_model::{Package, package::Digest};
 use quadrille_pipeline::Pipeline;
@@ -221,11 +221,11 @@ impl Source for Memory {
         self.changed.subscribe()
     }
 
-    fn fetch(&self, id: &ModelId) -> Result<Files, String> {
+    fn fetch(&self, id: &ModelId) -> Result<Files, FetchError> {
         let log = self.lock();
         match log.files.get(id) {
             Some(files) if !log.away.contains(id) => Ok(files.clone()),
-            _ => Err("the broker does not answer".to_owned()),
+            _ => Err(FetchError::Away("the broker does not answer".to_owned())),
         }
     }
 

@@ -1,0 +1,115 @@
+//! The log on Kafka as a source, and this replica's reports.
+
+use std::collections::BTreeMap;
+
+use quadrille_choreography::Cluster;
+use quadrille_registry::{
+    Error as LogError, Follower, History, ModelId, ModelState as Told, Replica, ReplicaModel,
+    Reporter,
+};
+use quadrille_service::{Error, fields::now_ms};
+use tokio::{runtime::Handle, sync::watch};
+
+use super::{
+    ModelState,
+    source::{FetchError, Files, Report, Source, View},
+};
+
+/// Follows `quadrille.models` and `quadrille.deployments`, reports on `quadrille.status`.
+pub struct Log {
+    follower: Follower,
+    reporter: Reporter,
+    service: &'static str,
+    instance: String,
+    runtime: Handle,
+}
+
+impl Log {
+    /// To be called within a runtime, on which reports are sent.
+    ///
+    /// # Errors
+    /// A client or a thread could not be had.
+    pub fn follow(cluster: &Cluster, service: &'static str, instance: &str) -> Result<Self, Error> {
+        let name = format!("quadrille.status-{instance}");
+        let reporter = Reporter::connect(cluster, &name);
+        Ok(Log {
+            follower: Follower::start(cluster)
+                .map_err(|error| Error::Failed(format!("log of models: {error}")))?,
+            reporter: reporter.map_err(|error| Error::Failed(format!("status: {error}")))?,
+            service,
+            instance: instance.to_owned(),
+            runtime: Handle::current(),
+        })
+    }
+
+    fn replica(&self, report: &Report) -> Replica {
+        let (models_offset, deployments_offset) = self.follower.offsets();
+        let models = report.models.iter().map(|status| ReplicaModel {
+            id: status.id.clone(),
+            state: match &status.state {
+                ModelState::Wanted => Told::Wanted,
+                ModelState::Loading => Told::Loading,
+                ModelState::Ready => Told::Ready,
+                ModelState::Failed { why } => Told::Failed { why: why.clone() },
+            },
+        });
+        let seen = report.pipelines.iter();
+        let revisions: BTreeMap<String, u64> = seen
+            .filter_map(|standing| Some((standing.pipeline.clone(), standing.seen?)))
+            .filter(|(_, revision)| *revision > 0)
+            .collect();
+        Replica {
+            service: self.service.to_owned(),
+            instance: self.instance.clone(),
+            at_ms: now_ms(),
+            models: models.collect(),
+            revisions,
+            models_offset,
+            deployments_offset,
+        }
+    }
+}
+
+impl Source for Log {
+    fn view(&self) -> View {
+        let view = self.follower.view();
+        let models = view.models.values();
+        let current = |(pipeline, history): (&String, &History)| {
+            Some((pipeline.clone(), history.current()?.clone()))
+        };
+        View {
+            models: models.map(|it| (it.id.clone(), it.sha256.0)).collect(),
+            deployments: view.deployments.iter().filter_map(current).collect(),
+        }
+    }
+
+    fn caught_up(&self) -> Result<(), String> {
+        self.follower.behind().map_or(Ok(()), Err)
+    }
+
+    fn changed(&self) -> watch::Receiver<u64> {
+        self.follower.changed()
+    }
+
+    fn fetch(&self, id: &ModelId) -> Result<Files, FetchError> {
+        let package = self.follower.fetch(id).map_err(|error| match error {
+            LogError::Corrupt { .. } | LogError::Broken { .. } => {
+                FetchError::Damaged(error.to_string())
+            }
+            error => FetchError::Away(error.to_string()),
+        })?;
+        Ok(Files {
+            manifest: package.manifest,
+            artefact: package.artefact,
+        })
+    }
+
+    fn report(&self, report: &Report) {
+        let sent = self.reporter.report(&self.replica(report));
+        self.runtime.spawn(async move {
+            if let Err(error) = sent.await {
+                tracing::debug!(%error, "status not reported; later again");
+            }
+        });
+    }
+}
