@@ -136,6 +136,8 @@ impl Table {
             self.next_ask = begun + ASK_EVERY;
             if let Err(error) = self.ask(&mut each) {
                 self.fail(error.to_string());
+                // The topic may be gone: the next question looks for it first.
+                self.end_session();
             }
         }
         match &self.session {
@@ -160,7 +162,7 @@ impl Table {
             session.identified_at = at;
             let id = topic_id(&self.cluster, &session.consumer, &self.topic);
             if end < self.covered || (id.is_some() && id != session.topic_id) {
-                self.session = None;
+                self.end_session();
                 return self.open(each);
             }
         }
@@ -168,7 +170,7 @@ impl Table {
             |asked: &Asked| asked.end == end && self.covered < end && asked.covered == self.covered;
         if self.asked.as_ref().is_some_and(stuck) {
             // Nothing came although there is something; or only what compaction has emptied.
-            self.session = None;
+            self.end_session();
             return self.open(each);
         }
         self.asked = Some(Asked {
@@ -182,7 +184,7 @@ impl Table {
     /// Begins a session where the last one ended, or at the beginning of a topic that is another.
     fn open(&mut self, each: &mut impl FnMut(TableEvent<'_>)) -> Result<(), KafkaError> {
         let at = Instant::now();
-        let consumer = match self.probe.take() {
+        let mut consumer = match self.probe.take() {
             Some(consumer) => consumer,
             None => consumer(&self.cluster)?,
         };
@@ -211,6 +213,8 @@ impl Table {
             tracing::warn!(topic = self.topic, "topic was made anew; it is read again");
             self.covered = 0;
             self.standing = Standing::Reading;
+            // What the old client knows of the partition is the other topic's.
+            consumer = self::consumer(&self.cluster)?;
             each(TableEvent::Restarted);
         }
         let from = match self.covered {
@@ -231,6 +235,15 @@ impl Table {
             end_at_start: end,
         });
         Ok(())
+    }
+
+    /// Keeps the client for the next session.
+    fn end_session(&mut self) {
+        if let Some(session) = self.session.take()
+            && session.consumer.unassign().is_ok()
+        {
+            self.probe = Some(session.consumer);
+        }
     }
 
     fn drain(&mut self, wait: Duration, each: &mut impl FnMut(TableEvent<'_>)) {
