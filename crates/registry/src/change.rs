@@ -3,9 +3,7 @@
 use crate::{Deployment, History, Role, Route};
 
 /// The weight of a live route that is given none.
-pub const fn weight_default() -> u32 {
-    100
-}
+pub const WEIGHT_DEFAULT: u32 = 100;
 
 /// Why there is no such change.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -67,7 +65,7 @@ pub fn promote(current: &Deployment, variant: Option<&str>) -> Result<Vec<Route>
         name,
         model: promoted.model.clone(),
         role: Role::Live {
-            weight: weight_default(),
+            weight: WEIGHT_DEFAULT,
         },
     };
     Ok([live].into_iter().chain(shadows.cloned()).collect())
@@ -153,7 +151,7 @@ mod tests {
         assert_eq!(
             routes[0].role,
             Role::Live {
-                weight: weight_default()
+                weight: WEIGHT_DEFAULT
             }
         );
         let routes = promote(&current, Some("shadow")).unwrap();

@@ -14,7 +14,7 @@ use quadrille_proto::Topics;
 use tokio::sync::watch;
 
 use crate::{
-    Error, ModelEntry, ModelId, PackageBytes, View,
+    Error, ModelEntry, ModelId, PackageBytes, View, compare_versions,
     fold::{Deployments, DeploymentsView, Models, ModelsView},
     wire,
 };
@@ -318,14 +318,34 @@ impl Follower {
     /// # Errors
     /// There is no such version, Kafka does not answer, or what lies there is damaged.
     pub fn fetch(&self, id: &ModelId) -> Result<PackageBytes, Error> {
-        let view = self.view();
-        let Some(entry) = view.models.get(id) else {
-            return Err(Error::Unknown {
+        fetch(&self.0.cluster, &self.entry(id)?)
+    }
+
+    /// The `manifest.json` of a version's package, unchecked and without its artefact. Blocks.
+    ///
+    /// # Errors
+    /// As [`Follower::fetch`].
+    pub fn manifest(&self, id: &ModelId) -> Result<Vec<u8>, Error> {
+        let entry = self.entry(id)?;
+        let offsets = [entry.manifest_offset];
+        let mut manifest = Vec::new();
+        fetch_records(&self.0.cluster, Topics::MODELS, &offsets, |record| {
+            let broken = |reason| Error::Broken {
                 id: id.clone(),
-                known: known(&view, &id.name),
-            });
-        };
-        fetch(&self.0.cluster, entry)
+                reason,
+            };
+            manifest = wire::manifest_json(record.value.unwrap_or_default()).map_err(broken)?;
+            Ok::<(), Error>(())
+        })?;
+        Ok(manifest)
+    }
+
+    fn entry(&self, id: &ModelId) -> Result<ModelEntry, Error> {
+        let view = self.view();
+        view.models.get(id).cloned().ok_or_else(|| Error::Unknown {
+            id: id.clone(),
+            known: known(&view, &id.name),
+        })
     }
 
     pub(crate) fn cluster(&self) -> &Cluster {
@@ -340,10 +360,9 @@ impl Follower {
 
 /// The versions there are of a model, in words.
 pub(crate) fn known(view: &View, name: &str) -> String {
-    let versions: Vec<&str> = view
-        .versions(name)
-        .map(|entry| entry.id.version.as_str())
-        .collect();
+    let versions = view.versions(name);
+    let mut versions: Vec<&str> = versions.map(|entry| entry.id.version.as_str()).collect();
+    versions.sort_by(|a, b| compare_versions(a, b));
     match versions.is_empty() {
         false => format!("versions of {name} are: {}", versions.join(", ")),
         true => format!("there is no model {name}; push it with `quadrille model push`"),

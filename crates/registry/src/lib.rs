@@ -15,10 +15,11 @@ mod package;
 mod registry;
 pub mod split;
 mod status;
+mod version;
 mod view;
 mod wire;
 
-pub use change::{NoSuchChange, promote, rollback, weight_default};
+pub use change::{NoSuchChange, WEIGHT_DEFAULT, promote, rollback};
 pub use deployment::{Action, Deployment, Invalid, ModelId, Role, Route, SHARE_WHOLE};
 pub use error::Error;
 pub use follower::Follower;
@@ -28,4 +29,5 @@ pub use split::{Pick, Split};
 pub use status::{
     ModelState, REPORT_EVERY, Replica, ReplicaModel, Replicas, Reporter, SILENT_AFTER, withdraw,
 };
+pub use version::compare_versions;
 pub use view::{Event, History, ModelEntry, View, Void};
