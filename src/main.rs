@@ -3,16 +3,19 @@
 //! One file per command. What a command does beyond talking to a person (Kafka, models, pipelines) lives in
 //! the crates; here are flags, files, progress and words.
 
+mod deploy;
 mod dlq;
 mod grpc;
 mod kafka;
 mod meter;
+mod model;
 mod output;
 mod pipelines;
 mod predict;
 mod preview;
 mod produce;
 mod record;
+mod registry;
 mod results;
 mod rows;
 mod scale_advice;
@@ -32,6 +35,8 @@ Examples:
   quadrille train --pipeline pipelines/diabetes.toml --data data/pima.csv \\
       --algorithm random-forest --out models/diabetes
   quadrille produce data/pima.csv --rate 100
+  quadrille model push models/diabetes
+  quadrille deploy set diabetes --live diabetes:1 --canary diabetes:2@10% --wait
   quadrille predict pregnant=6 glucose=148 pressure=72 triceps=35 insulin=0 \\
       mass=33.6 pedigree=0.627 age=50
   quadrille results list --limit 10
@@ -61,6 +66,12 @@ enum Command {
     Produce(produce::Args),
     /// Ask for the prediction of one record.
     Predict(predict::Args),
+    /// Model packages on the log: push, list, show, delete, or watch a folder.
+    #[command(subcommand)]
+    Model(model::Command),
+    /// Which model versions serve a pipeline: set, show, history, promote, rollback.
+    #[command(subcommand)]
+    Deploy(deploy::Command),
     /// Look at stored predictions.
     #[command(subcommand)]
     Results(results::Command),
@@ -87,6 +98,8 @@ async fn run(cli: Cli) -> Result<(), Error> {
         Command::Topics(command) => topics::run(command).await,
         Command::Produce(args) => produce::run(args).await,
         Command::Predict(args) => predict::run(args).await,
+        Command::Model(command) => model::run(command).await,
+        Command::Deploy(command) => deploy::run(command).await,
         Command::Results(command) => results::run(command).await,
         Command::ScaleAdvice(args) => scale_advice::run(args).await,
         Command::Dlq(command) => dlq::run(command).await,

@@ -4,6 +4,7 @@ mod bad_input;
 mod delivery;
 mod harness;
 mod lifecycle;
+mod registry;
 mod surface;
 mod telemetry;
 mod traces;

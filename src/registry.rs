@@ -1,0 +1,153 @@
+//! What the commands about models and deployments share: opening the log, who asks, and how things are told.
+
+use std::{env, fs, time::Duration};
+
+use jiff::Timestamp;
+use quadrille_choreography::Cluster;
+use quadrille_registry::{
+    self as registry, Deployment, ModelId, Registry, Replica, Replicas, Role,
+};
+use quadrille_service::Error;
+
+use crate::preview;
+
+/// How long the status topic may take to be read.
+const STATUS_WITHIN: Duration = Duration::from_secs(20);
+
+pub fn open(cluster: &Cluster) -> Result<Registry, Error> {
+    Registry::open(cluster).map_err(refused)
+}
+
+/// What the asker can change is wrong usage; the rest failed.
+pub fn refused(error: registry::Error) -> Error {
+    match error.is_refusal() {
+        true => Error::Config(error.to_string()),
+        false => Error::Failed(error.to_string()),
+    }
+}
+
+/// The replicas that report, silent ones left out; none where the status topic is missing.
+pub fn replicas(cluster: &Cluster) -> Result<Vec<Replica>, Error> {
+    let replicas = Replicas::start(cluster).map_err(refused)?;
+    match replicas.wait_caught_up(STATUS_WITHIN) {
+        Ok(()) => {}
+        Err(registry::Error::Missing { .. }) => return Ok(Vec::new()),
+        Err(error) => return Err(refused(error)),
+    }
+    let now = now_ms();
+    let list = replicas.list();
+    let alive = list.iter().filter(|replica| !replica.is_silent(now));
+    Ok(alive.cloned().collect())
+}
+
+pub fn now_ms() -> i64 {
+    Timestamp::now().as_millisecond()
+}
+
+/// Who asks, unless they say it: user@host.
+pub fn author(given: Option<&str>) -> String {
+    if let Some(given) = given {
+        return given.to_owned();
+    }
+    let user = ["USER", "LOGNAME", "USERNAME"]
+        .into_iter()
+        .find_map(|name| env::var(name).ok().filter(|user| !user.is_empty()));
+    let host = fs::read_to_string("/proc/sys/kernel/hostname")
+        .or_else(|_| fs::read_to_string("/etc/hostname"))
+        .or_else(|_| env::var("HOSTNAME"))
+        .unwrap_or_default();
+    let host = match host.trim() {
+        "" => "localhost",
+        host => host,
+    };
+    format!("{}@{host}", user.as_deref().unwrap_or("unknown"))
+}
+
+/// A time, to the second.
+pub fn time(at_ms: i64) -> String {
+    match Timestamp::from_millisecond(at_ms) {
+        Ok(time) => format!("{time:.0}"),
+        Err(_) => at_ms.to_string(),
+    }
+}
+
+/// Others' texts in a table.
+pub fn cell(text: &str) -> String {
+    preview::text(text, preview::CELL_CHARS_MAX)
+}
+
+/// `NAME:VERSION`.
+///
+/// # Errors
+/// What it should be.
+pub fn model_id(text: &str) -> Result<ModelId, String> {
+    let (name, version) = text
+        .split_once(':')
+        .ok_or_else(|| format!("{text:?} is not NAME:VERSION, as in diabetes:3"))?;
+    let id = ModelId {
+        name: name.to_owned(),
+        version: version.to_owned(),
+    };
+    id.validate().map_err(|invalid| invalid.to_string())?;
+    Ok(id)
+}
+
+/// Hundredths of a percent, as people write them.
+pub fn percent(share: u32) -> String {
+    let text = format!("{}.{:02}", share / 100, share % 100);
+    let text = text.trim_end_matches('0').trim_end_matches('.');
+    format!("{text}%")
+}
+
+/// What a route does, in words.
+pub fn role(role: Role) -> String {
+    match role {
+        Role::Live { weight } => format!("live, weight {weight}"),
+        Role::Canary { share } => format!("canary, {}", percent(share)),
+        Role::Shadow => "shadow".to_owned(),
+    }
+}
+
+/// All routes in a line.
+pub fn routes(deployment: &Deployment) -> String {
+    let route = |route: &registry::Route| {
+        let (name, model) = (&route.name, &route.model);
+        match route.role {
+            Role::Live { weight } => format!("{name}={model}@{weight}"),
+            Role::Canary { share } => format!("{name}={model}@{}", percent(share)),
+            Role::Shadow => format!("{name}={model}"),
+        }
+    };
+    let routes: Vec<String> = deployment.routes.iter().map(route).collect();
+    routes.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_is_named_with_its_version() {
+        let id = model_id("diabetes-forest:1.2").unwrap();
+        assert_eq!((&*id.name, &*id.version), ("diabetes-forest", "1.2"));
+        for wrong in ["diabetes", "diabetes:", ":1", "a/b:1", "a:1:2"] {
+            assert!(model_id(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn shares_are_told_in_percent() {
+        assert_eq!(percent(1_000), "10%");
+        assert_eq!(percent(10_000), "100%");
+        assert_eq!(percent(250), "2.5%");
+        assert_eq!(percent(1), "0.01%");
+    }
+
+    #[test]
+    fn an_author_is_who_was_named_or_the_user_at_this_machine() {
+        assert_eq!(author(Some("ci")), "ci");
+        let found = author(None);
+        let (user, host) = found.split_once('@').unwrap();
+        assert!(!user.is_empty() && !host.is_empty() && host == host.trim());
+    }
+}
