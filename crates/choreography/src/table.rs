@@ -373,9 +373,15 @@ fn exists(consumer: &BaseConsumer<Plain>, topic: &str) -> Result<bool, KafkaErro
 }
 
 fn topic_id(cluster: &Cluster, consumer: &BaseConsumer<Plain>, topic: &str) -> Option<String> {
-    match cluster.is_embedded() {
+    let client = consumer.client();
+    // The embedded broker of another process is known by its cluster's id; it would not answer.
+    let is_mock = || {
+        let id = client.fetch_cluster_id(ANSWER_WITHIN);
+        id.is_some_and(|id| id.starts_with("mockCluster"))
+    };
+    match cluster.is_embedded() || is_mock() {
         true => None,
-        false => native::topic_id(consumer.client(), topic, ANSWER_WITHIN),
+        false => native::topic_id(client, topic, ANSWER_WITHIN),
     }
 }
 

@@ -111,7 +111,7 @@ fn large_values_are_fetched_by_their_offsets_and_only_those() {
     let mut seen = Vec::new();
     let mut table = Table::new(&cluster, TOPIC);
     read_until(&mut table, &mut seen, |_, seen| seen.len() == 6);
-    let offsets: Vec<i64> = [1, 2, 5].iter().map(|at: &usize| seen[*at].0).collect();
+    let offsets: Vec<i64> = [1, 2, 5, 0].iter().map(|at: &usize| seen[*at].0).collect();
     let mut fetched = Vec::new();
     fetch_records(&cluster, TOPIC, &offsets, |record| {
         assert_eq!(record.value.map(<[u8]>::len), Some(512 << 10));
@@ -119,7 +119,7 @@ fn large_values_are_fetched_by_their_offsets_and_only_those() {
         Ok::<(), FetchError>(())
     })
     .expect("fetched");
-    assert_eq!(fetched, ["chunk/1", "chunk/2", "chunk/5"]);
+    assert_eq!(fetched, ["chunk/1", "chunk/2", "chunk/5", "chunk/0"]);
 
     let beyond = [seen[5].0 + 1_000];
     let gone = fetch_records(&cluster, TOPIC, &beyond, |_| Ok::<(), FetchError>(()));
@@ -175,4 +175,22 @@ fn a_broker_that_is_gone_is_said_to_be_and_since_when() {
     read_until(&mut table, &mut seen, |table, _| {
         matches!(table.standing(), Standing::Unreadable { .. })
     });
+}
+
+#[test]
+fn the_embedded_broker_of_another_process_is_read_without_a_wait() {
+    let (broker, own) = broker();
+    write(&own, &[("a", Some(b"1"))]);
+    // As a tool would know it: by its address alone.
+    let cluster = Cluster::new(broker.bootstrap_servers(), "").expect("a cluster");
+    let begun = Instant::now();
+    read_table(&cluster, TOPIC, PATIENCE, |_| {
+        std::ops::ControlFlow::Continue(())
+    })
+    .expect("read");
+    assert!(
+        begun.elapsed() < Duration::from_secs(4),
+        "{:?}",
+        begun.elapsed()
+    );
 }

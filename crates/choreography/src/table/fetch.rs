@@ -27,7 +27,7 @@ pub enum FetchError {
     },
 }
 
-/// Fetches the records at `offsets`, which ascend, in that order; `each` may end it by its own error.
+/// Fetches the records at `offsets` in their order, soonest where they ascend; `each` may end it by its own error.
 ///
 /// # Errors
 /// A record is not there, or Kafka does not answer; or what `each` says.
