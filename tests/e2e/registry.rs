@@ -460,6 +460,23 @@ fn of_deployments_that_race_each_revision_has_one_winner_whom_all_others_are_tol
 }
 
 #[test]
+fn a_package_larger_than_what_a_reader_holds_comes_back_whole() {
+    let world = World::new(1);
+    let model = id(&format!("{}-m", world.pipeline), "1");
+    let registry = Registry::open(&world.cluster()).expect("open");
+    let large = PackageBytes {
+        manifest: vec![b' '; 2 << 20],
+        artefact: (0..40_u32 << 20).map(|at| (at % 251) as u8).collect(),
+    };
+    let pushed = registry.push(&model, &large, "a", 1).expect("pushed");
+    assert!(matches!(pushed, Pushed::New(entry) if entry.chunks() == 80));
+    let fresh = Registry::open(&world.cluster()).expect("open");
+    let fetched = fresh.follower().fetch(&model).expect("fetched");
+    assert!(fetched == large, "byte by byte");
+    assert_eq!(fresh.delete(&model).expect("deleted").records, 81);
+}
+
+#[test]
 fn a_chunk_that_was_damaged_on_the_log_is_found_by_its_hash() {
     let world = World::new(1);
     let model = id(&format!("{}-m", world.pipeline), "1");

@@ -97,16 +97,21 @@ impl Push {
         })
     }
 
+    /// Named by its manifest; without one by its first chunk, for the manifest may come yet.
     fn void(&self, key: &PushKey, reason: String) -> Void {
-        let first = self.chunks.values().map(|chunk| chunk.offset).min();
-        let offset = self.manifest.as_ref().map(|(offset, _)| *offset).or(first);
-        let chunks = self.chunks.keys().map(|index| key.chunk(*index));
+        let mut parts = Vec::new();
+        if let Some((offset, _)) = &self.manifest {
+            parts.push((*offset, key.manifest()));
+        }
+        let chunks = self.chunks.iter();
+        parts.extend(chunks.map(|(index, chunk)| (chunk.offset, key.chunk(*index))));
+        let (offset, first) = parts.first().cloned().unwrap_or_default();
         Void {
             topic: Topics::MODELS,
-            offset: offset.unwrap_or_default(),
-            key: key.manifest(),
+            offset,
+            key: first,
             reason,
-            keys: [key.manifest()].into_iter().chain(chunks).collect(),
+            keys: parts.into_iter().map(|(_, key)| key).collect(),
         }
     }
 }

@@ -1,7 +1,6 @@
 //! A reader that goes along with the log: a thread a topic, and a view that is replaced as a whole.
 
 use std::{
-    collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicI64, Ordering},
@@ -374,32 +373,22 @@ fn fetch(cluster: &Cluster, entry: &ModelEntry) -> Result<PackageBytes, Error> {
         id: entry.id.clone(),
         reason,
     };
-    // In the log's order, whatever that is; chunks are put together in theirs.
-    let mut parts: BTreeMap<i64, Option<usize>> = BTreeMap::new();
-    for (index, offset) in entry.chunk_offsets.iter().enumerate() {
-        parts.insert(*offset, Some(index));
-    }
-    parts.insert(entry.manifest_offset, None);
-    let offsets: Vec<i64> = parts.keys().copied().collect();
-    let mut manifest = Vec::new();
-    let mut chunks: Vec<Vec<u8>> = vec![Vec::new(); entry.chunks()];
+    // Chunks as they follow each other, so that each is put where it belongs and the whole is held once.
+    let offsets: Vec<i64> = (entry.chunk_offsets.iter().copied())
+        .chain([entry.manifest_offset])
+        .collect();
+    let reserve = entry.artefact_bytes.min(RESERVE_BYTES_MAX) as usize;
+    let (mut manifest, mut artefact) = (Vec::new(), Vec::with_capacity(reserve));
     fetch_records(cluster, Topics::MODELS, &offsets, |record| {
         let value = record
             .value
             .ok_or_else(|| broken(format!("the record at offset {} is empty", record.offset)))?;
-        match parts.get(&record.offset).copied().flatten() {
-            Some(index) => chunks[index] = value.to_vec(),
-            None => manifest = wire::manifest_json(value).map_err(broken)?,
+        match record.offset == entry.manifest_offset {
+            true => manifest = wire::manifest_json(value).map_err(broken)?,
+            false => artefact.extend_from_slice(value),
         }
         Ok::<(), Error>(())
     })?;
-    let reserve = entry.artefact_bytes.min(RESERVE_BYTES_MAX) as usize;
-    let mut artefact = Vec::with_capacity(reserve);
-    for chunk in &mut chunks {
-        // Each piece goes as it is put in: the whole is held once, not twice.
-        artefact.append(chunk);
-        chunk.shrink_to_fit();
-    }
     let package = PackageBytes { manifest, artefact };
     let found = package.sha256();
     match found == entry.sha256 {

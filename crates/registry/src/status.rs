@@ -63,7 +63,8 @@ pub struct Replica {
     /// Milliseconds since the Unix epoch.
     pub at_ms: i64,
     pub models: Vec<ReplicaModel>,
-    /// The newest valid revision it has seen, by pipeline.
+    /// The newest valid revision it has seen, for each pipeline it runs; 0 where there is none yet. Who waits for a deployment
+    /// waits for those that name its pipeline.
     pub revisions: BTreeMap<String, u64>,
     /// As [`crate::Follower::offsets`].
     pub models_offset: i64,

@@ -274,3 +274,15 @@ fn an_impossible_deployment_is_void_and_the_one_before_stays() {
     assert_eq!(reasons.len(), 2);
     assert!(reasons[0].contains("field 9") && reasons[1].contains("another than its key says"));
 }
+
+#[test]
+fn a_push_that_is_read_half_is_not_taken_for_one_that_lost() {
+    let whole = package(1, 3 * crate::CHUNK_BYTES);
+    let key = push_key("1", &whole, "u");
+    let log = numbered(push(&key, &whole));
+    for read in 1..log.len() {
+        let view = models(&log[..read]);
+        assert!(view.void.iter().all(|void| void.key != key.manifest()));
+    }
+    assert!(models(&log).void.is_empty());
+}
