@@ -70,6 +70,10 @@ pub struct ListArgs {
     #[arg(long)]
     decision: Option<String>,
 
+    /// What shadows predicted, and that alone.
+    #[arg(long)]
+    shadow: bool,
+
     /// Predictions in one answer.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(i32).range(1..=1_000))]
     limit: i32,
@@ -135,6 +139,7 @@ async fn list(args: ListArgs) -> Result<(), Error> {
         decision: args.decision.unwrap_or_default(),
         limit: args.limit,
         page_token: args.page_token.unwrap_or_default(),
+        shadow: args.shadow,
     };
     let answer = client.list_predictions(request).await;
     let answer = answer

@@ -70,6 +70,7 @@ fn batch(number: i64, size: i64, ids: Ids) -> WriteBatch {
         topic,
         advances,
         predictions,
+        shadows: Vec::new(),
     }
 }
 

@@ -27,7 +27,7 @@ pub struct Prediction {
     pub decision: String,
     pub model: String,
     pub version: String,
-    /// The route that answered; empty where one model serves the pipeline.
+    /// The route that answered; empty before routes had names.
     pub variant: String,
     pub config_hash: Vec<u8>,
     /// Where the scored feature vector lies.
@@ -100,10 +100,14 @@ impl Prediction {
         Ok(())
     }
 
-    pub fn position(&self) -> Position {
+    pub fn position(&self, kind: Kind) -> Position {
         Position {
             event_time_ms: self.event_time_ms,
             id: self.id.clone(),
+            variant: match kind {
+                Kind::Live => String::new(),
+                Kind::Shadow => self.variant.clone(),
+            },
         }
     }
 }
@@ -140,6 +144,18 @@ impl Default for Limit {
 pub struct Position {
     pub event_time_ms: i64,
     pub id: String,
+    /// Of shadows, which predict an id each; else empty.
+    pub variant: String,
+}
+
+/// Whose predictions.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Kind {
+    /// Of the routes that answer: one an id.
+    #[default]
+    Live,
+    /// Of the routes that score everything and answer nothing: one an id and variant.
+    Shadow,
 }
 
 /// Which predictions of a pipeline to list. What is `None` does not filter.
@@ -151,6 +167,7 @@ pub struct Filter {
     /// Exclusive.
     pub to_ms: Option<i64>,
     pub decision: Option<String>,
+    pub kind: Kind,
     pub limit: Limit,
     /// Where the page before ended.
     pub after: Option<Position>,
@@ -170,7 +187,7 @@ impl Filter {
     }
 }
 
-/// One page, newest event time first, then by descending id.
+/// One page, newest event time first, then by descending id, and variant.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Page {
     pub predictions: Vec<Prediction>,
@@ -180,11 +197,12 @@ pub struct Page {
 
 impl Page {
     /// From up to one row more than the limit, which only says that there is a next page.
-    pub fn of(mut predictions: Vec<Prediction>, limit: Limit) -> Self {
-        let more = predictions.len() > limit.get();
-        predictions.truncate(limit.get());
+    pub fn of(mut predictions: Vec<Prediction>, filter: &Filter) -> Self {
+        let limit = filter.limit.get();
+        let more = predictions.len() > limit;
+        predictions.truncate(limit);
         let next = if more {
-            predictions.last().map(Prediction::position)
+            predictions.last().map(|last| last.position(filter.kind))
         } else {
             None
         };
@@ -228,6 +246,8 @@ pub enum BadRequest {
     Nul { field: &'static str },
     #[error("{field} must not be empty")]
     Empty { field: &'static str },
+    #[error("shadow must be true or false, not {given:?}")]
+    Shadow { given: String },
 }
 
 /// The first whole millisecond that is not before `time`: event times are whole milliseconds, so

@@ -8,7 +8,7 @@ use quadrille_proto::v1::{
 };
 use tonic::{Request, Response, Status};
 
-use crate::domain::{self, BadRequest, Filter, Limit};
+use crate::domain::{self, BadRequest, Filter, Kind, Limit};
 use crate::reader::{Error, Reader};
 use crate::store::AnyStore;
 
@@ -52,6 +52,10 @@ impl ResultsService for Service {
     ) -> Result<Response<ListPredictionsResponse>, Status> {
         let request = request.into_inner();
         let filter = filter(&request).map_err(|error| status(error.into()))?;
+        let stored = |prediction: domain::Prediction| StoredPrediction {
+            shadow: request.shadow,
+            ..prediction.into()
+        };
         let token = given(&request.page_token);
         let listing = self
             .reader
@@ -59,7 +63,7 @@ impl ResultsService for Service {
             .await
             .map_err(status)?;
         Ok(Response::new(ListPredictionsResponse {
-            predictions: listing.predictions.into_iter().map(Into::into).collect(),
+            predictions: listing.predictions.into_iter().map(stored).collect(),
             next_page_token: listing.next_page_token.unwrap_or_default(),
         }))
     }
@@ -90,6 +94,10 @@ fn filter(request: &ListPredictionsRequest) -> Result<Filter, BadRequest> {
             .transpose()?,
         to_ms: request.to.as_ref().map(|time| ms("to", time)).transpose()?,
         decision: given(&request.decision).map(str::to_owned),
+        kind: match request.shadow {
+            true => Kind::Shadow,
+            false => Kind::Live,
+        },
         limit: match request.limit {
             0 => Limit::default(),
             limit => Limit::new(limit.into())?,

@@ -1,8 +1,9 @@
 //! Page tokens: where a listing goes on, bound to the pipeline and the filters it began with.
 //!
-//! A token is hex of: format (1 byte), digest of pipeline and filters (8), event time (8), id.
+//! A token is hex of: format (1 byte), digest of pipeline and filters (8), event time (8), id; of shadows a NUL and
+//! the variant, too.
 
-use crate::domain::{BadRequest, Filter, Position};
+use crate::domain::{BadRequest, Filter, Kind, Position};
 
 const FORMAT: u8 = 1;
 const HEAD_BYTES: usize = 17;
@@ -14,6 +15,10 @@ pub fn encode(pipeline: &str, filter: &Filter, position: &Position) -> String {
     bytes.extend(digest(pipeline, filter).to_be_bytes());
     bytes.extend(position.event_time_ms.to_be_bytes());
     bytes.extend(position.id.as_bytes());
+    if filter.kind == Kind::Shadow {
+        bytes.push(0);
+        bytes.extend(position.variant.as_bytes());
+    }
     hex(&bytes)
 }
 
@@ -28,12 +33,15 @@ pub fn decode(pipeline: &str, filter: &Filter, token: &str) -> Result<Position, 
         if *format != FORMAT || u64::from_be_bytes(*digest_given) != digest(pipeline, filter) {
             return None;
         }
-        let id = String::from_utf8(id.to_vec())
-            .ok()
-            .filter(|id| !id.contains('\0'))?;
-        Some(Position {
+        let id = std::str::from_utf8(id).ok()?;
+        let (id, variant) = match filter.kind {
+            Kind::Live => (id, ""),
+            Kind::Shadow => id.split_once('\0')?,
+        };
+        (!id.contains('\0') && !variant.contains('\0')).then(|| Position {
             event_time_ms: i64::from_be_bytes(time),
-            id,
+            id: id.to_owned(),
+            variant: variant.to_owned(),
         })
     };
     position().ok_or(BadRequest::PageToken)
@@ -86,6 +94,9 @@ fn digest(pipeline: &str, filter: &Filter) -> u64 {
         .map(i64::to_be_bytes)
         .as_ref()
         .map(|bytes| &bytes[..]));
+    if filter.kind == Kind::Shadow {
+        eat(Some(b"shadow"));
+    }
     hash
 }
 
@@ -97,6 +108,7 @@ mod tests {
         Position {
             event_time_ms: -5,
             id: "récord/1".into(),
+            variant: String::new(),
         }
     }
 
@@ -108,6 +120,17 @@ mod tests {
         };
         let token = encode("p", &filter, &position());
         assert_eq!(decode("p", &filter, &token), Ok(position()));
+        let shadows = Filter {
+            kind: Kind::Shadow,
+            ..filter.clone()
+        };
+        let position = Position {
+            variant: "candidate".into(),
+            ..position()
+        };
+        let token = encode("p", &shadows, &position);
+        assert_eq!(decode("p", &shadows, &token), Ok(position));
+        assert_eq!(decode("p", &filter, &token), Err(BadRequest::PageToken));
     }
 
     #[test]
@@ -126,6 +149,10 @@ mod tests {
             Filter {
                 decision: Some("k".into()),
                 ..Filter::default()
+            },
+            Filter {
+                kind: Kind::Shadow,
+                ..filter.clone()
             },
             Filter {
                 from_ms: Some(0),

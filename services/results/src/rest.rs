@@ -11,7 +11,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use serde::Serialize;
 
-use crate::domain::{self, BadRequest, Filter, Limit, Prediction};
+use crate::domain::{self, BadRequest, Filter, Kind, Limit, Prediction};
 use crate::page;
 use crate::page_token::hex;
 use crate::reader::{Error, Reader};
@@ -86,12 +86,21 @@ async fn list(
     parameters: Parameters,
 ) -> Result<Response, Error> {
     let Path(pipeline) = pipeline.map_err(bad_path)?;
-    parameters.only(&["key", "from", "to", "decision", "limit", "page_token"])?;
+    parameters.only(&[
+        "key",
+        "from",
+        "to",
+        "decision",
+        "limit",
+        "page_token",
+        "shadow",
+    ])?;
     let filter = Filter {
         key: parameters.get("key").map(str::to_owned),
         from_ms: parameters.time("from")?,
         to_ms: parameters.time("to")?,
         decision: parameters.get("decision").map(str::to_owned),
+        kind: parameters.kind()?,
         limit: parameters.limit()?,
         after: None,
     };
@@ -252,6 +261,16 @@ impl Parameters {
             Ok(time) => Ok(Some(domain::ceil_ms(time))),
             Err(_) => Err(BadRequest::Time {
                 field,
+                given: given.to_owned(),
+            }),
+        }
+    }
+
+    fn kind(&self) -> Result<Kind, BadRequest> {
+        match self.get("shadow") {
+            None | Some("false") => Ok(Kind::Live),
+            Some("true") => Ok(Kind::Shadow),
+            Some(given) => Err(BadRequest::Shadow {
                 given: given.to_owned(),
             }),
         }

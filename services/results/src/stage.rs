@@ -16,7 +16,7 @@ use quadrille_service::sealed::{Opener, malformed};
 use tokio::runtime::Handle;
 
 use crate::{
-    domain::Prediction,
+    domain::{Kind, Prediction},
     store::{Advance, AnyStore, Error, Store, TopicIdentity, WriteBatch},
 };
 
@@ -60,6 +60,7 @@ pub struct ResultsHandler {
     opener: Opener,
     offsets: Arc<Offsets>,
     rows: Vec<Prediction>,
+    shadows: Vec<Prediction>,
     /// After a write whose outcome is not known.
     uncertain: bool,
 }
@@ -71,6 +72,7 @@ impl ResultsHandler {
             opener: Opener::new(schemas, pipeline.prediction_schema()),
             offsets,
             rows: Vec::new(),
+            shadows: Vec::new(),
             uncertain: false,
         }
     }
@@ -114,29 +116,44 @@ fn failure(error: &Error) -> Failure {
 }
 
 impl Handler for ResultsHandler {
-    type Record = Option<Prediction>;
+    type Record = Option<(Kind, Prediction)>;
 
     fn begin(&mut self) {
         self.rows.clear();
+        self.shadows.clear();
     }
 
     fn decode(
         &mut self,
         incoming: &Incoming<'_>,
-        record: &mut Option<Prediction>,
+        record: &mut Option<(Kind, Prediction)>,
     ) -> Result<(), Failure> {
         *record = None;
         let (schema, message) = self.opener.open(incoming)?;
         let mut prediction = v1::Prediction::decode(message).map_err(malformed)?;
         self.opener.project(schema, &mut prediction.outputs)?;
-        *record = Some(Prediction::try_from(prediction).map_err(malformed)?);
+        let kind = match prediction.shadow {
+            true => Kind::Shadow,
+            false => Kind::Live,
+        };
+        let prediction = Prediction::try_from(prediction).map_err(malformed)?;
+        *record = Some((kind, prediction));
         Ok(())
     }
 
-    fn handle(&mut self, items: &[Item<'_, Option<Prediction>>], output: &mut Output) {
+    fn handle(&mut self, items: &[Item<'_, Self::Record>], output: &mut Output) {
         for item in items {
-            self.rows.extend(item.record.clone());
-            output.absorb("stored");
+            match item.record {
+                Some((Kind::Shadow, prediction)) => {
+                    self.shadows.push(prediction.clone());
+                    output.absorb("shadow");
+                }
+                other => {
+                    let live = other.as_ref().map(|(_, prediction)| prediction);
+                    self.rows.extend(live.cloned());
+                    output.absorb("stored");
+                }
+            }
         }
     }
 
@@ -163,12 +180,14 @@ impl OffsetStore for ResultsHandler {
                 topic: self.offsets.topic.clone(),
                 advances,
                 predictions: std::mem::take(&mut self.rows),
+                shadows: std::mem::take(&mut self.shadows),
             };
             let written = self
                 .offsets
                 .runtime
                 .block_on(self.offsets.store.write(&batch));
             self.rows = batch.predictions;
+            self.shadows = batch.shadows;
             match written {
                 Ok(written) if written.duplicates > 0 => {
                     tracing::debug!(

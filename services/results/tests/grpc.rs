@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Database, PIPELINE, batch, prediction};
+use common::{Database, PIPELINE, batch, prediction, shadows};
 use prost_types::Timestamp;
 use quadrille_proto::v1::results_service_server::ResultsService;
 use quadrille_proto::v1::{
@@ -10,7 +10,7 @@ use quadrille_proto::v1::{
 };
 use results::domain::Prediction;
 use results::grpc::Service;
-use results::store::Store;
+use results::store::{Store, WriteBatch};
 use tonic::{Code, Request, Status};
 
 async fn service() -> (Service, Database) {
@@ -21,7 +21,10 @@ async fn service() -> (Service, Database) {
         ..prediction(["a", "b", "c", "d", "count"][number as usize])
     };
     store
-        .write(&batch(None, (0..5).map(at).collect()))
+        .write(&WriteBatch {
+            shadows: shadows("candidate", ["a", "e"]),
+            ..batch(None, (0..5).map(at).collect())
+        })
         .await
         .expect("a write");
     (
@@ -54,6 +57,24 @@ async fn list(service: &Service, request: ListPredictionsRequest) -> Result<Vec<
         .into_iter()
         .map(|prediction| prediction.id)
         .collect())
+}
+
+#[tokio::test]
+async fn shadows_are_listed_marked_and_only_when_asked_for() {
+    let (service, _database) = service().await;
+    let request = ListPredictionsRequest {
+        shadow: true,
+        ..everything()
+    };
+    let listed = service.list_predictions(Request::new(request)).await;
+    let listed = listed.expect("listed").into_inner().predictions;
+    let told: Vec<_> = listed
+        .iter()
+        .map(|it| (it.id.as_str(), it.variant.as_str(), it.shadow))
+        .collect();
+    assert_eq!(told, [("e", "candidate", true), ("a", "candidate", true)]);
+    let live = list(&service, everything()).await.expect("listed");
+    assert_eq!(live.len(), 5);
 }
 
 #[tokio::test]

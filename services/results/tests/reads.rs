@@ -5,8 +5,8 @@ mod common;
 
 use std::collections::HashSet;
 
-use common::{Database, PIPELINE, batch, count, ids, list_ids, prediction, topic, write};
-use results::domain::{Count, Filter, Limit, Prediction};
+use common::{Database, PIPELINE, batch, count, ids, list_ids, prediction, shadows, topic, write};
+use results::domain::{Count, Filter, Kind, Limit, Prediction};
 use results::store::{Store, TopicIdentity, WriteBatch};
 
 suite! {
@@ -16,6 +16,7 @@ suite! {
     paging_covers_what_was_there_once_while_more_is_inserted
     filters_narrow_the_list_alone_and_together
     odd_texts_and_numbers_are_data_not_sql
+    shadows_of_one_id_are_listed_once_each_on_pages_of_any_size
 }
 
 async fn a_prediction_comes_back_as_it_was_stored(database: Database) {
@@ -59,6 +60,40 @@ async fn the_same_id_in_two_pipelines_is_two_predictions(database: Database) {
         list_ids(&store, &Filter::default()).await.expect("list"),
         ["a"]
     );
+}
+
+async fn shadows_of_one_id_are_listed_once_each_on_pages_of_any_size(database: Database) {
+    let store = database.open().await;
+    let of = ["x", "y", "z"].map(|variant| shadows(variant, ["a", "b", "c"]));
+    let all = WriteBatch {
+        shadows: of.concat(),
+        ..batch(None, ids(["a", "b", "c"]))
+    };
+    write(&store, all).await;
+    for limit in [1, 2, 3, 4, 8, 9, 10] {
+        let mut filter = Filter {
+            kind: Kind::Shadow,
+            limit: Limit::new(limit).expect("a limit"),
+            ..Filter::default()
+        };
+        let mut listed = Vec::new();
+        loop {
+            let page = store.list(PIPELINE, &filter).await.expect("list");
+            let of_page = page.predictions.into_iter();
+            listed.extend(of_page.map(|it| format!("{}{}", it.id, it.variant)));
+            let Some(next) = page.next else { break };
+            filter.after = Some(next);
+        }
+        let all = ["cz", "cy", "cx", "bz", "by", "bx", "az", "ay", "ax"];
+        assert_eq!(listed, all, "{limit} a page");
+    }
+    let filter = Filter {
+        kind: Kind::Shadow,
+        key: Some("patient-2".into()),
+        ..Filter::default()
+    };
+    let none = list_ids(&store, &filter).await.expect("list");
+    assert!(none.is_empty());
 }
 
 /// Many of the same event time, so that pages end inside of it.

@@ -5,9 +5,9 @@ mod common;
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode, header};
-use common::{Database, PIPELINE, batch, prediction};
+use common::{Database, PIPELINE, batch, prediction, shadows};
 use results::domain::Prediction;
-use results::store::Store;
+use results::store::{Store, WriteBatch};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
@@ -31,7 +31,10 @@ async fn service() -> Service {
         ..prediction(format!("r/{number}"))
     };
     store
-        .write(&batch(None, [0, 1, 2, 3, 4, 4].map(at).into()))
+        .write(&WriteBatch {
+            shadows: shadows("candidate", ["r/0", "r/9"]),
+            ..batch(None, [0, 1, 2, 3, 4, 4].map(at).into())
+        })
         .await
         .expect("a write");
     let router = results::rest::router(store, vec![PIPELINE.into(), "sepsis".into()]);
@@ -120,6 +123,34 @@ async fn a_prediction_is_served_with_all_it_has() {
         listing,
         json!({"predictions": [expected], "next_page_token": null})
     );
+}
+
+#[tokio::test]
+async fn shadows_are_listed_when_asked_for_and_never_else() {
+    let service = service().await;
+    let path = "/v1/pipelines/diabetes/predictions";
+    for live in [path.to_owned(), format!("{path}?shadow=false")] {
+        let listing = service.ok(&live).await;
+        assert_eq!(ids(&listing), ["r/4", "r/3", "r/2", "r/1", "r/0"]);
+    }
+    let page = service.ok(&format!("{path}?shadow=true&limit=1")).await;
+    assert_eq!(ids(&page), ["r/9"]);
+    assert_eq!(page["predictions"][0]["variant"], json!("candidate"));
+    let token = page["next_page_token"].as_str().expect("another page");
+    let next = format!("{path}?shadow=true&limit=9&page_token={token}");
+    assert_eq!(ids(&service.ok(&next).await), ["r/0"]);
+    let other = format!("{path}?page_token={token}");
+    service
+        .refused(&other, StatusCode::BAD_REQUEST, &["page_token"])
+        .await;
+    let unclear = format!("{path}?shadow=1");
+    service
+        .refused(&unclear, StatusCode::BAD_REQUEST, &["true or false"])
+        .await;
+    let hidden = format!("{path}/r%2F9");
+    service
+        .refused(&hidden, StatusCode::NOT_FOUND, &["r/9"])
+        .await;
 }
 
 #[tokio::test]

@@ -4,10 +4,10 @@
 mod common;
 
 use common::{
-    Database, PIPELINE, abandon_after, batch, count, ids, list_ids, next_offset, prediction, topic,
-    write,
+    Database, PIPELINE, abandon_after, batch, count, ids, list_ids, next_offset, prediction,
+    shadows, topic, write,
 };
-use results::domain::{Filter, Prediction};
+use results::domain::{Filter, Kind, Prediction};
 use results::store::{Advance, AnyStore, Error, Store, TopicIdentity, WriteBatch, Written};
 
 suite! {
@@ -23,6 +23,40 @@ suite! {
     a_write_given_up_anywhere_leaves_all_or_nothing
     what_only_one_database_could_hold_is_refused_by_both
     a_batch_of_any_size_is_stored_whole
+    shadows_move_with_the_offset_and_are_not_counted
+}
+
+async fn shadows_move_with_the_offset_and_are_not_counted(database: Database) {
+    let store = database.open().await;
+    let with = |old, live: &[&str], of: Vec<Prediction>| WriteBatch {
+        shadows: of,
+        ..batch(old, ids(live))
+    };
+    let both = [shadows("x", 0..300), shadows("y", 0..300)].concat();
+    let written = write(&store, with(None, &["0", "1"], both)).await;
+    assert_eq!((written.stored, written.duplicates), (2, 0));
+    // A batch of shadows alone moves its partition, too; what is there stays, what is new comes.
+    let again = [shadows("y", 299..301), shadows("x", ["0"])].concat();
+    let written = write(&store, with(Some(2), &[], again)).await;
+    assert_eq!(written, Written::default());
+    assert_fenced(
+        store.write(&with(Some(1), &[], shadows("z", 0..9))).await,
+        0,
+    );
+    assert_eq!(count(&store).await, (2, 0));
+    let filter = |kind| Filter {
+        kind,
+        ..Filter::default()
+    };
+    let live = list_ids(&store, &filter(Kind::Live)).await.expect("live");
+    assert_eq!(live, ["1", "0"]);
+    let shadows = list_ids(&store, &filter(Kind::Shadow)).await;
+    assert_eq!(shadows.expect("shadows").len(), 601);
+    let live = store.get(PIPELINE, "0").await.expect("get");
+    assert_eq!(live, Some(prediction("0")));
+    assert_eq!(store.get(PIPELINE, "2").await.expect("get"), None);
+    let store = database.reopen(store).await;
+    assert_eq!(next_offset(&store).await, Some(2));
 }
 
 fn assert_fenced(result: Result<Written, Error>, in_partition: i32) {

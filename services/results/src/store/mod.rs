@@ -35,6 +35,8 @@ pub struct WriteBatch {
     /// Each partition once. One may move without predictions (dead letters, transaction markers).
     pub advances: Vec<Advance>,
     pub predictions: Vec<Prediction>,
+    /// Of shadows, kept apart: one an id and variant, the first. They are not counted.
+    pub shadows: Vec<Prediction>,
 }
 
 /// One partition's next offset, from and to.
@@ -75,7 +77,8 @@ pub trait Store: Clone + Send + Sync + 'static {
         id: &str,
     ) -> impl Future<Output = Result<Option<Prediction>, Error>> + Send;
 
-    /// A page, newest event time first, then by descending id.
+    /// A page of predictions, or of shadows' predictions where the filter says so; newest event time first, then by
+    /// descending id, and variant.
     fn list(
         &self,
         pipeline: &str,
@@ -215,7 +218,7 @@ fn check(batch: &WriteBatch) -> Result<(), Error> {
     if let Some(pair) = partitions.windows(2).find(|pair| pair[0] == pair[1]) {
         return Err(Error::PartitionTwice { partition: pair[0] });
     }
-    for prediction in &batch.predictions {
+    for prediction in batch.predictions.iter().chain(&batch.shadows) {
         let unstorable = |source| Error::Unstorable {
             id: prediction.id.clone(),
             source,

@@ -10,10 +10,16 @@ use super::query::{self, Columns, columns};
 use super::{Error, OffsetRow, Store, TopicIdentity, WriteBatch, Written};
 use crate::domain::{Count, Filter, Page, Prediction};
 
-const MIGRATIONS: &[(&str, &str)] = &[(
-    "predictions",
-    include_str!("../migrations/postgres/0001_predictions.sql"),
-)];
+const MIGRATIONS: &[(&str, &str)] = &[
+    (
+        "predictions",
+        include_str!("../migrations/postgres/0001_predictions.sql"),
+    ),
+    (
+        "shadow predictions",
+        include_str!("../migrations/postgres/0002_shadow_predictions.sql"),
+    ),
+];
 
 /// Connections of one replica. A server takes 100 by default, and lanes and questions share these.
 const CONNECTIONS_MAX: u32 = 10;
@@ -54,7 +60,9 @@ impl PostgresStore {
     async fn write_all(&self, batch: &WriteBatch, shard: i32) -> Result<Written, Error> {
         let mut transaction = self.pool.begin().await?;
         advance(&mut transaction, batch).await?;
-        let stored = insert_all(&mut transaction, batch).await?;
+        let pipeline = &batch.pipeline;
+        let stored = insert_all(&mut transaction, INSERT, pipeline, &batch.predictions).await?;
+        insert_all(&mut transaction, SHADOW_INSERT, pipeline, &batch.shadows).await?;
         let written = Written::of(batch, stored);
         count(&mut transaction, &batch.pipeline, shard, written).await?;
         transaction.commit().await?;
@@ -119,7 +127,7 @@ impl Store for PostgresStore {
             let rows: Vec<Columns> = query.build_query_as().fetch_all(&self.pool).await?;
             Ok(Page::of(
                 rows.into_iter().map(Prediction::from).collect(),
-                filter.limit,
+                filter,
             ))
         })
         .await
@@ -205,38 +213,56 @@ async fn advance(connection: &mut PgConnection, batch: &WriteBatch) -> Result<()
     }
 }
 
+/// An INSERT into `$table`, of which `$unique` are told apart.
+macro_rules! insert {
+    ($table:literal, $unique:literal) => {
+        concat!(
+            "INSERT INTO ",
+            $table,
+            " (pipeline, ",
+            columns!(),
+            ") SELECT $1, r.* FROM UNNEST($2::text[], $3::text[], $4::bigint[], $5::float8[], \
+             $6::text[], $7::text[], $8::text[], $9::text[], $10::bytea[], $11::text[], \
+             $12::integer[], $13::bigint[], $14::bigint[]) AS r \
+             ON CONFLICT (",
+            $unique,
+            ") DO NOTHING"
+        )
+    };
+}
+const INSERT: &str = insert!("predictions", "pipeline, id");
+const SHADOW_INSERT: &str = insert!("shadow_predictions", "pipeline, id, variant");
+
 /// All rows by one INSERT. In the order of their ids, so that two transactions with the same ids
 /// wait for each other rather than deadlock; of equal ids the first stays first.
-async fn insert_all(connection: &mut PgConnection, batch: &WriteBatch) -> Result<u64, Error> {
-    if batch.predictions.is_empty() {
+async fn insert_all(
+    connection: &mut PgConnection,
+    insert: &'static str,
+    pipeline: &str,
+    predictions: &[Prediction],
+) -> Result<u64, Error> {
+    if predictions.is_empty() {
         return Ok(0);
     }
-    let mut rows: Vec<&Prediction> = batch.predictions.iter().collect();
+    let mut rows: Vec<&Prediction> = predictions.iter().collect();
     rows.sort_by(|a, b| a.id.cmp(&b.id));
-    let inserted = sqlx::query(concat!(
-        "INSERT INTO predictions (pipeline, ",
-        columns!(),
-        ") SELECT $1, r.* FROM UNNEST($2::text[], $3::text[], $4::bigint[], $5::float8[], \
-         $6::text[], $7::text[], $8::text[], $9::text[], $10::bytea[], $11::text[], \
-         $12::integer[], $13::bigint[], $14::bigint[]) AS r \
-         ON CONFLICT (pipeline, id) DO NOTHING"
-    ))
-    .bind(&batch.pipeline)
-    .bind(column(&rows, |row| row.id.as_str()))
-    .bind(column(&rows, |row| row.key.as_str()))
-    .bind(column(&rows, |row| row.event_time_ms))
-    .bind(column(&rows, |row| row.probability))
-    .bind(column(&rows, |row| row.decision.as_str()))
-    .bind(column(&rows, |row| row.model.as_str()))
-    .bind(column(&rows, |row| row.version.as_str()))
-    .bind(column(&rows, |row| row.variant.as_str()))
-    .bind(column(&rows, |row| row.config_hash.as_slice()))
-    .bind(column(&rows, |row| row.input_topic.as_str()))
-    .bind(column(&rows, |row| row.input_partition))
-    .bind(column(&rows, |row| row.input_offset))
-    .bind(column(&rows, |row| row.predicted_at_ms))
-    .execute(connection)
-    .await?;
+    let inserted = sqlx::query(insert)
+        .bind(pipeline)
+        .bind(column(&rows, |row| row.id.as_str()))
+        .bind(column(&rows, |row| row.key.as_str()))
+        .bind(column(&rows, |row| row.event_time_ms))
+        .bind(column(&rows, |row| row.probability))
+        .bind(column(&rows, |row| row.decision.as_str()))
+        .bind(column(&rows, |row| row.model.as_str()))
+        .bind(column(&rows, |row| row.version.as_str()))
+        .bind(column(&rows, |row| row.variant.as_str()))
+        .bind(column(&rows, |row| row.config_hash.as_slice()))
+        .bind(column(&rows, |row| row.input_topic.as_str()))
+        .bind(column(&rows, |row| row.input_partition))
+        .bind(column(&rows, |row| row.input_offset))
+        .bind(column(&rows, |row| row.predicted_at_ms))
+        .execute(connection)
+        .await?;
     Ok(inserted.rows_affected())
 }
 

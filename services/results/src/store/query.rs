@@ -3,7 +3,7 @@
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::{Database, Encode, QueryBuilder, SqlSafeStr, Type};
 
-use crate::domain::{Filter, Prediction};
+use crate::domain::{Filter, Kind, Prediction};
 
 /// Named for us, since a database may be shared with another user of sqlx.
 const MIGRATIONS_TABLE: &str = "results_migrations";
@@ -70,11 +70,14 @@ where
     for<'t> &'t str: Encode<'t, DB> + Type<DB>,
     for<'t> i64: Encode<'t, DB> + Type<DB>,
 {
-    let mut query = QueryBuilder::new(concat!(
-        "SELECT ",
-        columns!(),
-        " FROM predictions WHERE pipeline = "
-    ));
+    let mut query = QueryBuilder::new(match filter.kind {
+        Kind::Live => concat!("SELECT ", columns!(), " FROM predictions WHERE pipeline = "),
+        Kind::Shadow => concat!(
+            "SELECT ",
+            columns!(),
+            " FROM shadow_predictions WHERE pipeline = "
+        ),
+    });
     query.push_bind(pipeline);
     if let Some(key) = filter.key.as_deref() {
         query.push(" AND key = ").push_bind(key);
@@ -95,15 +98,25 @@ where
     if let Some(to) = filter.to_ms {
         query.push(" AND event_time_ms < ").push_bind(to);
     }
+    // A shadow predicts an id that another one predicts, too: there the variant is a part of the order.
+    let (columns, order) = match filter.kind {
+        Kind::Live => ("event_time_ms, id", "event_time_ms DESC, id DESC"),
+        Kind::Shadow => (
+            "event_time_ms, id, variant",
+            "event_time_ms DESC, id DESC, variant DESC",
+        ),
+    };
     if let Some(after) = &filter.after {
-        query
-            .push(" AND (event_time_ms, id) < (")
-            .push_bind(after.event_time_ms);
-        query.push(", ").push_bind(after.id.as_str()).push(")");
+        query.push(" AND (").push(columns).push(") < (");
+        query.push_bind(after.event_time_ms);
+        query.push(", ").push_bind(after.id.as_str());
+        if filter.kind == Kind::Shadow {
+            query.push(", ").push_bind(after.variant.as_str());
+        }
+        query.push(")");
     }
     let rows = filter.limit.get() + 1;
-    query
-        .push(" ORDER BY event_time_ms DESC, id DESC LIMIT ")
-        .push(rows);
+    query.push(" ORDER BY ").push(order);
+    query.push(" LIMIT ").push(rows);
     query
 }

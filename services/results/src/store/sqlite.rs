@@ -16,10 +16,16 @@ use super::query::{self, Columns, columns};
 use super::{Error, OffsetRow, Store, TopicIdentity, WriteBatch, Written};
 use crate::domain::{Count, Filter, Page, Prediction};
 
-const MIGRATIONS: &[(&str, &str)] = &[(
-    "predictions",
-    include_str!("../migrations/sqlite/0001_predictions.sql"),
-)];
+const MIGRATIONS: &[(&str, &str)] = &[
+    (
+        "predictions",
+        include_str!("../migrations/sqlite/0001_predictions.sql"),
+    ),
+    (
+        "shadow predictions",
+        include_str!("../migrations/sqlite/0002_shadow_predictions.sql"),
+    ),
+];
 
 /// Questions answered at once; more wait for one to end.
 const READERS_MAX: u32 = 4;
@@ -44,7 +50,14 @@ const WAL_BYTES_MAX: &str = "67108864";
 /// many rows share one, and few sizes keep few statements prepared. 256 rows have 3,584
 /// parameters; SQLite allows 32,766.
 const CHUNKS: [usize; 4] = [256, 32, 4, 1];
-static INSERTS: LazyLock<[String; CHUNKS.len()]> = LazyLock::new(|| CHUNKS.map(insert));
+static INSERTS: LazyLock<Inserts> =
+    LazyLock::new(|| CHUNKS.map(|rows| insert(rows, "predictions", "pipeline, id")));
+static SHADOW_INSERTS: LazyLock<Inserts> = LazyLock::new(|| {
+    CHUNKS.map(|rows| insert(rows, "shadow_predictions", "pipeline, id, variant"))
+});
+
+/// One a size of [`CHUNKS`].
+type Inserts = [String; CHUNKS.len()];
 
 /// A store in a SQLite file. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -183,7 +196,9 @@ impl Store for SqliteStore {
         };
         let mut transaction = self.writer.begin_with("BEGIN IMMEDIATE").await?;
         advance(&mut transaction, batch).await?;
-        let stored = insert_all(&mut transaction, batch).await?;
+        let pipeline = &batch.pipeline;
+        let stored = insert_all(&mut transaction, &INSERTS, pipeline, &batch.predictions).await?;
+        insert_all(&mut transaction, &SHADOW_INSERTS, pipeline, &batch.shadows).await?;
         let written = Written::of(batch, stored);
         count(&mut transaction, &batch.pipeline, shard, written).await?;
         transaction.commit().await?;
@@ -208,7 +223,7 @@ impl Store for SqliteStore {
         let rows: Vec<Columns> = query.build_query_as().fetch_all(&self.readers).await?;
         Ok(Page::of(
             rows.into_iter().map(Prediction::from).collect(),
-            filter.limit,
+            filter,
         ))
     }
 
@@ -268,24 +283,29 @@ async fn advance(connection: &mut SqliteConnection, batch: &WriteBatch) -> Resul
 /// asks for the name of each parameter, which SQLite looks up one by one. OR ROLLBACK spares
 /// SQLite a copy of each page that the statement changes, kept to undo the statement alone where a
 /// column refuses a value; none does, for the batch is checked. Equal ids are not its business.
-fn insert(rows: usize) -> String {
+fn insert(rows: usize, table: &str, unique: &str) -> String {
     let row = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
     format!(
-        "INSERT OR ROLLBACK INTO predictions (pipeline, {}) VALUES {} ON CONFLICT (pipeline, id) DO NOTHING",
+        "INSERT OR ROLLBACK INTO {table} (pipeline, {}) VALUES {} ON CONFLICT ({unique}) DO NOTHING",
         columns!(),
         vec![row; rows].join(", ")
     )
 }
 
-async fn insert_all(connection: &mut SqliteConnection, batch: &WriteBatch) -> Result<u64, Error> {
+async fn insert_all(
+    connection: &mut SqliteConnection,
+    inserts: &'static Inserts,
+    pipeline: &str,
+    predictions: &[Prediction],
+) -> Result<u64, Error> {
     let mut stored = 0;
-    let mut rest = &batch.predictions[..];
-    for (size, sql) in CHUNKS.into_iter().zip(INSERTS.iter()) {
+    let mut rest = predictions;
+    for (size, sql) in CHUNKS.into_iter().zip(inserts) {
         while let Some((rows, after)) = rest.split_at_checked(size) {
             let mut query = sqlx::query(sql.as_str());
             for row in rows {
                 query = query
-                    .bind(&batch.pipeline)
+                    .bind(pipeline)
                     .bind(&row.id)
                     .bind(&row.key)
                     .bind(row.event_time_ms)

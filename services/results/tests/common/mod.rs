@@ -155,7 +155,19 @@ pub fn batch(old: Option<i64>, predictions: Vec<Prediction>) -> WriteBatch {
             new,
         }],
         predictions,
+        shadows: Vec::new(),
     }
+}
+
+/// What the shadow `variant` says of each id.
+pub fn shadows(variant: &str, ids: impl IntoIterator<Item = impl ToString>) -> Vec<Prediction> {
+    let of = |id: String| Prediction {
+        variant: variant.into(),
+        version: "2".into(),
+        probability: 0.75,
+        ..prediction(id)
+    };
+    ids.into_iter().map(|id| of(id.to_string())).collect()
 }
 
 pub fn ids(ids: impl IntoIterator<Item = impl ToString>) -> Vec<Prediction> {
