@@ -315,7 +315,11 @@ fn start(
         Stage::Inference => {
             let model = Some(plan.model.clone());
             running.spawn(inference::run(
-                inference::Config { service, model },
+                inference::Config {
+                    service,
+                    model,
+                    batching: inference::serving::Batching::default(),
+                },
                 shutdown,
             ));
         }

@@ -123,7 +123,11 @@ impl Member {
             Stage::Inference => {
                 let model = Some(options.model.to_owned());
                 runtime.spawn(inference::run(
-                    inference::Config { service, model },
+                    inference::Config {
+                        service,
+                        model,
+                        batching: inference::serving::Batching::default(),
+                    },
                     shutdown,
                 ))
             }

@@ -72,6 +72,8 @@ fn not_served(error: NotServed) -> Status {
 
 fn refused(refused: Refused) -> Status {
     match refused {
+        Refused::Overloaded => Status::resource_exhausted(refused.to_string()),
         Refused::Expired => Status::deadline_exceeded(refused.to_string()),
+        Refused::Failed => Status::internal(refused.to_string()),
     }
 }

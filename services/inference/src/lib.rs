@@ -3,6 +3,7 @@
 //! It knows a model by its trait only, not what it is made of.
 #![forbid(unsafe_code)]
 
+mod batch;
 mod grpc;
 mod rest;
 pub mod serving;
@@ -16,7 +17,7 @@ use quadrille_service::{Assembly, Context, Error};
 use quadrille_telemetry::metrics::ServingMetrics;
 use tonic::service::Routes;
 
-use serving::{Loader, Log, Options, Serving, local};
+use serving::{Batching, Loader, Log, Options, Serving, local};
 pub use stage::InferenceHandler;
 
 /// The service's settings.
@@ -26,6 +27,7 @@ pub struct Config {
     /// A model package's directory, or one that holds a package for each pipeline under its name.
     /// None: what is deployed serves, and nothing else.
     pub model: Option<PathBuf>,
+    pub batching: Batching,
 }
 
 /// Runs the service until `shutdown`, then drains it.
@@ -34,6 +36,7 @@ pub struct Config {
 /// The model does not fit its pipeline, a setting turned out wrong, or the service cannot go on.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
     let pipelines = config.service.pipelines.clone();
+    let batching = config.batching;
     let local = match &config.model {
         Some(path) => local::load(&pipelines, path)?,
         None => pipelines.iter().map(|_| None).collect(),
@@ -49,7 +52,9 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> R
             local,
             source: Arc::new(log),
             metrics: ServingMetrics::register(&context.registry),
-        });
+            batching,
+        })
+        .map_err(|error| Error::Failed(format!("models: {error}")))?;
         let serving = loader.serving();
         let thread = loader.spawn();
         *stop = Some(thread.map_err(|error| Error::Failed(format!("loader: {error}")))?);

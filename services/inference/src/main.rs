@@ -1,8 +1,9 @@
 //! The inference service: features in, predictions out, gRPC Predict.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::Parser;
+use inference::serving::Batching;
 use quadrille_proto::Stage;
 use quadrille_service::{Args, healthcheck, run_to_exit, shutdown_signal};
 
@@ -17,6 +18,43 @@ struct Cli {
     /// what serves a pipeline until there is a deployment of it.
     #[arg(long, env = "QUADRILLE_MODEL", value_name = "DIR")]
     model: Option<PathBuf>,
+
+    /// Names of the models that are scored in batches of stream and requests together, through one bounded queue a model;
+    /// the others are scored where a record or a request arrives.
+    #[arg(
+        long,
+        env = "QUADRILLE_QUEUED_MODELS",
+        value_name = "NAMES",
+        value_delimiter = ','
+    )]
+    queued_models: Vec<String>,
+
+    /// Threads of each queued model [default: one a core].
+    #[arg(long, env = "QUADRILLE_MODEL_THREADS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1_024))]
+    model_threads: Option<u16>,
+
+    /// Rows that close a batch of a queued model.
+    #[arg(long, env = "QUADRILLE_MODEL_BATCH", default_value_t = 64, value_name = "ROWS", value_parser = clap::value_parser!(u16).range(1..))]
+    model_batch: u16,
+
+    /// How long, at most, a batch of a queued model is held open while more requests are expected.
+    #[arg(long, env = "QUADRILLE_MODEL_DELAY_MS", default_value_t = 1, value_name = "MS", value_parser = clap::value_parser!(u16).range(..=10_000))]
+    model_delay_ms: u16,
+}
+
+impl Cli {
+    fn batching(&self) -> Batching {
+        let default = Batching::default();
+        let rows_max = usize::from(self.model_batch);
+        Batching {
+            models: self.queued_models.clone(),
+            workers: self.model_threads.map_or(default.workers, usize::from),
+            rows_max,
+            // Room for as many batches as by default.
+            queued_rows_max: rows_max * (default.queued_rows_max / default.rows_max),
+            delay_max: Duration::from_millis(self.model_delay_ms.into()),
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -24,11 +62,13 @@ fn main() -> ExitCode {
         if cli.args.healthcheck {
             return healthcheck(&cli.args, Stage::Inference).await;
         }
+        let batching = cli.batching();
         let service = cli.args.resolve(Stage::Inference)?;
         inference::run(
             inference::Config {
                 service,
                 model: cli.model,
+                batching,
             },
             shutdown_signal(),
         )

@@ -69,7 +69,7 @@ impl InferenceHandler {
             outputs.clear();
             let variant = &routes.variants[*route];
             let start = Instant::now();
-            let score = || variant.loaded.score_here(&self.rows, outputs);
+            let score = || variant.loaded.score_waiting(&self.rows, outputs);
             if catch_unwind(AssertUnwindSafe(score)).is_err() {
                 outputs.clear();
                 tracing::warn!(
@@ -269,7 +269,7 @@ impl Scored {
 
 fn compute(variant: &Variant, rows: &[f64], outputs: &mut Vec<f64>) {
     let start = Instant::now();
-    variant.loaded.score_here(rows, outputs);
+    variant.loaded.score_waiting(rows, outputs);
     variant.metrics.times.compute(start.elapsed());
 }
 

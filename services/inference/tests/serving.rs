@@ -379,7 +379,7 @@ fn swaps_under_load_fail_nothing_mix_nothing_and_leave_nothing_behind() {
                         outputs.clear();
                         variant
                             .loaded
-                            .score_here(&[0.5, 0.5, 1.0, 1.0], &mut outputs);
+                            .score_waiting(&[0.5, 0.5, 1.0, 1.0], &mut outputs);
                         let version: u32 = variant.loaded.id().version.parse().expect("a number");
                         assert_eq!(outputs, [answer(version); 2]);
                         u64::from(version)
@@ -510,4 +510,30 @@ async fn a_running_loader_follows_the_log_by_itself() {
     }
     assert_eq!(versions, ["2", "3", "4"]);
     drop(stop);
+}
+
+#[tokio::test]
+async fn a_queued_model_answers_stream_and_requests_alike_and_goes_when_it_is_replaced() {
+    let mut replica = Replica::queueing(&["m"], vec![pipeline()], vec![Some(package(1))]);
+    replica.turn();
+    let choice = replica
+        .serving
+        .choose("ward", Some("k"), None)
+        .expect("served");
+    let answered = choice.loaded.score(vec![1.0, 2.0, 3.0, 4.0], None).await;
+    assert_eq!(answered, Ok(vec![answer(1); 2]));
+    let loaded = Arc::clone(&choice.loaded);
+    let lane = std::thread::spawn(move || {
+        let mut outputs = Vec::new();
+        loaded.score_waiting(&[0.0; 1_000], &mut outputs);
+        outputs
+    });
+    assert_eq!(lane.join().expect("scored"), [answer(1); 500]);
+    let batches = r#"quadrille_model_batch_rows_count{model="m",version="1"}"#;
+    assert!(replica.registry.encode().contains(batches));
+    drop(choice);
+    replica.log.push(2);
+    replica.log.deploy(1, &[("stable", 2, LIVE)]);
+    replica.turn();
+    assert!(!replica.registry.encode().contains("version=\"1\""));
 }

@@ -4,11 +4,14 @@ use std::{sync::atomic::AtomicU64, time::Duration};
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
-    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Unit,
 };
 
-use super::{Durations, ModelMetrics, ModelTimes, PipelineLabel, Registry, durations, observe};
+use super::{
+    DurationFamily, Durations, ModelMetrics, ModelTimes, PipelineLabel, Registry, counts,
+    durations, observe,
+};
 
 /// Where a version is on its way into service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +51,24 @@ struct VariantLabels {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct VersionLabels {
+    model: String,
+    version: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct WhyLabels {
+    model: String,
+    version: String,
+    reason: &'static str,
+}
+
+/// Why a batch of a queue was closed.
+const CLOSED: [&str; 3] = ["size", "deadline", "dry"];
+/// Why a request that was queued was not answered by the model.
+const UNANSWERED: [&str; 4] = ["overloaded", "expired", "given_up", "panicked"];
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct StepLabel {
     step: &'static str,
 }
@@ -62,6 +83,10 @@ pub struct ServingMetrics {
     failures: Family<StepLabel, Counter>,
     records: Family<VariantLabels, Counter>,
     times: ModelMetrics,
+    batches: Family<WhyLabels, Counter>,
+    batch_rows: Family<VersionLabels, Histogram, fn() -> Histogram>,
+    queue_wait: DurationFamily<VersionLabels>,
+    unanswered: Family<WhyLabels, Counter>,
 }
 
 impl ServingMetrics {
@@ -75,6 +100,10 @@ impl ServingMetrics {
             failures: Family::default(),
             records: Family::default(),
             times: ModelMetrics::register(registry),
+            batches: Family::default(),
+            batch_rows: Family::new_with_constructor(counts),
+            queue_wait: Family::new_with_constructor(durations),
+            unanswered: Family::default(),
         };
         let m = &metrics;
         registry.register(
@@ -113,6 +142,30 @@ impl ServingMetrics {
             "Records and requests scored, by the route that answered; one that is tried again counts again",
             m.records.clone(),
         );
+        registry.register(
+            "quadrille.model.batches",
+            None,
+            "Batches of a dear model's queue, by what closed them: size, deadline, dry (nobody came)",
+            m.batches.clone(),
+        );
+        registry.register(
+            "quadrille.model.batch_rows",
+            None,
+            "Rows in a batch of a dear model's queue",
+            m.batch_rows.clone(),
+        );
+        registry.register(
+            "quadrille.model.queue_wait",
+            Some(Unit::Seconds),
+            "How long the first request of a batch waited in a dear model's queue",
+            m.queue_wait.clone(),
+        );
+        registry.register(
+            "quadrille.model.unanswered",
+            None,
+            "Requests to a dear model's queue that were not answered, by reason",
+            m.unanswered.clone(),
+        );
         metrics
     }
 
@@ -129,6 +182,38 @@ impl ServingMetrics {
             } else {
                 self.states.remove(&labels);
             }
+        }
+        if state.is_none() {
+            self.forget_queue(&VersionLabels {
+                model: model.to_owned(),
+                version: version.to_owned(),
+            });
+        }
+    }
+
+    fn forget_queue(&self, labels: &VersionLabels) {
+        self.batch_rows.remove(labels);
+        self.queue_wait.remove(labels);
+        for reason in CLOSED {
+            self.batches.remove(&labels.why(reason));
+        }
+        for reason in UNANSWERED {
+            self.unanswered.remove(&labels.why(reason));
+        }
+    }
+
+    /// The metrics of one version's queue.
+    pub fn queue(&self, model: &str, version: &str) -> QueueMetrics {
+        let labels = VersionLabels {
+            model: model.to_owned(),
+            version: version.to_owned(),
+        };
+        QueueMetrics {
+            rows: self.batch_rows.get_or_create_owned(&labels),
+            wait: self.queue_wait.get_or_create_owned(&labels),
+            closed: CLOSED.map(|reason| self.batches.get_or_create_owned(&labels.why(reason))),
+            unanswered: UNANSWERED
+                .map(|reason| self.unanswered.get_or_create_owned(&labels.why(reason))),
         }
     }
 
@@ -177,6 +262,48 @@ impl ServingMetrics {
             self.times
                 .forget(&labels.pipeline, &labels.model, &labels.version);
         }
+    }
+}
+
+impl VersionLabels {
+    fn why(&self, reason: &'static str) -> WhyLabels {
+        WhyLabels {
+            model: self.model.clone(),
+            version: self.version.clone(),
+            reason,
+        }
+    }
+}
+
+/// One version's queue. Looked up once: what is told after the version is gone makes no series anew.
+pub struct QueueMetrics {
+    rows: Histogram,
+    wait: Durations,
+    /// As [`CLOSED`].
+    closed: [Counter; 3],
+    /// As [`UNANSWERED`].
+    unanswered: [Counter; 4],
+}
+
+impl QueueMetrics {
+    /// A batch is on its way; `waited`: its first request.
+    pub fn closed(&self, reason: &'static str, rows: usize, waited: Duration) {
+        count(&CLOSED, &self.closed, reason);
+        self.rows.observe(rows as f64);
+        observe(&self.wait, waited, None);
+    }
+
+    pub fn unanswered(&self, reason: &'static str) {
+        count(&UNANSWERED, &self.unanswered, reason);
+    }
+}
+
+fn count(names: &[&str], counters: &[Counter], name: &str) {
+    let mut named = names.iter().zip(counters);
+    let counter = named.find(|(known, _)| **known == name);
+    debug_assert!(counter.is_some(), "{name} is not counted");
+    if let Some((_, counter)) = counter {
+        counter.inc();
     }
 }
 

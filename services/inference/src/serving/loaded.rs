@@ -9,8 +9,10 @@ use std::{
 use quadrille_model::{Model, Package, package::Difference};
 use quadrille_pipeline::Pipeline;
 use quadrille_registry::ModelId;
+use quadrille_telemetry::metrics::ServingMetrics;
 
-use super::{Refused, source::Files};
+use super::{Batching, Refused, source::Files};
+use crate::batch::Queue;
 
 /// A step on a version's way into service, as metrics name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,22 +59,36 @@ pub struct Loaded {
     id: ModelId,
     model: Arc<dyn Model>,
     hash: [u8; 32],
-    platform: &'static str,
+    /// Where a row is dear.
+    queue: Option<Queue>,
 }
 
 impl Loaded {
     /// Of a package that was checked when it was read.
-    pub fn new(package: &Package) -> Self {
+    ///
+    /// # Errors
+    /// The system refuses a dear model's threads.
+    pub fn new(
+        package: &Package,
+        batching: &Batching,
+        metrics: &ServingMetrics,
+    ) -> std::io::Result<Self> {
         let manifest = package.manifest();
-        Loaded {
+        let (name, version) = (&manifest.name, &manifest.version);
+        let model = package.model();
+        let queue = batching.models.contains(name).then(|| {
+            let metrics = metrics.queue(name, version);
+            Queue::start(Arc::clone(&model), batching, metrics)
+        });
+        Ok(Loaded {
             id: ModelId {
-                name: manifest.name.clone(),
-                version: manifest.version.clone(),
+                name: name.clone(),
+                version: version.clone(),
             },
-            model: package.model(),
             hash: package.hash(),
-            platform: manifest.algorithm.name(),
-        }
+            queue: queue.transpose()?,
+            model,
+        })
     }
 
     pub fn id(&self) -> &ModelId {
@@ -88,20 +104,31 @@ impl Loaded {
         &self.hash
     }
 
-    /// What kind of model it is.
-    pub fn platform(&self) -> &str {
-        self.platform
+    /// What it runs on, as `<project>_<format>`.
+    pub fn platform(&self) -> &'static str {
+        "quadrille_package"
     }
 
-    /// Scores rows (n × inputs) where they are; to the outputs are added n × the model's width.
-    pub fn score_here(&self, rows: &[f64], outputs: &mut Vec<f64>) {
-        self.model.score(rows, outputs);
+    /// Scores rows (n × inputs) of the stream; to the outputs are added n × the model's width. Waits for a dear
+    /// model, so it is not for a runtime's thread.
+    ///
+    /// # Panics
+    /// When the model does: the loop finds the record that it fails on.
+    pub fn score_waiting(&self, rows: &[f64], outputs: &mut Vec<f64>) {
+        match &self.queue {
+            None => self.model.score(rows, outputs),
+            Some(queue) => {
+                if let Err(refused) = queue.score_waiting(rows, outputs) {
+                    panic!("{refused}");
+                }
+            }
+        }
     }
 
-    /// Scores rows (n × inputs) of a request.
+    /// Scores rows (n × inputs) of a request: where it is, or through the queue of a dear model.
     ///
     /// # Errors
-    /// Nobody waits for the answer any more.
+    /// Too much waits, nobody waits for the answer any more, or the model panicked.
     pub async fn score(
         &self,
         rows: Vec<f64>,
@@ -110,8 +137,13 @@ impl Loaded {
         if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             return Err(Refused::Expired);
         }
-        let mut outputs = Vec::new();
-        self.score_here(&rows, &mut outputs);
+        if let Some(queue) = &self.queue {
+            return queue.score(rows, deadline).await;
+        }
+        let width = self.model.outputs().width();
+        let count = rows.len() / self.model.inputs().len().max(1);
+        let mut outputs = Vec::with_capacity(count * width);
+        self.model.score(&rows, &mut outputs);
         Ok(outputs)
     }
 }

@@ -17,7 +17,7 @@ use quadrille_telemetry::metrics::{self, ServingMetrics};
 use tokio::{runtime::Handle, sync::watch};
 
 use super::{
-    ModelState, ModelStatus, Serving, Standing,
+    Batching, ModelState, ModelStatus, Serving, Standing,
     loaded::{Failed, Loaded, Step, check, load},
     local,
     snapshot::{Routes, Snapshot, by_version},
@@ -36,6 +36,7 @@ pub struct Options {
     pub local: Vec<Option<Package>>,
     pub source: Arc<dyn Source>,
     pub metrics: ServingMetrics,
+    pub batching: Batching,
 }
 
 /// A wanted version.
@@ -82,6 +83,7 @@ pub struct Loader {
     pipelines: Vec<Arc<Pipeline>>,
     source: Arc<dyn Source>,
     metrics: ServingMetrics,
+    batching: Batching,
     serving: Serving,
     local: Vec<Option<Arc<Loaded>>>,
     versions: BTreeMap<ModelId, Version>,
@@ -97,21 +99,25 @@ pub struct Loader {
 }
 
 impl Loader {
-    pub fn new(options: Options) -> Self {
+    /// # Errors
+    /// The system refuses a dear model's threads.
+    pub fn new(options: Options) -> std::io::Result<Self> {
         let Options {
             pipelines,
             local,
             source,
             metrics,
+            batching,
         } = options;
         let loaded = |package: &Package| {
-            let loaded = Arc::new(Loaded::new(package));
+            let loaded = Arc::new(Loaded::new(package, &batching, &metrics)?);
             let ModelId { name, version } = loaded.id();
             metrics.state(name, version, Some(metrics::ModelState::Ready));
-            loaded
+            Ok(loaded)
         };
-        let local = local.iter().map(|it| it.as_ref().map(loaded)).collect();
-        Loader {
+        let local = local.iter().map(|it| it.as_ref().map(loaded).transpose());
+        let local = local.collect::<std::io::Result<_>>()?;
+        Ok(Loader {
             serving: Serving::new(pipelines.clone(), Arc::clone(&source)),
             local,
             versions: BTreeMap::new(),
@@ -124,7 +130,8 @@ impl Loader {
             pipelines,
             source,
             metrics,
-        }
+            batching,
+        })
     }
 
     /// What it brings into service.
@@ -293,7 +300,7 @@ impl Loader {
         for (pipeline, plan) in self.pipelines.iter().zip(wanted.plans) {
             if plan.iter().flat_map(Plan::wants).any(|wanted| wanted == id) {
                 match check(pipeline, &*package.model()) {
-                    Ok(()) => return Ok(Loaded::new(&package)),
+                    Ok(()) => return self.loaded(&package),
                     Err(why) => {
                         unfit = Err(format!("pipeline {}: {why}", pipeline.name()));
                     }
@@ -301,7 +308,12 @@ impl Loader {
             }
         }
         unfit.map_err(|why| Failed::at(Step::Check, why))?;
-        Ok(Loaded::new(&package))
+        self.loaded(&package)
+    }
+
+    fn loaded(&self, package: &Package) -> Result<Loaded, Unloaded> {
+        let loaded = Loaded::new(package, &self.batching, &self.metrics);
+        loaded.map_err(|error| Failed::at(Step::Load, error).into())
     }
 
     /// Swaps in the deployments of which everything is ready.
@@ -501,7 +513,7 @@ fn status(id: &ModelId, state: ModelState, loaded: Option<&Arc<Loaded>>) -> Mode
     ModelStatus {
         id: id.clone(),
         state,
-        platform: loaded.map(|loaded| loaded.platform().to_owned()),
+        platform: loaded.map(|loaded| loaded.platform()),
     }
 }
 

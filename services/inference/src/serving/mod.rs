@@ -26,6 +26,7 @@ use quadrille_registry::ModelId;
 use quadrille_service::Error;
 use quadrille_telemetry::metrics::ServingMetrics;
 
+pub use crate::batch::Batching;
 pub use loaded::{Failed, Loaded, Step};
 pub use loader::{Loader, Options};
 pub use log::Log;
@@ -48,7 +49,7 @@ pub struct ModelStatus {
     pub id: ModelId,
     pub state: ModelState,
     /// What kind of model it is, once it is loaded.
-    pub platform: Option<String>,
+    pub platform: Option<&'static str>,
 }
 
 /// Which deployment of a pipeline is in effect on this replica.
@@ -101,8 +102,14 @@ fn list(known: &[String]) -> String {
 /// Why rows were not scored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    #[error("the call's deadline has passed")]
+    #[error(
+        "more rows wait for this model than its queue holds; try again, or ask another replica"
+    )]
+    Overloaded,
+    #[error("the call's deadline has passed; its rows were not scored")]
     Expired,
+    #[error("the model failed on these rows; this is a bug of the model or of its package")]
+    Failed,
 }
 
 /// The model that answers, and by which route.
@@ -157,8 +164,9 @@ impl Serving {
             local,
             source: Arc::new(NoLog::default()),
             metrics,
+            batching: Batching::default(),
         };
-        let mut loader = Loader::new(options);
+        let mut loader = Loader::new(options).map_err(|error| Error::Failed(error.to_string()))?;
         loader.turn(Instant::now());
         Ok(loader.serving())
     }

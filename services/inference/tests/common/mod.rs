@@ -9,7 +9,7 @@ use std::{
 };
 
 use inference::serving::{
-    Loader, Options, Serving,
+    Batching, Loader, Options, Serving,
     source::{FetchError, Files, Report, Source, View},
 };
 use quadrille_model::{Package, package::Digest};
@@ -251,13 +251,27 @@ impl Replica {
     }
 
     pub fn of(pipelines: Vec<Arc<Pipeline>>, local: Vec<Option<Package>>) -> Self {
+        Self::queueing(&[], pipelines, local)
+    }
+
+    /// Models of these names are scored through a queue.
+    pub fn queueing(
+        queued: &[&str],
+        pipelines: Vec<Arc<Pipeline>>,
+        local: Vec<Option<Package>>,
+    ) -> Self {
         let (log, registry) = (Memory::new(), Registry::default());
         let loader = Loader::new(Options {
             pipelines,
             local,
             source: Arc::clone(&log) as Arc<dyn Source>,
             metrics: ServingMetrics::register(&registry),
-        });
+            batching: Batching {
+                models: queued.iter().map(|name| (*name).to_owned()).collect(),
+                ..Batching::default()
+            },
+        })
+        .expect("threads");
         let now = Instant::now();
         Replica {
             serving: loader.serving(),
@@ -281,7 +295,7 @@ impl Replica {
             .expect("served");
         let version: u32 = choice.loaded.id().version.parse().expect("a number");
         let mut outputs = Vec::new();
-        choice.loaded.score_here(&[1.0, 2.0], &mut outputs);
+        choice.loaded.score_waiting(&[1.0, 2.0], &mut outputs);
         assert_eq!(outputs, [answer(version)]);
         version
     }

@@ -1,0 +1,36 @@
+//! Dynamic batching for models that are dear to score: one bounded queue a model, for the stream and for requests
+//! together, and the threads that score what has gathered.
+
+mod policy;
+mod queue;
+
+use std::time::Duration;
+
+pub(crate) use queue::Queue;
+
+/// How dear models are scored.
+#[derive(Debug, Clone)]
+pub struct Batching {
+    /// Names of the models that are scored through a queue.
+    pub models: Vec<String>,
+    /// Threads a model version.
+    pub workers: usize,
+    /// A batch is closed with this many rows. More rows cost more time each request waits, and gain little.
+    pub rows_max: usize,
+    /// Rows that may wait: some batches, so that overload is told at once and not after a long wait.
+    pub queued_rows_max: usize,
+    /// How long a batch is held open for more, where more is expected.
+    pub delay_max: Duration,
+}
+
+impl Default for Batching {
+    fn default() -> Self {
+        Batching {
+            models: Vec::new(),
+            workers: std::thread::available_parallelism().map_or(1, usize::from),
+            rows_max: 64,
+            queued_rows_max: 4_096,
+            delay_max: Duration::from_millis(1),
+        }
+    }
+}
