@@ -220,14 +220,14 @@ fn run_blocking(args: &Args) -> Result<(), Error> {
         }
     })?;
     let manifest = package.manifest();
-    let _ = output::print(format_args!(
-        "{}\n\n{} {} ({}) written to {}",
-        manifest.training.evaluation,
-        manifest.name,
-        manifest.version,
-        manifest.algorithm,
-        args.out.display()
-    ))?;
+    if let Some(training) = &manifest.training {
+        let _ = output::print(format_args!(
+            "{}\n\n{package} ({}) written to {}",
+            training.evaluation,
+            training.algorithm,
+            args.out.display()
+        ))?;
+    }
     Ok(())
 }
 

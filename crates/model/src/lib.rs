@@ -1,24 +1,30 @@
-//! Models: the trait, its backends, packages on disk, and training.
+//! Models: the trait, its backends, packages on disk, training and import.
 //!
-//! The way of a model: [`train::train`] turns a [`train::Dataset`] into a [`train::Trained`], which becomes a
-//! [`Package`] (a manifest and an artefact, both plain bytes), which a service loads and asks for its [`Model`].
+//! The way of a model: [`train::train`] turns a [`train::Dataset`] into a [`train::Trained`], or an ONNX file comes from
+//! outside ([`import::import`]); either becomes a [`Package`] (a manifest and an artefact, both plain bytes), which a
+//! service loads and asks for its [`Model`].
 //!
 //! What this crate does not know: pipelines, features, messages, Kafka, clocks. It gets names, rows and labels, and gives
-//! probabilities. It has no async and no threads, and no other crate knows smartcore. Nothing that comes out of a package's
+//! probabilities. It has no async and no threads, and no other crate knows smartcore or tract. Nothing that comes out of a package's
 //! files may panic: files are bounded, checked against their hash and validated before the first row is scored.
 
 #![forbid(unsafe_code)]
 
+mod contributions;
 pub mod forest;
+pub mod import;
 pub mod logistic;
 pub mod metrics;
+pub mod onnx;
 pub mod package;
 pub mod preprocess;
 mod scorer;
 pub mod train;
 
+pub use contributions::{Attribution, Contributions, Quantity};
 use package::Labels;
 pub use package::Package;
+use serde::{Deserialize, Serialize};
 
 /// Something that scores rows.
 ///
@@ -32,16 +38,41 @@ pub trait Model: Send + Sync + std::fmt::Debug {
 
     /// Appends to `outputs` a row for each row: row-major, n × `outputs().width()`.
     ///
-    /// `rows` is row-major, n × `inputs().len()`. NaN means missing, and so does an infinity; the model fills it as it
-    /// learned in training.
+    /// `rows` is row-major, n × `inputs().len()`. NaN means missing; a model that was trained here fills it, and an
+    /// infinity, as it learned in training. What an imported model makes of NaN and infinities is its own business; a
+    /// network answers NaN.
     ///
     /// # Panics
     /// When `rows` is not a whole number of rows: that is a mistake of the caller, not of the data.
     fn score(&self, rows: &[f64], outputs: &mut Vec<f64>);
+
+    /// Whether a row is scored at once where it is, or worth a queue and a thread of its own.
+    fn cost(&self) -> Cost {
+        Cost::Cheap
+    }
+
+    /// How much each input of one row has to do with the answer; none where the model cannot say exactly.
+    fn contributions(&self, row: &[f64]) -> Option<Contributions> {
+        let _ = row;
+        None
+    }
 }
 
+/// What scoring a row costs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cost {
+    /// Microseconds: trees, linear models, networks of up to [`MULTIPLY_ADDS_CHEAP_MAX`].
+    Cheap,
+    /// More.
+    Dear,
+}
+
+/// Multiplications with their additions a row, up to which a network is [`Cost::Cheap`]: some 50 µs of one core.
+pub const MULTIPLY_ADDS_CHEAP_MAX: u64 = 100_000;
+
 /// What a model's answer to one row holds.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "OutputsForm", into = "OutputsForm")]
 pub enum Outputs {
     /// Two classes: one value, the probability (0..=1) of the positive one.
     Binary(Labels),
@@ -59,7 +90,51 @@ impl Outputs {
             Outputs::Classes(names) | Outputs::Values(names) => names.len(),
         }
     }
+
+    /// What each value of a row of outputs is called: a class, a value, or of two classes the positive one.
+    pub fn names(&self) -> &[String] {
+        match self {
+            Outputs::Binary(labels) => std::slice::from_ref(&labels.positive),
+            Outputs::Classes(names) | Outputs::Values(names) => names,
+        }
+    }
+}
+
+/// [`Outputs`] as a manifest has them.
+#[derive(Serialize, Deserialize)]
+#[serde(tag = "task", rename_all = "kebab-case", deny_unknown_fields)]
+enum OutputsForm {
+    Binary { negative: String, positive: String },
+    Classes { names: Vec<String> },
+    Values { names: Vec<String> },
+}
+
+impl From<OutputsForm> for Outputs {
+    fn from(form: OutputsForm) -> Self {
+        match form {
+            OutputsForm::Binary { negative, positive } => {
+                Outputs::Binary(Labels { negative, positive })
+            }
+            OutputsForm::Classes { names } => Outputs::Classes(names),
+            OutputsForm::Values { names } => Outputs::Values(names),
+        }
+    }
+}
+
+impl From<Outputs> for OutputsForm {
+    fn from(outputs: Outputs) -> Self {
+        match outputs {
+            Outputs::Binary(Labels { negative, positive }) => {
+                OutputsForm::Binary { negative, positive }
+            }
+            Outputs::Classes(names) => OutputsForm::Classes { names },
+            Outputs::Values(names) => OutputsForm::Values { names },
+        }
+    }
 }
 
 /// The most inputs a model may have, so that a package cannot ask for absurd rows.
 pub const INPUTS_MAX: usize = 4_096;
+
+/// The most values in a row of outputs.
+pub const OUTPUTS_MAX: usize = 4_096;

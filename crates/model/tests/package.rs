@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 
 use common::{identity, score, tiny, tiny_package};
 use proptest::prelude::*;
-use quadrille_model::Package;
-use quadrille_model::package::{ARTEFACT_BYTES_MAX, Digest, Error, MANIFEST_BYTES_MAX, Overwrite};
+use quadrille_model::package::{
+    ARTEFACT_BYTES_MAX, Digest, Error, Labels, MANIFEST_BYTES_MAX, Overwrite,
+};
 use quadrille_model::train::{Algorithm, TrainOptions, train};
+use quadrille_model::{Outputs, Package, Quantity};
 
 const BOTH: [Algorithm; 2] = [Algorithm::RandomForest, Algorithm::LogisticRegression];
 
@@ -120,7 +122,7 @@ fn debugging_a_package_prints_what_it_is_and_not_its_numbers() {
     for algorithm in BOTH {
         let text = format!("{:?}", tiny_package(algorithm));
         assert!(
-            text.contains(algorithm.name()) && text.len() < 400,
+            text.contains(algorithm.backend().name()) && text.len() < 400,
             "{text}"
         );
     }
@@ -169,9 +171,9 @@ fn oversized_files_are_refused_unread() {
 fn a_damaged_manifest_is_explained() {
     let cases = [
         (
-            "\"format\": 1",
             "\"format\": 2",
-            "format 2; this version reads 1",
+            "\"format\": 3",
+            "format 3; this version reads 1 to 2",
         ),
         (
             "\"name\"",
@@ -205,11 +207,31 @@ fn a_damaged_manifest_is_explained() {
             "",
             "there are 2 inputs, but 3 for the preprocessing",
         ),
-        ("\"neg\"", "\"pos\"", "another word than labels.negative"),
+        ("\"neg\"", "\"pos\"", "another word than outputs.negative"),
         (
-            "\"random-forest\",\n  \"inputs\"",
-            "\"logistic-regression\",\n  \"inputs\"",
+            "\"backend\": \"forest\"",
+            "\"backend\": \"logistic\"",
             "not a logistic regression",
+        ),
+        (
+            "\"backend\": \"forest\"",
+            "\"backend\": \"onnx\"",
+            "not an ONNX file",
+        ),
+        (
+            "\"backend\"",
+            "\"onnx\": {}, \"backend\"",
+            "settings for ONNX, but its backend is forest",
+        ),
+        (
+            "\"task\": \"binary\",",
+            "\"task\": \"classes\",",
+            "unknown field `negative`",
+        ),
+        (
+            "\"tolerance\": 1e-9",
+            "\"tolerance\": -1",
+            "the tolerance is -1",
         ),
     ];
     for (from, to, expected) in cases {
@@ -227,7 +249,7 @@ fn a_damaged_manifest_is_explained() {
 fn logistic_regression_without_scales_is_refused() {
     let package = tiny_package(Algorithm::LogisticRegression);
     let mut manifest = package.manifest().clone();
-    manifest.preprocess.columns[1].scale = None;
+    manifest.preprocess.as_mut().unwrap().columns[1].scale = None;
     let bytes = serde_json::to_vec(&manifest).unwrap();
     let error = Package::from_bytes(bytes, package.artefact_bytes().to_vec()).unwrap_err();
     assert!(error.to_string().contains("needs a scale for every input"));
@@ -268,6 +290,83 @@ fn a_difference_of_inputs_is_spelt_out() {
     );
 }
 
+#[test]
+fn training_records_rows_and_a_package_that_answers_otherwise_is_refused() {
+    let package = tiny_package(Algorithm::RandomForest);
+    let warm_up = package.manifest().warm_up.as_ref().unwrap();
+    assert_eq!(warm_up.rows.len(), 30);
+    package.warm_up().unwrap();
+    let mut manifest = package.manifest().clone();
+    manifest.warm_up.as_mut().unwrap().rows[3].outputs[0] += 1e-6;
+    let bytes = serde_json::to_vec(&manifest).unwrap();
+    let error = Package::from_bytes(bytes, package.artefact_bytes().to_vec()).unwrap_err();
+    assert!(
+        matches!(&error, Error::WarmUp(off) if off.row == 4),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_package_of_format_1_is_read_and_saved_as_it_is() {
+    let place: PathBuf = [env!("CARGO_MANIFEST_DIR"), "tests", "golden", "format-1"]
+        .iter()
+        .collect();
+    let package = Package::load(&place).unwrap();
+    assert_eq!(package.manifest().format, 1);
+    assert_eq!(package.manifest().outputs.names(), ["pos"]);
+    assert!(package.manifest().warm_up.is_none());
+    assert_eq!(
+        package.manifest_bytes(),
+        fs::read(place.join("manifest.json")).unwrap()
+    );
+}
+
+#[test]
+fn a_difference_of_outputs_is_spelt_out() {
+    let package = tiny_package(Algorithm::RandomForest);
+    let other = Labels {
+        negative: "well".to_owned(),
+        positive: "ill".to_owned(),
+    };
+    package.check_outputs(&Outputs::Binary(other)).unwrap();
+    let classes = Outputs::Classes(vec!["neg".to_owned(), "pos".to_owned()]);
+    let error = package.check_outputs(&classes).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "the model random-forest 1 gives the probability of one of two classes; wanted: the probabilities of several classes"
+    );
+}
+
+#[test]
+fn contributions_sum_to_the_probability_or_its_log_odds() {
+    for algorithm in BOTH {
+        let package = tiny_package(algorithm);
+        let model = package.model();
+        for row in tiny().rows.chunks(3) {
+            let found = model.contributions(row).unwrap();
+            let probability = score(&package, row)[0];
+            let total = found.outputs[0].total();
+            let said = match found.of {
+                Quantity::LogOdds => 1.0 / (1.0 + (-total).exp()),
+                _ => total,
+            };
+            assert!(
+                (said - probability).abs() < 1e-12,
+                "{said} is not {probability}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_missing_input_of_a_linear_model_is_taken_at_its_fill() {
+    let package = tiny_package(Algorithm::LogisticRegression);
+    let model = package.model();
+    let fill = package.manifest().preprocess.as_ref().unwrap().columns[1].fill;
+    let filled = model.contributions(&[1.0, fill, 3.0]).unwrap();
+    assert_eq!(model.contributions(&[1.0, f64::NAN, 3.0]).unwrap(), filled);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -284,6 +383,7 @@ proptest! {
         }
         // With a hash that fits, so that the artefact itself has to be checked.
         let mut manifest = package.manifest().clone();
+        manifest.warm_up = None;
         manifest.artefact.sha256 = Digest::of(&artefact);
         if let Ok(package) = Package::from_bytes(serde_json::to_vec(&manifest).unwrap(), artefact) {
             let rows = [f64::MAX, f64::MIN, f64::NAN, 0.0, f64::INFINITY, -0.0];

@@ -12,7 +12,8 @@
 //!
 //! The child for `>` lies next to the one for `<=`; children come after their parents.
 
-use super::{Error, Forest, Node, TREES_MAX, check_size, kernel::Kernel};
+use super::layout::check_size;
+use super::{Error, Forest, Layout, Node, TREES_MAX};
 
 /// The first bytes of a forest's artefact.
 pub const MAGIC: &[u8; 8] = b"QDFOREST";
@@ -27,19 +28,24 @@ const NODE_BYTES: usize = 16;
 impl Forest {
     /// The artefact's bytes.
     pub fn encode(&self) -> Vec<u8> {
-        let size = HEADER_BYTES + ROOT_BYTES * self.roots.len() + NODE_BYTES * self.nodes.len();
+        let Layout {
+            inputs,
+            roots,
+            nodes,
+        } = &self.layout;
+        let size = HEADER_BYTES + ROOT_BYTES * roots.len() + NODE_BYTES * nodes.len();
         let mut bytes = Vec::with_capacity(size);
         bytes.extend(MAGIC);
         // Indices are u32 and there are no more inputs, trees or nodes than these can count: see `lay_out`, `validate`.
-        let counts = [self.inputs, self.roots.len(), self.nodes.len()];
+        let counts = [*inputs, roots.len(), nodes.len()];
         bytes.extend(FORMAT.to_le_bytes());
         for count in counts {
             bytes.extend((count as u32).to_le_bytes());
         }
-        for root in &self.roots {
+        for root in roots {
             bytes.extend(root.to_le_bytes());
         }
-        for node in &self.nodes {
+        for node in nodes {
             bytes.extend(node.value.to_le_bytes());
             bytes.extend(node.input.to_le_bytes());
             bytes.extend(node.child.to_le_bytes());
@@ -76,13 +82,11 @@ impl Forest {
             return Err(Error::Length { expected, found });
         }
         check_size("trees", trees as usize, TREES_MAX)?;
-        let forest = Self {
+        Forest::compiled(Layout {
             inputs: inputs as usize,
             roots: (0..trees).map_while(|_| rest.u32()).collect(),
             nodes: (0..nodes).map_while(|_| rest.node()).collect(),
-            kernel: Kernel::default(),
-        };
-        forest.compiled()
+        })
     }
 }
 

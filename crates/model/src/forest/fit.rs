@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     fn depth(forest: &Forest, at: u32) -> usize {
-        let node = forest.nodes[at as usize];
+        let node = forest.layout.nodes[at as usize];
         if node.child == 0 {
             return 0;
         }
@@ -169,7 +169,7 @@ mod tests {
 
             // The training rows, and rows made of the thresholds themselves: there `<=` and `<` part.
             let mut asked = rows;
-            let thresholds = forest.nodes.iter().filter(|node| node.child != 0).map(|node| node.value);
+            let thresholds = forest.layout.nodes.iter().filter(|node| node.child != 0).map(|node| node.value);
             asked.extend(thresholds);
             asked.truncate(asked.len() / width * width);
 
@@ -186,7 +186,7 @@ mod tests {
         #[test]
         fn no_tree_is_deeper_than_allowed((width, rows, labels) in data(), depth_max in 1..6u16) {
             let forest = fit(&rows, width, &labels, parameters(depth_max, 7)).unwrap();
-            for &root in &forest.roots {
+            for &root in &forest.layout.roots {
                 prop_assert!(depth(&forest, root) <= usize::from(depth_max));
             }
         }

@@ -2,7 +2,7 @@
 //! rows down one tree or, where fewer rows are left, one row down sixteen trees. A step has no branch to guess
 //! wrong: it adds the outcome of its comparison to an index, and a walk that has reached its leaf stays there.
 
-use super::Node;
+use super::Layout;
 
 /// Rows that walk a tree at once: enough to hide the latency of a load, few enough for the registers.
 const ROWS: usize = 8;
@@ -31,6 +31,30 @@ struct Tree {
     depth: u32,
 }
 
+/// What a row gets for the leaf it ends at.
+pub(super) trait Leaves {
+    /// Values in a row of sums.
+    fn width(&self) -> usize;
+
+    /// Adds a leaf to a row of sums.
+    fn add(&self, leaf: usize, sums: &mut [f64]);
+}
+
+/// One value a leaf.
+struct Values<'a>(&'a [f64]);
+
+impl Leaves for Values<'_> {
+    #[inline(always)]
+    fn width(&self) -> usize {
+        1
+    }
+
+    #[inline(always)]
+    fn add(&self, leaf: usize, sums: &mut [f64]) {
+        sums[0] += self.0[leaf];
+    }
+}
+
 #[derive(Default, Clone, PartialEq)]
 pub(super) struct Kernel {
     inputs: usize,
@@ -42,7 +66,12 @@ pub(super) struct Kernel {
 
 impl Kernel {
     /// From nodes that were validated.
-    pub fn new(inputs: usize, roots: &[u32], nodes: &[Node]) -> Self {
+    pub fn new(layout: &Layout) -> Self {
+        let Layout {
+            inputs,
+            roots,
+            nodes,
+        } = layout;
         let mut steps = Vec::with_capacity(nodes.len());
         let mut depths = vec![0_u32; nodes.len()];
         for (at, node) in nodes.iter().enumerate() {
@@ -54,7 +83,7 @@ impl Kernel {
             steps.push(match is_leaf {
                 true => Step {
                     threshold: f64::INFINITY,
-                    input: inputs as u32,
+                    input: *inputs as u32,
                     child: at as u32,
                 },
                 false => Step {
@@ -72,30 +101,46 @@ impl Kernel {
             depth: depth(root, end).unwrap_or(0),
         });
         Kernel {
-            inputs,
+            inputs: *inputs,
             trees: trees.collect(),
             steps,
             values: nodes.iter().map(|node| node.value).collect(),
         }
     }
 
-    /// Adds to each row's sum the leaves it reaches, tree after tree.
-    pub fn add(&self, rows: &[f64], sums: &mut [f64]) {
-        let mut lanes = vec![0.0; BLOCK_ROWS.min(sums.len()) * (self.inputs + 1)];
+    /// Adds to each row's sum the values of the leaves it reaches, tree after tree.
+    pub fn add_values(&self, rows: &[f64], sums: &mut [f64]) {
+        self.add(rows, sums, &Values(&self.values));
+    }
+
+    /// Adds to each row's sums (row-major) the leaves it reaches, tree after tree.
+    #[inline(always)]
+    pub fn add(&self, rows: &[f64], sums: &mut [f64], leaves: &impl Leaves) {
+        let width = leaves.width();
+        let count = rows.len() / self.inputs;
+        let mut lanes = vec![0.0; BLOCK_ROWS.min(count) * (self.inputs + 1)];
         let blocks = rows.chunks(BLOCK_ROWS * self.inputs);
-        for (rows, sums) in blocks.zip(sums.chunks_mut(BLOCK_ROWS)) {
-            let whole = sums.len() / ROWS * ROWS;
-            let (together, alone) = sums.split_at_mut(whole);
+        for (rows, sums) in blocks.zip(sums.chunks_mut(BLOCK_ROWS * width)) {
+            let whole = rows.len() / self.inputs / ROWS * ROWS;
+            let (together, alone) = sums.split_at_mut(whole * width);
             let (rows_together, rows_alone) = rows.split_at(whole * self.inputs);
-            self.add_together(rows_together, together, &mut lanes);
-            for (row, sum) in rows_alone.chunks_exact(self.inputs).zip(alone) {
-                self.add_alone(row, sum, &mut lanes);
+            self.add_together(rows_together, together, &mut lanes, leaves);
+            let rows_alone = rows_alone.chunks_exact(self.inputs);
+            for (row, sums) in rows_alone.zip(alone.chunks_exact_mut(width)) {
+                self.add_alone(row, sums, &mut lanes, leaves);
             }
         }
     }
 
     /// Eight rows at a time down each tree.
-    fn add_together(&self, rows: &[f64], sums: &mut [f64], lanes: &mut [f64]) {
+    #[inline(always)]
+    fn add_together(
+        &self,
+        rows: &[f64],
+        sums: &mut [f64],
+        lanes: &mut [f64],
+        leaves: &impl Leaves,
+    ) {
         let width = (self.inputs + 1) * ROWS;
         // Of eight rows all first inputs, then all second ones, ...: a step's load has one place to be.
         let groups = rows.chunks_exact(self.inputs * ROWS);
@@ -107,20 +152,23 @@ impl Kernel {
             }
             lanes[self.inputs * ROWS..].fill(0.0);
         }
+        let outputs = leaves.width();
         for tree in &self.trees {
-            for (lanes, sums) in lanes.chunks_exact(width).zip(sums.chunks_exact_mut(ROWS)) {
+            let groups = sums.chunks_exact_mut(ROWS * outputs);
+            for (lanes, sums) in lanes.chunks_exact(width).zip(groups) {
                 let at = self.walk([tree.root; ROWS], tree.depth, |input, walk| {
                     lanes[input as usize * ROWS + walk]
                 });
-                for (sum, at) in sums.iter_mut().zip(at) {
-                    *sum += self.values[at as usize];
+                for (sums, at) in sums.chunks_exact_mut(outputs).zip(at) {
+                    leaves.add(at as usize, sums);
                 }
             }
         }
     }
 
     /// One row down sixteen trees at a time.
-    fn add_alone(&self, row: &[f64], sum: &mut f64, lane: &mut [f64]) {
+    #[inline(always)]
+    fn add_alone(&self, row: &[f64], sums: &mut [f64], lane: &mut [f64], leaves: &impl Leaves) {
         let lane = &mut lane[..=self.inputs];
         lane[..self.inputs].copy_from_slice(row);
         lane[self.inputs] = 0.0;
@@ -132,7 +180,7 @@ impl Kernel {
             let depth = trees.iter().map(|tree| tree.depth).max().unwrap_or(0);
             let at = self.walk(roots, depth, |input, _| lane[input as usize]);
             for at in &at[..trees.len()] {
-                *sum += self.values[*at as usize];
+                leaves.add(*at as usize, sums);
             }
         }
     }

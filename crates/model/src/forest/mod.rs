@@ -7,18 +7,22 @@
 //! [`Forest::decode`] reads an artefact. [`fit`] grows trees with smartcore.
 
 mod artefact;
+pub(crate) mod ensemble;
 pub mod fit;
 mod kernel;
+mod layout;
+mod shapley;
 
 pub use artefact::MAGIC;
 
 use std::fmt;
 
 use self::kernel::Kernel;
-use crate::INPUTS_MAX;
+use self::layout::{Layout, Node};
+use self::shapley::Walked;
 
 /// The most splits between a root and a leaf: bounds the time one row can take.
-pub const DEPTH_MAX: usize = 64;
+pub const DEPTH_MAX: usize = 250;
 
 /// The most trees of a forest.
 pub const TREES_MAX: usize = 100_000;
@@ -84,24 +88,10 @@ pub enum SourceNode {
     },
 }
 
-/// A node as it is kept.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Node {
-    /// The threshold of a split, the probability of a leaf.
-    value: f64,
-    input: u32,
-    /// Index in `Forest::nodes` of the child for `<=`; the other one is next to it. 0 for a leaf: no child is a root.
-    child: u32,
-}
-
 /// A validated forest.
 #[derive(Clone, PartialEq)]
 pub struct Forest {
-    inputs: usize,
-    /// Where each tree begins in `nodes`; it ends where the next one begins.
-    roots: Vec<u32>,
-    nodes: Vec<Node>,
-    /// Empty until the nodes are validated.
+    layout: Layout,
     kernel: Kernel,
 }
 
@@ -109,7 +99,7 @@ pub struct Forest {
 impl fmt::Debug for Forest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Forest")
-            .field("inputs", &self.inputs)
+            .field("inputs", &self.inputs())
             .field("trees", &self.trees())
             .field("nodes", &self.nodes())
             .finish()
@@ -123,149 +113,29 @@ impl Forest {
     /// No trees or too many, or the first node that is not sound: children that do not exist, are shared or form a circle,
     /// an input that does not exist, a threshold that is NaN, a value outside 0..=1, a tree too deep.
     pub fn new(inputs: usize, trees: &[Vec<SourceNode>]) -> Result<Self, Error> {
-        let mut forest = Self {
-            inputs,
-            roots: Vec::with_capacity(trees.len()),
-            nodes: Vec::with_capacity(trees.iter().map(Vec::len).sum()),
-            kernel: Kernel::default(),
-        };
-        for (tree, source) in trees.iter().enumerate() {
-            forest
-                .lay_out(source)
-                .map_err(|(node, problem)| Error::Node {
-                    tree,
-                    node,
-                    problem,
-                })?;
-        }
-        forest.compiled()
+        Self::compiled(Layout::new(inputs, trees)?)
     }
 
-    /// Ready to score, if its nodes are sound.
-    fn compiled(mut self) -> Result<Self, Error> {
-        self.validate()?;
-        self.kernel = Kernel::new(self.inputs, &self.roots, &self.nodes);
-        Ok(self)
-    }
-
-    /// Appends one tree, level by level, so that siblings are neighbours and children come after their parents.
-    fn lay_out(&mut self, source: &[SourceNode]) -> Result<(), (usize, Problem)> {
-        let start = self.nodes.len();
-        self.roots
-            .push(index_u32(start).ok_or((0, Problem::Children))?);
-        let mut reached = vec![false; source.len()];
-        let mut order = vec![0];
-        let mut done = 0;
-        while done < order.len() {
-            let at: usize = order[done];
-            let seen = reached.get_mut(at).ok_or((at, Problem::Absent))?;
-            if std::mem::replace(seen, true) {
-                return Err((at, Problem::Parents));
-            }
-            let node = match source[at] {
-                SourceNode::Leaf { value } => Node {
-                    value,
-                    input: 0,
-                    child: 0,
-                },
-                SourceNode::Split {
-                    input,
-                    threshold,
-                    at_most,
-                    above,
-                } => {
-                    let child = index_u32(start + order.len()).ok_or((at, Problem::Children))?;
-                    order.extend([at_most, above]);
-                    Node {
-                        value: threshold,
-                        input: index_u32(input).ok_or((at, Problem::Input(input)))?,
-                        child,
-                    }
-                }
-            };
-            self.nodes.push(node);
-            done += 1;
-        }
-        Ok(())
-    }
-
-    /// Checks every node, so that walking a tree can neither leave it nor go on for ever.
-    fn validate(&self) -> Result<(), Error> {
-        check_size("inputs", self.inputs, INPUTS_MAX)?;
-        check_size("trees", self.roots.len(), TREES_MAX)?;
-        // The first tree begins at the first node: with the ends below, every node is in a tree.
-        if self.roots.first() != Some(&0) {
-            return Err(Error::Node {
-                tree: 0,
-                node: 0,
-                problem: Problem::Absent,
-            });
-        }
-        let ends = self.roots.iter().skip(1).map(|&root| root as usize);
-        let ends = ends.chain([self.nodes.len()]);
-        for (tree, (&root, end)) in self.roots.iter().zip(ends).enumerate() {
-            self.validate_tree(root as usize, end)
-                .map_err(|(node, problem)| Error::Node {
-                    tree,
-                    node,
-                    problem,
-                })?;
-        }
-        Ok(())
-    }
-
-    /// Checks the tree that lies in `nodes[root..end]`; an error counts from the root.
-    fn validate_tree(&self, root: usize, end: usize) -> Result<(), (usize, Problem)> {
-        let nodes = self.nodes.get(root..end).unwrap_or_default();
-        if nodes.is_empty() {
-            return Err((0, Problem::Absent));
-        }
-        // As children come after their parents, one pass sees every depth before it is asked for. None: no parent yet.
-        let mut depths: Vec<Option<u8>> = vec![None; nodes.len()];
-        depths[0] = Some(0);
-        for (at, node) in nodes.iter().enumerate() {
-            let depth = depths[at].ok_or((at, Problem::Parents))?;
-            if node.child == 0 {
-                if !(0.0..=1.0).contains(&node.value) {
-                    return Err((at, Problem::Value(node.value)));
-                }
-                continue;
-            }
-            if node.value.is_nan() {
-                return Err((at, Problem::Threshold));
-            }
-            if node.input as usize >= self.inputs {
-                return Err((at, Problem::Input(node.input as usize)));
-            }
-            if usize::from(depth) >= DEPTH_MAX {
-                return Err((at, Problem::Depth));
-            }
-            let child = (node.child as usize).saturating_sub(root);
-            if child <= at || child + 1 >= nodes.len() {
-                return Err((at, Problem::Children));
-            }
-            for depth_of_child in &mut depths[child..=child + 1] {
-                if depth_of_child.replace(depth + 1).is_some() {
-                    return Err((at, Problem::Parents));
-                }
-            }
-        }
-        Ok(())
+    /// Ready to score, if the nodes are sound.
+    fn compiled(layout: Layout) -> Result<Self, Error> {
+        layout.validate(|value| (0.0..=1.0).contains(&value))?;
+        let kernel = Kernel::new(&layout);
+        Ok(Self { layout, kernel })
     }
 
     /// How many inputs a row has.
     pub fn inputs(&self) -> usize {
-        self.inputs
+        self.layout.inputs
     }
 
     /// How many trees there are.
     pub fn trees(&self) -> usize {
-        self.roots.len()
+        self.layout.roots.len()
     }
 
     /// How many nodes there are in all trees.
     pub fn nodes(&self) -> usize {
-        self.nodes.len()
+        self.layout.nodes.len()
     }
 
     /// Appends the probability of each of `rows` (row-major, n × [`Forest::inputs`], nothing missing).
@@ -273,25 +143,34 @@ impl Forest {
     /// A row's leaves are summed in the order of the trees, whatever comes with it: the same row has the same answer.
     pub fn score(&self, rows: &[f64], probabilities: &mut Vec<f64>) {
         let first = probabilities.len();
-        probabilities.resize(first + rows.len() / self.inputs, 0.0);
+        probabilities.resize(first + rows.len() / self.inputs(), 0.0);
         let sums = &mut probabilities[first..];
-        self.kernel.add(rows, sums);
-        let trees = self.roots.len() as f64;
+        self.kernel.add_values(rows, sums);
+        let trees = self.trees() as f64;
         for sum in sums {
             *sum /= trees;
         }
     }
-}
 
-fn check_size(what: &'static str, found: usize, max: usize) -> Result<(), Error> {
-    if (1..=max).contains(&found) {
-        return Ok(());
+    /// Shapley values of the probability of `row` against each of `background`'s rows, averaged, one an input; and the
+    /// background's mean probability. Nothing is missing in the rows.
+    pub(crate) fn contributions(&self, row: &[f64], background: &[f64]) -> (Vec<f64>, Vec<f64>) {
+        let inputs: Vec<u32> = (0..self.inputs() as u32).collect();
+        let walked = Walked {
+            layout: &self.layout,
+            inputs: &inputs,
+            width: 1,
+        };
+        let (mut parts, mut bias) = shapley::values(&walked, row, background, |node, add| {
+            add(0, self.layout.nodes[node].value);
+        });
+        let trees = self.trees() as f64;
+        parts
+            .iter_mut()
+            .chain(&mut bias)
+            .for_each(|it| *it /= trees);
+        (parts, bias)
     }
-    Err(Error::Size { what, found, max })
-}
-
-fn index_u32(index: usize) -> Option<u32> {
-    u32::try_from(index).ok()
 }
 
 #[cfg(test)]

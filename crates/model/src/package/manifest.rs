@@ -7,12 +7,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::Number;
 use sha2::{Digest as _, Sha256};
 
-use super::{Error, MANIFEST_FILE};
+use super::{Error, MANIFEST_FILE, WarmUp};
+use crate::Outputs;
 use crate::preprocess::Preprocess;
+use crate::scorer::Activation;
 use crate::train::{Algorithm, Evaluation};
 
-/// The version of the package's form that this code writes and reads.
-pub const FORMAT: u32 = 1;
+/// The version of the package's form that this code writes. It reads this one and the one before.
+pub const FORMAT: u32 = 2;
 
 /// Names, versions and the like are no longer than this, in bytes.
 const TEXT_BYTES_MAX: usize = 256;
@@ -21,21 +23,126 @@ const TEXT_BYTES_MAX: usize = 256;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// [`FORMAT`].
+    /// [`FORMAT`], or 1 of a package that was written before there were others.
     pub format: u32,
     pub name: String,
     pub version: String,
-    pub algorithm: Algorithm,
+    pub backend: Backend,
     /// The inputs of a row, in order.
     pub inputs: Vec<String>,
-    pub labels: Labels,
-    pub preprocess: Preprocess,
-    pub training: Training,
+    pub outputs: Outputs,
+    /// None: rows reach the model as they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preprocess: Option<Preprocess>,
+    /// How an ONNX file is read; for the backend `onnx` only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub onnx: Option<Onnx>,
+    /// None: the model was trained elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub training: Option<Training>,
+    /// Rows that are scored at every load, and the answers there must be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warm_up: Option<WarmUp>,
     pub artefact: Artefact,
-    /// When the model was trained: RFC 3339, as the caller says.
+    /// When the model was trained or imported: RFC 3339, as the caller says.
     pub created_at: String,
     /// What wrote the package: library and version.
     pub written_by: String,
+}
+
+/// What an artefact is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Backend {
+    /// A forest of our own binary form: probabilities of one class.
+    Forest,
+    /// Coefficients of a logistic regression.
+    Logistic,
+    /// An ONNX file: trees are walked by our kernel, everything else is run by tract.
+    Onnx,
+}
+
+impl Backend {
+    /// The name, as in a manifest.
+    pub fn name(self) -> &'static str {
+        match self {
+            Backend::Forest => "forest",
+            Backend::Logistic => "logistic",
+            Backend::Onnx => "onnx",
+        }
+    }
+}
+
+/// How an ONNX file is read.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Onnx {
+    /// The graph's output that holds the answers; none is the first one of floating-point numbers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<String>,
+    #[serde(default)]
+    pub activation: Activation,
+}
+
+/// A manifest of format 1: a trained model of two classes.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct First {
+    format: u32,
+    name: String,
+    version: String,
+    algorithm: Algorithm,
+    inputs: Vec<String>,
+    labels: Labels,
+    preprocess: Preprocess,
+    training: FirstTraining,
+    artefact: Artefact,
+    created_at: String,
+    written_by: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FirstTraining {
+    rows: u64,
+    data_sha256: Digest,
+    seed: u64,
+    hyper_parameters: BTreeMap<String, Number>,
+    evaluation: Evaluation,
+}
+
+impl From<First> for Manifest {
+    fn from(first: First) -> Self {
+        let FirstTraining {
+            rows,
+            data_sha256,
+            seed,
+            hyper_parameters,
+            evaluation,
+        } = first.training;
+        Manifest {
+            format: first.format,
+            name: first.name,
+            version: first.version,
+            backend: first.algorithm.backend(),
+            inputs: first.inputs,
+            outputs: Outputs::Binary(first.labels),
+            preprocess: Some(first.preprocess),
+            onnx: None,
+            training: Some(Training {
+                algorithm: first.algorithm,
+                rows,
+                data_sha256,
+                seed,
+                hyper_parameters,
+                evaluation,
+            }),
+            warm_up: None,
+            artefact: first.artefact,
+            created_at: first.created_at,
+            written_by: first.written_by,
+        }
+    }
 }
 
 /// What the two classes are called.
@@ -51,6 +158,7 @@ pub struct Labels {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Training {
+    pub algorithm: Algorithm,
     pub rows: u64,
     /// SHA-256 of the training data, as the caller says; usually of the file, so that `sha256sum` can check it.
     pub data_sha256: Digest,
@@ -67,6 +175,17 @@ pub struct Artefact {
     pub file: String,
     pub bytes: u64,
     pub sha256: Digest,
+}
+
+impl Artefact {
+    /// Describes these bytes.
+    pub(crate) fn of(file: &str, bytes: &[u8]) -> Self {
+        Self {
+            file: file.to_owned(),
+            bytes: bytes.len() as u64,
+            sha256: Digest::of(bytes),
+        }
+    }
 }
 
 /// A SHA-256, written as 64 lower-case hexadecimal digits.
@@ -132,11 +251,16 @@ impl Manifest {
             format: u32,
         }
         let Version { format } = serde_json::from_slice(bytes).map_err(Error::Manifest)?;
-        if format != FORMAT {
-            return Err(Error::Format(format));
+        let manifest: Self = match format {
+            1 => serde_json::from_slice::<First>(bytes).map(Self::from),
+            FORMAT => serde_json::from_slice(bytes),
+            other => return Err(Error::Format(other)),
         }
-        let manifest: Self = serde_json::from_slice(bytes).map_err(Error::Manifest)?;
+        .map_err(Error::Manifest)?;
         manifest.check_texts()?;
+        if manifest.onnx.is_some() && manifest.backend != Backend::Onnx {
+            return Err(Error::OnnxSettings(manifest.backend.name()));
+        }
         Ok(manifest)
     }
 
@@ -168,16 +292,18 @@ impl Manifest {
         )?;
         const PLAIN: &str = "1 to 256 bytes of printable text";
         let printable = |value: &str| !value.chars().any(char::is_control);
-        let Labels { negative, positive } = &self.labels;
-        for (field, value) in [("labels.negative", negative), ("labels.positive", positive)] {
-            check(field, value, printable(value), PLAIN)?;
+        for name in self.outputs.names() {
+            check("outputs", name, printable(name), PLAIN)?;
         }
-        check(
-            "labels.positive",
-            positive,
-            positive != negative,
-            "another word than labels.negative",
-        )?;
+        if let Outputs::Binary(Labels { negative, positive }) = &self.outputs {
+            check("outputs.negative", negative, printable(negative), PLAIN)?;
+            check(
+                "outputs.positive",
+                positive,
+                positive != negative,
+                "another word than outputs.negative",
+            )?;
+        }
         for input in &self.inputs {
             check("inputs", input, printable(input), PLAIN)?;
         }

@@ -1,12 +1,14 @@
 //! Model packages: a manifest and an artefact, in a directory or as two runs of bytes.
 //!
-//! `manifest.json` says what the model is (name, inputs, preprocessing, training, metrics); the artefact beside it holds its
-//! numbers. A package is checked as a whole before it scores: sizes are bounded, the artefact must have the length and SHA-256
-//! that the manifest says, and preprocessing and artefact must fit the inputs.
+//! `manifest.json` says what the model is (name, inputs, outputs, preprocessing, training, metrics); the artefact beside it
+//! holds its numbers. A package is checked as a whole before it scores: sizes are bounded, the artefact must have the length
+//! and SHA-256 that the manifest says, all parts must fit the inputs and outputs, and the recorded rows must get the
+//! recorded answers ([`WarmUp`]).
 
 mod disk;
 mod inputs;
 mod manifest;
+mod warm_up;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -14,14 +16,16 @@ use std::sync::Arc;
 
 pub use disk::Overwrite;
 pub use inputs::{Difference, OutOfOrder};
-pub use manifest::{Artefact, Digest, FORMAT, Labels, Manifest, Training};
+pub use manifest::{Artefact, Backend, Digest, FORMAT, Labels, Manifest, Onnx, Training};
 use sha2::{Digest as _, Sha256};
+pub use warm_up::{Mismatch, ROWS_MAX, TOLERANCE, WarmUp, WarmUpRow};
 
 use crate::forest::{self, Forest};
 use crate::logistic::{self, Logistic};
+pub use crate::scorer::Activation;
 use crate::scorer::{self, Kernel, Scorer};
-use crate::train::{Algorithm, Trained};
-use crate::{Model, Outputs};
+use crate::train::Trained;
+use crate::{Model, Outputs, onnx};
 
 /// The manifest's file name.
 pub const MANIFEST_FILE: &str = "manifest.json";
@@ -32,11 +36,8 @@ pub const MANIFEST_BYTES_MAX: u64 = 4 << 20;
 /// The largest artefact: some 16 million nodes, far more than any forest that is worth waiting for.
 pub const ARTEFACT_BYTES_MAX: u64 = 256 << 20;
 
-const WRITTEN_BY: &str = concat!(
-    "quadrille-model ",
-    env!("CARGO_PKG_VERSION"),
-    ", smartcore 0.7"
-);
+/// What wrote the packages of this library.
+pub(crate) const WRITTEN_BY: &str = concat!("quadrille-model ", env!("CARGO_PKG_VERSION"));
 
 /// What is wrong with a package.
 #[derive(Debug, thiserror::Error)]
@@ -57,8 +58,10 @@ pub enum Error {
     TooLarge { what: &'static str, max: u64 },
     #[error("{MANIFEST_FILE} is not a manifest: {0}")]
     Manifest(serde_json::Error),
-    #[error("the package has format {0}; this version reads {FORMAT}")]
+    #[error("the package has format {0}; this version reads 1 to {FORMAT}")]
     Format(u32),
+    #[error("the manifest has settings for ONNX, but its backend is {0}")]
+    OnnxSettings(&'static str),
     #[error("the manifest's {field} is {value:?}; it must be {must}")]
     Text {
         field: &'static str,
@@ -85,12 +88,29 @@ pub enum Error {
     Forest(#[from] forest::Error),
     #[error(transparent)]
     Logistic(#[from] logistic::Error),
+    #[error(transparent)]
+    Onnx(#[from] onnx::Error),
+    #[error("the warm-up rows cannot be used: {0}")]
+    WarmUpRows(String),
+    #[error("the model does not give the recorded answers: {0}")]
+    WarmUp(#[from] Mismatch),
     #[error("the parts of the package do not fit: {0}")]
     Parts(#[from] scorer::Error),
     #[error("the model {model} wants other inputs: {difference}")]
     Inputs {
         model: String,
         difference: Box<Difference>,
+    },
+    #[error("the model {model} has other outputs: {difference}")]
+    Outputs {
+        model: String,
+        difference: Box<Difference>,
+    },
+    #[error("the model {model} gives {found}; wanted: {wanted}")]
+    Task {
+        model: String,
+        found: &'static str,
+        wanted: &'static str,
     },
 }
 
@@ -120,7 +140,7 @@ impl fmt::Debug for Package {
         f.debug_struct("Package")
             .field("name", &self.manifest.name)
             .field("version", &self.manifest.version)
-            .field("algorithm", &self.manifest.algorithm.name())
+            .field("backend", &self.manifest.backend.name())
             .field("hash", &Digest(self.hash()))
             .finish_non_exhaustive()
     }
@@ -132,36 +152,40 @@ impl Trained {
     /// # Errors
     /// A text of `identity` that a manifest cannot hold.
     pub fn into_package(self, identity: Identity) -> Result<Package, Error> {
-        let (file, artefact) = match &self.kernel {
-            Kernel::Forest(forest) => ("forest.bin", forest.encode()),
-            Kernel::Logistic(logistic) => ("logistic.json", logistic.encode()),
+        let (file, artefact) = self.fitted.encode();
+        let hyper_parameters = self.hyper_parameters();
+        let outputs = Outputs::Binary(identity.labels);
+        let artefact_of = Artefact::of(file, &artefact);
+        let training = Training {
+            algorithm: self.options.algorithm,
+            rows: self.rows as u64,
+            data_sha256: identity.data_sha256,
+            seed: self.options.seed,
+            hyper_parameters,
+            evaluation: self.evaluation,
         };
+        let model = Scorer::new(
+            self.inputs.clone(),
+            outputs.clone(),
+            Some(self.preprocess.clone()),
+            self.fitted.into(),
+        )?;
         let manifest = Manifest {
             format: FORMAT,
             name: identity.name,
             version: identity.version,
-            algorithm: self.options.algorithm,
-            training: Training {
-                rows: self.rows as u64,
-                data_sha256: identity.data_sha256,
-                seed: self.options.seed,
-                hyper_parameters: self.hyper_parameters(),
-                evaluation: self.evaluation,
-            },
+            backend: self.options.algorithm.backend(),
+            warm_up: Some(WarmUp::record(&model, &self.recorded)),
             inputs: self.inputs,
-            labels: identity.labels,
-            preprocess: self.preprocess,
-            artefact: Artefact {
-                file: file.to_owned(),
-                bytes: artefact.len() as u64,
-                sha256: Digest::of(&artefact),
-            },
+            outputs,
+            preprocess: Some(self.preprocess),
+            onnx: None,
+            training: Some(training),
+            artefact: artefact_of,
             created_at: identity.created_at,
-            written_by: WRITTEN_BY.to_owned(),
+            written_by: format!("{WRITTEN_BY}, smartcore 0.7"),
         };
-        let mut bytes = serde_json::to_vec_pretty(&manifest).map_err(Error::Manifest)?;
-        bytes.push(b'\n');
-        Package::from_bytes(bytes, artefact)
+        Package::pack(&manifest, artefact)
     }
 }
 
@@ -186,19 +210,45 @@ impl Package {
         disk::check_size("artefact", artefact_bytes.len() as u64, ARTEFACT_BYTES_MAX)?;
         let manifest = Manifest::parse(&manifest_bytes)?;
         verify(&manifest.artefact, &artefact_bytes)?;
-        let kernel = match manifest.algorithm {
-            Algorithm::RandomForest => Kernel::Forest(Forest::decode(&artefact_bytes)?),
-            Algorithm::LogisticRegression => Kernel::Logistic(Logistic::decode(&artefact_bytes)?),
-        };
-        let inputs = manifest.inputs.clone();
-        let outputs = Outputs::Binary(manifest.labels.clone());
-        let model = Scorer::new(inputs, outputs, manifest.preprocess.clone(), kernel)?;
-        Ok(Self {
+        let kernel = kernel(&manifest, &artefact_bytes)?;
+        let model = Scorer::new(
+            manifest.inputs.clone(),
+            manifest.outputs.clone(),
+            manifest.preprocess.clone(),
+            kernel,
+        )?;
+        let mut background = Vec::new();
+        if let Some(warm_up) = &manifest.warm_up {
+            warm_up.check_shape(&model)?;
+            background = warm_up.inputs();
+        }
+        let package = Self {
             manifest,
             manifest_bytes,
             artefact_bytes,
-            model: Arc::new(model),
-        })
+            model: Arc::new(model.with_background(background)),
+        };
+        package.warm_up()?;
+        Ok(package)
+    }
+
+    /// Writes the manifest and makes the package.
+    pub(crate) fn pack(manifest: &Manifest, artefact: Vec<u8>) -> Result<Self, Error> {
+        let mut bytes = serde_json::to_vec_pretty(manifest).map_err(Error::Manifest)?;
+        bytes.push(b'\n');
+        Self::from_bytes(bytes, artefact)
+    }
+
+    /// Scores the recorded rows and compares with the recorded answers. Loading has done it already; a service may do it
+    /// again where the model is to run.
+    ///
+    /// # Errors
+    /// [`Error::WarmUp`] with the first row and output that is off.
+    pub fn warm_up(&self) -> Result<(), Error> {
+        match &self.manifest.warm_up {
+            None => Ok(()),
+            Some(warm_up) => Ok(warm_up.check(&*self.model)?),
+        }
     }
 
     /// Saves the package as the directory `dir`, all or nothing: it is written beside and then renamed.
@@ -227,6 +277,11 @@ impl Package {
         &self.artefact_bytes
     }
 
+    /// The artefact's bytes, without a copy.
+    pub(crate) fn into_artefact(self) -> Vec<u8> {
+        self.artefact_bytes
+    }
+
     /// The model, shared: it outlives the package.
     pub fn model(&self) -> Arc<dyn Model> {
         Arc::clone(&self.model)
@@ -246,11 +301,80 @@ impl Package {
         match Difference::between(&self.manifest.inputs, offered) {
             None => Ok(()),
             Some(difference) => Err(Error::Inputs {
-                model: format!("{} {}", self.manifest.name, self.manifest.version),
+                model: self.to_string(),
                 difference: Box::new(difference),
             }),
         }
     }
+
+    /// Checks that the model answers what `wanted` says: a probability of one class, the probabilities of these classes, or
+    /// these values, in this order. What the two classes of a binary model are called is the model's own business.
+    ///
+    /// # Errors
+    /// [`Error::Task`] or [`Error::Outputs`] with the difference.
+    pub fn check_outputs(&self, wanted: &Outputs) -> Result<(), Error> {
+        let found = &self.manifest.outputs;
+        let (has, offered) = match (found, wanted) {
+            (Outputs::Binary(_), Outputs::Binary(_)) => return Ok(()),
+            (Outputs::Classes(has), Outputs::Classes(offered))
+            | (Outputs::Values(has), Outputs::Values(offered)) => (has, offered),
+            _ => {
+                return Err(Error::Task {
+                    model: self.to_string(),
+                    found: task(found),
+                    wanted: task(wanted),
+                });
+            }
+        };
+        match Difference::between(has, offered) {
+            None => Ok(()),
+            Some(difference) => Err(Error::Outputs {
+                model: self.to_string(),
+                difference: Box::new(difference),
+            }),
+        }
+    }
+}
+
+/// Name and version.
+impl fmt::Display for Package {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.manifest.name, self.manifest.version)
+    }
+}
+
+fn task(outputs: &Outputs) -> &'static str {
+    match outputs {
+        Outputs::Binary(_) => "the probability of one of two classes",
+        Outputs::Classes(_) => "the probabilities of several classes",
+        Outputs::Values(_) => "values",
+    }
+}
+
+fn kernel(manifest: &Manifest, artefact: &[u8]) -> Result<Kernel, Error> {
+    Ok(match manifest.backend {
+        Backend::Forest => Kernel::Forest(Forest::decode(artefact)?),
+        Backend::Logistic => Kernel::Logistic(Logistic::decode(artefact)?),
+        Backend::Onnx => {
+            let settings = manifest.onnx.clone().unwrap_or_default();
+            scorer::check_inputs(&manifest.inputs)?;
+            let output = settings.output.as_deref();
+            let width = manifest.inputs.len();
+            let mut examples = manifest.warm_up.as_ref().map_or(Vec::new(), WarmUp::inputs);
+            // Rows of another width are refused when all parts are at hand.
+            examples.truncate(examples.len() / width * width);
+            if let Some(preprocess) = manifest
+                .preprocess
+                .as_ref()
+                .filter(|it| it.columns.len() == width)
+            {
+                let rows = examples.clone();
+                preprocess.apply(&rows, &mut examples);
+            }
+            let program = onnx::Program::read(artefact, width, output, &examples)?;
+            Kernel::Onnx(program, settings.activation)
+        }
+    })
 }
 
 fn verify(said: &Artefact, bytes: &[u8]) -> Result<(), Error> {

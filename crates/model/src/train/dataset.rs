@@ -92,6 +92,13 @@ impl Dataset {
         }
     }
 
+    /// At most `count` rows, evenly spread.
+    pub(super) fn spread(&self, count: usize) -> Vec<f64> {
+        let rows = self.labels.len();
+        let step = rows.div_ceil(count).max(1);
+        self.filter(|row| row % step == 0).rows
+    }
+
     /// Gives a column its name.
     pub(super) fn explain(&self, reason: preprocess::Error) -> Error {
         match reason {

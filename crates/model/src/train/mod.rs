@@ -14,9 +14,10 @@ pub use dataset::Dataset;
 use serde::{Deserialize, Serialize};
 use serde_json::Number;
 
-use crate::forest::{self, fit::Parameters};
+use crate::forest::{self, Forest, fit::Parameters};
 use crate::logistic::Logistic;
 use crate::metrics::{self, Metrics};
+use crate::package::{Backend, ROWS_MAX};
 use crate::preprocess::{self, Imputation, Preprocess, Scaling};
 use crate::scorer::{self, Kernel};
 
@@ -94,6 +95,14 @@ pub enum Algorithm {
 impl Algorithm {
     /// The names, as in a manifest and on the command line.
     pub const NAMES: [&str; 2] = ["random-forest", "logistic-regression"];
+
+    /// What reads such a model's artefact.
+    pub fn backend(self) -> Backend {
+        match self {
+            Self::RandomForest => Backend::Forest,
+            Self::LogisticRegression => Backend::Logistic,
+        }
+    }
 
     /// The name.
     pub fn name(self) -> &'static str {
@@ -277,8 +286,36 @@ pub struct Trained {
     pub options: TrainOptions,
     pub(crate) inputs: Vec<String>,
     pub(crate) rows: usize,
+    /// Rows for the package to record, spread over the data.
+    pub(crate) recorded: Vec<f64>,
     pub(crate) preprocess: Preprocess,
-    pub(crate) kernel: Kernel,
+    pub(crate) fitted: Fitted,
+}
+
+/// What was fitted.
+#[derive(Debug)]
+pub(crate) enum Fitted {
+    Forest(Forest),
+    Logistic(Logistic),
+}
+
+impl Fitted {
+    /// The artefact's file name and bytes.
+    pub(crate) fn encode(&self) -> (&'static str, Vec<u8>) {
+        match self {
+            Self::Forest(forest) => ("forest.bin", forest.encode()),
+            Self::Logistic(logistic) => ("logistic.json", logistic.encode()),
+        }
+    }
+}
+
+impl From<Fitted> for Kernel {
+    fn from(fitted: Fitted) -> Self {
+        match fitted {
+            Fitted::Forest(forest) => Kernel::Forest(forest),
+            Fitted::Logistic(logistic) => Kernel::Logistic(logistic),
+        }
+    }
 }
 
 impl Trained {
@@ -306,8 +343,8 @@ pub fn train(
     for fold in 0..options.folds {
         let [inside, outside] =
             [false, true].map(|left_out| data.filter(|row| (folds[row] == fold) == left_out));
-        let (preprocess, kernel) = fit(&inside, options, fold as u64 + 1).map_err(in_fold)?;
-        let answers = answer(&preprocess, &kernel, &outside.rows);
+        let (preprocess, fitted) = fit(&inside, options, fold as u64 + 1).map_err(in_fold)?;
+        let answers = answer(&preprocess, &fitted, &outside.rows);
         auc_of_folds.extend(metrics::auc(&answers, &outside.labels));
         let places = (0..folds.len()).filter(|&row| folds[row] == fold);
         places
@@ -320,7 +357,7 @@ pub fn train(
         });
     }
     let metrics = metrics::evaluate(&probabilities, &data.labels, options.threshold)?;
-    let (preprocess, kernel) = fit(data, options, 0)?;
+    let (preprocess, fitted) = fit(data, options, 0)?;
     progress(Progress {
         done: total,
         total,
@@ -334,19 +371,20 @@ pub fn train(
         options: options.clone(),
         inputs: data.inputs.clone(),
         rows: data.labels.len(),
+        recorded: data.spread(ROWS_MAX),
         preprocess,
-        kernel,
+        fitted,
     })
 }
 
 /// Fits preprocessing and backend to `data`. `stream` keeps the chances of folds apart.
-fn fit(data: &Dataset, options: &TrainOptions, stream: u64) -> Result<(Preprocess, Kernel), Error> {
+fn fit(data: &Dataset, options: &TrainOptions, stream: u64) -> Result<(Preprocess, Fitted), Error> {
     let width = data.inputs.len();
     let preprocess = Preprocess::fit(&data.rows, width, options.imputation, options.scaling())
         .map_err(|reason| data.explain(reason))?;
     let mut rows = Vec::new();
     preprocess.apply(&data.rows, &mut rows);
-    let kernel = match options.algorithm {
+    let fitted = match options.algorithm {
         Algorithm::RandomForest => {
             let parameters = Parameters {
                 trees: options.trees,
@@ -355,20 +393,23 @@ fn fit(data: &Dataset, options: &TrainOptions, stream: u64) -> Result<(Preproces
                 inputs_per_split: options.inputs_per_split(width),
                 seed: folds::mix(options.seed, stream),
             };
-            Kernel::Forest(forest::fit::fit(&rows, width, &data.labels, parameters)?)
+            Fitted::Forest(forest::fit::fit(&rows, width, &data.labels, parameters)?)
         }
         Algorithm::LogisticRegression => {
-            Kernel::Logistic(Logistic::fit(&rows, width, &data.labels, options.penalty)?)
+            Fitted::Logistic(Logistic::fit(&rows, width, &data.labels, options.penalty)?)
         }
     };
-    Ok((preprocess, kernel))
+    Ok((preprocess, fitted))
 }
 
-fn answer(preprocess: &Preprocess, kernel: &Kernel, rows: &[f64]) -> Vec<f64> {
+fn answer(preprocess: &Preprocess, fitted: &Fitted, rows: &[f64]) -> Vec<f64> {
     let mut prepared = Vec::new();
     preprocess.apply(rows, &mut prepared);
     let mut probabilities = Vec::new();
-    kernel.score(&prepared, &mut probabilities);
+    match fitted {
+        Fitted::Forest(forest) => forest.score(&prepared, &mut probabilities),
+        Fitted::Logistic(logistic) => logistic.score(&prepared, &mut probabilities),
+    }
     probabilities
 }
 

@@ -1,0 +1,604 @@
+//! Any graph without trees: run by tract, in the graph's own number type.
+//!
+//! tract is given only operators whose results cannot outgrow what goes in ([`OPERATORS`]), and its plans are checked
+//! before they are run. It may panic over a broken graph; for us that is an error like any other.
+
+use std::collections::{HashMap, HashSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use tract_onnx::pb::attribute_proto::AttributeType;
+use tract_onnx::pb::tensor_proto::DataType;
+use tract_onnx::pb::type_proto::Value;
+use tract_onnx::pb::{AttributeProto, GraphProto, NodeProto, TensorProto};
+use tract_onnx::prelude::*;
+use tract_onnx::tract_core::ops::Cost;
+
+use super::Error;
+use super::attributes::{Attributes, elements};
+use super::graph::{Graph, tensor_type};
+
+/// Rows of a plan, most first: a plan is made for each of these, and rows are cut accordingly.
+const BATCHES: [usize; 4] = [64, 8, 2, 1];
+
+/// The plan that the others are compared with: see [`Network::choose`].
+const BATCH_MEASURE: usize = 8;
+
+/// The most nodes of a network.
+const NODES_MAX: usize = 2_000;
+
+/// The most numbers of all of a plan's values together: half a gigabyte.
+const VALUES_MAX: usize = 128 << 20;
+
+/// The most numbers that a constant may become while the network is prepared.
+const CONSTANT_MAX: usize = 64 << 20;
+
+/// The largest number in a list that an operator carries (pads, strides, the shape of a window).
+const SIZE_MAX: i64 = 65_536;
+
+/// What a network may be made of, in domain "".
+pub(super) const OPERATORS: &[&str] = &[
+    "Abs",
+    "Add",
+    "ArgMax",
+    "ArgMin",
+    "AveragePool",
+    "BatchNormalization",
+    "Cast",
+    "Celu",
+    "Clip",
+    "Concat",
+    "Constant",
+    "Conv",
+    "Div",
+    "Dropout",
+    "Elu",
+    "Equal",
+    "Erf",
+    "Exp",
+    "Flatten",
+    "Gather",
+    "Gelu",
+    "Gemm",
+    "GlobalAveragePool",
+    "GlobalMaxPool",
+    "Greater",
+    "GreaterOrEqual",
+    "HardSigmoid",
+    "HardSwish",
+    "Identity",
+    "IsNaN",
+    "LayerNormalization",
+    "LeakyRelu",
+    "Less",
+    "LessOrEqual",
+    "Log",
+    "LogSoftmax",
+    "MatMul",
+    "Max",
+    "MaxPool",
+    "Mean",
+    "Min",
+    "Mish",
+    "Mul",
+    "Neg",
+    "Not",
+    "PRelu",
+    "Pow",
+    "Reciprocal",
+    "ReduceMax",
+    "ReduceMean",
+    "ReduceMin",
+    "ReduceSum",
+    "ReduceSumSquare",
+    "Relu",
+    "Reshape",
+    "Selu",
+    "Shape",
+    "Sigmoid",
+    "Slice",
+    "Softmax",
+    "Softplus",
+    "Softsign",
+    "Sqrt",
+    "Squeeze",
+    "Sub",
+    "Sum",
+    "Tanh",
+    "Transpose",
+    "Unsqueeze",
+    "Where",
+];
+
+/// What a network may be made of, in domain "ai.onnx.ml"; the first two become plain arithmetic.
+const OPERATORS_ML: &[&str] = &[
+    "Imputer",
+    "Scaler",
+    "LinearClassifier",
+    "LinearRegressor",
+    "Normalizer",
+];
+
+/// What may be computed of constants alone, before any row comes: nothing that can outgrow the product of its inputs.
+const OPERATORS_OF_CONSTANTS: &[&str] = &[
+    "Add",
+    "Cast",
+    "Concat",
+    "Constant",
+    "Div",
+    "Exp",
+    "Gather",
+    "Identity",
+    "Mul",
+    "Neg",
+    "Pow",
+    "Reciprocal",
+    "Reshape",
+    "Slice",
+    "Sqrt",
+    "Squeeze",
+    "Sub",
+    "Transpose",
+    "Unsqueeze",
+];
+
+/// A network and its plans.
+pub(crate) struct Network {
+    inputs: usize,
+    width: usize,
+    /// The sizes of one row, without the batch's.
+    shape: Vec<usize>,
+    kind: DatumType,
+    /// Most rows first.
+    plans: Vec<Plan>,
+    multiply_adds: u64,
+}
+
+struct Plan {
+    rows: usize,
+    plan: Arc<TypedRunnableModel>,
+}
+
+/// Its size, not its numbers.
+impl std::fmt::Debug for Network {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Network")
+            .field("inputs", &self.inputs)
+            .field("width", &self.width)
+            .field("multiply_adds", &self.multiply_adds)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Network {
+    pub fn new(mut graph: Graph, inputs: usize, examples: &[f64]) -> Result<Self, Error> {
+        check_nodes(graph.graph())?;
+        let (kind, shape) = row_shape(&graph, inputs)?;
+        if let Some(graph) = graph.model.graph.as_mut() {
+            rewrite(graph, inputs)?;
+            // The batch is ours to choose: what the file says of it would contradict.
+            let kind = graph.input[0]
+                .r#type
+                .as_mut()
+                .and_then(|it| it.value.as_mut());
+            if let Some(Value::TensorType(tensor)) = kind {
+                tensor.shape = None;
+            }
+        }
+        let rows = probe(examples, BATCHES[0] * inputs);
+        guarded(|| Self::compile(&graph, inputs, kind, shape, &rows))
+    }
+
+    fn compile(
+        graph: &Graph,
+        inputs: usize,
+        kind: DatumType,
+        shape: Vec<usize>,
+        rows: &[f64],
+    ) -> Result<Self, Error> {
+        let model = tract_onnx::onnx()
+            .model_for_proto_model(&graph.model)
+            .map_err(failed)?;
+        let mut network = Network {
+            inputs,
+            width: 0,
+            shape,
+            kind,
+            plans: Vec::new(),
+            multiply_adds: 0,
+        };
+        // One row is what every network must do; some are made for no more.
+        let (one, multiply_adds) = network.plan(&model, 1)?;
+        network.multiply_adds = multiply_adds;
+        network.width = one.run(&network, &vec![0.0; inputs])?.len();
+        if !(1..=crate::OUTPUTS_MAX).contains(&network.width) {
+            let found = network.width;
+            return Err(Error::Network(format!(
+                "it answers {found} numbers to one row"
+            )));
+        }
+        network.choose(&model, one, rows);
+        Ok(network)
+    }
+
+    /// Keeps the plans that give the same answers, bit by bit: a row's answer must not depend on the rows that it is scored
+    /// with, or it could not be shown again. tract sums one row in another order than several; where that shows, a lone row
+    /// is scored together with a copy of itself. Whether it shows is tried with `rows`, as many as the largest plan takes.
+    fn choose(&mut self, model: &InferenceModel, one: Plan, rows: &[f64]) {
+        let most = BATCHES[0];
+        let several = BATCHES.into_iter().filter(|rows| *rows > 1);
+        let compile = |size| {
+            guarded(|| self.plan(model, size))
+                .ok()
+                .map(|(plan, _)| plan)
+        };
+        let plans = several.filter_map(compile).chain([one]);
+        let answers = |plan: &Plan| {
+            let parts = rows.chunks(plan.rows * self.inputs);
+            let parts = parts.map(|part| guarded(|| plan.run(self, part)));
+            let answers: Result<Vec<Vec<f64>>, Error> = parts.collect();
+            let answers = answers.ok()?.concat();
+            let whole = answers.len() == most * self.width;
+            whole.then(|| answers.iter().map(|it| it.to_bits()).collect::<Vec<_>>())
+        };
+        let mut answered: Vec<(Plan, Option<Vec<u64>>)> = plans
+            .map(|plan| {
+                let answers = answers(&plan);
+                (plan, answers)
+            })
+            .collect();
+        let measure = answered.iter().find(|(plan, _)| plan.rows == BATCH_MEASURE);
+        let measure = measure.and_then(|(_, answers)| answers.clone());
+        let same = |answers: &Option<Vec<u64>>| measure.is_some() && *answers == measure;
+        let small = answered
+            .iter()
+            .any(|(plan, answers)| plan.rows <= 2 && same(answers));
+        answered.retain(|(plan, answers)| match small {
+            true => same(answers),
+            false => plan.rows == 1,
+        });
+        self.plans = answered.into_iter().map(|(plan, _)| plan).collect();
+    }
+
+    fn plan(&self, model: &InferenceModel, rows: usize) -> Result<(Plan, u64), Error> {
+        let sizes: TVec<usize> = [rows]
+            .into_iter()
+            .chain(self.shape.iter().copied())
+            .collect();
+        let fact = InferenceFact::dt_shape(self.kind, sizes);
+        let model = model.clone().with_input_fact(0, fact).map_err(failed)?;
+        let model = model.into_typed().map_err(failed)?;
+        check_sizes(&model)?;
+        let multiply_adds = multiply_adds(&model).map_err(failed)?;
+        let model = model.into_optimized().map_err(failed)?;
+        let plan = model.into_runnable().map_err(failed)?;
+        Ok((Plan { rows, plan }, multiply_adds))
+    }
+
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Multiplications with their additions, for one row.
+    pub fn multiply_adds(&self) -> u64 {
+        self.multiply_adds
+    }
+
+    /// Appends the answers. A row that the network fails at, though it did not at load, gets NaN.
+    pub fn score(&self, rows: &[f64], answers: &mut Vec<f64>) {
+        let mut rest = rows;
+        for plan in &self.plans {
+            let size = plan.rows * self.inputs;
+            while rest.len() >= size {
+                let (rows, after) = rest.split_at(size);
+                rest = after;
+                self.answer(plan, rows, answers);
+            }
+        }
+        // Fewer rows than the smallest plan takes: one.
+        if let Some(plan) = self.plans.last().filter(|_| !rest.is_empty()) {
+            let first = answers.len();
+            self.answer(plan, &rest.repeat(plan.rows), answers);
+            answers.truncate(first + self.width);
+        }
+    }
+
+    fn answer(&self, plan: &Plan, rows: &[f64], answers: &mut Vec<f64>) {
+        match guarded(|| plan.run(self, rows)) {
+            Ok(found) if found.len() == plan.rows * self.width => answers.extend(found),
+            _ => answers.extend(std::iter::repeat_n(f64::NAN, plan.rows * self.width)),
+        }
+    }
+}
+
+/// `count` numbers for rows to try: those of the examples over and over or, without any, numbers from -2 to 2 that look
+/// like chance.
+fn probe(examples: &[f64], count: usize) -> Vec<f64> {
+    if !examples.is_empty() {
+        return examples.iter().copied().cycle().take(count).collect();
+    }
+    let mut state = 1_u64;
+    let mut next = || {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        (state >> 40) as f64 / (1_u64 << 22) as f64 - 2.0
+    };
+    (0..count).map(|_| next()).collect()
+}
+
+impl Plan {
+    fn run(&self, network: &Network, rows: &[f64]) -> Result<Vec<f64>, Error> {
+        let sizes = [self.rows].into_iter().chain(network.shape.iter().copied());
+        let sizes: Vec<usize> = sizes.collect();
+        let input = if network.kind == f32::datum_type() {
+            let rows: Vec<f32> = rows.iter().map(|it| *it as f32).collect();
+            Tensor::from_shape(&sizes, &rows).map_err(failed)?
+        } else {
+            let input = Tensor::from_shape(&sizes, rows).map_err(failed)?;
+            input.cast_to_dt(network.kind).map_err(failed)?.into_owned()
+        };
+        let answers = self.plan.run(tvec!(input.into())).map_err(failed)?;
+        let [answers] = &answers[..] else {
+            return Err(Error::Network("it has several outputs".to_owned()));
+        };
+        if !answers.datum_type().is_float() {
+            let kind = answers.datum_type();
+            return Err(Error::Network(format!(
+                "its output is of type {kind:?}, not of floats"
+            )));
+        }
+        let answers = answers.cast_to::<f64>().map_err(failed)?;
+        let view = answers.to_plain_array_view::<f64>().map_err(failed)?;
+        Ok(view.iter().copied().collect())
+    }
+}
+
+fn failed(error: impl std::fmt::Display) -> Error {
+    // The cause is in the alternate form; a network of a stranger's may have long names.
+    Error::Network(format!("{error:#}").chars().take(400).collect())
+}
+
+/// What tract panics over is an error.
+fn guarded<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
+        Err(Error::Network(
+            "tract gave up on it; it is damaged or unusual".into(),
+        ))
+    })
+}
+
+/// The number type, and the sizes of one row.
+fn row_shape(graph: &Graph, inputs: usize) -> Result<(DatumType, Vec<usize>), Error> {
+    let (kind, sizes) = tensor_type(graph.input()?)
+        .ok_or_else(|| Error::graph("has an input that is not a tensor of numbers"))?;
+    let kind = match kind {
+        DataType::Float => f32::datum_type(),
+        DataType::Double => f64::datum_type(),
+        DataType::Int64 => i64::datum_type(),
+        DataType::Int32 => i32::datum_type(),
+        other => {
+            return Err(Error::graph(format!(
+                "has an input of {other:?}, not of numbers"
+            )));
+        }
+    };
+    let rest = sizes.get(1..).unwrap_or_default();
+    let shape = match rest {
+        [] | [None] => vec![inputs],
+        rest => {
+            let known: Option<Vec<usize>> = rest.iter().copied().collect();
+            known.ok_or_else(|| Error::graph("has an input whose sizes are not fixed"))?
+        }
+    };
+    let product = shape
+        .iter()
+        .try_fold(1_usize, |product, size| product.checked_mul(*size));
+    if product != Some(inputs) {
+        return Err(Error::graph(format!(
+            "reads rows of {shape:?} numbers where {inputs} inputs are named"
+        )));
+    }
+    Ok((kind, shape))
+}
+
+fn check_nodes(graph: &GraphProto) -> Result<(), Error> {
+    if graph.node.len() > NODES_MAX {
+        return Err(Error::graph(format!("has more than {NODES_MAX} nodes")));
+    }
+    // By the name of each constant, the most numbers it can have.
+    let mut constants: HashMap<&str, usize> = HashMap::new();
+    for tensor in &graph.initializer {
+        constants.insert(&tensor.name, elements(tensor)?.max(1));
+    }
+    for node in &graph.node {
+        let known = match node.domain.as_str() {
+            "" | "ai.onnx" => OPERATORS.contains(&node.op_type.as_str()),
+            "ai.onnx.ml" => OPERATORS_ML.contains(&node.op_type.as_str()),
+            _ => false,
+        };
+        if !known {
+            return Err(Error::operator(
+                &node.op_type,
+                "it is not supported in a network",
+            ));
+        }
+        check_attributes(node)?;
+        let inputs = node.input.iter().filter(|it| !it.is_empty());
+        let sizes: Option<Vec<usize>> = inputs
+            .map(|it| constants.get(it.as_str()).copied())
+            .collect();
+        let Some(sizes) = sizes else { continue };
+        if !OPERATORS_OF_CONSTANTS.contains(&node.op_type.as_str()) {
+            return Err(Error::operator(
+                &node.op_type,
+                "it is computed of constants alone",
+            ));
+        }
+        let most = match node.op_type.as_str() {
+            "Constant" => constant_size(node)?,
+            "Concat" => sizes
+                .iter()
+                .try_fold(0_usize, |sum, size| sum.checked_add(*size)),
+            _ => sizes
+                .iter()
+                .try_fold(1_usize, |product, size| product.checked_mul(*size)),
+        };
+        let most = most.filter(|most| *most <= CONSTANT_MAX);
+        let most =
+            most.ok_or_else(|| Error::operator(&node.op_type, "its constants are too large"))?;
+        for output in &node.output {
+            constants.insert(output, most);
+        }
+    }
+    Ok(())
+}
+
+fn constant_size(node: &NodeProto) -> Result<Option<usize>, Error> {
+    let attribute = node.attribute.first();
+    let tensor = attribute
+        .and_then(|it| it.t.as_ref())
+        .map(elements)
+        .transpose()?;
+    let lists = attribute.map_or(0, |it| it.floats.len().max(it.ints.len()));
+    Ok(Some(tensor.unwrap_or(lists).max(1)))
+}
+
+fn check_attributes(node: &NodeProto) -> Result<(), Error> {
+    const SIZES: [&str; 4] = ["dilations", "kernel_shape", "pads", "strides"];
+    for attribute in node
+        .attribute
+        .iter()
+        .filter(|it| SIZES.contains(&it.name.as_str()))
+    {
+        let product = attribute
+            .ints
+            .iter()
+            .try_fold(1_i64, |area, size| area.checked_mul(*size));
+        let area = attribute.name != "kernel_shape" || product.is_some_and(|it| it <= SIZE_MAX);
+        if !area
+            || attribute
+                .ints
+                .iter()
+                .any(|it| it.unsigned_abs() > SIZE_MAX as u64)
+        {
+            let reason = format!("its {} are absurdly large", attribute.name);
+            return Err(Error::operator(&node.op_type, reason));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a plan whose values would not fit into memory.
+fn check_sizes(model: &TypedModel) -> Result<(), Error> {
+    let mut total = 0_usize;
+    for fact in model
+        .nodes
+        .iter()
+        .flat_map(|node| &node.outputs)
+        .map(|outlet| &outlet.fact)
+    {
+        let sizes = fact.shape.as_concrete();
+        let sizes = sizes.ok_or_else(|| Error::Network("a size in it depends on values".into()))?;
+        let size = sizes
+            .iter()
+            .try_fold(1_usize, |product, size| product.checked_mul(*size));
+        let sum = size
+            .and_then(|size| total.checked_add(size))
+            .filter(|sum| *sum <= VALUES_MAX);
+        total = sum.ok_or_else(|| Error::Network("its values are too large".into()))?;
+    }
+    Ok(())
+}
+
+fn multiply_adds(model: &TypedModel) -> TractResult<u64> {
+    let mut total = 0_u64;
+    for node in &model.nodes {
+        let facts = model.node_input_facts(node.id)?;
+        for (cost, count) in node.op.cost(&facts)? {
+            if matches!(cost, Cost::FMA(_)) {
+                total = total.saturating_add(u64::try_from(count.to_i64()?).unwrap_or(0));
+            }
+        }
+    }
+    Ok(total)
+}
+
+/// Turns scalers and imputers, which tract does not know, into plain operators.
+fn rewrite(graph: &mut GraphProto, inputs: usize) -> Result<(), Error> {
+    let names: HashSet<&String> = graph.node.iter().flat_map(|it| &it.output).collect();
+    let free = |name: &str| !names.iter().any(|taken| taken.starts_with(name));
+    if !free("quadrille.") {
+        return Err(Error::graph(
+            "has a value whose name begins with quadrille.",
+        ));
+    }
+    drop(names);
+    let mut nodes = Vec::with_capacity(graph.node.len());
+    for (at, node) in std::mem::take(&mut graph.node).into_iter().enumerate() {
+        let name = |what: &str| format!("quadrille.{at}.{what}");
+        let attributes = Attributes(&node);
+        let mut constant = |what: &str, numbers: &[f32]| {
+            if numbers.len() != 1 && numbers.len() != inputs {
+                let reason = "it does not fit the number of columns";
+                return Err(Error::operator(&node.op_type, reason));
+            }
+            graph.initializer.push(TensorProto {
+                name: name(what),
+                dims: vec![1, numbers.len() as i64],
+                data_type: DataType::Float.into(),
+                float_data: numbers.to_vec(),
+                ..TensorProto::default()
+            });
+            Ok(name(what))
+        };
+        let value = node.input.first().cloned().unwrap_or_default();
+        match node.op_type.as_str() {
+            "Scaler" => {
+                let offset = constant("offset", attributes.floats("offset"))?;
+                let scale = constant("scale", attributes.floats("scale"))?;
+                nodes.push(plain("Cast", vec![value], name("cast")));
+                nodes.push(plain("Sub", vec![name("cast"), offset], name("moved")));
+                let output = node.output.first().cloned().unwrap_or_default();
+                nodes.push(plain("Mul", vec![name("moved"), scale], output));
+            }
+            "Imputer" => {
+                let replaced = attributes
+                    .get("replaced_value_float")
+                    .map_or(f32::NAN, |it| it.f);
+                let fills = constant("fills", attributes.floats("imputed_value_floats"))?;
+                let test = match replaced.is_nan() {
+                    true => plain("IsNaN", vec![value.clone()], name("test")),
+                    false => {
+                        let replaced = constant("replaced", &[replaced])?;
+                        plain("Equal", vec![value.clone(), replaced], name("test"))
+                    }
+                };
+                nodes.push(test);
+                let output = node.output.first().cloned().unwrap_or_default();
+                nodes.push(plain("Where", vec![name("test"), fills, value], output));
+            }
+            _ => nodes.push(node),
+        }
+    }
+    graph.node = nodes;
+    Ok(())
+}
+
+/// A node of domain "" with one output; a cast is one to floats.
+fn plain(operator: &str, input: Vec<String>, output: String) -> NodeProto {
+    let to = AttributeProto {
+        name: "to".to_owned(),
+        r#type: AttributeType::Int.into(),
+        i: DataType::Float as i64,
+        ..AttributeProto::default()
+    };
+    NodeProto {
+        name: format!("quadrille.{output}"),
+        op_type: operator.to_owned(),
+        input,
+        output: vec![output],
+        attribute: Vec::from_iter((operator == "Cast").then_some(to)),
+        ..NodeProto::default()
+    }
+}

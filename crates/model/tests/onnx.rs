@@ -1,0 +1,351 @@
+//! Imported models give the answers of ONNX Runtime, and nothing that is not a sound ONNX file does more than be refused.
+//!
+//! `tests/golden/onnx/make.py` writes models, rows and answers.
+
+use std::fs;
+use std::path::PathBuf;
+
+use proptest::prelude::*;
+use quadrille_model::import::{ImportOptions, import};
+use quadrille_model::package::{Activation, Error, WarmUp, WarmUpRow};
+use quadrille_model::{Cost, Outputs, Package, Quantity};
+use serde::Deserialize;
+
+/// Of ONNX Runtime's sums in single precision against ours in double; times the answer where that is above 1.
+const TOLERANCE: f64 = 1e-6;
+
+#[derive(Deserialize)]
+struct Case {
+    rows: Vec<Vec<Option<f64>>>,
+    expected: Vec<Vec<f64>>,
+}
+
+impl Case {
+    fn read(name: &str) -> Self {
+        let text = fs::read_to_string(folder().join(format!("{name}.json"))).unwrap();
+        serde_json::from_str(&text).unwrap()
+    }
+
+    fn rows(&self) -> Vec<f64> {
+        self.rows
+            .iter()
+            .flatten()
+            .map(|it| it.unwrap_or(f64::NAN))
+            .collect()
+    }
+
+    fn check(&self, name: &str, package: &Package) {
+        let mut found = vec![];
+        package.model().score(&self.rows(), &mut found);
+        let width = package.model().outputs().width();
+        assert_eq!(found.len(), self.rows.len() * width, "{name}");
+        for (row, (found, expected)) in found.chunks(width).zip(&self.expected).enumerate() {
+            // Of two classes the second is the positive one.
+            let expected = &expected[expected.len() - width..];
+            for (found, expected) in found.iter().zip(expected) {
+                let off = (found - expected).abs();
+                let allowed = TOLERANCE * expected.abs().max(1.0);
+                assert!(
+                    off <= allowed,
+                    "{name}, row {row}: {found} is not {expected}"
+                );
+            }
+        }
+    }
+}
+
+fn folder() -> PathBuf {
+    [env!("CARGO_MANIFEST_DIR"), "tests", "golden", "onnx"]
+        .iter()
+        .collect()
+}
+
+fn bytes(name: &str) -> Vec<u8> {
+    fs::read(folder().join(format!("{name}.onnx"))).unwrap()
+}
+
+fn named(what: &str, count: usize) -> Vec<String> {
+    (0..count).map(|at| format!("{what}{at}")).collect()
+}
+
+fn options(inputs: usize, outputs: Outputs) -> ImportOptions {
+    ImportOptions {
+        name: "imported".to_owned(),
+        version: "1".to_owned(),
+        inputs: named("x", inputs),
+        outputs,
+        output: None,
+        activation: Activation::None,
+        preprocess: None,
+        warm_up: None,
+        recorded: vec![],
+        created_at: "2026-01-31T12:00:00Z".to_owned(),
+    }
+}
+
+fn values(count: usize) -> Outputs {
+    Outputs::Values(named("y", count))
+}
+
+/// The golden model of this name, whatever it is, as one of values.
+fn golden(name: &str) -> (Package, Case) {
+    let case = Case::read(name);
+    let options = ImportOptions {
+        recorded: case.rows(),
+        ..options(case.rows[0].len(), values(case.expected[0].len()))
+    };
+    let package = import(bytes(name), options).unwrap_or_else(|error| panic!("{name}: {error}"));
+    (package, case)
+}
+
+fn names() -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(folder())
+        .unwrap()
+        .filter_map(|entry| {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            Some(name.strip_suffix(".onnx")?.to_owned())
+        })
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn every_exported_model_answers_as_in_onnx_runtime() {
+    let names = names();
+    assert!(names.len() >= 20, "{names:?}");
+    for name in names {
+        let (package, case) = golden(&name);
+        case.check(&name, &package);
+    }
+}
+
+#[test]
+fn every_mode_transform_and_special_case_answers_as_in_onnx_runtime() {
+    #[derive(Deserialize)]
+    struct Special {
+        name: String,
+        onnx: String,
+        #[serde(flatten)]
+        case: Case,
+    }
+    let text = fs::read_to_string(folder().join("special.json")).unwrap();
+    let cases: Vec<Special> = serde_json::from_str(&text).unwrap();
+    assert!(cases.len() > 100);
+    for Special { name, onnx, case } in cases {
+        let digits = onnx.as_bytes().chunks(2);
+        let byte = |pair: &[u8]| u8::from_str_radix(str::from_utf8(pair).unwrap(), 16).unwrap();
+        let bytes = digits.map(byte).collect();
+        let outputs = values(case.expected[0].len());
+        let package = import(bytes, options(2, outputs));
+        let package = package.unwrap_or_else(|error| panic!("{name}: {error}"));
+        case.check(&name, &package);
+    }
+}
+
+#[test]
+fn the_same_row_has_the_same_answer_in_any_batch() {
+    for name in names() {
+        let (package, case) = golden(&name);
+        let rows = case.rows();
+        let width = case.rows[0].len();
+        let model = package.model();
+        let many = rows.repeat(3);
+        let (mut whole, mut alone) = (vec![], vec![]);
+        model.score(&many, &mut whole);
+        many.chunks(width)
+            .for_each(|row| model.score(row, &mut alone));
+        // Bit by bit, NaN included: a prediction that is scored again must come out the same.
+        let bits = |answers: &[f64]| answers.iter().map(|it| it.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&whole), bits(&alone), "{name}");
+    }
+}
+
+#[test]
+fn of_two_classes_the_positive_one_is_the_second() {
+    let labels = quadrille_model::package::Labels {
+        negative: "no".to_owned(),
+        positive: "yes".to_owned(),
+    };
+    for name in [
+        "gb-two",
+        "xgb-two",
+        "lgbm-two",
+        "mlp-wine-two",
+        "rf-wine-two",
+    ] {
+        let case = Case::read(name);
+        let options = options(case.rows[0].len(), Outputs::Binary(labels.clone()));
+        case.check(name, &import(bytes(name), options).unwrap());
+    }
+}
+
+#[test]
+fn a_graph_that_does_not_fit_its_description_is_refused_with_the_numbers() {
+    let complaint = |options| import(bytes("rf-iris"), options).unwrap_err().to_string();
+    let narrow = complaint(options(3, values(3)));
+    assert!(
+        narrow.contains("rows of 4 columns where 3 inputs"),
+        "{narrow}"
+    );
+    let wide = complaint(options(4, values(5)));
+    assert!(
+        wide.contains("answers 3 values to a row where its outputs want 5"),
+        "{wide}"
+    );
+    let label = ImportOptions {
+        output: Some("output_label".to_owned()),
+        ..options(4, values(3))
+    };
+    let label = complaint(label);
+    assert!(label.contains("is the label, not the scores"), "{label}");
+    let absent = ImportOptions {
+        output: Some("nowhere".to_owned()),
+        ..options(4, values(3))
+    };
+    let absent = complaint(absent);
+    assert!(
+        absent.contains("no output \"nowhere\"; it has output_label, output_probability"),
+        "{absent}"
+    );
+}
+
+#[test]
+fn recorded_rows_are_checked_and_the_first_that_is_off_is_named() {
+    let case = Case::read("xgb-three");
+    let row = |at: usize| WarmUpRow {
+        inputs: case.rows[at].clone(),
+        outputs: case.expected[at].clone(),
+    };
+    let mut warm_up = WarmUp {
+        tolerance: 1e-6,
+        rows: (0..8).map(row).collect(),
+    };
+    let with = |warm_up: &WarmUp| {
+        let options = ImportOptions {
+            warm_up: Some(warm_up.clone()),
+            ..options(13, values(3))
+        };
+        import(bytes("xgb-three"), options)
+    };
+    with(&warm_up).unwrap().warm_up().unwrap();
+    warm_up.rows[5].outputs[1] += 1e-3;
+    let error = with(&warm_up).unwrap_err();
+    assert!(
+        matches!(&error, Error::WarmUp(off) if off.row == 6 && off.output == "y1"),
+        "{error}"
+    );
+    warm_up.rows[5].outputs.pop();
+    assert!(
+        with(&warm_up)
+            .unwrap_err()
+            .to_string()
+            .contains("row 6 has 13 inputs and 2 outputs")
+    );
+}
+
+#[test]
+fn without_answers_from_outside_the_package_records_its_own() {
+    let case = Case::read("mlp-iris");
+    let options = ImportOptions {
+        recorded: case.rows(),
+        ..options(4, values(3))
+    };
+    let package = import(bytes("mlp-iris"), options).unwrap();
+    let warm_up = package.manifest().warm_up.as_ref().unwrap();
+    assert_eq!(warm_up.rows.len(), 32);
+    let again = Package::from_bytes(
+        package.manifest_bytes().to_vec(),
+        package.artefact_bytes().to_vec(),
+    );
+    assert_eq!(again.unwrap().hash(), package.hash());
+}
+
+#[test]
+fn contributions_of_trees_sum_to_what_they_say() {
+    for name in names() {
+        let case = Case::read(&name);
+        let options = ImportOptions {
+            recorded: case.rows(),
+            ..options(case.rows[0].len(), values(case.expected[0].len()))
+        };
+        let package = import(bytes(&name), options).unwrap();
+        let model = package.model();
+        for row in case.rows().chunks(case.rows[0].len()).take(6) {
+            let Some(found) = model.contributions(row) else {
+                assert!(
+                    name.contains("mlp") || name.contains("logistic") || name.contains("linear"),
+                    "{name}"
+                );
+                continue;
+            };
+            let mut outputs = vec![];
+            model.score(row, &mut outputs);
+            for attribution in &found.outputs {
+                let at = model
+                    .outputs()
+                    .names()
+                    .iter()
+                    .position(|it| *it == attribution.output);
+                let output = outputs[at.unwrap()];
+                let total = attribution.total();
+                let said = match found.of {
+                    Quantity::Output => total,
+                    Quantity::LogOdds => 1.0 / (1.0 + (-total).exp()),
+                    Quantity::Score => continue,
+                };
+                assert!(
+                    (said - output).abs() < 1e-9 * output.abs().max(1.0),
+                    "{name}: {said} is not {output}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn small_models_are_cheap() {
+    for name in names() {
+        assert_eq!(golden(&name).0.model().cost(), Cost::Cheap, "{name}");
+    }
+}
+
+#[test]
+fn a_file_cut_anywhere_is_refused_unless_all_that_matters_is_there() {
+    for name in ["tree-iris", "logistic-wine-two", "mlp-iris"] {
+        let bytes = bytes(name);
+        let case = Case::read(name);
+        for length in (0..bytes.len()).step_by(bytes.len() / 150 + 1) {
+            let outputs = values(case.expected[0].len());
+            let cut = bytes[..length].to_vec();
+            // A message may end after any of its fields; the last ones here are versions of operator sets.
+            if let Ok(package) = import(cut, options(case.rows[0].len(), outputs)) {
+                assert!(length + 24 > bytes.len(), "{name} cut to {length}");
+                case.check(name, &package);
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn damaged_bytes_are_refused_or_still_answer(
+        name in prop::sample::select(vec!["tree-iris", "pipeline-wine", "mlp-wine-two", "logistic-iris", "lgbm-two"]),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+    ) {
+        let mut bytes = bytes(name);
+        let case = Case::read(name);
+        for (at, byte) in changes {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        let outputs = values(case.expected[0].len());
+        if let Ok(package) = import(bytes, options(case.rows[0].len(), outputs)) {
+            let mut answers = vec![];
+            package.model().score(&case.rows(), &mut answers);
+            prop_assert_eq!(answers.len(), case.rows.len() * case.expected[0].len());
+        }
+    }
+}
