@@ -5,6 +5,9 @@ pub const TRACEPARENT: &str = "traceparent";
 pub const TRACESTATE: &str = "tracestate";
 pub const BAGGAGE: &str = "baggage";
 
+/// Names the route of a pipeline's deployment that is to be taken, on a record as in a request's metadata.
+pub const VARIANT: &str = "quadrille-variant";
+
 /// Whether a `traceparent` value is one: version, trace id, parent id and flags in lower-case hex,
 /// with neither id all zeros. An invalid one is carried like any other header but never acted upon.
 pub fn is_valid_traceparent(value: &[u8]) -> bool {
