@@ -17,4 +17,5 @@ pub use args::{Args, DeliveryArg};
 pub use health::ReadyFn;
 pub use healthcheck::healthcheck;
 pub use process::{exit_code, run_to_exit, run_to_exit_logging, shutdown_signal};
+pub use server::Deadline;
 pub use service::{Assembly, Config, Context, Error, run};

@@ -4,7 +4,7 @@
 use std::{
     net::SocketAddr,
     sync::{Arc, OnceLock},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use axum::{
@@ -84,8 +84,12 @@ pub(crate) async fn not_found(request: Request) -> Response {
         .into_response()
 }
 
+/// When a call's answer would come too late: an extension of requests that have a `grpc-timeout`.
+#[derive(Debug, Clone, Copy)]
+pub struct Deadline(pub Instant);
+
 /// Honours `grpc-timeout`, which only tonic's own server does by itself.
-async fn deadline(request: Request, next: Next) -> Response {
+async fn deadline(mut request: Request, next: Next) -> Response {
     let timeout = request
         .headers()
         .get("grpc-timeout")
@@ -94,10 +98,15 @@ async fn deadline(request: Request, next: Next) -> Response {
         None => next.run(request).await,
         // A timer of nothing would let a quick answer through.
         Some(Duration::ZERO) => too_late(),
-        Some(timeout) => match tokio::time::timeout(timeout, next.run(request)).await {
-            Ok(response) => response,
-            Err(_) => too_late(),
-        },
+        Some(timeout) => {
+            if let Some(deadline) = Instant::now().checked_add(timeout) {
+                request.extensions_mut().insert(Deadline(deadline));
+            }
+            match tokio::time::timeout(timeout, next.run(request)).await {
+                Ok(response) => response,
+                Err(_) => too_late(),
+            }
+        }
     }
 }
 

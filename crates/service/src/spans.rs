@@ -83,11 +83,22 @@ pub(crate) async fn tell(State(telling): State<Telling>, request: Request, next:
     };
     match Status::from_header_map(response.headers()) {
         Some(status) => {
+            let (status, response) = canonical(status, response);
             end(status.code());
             response
         }
         None => response.map(|body| Body::new(Answer::new(body, context, end))),
     }
+}
+
+/// tonic's code for a message beyond its limit is not the one that others give: RESOURCE_EXHAUSTED.
+fn canonical(status: Status, response: Response) -> (Status, Response) {
+    if status.code() != Code::OutOfRange {
+        return (status, response);
+    }
+    let status = Status::resource_exhausted(format!("{}; send less at once", status.message()));
+    let response = status.clone().into_http();
+    (status, response)
 }
 
 fn begin(tracing: &Tracing, request: &Request, grpc: bool) -> Option<Context> {
