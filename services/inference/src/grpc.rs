@@ -1,22 +1,20 @@
 //! `quadrille.v1.PredictService`: the stream's features and model, on request.
 
+use std::time::Instant;
+
 use quadrille_pipeline::NeedKey;
 use quadrille_proto::v1::{
     PredictRequest, PredictResponse, predict_service_server::PredictService,
 };
-use quadrille_service::fields::{invalid_argument, pick, read_struct};
-use quadrille_telemetry::Tracing;
+use quadrille_service::{
+    Deadline,
+    fields::{invalid_argument, pick, read_struct},
+};
 use tonic::{Request, Response, Status};
 
-use crate::serving::{NotServed, Refused, Serving};
+use crate::oip::{grpc::variant, infer::Doors, refusal::Refusal};
 
-/// By which a caller chooses the variant.
-const VARIANT_METADATA: &str = "quadrille-variant";
-
-pub(crate) struct Predict {
-    pub serving: Serving,
-    pub tracing: Tracing,
-}
+pub(crate) struct Predict(pub Doors);
 
 #[tonic::async_trait]
 impl PredictService for Predict {
@@ -24,32 +22,35 @@ impl PredictService for Predict {
         &self,
         request: Request<PredictRequest>,
     ) -> Result<Response<PredictResponse>, Status> {
-        let variant = request.metadata().get(VARIANT_METADATA);
-        let variant = variant
-            .map(|value| value.to_str())
-            .transpose()
-            .map_err(|_| Status::invalid_argument("quadrille-variant is not ASCII"))?
-            .map(str::to_owned);
+        let Predict(doors) = self;
+        let deadline = request
+            .extensions()
+            .get()
+            .map(|deadline: &Deadline| deadline.0);
+        let variant = variant(request.metadata());
         let request = request.into_inner();
-        let pipeline = pick(self.serving.pipelines(), &request.pipeline)?;
+        let pipeline = pick(doors.serving.pipelines(), &request.pipeline)?;
         let record = request.record.unwrap_or_default();
         let reading = read_struct(pipeline, &record, NeedKey::Optional)
             .map_err(|invalid| invalid_argument(&invalid))?;
-        let key = Some(reading.key.as_str()).filter(|key| !key.is_empty());
-        let choice = self
+        let key = (!reading.key.is_empty()).then_some(reading.key.as_str());
+        let choice = doors
             .serving
             .choose(pipeline.name(), key, variant.as_deref())
-            .map_err(not_served)?;
+            .map_err(Refusal::from)?;
         let (mut features, mut inputs) = (Vec::new(), Vec::new());
-        let step = self.tracing.step("features");
+        let step = doors.tracing.step("features");
         pipeline.features(&reading.values, &mut features);
         pipeline.model_inputs(&features, &mut inputs);
         drop(step);
-        let step = self.tracing.step("model");
-        let outputs = choice.loaded.score(inputs, None).await.map_err(refused)?;
-        drop(step);
-        let probability = outputs.first().copied().unwrap_or(f64::NAN);
+        let step = doors.tracing.step("model");
+        let start = Instant::now();
+        let scored = choice.loaded.score(inputs, deadline).await;
+        let probabilities = scored.map_err(Refusal::from)?;
         let id = choice.loaded.id();
+        choice.times.compute(start.elapsed());
+        drop(step);
+        let probability = probabilities.first().copied().unwrap_or(f64::NAN);
         Ok(Response::new(PredictResponse {
             probability,
             decision: pipeline.decide(probability).to_owned(),
@@ -57,23 +58,7 @@ impl PredictService for Predict {
             version: id.version.clone(),
             pipeline: pipeline.name().to_owned(),
             config_hash: choice.config_hash.to_vec(),
+            variant: choice.variant,
         }))
-    }
-}
-
-fn not_served(error: NotServed) -> Status {
-    let message = error.to_string();
-    match error {
-        NotServed::NotReady { .. } => Status::unavailable(message),
-        NotServed::UnknownVariant { .. } => Status::invalid_argument(message),
-        _ => Status::not_found(message),
-    }
-}
-
-fn refused(refused: Refused) -> Status {
-    match refused {
-        Refused::Overloaded => Status::resource_exhausted(refused.to_string()),
-        Refused::Expired => Status::deadline_exceeded(refused.to_string()),
-        Refused::Failed => Status::internal(refused.to_string()),
     }
 }

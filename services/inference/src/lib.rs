@@ -5,18 +5,23 @@
 
 mod batch;
 mod grpc;
-mod rest;
+mod oip;
 pub mod serving;
 mod stage;
+mod tfs;
 
 use std::{path::PathBuf, sync::Arc};
 
 use quadrille_choreography::{Stage as Running, StageOptions};
-use quadrille_proto::v1::predict_service_server::{PredictServiceServer, SERVICE_NAME};
+use quadrille_proto::{
+    oip::grpc_inference_service_server,
+    v1::predict_service_server::{self, PredictServiceServer},
+};
 use quadrille_service::{Assembly, Context, Error};
 use quadrille_telemetry::metrics::ServingMetrics;
 use tonic::service::Routes;
 
+use crate::oip::infer::Doors;
 use serving::{Batching, Loader, Log, Options, Serving, local};
 pub use stage::InferenceHandler;
 
@@ -82,14 +87,19 @@ async fn assemble(context: Context, serving: Serving) -> Result<Assembly, Error>
         })?);
     }
     let ready = serving.clone();
+    let doors = Doors {
+        serving,
+        tracing: context.tracing.clone(),
+    };
     Ok(Assembly {
         stages,
-        http: rest::router(serving.clone()),
-        grpc: Routes::new(PredictServiceServer::new(grpc::Predict {
-            serving,
-            tracing: context.tracing.clone(),
-        })),
-        services: vec![SERVICE_NAME],
+        http: oip::rest::router(doors.clone()).merge(tfs::router(doors.clone())),
+        grpc: Routes::new(PredictServiceServer::new(grpc::Predict(doors.clone())))
+            .add_service(oip::grpc::service(doors)),
+        services: vec![
+            predict_service_server::SERVICE_NAME,
+            grpc_inference_service_server::SERVICE_NAME,
+        ],
         ready: Some(Arc::new(move || ready.ready())),
     })
 }

@@ -184,6 +184,7 @@ impl ServingMetrics {
             }
         }
         if state.is_none() {
+            self.times.forget("", model, version);
             self.forget_queue(&VersionLabels {
                 model: model.to_owned(),
                 version: version.to_owned(),
@@ -200,6 +201,11 @@ impl ServingMetrics {
         for reason in UNANSWERED {
             self.unanswered.remove(&labels.why(reason));
         }
+    }
+
+    /// The times of a version that is asked by its own name: no pipeline's.
+    pub fn times(&self, model: &str, version: &str) -> ModelTimes {
+        self.times.of("", model, version)
     }
 
     /// The metrics of one version's queue.

@@ -140,7 +140,7 @@ impl ModelMetrics {
 }
 
 /// One model's. Cheap to clone.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct ModelTimes {
     queue: Durations,
     compute: Durations,

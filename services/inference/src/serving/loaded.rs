@@ -9,7 +9,7 @@ use std::{
 use quadrille_model::{Model, Package, package::Difference};
 use quadrille_pipeline::Pipeline;
 use quadrille_registry::ModelId;
-use quadrille_telemetry::metrics::ServingMetrics;
+use quadrille_telemetry::metrics::{ModelTimes, ServingMetrics};
 
 use super::{Batching, Refused, source::Files};
 use crate::batch::Queue;
@@ -59,6 +59,8 @@ pub struct Loaded {
     id: ModelId,
     model: Arc<dyn Model>,
     hash: [u8; 32],
+    /// Of requests by its own name.
+    times: ModelTimes,
     /// Where a row is dear.
     queue: Option<Queue>,
 }
@@ -86,6 +88,7 @@ impl Loaded {
                 version: version.clone(),
             },
             hash: package.hash(),
+            times: metrics.times(name, version),
             queue: queue.transpose()?,
             model,
         })
@@ -102,6 +105,10 @@ impl Loaded {
     /// The package's SHA-256.
     pub fn hash(&self) -> &[u8; 32] {
         &self.hash
+    }
+
+    pub fn times(&self) -> &ModelTimes {
+        &self.times
     }
 
     /// What it runs on, as `<project>_<format>`.

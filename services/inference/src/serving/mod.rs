@@ -24,7 +24,7 @@ use quadrille_model::Package;
 use quadrille_pipeline::Pipeline;
 use quadrille_registry::ModelId;
 use quadrille_service::Error;
-use quadrille_telemetry::metrics::ServingMetrics;
+use quadrille_telemetry::metrics::{ModelTimes, ServingMetrics};
 
 pub use crate::batch::Batching;
 pub use loaded::{Failed, Loaded, Step};
@@ -119,6 +119,8 @@ pub struct Choice {
     pub loaded: Arc<Loaded>,
     /// SHA-256 of the canonical pipeline and the model package's hash.
     pub config_hash: [u8; 32],
+    /// Of the model in this pipeline.
+    pub times: ModelTimes,
 }
 
 struct Shared {
@@ -262,6 +264,7 @@ impl Serving {
             variant: variant.name.clone(),
             loaded: Arc::clone(&variant.loaded),
             config_hash: variant.config_hash,
+            times: variant.metrics.times.clone(),
         })
     }
 

@@ -1,0 +1,291 @@
+//! `inference.GRPCInferenceService`: the protocol's messages to questions, and answers to messages.
+
+use std::{collections::BTreeMap, pin::Pin, time::Instant};
+
+use futures_util::{Stream, StreamExt};
+use quadrille_proto::oip::{
+    InferParameter, ModelInferRequest, ModelInferResponse, ModelMetadataRequest,
+    ModelMetadataResponse, ModelReadyRequest, ModelReadyResponse, ModelStreamInferResponse,
+    RepositoryIndexRequest, RepositoryIndexResponse, RepositoryModelLoadRequest,
+    RepositoryModelLoadResponse, RepositoryModelUnloadRequest, RepositoryModelUnloadResponse,
+    ServerLiveRequest, ServerLiveResponse, ServerMetadataRequest, ServerMetadataResponse,
+    ServerReadyRequest, ServerReadyResponse,
+    grpc_inference_service_server::{GrpcInferenceService, GrpcInferenceServiceServer},
+    infer_parameter::ParameterChoice,
+    model_infer_request::InferInputTensor,
+    model_infer_response::InferOutputTensor,
+};
+use quadrille_service::Deadline;
+use quadrille_telemetry::propagation::VARIANT;
+use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
+
+use super::{
+    about,
+    ask::{self, Ask},
+    infer::{Doors, Question, Scored, deadline},
+    refusal::Refusal,
+    tensor::{Data, Datatype, Error, Tensor},
+};
+
+/// The largest request: room for the most elements as FP64, or as text.
+pub(crate) const REQUEST_BYTES_MAX: usize = 20 << 20;
+
+/// Requests of one stream that are answered at once: enough that they can be scored together.
+const STREAM_AHEAD: usize = 32;
+
+pub(crate) struct Inference(pub Doors);
+
+/// The service, ready to be mounted.
+pub(crate) fn service(doors: Doors) -> GrpcInferenceServiceServer<Inference> {
+    GrpcInferenceServiceServer::new(Inference(doors)).max_decoding_message_size(REQUEST_BYTES_MAX)
+}
+
+/// What came with a call beside its messages.
+#[derive(Default, Clone)]
+struct Call {
+    deadline: Option<Instant>,
+    variant: Option<String>,
+}
+
+impl Call {
+    fn of<T>(request: &Request<T>) -> Self {
+        Call {
+            deadline: request
+                .extensions()
+                .get()
+                .map(|deadline: &Deadline| deadline.0),
+            variant: variant(request.metadata()),
+        }
+    }
+}
+
+/// The route that metadata names.
+pub(crate) fn variant(metadata: &MetadataMap) -> Option<String> {
+    let value = metadata.get(VARIANT)?.to_str().ok()?;
+    (!value.is_empty()).then(|| value.to_owned())
+}
+
+impl Doors {
+    async fn answer(
+        &self,
+        request: &ModelInferRequest,
+        call: &Call,
+    ) -> Result<ModelInferResponse, Refusal> {
+        let mut ask = Ask::read(&request.parameters)?;
+        if ask.variant.is_none() {
+            ask.variant.clone_from(&call.variant);
+        }
+        let tensors = tensors(request)?;
+        let question = Question {
+            model: &request.model_name,
+            version: &request.model_version,
+            ask: &ask,
+            tensors: &tensors,
+            outputs: &request.outputs,
+            deadline: deadline(call.deadline, ask.timeout),
+        };
+        let scored = self.score(question).await?;
+        let began = Instant::now();
+        let response = response(request, &scored);
+        scored.written(began);
+        Ok(response)
+    }
+}
+
+/// The inputs, where their contents are; raw and typed contents are never mixed.
+fn tensors(request: &ModelInferRequest) -> Result<Vec<Tensor<'_>>, Error> {
+    let (inputs, raw) = (&request.inputs, &request.raw_input_contents);
+    if !raw.is_empty() && raw.len() != inputs.len() {
+        return Err(Error::Invalid(format!(
+            "raw_input_contents has {} entries for {} inputs; send one for each input, in their order",
+            raw.len(),
+            inputs.len()
+        )));
+    }
+    let mut tensors = Vec::with_capacity(inputs.len());
+    for (at, input) in inputs.iter().enumerate() {
+        let data = match (raw.get(at), &input.contents) {
+            (Some(raw), None) => Data::Raw(raw),
+            (None, Some(contents)) => Data::Typed(contents),
+            (Some(_), Some(_)) => {
+                return Err(super::tensor::wrong(
+                    &input.name,
+                    "has contents while the request has raw_input_contents; send the one or the other",
+                ));
+            }
+            (None, None) => return Err(no_data(input)),
+        };
+        tensors.push(Tensor {
+            name: &input.name,
+            datatype: Datatype::parse(&input.name, &input.datatype)?,
+            shape: &input.shape,
+            data,
+        });
+    }
+    Ok(tensors)
+}
+
+fn no_data(input: &InferInputTensor) -> Error {
+    if input.parameters.contains_key("shared_memory_region") {
+        return ask::no_shared_memory(&input.name);
+    }
+    super::tensor::wrong(
+        &input.name,
+        "has no data; send contents, or raw_input_contents beside the inputs",
+    )
+}
+
+fn response(request: &ModelInferRequest, scored: &Scored) -> ModelInferResponse {
+    let raw = !request.raw_input_contents.is_empty();
+    let mut response = ModelInferResponse {
+        model_name: request.model_name.clone(),
+        model_version: scored.id().version.clone(),
+        id: request.id.clone(),
+        parameters: parameters(scored),
+        outputs: Vec::with_capacity(3),
+        raw_output_contents: Vec::new(),
+    };
+    for made in scored.made() {
+        let contents = match raw {
+            true => {
+                response.raw_output_contents.push(made.values.raw().into());
+                None
+            }
+            false => Some(made.values.typed()),
+        };
+        response.outputs.push(InferOutputTensor {
+            name: made.name.to_owned(),
+            datatype: made.values.datatype().to_owned(),
+            shape: made.shape,
+            parameters: BTreeMap::new(),
+            contents,
+        });
+    }
+    response
+}
+
+fn parameters(scored: &Scored) -> BTreeMap<String, InferParameter> {
+    let parameter = |(name, text): (&str, &str)| {
+        let parameter_choice = Some(ParameterChoice::StringParam(text.to_owned()));
+        (name.to_owned(), InferParameter { parameter_choice })
+    };
+    let parameters = scored.answered_by().into_iter().flatten();
+    parameters.map(parameter).collect()
+}
+
+#[tonic::async_trait]
+impl GrpcInferenceService for Inference {
+    async fn server_live(
+        &self,
+        _: Request<ServerLiveRequest>,
+    ) -> Result<Response<ServerLiveResponse>, Status> {
+        Ok(Response::new(ServerLiveResponse { live: true }))
+    }
+
+    async fn server_ready(
+        &self,
+        _: Request<ServerReadyRequest>,
+    ) -> Result<Response<ServerReadyResponse>, Status> {
+        let ready = self.0.serving.is_ready();
+        Ok(Response::new(ServerReadyResponse { ready }))
+    }
+
+    async fn model_ready(
+        &self,
+        request: Request<ModelReadyRequest>,
+    ) -> Result<Response<ModelReadyResponse>, Status> {
+        let ModelReadyRequest { name, version } = request.into_inner();
+        let ready = self.0.ready(&name, &version).is_ok();
+        Ok(Response::new(ModelReadyResponse { ready }))
+    }
+
+    async fn server_metadata(
+        &self,
+        _: Request<ServerMetadataRequest>,
+    ) -> Result<Response<ServerMetadataResponse>, Status> {
+        Ok(Response::new(about::server()))
+    }
+
+    async fn model_metadata(
+        &self,
+        request: Request<ModelMetadataRequest>,
+    ) -> Result<Response<ModelMetadataResponse>, Status> {
+        let ModelMetadataRequest { name, version } = request.into_inner();
+        Ok(Response::new(self.0.about(&name, &version)?))
+    }
+
+    async fn model_infer(
+        &self,
+        request: Request<ModelInferRequest>,
+    ) -> Result<Response<ModelInferResponse>, Status> {
+        let call = Call::of(&request);
+        let response = self.0.answer(request.get_ref(), &call).await?;
+        Ok(Response::new(response))
+    }
+
+    type ModelStreamInferStream =
+        Pin<Box<dyn Stream<Item = Result<ModelStreamInferResponse, Status>> + Send>>;
+
+    async fn model_stream_infer(
+        &self,
+        request: Request<Streaming<ModelInferRequest>>,
+    ) -> Result<Response<Self::ModelStreamInferStream>, Status> {
+        let call = Call::of(&request);
+        let doors = self.0.clone();
+        let answers = request.into_inner().map(move |request| {
+            let (doors, call) = (doors.clone(), call.clone());
+            async move { Ok(doors.streamed(request?, &call).await) }
+        });
+        Ok(Response::new(Box::pin(answers.buffered(STREAM_AHEAD))))
+    }
+
+    async fn repository_index(
+        &self,
+        request: Request<RepositoryIndexRequest>,
+    ) -> Result<Response<RepositoryIndexResponse>, Status> {
+        let request = request.into_inner();
+        let models = self.0.index(&request.repository_name, request.ready)?;
+        Ok(Response::new(RepositoryIndexResponse { models }))
+    }
+
+    async fn repository_model_load(
+        &self,
+        request: Request<RepositoryModelLoadRequest>,
+    ) -> Result<Response<RepositoryModelLoadResponse>, Status> {
+        let request = request.into_inner();
+        let parameters = !request.parameters.is_empty();
+        let repository = &request.repository_name;
+        self.0.load(repository, &request.model_name, parameters)?;
+        Ok(Response::new(RepositoryModelLoadResponse {}))
+    }
+
+    async fn repository_model_unload(
+        &self,
+        request: Request<RepositoryModelUnloadRequest>,
+    ) -> Result<Response<RepositoryModelUnloadResponse>, Status> {
+        let request = request.into_inner();
+        self.0
+            .unload(&request.repository_name, &request.model_name)?;
+        Ok(Response::new(RepositoryModelUnloadResponse {}))
+    }
+}
+
+impl Doors {
+    /// A stream goes on after a request that cannot be answered.
+    async fn streamed(&self, request: ModelInferRequest, call: &Call) -> ModelStreamInferResponse {
+        match self.answer(&request, call).await {
+            Ok(response) => ModelStreamInferResponse {
+                error_message: String::new(),
+                infer_response: Some(response),
+            },
+            Err(refusal) => ModelStreamInferResponse {
+                error_message: refusal.to_string(),
+                infer_response: Some(ModelInferResponse {
+                    model_name: request.model_name,
+                    id: request.id,
+                    ..ModelInferResponse::default()
+                }),
+            },
+        }
+    }
+}

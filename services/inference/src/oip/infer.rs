@@ -1,0 +1,280 @@
+//! A question to a model or a pipeline, whatever the protocol: who answers, its rows, its scores.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use quadrille_model::Outputs;
+use quadrille_pipeline::{NeedKey, Pipeline};
+use quadrille_proto::oip::model_infer_request::InferRequestedOutputTensor;
+use quadrille_registry::ModelId;
+use quadrille_service::fields::now_ms;
+use quadrille_telemetry::{Tracing, metrics::ModelTimes};
+
+use super::{
+    ask::Ask,
+    outputs::{Made, Precision, Wanted, make, offered, plan},
+    refusal::Refusal,
+    rows::{Form, Rows, is_matrix, records, rows},
+    tensor::{Error, Tensor, VALUES_MAX},
+};
+use crate::serving::{Choice, Loaded, Serving};
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Invalid(message) => Refusal::Invalid(message),
+            Error::TooLarge(message) => Refusal::TooLarge(message),
+        }
+    }
+}
+
+/// What all protocols ask. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Doors {
+    pub serving: Serving,
+    pub tracing: Tracing,
+}
+
+/// Who is asked.
+pub(crate) enum Target {
+    Model(Arc<Loaded>),
+    Pipeline(Arc<Pipeline>),
+}
+
+pub(crate) struct Question<'a> {
+    pub model: &'a str,
+    /// Empty: none named.
+    pub version: &'a str,
+    pub ask: &'a Ask,
+    pub tensors: &'a [Tensor<'a>],
+    pub outputs: &'a [InferRequestedOutputTensor],
+    pub deadline: Option<Instant>,
+}
+
+/// What came of a question.
+pub(crate) struct Scored {
+    /// The pipeline that was asked, and the variant that it chose.
+    pub through: Option<(Arc<Pipeline>, String)>,
+    pub loaded: Arc<Loaded>,
+    scores: Vec<f64>,
+    wanted: Vec<Wanted>,
+    times: ModelTimes,
+}
+
+impl Scored {
+    pub(crate) fn id(&self) -> &ModelId {
+        self.loaded.id()
+    }
+
+    /// Model, version and variant that answered for a pipeline. A model that was asked by its own name is in the
+    /// answer already.
+    pub(crate) fn answered_by(&self) -> Option<[(&'static str, &str); 3]> {
+        let (_, variant) = self.through.as_ref()?;
+        let id = self.id();
+        Some([
+            ("model", &id.name),
+            ("version", &id.version),
+            ("variant", variant),
+        ])
+    }
+
+    pub(crate) fn outputs(&self) -> &Outputs {
+        self.loaded.model().outputs()
+    }
+
+    /// Rows of scores.
+    pub(crate) fn rows(&self) -> impl Iterator<Item = &[f64]> {
+        self.scores.chunks_exact(self.outputs().width().max(1))
+    }
+
+    /// The outputs that are wanted, in their order.
+    pub(crate) fn made(&self) -> impl Iterator<Item = Made<'_>> {
+        let pipeline = self.through.as_ref().map(|(pipeline, _)| &**pipeline);
+        let outputs = self.outputs();
+        let made = move |wanted| make(wanted, outputs, pipeline, &self.scores);
+        self.wanted.iter().map(made)
+    }
+
+    /// Tells how long the answer took to be written.
+    pub(crate) fn written(&self, began: Instant) {
+        self.times.output(began.elapsed());
+    }
+}
+
+/// The sooner of what the transport and the parameters allow.
+pub(crate) fn deadline(transport: Option<Instant>, timeout: Option<Duration>) -> Option<Instant> {
+    let own = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    match (transport, own) {
+        (Some(transport), Some(own)) => Some(transport.min(own)),
+        (transport, own) => transport.or(own),
+    }
+}
+
+impl Doors {
+    /// A pipeline by its name; a model by its own, or where a version is named.
+    pub(crate) fn target(&self, name: &str, version: &str) -> Result<Target, Refusal> {
+        let mut pipelines = self.serving.pipelines().iter();
+        let pipeline = pipelines.find(|pipeline| pipeline.name() == name);
+        match pipeline {
+            Some(pipeline) if version.is_empty() => Ok(Target::Pipeline(Arc::clone(pipeline))),
+            pipeline => {
+                let version = (!version.is_empty()).then_some(version);
+                match self.serving.model(name, version) {
+                    Ok(loaded) => Ok(Target::Model(loaded)),
+                    Err(_) if pipeline.is_some() => Err(Refusal::Unknown(format!(
+                        "{name:?} is a pipeline and has no versions; leave the version out, or ask a model by its own name"
+                    ))),
+                    Err(not) => Err(self.unknown(name, not.into())),
+                }
+            }
+        }
+    }
+
+    /// Pipelines are models too, and belong to the list of what there is.
+    fn unknown(&self, name: &str, refusal: Refusal) -> Refusal {
+        let pipelines = self.serving.pipelines().iter();
+        let pipelines: Vec<&str> = pipelines.map(|it| it.name()).collect();
+        let models = self.serving.models();
+        match refusal {
+            Refusal::Unknown(message) if !models.iter().any(|model| model.id.name == name) => {
+                let pipelines = pipelines.join(", ");
+                Refusal::Unknown(format!("{message}; pipelines: {pipelines}"))
+            }
+            refusal => refusal,
+        }
+    }
+
+    /// Answers a question.
+    ///
+    /// # Errors
+    /// Why there is no answer, and what to change.
+    pub(crate) async fn score(&self, question: Question<'_>) -> Result<Scored, Refusal> {
+        let (through, loaded, times, rows) = match self.target(question.model, question.version)? {
+            Target::Model(loaded) => {
+                if let Some(variant) = &question.ask.variant {
+                    return Err(Refusal::Invalid(format!(
+                        "variant {variant:?}: variants belong to pipelines, and {:?} is asked as a model; ask the pipeline, or leave the variant out",
+                        question.model
+                    )));
+                }
+                let rows = rows(question.tensors, loaded.model().inputs())?;
+                let times = loaded.times().clone();
+                (None, loaded, times, rows)
+            }
+            Target::Pipeline(pipeline) => {
+                let (choice, rows) = self.through(&pipeline, &question)?;
+                let through = Some((pipeline, choice.variant));
+                (through, choice.loaded, choice.times, rows)
+            }
+        };
+        let model = loaded.model();
+        let offered = offered(model.outputs(), through.is_some());
+        let precision = question.ask.precision.unwrap_or(Precision::Double);
+        let wanted = plan(question.outputs, offered, precision)?;
+        let step = self.tracing.step("model");
+        let start = Instant::now();
+        let scores = loaded.score(rows.values, question.deadline).await?;
+        times.compute(start.elapsed());
+        drop(step);
+        Ok(Scored {
+            through,
+            loaded,
+            scores,
+            wanted,
+            times,
+        })
+    }
+
+    /// What a pipeline chooses, and its model's rows.
+    fn through(
+        &self,
+        pipeline: &Pipeline,
+        question: &Question<'_>,
+    ) -> Result<(Choice, Rows), Refusal> {
+        let (ask, tensors) = (question.ask, question.tensors);
+        let (key, variant) = (ask.key.as_deref(), ask.variant.as_deref());
+        if form(pipeline, ask, tensors) == Form::Features {
+            let rows = rows(tensors, pipeline.inputs())?;
+            return Ok((self.serving.choose(pipeline.name(), key, variant)?, rows));
+        }
+        let step = self.tracing.step("features");
+        let (rows, keys) = computed(pipeline, tensors)?;
+        drop(step);
+        match (key, keys.as_slice()) {
+            (None, [first, others @ ..]) => {
+                let choose = |key: &String| {
+                    let key = (!key.is_empty()).then_some(key.as_str());
+                    self.serving.choose(pipeline.name(), key, variant)
+                };
+                let choice = choose(first)?;
+                for other in others {
+                    let another = choose(other)?;
+                    if another.variant != choice.variant {
+                        return Err(Refusal::Invalid(format!(
+                            "the rows of {first:?} and {other:?} belong to different variants ({} and {}); send them apart, or name a variant",
+                            choice.variant, another.variant
+                        )));
+                    }
+                }
+                Ok((choice, rows))
+            }
+            _ => Ok((self.serving.choose(pipeline.name(), key, variant)?, rows)),
+        }
+    }
+}
+
+/// How the tensors hold the rows. Where names would fit both, they are the record's: its rules for what is missing or out
+/// of range hold then, and features that merely pass a field on come out the same.
+fn form(pipeline: &Pipeline, ask: &Ask, tensors: &[Tensor<'_>]) -> Form {
+    if let Some(form) = ask.form {
+        return form;
+    }
+    let inputs = pipeline.inputs();
+    let fields = &pipeline.record_schema().fields;
+    let is_field = |name: &str| {
+        fields.iter().any(|field| field.name == name)
+            || name == pipeline.key_field()
+            || Some(name) == pipeline.id_field()
+    };
+    let all_inputs = tensors
+        .iter()
+        .all(|tensor| inputs.iter().any(|input| input == tensor.name));
+    let all_fields = tensors.iter().all(|tensor| is_field(tensor.name));
+    match is_matrix(tensors, inputs) || (all_inputs && !all_fields) {
+        true => Form::Features,
+        false => Form::Record,
+    }
+}
+
+/// The model's rows of records, and their distinct keys in order.
+fn computed(pipeline: &Pipeline, tensors: &[Tensor<'_>]) -> Result<(Rows, Vec<String>), Refusal> {
+    let records = records(tensors)?;
+    let width = pipeline.inputs().len().max(1);
+    if records.count.saturating_mul(width) > VALUES_MAX {
+        return Err(Refusal::TooLarge(format!(
+            "{} records are too many for one request; send at most {}",
+            records.count,
+            VALUES_MAX / width
+        )));
+    }
+    let mut values = Vec::with_capacity(records.count * width);
+    let (mut features, mut keys) = (Vec::new(), Vec::new());
+    let now = now_ms();
+    for at in 0..records.count {
+        let reading = pipeline
+            .read_fields(records.record(at), now, NeedKey::Optional)
+            .map_err(|invalid| match records.count {
+                1 => Refusal::Invalid(invalid.to_string()),
+                _ => Refusal::Invalid(format!("row {at}: {invalid}")),
+            })?;
+        pipeline.features(&reading.values, &mut features);
+        pipeline.model_inputs(&features, &mut values);
+        if keys.last() != Some(&reading.key) {
+            keys.push(reading.key);
+        }
+    }
+    let count = records.count;
+    Ok((Rows { values, count }, keys))
+}

@@ -1,0 +1,12 @@
+//! The Open Inference Protocol: tensors in, tensors out, by gRPC and by REST.
+
+pub(crate) mod about;
+pub(crate) mod ask;
+pub(crate) mod grpc;
+pub(crate) mod infer;
+pub(crate) mod json;
+pub(crate) mod outputs;
+pub(crate) mod refusal;
+pub(crate) mod rest;
+pub(crate) mod rows;
+pub(crate) mod tensor;

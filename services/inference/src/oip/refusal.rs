@@ -1,0 +1,106 @@
+//! Why a question has no answer, in the words of gRPC and of HTTP.
+
+use axum::{
+    Json,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde_json::json;
+use tonic::Status;
+
+use crate::serving::{NotServed, Refused};
+
+/// Why a question has no answer; each says what to change.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refusal {
+    #[error("{0}")]
+    Invalid(String),
+    #[error("{0}")]
+    Unknown(String),
+    #[error("{0}")]
+    TooLarge(String),
+    #[error("{0}")]
+    Busy(String),
+    #[error("{0}")]
+    NotReady(String),
+    #[error("{0}")]
+    Expired(String),
+    /// It could be done, but not as things are.
+    #[error("{0}")]
+    Conflict(String),
+    /// Nothing that the caller could change.
+    #[error("{0}")]
+    Broken(String),
+}
+
+impl Refusal {
+    pub(crate) fn invalid(message: impl Into<String>) -> Self {
+        Refusal::Invalid(message.into())
+    }
+
+    fn status(&self) -> StatusCode {
+        match self {
+            Refusal::Invalid(_) | Refusal::TooLarge(_) => StatusCode::BAD_REQUEST,
+            Refusal::Unknown(_) => StatusCode::NOT_FOUND,
+            Refusal::Busy(_) => StatusCode::TOO_MANY_REQUESTS,
+            Refusal::NotReady(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Refusal::Expired(_) => StatusCode::GATEWAY_TIMEOUT,
+            Refusal::Conflict(_) => StatusCode::CONFLICT,
+            Refusal::Broken(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+}
+
+impl From<NotServed> for Refusal {
+    fn from(not: NotServed) -> Self {
+        let message = not.to_string();
+        match not {
+            NotServed::NotReady { .. } => Refusal::NotReady(message),
+            _ => Refusal::Unknown(message),
+        }
+    }
+}
+
+impl From<Refused> for Refusal {
+    fn from(refused: Refused) -> Self {
+        let message = refused.to_string();
+        match refused {
+            Refused::Overloaded => Refusal::Busy(message),
+            Refused::Expired => Refusal::Expired(message),
+            Refused::Failed => Refusal::Broken(message),
+        }
+    }
+}
+
+impl From<Refusal> for Status {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Invalid(message) => Status::invalid_argument(message),
+            Refusal::Unknown(message) => Status::not_found(message),
+            Refusal::TooLarge(message) | Refusal::Busy(message) => {
+                Status::resource_exhausted(message)
+            }
+            Refusal::NotReady(message) => Status::unavailable(message),
+            Refusal::Expired(message) => Status::deadline_exceeded(message),
+            Refusal::Conflict(message) => Status::failed_precondition(message),
+            Refusal::Broken(message) => Status::internal(message),
+        }
+    }
+}
+
+/// `{"error": "…"}`, which both REST protocols have.
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let status = self.status();
+        let mut response = error(status, &self.to_string());
+        if matches!(self, Refusal::Busy(_) | Refusal::NotReady(_)) {
+            let headers = response.headers_mut();
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+pub(crate) fn error(status: StatusCode, message: &str) -> Response {
+    (status, Json(json!({ "error": message }))).into_response()
+}

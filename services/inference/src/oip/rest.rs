@@ -1,0 +1,404 @@
+//! The protocol's REST form, under `/v2`, with the extension for binary tensors and that for the repository.
+//!
+//! A null among numbers is a missing one (NaN), in requests and in answers: JSON has no NaN.
+
+use std::{collections::BTreeMap, time::Instant};
+
+use axum::{
+    Json, Router,
+    body::Bytes,
+    extract::{DefaultBodyLimit, Path, State, rejection::BytesRejection},
+    http::{HeaderMap, HeaderName, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use quadrille_proto::oip::{
+    ModelMetadataResponse, model_infer_request::InferRequestedOutputTensor,
+    model_metadata_response::TensorMetadata,
+};
+use quadrille_telemetry::propagation::VARIANT;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json, value::RawValue};
+
+use super::{
+    about,
+    ask::{self, Ask},
+    grpc::REQUEST_BYTES_MAX,
+    infer::{Doors, Question, Scored, deadline},
+    json::{fits, flatten, parameters},
+    outputs::{Made, Values},
+    refusal::{Refusal, error},
+    tensor::{Data, Datatype, Error, Tensor, wrong},
+};
+
+/// Where the JSON of a body ends and its bytes begin.
+const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
+
+pub(crate) fn router(doors: Doors) -> Router {
+    let v2 = Router::new()
+        .route(
+            "/health/live",
+            get(|| async { Json(json!({"live": true})) }),
+        )
+        .route("/health/ready", get(ready))
+        .route("/models/{model}", get(metadata))
+        .route("/models/{model}/ready", get(model_ready))
+        .route("/models/{model}/infer", post(infer))
+        .route("/models/{model}/versions/{version}", get(metadata))
+        .route("/models/{model}/versions/{version}/ready", get(model_ready))
+        .route("/models/{model}/versions/{version}/infer", post(infer))
+        .route("/repository/index", post(index))
+        .route("/repository/models/{model}/load", post(load))
+        .route("/repository/models/{model}/unload", post(unload))
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(DefaultBodyLimit::max(REQUEST_BYTES_MAX))
+        .with_state(doors);
+    let server = get(|| async {
+        let about = about::server();
+        Json(json!({"name": about.name, "version": about.version, "extensions": about.extensions}))
+    });
+    Router::new().route("/v2", server).nest("/v2", v2)
+}
+
+/// The model of a path, and its version where there is one.
+type Named = Path<BTreeMap<String, String>>;
+
+fn named(path: &BTreeMap<String, String>) -> (&str, &str) {
+    let part = |name| path.get(name).map_or("", String::as_str);
+    (part("model"), part("version"))
+}
+
+async fn no_such_path() -> Response {
+    const KNOWN: &str = "no such path; known: /v2, /v2/health/live, /v2/health/ready, \
+        /v2/models/{model}[/versions/{version}][/ready|/infer], /v2/repository/index, \
+        /v2/repository/models/{model}/load, /v2/repository/models/{model}/unload";
+    error(StatusCode::NOT_FOUND, KNOWN)
+}
+
+async fn wrong_method() -> Response {
+    let fix = "infer and repository are asked by POST, everything else by GET";
+    error(StatusCode::METHOD_NOT_ALLOWED, fix)
+}
+
+async fn ready(State(doors): State<Doors>) -> Response {
+    match doors.serving.is_ready() {
+        true => Json(json!({"ready": true})).into_response(),
+        false => {
+            let answer = Json(json!({"ready": false, "error": "not every model is ready"}));
+            (StatusCode::SERVICE_UNAVAILABLE, answer).into_response()
+        }
+    }
+}
+
+async fn model_ready(State(doors): State<Doors>, Path(path): Named) -> Result<Response, Refusal> {
+    let (model, version) = named(&path);
+    doors.ready(model, version)?;
+    Ok(Json(json!({"name": model, "ready": true})).into_response())
+}
+
+async fn metadata(State(doors): State<Doors>, Path(path): Named) -> Result<Response, Refusal> {
+    let (model, version) = named(&path);
+    let about: ModelMetadataResponse = doors.about(model, version)?;
+    let tensors = |tensors: Vec<TensorMetadata>| -> Value {
+        let tensor = |it: TensorMetadata| json!({"name": it.name, "datatype": it.datatype, "shape": it.shape});
+        tensors.into_iter().map(tensor).collect()
+    };
+    let mut answer = json!({
+        "name": about.name,
+        "platform": about.platform,
+        "inputs": tensors(about.inputs),
+        "outputs": tensors(about.outputs),
+        "properties": about.properties,
+    });
+    if !about.versions.is_empty() {
+        answer["versions"] = about.versions.into();
+    }
+    Ok(Json(answer).into_response())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct InferJson<'a> {
+    id: Option<String>,
+    #[serde(default)]
+    parameters: Map<String, Value>,
+    #[serde(borrow)]
+    inputs: Vec<InputJson<'a>>,
+    #[serde(default)]
+    outputs: Vec<OutputJson>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct InputJson<'a> {
+    name: String,
+    shape: Vec<i64>,
+    datatype: String,
+    #[serde(default)]
+    parameters: Map<String, Value>,
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OutputJson {
+    name: String,
+    #[serde(default)]
+    parameters: Map<String, Value>,
+}
+
+async fn infer(
+    State(doors): State<Doors>,
+    Path(path): Named,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Refusal> {
+    let body = read(&headers, body)?;
+    let (text, mut binary) = split(&headers, &body)?;
+    let mut request: InferJson<'_> = serde_json::from_slice(text)
+        .map_err(|error| Refusal::invalid(format!("the body is no inference request: {error}")))?;
+    let mut ask = Ask::read(&parameters(std::mem::take(&mut request.parameters))?)?;
+    if ask.variant.is_none() {
+        ask.variant = variant(&headers);
+    }
+    let inputs = request.inputs.iter().map(|it| tensor(it, &mut binary));
+    let tensors: Vec<Tensor<'_>> = inputs.collect::<Result<_, _>>()?;
+    if !binary.is_empty() {
+        return Err(Refusal::invalid(format!(
+            "{} bytes after the JSON belong to no input; let binary_data_size say whose they are",
+            binary.len()
+        )));
+    }
+    let outputs = request.outputs.into_iter().map(|output| {
+        Ok(InferRequestedOutputTensor {
+            name: output.name,
+            parameters: parameters(output.parameters)?,
+        })
+    });
+    let outputs: Vec<_> = outputs.collect::<Result<_, Error>>()?;
+    let (model, version) = named(&path);
+    let question = Question {
+        model,
+        version,
+        ask: &ask,
+        tensors: &tensors,
+        outputs: &outputs,
+        deadline: deadline(None, ask.timeout),
+    };
+    let scored = doors.score(question).await?;
+    let began = Instant::now();
+    let response = answer(model, request.id, &scored, ask.binary);
+    scored.written(began);
+    Ok(response)
+}
+
+/// A body as it came.
+pub(crate) fn read(
+    headers: &HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Bytes, Refusal> {
+    if let Some(encoding) = headers.get(header::CONTENT_ENCODING)
+        && encoding != "identity"
+    {
+        return Err(Refusal::invalid(format!(
+            "Content-Encoding {encoding:?} is not understood here; send the body uncompressed"
+        )));
+    }
+    body.map_err(|rejection| match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => Refusal::TooLarge(format!(
+            "the body has more than {REQUEST_BYTES_MAX} bytes; send fewer rows at once"
+        )),
+        _ => Refusal::invalid(format!("the body did not arrive: {rejection}")),
+    })
+}
+
+/// The route that a header names.
+pub(crate) fn variant(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(VARIANT)?.to_str().ok()?;
+    (!value.is_empty()).then(|| value.to_owned())
+}
+
+/// The JSON of a body, and the bytes after it.
+fn split<'a>(headers: &HeaderMap, body: &'a [u8]) -> Result<(&'a [u8], &'a [u8]), Refusal> {
+    let Some(length) = headers.get(HEADER_LENGTH) else {
+        return Ok((body, &[]));
+    };
+    let length = length.to_str().ok().and_then(|it| it.parse().ok());
+    length
+        .and_then(|length| body.split_at_checked(length))
+        .ok_or_else(|| {
+            Refusal::invalid(format!(
+                "Inference-Header-Content-Length must be the length of the JSON, at most the body's {} bytes",
+                body.len()
+            ))
+        })
+}
+
+fn tensor<'a>(input: &'a InputJson<'a>, binary: &mut &'a [u8]) -> Result<Tensor<'a>, Error> {
+    let name = &input.name;
+    let data = match (input.data, input.parameters.get("binary_data_size")) {
+        (Some(data), None) => {
+            let flat = flatten(data).map_err(|error| match error {
+                Error::Invalid(what) => wrong(name, what),
+                error => error,
+            })?;
+            if !fits(&flat, &input.shape) {
+                let (found, shape) = (flat.shape, &input.shape);
+                return Err(wrong(
+                    name,
+                    format!(
+                        "data of shape {found:?} for shape {shape:?}; let them agree, or send the data flat"
+                    ),
+                ));
+            }
+            Data::Json(flat.cells)
+        }
+        (None, Some(size)) => {
+            let size = size.as_u64().and_then(|size| usize::try_from(size).ok());
+            let parts = size.and_then(|size| binary.split_at_checked(size));
+            let (own, others) = parts.ok_or_else(|| {
+                let left = binary.len();
+                wrong(name, format!("binary_data_size must be a number of bytes, at most the {left} that are left after the JSON"))
+            })?;
+            *binary = others;
+            Data::Raw(own)
+        }
+        (Some(_), Some(_)) => {
+            return Err(wrong(
+                name,
+                "has data and binary_data_size; send the one or the other",
+            ));
+        }
+        (None, None) if input.parameters.contains_key("shared_memory_region") => {
+            return Err(ask::no_shared_memory(name));
+        }
+        (None, None) => {
+            return Err(wrong(
+                name,
+                "has no data; send data, or bytes and binary_data_size",
+            ));
+        }
+    };
+    Ok(Tensor {
+        name,
+        datatype: Datatype::parse(name, &input.datatype)?,
+        shape: &input.shape,
+        data,
+    })
+}
+
+#[derive(Serialize)]
+struct AnswerJson<'a> {
+    model_name: &'a str,
+    model_version: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    parameters: BTreeMap<&'static str, &'a str>,
+    outputs: Vec<MadeJson<'a>>,
+}
+
+#[derive(Serialize)]
+struct MadeJson<'a> {
+    name: &'static str,
+    datatype: &'static str,
+    shape: Vec<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parameters: Option<SizeJson>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<Values<'a>>,
+}
+
+#[derive(Serialize)]
+struct SizeJson {
+    binary_data_size: usize,
+}
+
+fn answer(model: &str, id: Option<String>, scored: &Scored, binary: bool) -> Response {
+    let mut bytes = Vec::new();
+    let outputs = scored.made().map(|made| output(made, binary, &mut bytes));
+    let answer = AnswerJson {
+        model_name: model,
+        model_version: &scored.id().version,
+        id,
+        parameters: scored.answered_by().into_iter().flatten().collect(),
+        outputs: outputs.collect(),
+    };
+    if bytes.is_empty() {
+        return Json(answer).into_response();
+    }
+    // Names, numbers and texts: there is nothing JSON could not hold.
+    let mut body = serde_json::to_vec(&answer).unwrap_or_default();
+    let length = body.len();
+    body.append(&mut bytes);
+    let headers = [
+        (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
+        (HEADER_LENGTH, length.to_string()),
+    ];
+    (headers, body).into_response()
+}
+
+fn output<'a>(made: Made<'a>, binary: bool, bytes: &mut Vec<u8>) -> MadeJson<'a> {
+    let datatype = made.values.datatype();
+    let (parameters, data) = match made.binary.unwrap_or(binary) {
+        true => {
+            let raw = made.values.raw();
+            bytes.extend_from_slice(&raw);
+            let binary_data_size = raw.len();
+            (Some(SizeJson { binary_data_size }), None)
+        }
+        false => (None, Some(made.values)),
+    };
+    MadeJson {
+        name: made.name,
+        datatype,
+        shape: made.shape,
+        parameters,
+        data,
+    }
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct IndexJson {
+    #[serde(default)]
+    ready: bool,
+}
+
+async fn index(State(doors): State<Doors>, body: Bytes) -> Result<Response, Refusal> {
+    let request: IndexJson = match body.trim_ascii() {
+        [] => IndexJson::default(),
+        body => serde_json::from_slice(body).map_err(|error| {
+            Refusal::invalid(format!("send {{\"ready\": true}} or nothing: {error}"))
+        })?,
+    };
+    let models = doors.index("", request.ready)?.into_iter().map(|model| {
+        json!({"name": model.name, "version": model.version, "state": model.state, "reason": model.reason})
+    });
+    Ok(Json(models.collect::<Value>()).into_response())
+}
+
+async fn load(
+    State(doors): State<Doors>,
+    Path(model): Path<String>,
+    body: Bytes,
+) -> Result<Response, Refusal> {
+    let body: Value = match body.trim_ascii() {
+        [] => Value::Null,
+        body => serde_json::from_slice(body)
+            .map_err(|error| Refusal::invalid(format!("the body is no JSON: {error}")))?,
+    };
+    let parameters = body.get("parameters").and_then(Value::as_object);
+    doors.load("", &model, parameters.is_some_and(|it| !it.is_empty()))?;
+    Ok(Json(json!({})).into_response())
+}
+
+async fn unload(
+    State(doors): State<Doors>,
+    Path(model): Path<String>,
+) -> Result<Response, Refusal> {
+    doors.unload("", &model)?;
+    Ok(Json(json!({})).into_response())
+}

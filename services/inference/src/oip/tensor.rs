@@ -1,0 +1,662 @@
+//! A tensor of a request: its datatype, its shape, and its elements as numbers or texts, whatever form they came in.
+//! Pure: nothing here is trusted, and nothing is allocated before shape and data agree.
+
+use quadrille_proto::oip::InferTensorContents;
+
+/// The most rows of a request: far beyond what batching gains, and a bound on what one request keeps busy.
+pub(crate) const ROWS_MAX: usize = 65_536;
+
+/// The most elements of a request: 16 MiB once they are numbers.
+pub(crate) const VALUES_MAX: usize = 1 << 21;
+
+/// What is wrong with the tensors of a request.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("{0}")]
+    Invalid(String),
+    #[error("{0}")]
+    TooLarge(String),
+}
+
+/// An error of one input, by its name.
+pub(crate) fn wrong(input: &str, what: impl std::fmt::Display) -> Error {
+    Error::Invalid(format!("input {input:?}: {what}"))
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Datatype {
+    Bool,
+    Uint8,
+    Uint16,
+    Uint32,
+    Uint64,
+    Int8,
+    Int16,
+    Int32,
+    Int64,
+    Fp16,
+    Fp32,
+    Fp64,
+    Bytes,
+}
+
+use Datatype::{
+    Bool, Bytes, Fp16, Fp32, Fp64, Int8, Int16, Int32, Int64, Uint8, Uint16, Uint32, Uint64,
+};
+
+/// Each datatype, its name, and the bytes of an element (0 where they vary).
+const DATATYPES: [(Datatype, &str, usize); 13] = [
+    (Fp64, "FP64", 8),
+    (Fp32, "FP32", 4),
+    (Bool, "BOOL", 1),
+    (Uint8, "UINT8", 1),
+    (Uint16, "UINT16", 2),
+    (Uint32, "UINT32", 4),
+    (Uint64, "UINT64", 8),
+    (Int8, "INT8", 1),
+    (Int16, "INT16", 2),
+    (Int32, "INT32", 4),
+    (Int64, "INT64", 8),
+    (Fp16, "FP16", 2),
+    (Bytes, "BYTES", 0),
+];
+
+impl Datatype {
+    /// # Errors
+    /// There is no such datatype; those there are, are listed.
+    pub(crate) fn parse(input: &str, name: &str) -> Result<Self, Error> {
+        let found = DATATYPES.iter().find(|(_, known, _)| *known == name);
+        found.map(|(datatype, ..)| *datatype).ok_or_else(|| {
+            let known: Vec<&str> = DATATYPES.iter().map(|(_, known, _)| *known).collect();
+            let known = known.join(", ");
+            wrong(input, format!("no datatype {name:?}; send one of {known}"))
+        })
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        self.row().1
+    }
+
+    fn row(self) -> (Datatype, &'static str, usize) {
+        let row = DATATYPES.into_iter().find(|(it, ..)| *it == self);
+        row.unwrap_or((self, "", 0))
+    }
+
+    /// The whole numbers it holds, where it holds no others.
+    fn whole(self) -> Option<(f64, f64)> {
+        Some(match self {
+            Bool => (0.0, 1.0),
+            Uint8 => (0.0, f64::from(u8::MAX)),
+            Uint16 => (0.0, f64::from(u16::MAX)),
+            Uint32 => (0.0, f64::from(u32::MAX)),
+            Uint64 => (0.0, u64::MAX as f64),
+            Int8 => (f64::from(i8::MIN), f64::from(i8::MAX)),
+            Int16 => (f64::from(i16::MIN), f64::from(i16::MAX)),
+            Int32 => (f64::from(i32::MIN), f64::from(i32::MAX)),
+            Int64 => (i64::MIN as f64, i64::MAX as f64),
+            Fp16 | Fp32 | Fp64 | Bytes => return None,
+        })
+    }
+}
+
+/// Elements that came as JSON, in row-major order. A null is a number that is missing: NaN.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Cells {
+    Numbers(Vec<f64>),
+    Bools(Vec<bool>),
+    Texts(Vec<String>),
+}
+
+impl Cells {
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Cells::Numbers(numbers) => numbers.len(),
+            Cells::Bools(bools) => bools.len(),
+            Cells::Texts(texts) => texts.len(),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) enum Data<'a> {
+    /// Little endian; BYTES with a length of four bytes before each.
+    Raw(&'a [u8]),
+    Typed(&'a InferTensorContents),
+    Json(Cells),
+}
+
+#[derive(Debug)]
+pub(crate) struct Tensor<'a> {
+    pub name: &'a str,
+    pub datatype: Datatype,
+    pub shape: &'a [i64],
+    pub data: Data<'a>,
+}
+
+/// A tensor's elements as a record's fields take them.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Column<'a> {
+    Numbers(Vec<f64>),
+    Bools(Vec<bool>),
+    Texts(Vec<&'a str>),
+}
+
+impl<'a> Tensor<'a> {
+    /// How many elements the shape says there are; the data has as many.
+    ///
+    /// # Errors
+    /// The shape cannot be, is too large, or is not that of the data.
+    pub(crate) fn count(&self) -> Result<usize, Error> {
+        let mut count = 1_usize;
+        for side in self.shape {
+            let side = usize::try_from(*side).map_err(|_| {
+                self.wrong(format!(
+                    "shape {:?} has a negative side; send the sides of the data",
+                    self.shape
+                ))
+            })?;
+            count = count.saturating_mul(side);
+        }
+        if count > VALUES_MAX {
+            return Err(Error::TooLarge(format!(
+                "input {:?}: shape {:?} has more than {VALUES_MAX} elements; send fewer rows at once",
+                self.name, self.shape
+            )));
+        }
+        self.check_length(count)?;
+        Ok(count)
+    }
+
+    fn check_length(&self, count: usize) -> Result<(), Error> {
+        let (_, name, size) = self.datatype.row();
+        let (found, wanted, unit) = match &self.data {
+            // How many there are is found when they are read.
+            Data::Raw(_) if self.datatype == Bytes => return Ok(()),
+            Data::Raw(raw) => (raw.len(), count * size, "bytes of raw contents"),
+            Data::Typed(contents) => (self.typed_len(contents)?, count, "elements"),
+            Data::Json(cells) => (cells.len(), count, "elements"),
+        };
+        if found == wanted {
+            return Ok(());
+        }
+        let shape = self.shape;
+        Err(self.wrong(format!(
+            "{name} of shape {shape:?} has {wanted} {unit}, not {found}; let shape and data agree"
+        )))
+    }
+
+    /// Elements in the field of the datatype; no other field may have any.
+    fn typed_len(&self, contents: &InferTensorContents) -> Result<usize, Error> {
+        let fields = [
+            ("bool_contents", contents.bool_contents.len()),
+            ("int_contents", contents.int_contents.len()),
+            ("int64_contents", contents.int64_contents.len()),
+            ("uint_contents", contents.uint_contents.len()),
+            ("uint64_contents", contents.uint64_contents.len()),
+            ("fp32_contents", contents.fp32_contents.len()),
+            ("fp64_contents", contents.fp64_contents.len()),
+            ("bytes_contents", contents.bytes_contents.len()),
+        ];
+        let own = match self.datatype {
+            Bool => 0,
+            Int8 | Int16 | Int32 => 1,
+            Int64 => 2,
+            Uint8 | Uint16 | Uint32 => 3,
+            Uint64 => 4,
+            Fp32 => 5,
+            Fp64 => 6,
+            Bytes => 7,
+            Fp16 => {
+                return Err(self.wrong("FP16 travels in raw_input_contents only; send it there"));
+            }
+        };
+        let mut others = fields.iter().enumerate();
+        match others.find(|(at, (_, len))| *at != own && *len > 0) {
+            None => Ok(fields[own].1),
+            Some((_, (other, _))) => {
+                let (name, own) = (self.datatype.name(), fields[own].0);
+                Err(self.wrong(format!("{name} travels in {own}, not in {other}; use it")))
+            }
+        }
+    }
+
+    /// Writes the elements as numbers to `out[first]`, `out[first + step]` and so on.
+    ///
+    /// # Errors
+    /// An element is no number that its datatype has; [`Tensor::count`] has been asked.
+    pub(crate) fn write(&self, out: &mut [f64], first: usize, step: usize) -> Result<(), Error> {
+        let slots = out.iter_mut().skip(first).step_by(step.max(1));
+        match &self.data {
+            Data::Raw(raw) => self.write_raw(raw, slots),
+            Data::Typed(contents) => self.write_typed(contents, slots),
+            Data::Json(Cells::Bools(bools)) => {
+                put(slots, bools.iter().map(|truth| f64::from(*truth)));
+                Ok(())
+            }
+            Data::Json(Cells::Texts(texts)) => {
+                self.write_texts(texts.iter().map(String::as_str), slots)
+            }
+            Data::Json(Cells::Numbers(numbers)) => {
+                let (name, whole) = (self.datatype.name(), self.datatype.whole());
+                let fits = |number: &f64| {
+                    whole.is_none_or(|(min, max)| {
+                        number.is_nan() || (number.fract() == 0.0 && (min..=max).contains(number))
+                    })
+                };
+                if let Some(beyond) = numbers.iter().find(|number| !fits(number)) {
+                    return Err(self.wrong(format!("{beyond} is no {name}; send one")));
+                }
+                put(slots, numbers.iter().copied());
+                Ok(())
+            }
+        }
+    }
+
+    fn write_raw<'s>(
+        &self,
+        raw: &'a [u8],
+        slots: impl Iterator<Item = &'s mut f64>,
+    ) -> Result<(), Error> {
+        match self.datatype {
+            Fp64 => put(slots, elements(raw).map(f64::from_le_bytes)),
+            Fp32 => put(slots, elements(raw).map(|it| f32::from_le_bytes(it).into())),
+            Fp16 => put(slots, elements(raw).map(|it| half(u16::from_le_bytes(it)))),
+            Bool => put(slots, raw.iter().map(|byte| f64::from(*byte != 0))),
+            Uint8 => put(slots, raw.iter().map(|byte| f64::from(*byte))),
+            Uint16 => put(slots, elements(raw).map(|it| u16::from_le_bytes(it).into())),
+            Uint32 => put(slots, elements(raw).map(|it| u32::from_le_bytes(it).into())),
+            Uint64 => put(slots, elements(raw).map(|it| u64::from_le_bytes(it) as f64)),
+            Int8 => put(slots, elements(raw).map(|it| i8::from_le_bytes(it).into())),
+            Int16 => put(slots, elements(raw).map(|it| i16::from_le_bytes(it).into())),
+            Int32 => put(slots, elements(raw).map(|it| i32::from_le_bytes(it).into())),
+            Int64 => put(slots, elements(raw).map(|it| i64::from_le_bytes(it) as f64)),
+            Bytes => return self.write_texts(self.raw_texts(raw)?.into_iter(), slots),
+        }
+        Ok(())
+    }
+
+    fn write_typed<'s>(
+        &self,
+        contents: &InferTensorContents,
+        slots: impl Iterator<Item = &'s mut f64>,
+    ) -> Result<(), Error> {
+        match self.datatype {
+            Fp64 => put(slots, contents.fp64_contents.iter().copied()),
+            Fp32 => put(slots, contents.fp32_contents.iter().map(|it| (*it).into())),
+            Bool => put(slots, contents.bool_contents.iter().map(|it| (*it).into())),
+            Int64 => put(slots, contents.int64_contents.iter().map(|it| *it as f64)),
+            Uint64 => put(slots, contents.uint64_contents.iter().map(|it| *it as f64)),
+            Int8 | Int16 | Int32 => {
+                let numbers = contents.int_contents.iter().map(|it| f64::from(*it));
+                self.put_fitting(numbers, slots)?;
+            }
+            Uint8 | Uint16 | Uint32 => {
+                let numbers = contents.uint_contents.iter().map(|it| f64::from(*it));
+                self.put_fitting(numbers, slots)?;
+            }
+            Bytes => {
+                let texts = contents.bytes_contents.iter().map(|it| self.text(it));
+                let texts: Vec<&str> = texts.collect::<Result<_, _>>()?;
+                self.write_texts(texts.into_iter(), slots)?;
+            }
+            Fp16 => return Err(self.wrong("FP16 travels in raw_input_contents only")),
+        }
+        Ok(())
+    }
+
+    /// Small integers travel as larger ones.
+    fn put_fitting<'s>(
+        &self,
+        numbers: impl Iterator<Item = f64> + Clone,
+        slots: impl Iterator<Item = &'s mut f64>,
+    ) -> Result<(), Error> {
+        let (min, max) = self.datatype.whole().unwrap_or((f64::MIN, f64::MAX));
+        if let Some(beyond) = numbers.clone().find(|it| !(min..=max).contains(it)) {
+            let name = self.datatype.name();
+            return Err(self.wrong(format!("{beyond} is no {name}; send {min} to {max}")));
+        }
+        put(slots, numbers);
+        Ok(())
+    }
+
+    fn write_texts<'s, 't>(
+        &self,
+        texts: impl Iterator<Item = &'t str>,
+        slots: impl Iterator<Item = &'s mut f64>,
+    ) -> Result<(), Error> {
+        for (slot, text) in slots.zip(texts) {
+            *slot = text.trim().parse().map_err(|_| {
+                let shown: String = text.chars().take(40).collect();
+                self.wrong(format!(
+                    "{shown:?} is no number, and this input is one; send numbers"
+                ))
+            })?;
+        }
+        Ok(())
+    }
+
+    fn raw_texts(&self, mut raw: &'a [u8]) -> Result<Vec<&'a str>, Error> {
+        let mut texts = Vec::new();
+        while !raw.is_empty() {
+            let cut = || {
+                self.wrong("raw BYTES end inside an element; each is a length of four bytes, little endian, and as many bytes")
+            };
+            let (len, rest) = raw.split_first_chunk::<4>().ok_or_else(cut)?;
+            let len = u32::from_le_bytes(*len) as usize;
+            let (bytes, rest) = rest.split_at_checked(len).ok_or_else(cut)?;
+            texts.push(self.text(bytes)?);
+            raw = rest;
+        }
+        let (found, wanted) = (texts.len(), self.shape.iter().product::<i64>());
+        if i64::try_from(found) != Ok(wanted) {
+            let shape = self.shape;
+            return Err(self.wrong(format!(
+                "BYTES of shape {shape:?} has {wanted} elements, not {found}; let shape and data agree"
+            )));
+        }
+        Ok(texts)
+    }
+
+    fn text<'t>(&self, bytes: &'t [u8]) -> Result<&'t str, Error> {
+        std::str::from_utf8(bytes)
+            .map_err(|_| self.wrong("BYTES here are text in UTF-8; these are not"))
+    }
+
+    /// The elements as a record's fields take them.
+    ///
+    /// # Errors
+    /// As [`Tensor::write`].
+    pub(crate) fn column(&self) -> Result<Column<'_>, Error> {
+        let count = self.count()?;
+        let texts = match (self.datatype, &self.data) {
+            (Bytes, Data::Raw(raw)) => Some(self.raw_texts(raw)?),
+            (Bytes, Data::Typed(contents)) => {
+                let texts = contents.bytes_contents.iter().map(|it| self.text(it));
+                Some(texts.collect::<Result<_, _>>()?)
+            }
+            (_, Data::Json(Cells::Texts(texts))) => {
+                Some(texts.iter().map(String::as_str).collect())
+            }
+            _ => None,
+        };
+        if let Some(texts) = texts {
+            return Ok(Column::Texts(texts));
+        }
+        let mut numbers = vec![0.0; count];
+        self.write(&mut numbers, 0, 1)?;
+        if self.datatype == Bool {
+            return Ok(Column::Bools(numbers.iter().map(|it| *it != 0.0).collect()));
+        }
+        Ok(Column::Numbers(numbers))
+    }
+
+    pub(crate) fn wrong(&self, what: impl std::fmt::Display) -> Error {
+        wrong(self.name, what)
+    }
+}
+
+fn put<'s>(slots: impl Iterator<Item = &'s mut f64>, numbers: impl Iterator<Item = f64>) {
+    for (slot, number) in slots.zip(numbers) {
+        *slot = number;
+    }
+}
+
+fn elements<const N: usize>(raw: &[u8]) -> impl Iterator<Item = [u8; N]> + '_ {
+    let (elements, _) = raw.as_chunks::<N>();
+    elements.iter().copied()
+}
+
+/// An IEEE 754 half: 1 bit sign, 5 exponent, 10 fraction.
+fn half(bits: u16) -> f64 {
+    let sign = if bits >> 15 == 1 { -1.0 } else { 1.0 };
+    let fraction = f64::from(bits & 0x3ff);
+    let size = match i32::from(bits >> 10 & 0x1f) {
+        0 => fraction * 2_f64.powi(-24),
+        31 if fraction == 0.0 => f64::INFINITY,
+        31 => f64::NAN,
+        exponent => (1024.0 + fraction) * 2_f64.powi(exponent - 25),
+    };
+    sign * size
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn read(tensor: &Tensor<'_>) -> Result<Vec<f64>, Error> {
+        let mut numbers = vec![0.0; tensor.count()?];
+        tensor.write(&mut numbers, 0, 1)?;
+        Ok(numbers)
+    }
+
+    fn raw<'a>(datatype: Datatype, shape: &'a [i64], raw: &'a [u8]) -> Tensor<'a> {
+        Tensor {
+            name: "x",
+            datatype,
+            shape,
+            data: Data::Raw(raw),
+        }
+    }
+
+    fn typed<'a>(
+        datatype: Datatype,
+        shape: &'a [i64],
+        contents: &'a InferTensorContents,
+    ) -> Tensor<'a> {
+        Tensor {
+            name: "x",
+            datatype,
+            shape,
+            data: Data::Typed(contents),
+        }
+    }
+
+    /// A number of a datatype, in raw and (but for FP16) typed contents.
+    fn written(datatype: Datatype, numbers: &[i8]) -> (Vec<u8>, InferTensorContents) {
+        let mut contents = InferTensorContents::default();
+        let mut raw = Vec::new();
+        for number in numbers {
+            // Every datatype has the numbers of 0 to 127, BOOL 0 and 1.
+            let small = number.unsigned_abs() & 127;
+            match datatype {
+                Bool => {
+                    raw.push(small & 1);
+                    contents.bool_contents.push(small & 1 == 1);
+                }
+                Uint8 => raw.push(small),
+                Uint16 => raw.extend(u16::from(small).to_le_bytes()),
+                Uint32 => raw.extend(u32::from(small).to_le_bytes()),
+                Uint64 => {
+                    raw.extend(u64::from(small).to_le_bytes());
+                    contents.uint64_contents.push(small.into());
+                }
+                Int8 => raw.extend(number.to_le_bytes()),
+                Int16 => raw.extend(i16::from(*number).to_le_bytes()),
+                Int32 => raw.extend(i32::from(*number).to_le_bytes()),
+                Int64 => {
+                    raw.extend(i64::from(*number).to_le_bytes());
+                    contents.int64_contents.push((*number).into());
+                }
+                Fp16 => raw.extend(half_of(*number).to_le_bytes()),
+                Fp32 => {
+                    raw.extend(f32::from(*number).to_le_bytes());
+                    contents.fp32_contents.push((*number).into());
+                }
+                Fp64 => {
+                    raw.extend(f64::from(*number).to_le_bytes());
+                    contents.fp64_contents.push((*number).into());
+                }
+                Bytes => {
+                    let text = number.to_string();
+                    raw.extend((text.len() as u32).to_le_bytes());
+                    raw.extend(text.as_bytes());
+                    contents.bytes_contents.push(text.into_bytes());
+                }
+            }
+            match datatype {
+                Uint8 | Uint16 | Uint32 => contents.uint_contents.push(small.into()),
+                Int8 | Int16 | Int32 => contents.int_contents.push((*number).into()),
+                _ => {}
+            }
+        }
+        (raw, contents)
+    }
+
+    fn half_of(number: i8) -> u16 {
+        if number == 0 {
+            return 0;
+        }
+        let sign = if number < 0 { 0x8000 } else { 0 };
+        let size = u16::from(number.unsigned_abs());
+        let exponent = size.ilog2() as u16;
+        sign | (exponent + 15) << 10 | (size << (10 - exponent)) & 0x3ff
+    }
+
+    fn expected(datatype: Datatype, number: i8) -> f64 {
+        match datatype {
+            Bool => f64::from(number.unsigned_abs() & 1),
+            Uint8 | Uint16 | Uint32 | Uint64 => f64::from(number.unsigned_abs() & 127),
+            _ => f64::from(number),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_datatype_is_read_alike_from_raw_and_typed_contents(
+            at in 0..DATATYPES.len(),
+            numbers in prop::collection::vec(any::<i8>(), 1..40),
+        ) {
+            let datatype = DATATYPES[at].0;
+            let (bytes, contents) = written(datatype, &numbers);
+            let expected: Vec<f64> = numbers.iter().map(|it| expected(datatype, *it)).collect();
+            let shape = [numbers.len() as i64, 1];
+            prop_assert_eq!(read(&raw(datatype, &shape, &bytes)), Ok(expected.clone()));
+            if datatype != Fp16 {
+                prop_assert_eq!(read(&typed(datatype, &shape, &contents)), Ok(expected));
+            }
+        }
+
+        #[test]
+        fn no_bytes_and_no_shape_can_do_more_than_be_refused(
+            at in 0..DATATYPES.len(),
+            bytes in prop::collection::vec(any::<u8>(), 0..64),
+            shape in prop::collection::vec(prop_oneof![0..4_i64, any::<i64>()], 0..5),
+        ) {
+            let tensor = raw(DATATYPES[at].0, &shape, &bytes);
+            let elements = read(&tensor).map(|numbers| numbers.len() as i64);
+            if let Ok(elements) = elements {
+                prop_assert_eq!(elements, shape.iter().product::<i64>());
+            }
+            let _ = tensor.column();
+        }
+    }
+
+    #[test]
+    fn halves_are_read_to_the_last_bit() {
+        for (bits, number) in [
+            (0x3c00, 1.0),
+            (0x3555, 0.333_251_953_125),
+            (0xc000, -2.0),
+            (0x7bff, 65_504.0),
+            (0x0400, 2_f64.powi(-14)),
+            (0x0001, 2_f64.powi(-24)),
+            (0x7c00, f64::INFINITY),
+            (0xfc00, f64::NEG_INFINITY),
+        ] {
+            assert_eq!(half(bits), number, "{bits:#x}");
+        }
+        assert!(half(0x7e00).is_nan());
+        assert!(half(0x8000).is_sign_negative());
+    }
+
+    #[test]
+    fn a_shape_beyond_all_bounds_is_too_large_before_anything_is_allocated() {
+        for shape in [[i64::MAX, i64::MAX], [1 << 32, 1 << 32], [1 << 22, 1]] {
+            let refused = raw(Fp64, &shape, &[]).count();
+            assert!(matches!(refused, Err(Error::TooLarge(_))), "{refused:?}");
+        }
+        let refused = raw(Fp64, &[-1, 8], &[]).count();
+        assert!(matches!(refused, Err(Error::Invalid(_))), "{refused:?}");
+    }
+
+    #[test]
+    fn shape_and_data_that_disagree_are_refused_with_both_lengths() {
+        let refused = raw(Fp32, &[2, 2], &[0; 15]).count();
+        assert_eq!(
+            refused.unwrap_err().to_string(),
+            "input \"x\": FP32 of shape [2, 2] has 16 bytes of raw contents, not 15; let shape and data agree"
+        );
+        let contents = InferTensorContents {
+            fp32_contents: vec![1.0; 3],
+            ..Default::default()
+        };
+        let refused = typed(Fp32, &[2, 2], &contents).count();
+        assert!(
+            refused
+                .unwrap_err()
+                .to_string()
+                .contains("4 elements, not 3")
+        );
+        let refused = typed(Fp64, &[3], &contents).count();
+        assert!(
+            refused
+                .unwrap_err()
+                .to_string()
+                .contains("FP64 travels in fp64_contents, not in fp32_contents")
+        );
+        let refused = typed(Fp16, &[3], &contents).count();
+        assert!(
+            refused
+                .unwrap_err()
+                .to_string()
+                .contains("raw_input_contents")
+        );
+    }
+
+    #[test]
+    fn a_small_integer_that_travels_as_a_larger_one_must_fit() {
+        let contents = InferTensorContents {
+            int_contents: vec![1, 200],
+            uint_contents: vec![],
+            ..Default::default()
+        };
+        let refused = read(&typed(Int8, &[2], &contents)).unwrap_err();
+        assert!(refused.to_string().contains("200 is no INT8"), "{refused}");
+        assert_eq!(read(&typed(Int16, &[2], &contents)), Ok(vec![1.0, 200.0]));
+        let json = Tensor {
+            name: "x",
+            datatype: Uint8,
+            shape: &[1],
+            data: Data::Json(Cells::Numbers(vec![1.5])),
+        };
+        assert!(read(&json).is_err());
+    }
+
+    #[test]
+    fn texts_that_are_no_numbers_are_refused_by_name_and_kept_for_records() {
+        let (bytes, _) = written(Bytes, &[7, -3]);
+        assert_eq!(read(&raw(Bytes, &[2], &bytes)), Ok(vec![7.0, -3.0]));
+        let column = raw(Bytes, &[2], &bytes);
+        assert_eq!(column.column(), Ok(Column::Texts(vec!["7", "-3"])));
+        let contents = InferTensorContents {
+            bytes_contents: vec![b"red".to_vec()],
+            ..Default::default()
+        };
+        let refused = read(&typed(Bytes, &[1], &contents)).unwrap_err();
+        assert!(
+            refused
+                .to_string()
+                .contains("input \"x\": \"red\" is no number"),
+            "{refused}"
+        );
+        let broken = raw(Bytes, &[1], &[9, 0, 0, 0, b'a']);
+        assert!(
+            read(&broken)
+                .unwrap_err()
+                .to_string()
+                .contains("end inside an element")
+        );
+    }
+}

@@ -1,0 +1,225 @@
+//! The body of a question in TensorFlow Serving's REST form, as tensors. Pure.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::oip::{
+    json::{Flat, flatten},
+    tensor::{Cells, Data, Datatype, Error, Tensor, VALUES_MAX, wrong},
+};
+
+/// What a body's one tensor without a name is called.
+const UNNAMED: &str = "inputs";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verb {
+    Predict,
+    Classify,
+    Regress,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PredictJson<'a> {
+    signature_name: Option<String>,
+    #[serde(borrow)]
+    instances: Option<&'a RawValue>,
+    #[serde(borrow)]
+    inputs: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ExamplesJson<'a> {
+    signature_name: Option<String>,
+    #[serde(borrow)]
+    examples: Vec<Object<'a>>,
+    /// What all examples share.
+    #[serde(borrow, default)]
+    context: Object<'a>,
+}
+
+type Object<'a> = BTreeMap<String, &'a RawValue>;
+
+/// A question's tensors: their names, shapes and elements.
+#[derive(Debug)]
+pub(crate) struct Body {
+    columnar: bool,
+    tensors: Vec<(String, Flat)>,
+}
+
+impl Body {
+    /// # Errors
+    /// It is none of the forms, or its rows differ.
+    pub(crate) fn read(bytes: &[u8], verb: Verb) -> Result<Self, Error> {
+        match verb {
+            Verb::Predict => Self::predict(bytes),
+            Verb::Classify | Verb::Regress => {
+                let body: ExamplesJson<'_> = parse(bytes, "{\"examples\": [{…}, …]}")?;
+                check_signature(body.signature_name)?;
+                let examples = body.examples.into_iter().map(|mut example| {
+                    for (name, value) in &body.context {
+                        example.entry(name.clone()).or_insert(value);
+                    }
+                    example
+                });
+                Self::row_wise(examples.collect())
+            }
+        }
+    }
+
+    fn predict(bytes: &[u8]) -> Result<Self, Error> {
+        let body: PredictJson<'_> = parse(
+            bytes,
+            "{\"instances\": […]}, row by row, or {\"inputs\": …}, column by column",
+        )?;
+        check_signature(body.signature_name)?;
+        match (body.instances, body.inputs) {
+            (Some(instances), None) if holds_objects(instances) => {
+                Self::row_wise(parse(instances.get().as_bytes(), "instances of one kind")?)
+            }
+            (Some(instances), None) => Self::unnamed(instances, Columnar(false)),
+            (None, Some(inputs)) if inputs.get().starts_with('{') => {
+                let inputs: Object<'_> = parse(inputs.get().as_bytes(), "inputs by their names")?;
+                let tensors = inputs.into_iter().map(|(name, value)| {
+                    let flat = flatten(value).map_err(|error| of(&name, error))?;
+                    Ok((name, flat))
+                });
+                Ok(Body {
+                    columnar: true,
+                    tensors: tensors.collect::<Result<_, Error>>()?,
+                })
+            }
+            (None, Some(inputs)) => Self::unnamed(inputs, Columnar(true)),
+            _ => Err(Error::Invalid(
+                "send either instances, row by row, or inputs, column by column".to_owned(),
+            )),
+        }
+    }
+
+    fn unnamed(data: &RawValue, Columnar(columnar): Columnar) -> Result<Self, Error> {
+        let flat = flatten(data).map_err(|error| of(UNNAMED, error))?;
+        Ok(Body {
+            columnar,
+            tensors: vec![(UNNAMED.to_owned(), flat)],
+        })
+    }
+
+    /// Objects with the same names, each a row.
+    fn row_wise(rows: Vec<Object<'_>>) -> Result<Self, Error> {
+        let mut columns: Vec<(String, Flat)> = Vec::new();
+        for (at, row) in rows.into_iter().enumerate() {
+            if at > 0 && row.len() != columns.len() {
+                return Err(differs(at));
+            }
+            for (place, (name, value)) in row.into_iter().enumerate() {
+                let flat = flatten(value).map_err(|error| of(&name, error))?;
+                match columns.get_mut(place) {
+                    None if at == 0 => columns.push((name, first(flat))),
+                    Some((known, column)) if *known == name => {
+                        append(column, flat).map_err(|error| of(&name, error))?;
+                    }
+                    _ => return Err(differs(at)),
+                }
+            }
+        }
+        Ok(Body {
+            columnar: false,
+            tensors: columns,
+        })
+    }
+
+    pub(crate) fn is_columnar(&self) -> bool {
+        self.columnar
+    }
+
+    pub(crate) fn tensors(&self) -> Result<Vec<Tensor<'_>>, Error> {
+        let tensors = self.tensors.iter().map(|(name, flat)| Tensor {
+            name,
+            datatype: match flat.cells {
+                Cells::Numbers(_) => Datatype::Fp64,
+                Cells::Bools(_) => Datatype::Bool,
+                Cells::Texts(_) => Datatype::Bytes,
+            },
+            shape: &flat.shape,
+            data: Data::Json(flat.cells.clone()),
+        });
+        match self.tensors.is_empty() {
+            true => Err(Error::Invalid(
+                "there are no rows; send at least one".to_owned(),
+            )),
+            false => Ok(tensors.collect()),
+        }
+    }
+}
+
+/// Whether answers are asked for column by column.
+struct Columnar(bool);
+
+fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8], wanted: &str) -> Result<T, Error> {
+    serde_json::from_slice(bytes)
+        .map_err(|error| Error::Invalid(format!("the body is not {wanted}: {error}")))
+}
+
+fn check_signature(name: Option<String>) -> Result<(), Error> {
+    match name.as_deref() {
+        None | Some("" | "serving_default") => Ok(()),
+        Some(name) => Err(Error::Invalid(format!(
+            "there is no signature {name:?}; leave signature_name out, or send \"serving_default\""
+        ))),
+    }
+}
+
+fn holds_objects(list: &RawValue) -> bool {
+    let inside = list
+        .get()
+        .trim_start_matches(|it: char| it == '[' || it.is_whitespace());
+    inside.starts_with('{')
+}
+
+fn of(name: &str, error: Error) -> Error {
+    match error {
+        Error::Invalid(what) => wrong(name, what),
+        error => error,
+    }
+}
+
+fn differs(row: usize) -> Error {
+    Error::Invalid(format!(
+        "row {row} does not have the names of row 0; send the same in every row (null is a missing number)"
+    ))
+}
+
+/// A row's value as a column's beginning. A list of one is as good as its element.
+fn first(mut flat: Flat) -> Flat {
+    if flat.shape == [1] {
+        flat.shape.clear();
+    }
+    flat.shape.insert(0, 1);
+    flat
+}
+
+fn append(column: &mut Flat, flat: Flat) -> Result<(), Error> {
+    let differs = |what: &str| Error::Invalid(format!("its {what} differ from row to row"));
+    let row = first(flat);
+    if row.shape.get(1..) != column.shape.get(1..) {
+        return Err(differs("shapes"));
+    }
+    if column.cells.len() + row.cells.len() > VALUES_MAX {
+        return Err(Error::TooLarge(format!(
+            "the rows have more than {VALUES_MAX} values; send fewer at once"
+        )));
+    }
+    match (&mut column.cells, row.cells) {
+        (Cells::Numbers(all), Cells::Numbers(more)) => all.extend(more),
+        (Cells::Bools(all), Cells::Bools(more)) => all.extend(more),
+        (Cells::Texts(all), Cells::Texts(more)) => all.extend(more),
+        _ => return Err(differs("kinds")),
+    }
+    if let Some(rows) = column.shape.first_mut() {
+        *rows += 1;
+    }
+    Ok(())
+}

@@ -1,0 +1,6 @@
+//! The protocols of a running service: an in-process one on the embedded broker, asked as clients ask.
+
+mod grpc;
+mod rest;
+mod server;
+mod tfs;
