@@ -149,9 +149,9 @@ fn publish(registry: &Registry, checked: &Checked, by: &str) -> Result<String, E
         .map_err(registry::refused)?;
     Ok(match pushed {
         Pushed::New(entry) => format!(
-            "pushed {id}: {} bytes in {} chunks, SHA-256 {}",
+            "pushed {id}: {} bytes in {}, SHA-256 {}",
             entry.bytes,
-            entry.chunks(),
+            registry::counted(entry.chunks(), "chunk"),
             entry.sha256
         ),
         Pushed::AlreadyThere(entry) => format!(
@@ -175,6 +175,7 @@ fn delete(args: &DeleteArgs) -> Result<(), Error> {
             deleted.routed_meanwhile.join(", ")
         ));
     }
-    let _ = output::print(format_args!("deleted {id} ({} records)", deleted.records))?;
+    let records = registry::counted(deleted.records, "record");
+    let _ = output::print(format_args!("deleted {id} ({records})"))?;
     Ok(())
 }

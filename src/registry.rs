@@ -76,6 +76,14 @@ pub fn cell(text: &str) -> String {
     preview::text(text, preview::CELL_CHARS_MAX)
 }
 
+/// A number of things.
+pub fn counted(count: usize, thing: &str) -> String {
+    match count {
+        1 => format!("1 {thing}"),
+        count => format!("{count} {thing}s"),
+    }
+}
+
 /// `NAME:VERSION`.
 ///
 /// # Errors

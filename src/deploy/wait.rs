@@ -70,7 +70,8 @@ pub fn until_ready(
         let alive: Vec<Replica> = list.iter().filter(|r| !r.is_silent(now)).cloned().collect();
         let waits = match judge(deployment, &alive) {
             Verdict::Ready(count) => {
-                let _ = output::print(format_args!("ready on {count} replicas"))?;
+                let replicas = registry::counted(count, "replica");
+                let _ = output::print(format_args!("ready on {replicas}"))?;
                 return Ok(());
             }
             Verdict::Failed(why) => {

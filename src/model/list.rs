@@ -265,11 +265,11 @@ pub fn show(args: &ShowArgs) -> Result<(), Error> {
 
 fn paragraph(view: &View, entry: &ModelEntry, replicas: &[Replica], manifest: &[u8]) -> String {
     let mut text = format!(
-        "{}\n  SHA-256  {}\n  size     {} bytes, {} chunks, offset {}\n  pushed   {} by {}\n  serves   {}\n",
+        "{}\n  SHA-256  {}\n  size     {} bytes, {}, offset {}\n  pushed   {} by {}\n  serves   {}\n",
         entry.id,
         entry.sha256,
         entry.bytes,
-        entry.chunks(),
+        registry::counted(entry.chunks(), "chunk"),
         entry.offset(),
         registry::time(entry.pushed_at_ms),
         registry::cell(&entry.pushed_by),

@@ -15,7 +15,7 @@ use quadrille_choreography::{
     Admin, Cluster, TableEvent, TableWrite, TopicSpec, read_table, write_table,
 };
 use quadrille_local::Kafka;
-use quadrille_proto::{Topics, v1::ModelManifest};
+use quadrille_proto::{Stage, Topics, v1::ModelManifest};
 use quadrille_registry::{
     Action, Deployment, Error, Follower, ModelId, ModelState, PackageBytes, Pushed, Registry,
     Replica, ReplicaModel, Reporter, Role, Route,
@@ -792,7 +792,7 @@ fn a_compaction_changes_no_answer_and_no_history() {
     assert_eq!(fetched, package(1));
 }
 
-/// Somebody else's Kafka may have no such topics.
+/// An installation from before these topics.
 #[test]
 fn topics_that_are_missing_are_named_with_what_makes_them() {
     let broker = Kafka::options().start().expect("Apache Kafka starts");
@@ -804,4 +804,16 @@ fn topics_that_are_missing_are_named_with_what_makes_them() {
             "{error}"
         );
     }
+}
+
+#[test]
+fn a_service_with_a_model_of_its_own_starts_where_these_topics_are_not() {
+    let broker = Kafka::options().start().expect("Apache Kafka starts");
+    let world = World::on(broker.bootstrap_servers(), 1);
+    let topics = [Topics::MODELS, Topics::DEPLOYMENTS, Topics::STATUS];
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let gone = admin(&world.bootstrap);
+    let gone = runtime.block_on(gone.delete_topics(&topics, &AdminOptions::new()));
+    assert!(gone.expect("an answer").iter().all(Result::is_ok));
+    world.start(Stage::Inference, "a").ready();
 }
