@@ -4,6 +4,8 @@ mod bad_input;
 mod delivery;
 mod harness;
 mod lifecycle;
+mod models;
+mod protocols;
 mod registry;
 mod surface;
 mod telemetry;

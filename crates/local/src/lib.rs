@@ -1,5 +1,6 @@
 //! Apache Kafka and PostgreSQL for development and tests: fetched once from Maven Central with the
-//! user's `mvn`, run as child processes which end when their owner does, however it ends.
+//! user's `mvn`, run as child processes which end when their owner does, however it ends. And a
+//! Python with packages, for clients that are written in it.
 //!
 //! What this crate does not know: Kafka clients, SQL, topics, pipelines. It hands out an address.
 //!
@@ -23,6 +24,7 @@ mod maven;
 mod patience;
 mod port;
 pub mod postgres;
+pub mod python;
 mod scratch;
 
 pub use error::Error;
