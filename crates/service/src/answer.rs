@@ -11,26 +11,20 @@ use http_body::{Body as _, Frame, SizeHint};
 use opentelemetry::Context;
 use tonic::{Code, Status};
 
-/// Called once, with the status.
-type End = Box<dyn FnOnce(Code) + Send>;
-
-pub(crate) struct Answer {
+pub(crate) struct Answer<E: FnOnce(Code)> {
     body: Body,
     context: Option<Context>,
-    end: Option<End>,
+    /// Called once, with the status.
+    end: Option<E>,
 }
 
-impl Answer {
+impl<E: FnOnce(Code)> Answer<E> {
     /// `context`: current while the body is made.
-    pub fn new(
-        body: Body,
-        context: Option<Context>,
-        end: impl FnOnce(Code) + Send + 'static,
-    ) -> Self {
+    pub fn new(body: Body, context: Option<Context>, end: E) -> Self {
         Answer {
             body,
             context,
-            end: Some(Box::new(end)),
+            end: Some(end),
         }
     }
 
@@ -41,7 +35,7 @@ impl Answer {
     }
 }
 
-impl http_body::Body for Answer {
+impl<E: FnOnce(Code) + Unpin> http_body::Body for Answer<E> {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -75,7 +69,7 @@ impl http_body::Body for Answer {
     }
 }
 
-impl Drop for Answer {
+impl<E: FnOnce(Code)> Drop for Answer<E> {
     /// Who asked has gone, or nothing was left to read.
     fn drop(&mut self) {
         let code = match self.body.is_end_stream() {

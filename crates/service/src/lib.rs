@@ -5,6 +5,7 @@
 mod answer;
 mod args;
 pub mod fields;
+mod front;
 mod health;
 mod healthcheck;
 mod process;

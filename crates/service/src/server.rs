@@ -2,13 +2,12 @@
 //! routes as soon as it is assembled.
 
 use std::{
-    net::SocketAddr,
-    sync::{Arc, OnceLock},
+    convert::Infallible,
     time::{Duration, Instant},
 };
 
 use axum::{
-    Router,
+    Router, ServiceExt as _,
     extract::Request,
     http::{HeaderMap, StatusCode, header},
     middleware::{self, Next},
@@ -21,10 +20,10 @@ use tokio::net::TcpListener;
 use tonic::{Status, service::Routes};
 use tower::ServiceExt;
 
-use crate::health::Probe;
-
-/// The routes of an assembled service, mounted once.
-pub(crate) type Mounted = Arc<OnceLock<Router>>;
+use crate::{
+    front::{Front, Mounted},
+    health::Probe,
+};
 
 /// Probes, metrics, `grpc.health.v1` and whatever is mounted.
 pub(crate) fn router(probe: Probe, registry: Registry, health: Routes, mounted: Mounted) -> Router {
@@ -41,12 +40,18 @@ pub(crate) fn router(probe: Probe, registry: Registry, health: Routes, mounted: 
         .route("/readyz", get(move || async move { answer(probe.ready()) }))
         .route("/metrics", get(metrics))
         .fallback(move |request: Request| dispatch(mounted.clone(), request))
-        .layer(middleware::from_fn(deadline))
+        .layer(middleware::from_fn(|request: Request, next: Next| async {
+            let run = |request| async { Ok::<_, Infallible>(next.run(request).await) };
+            match deadline(request, run).await {
+                Ok(response) => response,
+                Err(never) => match never {},
+            }
+        }))
 }
 
 async fn dispatch(mounted: Mounted, request: Request) -> Response {
     match mounted.get() {
-        Some(router) => match router.clone().oneshot(request).await {
+        Some(routed) => match routed.http.clone().oneshot(request).await {
             Ok(response) => response,
             Err(never) => match never {},
         },
@@ -89,22 +94,28 @@ pub(crate) async fn not_found(request: Request) -> Response {
 pub struct Deadline(pub Instant);
 
 /// Honours `grpc-timeout`, which only tonic's own server does by itself.
-async fn deadline(mut request: Request, next: Next) -> Response {
+pub(crate) async fn deadline<F>(
+    mut request: Request,
+    run: impl FnOnce(Request) -> F,
+) -> Result<Response, Infallible>
+where
+    F: Future<Output = Result<Response, Infallible>>,
+{
     let timeout = request
         .headers()
         .get("grpc-timeout")
         .and_then(|value| value.to_str().ok());
     match timeout.and_then(parse_grpc_timeout) {
-        None => next.run(request).await,
+        None => run(request).await,
         // A timer of nothing would let a quick answer through.
-        Some(Duration::ZERO) => too_late(),
+        Some(Duration::ZERO) => Ok(too_late()),
         Some(timeout) => {
             if let Some(deadline) = Instant::now().checked_add(timeout) {
                 request.extensions_mut().insert(Deadline(deadline));
             }
-            match tokio::time::timeout(timeout, next.run(request)).await {
+            match tokio::time::timeout(timeout, run(request)).await {
                 Ok(response) => response,
-                Err(_) => too_late(),
+                Err(_) => Ok(too_late()),
             }
         }
     }
@@ -135,7 +146,7 @@ fn parse_grpc_timeout(text: &str) -> Option<Duration> {
 /// Serves until `stop`, then lets running requests end.
 pub(crate) async fn serve(
     listener: TcpListener,
-    router: Router,
+    front: Front,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
     let listener = listener.tap_io(|stream| {
@@ -143,8 +154,7 @@ pub(crate) async fn serve(
             tracing::debug!(%error, "TCP_NODELAY not set");
         }
     });
-    let service = router.into_make_service_with_connect_info::<SocketAddr>();
-    axum::serve(listener, service)
+    axum::serve(listener, front.into_make_service())
         .with_graceful_shutdown(stop)
         .await
 }

@@ -23,8 +23,9 @@ use tonic::service::Routes;
 
 use crate::{
     args::default_instance,
+    front::{Front, Mounted, Routed},
     health::{Probe, ReadyFn},
-    server::{self, Mounted},
+    server,
     spans::{self, Telling},
 };
 
@@ -323,7 +324,8 @@ where
         Arc::clone(&mounted),
     );
     let (close, closing) = watch::channel(false);
-    let server = tokio::spawn(server::serve(listener, router, async move {
+    let front = Front::new(router, Arc::clone(&mounted));
+    let server = tokio::spawn(server::serve(listener, front, async move {
         let mut closing = closing;
         let _ = closing.wait_for(|closing| *closing).await;
     }));
@@ -391,7 +393,7 @@ async fn ended(stages: &[Running]) {
     }
 }
 
-fn mount(grpc: Routes, http: Router, telling: Telling) -> Result<Router, Error> {
+fn mount(grpc: Routes, http: Router, telling: Telling) -> Result<Routed, Error> {
     let reflection = |error: tonic_reflection::server::Error| Error::Failed(error.to_string());
     let descriptors = || {
         tonic_reflection::server::Builder::configure()
@@ -401,9 +403,10 @@ fn mount(grpc: Routes, http: Router, telling: Telling) -> Result<Router, Error> 
     let grpc = grpc
         .add_service(descriptors().build_v1().map_err(reflection)?)
         .add_service(descriptors().build_v1alpha().map_err(reflection)?);
-    Ok(grpc
-        .into_axum_router()
-        .merge(http)
-        .layer(middleware::from_fn_with_state(telling, spans::tell))
-        .fallback(server::not_found))
+    let tell = middleware::from_fn_with_state(telling.clone(), spans::tell_http);
+    Ok(Routed {
+        grpc: grpc.into_axum_router().fallback(server::not_found),
+        http: http.layer(tell).fallback(server::not_found),
+        telling,
+    })
 }

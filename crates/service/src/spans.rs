@@ -1,6 +1,6 @@
 //! The span and the duration of a request from outside, by OpenTelemetry's conventions for HTTP and RPC.
 
-use std::time::Instant;
+use std::{convert::Infallible, time::Instant};
 
 use axum::{
     body::Body,
@@ -11,7 +11,7 @@ use axum::{
 };
 use opentelemetry::{
     Context, KeyValue,
-    trace::{self, FutureExt, SpanContext, SpanKind, SpanRef, TraceContextExt},
+    trace::{self, FutureExt, SpanContext, SpanKind, SpanRef, TraceContextExt, TraceId},
 };
 use quadrille_telemetry::{
     Tracing,
@@ -22,7 +22,7 @@ use quadrille_telemetry::{
 
 use tonic::{Code, Status};
 
-use crate::{answer::Answer, server::is_grpc};
+use crate::answer::Answer;
 
 /// The label of what is not one of our routes or methods: a path as it came would make a series of each.
 const OTHER: &str = "_OTHER";
@@ -34,61 +34,79 @@ pub(crate) struct Telling {
     pub metrics: RequestMetrics,
 }
 
-/// Runs a request in a span under the context it came with, and measures it.
-pub(crate) async fn tell(State(telling): State<Telling>, request: Request, next: Next) -> Response {
+/// Runs an HTTP request in a span under the context it came with, and measures it.
+pub(crate) async fn tell_http(
+    State(telling): State<Telling>,
+    request: Request,
+    next: Next,
+) -> Response {
     let began = Instant::now();
-    let grpc = is_grpc(request.headers());
-    let place = match grpc {
-        true => request.uri().path().trim_start_matches('/').to_owned(),
-        false => {
-            let route = request.extensions().get::<MatchedPath>();
-            route.map_or(OTHER, MatchedPath::as_str).to_owned()
-        }
-    };
+    let route = request.extensions().get::<MatchedPath>();
+    let route = route.map_or(OTHER, MatchedPath::as_str).to_owned();
     let method = request.method().clone();
-    let context = begin(&telling.tracing, &request, grpc);
+    let context = begin(&telling.tracing, &request, false);
     let response = match &context {
         Some(context) => next.run(request).with_context(context.clone()).await,
         None => next.run(request).await,
     };
-    let trace = context
-        .as_ref()
-        .map(|context| context.span().span_context().clone());
-    let trace = trace.filter(SpanContext::is_sampled);
-    let trace = trace.map(|trace| trace.trace_id());
-    if !grpc {
-        let status = response.status();
-        if let Some(context) = &context {
-            finish_http(&context.span(), status);
-        }
-        let status = status.as_u16();
-        telling
-            .metrics
-            .http(method.as_str(), &place, status, began.elapsed(), trace);
-        return response;
+    let trace = trace_id(context.as_ref());
+    let status = response.status();
+    if let Some(context) = &context {
+        finish_http(&context.span(), status);
     }
+    let (method, status) = (method.as_str(), status.as_u16());
+    telling
+        .metrics
+        .http(method, &route, status, began.elapsed(), trace);
+    response
+}
+
+/// Runs a gRPC call in a span under the context it came with, and measures it.
+pub(crate) async fn tell_grpc<F>(
+    telling: Telling,
+    request: Request,
+    run: impl FnOnce(Request) -> F,
+) -> Result<Response, Infallible>
+where
+    F: Future<Output = Result<Response, Infallible>>,
+{
+    let began = Instant::now();
+    // Its path is the method's full name.
+    let uri = request.uri().clone();
+    let context = begin(&telling.tracing, &request, true);
+    let response = match &context {
+        Some(context) => run(request).with_context(context.clone()).await?,
+        None => run(request).await?,
+    };
+    let trace = trace_id(context.as_ref());
     let of_span = context.clone();
     let end = move |code| {
         if let Some(context) = &of_span {
             finish_grpc(&context.span(), code);
         }
-        let method = if code == Code::Unimplemented {
-            OTHER
-        } else {
-            &place
+        let method = match code {
+            Code::Unimplemented => OTHER,
+            _ => uri.path().trim_start_matches('/'),
         };
         telling
             .metrics
             .rpc(method, code_name(code), began.elapsed(), trace);
     };
-    match Status::from_header_map(response.headers()) {
+    Ok(match Status::from_header_map(response.headers()) {
         Some(status) => {
             let (status, response) = canonical(status, response);
             end(status.code());
             response
         }
         None => response.map(|body| Body::new(Answer::new(body, context, end))),
-    }
+    })
+}
+
+/// The trace of a request that is sampled.
+fn trace_id(context: Option<&Context>) -> Option<TraceId> {
+    let trace = context.map(|context| context.span().span_context().clone());
+    let trace = trace.filter(SpanContext::is_sampled);
+    trace.map(|trace| trace.trace_id())
 }
 
 /// tonic's code for a message beyond its limit is not the one that others give: RESOURCE_EXHAUSTED.
