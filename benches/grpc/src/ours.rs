@@ -1,0 +1,126 @@
+//! The inference service as it is run, with its spans and metrics; its model is a forest whose trees reach their depth.
+//! Its lane has nothing to do: the embedded broker, which it asks a hundred times a second where it asks a real one
+//! twice, goes as soon as the service is there.
+
+use std::{
+    net::{Ipv4Addr, TcpListener},
+    sync::Arc,
+    time::Duration,
+};
+
+use quadrille_choreography::{EmbeddedBroker, TopicSpec};
+use quadrille_model::{
+    package::{Digest, Identity, Labels, Overwrite},
+    train::{Algorithm, Dataset, TrainOptions, train},
+};
+use quadrille_pipeline::Pipeline;
+use quadrille_proto::Stage;
+use quadrille_service::Config;
+
+use crate::load::Client;
+
+pub const TREES: usize = 100;
+pub const DEPTH: u16 = 8;
+pub const INPUTS: usize = 8;
+pub const MODEL: &str = "bench-forest";
+pub const NEGATIVE: &str = "negative";
+
+/// Rows that the forest is grown on: so many that its trees are full.
+const ROWS: usize = 16_384;
+const PIPELINE: &str = "bench";
+
+/// Serves until the process is ended.
+pub fn serve() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let pipeline = Pipeline::parse("bench.toml", &pipeline())?;
+    let mut options = TrainOptions::new(Algorithm::RandomForest);
+    options.trees = TREES;
+    options.depth_max = DEPTH;
+    options.min_leaf = 1;
+    options.folds = 2;
+    let trained = train(&dataset(pipeline.inputs()), &options, &mut |_| {})?;
+    let identity = Identity {
+        name: MODEL.to_owned(),
+        version: "1".to_owned(),
+        labels: Labels {
+            negative: NEGATIVE.to_owned(),
+            positive: "positive".to_owned(),
+        },
+        data_sha256: Digest::of(b"made up"),
+        created_at: "2026-01-01T00:00:00Z".to_owned(),
+    };
+    let package = trained.into_package(identity)?;
+    package.save(&folder.path().join(PIPELINE), Overwrite::Refuse)?;
+
+    let broker = EmbeddedBroker::start()?;
+    broker.create(&TopicSpec::of_pipeline(PIPELINE, 1, 1_048_588))?;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let address = listener.local_addr()?;
+    let service = Config {
+        stage: Stage::Inference,
+        cluster: broker.cluster()?,
+        pipelines: vec![Arc::new(pipeline)],
+        listen: address,
+        listener: Some(listener),
+        instance: None,
+        lanes: 1,
+        delivery: Default::default(),
+        limits: Default::default(),
+        create_topics: None,
+        drain_delay: Duration::ZERO,
+    };
+    let config = inference::Config {
+        service,
+        model: folder.path().to_owned(),
+    };
+    let runtime = tokio::runtime::Runtime::new()?;
+    let service = runtime.spawn(inference::run(config, std::future::pending()));
+    runtime.block_on(Client::connect(address))?;
+    drop(broker);
+    println!("{address}");
+    runtime.block_on(service)??;
+    Ok(())
+}
+
+fn pipeline() -> String {
+    let names: Vec<String> = (0..INPUTS).map(|at| format!("x{at}")).collect();
+    let fields = names
+        .iter()
+        .map(|name| format!("[[record.fields]]\nname = \"{name}\"\ntype = \"number\"\n"));
+    let features = names.iter().map(|name| {
+        format!("[[features]]\nname = \"{name}\"\nkind = \"pass\"\nfield = \"{name}\"\n")
+    });
+    format!(
+        "name = \"{PIPELINE}\"\n[record]\nkey = \"key\"\n{}{}[model]\ninputs = {names:?}\n[decision]\nthreshold = 0.5\npositive = \"positive\"\nnegative = \"{NEGATIVE}\"\n",
+        fields.collect::<String>(),
+        features.collect::<String>()
+    )
+}
+
+/// Labels that no few splits can tell.
+fn dataset(inputs: &[String]) -> Dataset {
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let rows: Vec<f64> = (0..ROWS * INPUTS).map(|_| random.share()).collect();
+    let label = |row: &[f64]| {
+        let waves: f64 = row.iter().map(|value| (value * 40.0).sin()).sum();
+        f64::from(u8::from(waves > 0.0))
+    };
+    Dataset {
+        inputs: inputs.to_vec(),
+        labels: rows.chunks_exact(INPUTS).map(label).collect(),
+        rows,
+    }
+}
+
+/// xorshift64*: the same rows each time.
+pub struct Random(pub u64);
+
+impl Random {
+    /// 0 to 1.
+    pub fn share(&mut self) -> f64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 11) as f64 / (1_u64 << 53) as f64
+    }
+}
