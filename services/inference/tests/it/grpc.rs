@@ -738,3 +738,48 @@ async fn predict_says_which_variant_answered_and_agrees_with_the_protocol() {
     let refused = predict.predict(other).await.expect_err("refused");
     assert_eq!(refused.code(), Code::NotFound);
 }
+
+#[tokio::test]
+async fn health_and_reflection_know_the_service() {
+    use tonic_health::pb::{
+        HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+    };
+    use tonic_reflection::pb::v1::{
+        ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+        server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+    };
+
+    const NAME: &str = "inference.GRPCInferenceService";
+    let url = tokio::task::spawn_blocking(|| server().url())
+        .await
+        .expect("a server");
+    let channel = Channel::from_shared(url).expect("a URL");
+    let channel = channel.connect().await.expect("a connection");
+    let mut health = HealthClient::new(channel.clone());
+    let request = HealthCheckRequest {
+        service: NAME.to_owned(),
+    };
+    // The stream ends only when it says that it serves, or with the test.
+    let mut states = health.watch(request).await.expect("a stream").into_inner();
+    while let Some(state) = states.message().await.expect("a state") {
+        if state.status() == ServingStatus::Serving {
+            break;
+        }
+    }
+    let mut reflection = ServerReflectionClient::new(channel);
+    let request = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let answers = reflection
+        .server_reflection_info(tokio_stream::iter([request]))
+        .await;
+    let mut answers = answers.expect("a stream").into_inner();
+    let answer = answers.message().await.expect("an answer");
+    let Some(MessageResponse::ListServicesResponse(list)) =
+        answer.and_then(|answer| answer.message_response)
+    else {
+        panic!("no list")
+    };
+    assert!(list.service.iter().any(|service| service.name == NAME));
+}
