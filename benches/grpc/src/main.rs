@@ -50,6 +50,9 @@ enum Contender {
 
 fn main() -> ExitCode {
     let options = Options::parse();
+    if options.serve.is_some() {
+        end_with_parent();
+    }
     let result = match options.serve {
         Some(Contender::Bare) => bare::serve(),
         Some(Contender::Ours) => ours::serve(),
@@ -62,6 +65,14 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Ends this process when whoever started it has gone, however that went: then its input ends.
+fn end_with_parent() {
+    std::thread::spawn(|| {
+        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        std::process::exit(0);
+    });
 }
 
 fn run(options: &Options) -> anyhow::Result<()> {
@@ -133,6 +144,7 @@ impl Server {
     fn start(contender: &str) -> anyhow::Result<Self> {
         let mut child = Command::new(std::env::current_exe()?)
             .args(["--serve", contender])
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
         let output = child.stdout.take().context("no pipe")?;
