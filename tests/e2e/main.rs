@@ -7,6 +7,7 @@ mod lifecycle;
 mod models;
 mod protocols;
 mod registry;
+mod serving;
 mod surface;
 mod telemetry;
 mod traces;
