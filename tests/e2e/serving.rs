@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    process::Command,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -53,9 +54,24 @@ impl Operator {
 
     /// The test's model as another version.
     fn push(&self, version: &str) {
+        self.push_changed(version, |_| {});
+    }
+
+    /// A version that calls its inputs otherwise.
+    fn push_with(&self, version: &str, names: &[&str]) {
+        self.push_changed(version, |manifest| {
+            let inputs = manifest["inputs"].as_array_mut().expect("inputs");
+            for (input, name) in inputs.iter_mut().zip(names.iter().rev()) {
+                *input = (*name).into();
+            }
+        });
+    }
+
+    fn push_changed(&self, version: &str, change: impl FnOnce(&mut serde_json::Value)) {
         let package = Package::load(model()).expect("a package");
         let mut manifest: serde_json::Value =
             serde_json::from_slice(package.manifest_bytes()).expect("a manifest");
+        change(&mut manifest);
         manifest["name"] = self.pipeline.clone().into();
         manifest["version"] = version.into();
         let files = PackageBytes {
@@ -223,4 +239,29 @@ fn without_a_model_a_replica_waits_for_a_deployment_and_says_so() {
     operator.push("7");
     operator.deploy(1, &[("stable", "7", LIVE)]);
     replica.ready();
+
+    // From the command line, which waits for the replica's own word.
+    let set = |version: &str| {
+        let route = format!("stable={}:{version}", world.pipeline);
+        let mut quadrille = Command::new(env!("CARGO_BIN_EXE_quadrille"));
+        quadrille
+            .args(["deploy", "set", &world.pipeline, "--live", &route, "--wait"])
+            .env("KAFKA_BOOTSTRAP_SERVERS", &world.bootstrap)
+            .env_remove("QUADRILLE_PIPELINE");
+        let output = quadrille.output().expect("it starts");
+        let told = [output.stdout, output.stderr].concat();
+        let told = String::from_utf8_lossy(&told).into_owned();
+        (output.status.success(), told)
+    };
+    operator.push("8");
+    let (done, told) = set("8");
+    assert!(done && told.contains("ready on 1 replica"), "{told}");
+    serves(&replica, &world.pipeline, 2);
+
+    // One that loads and does not fit says so, and what served goes on.
+    operator.push_with("9", &["pregnant", "glucose"]);
+    let (done, told) = set("9");
+    assert!(!done && told.contains("other inputs"), "{told}");
+    assert!(replica.is_ready());
+    serves(&replica, &world.pipeline, 2);
 }

@@ -12,7 +12,7 @@ use std::{
 use quadrille_choreography::Backoff;
 use quadrille_model::Package;
 use quadrille_pipeline::Pipeline;
-use quadrille_registry::{Deployment, ModelId, REPORT_EVERY, Split};
+use quadrille_registry::{Deployment, ModelId, REPORT_EVERY, Split, compare_versions};
 use quadrille_telemetry::metrics::{self, ServingMetrics};
 use tokio::{runtime::Handle, sync::watch};
 
@@ -20,7 +20,7 @@ use super::{
     Batching, ModelState, ModelStatus, Serving, Standing,
     loaded::{Failed, Loaded, Step, check, load},
     local,
-    snapshot::{Routes, Snapshot, by_version},
+    snapshot::{Routes, Snapshot},
     source::{FetchError, Report, Source, View},
 };
 
@@ -469,7 +469,7 @@ impl Loader {
             let (a, b) = (a.id(), b.id());
             a.name
                 .cmp(&b.name)
-                .then_with(|| by_version(&a.version, &b.version))
+                .then_with(|| compare_versions(&a.version, &b.version))
         });
         // Pipelines may have the same local package.
         models.dedup_by(|a, b| a.id() == b.id());

@@ -53,10 +53,10 @@ impl Log {
                 ModelState::Failed { why } => Told::Failed { why: why.clone() },
             },
         });
+        // 0 where there is none yet: who waits for a deployment waits for this replica, too.
         let seen = report.pipelines.iter();
         let revisions: BTreeMap<String, u64> = seen
-            .filter_map(|standing| Some((standing.pipeline.clone(), standing.seen?)))
-            .filter(|(_, revision)| *revision > 0)
+            .map(|standing| (standing.pipeline.clone(), standing.seen.unwrap_or(0)))
             .collect();
         Replica {
             service: self.service.to_owned(),

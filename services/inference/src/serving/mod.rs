@@ -22,7 +22,7 @@ use std::{
 use arc_swap::ArcSwap;
 use quadrille_model::Package;
 use quadrille_pipeline::Pipeline;
-use quadrille_registry::ModelId;
+use quadrille_registry::{ModelId, compare_versions};
 use quadrille_service::Error;
 use quadrille_telemetry::metrics::{ModelTimes, ServingMetrics};
 
@@ -30,8 +30,8 @@ pub use crate::batch::Batching;
 pub use loaded::{Failed, Loaded, Step};
 pub use loader::{Loader, Options};
 pub use log::Log;
+use snapshot::Snapshot;
 pub use snapshot::{Routes, Variant};
-use snapshot::{Snapshot, by_version};
 use source::{NoLog, Source};
 
 /// Where a version is on its way into service.
@@ -214,7 +214,7 @@ impl Serving {
         let snapshot = self.0.snapshot.load();
         let versions = snapshot.models.iter().filter(|it| it.id().name == name);
         let found = match version {
-            None => versions.max_by(|a, b| by_version(&a.id().version, &b.id().version)),
+            None => versions.max_by(|a, b| compare_versions(&a.id().version, &b.id().version)),
             Some(version) => versions.into_iter().find(|it| it.id().version == version),
         };
         found

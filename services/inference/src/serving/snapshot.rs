@@ -1,6 +1,6 @@
 //! What serves at one moment. The loader replaces it as a whole; lanes and doors read it.
 
-use std::{cmp::Ordering, sync::Arc};
+use std::sync::Arc;
 
 use quadrille_pipeline::Pipeline;
 use quadrille_registry::{Deployment, Pick, Route, Split};
@@ -87,68 +87,6 @@ impl Snapshot {
             models: Vec::new(),
             statuses: Vec::new(),
             standings: pipelines.iter().map(standing).collect(),
-        }
-    }
-}
-
-/// The order of versions: numbers in them compare as numbers.
-pub(super) fn by_version(a: &str, b: &str) -> Ordering {
-    let (mut a, mut b) = (a, b);
-    loop {
-        let (one, two) = (part(&mut a), part(&mut b));
-        let order = match (one, two) {
-            ("", "") => return Ordering::Equal,
-            (one, two) if one.starts_with(digit) && two.starts_with(digit) => {
-                let (short, other) = (one.trim_start_matches('0'), two.trim_start_matches('0'));
-                let by_value = short.len().cmp(&other.len()).then(short.cmp(other));
-                // Zeros in front are a tie that is told apart, so that the order is total.
-                by_value.then(one.len().cmp(&two.len()))
-            }
-            (one, two) => one.cmp(two),
-        };
-        if order.is_ne() {
-            return order;
-        }
-    }
-}
-
-fn digit(character: char) -> bool {
-    character.is_ascii_digit()
-}
-
-/// Takes what is of one kind, digits or none, from the front.
-fn part<'t>(text: &mut &'t str) -> &'t str {
-    let numeric = text.starts_with(digit);
-    let end = text.find(|c: char| digit(c) != numeric);
-    let (front, rest) = text.split_at(end.unwrap_or(text.len()));
-    *text = rest;
-    front
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    #[test]
-    fn numbers_in_versions_compare_as_numbers() {
-        let mut versions = ["10", "9", "1.10", "1.9", "v2", "2024-01", "v10", "", "09"];
-        versions.sort_by(|a, b| by_version(a, b));
-        assert_eq!(
-            versions,
-            ["", "1.9", "1.10", "9", "09", "10", "2024-01", "v2", "v10"]
-        );
-    }
-
-    proptest! {
-        #[test]
-        fn the_order_of_versions_is_total(a in "[0-2a.]{0,4}", b in "[0-2a.]{0,4}", c in "[0-2a.]{0,4}") {
-            prop_assert_eq!(by_version(&a, &b), by_version(&b, &a).reverse());
-            prop_assert_eq!(by_version(&a, &b).is_eq(), a == b);
-            if by_version(&a, &b).is_le() && by_version(&b, &c).is_le() {
-                prop_assert!(by_version(&a, &c).is_le());
-            }
         }
     }
 }
