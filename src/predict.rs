@@ -105,18 +105,20 @@ fn show(answer: &PredictResponse, output: Output) -> String {
             "decision": answer.decision,
             "model": answer.model,
             "version": answer.version,
+            "variant": answer.variant,
             "config_hash": hex(&answer.config_hash),
         })
         .to_string();
     }
     let text = |it: &str| preview::text(it, preview::CELL_CHARS_MAX);
     format!(
-        "{}, probability {:.4}\n\npipeline  {}\nmodel     {} {}\nconfig    {}",
+        "{}, probability {:.4}\n\npipeline  {}\nmodel     {} {} as {}\nconfig    {}",
         text(&answer.decision),
         answer.probability,
         text(&answer.pipeline),
         text(&answer.model),
         text(&answer.version),
+        text(&answer.variant),
         hex(&answer.config_hash)
     )
 }
@@ -144,6 +146,7 @@ mod tests {
             version: "1".into(),
             pipeline: "diabetes".into(),
             config_hash: vec![0xab],
+            variant: "canary".into(),
         };
         assert!(show(&answer, Output::Table).starts_with("diabetic, probability 0.7312\n"));
         let json: serde_json::Value = show(&answer, Output::Json).parse().unwrap();

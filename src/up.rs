@@ -226,13 +226,15 @@ async fn train_if_missing(
         package
             .save(&place, Overwrite::Refuse)
             .map_err(|error| Error::Failed(error.to_string()))?;
-        let metrics = &package.manifest().training.evaluation.metrics;
-        Ok(format!(
-            "model      {algorithm} trained on {} rows: cross-validated AUC {:.3}, accuracy {:.3}",
-            package.manifest().training.rows,
-            metrics.auc,
-            metrics.accuracy
-        ))
+        let training = package.manifest().training.as_ref();
+        let evaluated = training.map_or(String::new(), |training| {
+            let metrics = &training.evaluation.metrics;
+            format!(
+                " on {} rows: cross-validated AUC {:.3}, accuracy {:.3}",
+                training.rows, metrics.auc, metrics.accuracy
+            )
+        });
+        Ok(format!("model      {algorithm} trained{evaluated}"))
     })
     .await?;
     let _ = output::print(&line)?;

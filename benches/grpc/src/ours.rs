@@ -71,7 +71,8 @@ pub fn serve() -> anyhow::Result<()> {
     };
     let config = inference::Config {
         service,
-        model: folder.path().to_owned(),
+        model: Some(folder.path().to_owned()),
+        batching: inference::serving::Batching::default(),
     };
     let runtime = tokio::runtime::Runtime::new()?;
     let service = runtime.spawn(inference::run(config, std::future::pending()));

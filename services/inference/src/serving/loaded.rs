@@ -6,7 +6,7 @@ use std::{
     time::Instant,
 };
 
-use quadrille_model::{Model, Package, package::Difference};
+use quadrille_model::{Cost, Model, Package, package::Difference};
 use quadrille_pipeline::Pipeline;
 use quadrille_registry::ModelId;
 use quadrille_telemetry::metrics::{ModelTimes, ServingMetrics};
@@ -78,7 +78,8 @@ impl Loaded {
         let manifest = package.manifest();
         let (name, version) = (&manifest.name, &manifest.version);
         let model = package.model();
-        let queue = batching.models.contains(name).then(|| {
+        let dear = model.cost() == Cost::Dear || batching.models.contains(name);
+        let queue = dear.then(|| {
             let metrics = metrics.queue(name, version);
             Queue::start(Arc::clone(&model), batching, metrics)
         });
@@ -197,12 +198,17 @@ pub(super) fn load(id: &ModelId, hash: &[u8; 32], files: Files) -> Result<Packag
         let why = "the package's SHA-256 is not the one that was pushed";
         return Err(Failed::at(Step::Verify, why));
     }
-    guarded(Step::WarmUp, || warm_up(&*package.model()))?;
+    guarded(Step::WarmUp, || warm_up(&package))?;
     Ok(package)
 }
 
-/// Scores once, so that the first record meets a model whose pages and caches are there.
-fn warm_up(model: &dyn Model) -> Result<(), Failed> {
+/// Scores the rows that the package recorded, whose answers must be the same; and once more, so that the first
+/// record meets a model whose pages and caches are there.
+fn warm_up(package: &Package) -> Result<(), Failed> {
+    package
+        .warm_up()
+        .map_err(|error| Failed::at(Step::WarmUp, error))?;
+    let model = package.model();
     let row = vec![0.0; model.inputs().len()];
     let mut outputs = Vec::new();
     model.score(&row, &mut outputs);
