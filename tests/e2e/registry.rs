@@ -4,8 +4,8 @@ use std::{
     collections::BTreeSet,
     fs,
     ops::ControlFlow,
-    path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
+    path::Path,
+    process::{Command, Stdio},
     sync::Barrier,
     time::Duration,
 };
@@ -29,8 +29,10 @@ use rdkafka::{
 use tempfile::TempDir;
 
 use crate::harness::{
-    PATIENCE, eventually, eventually_or_show,
-    world::{World, model},
+    PATIENCE,
+    cli::{Cli, written},
+    eventually, eventually_or_show,
+    world::World,
 };
 
 fn id(name: &str, version: &str) -> ModelId {
@@ -45,60 +47,6 @@ fn package(content: u8) -> PackageBytes {
     PackageBytes {
         manifest: format!("{{\"content\": {content}}}").into_bytes(),
         artefact: vec![content; 1_500_000],
-    }
-}
-
-/// The run's model as a package of another name, version and content.
-fn written(folder: &Path, name: &str, version: &str, by: &str) -> PathBuf {
-    let to = folder.join(name).join(version);
-    fs::create_dir_all(&to).expect("a folder");
-    for entry in fs::read_dir(model()).expect("the model's folder") {
-        let from = entry.expect("an entry").path();
-        let name = from.file_name().expect("a name").to_owned();
-        fs::copy(&from, to.join(name)).expect("copied");
-    }
-    let manifest = to.join("manifest.json");
-    let text = fs::read_to_string(&manifest).expect("a manifest");
-    let mut fields: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-    for (field, value) in [("name", name), ("version", version), ("written_by", by)] {
-        fields[field] = value.into();
-    }
-    fs::write(&manifest, fields.to_string()).expect("written");
-    to
-}
-
-struct Cli(String);
-
-impl Cli {
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_quadrille"));
-        command
-            .args(args)
-            .env("KAFKA_BOOTSTRAP_SERVERS", &self.0)
-            .env_remove("QUADRILLE_PIPELINE");
-        command
-    }
-
-    fn run(&self, args: &[&str]) -> Output {
-        self.command(args).output().expect("the CLI starts")
-    }
-
-    /// What it prints; it must succeed.
-    #[track_caller]
-    fn good(&self, args: &[&str]) -> String {
-        let output = self.run(args);
-        let error = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(0), "{args:?}: {error}");
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    }
-
-    /// What it complains of; it must end with this code.
-    #[track_caller]
-    fn bad(&self, code: i32, args: &[&str]) -> String {
-        let output = self.run(args);
-        let error = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(code), "{args:?}: {error}");
-        error
     }
 }
 
