@@ -97,6 +97,10 @@ impl Events {
         if let Err(error) = result {
             return self.fail(error.to_string());
         }
+        // The client keeps a partition paused that was taken away while it was, and it would never be read again.
+        if let Err(error) = consumer.resume(partitions) {
+            return self.fail(error.to_string());
+        }
         let elements = partitions.elements();
         let taken = || elements.iter().map(|element| element.partition());
         lock(&self.assigned).extend(taken());
@@ -267,6 +271,9 @@ impl LaneConsumer {
     /// The partitions revoked since the last call, if a rebalance happened.
     pub fn rebalanced(&self) -> Option<Vec<i32>> {
         let events = self.client.context();
+        if !events.rebalanced.load(Ordering::Acquire) {
+            return None;
+        }
         events
             .rebalanced
             .swap(false, Ordering::AcqRel)

@@ -347,7 +347,10 @@ impl<H: Handler> Lane<H> {
         let mut wait = IDLE_WAIT;
         let mut lingered = false;
         loop {
-            match consumer.client.poll(wait) {
+            let polled = consumer.client.poll(wait);
+            // First: what was polled came after the rebalance, and may be of a partition that went and came back.
+            self.after_rebalance(consumer, batch)?;
+            match polled {
                 Some(Ok(message)) => {
                     batch.push(message);
                     if self.is_full(batch) {
@@ -357,7 +360,6 @@ impl<H: Handler> Lane<H> {
                 }
                 Some(Err(error)) => self.poll_error(&error)?,
                 None => {
-                    self.after_rebalance(consumer, batch)?;
                     if batch.is_empty() {
                         break;
                     }
@@ -422,10 +424,12 @@ impl<H: Handler> Lane<H> {
         loop {
             self.status.progress();
             let left = until.saturating_duration_since(Instant::now());
-            match consumer.client.poll(left.min(IDLE_WAIT)) {
+            let polled = consumer.client.poll(left.min(IDLE_WAIT));
+            self.after_rebalance(consumer, batch)?;
+            match polled {
                 Some(Ok(message)) => batch.push(message),
                 Some(Err(error)) => self.poll_error(&error)?,
-                None => self.after_rebalance(consumer, batch)?,
+                None => {}
             }
             if left.is_zero() || self.stop.requested() || batch.is_empty() {
                 break;

@@ -48,6 +48,9 @@ impl Handler for Obedient {
                 "retry twice" if self.retries.fetch_add(1, Ordering::Relaxed) < 2 => {
                     output.fail(Failure::retry("busy", "later"));
                 }
+                "retry once" if self.retries.fetch_add(1, Ordering::Relaxed) < 1 => {
+                    output.fail(Failure::retry("busy", "later"));
+                }
                 "retry for ever" => {
                     self.retries.fetch_add(1, Ordering::Relaxed);
                     output.fail(Failure::retry("busy", "never"));
@@ -95,19 +98,41 @@ impl World {
         };
         let names = ["in", "in.dlq", "out", "quadrille.schemas"];
         broker.create(&names.map(spec)).expect("topics");
+        let mut world = World {
+            broker,
+            registry: Registry::default(),
+            retries: Arc::default(),
+            ready: Arc::default(),
+            stage: None,
+        };
+        let registry = world.registry.clone();
+        world.stage = Some(world.add("test", 2, delivery, Duration::from_millis(5), &registry));
+        world
+    }
+
+    /// A member of the group.
+    fn add(
+        &self,
+        instance: &str,
+        lanes: usize,
+        delivery: Delivery,
+        retry_first: Duration,
+        registry: &Registry,
+    ) -> Stage {
         let config = StageConfig {
-            cluster: broker.cluster().expect("a cluster"),
+            cluster: self.broker.cluster().expect("a cluster"),
             service: "feature",
             pipeline: "p".to_owned(),
             group: "quadrille.feature.p".to_owned(),
             input: "in".to_owned(),
             output: Some("out".to_owned()),
-            instance: "test".to_owned(),
-            lanes: 2,
+            instance: instance.to_owned(),
+            lanes,
             delivery,
             limits: Limits {
                 attempts_max: 3,
-                retry_first: Duration::from_millis(5),
+                retry_first,
+                retry_max: retry_first.max(Limits::default().retry_max),
                 ..Limits::default()
             },
             latency_objective: None,
@@ -115,10 +140,7 @@ impl World {
         let topics = Admin::connect(&config.cluster)
             .and_then(|a| a.prepare(&config))
             .expect("topics");
-        let registry = Registry::default();
-        let metrics = LoopMetrics::register(&registry).stage("p", &config.group, &config.input);
-        let retries = Arc::new(AtomicU32::new(0));
-        let ready = Arc::new(AtomicBool::new(false));
+        let metrics = LoopMetrics::register(registry).stage("p", &config.group, &config.input);
         let options = StageOptions {
             config,
             topics,
@@ -127,20 +149,18 @@ impl World {
             resume: None,
         };
         let stage = Stage::start(options, |_| Obedient {
-            retries: Arc::clone(&retries),
-            ready: Arc::clone(&ready),
+            retries: Arc::clone(&self.retries),
+            ready: Arc::clone(&self.ready),
         });
-        World {
-            broker,
-            registry,
-            retries,
-            ready,
-            stage: Some(stage.expect("a stage")),
-        }
+        stage.expect("a stage")
     }
 
     /// Publishes to partition 0, in order.
     fn send(&self, texts: &[&str]) {
+        self.send_to(0, texts);
+    }
+
+    fn send_to(&self, partition: i32, texts: &[&str]) {
         let cluster = self.broker.cluster().expect("a cluster");
         let publisher = Publisher::connect(&cluster, "test", 1 << 20).expect("a publisher");
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -150,7 +170,7 @@ impl World {
         for text in texts {
             let sent = publisher.publish(&Publication {
                 topic: "in",
-                partition: 0,
+                partition,
                 key: b"k",
                 payload: text.as_bytes(),
                 timestamp_ms: None,
@@ -320,4 +340,46 @@ fn a_stage_is_live_and_becomes_ready_when_its_handler_is_and_partitions_are_assi
 fn a_stage_that_is_never_ready_ends_when_it_is_asked_to() {
     let mut world = World::start_unready(Delivery::ExactlyOnce);
     world.stop().expect("nothing to drain");
+}
+
+/// The client keeps a partition paused that is taken away while it is.
+#[test]
+fn a_partition_that_leaves_while_its_lane_waits_is_read_when_it_comes_back() {
+    let world = World::start_unready(Delivery::ExactlyOnce);
+    world.stage.as_ref().expect("it runs").stop();
+    world.ready.store(true, Ordering::Release);
+    let until = |what: &str, holds: &dyn Fn() -> bool| {
+        let deadline = Instant::now() + PATIENCE;
+        while !holds() {
+            assert!(Instant::now() < deadline, "{what}");
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+    };
+    // Long enough for another member to come and go.
+    let waits = Duration::from_secs(40);
+    let registry = Registry::default();
+    let first = world.add("first", 1, Delivery::ExactlyOnce, waits, &registry);
+    let held = |stage: &Stage| stage.health().assigned_partitions();
+    until("both are the first's", &|| held(&first) == 2);
+    world.send(&["retry once"]);
+    until("it waits", &|| world.retries.load(Ordering::Relaxed) > 0);
+    let other = Registry::default();
+    let second = world.add("second", 1, Delivery::ExactlyOnce, waits, &other);
+    until("they share", &|| held(&first) == 1 && held(&second) == 1);
+    second.stop();
+    second.join().expect("drained");
+    until("both are the first's again", &|| held(&first) == 2);
+    world.send_to(0, &["a"]);
+    world.send_to(1, &["b"]);
+    until("all is handled", &|| {
+        let of = |registry: &Registry| -> u64 {
+            let text = registry.encode();
+            let line = "messaging_client_consumed_messages_total{pipeline=\"p\"} ";
+            let found = text.lines().find_map(|it| it.strip_prefix(line));
+            found.map_or(0, |count| count.parse().expect("a number"))
+        };
+        of(&registry) + of(&other) == 3
+    });
+    first.stop();
+    first.join().expect("drained");
 }
