@@ -43,5 +43,5 @@ pub use spans::StoreSpan;
 pub use stage::{Health, ResumeFn, Stage, StageError, StageOptions};
 pub use table::{
     FetchError, Standing, Table, TableError, TableEvent, TableRecord, TableWrite, WriteError,
-    fetch_records, read_table, write_table,
+    fetch_record, fetch_records, read_table, write_table,
 };

@@ -19,7 +19,7 @@ use rdkafka::{
     types::RDKafkaRespErr,
 };
 
-pub use fetch::{FetchError, fetch_records};
+pub use fetch::{FetchError, fetch_record, fetch_records};
 pub use write::{TableWrite, WriteError, write_table};
 
 use crate::{Cluster, client::Plain, native};
@@ -221,7 +221,7 @@ impl Table {
             0 => Offset::Beginning,
             covered => Offset::Offset(covered),
         };
-        assign(&consumer, &self.topic, from)?;
+        assign(&consumer, &self.topic, 0, from)?;
         self.topic_id = topic_id.clone().or(self.topic_id.take());
         self.asked = Some(Asked {
             at,
@@ -351,9 +351,14 @@ fn consumer(cluster: &Cluster) -> Result<BaseConsumer<Plain>, KafkaError> {
     settings.create_with_context(Plain)
 }
 
-fn assign(consumer: &BaseConsumer<Plain>, topic: &str, from: Offset) -> Result<(), KafkaError> {
+fn assign(
+    consumer: &BaseConsumer<Plain>,
+    topic: &str,
+    partition: i32,
+    from: Offset,
+) -> Result<(), KafkaError> {
     let mut list = TopicPartitionList::new();
-    list.add_partition_offset(topic, 0, from)?;
+    list.add_partition_offset(topic, partition, from)?;
     consumer.assign(&list)
 }
 

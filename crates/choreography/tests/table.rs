@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use quadrille_choreography::{
     Cluster, EmbeddedBroker, FetchError, Standing, Table, TableError, TableEvent, TableWrite,
-    TopicSpec, WriteError, fetch_records, read_table, write_table,
+    TopicSpec, WriteError, fetch_record, fetch_records, read_table, write_table,
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -124,6 +124,30 @@ fn large_values_are_fetched_by_their_offsets_and_only_those() {
     let beyond = [seen[5].0 + 1_000];
     let gone = fetch_records(&cluster, TOPIC, &beyond, |_| Ok::<(), FetchError>(()));
     assert!(matches!(gone, Err(FetchError::Gone { .. })), "{gone:?}");
+}
+
+#[test]
+fn one_record_is_fetched_by_its_place_or_said_to_be_gone() {
+    let (_broker, cluster) = broker();
+    write(&cluster, &[("a", Some(b"1")), ("b", None)]);
+    let mut seen = Vec::new();
+    let mut table = Table::new(&cluster, TOPIC);
+    read_until(&mut table, &mut seen, |_, seen| seen.len() == 2);
+    let fetch = |topic, partition, offset| fetch_record(&cluster, topic, partition, offset);
+    assert_eq!(
+        fetch(TOPIC, 0, seen[0].0).expect("fetched"),
+        Some(b"1".to_vec())
+    );
+    assert_eq!(fetch(TOPIC, 0, seen[1].0).expect("fetched"), None);
+    for (topic, partition, offset) in [
+        (TOPIC, 0, seen[1].0 + 1_000),
+        (TOPIC, 0, -1),
+        (TOPIC, 7, 0),
+        ("nobody.features", 0, 0),
+    ] {
+        let gone = fetch(topic, partition, offset);
+        assert!(matches!(gone, Err(FetchError::Gone { .. })), "{gone:?}");
+    }
 }
 
 #[test]

@@ -1,10 +1,14 @@
-//! Records of a table by their offsets, handed over one by one: for values too big to be kept.
+//! Records by their offsets: a table's, handed over one by one, for values too big to be kept; and one of any topic.
 
 use std::time::{Duration, Instant};
 
-use rdkafka::{Message, Offset, consumer::BaseConsumer, error::KafkaError};
+use rdkafka::{
+    Message, Offset,
+    consumer::{BaseConsumer, Consumer},
+    error::KafkaError,
+};
 
-use super::{TableRecord, assign, begins_anew, consumer, record};
+use super::{ANSWER_WITHIN, TableRecord, assign, begins_anew, consumer, exists, record};
 use crate::{Cluster, client::Plain};
 
 /// A fetch that brings nothing for this long is given up.
@@ -51,13 +55,58 @@ pub fn fetch_records<E: From<FetchError>>(
     for &offset in offsets {
         let near = at.is_some_and(|at| at <= offset && offset - at <= SKIP_RECORDS_MAX);
         if !near {
-            assign(&consumer, topic, Offset::Offset(offset))
+            assign(&consumer, topic, 0, Offset::Offset(offset))
                 .map_err(|error| kafka(offset, error))?;
         }
         take(&consumer, topic, offset, &mut each)?;
         at = Some(offset + 1);
     }
     Ok(())
+}
+
+/// Fetches the value of one committed record of any topic; None of a tombstone.
+///
+/// # Errors
+/// The record is not there (any more), or Kafka does not answer.
+pub fn fetch_record(
+    cluster: &Cluster,
+    topic: &str,
+    partition: i32,
+    offset: i64,
+) -> Result<Option<Vec<u8>>, FetchError> {
+    let kafka = |source| FetchError::Kafka {
+        topic: topic.to_owned(),
+        offset,
+        source,
+    };
+    let consumer = consumer(cluster).map_err(kafka)?;
+    // Asked first: a client waits long for a partition that may still come.
+    if offset < 0 || !has_partition(&consumer, topic, partition).map_err(kafka)? {
+        return Err(FetchError::Gone {
+            topic: topic.to_owned(),
+            offset,
+        });
+    }
+    assign(&consumer, topic, partition, Offset::Offset(offset)).map_err(kafka)?;
+    let mut value = None;
+    take(&consumer, topic, offset, &mut |record| {
+        value = record.value.map(<[u8]>::to_vec);
+        Ok::<(), FetchError>(())
+    })?;
+    Ok(value)
+}
+
+fn has_partition(
+    consumer: &BaseConsumer<Plain>,
+    topic: &str,
+    partition: i32,
+) -> Result<bool, KafkaError> {
+    if !exists(consumer, topic)? {
+        return Ok(false);
+    }
+    let metadata = consumer.fetch_metadata(Some(topic), ANSWER_WITHIN)?;
+    let mut partitions = metadata.topics().iter().flat_map(|it| it.partitions());
+    Ok(partitions.any(|it| it.id() == partition))
 }
 
 /// Polls until the record at `offset` comes.
