@@ -140,6 +140,12 @@ impl Pipeline {
         self.inner.hash
     }
 
+    /// What a prediction names as its configuration: the SHA-256 of the canonical form followed by the hash of the model's package.
+    pub fn config_hash(&self, package: &[u8; 32]) -> [u8; 32] {
+        let hash = Sha256::new().chain_update(self.canonical());
+        hash.chain_update(package).finalize().into()
+    }
+
     /// From a record's Kafka timestamp to the end of a stage, in ms: what takes longer is traced.
     pub fn latency_objective_ms(&self) -> Option<i64> {
         self.inner.spec.latency_objective_ms

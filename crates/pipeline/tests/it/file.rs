@@ -69,6 +69,14 @@ fn the_canonical_form_does_not_change_between_releases() {
 }
 
 #[test]
+fn a_configuration_is_the_file_and_the_package_and_its_hash_does_not_change_between_releases() {
+    let hash = ward().config_hash(&[7; 32]);
+    assert_eq!(hash[..4], [85, 10, 209, 21]);
+    assert_ne!(hash, ward().config_hash(&[8; 32]));
+    assert_ne!(hash, ward().hash());
+}
+
+#[test]
 fn a_latency_objective_is_read_and_changes_no_hash() {
     let text = WARD.replacen("[record]", "latency_objective = \"1500ms\"\n[record]", 1);
     let pipeline = Pipeline::parse("ward.toml", &text).unwrap();

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use quadrille_pipeline::Pipeline;
 use quadrille_registry::{Deployment, Pick, Route, Split};
 use quadrille_telemetry::metrics::{ServingMetrics, VariantMetrics};
-use sha2::{Digest, Sha256};
 
 use super::{Loaded, ModelStatus, Standing};
 
@@ -41,11 +40,7 @@ impl Routes {
             let id = loaded.id();
             Variant {
                 name: route.name.clone(),
-                config_hash: Sha256::new()
-                    .chain_update(pipeline.canonical())
-                    .chain_update(loaded.hash())
-                    .finalize()
-                    .into(),
+                config_hash: pipeline.config_hash(loaded.hash()),
                 width: loaded.model().outputs().width(),
                 metrics: metrics.variant(pipeline.name(), &route.name, &id.name, &id.version),
                 loaded,
