@@ -5,6 +5,7 @@
 
 mod deploy;
 mod dlq;
+mod explain;
 mod grpc;
 mod kafka;
 mod meter;
@@ -40,6 +41,7 @@ Examples:
   quadrille predict pregnant=6 glucose=148 pressure=72 triceps=35 insulin=0 \\
       mass=33.6 pedigree=0.627 age=50
   quadrille results list --limit 10
+  quadrille explain pima-1
   quadrille scale-advice --window 30
   quadrille dlq list --pipeline diabetes --stage inbox
 
@@ -75,6 +77,8 @@ enum Command {
     /// Look at stored predictions.
     #[command(subcommand)]
     Results(results::Command),
+    /// Compute a stored prediction again, and say what each input had to do with it.
+    Explain(explain::Args),
     /// Say how many replicas each service needs, and why.
     ScaleAdvice(scale_advice::Args),
     /// Look at dead letters, or send them back.
@@ -101,6 +105,7 @@ async fn run(cli: Cli) -> Result<(), Error> {
         Command::Model(command) => model::run(command).await,
         Command::Deploy(command) => deploy::run(command).await,
         Command::Results(command) => results::run(command).await,
+        Command::Explain(args) => explain::run(args).await,
         Command::ScaleAdvice(args) => scale_advice::run(args).await,
         Command::Dlq(command) => dlq::run(command).await,
     }

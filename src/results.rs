@@ -211,7 +211,7 @@ fn to_proto(time: Timestamp) -> prost_types::Timestamp {
 }
 
 /// RFC 3339 in milliseconds; empty where there is no time, or none that can be one.
-fn rfc3339(time: Option<&prost_types::Timestamp>) -> String {
+pub fn rfc3339(time: Option<&prost_types::Timestamp>) -> String {
     let time = time.and_then(|time| Timestamp::new(time.seconds, time.nanos).ok());
     time.map_or(String::new(), |time| format!("{time:.3}"))
 }

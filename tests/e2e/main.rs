@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod delivery;
+mod explain;
 mod harness;
 mod lifecycle;
 mod models;
