@@ -1,5 +1,6 @@
 //! `quadrille model`: packages put on the log, looked at, taken away.
 
+mod import;
 mod list;
 mod watch;
 
@@ -17,6 +18,7 @@ use crate::{
 
 const EXAMPLES: &str = "\
 Examples:
+  quadrille model import forest.onnx --pipeline pipelines/diabetes.toml --out models/diabetes
   quadrille model push models/diabetes
   quadrille model push models/diabetes --pipeline pipelines/diabetes.toml
   quadrille model list
@@ -30,6 +32,8 @@ replica learns of a version from quadrille.models; which one serves is `quadrill
 #[derive(Debug, clap::Subcommand)]
 #[command(after_help = EXAMPLES)]
 pub enum Command {
+    /// Make a package of an ONNX file.
+    Import(import::Args),
     /// Check a package and put it on the log.
     Push(PushArgs),
     /// Show all versions, and what each replica has made of them.
@@ -76,6 +80,7 @@ pub struct DeleteArgs {
 /// The package is not sound, the log refuses, or Kafka does not answer.
 pub async fn run(command: Command) -> Result<(), Error> {
     match command {
+        Command::Import(args) => blocking(move || import::run(&args)).await,
         Command::Push(args) => blocking(move || push(&args)).await,
         Command::List(args) => blocking(move || list::list(&args)).await,
         Command::Show(args) => blocking(move || list::show(&args)).await,

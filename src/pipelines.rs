@@ -47,7 +47,7 @@ fn all(path: &Path) -> Result<Vec<Pipeline>, Error> {
 ///
 /// # Errors
 /// As [`all`]; or there are several.
-fn one(path: &Path) -> Result<Pipeline, Error> {
+pub fn one(path: &Path) -> Result<Pipeline, Error> {
     let mut pipelines = all(path)?;
     match (pipelines.pop(), pipelines.is_empty()) {
         (Some(pipeline), true) => Ok(pipeline),
