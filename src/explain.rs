@@ -199,7 +199,7 @@ fn again(
         pipeline: pipeline.name().to_owned(),
         inputs: pipeline.inputs().to_vec(),
         outputs: compared.collect(),
-        decision: pipeline.decide(outputs[0]).to_owned(),
+        decision: pipeline.decide(&outputs).to_owned(),
         contributions: model.contributions(&row),
         row,
         stored,

@@ -15,7 +15,7 @@ use quadrille_model::{
         self, Algorithm, DEPTH_MAX, Dataset, FOLDS_MAX, Progress, TREES_MAX, TrainOptions, Trained,
     },
 };
-use quadrille_pipeline::{Invalid, Pipeline, training};
+use quadrille_pipeline::{Invalid, Pipeline, Truth, training};
 use quadrille_service::Error;
 
 use crate::{kafka::blocking, output, pipelines::PipelineArg, preview};
@@ -115,7 +115,7 @@ impl Options {
     pub fn new(pipeline: &Pipeline, algorithm: Algorithm) -> Self {
         Options {
             train: TrainOptions {
-                threshold: pipeline.threshold(),
+                threshold: pipeline.threshold().unwrap_or(0.5),
                 ..TrainOptions::new(algorithm)
             },
             name: pipeline.name().to_owned(),
@@ -146,9 +146,15 @@ pub fn train(
         let pipeline = pipeline.name().to_owned();
         Error::Config(training::Error::NoLabel { pipeline }.to_string())
     })?;
+    let Truth::Two { positive, negative } = &label.truth else {
+        return Err(Error::Config(format!(
+            "pipeline {:?} has several classes or values; models of two classes are trained here, others elsewhere and imported as ONNX",
+            pipeline.name()
+        )));
+    };
     let labels = Labels {
-        positive: label.positive.clone(),
-        negative: label.negative.clone(),
+        positive: positive.clone(),
+        negative: negative.clone(),
     };
     let data = pipeline.read_training(csv).map_err(failed)?;
     let dataset = Dataset {

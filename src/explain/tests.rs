@@ -203,7 +203,7 @@ fn a_row_is_scored_again_by_a_package_and_compared_with_what_is_stored() {
     package.model().score(&row, &mut outputs);
     let same = StoredPrediction {
         probability: outputs[0],
-        decision: pipeline.decide(outputs[0]).to_owned(),
+        decision: pipeline.decide(&outputs).to_owned(),
         ..stored()
     };
     let equal = again(&pipeline, &package, same, row.clone()).unwrap();

@@ -13,7 +13,7 @@ use quadrille_model::{
     onnx,
     package::{self, Activation, Labels, Overwrite, ROWS_MAX, WarmUp, WarmUpRow},
 };
-use quadrille_pipeline::Pipeline;
+use quadrille_pipeline::{Decision, Pipeline, Truth};
 use quadrille_service::Error;
 
 use crate::{output, pipelines, registry};
@@ -253,11 +253,13 @@ impl Args {
     }
 }
 
-/// The two classes of a pipeline, as its data calls them or else its decision.
+/// What a pipeline decides by; two classes as its data calls them, or else its decision.
 fn labels(pipeline: &Pipeline) -> Outputs {
-    let (negative, positive) = match pipeline.label() {
-        Some(label) => (&label.negative, &label.positive),
-        None => (&pipeline.decision().negative, &pipeline.decision().positive),
+    let (negative, positive) = match (pipeline.decision(), pipeline.label().map(|it| &it.truth)) {
+        (Decision::Argmax(decision), _) => return Outputs::Classes(decision.classes.clone()),
+        (Decision::Value(decision), _) => return Outputs::Values(decision.values.clone()),
+        (Decision::Threshold(_), Some(Truth::Two { negative, positive })) => (negative, positive),
+        (Decision::Threshold(decision), _) => (&decision.negative, &decision.positive),
     };
     Outputs::Binary(Labels {
         negative: negative.clone(),

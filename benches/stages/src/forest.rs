@@ -6,7 +6,7 @@ use quadrille_model::{
     package::{Digest, Identity, Labels},
     train::{Algorithm, Dataset, TrainOptions, train},
 };
-use quadrille_pipeline::Pipeline;
+use quadrille_pipeline::{Decision, Pipeline};
 
 use crate::workload::PIMA;
 
@@ -27,7 +27,9 @@ pub fn train_forest(pipeline: &Pipeline) -> anyhow::Result<Package> {
     options.min_leaf = 1;
     options.folds = 2;
     let trained = train(&data, &options, &mut |_| {})?;
-    let decision = pipeline.decision();
+    let Decision::Threshold(decision) = pipeline.decision() else {
+        anyhow::bail!("the benchmark's pipeline decides by a threshold");
+    };
     let identity = Identity {
         name: "bench-forest".to_owned(),
         version: "1".to_owned(),

@@ -67,8 +67,9 @@ pub enum Cost {
     Dear,
 }
 
-/// Multiplications with their additions a row, up to which a network is [`Cost::Cheap`]: some 50 µs of one core.
-pub const MULTIPLY_ADDS_CHEAP_MAX: u64 = 100_000;
+/// Multiplications with their additions a row, up to which a network is [`Cost::Cheap`]: some tens of microseconds of one
+/// core, about what a queue and another thread cost.
+pub const MULTIPLY_ADDS_CHEAP_MAX: u64 = 50_000;
 
 /// What a model's answer to one row holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -10,7 +10,10 @@ use toml::de::DeValue;
 use crate::error::Error;
 use crate::feature::output_names;
 use crate::quote::{quote, suggest};
-use crate::spec::{Decision, FeatureSpec, Label, ModelSpec, RecordSpec, Spec, UnknownFields};
+use crate::spec::{
+    Argmax, Bands, Decision, FeatureSpec, Label, ModelSpec, RecordSpec, Spec, Threshold, Truth,
+    UnknownFields,
+};
 use crate::table::{At, Source, Table};
 use crate::time::duration_ms;
 
@@ -36,10 +39,10 @@ pub(crate) fn spec(source: Source<'_>) -> Result<Spec, Error> {
     let model = model(root.need("model", "[model]")?, &features)?;
     let decision = root
         .take("decision")
-        .map_or_else(|| Ok(Decision::default()), decision)?;
+        .map_or_else(|| Ok(Decision::Threshold(Threshold::default())), decision)?;
     let label = root
         .take("label")
-        .map(|table| label(table, &record))
+        .map(|table| label(table, &record, &decision))
         .transpose()?;
     let features = features.into_iter().map(|feature| feature.spec).collect();
     Ok(Spec {
@@ -177,9 +180,9 @@ fn model<'a>(table: At<'a, DeValue<'a>>, features: &[Checked]) -> Result<ModelSp
     Ok(ModelSpec { inputs: names })
 }
 
-impl Default for Decision {
+impl Default for Threshold {
     fn default() -> Self {
-        Decision {
+        Threshold {
             threshold: 0.5,
             positive: "positive".into(),
             negative: "negative".into(),
@@ -188,8 +191,49 @@ impl Default for Decision {
 }
 
 fn decision<'a>(table: At<'a, DeValue<'a>>) -> Result<Decision, Error> {
-    let mut table = table.table(&["threshold", "positive", "negative"])?;
-    let mut decision = Decision::default();
+    let keys = [
+        "kind",
+        "threshold",
+        "positive",
+        "negative",
+        "classes",
+        "values",
+        "edges",
+        "names",
+    ];
+    let mut table = table.table(&keys)?;
+    let kind = table.take("kind").map(At::text).transpose()?;
+    let name = kind
+        .as_ref()
+        .map_or("threshold", |kind| kind.value.as_str());
+    let own: &[&str] = match name {
+        "threshold" => &["threshold", "positive", "negative"],
+        "argmax" => &["classes"],
+        "value" => &["values", "edges", "names"],
+        other => {
+            let kinds = ["threshold", "argmax", "value"].into_iter();
+            let fix = suggest(other, "the kinds are", kinds);
+            let reason = format!("{} is no kind of decision", quote(other));
+            let spot = kind.as_ref().map_or(&table.spot, |kind| &kind.spot);
+            return Err(spot.error(reason, fix));
+        }
+    };
+    let others = keys[1..].iter().filter(|key| !own.contains(key));
+    if let Some(value) = others.into_iter().find_map(|key| table.take(key)) {
+        let reason = format!("means nothing for a decision of kind {name}");
+        return Err(value.spot.error(reason, "remove it, or change the kind"));
+    }
+    Ok(match name {
+        "argmax" => Decision::Argmax(Argmax {
+            classes: classes(table.need("classes", "classes = [\"…\", \"…\"]")?, 2)?,
+        }),
+        "value" => Decision::Value(bands(&mut table)?),
+        _ => Decision::Threshold(threshold(&mut table)?),
+    })
+}
+
+fn threshold(table: &mut Table<'_>) -> Result<Threshold, Error> {
+    let mut decision = Threshold::default();
     if let Some(threshold) = table.take("threshold").map(At::number).transpose()? {
         if !(0.0..=1.0).contains(&threshold.value) {
             let reason = format!("{} is no probability", threshold.value);
@@ -199,14 +243,60 @@ fn decision<'a>(table: At<'a, DeValue<'a>>) -> Result<Decision, Error> {
         }
         decision.threshold = threshold.value;
     }
-    if let Some((positive, negative)) = pair(&mut table, &decision)? {
+    if let Some((positive, negative)) = pair(table, &decision)? {
         (decision.positive, decision.negative) = (positive, negative);
     }
     Ok(decision)
 }
 
+/// Names of classes or values: at least so many, each once.
+fn classes<'a>(list: At<'a, DeValue<'a>>, least: usize) -> Result<Vec<String>, Error> {
+    let spot = list.spot.clone();
+    let mut seen = Names::new("is listed twice");
+    let mut names = Vec::new();
+    for name in list.texts()? {
+        crate::table::check_name(&name)?;
+        seen.add(&name, &name.value)?;
+        names.push(name.value);
+    }
+    if names.len() < least {
+        let reason = format!("has {} names", names.len());
+        return Err(spot.error(reason, format!("list at least {least}")));
+    }
+    Ok(names)
+}
+
+fn bands(table: &mut Table<'_>) -> Result<Bands, Error> {
+    let values = match table.take("values") {
+        Some(values) => classes(values, 1)?,
+        None => vec!["value".to_owned()],
+    };
+    let (edges, names) = match (table.take("edges"), table.take("names")) {
+        (None, None) => (Vec::new(), Vec::new()),
+        (Some(edges), Some(names)) => {
+            let spot = names.spot.clone();
+            let edges = features::ascending(edges)?;
+            let names = classes(names, 2)?;
+            if names.len() != edges.len() + 1 {
+                let reason = format!("has {} names for {} edges", names.len(), edges.len());
+                return Err(spot.error(reason, "name one band more than there are edges"));
+            }
+            (edges, names)
+        }
+        _ => {
+            let fix = "write both, as in `edges = [100]` and `names = [\"low\", \"high\"]`";
+            return Err(table.spot.error("has one of edges and names", fix));
+        }
+    };
+    Ok(Bands {
+        values,
+        edges,
+        names,
+    })
+}
+
 /// The two names of a decision or label: given together, printable and different.
-fn pair(table: &mut Table<'_>, example: &Decision) -> Result<Option<(String, String)>, Error> {
+fn pair(table: &mut Table<'_>, example: &Threshold) -> Result<Option<(String, String)>, Error> {
     let positive = table.take("positive").map(At::text).transpose()?;
     let negative = table.take("negative").map(At::text).transpose()?;
     let (positive, negative) = match (positive, negative) {
@@ -230,8 +320,12 @@ fn pair(table: &mut Table<'_>, example: &Decision) -> Result<Option<(String, Str
     Ok(Some((positive.value, negative.value)))
 }
 
-fn label<'a>(table: At<'a, DeValue<'a>>, record: &RecordSpec) -> Result<Label, Error> {
-    let mut table = table.table(&["field", "positive", "negative"])?;
+fn label<'a>(
+    table: At<'a, DeValue<'a>>,
+    record: &RecordSpec,
+    decision: &Decision,
+) -> Result<Label, Error> {
+    let mut table = table.table(&["field", "positive", "negative", "classes"])?;
     let field = table.need("field", "field = \"outcome\"")?.text()?;
     crate::table::check_name(&field)?;
     let named = [
@@ -249,17 +343,50 @@ fn label<'a>(table: At<'a, DeValue<'a>>, record: &RecordSpec) -> Result<Label, E
             .spot
             .error(reason, "a model must not see the truth: remove it there"));
     }
-    let Some((positive, negative)) = pair(&mut table, &Decision::default())? else {
-        let fix = "add `positive = \"…\"` and `negative = \"…\"`, as the training data has them";
-        return Err(table
-            .spot
-            .error("has no values for positive and negative", fix));
-    };
     Ok(Label {
         field: field.value,
-        positive,
-        negative,
+        truth: truth(&mut table, decision)?,
     })
+}
+
+fn truth(table: &mut Table<'_>, decision: &Decision) -> Result<Truth, Error> {
+    let listed = table.take("classes");
+    let two = pair(table, &Threshold::default())?;
+    let clash = |spot: &crate::table::Spot<'_>| {
+        let fix = "write `positive` and `negative` for two classes, `classes` for several, neither for a number";
+        spot.error("does not fit the kind of the decision", fix)
+    };
+    match (decision, listed, two) {
+        (Decision::Threshold(_), None, Some((positive, negative))) => {
+            Ok(Truth::Two { positive, negative })
+        }
+        (Decision::Threshold(_), None, None) => {
+            let fix =
+                "add `positive = \"…\"` and `negative = \"…\"`, as the training data has them";
+            Err(table
+                .spot
+                .error("has no values for positive and negative", fix))
+        }
+        (Decision::Argmax(it), Some(listed), None) => {
+            let spot = listed.spot.clone();
+            let classes = classes(listed, 2)?;
+            if classes.len() != it.classes.len() {
+                let reason = format!(
+                    "has {} classes where the decision has {}",
+                    classes.len(),
+                    it.classes.len()
+                );
+                return Err(spot.error(reason, "list them in the decision's order"));
+            }
+            Ok(Truth::Several { classes })
+        }
+        // As the decision calls them.
+        (Decision::Argmax(it), None, None) => Ok(Truth::Several {
+            classes: it.classes.clone(),
+        }),
+        (Decision::Value(_), None, None) => Ok(Truth::Number {}),
+        _ => Err(clash(&table.spot)),
+    }
 }
 
 /// A feature and what it is called where it is used.

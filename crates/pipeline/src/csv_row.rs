@@ -54,12 +54,18 @@ impl CsvColumns {
         let mut columns = Vec::new();
         let mut seen = HashSet::new();
         for name in names(header) {
-            if !name.is_empty() && !seen.insert(name) {
+            // Two names of one value are the same column twice.
+            let known = slots.get(name).map_or(name, |slot| slots.name(slot));
+            if !name.is_empty() && !seen.insert(known) {
                 return Err(duplicate(name));
             }
             columns.push(match slots.get(name) {
                 Some(slot) if used == Use::Records => Column::Slot(slot),
-                Some(slot) if matches!(slots.role(slot), Role::Field(_)) => Column::Slot(slot),
+                Some(slot)
+                    if matches!(slots.role(slot), Role::Field { .. } | Role::Element { .. }) =>
+                {
+                    Column::Slot(slot)
+                }
                 _ if used == Use::Training => Column::Ignored,
                 // R and pandas write an index column without a name.
                 None if name.is_empty() => Column::Ignored,
@@ -71,13 +77,19 @@ impl CsvColumns {
         }
         let required = spec.fields.iter().filter(|field| field.required);
         let key = (used == Use::Records).then_some(spec.key.as_str());
-        let needed = key
-            .into_iter()
-            .chain(required.map(|field| field.name.as_str()));
-        let mut lacking = needed.filter(|name| !seen.contains(name));
-        match lacking.next() {
-            None => Ok(CsvColumns { columns }),
-            Some(first) => Err(no_column(missing(first, lacking, spec))),
+        let names = required
+            .flat_map(|field| field.to_proto())
+            .map(|field| field.name);
+        let needed = key.map(str::to_owned).into_iter().chain(names);
+        let lacking: Vec<String> = needed
+            .filter(|name| !seen.contains(name.as_str()))
+            .collect();
+        match &lacking[..] {
+            [] => Ok(CsvColumns { columns }),
+            [first, others @ ..] => {
+                let others = others.iter().map(String::as_str);
+                Err(no_column(missing(first, others, spec)))
+            }
         }
     }
 

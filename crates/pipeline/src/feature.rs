@@ -5,13 +5,13 @@
 
 use quadrille_proto::{Field, FieldType};
 
-use crate::spec::{FeatureKind, FeatureSpec, FieldKind, RecordSpec};
+use crate::spec::{FeatureKind, FeatureSpec, FieldKind, RecordSpec, element_names};
 
 /// One feature, its fields resolved to positions.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Feature {
-    /// The value itself; of a category its index.
-    Pass { at: usize },
+    /// The value itself; of a category its index. Of a vector all values.
+    Pass { at: usize, width: usize },
     /// 1 where the value is missing, else 0; never NaN.
     Missing { at: usize },
     /// One output a category, 1 for the value's; all 0 where the value is missing.
@@ -31,15 +31,12 @@ pub(crate) enum Feature {
 impl Feature {
     pub(crate) fn new(spec: &FeatureSpec, record: &RecordSpec) -> Self {
         // The names were checked; a position beyond the values reads as missing.
-        let at = |name: &String| {
-            record
-                .fields
-                .iter()
-                .position(|field| field.name == *name)
-                .unwrap_or(usize::MAX)
-        };
+        let at = |name: &String| record.find(name).map_or(usize::MAX, |(_, at)| at);
         match &spec.kind {
-            FeatureKind::Pass { field } => Feature::Pass { at: at(field) },
+            FeatureKind::Pass { field } => Feature::Pass {
+                at: at(field),
+                width: record.find(field).map_or(1, |(field, _)| field.width()),
+            },
             FeatureKind::Missing { field } => Feature::Missing { at: at(field) },
             FeatureKind::OneHot { field } => Feature::OneHot {
                 at: at(field),
@@ -70,7 +67,11 @@ impl Feature {
     pub(crate) fn compute(&self, values: &[f64], out: &mut Vec<f64>) {
         let value = |at: usize| values.get(at).copied().unwrap_or(f64::NAN);
         let feature = match self {
-            Feature::Pass { at } => value(*at),
+            Feature::Pass { at, width: 1 } => value(*at),
+            Feature::Pass { at, width } => {
+                out.extend((*at..*at + *width).map(value));
+                return;
+            }
             Feature::Missing { at } => f64::from(!value(*at).is_finite()),
             Feature::OneHot { at, categories } => {
                 let value = value(*at);
@@ -98,12 +99,7 @@ impl Feature {
 }
 
 fn categories<'a>(record: &'a RecordSpec, name: &str) -> &'a [String] {
-    match record
-        .fields
-        .iter()
-        .find(|field| field.name == name)
-        .map(|field| &field.kind)
-    {
+    match record.find(name).map(|(field, _)| &field.kind) {
         Some(FieldKind::Category { categories, .. }) => categories,
         _ => &[],
     }
@@ -116,6 +112,10 @@ pub(crate) fn output_names(spec: &FeatureSpec, record: &RecordSpec) -> Vec<Strin
             let name = |category| format!("{}={category}", spec.name);
             categories(record, field).iter().map(name).collect()
         }
+        FeatureKind::Pass { field } => match record.find(field).map(|(field, _)| &field.kind) {
+            Some(FieldKind::Vector { length, .. }) => element_names(&spec.name, *length).collect(),
+            _ => vec![spec.name.clone()],
+        },
         _ => vec![spec.name.clone()],
     }
 }
@@ -124,8 +124,8 @@ pub(crate) fn output_names(spec: &FeatureSpec, record: &RecordSpec) -> Vec<Strin
 pub(crate) fn outputs(spec: &FeatureSpec, record: &RecordSpec) -> Vec<Field> {
     let field_type = match &spec.kind {
         FeatureKind::Pass { field } => {
-            let found = record.fields.iter().find(|known| known.name == *field);
-            found.map_or(FieldType::Number, |field| field.field_type())
+            let found = record.find(field);
+            found.map_or(FieldType::Number, |(field, _)| field.field_type())
         }
         FeatureKind::Missing { .. } | FeatureKind::OneHot { .. } => FieldType::Boolean,
         FeatureKind::Bucket { .. } => FieldType::Integer,
@@ -158,7 +158,7 @@ mod tests {
     fn a_missing_value_makes_a_missing_feature() {
         let nan = [f64::NAN, 1.0];
         for feature in [
-            Feature::Pass { at: 0 },
+            Feature::Pass { at: 0, width: 1 },
             Feature::Bucket {
                 at: 0,
                 edges: vec![1.0],
@@ -177,6 +177,14 @@ mod tests {
             assert!(is_nan(feature.clone(), &nan), "{feature:?}");
             assert!(is_nan(feature.clone(), &[]), "{feature:?}");
         }
+    }
+
+    #[test]
+    fn a_vector_passes_value_by_value() {
+        let feature = Feature::Pass { at: 1, width: 2 };
+        assert_eq!(one(feature.clone(), &[9.0, 1.0, 2.0, 9.0]), [1.0, 2.0]);
+        let short = one(feature, &[9.0, 1.0]);
+        assert!(short[0] == 1.0 && short[1].is_nan() && short.len() == 2);
     }
 
     #[test]
@@ -243,7 +251,7 @@ mod tests {
             Feature::Ratio { at: 0, over: 1 },
             &[1.0, f64::MIN_POSITIVE / 1e10]
         ));
-        assert!(is_nan(Feature::Pass { at: 0 }, &[f64::INFINITY]));
+        assert!(is_nan(Feature::Pass { at: 0, width: 1 }, &[f64::INFINITY]));
         assert_eq!(one(Feature::Log { at: 0 }, &[1.0]), [0.0]);
         assert_eq!(
             one(Feature::Difference { at: 0, minus: 1 }, &[3.0, 1.0]),

@@ -280,12 +280,110 @@ impl<'de> Visitor<'de> for Slot<'_, '_, '_> {
         self.put(Value::Text(text))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, _: A) -> Result<(), A::Error> {
-        self.put(Value::List)
+    fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<(), A::Error> {
+        if !self.state.draft.is_vector(self.slot) {
+            return self.put(Value::List);
+        }
+        match vector(list, self.state.draft, self.slot)? {
+            Ok(()) => Ok(()),
+            Err(invalid) => Err(self.state.fail(invalid)),
+        }
     }
 
     fn visit_map<A: MapAccess<'de>>(self, _: A) -> Result<(), A::Error> {
         self.put(Value::Object)
+    }
+}
+
+/// Reads a list into a vector's positions; what is wrong with the record is inside, what is wrong with the JSON outside.
+fn vector<'de, A: SeqAccess<'de>>(
+    mut list: A,
+    draft: &mut Draft<'_>,
+    slot: usize,
+) -> Result<Result<(), Invalid>, A::Error> {
+    let mut place = 0;
+    while let Some(value) = list.next_element_seed(Element)? {
+        if let Err(invalid) = draft.put_element(slot, place, value) {
+            return Ok(Err(invalid));
+        }
+        place += 1;
+    }
+    Ok(draft.end_vector(slot, place))
+}
+
+/// Reads a list from outside JSON into a vector's positions.
+pub(crate) fn read_vector(json: &str, draft: &mut Draft<'_>, slot: usize) -> Result<(), Invalid> {
+    struct List<'o, 'd>(&'o mut Draft<'d>, usize);
+    impl<'de> Visitor<'de> for List<'_, '_> {
+        type Value = Result<(), Invalid>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Self::Value, A::Error> {
+            vector(list, self.0, self.1)
+        }
+    }
+    let mut parser = serde_json::Deserializer::from_str(json);
+    match parser.deserialize_seq(List(draft, slot)) {
+        Ok(read) => read,
+        Err(_) => draft.put(slot, Value::Object),
+    }
+}
+
+/// One value of a list: a number or null, or something else that a vector will refuse.
+struct Element;
+
+impl<'de> DeserializeSeed<'de> for Element {
+    type Value = Value<'static>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Element {
+    type Value = Value<'static>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, truth: bool) -> Result<Self::Value, E> {
+        Ok(Value::Bool(truth))
+    }
+
+    fn visit_i64<E>(self, number: i64) -> Result<Self::Value, E> {
+        Ok(Value::Signed(number))
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<Self::Value, E> {
+        Ok(Value::Unsigned(number))
+    }
+
+    fn visit_f64<E>(self, number: f64) -> Result<Self::Value, E> {
+        Ok(Value::Number(number))
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> {
+        Ok(Value::Text("…"))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+        let inner = Walk { levels: LEVELS_MAX };
+        while list.next_element_seed(inner)?.is_some() {}
+        Ok(Value::List)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let inner = Walk { levels: LEVELS_MAX };
+        while map.next_entry_seed(inner, inner)?.is_some() {}
+        Ok(Value::Object)
     }
 }
 

@@ -31,6 +31,6 @@ pub use invalid::{Invalid, InvalidKind};
 pub use pipeline::Pipeline;
 pub use projection::Projection;
 pub use record::{ID_LEN_MAX, NeedKey, Reading};
-pub use spec::{Decision, Label};
+pub use spec::{Argmax, Bands, Decision, Label, Threshold, Truth};
 pub use training::Training;
 pub use value::Scalar;

@@ -62,7 +62,7 @@ impl Pipeline {
             .record
             .fields
             .iter()
-            .map(|field| field.to_proto())
+            .flat_map(|field| field.to_proto())
             .collect();
         let computed: Vec<Field> = spec
             .features
@@ -76,10 +76,10 @@ impl Pipeline {
                 .position(|field| field.name == *name)
                 .unwrap_or(usize::MAX)
         };
-        let probability = Field {
-            name: "probability".into(),
+        let answers = spec.decision.outputs().into_iter().map(|name| Field {
+            name,
             field_type: FieldType::Number,
-        };
+        });
         let inner = Inner {
             slots: Slots::new(&spec.record),
             features: spec
@@ -90,7 +90,7 @@ impl Pipeline {
             inputs: spec.model.inputs.iter().map(at).collect(),
             record: schema(Kind::Record, fields),
             feature: schema(Kind::Features, computed),
-            prediction: schema(Kind::Prediction, vec![probability]),
+            prediction: schema(Kind::Prediction, answers.collect()),
             hash: Sha256::digest(canonical(&spec)).into(),
             spec,
         };
@@ -121,7 +121,7 @@ impl Pipeline {
         self.inner.feature.1
     }
 
-    /// The positions of a prediction's outputs: one, `probability`.
+    /// The positions of a prediction's outputs: `probability`, or the decision's classes or values.
     pub fn prediction_schema(&self) -> &Schema {
         &self.inner.prediction.0
     }
@@ -161,22 +161,28 @@ impl Pipeline {
         self.inner.spec.record.id.as_deref()
     }
 
-    pub fn threshold(&self) -> f64 {
-        self.inner.spec.decision.threshold
+    /// The probability from which on the decision is positive, where there is such a one.
+    pub fn threshold(&self) -> Option<f64> {
+        match &self.inner.spec.decision {
+            Decision::Threshold(it) => Some(it.threshold),
+            Decision::Argmax(_) | Decision::Value(_) => None,
+        }
     }
 
     pub fn decision(&self) -> &Decision {
         &self.inner.spec.decision
     }
 
-    /// The name of what follows from a probability; one that is no number is never positive.
-    pub fn decide(&self, probability: f64) -> &str {
-        let decision = &self.inner.spec.decision;
-        if probability >= decision.threshold {
-            &decision.positive
-        } else {
-            &decision.negative
-        }
+    /// The name of what follows from a row of the model's outputs; empty where nothing does. A number that is none is never
+    /// positive.
+    pub fn decide(&self, outputs: &[f64]) -> &str {
+        self.inner.spec.decision.of(outputs)
+    }
+
+    /// The one number that stands for a row of the model's outputs: the probability, that of the class decided for, or the
+    /// first value.
+    pub fn headline(&self, outputs: &[f64]) -> f64 {
+        self.inner.spec.decision.headline(outputs)
     }
 
     /// Where training data holds the truth, if the file says so.
@@ -239,7 +245,12 @@ impl Pipeline {
         let mut unknown = std::collections::HashSet::new();
         for (name, value) in fields {
             match draft.slot(name)? {
-                Some(slot) => draft.put(slot, value.into())?,
+                Some(slot) => match value {
+                    Scalar::Json(list) if draft.is_vector(slot) => {
+                        json::read_vector(list, &mut draft, slot)?;
+                    }
+                    value => draft.put(slot, value.into())?,
+                },
                 None if !unknown.insert(name) => return Err(crate::record::duplicate(name)),
                 None => json::keep_scalar(&mut draft.reading.extra, name, value)?,
             }

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use crate::invalid::{Invalid, InvalidKind};
 use crate::quote::{list, quote, suggest};
-use crate::spec::{RecordSpec, UnknownFields};
+use crate::spec::{FieldKind, RecordSpec, UnknownFields, element_names};
 use crate::time;
 use crate::value::Value;
 
@@ -41,8 +41,16 @@ pub(crate) enum Role {
     Id,
     Key,
     EventTime,
-    /// A position of the values.
-    Field(usize),
+    /// A field of the spec, and the first of its positions.
+    Field {
+        field: usize,
+        at: usize,
+    },
+    /// One value of a vector: `name[3]`, where a table has a column for each.
+    Element {
+        field: usize,
+        at: usize,
+    },
 }
 
 /// The names a record may have, in the order of the file: id, key, event time, fields.
@@ -50,6 +58,8 @@ pub(crate) enum Role {
 pub(crate) struct Slots {
     slots: Vec<(String, Role)>,
     by_name: HashMap<String, usize>,
+    /// Where the names end and those of vectors' single values begin.
+    elements: usize,
 }
 
 impl Slots {
@@ -58,13 +68,41 @@ impl Slots {
         slots.extend(spec.id.clone().map(|name| (name, Role::Id)));
         slots.push((spec.key.clone(), Role::Key));
         slots.extend(spec.event_time.clone().map(|name| (name, Role::EventTime)));
-        let fields = spec.fields.iter().enumerate();
-        slots.extend(fields.map(|(at, field)| (field.name.clone(), Role::Field(at))));
-        let names = slots.iter().enumerate();
-        let by_name = names
-            .map(|(slot, (name, _))| (name.clone(), slot))
-            .collect();
-        Slots { slots, by_name }
+        let mut at = 0;
+        let mut vectors = Vec::new();
+        for (field, it) in spec.fields.iter().enumerate() {
+            slots.push((it.name.clone(), Role::Field { field, at }));
+            if let FieldKind::Vector { length, .. } = &it.kind {
+                let names = element_names(&it.name, *length).zip(at..);
+                vectors.extend(names.map(|(name, at)| (name, Role::Element { field, at })));
+            }
+            at += it.width();
+        }
+        let elements = slots.len();
+        slots.extend(vectors);
+        let mut by_name = HashMap::new();
+        for (slot, (name, _)) in slots.iter().enumerate() {
+            by_name.entry(name.clone()).or_insert(slot);
+        }
+        // Brackets are no good in many tables: `name_3` will do, unless it is another field.
+        for (slot, (name, _)) in slots.iter().enumerate().skip(elements) {
+            let plain = name.replace('[', "_").replace(']', "");
+            by_name.entry(plain).or_insert(slot);
+        }
+        Slots {
+            slots,
+            by_name,
+            elements,
+        }
+    }
+
+    /// The slots of a vector's single values.
+    fn elements_of(&self, field: usize) -> impl Iterator<Item = usize> {
+        let slots = self.slots.iter().enumerate().skip(self.elements);
+        let of = move |role: &Role| matches!(role, Role::Element { field: it, .. } if *it == field);
+        slots
+            .filter(move |(_, (_, role))| of(role))
+            .map(|(slot, _)| slot)
     }
 
     /// Finds a name. Records mostly repeat the file's order: `next` is tried first.
@@ -78,11 +116,17 @@ impl Slots {
     }
 
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> + Clone {
-        self.slots.iter().map(|(name, _)| name.as_str())
+        self.slots[..self.elements]
+            .iter()
+            .map(|(name, _)| name.as_str())
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<usize> {
         self.by_name.get(name).copied()
+    }
+
+    pub(crate) fn name(&self, slot: usize) -> &str {
+        &self.slots[slot].0
     }
 
     pub(crate) fn role(&self, slot: usize) -> Role {
@@ -152,7 +196,7 @@ impl<'a> Draft<'a> {
         reading.key.clear();
         reading.event_time_ms = None;
         reading.values.clear();
-        reading.values.resize(spec.fields.len(), f64::NAN);
+        reading.values.resize(spec.width(), f64::NAN);
         reading.extra.clear();
         Draft {
             spec,
@@ -167,7 +211,7 @@ impl<'a> Draft<'a> {
     /// The slot of a name that must not come twice; none for a name the pipeline does not have.
     pub(crate) fn slot(&mut self, name: &str) -> Result<Option<usize>, Invalid> {
         match self.slots.find(name, &mut self.next) {
-            Some(slot) if self.seen.has(slot) => Err(duplicate(name)),
+            Some(slot) if self.came(slot) => Err(duplicate(name)),
             Some(slot) => {
                 self.seen.add(slot);
                 Ok(Some(slot))
@@ -177,14 +221,81 @@ impl<'a> Draft<'a> {
         }
     }
 
+    /// Whether a slot came already; a vector also comes by its single values, and the other way round.
+    fn came(&self, slot: usize) -> bool {
+        let other = match self.slots.role(slot) {
+            Role::Field { field, .. } if self.is_vector(slot) => {
+                self.slots.elements_of(field).any(|it| self.seen.has(it))
+            }
+            Role::Element { field, .. } => {
+                let whole = self.slots.get(&self.spec.fields[field].name);
+                whole.is_some_and(|it| self.seen.has(it))
+            }
+            _ => false,
+        };
+        other || self.seen.has(slot)
+    }
+
+    pub(crate) fn is_vector(&self, slot: usize) -> bool {
+        match self.slots.role(slot) {
+            Role::Field { field, .. } => {
+                matches!(self.spec.fields[field].kind, FieldKind::Vector { .. })
+            }
+            _ => false,
+        }
+    }
+
+    /// Takes the value at a place of a vector. What is beyond its end is for [`Draft::end_vector`].
+    pub(crate) fn put_element(
+        &mut self,
+        slot: usize,
+        place: usize,
+        value: Value<'_>,
+    ) -> Result<(), Invalid> {
+        if let Role::Field { field, at } = self.slots.role(slot) {
+            let spec = &self.spec.fields[field];
+            if place < spec.width() {
+                self.reading.values[at + place] = spec.read_element(place, value)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses a vector of another length.
+    pub(crate) fn end_vector(&self, slot: usize, length: usize) -> Result<(), Invalid> {
+        let Role::Field { field, .. } = self.slots.role(slot) else {
+            return Ok(());
+        };
+        let spec = &self.spec.fields[field];
+        if spec.width() == length {
+            return Ok(());
+        }
+        let reason = format!("has {length} values");
+        let fix = format!("send a list of {} numbers", spec.width());
+        Err(Invalid::new(
+            InvalidKind::WrongType,
+            &spec.name,
+            reason,
+            fix,
+        ))
+    }
+
     pub(crate) fn name(&self, slot: usize) -> &str {
-        &self.slots.slots[slot].0
+        self.slots.name(slot)
     }
 
     pub(crate) fn put(&mut self, slot: usize, value: Value<'_>) -> Result<(), Invalid> {
         let (name, role) = &self.slots.slots[slot];
         match role {
-            Role::Field(at) => self.reading.values[*at] = self.spec.fields[*at].read(value)?,
+            Role::Field { field, at } => {
+                let spec = &self.spec.fields[*field];
+                // Of a vector only what stands for all of it comes here: a null, or something wrong.
+                let read = spec.read(value)?;
+                self.reading.values[*at..*at + spec.width()].fill(read);
+            }
+            Role::Element { field, at } => {
+                self.reading.values[*at] = self.spec.fields[*field].read_element(0, value)?;
+            }
             Role::Id | Role::Key if value == Value::Null => {}
             Role::Id => {
                 let id = self.reading.id.insert(String::new());
@@ -202,8 +313,8 @@ impl<'a> Draft<'a> {
     pub(crate) fn put_cell(&mut self, slot: usize, cell: &str) -> Result<(), Invalid> {
         self.seen.add(slot);
         let value = match (self.slots.role(slot), cell.trim()) {
-            (Role::Field(at), _) => {
-                self.reading.values[at] = self.spec.fields[at].read_cell(cell)?;
+            (Role::Field { field, at } | Role::Element { field, at }, _) => {
+                self.reading.values[at] = self.spec.fields[field].read_cell(cell)?;
                 return Ok(());
             }
             (Role::Id | Role::EventTime, "") => Value::Null,
@@ -234,7 +345,13 @@ impl<'a> Draft<'a> {
                 Role::Id | Role::EventTime => false,
                 // An empty key is refused where it is read: this one is absent or null.
                 Role::Key => need_key == NeedKey::Required && self.reading.key.is_empty(),
-                Role::Field(at) => self.spec.fields[*at].required && !self.seen.has(*slot),
+                Role::Field { field, .. } => {
+                    self.spec.fields[*field].required
+                        && !self.seen.has(*slot)
+                        && !(self.is_vector(*slot)
+                            && self.slots.elements_of(*field).all(|it| self.seen.has(it)))
+                }
+                Role::Element { .. } => false,
             }
         };
         let lacking = self.slots.slots.iter().enumerate().filter(lacks);

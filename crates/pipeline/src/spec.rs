@@ -67,6 +67,12 @@ pub(crate) enum FieldKind {
         #[serde(skip_serializing_if = "Vec::is_empty")]
         missing: Vec<String>,
     },
+    /// So many numbers under one name: an image, row by row. Each is a position of its own.
+    Vector {
+        length: usize,
+        #[serde(flatten)]
+        range: Range,
+    },
 }
 
 /// The limits of a number, and the values that stand for "not measured".
@@ -88,6 +94,7 @@ impl FieldKind {
             FieldKind::Integer(_) => "an integer",
             FieldKind::Boolean => "a boolean",
             FieldKind::Category { .. } => "a category",
+            FieldKind::Vector { .. } => "a vector",
         }
     }
 
@@ -98,7 +105,9 @@ impl FieldKind {
 
     fn has_markers(&self) -> bool {
         match self {
-            FieldKind::Number(range) | FieldKind::Integer(range) => !range.missing.is_empty(),
+            FieldKind::Number(range)
+            | FieldKind::Integer(range)
+            | FieldKind::Vector { range, .. } => !range.missing.is_empty(),
             FieldKind::Boolean => false,
             FieldKind::Category { missing, .. } => !missing.is_empty(),
         }
@@ -111,20 +120,59 @@ impl FieldSpec {
         !self.required || self.kind.has_markers()
     }
 
-    pub(crate) fn to_proto(&self) -> Field {
-        Field {
-            name: self.name.clone(),
+    /// How many positions of a record it takes.
+    pub(crate) fn width(&self) -> usize {
+        match &self.kind {
+            FieldKind::Vector { length, .. } => *length,
+            _ => 1,
+        }
+    }
+
+    /// Its positions of the record schema.
+    pub(crate) fn to_proto(&self) -> Vec<Field> {
+        let field = |name| Field {
+            name,
             field_type: self.field_type(),
+        };
+        match &self.kind {
+            FieldKind::Vector { length, .. } => {
+                element_names(&self.name, *length).map(field).collect()
+            }
+            _ => vec![field(self.name.clone())],
         }
     }
 
     pub(crate) fn field_type(&self) -> FieldType {
         match &self.kind {
-            FieldKind::Number(_) => FieldType::Number,
+            FieldKind::Number(_) | FieldKind::Vector { .. } => FieldType::Number,
             FieldKind::Integer(_) => FieldType::Integer,
             FieldKind::Boolean => FieldType::Boolean,
             FieldKind::Category { categories, .. } => FieldType::Category(categories.clone()),
         }
+    }
+}
+
+/// What the values of a vector are called, one by one: `name[0]`, `name[1]`, ….
+pub(crate) fn element_names(name: &str, length: usize) -> impl Iterator<Item = String> {
+    (0..length).map(move |at| format!("{name}[{at}]"))
+}
+
+impl RecordSpec {
+    /// A field and its first position.
+    pub(crate) fn find(&self, name: &str) -> Option<(&FieldSpec, usize)> {
+        let mut start = 0;
+        for field in &self.fields {
+            if field.name == name {
+                return Some((field, start));
+            }
+            start += field.width();
+        }
+        None
+    }
+
+    /// How many positions a record has.
+    pub(crate) fn width(&self) -> usize {
+        self.fields.iter().map(FieldSpec::width).sum()
     }
 }
 
@@ -178,9 +226,20 @@ pub(crate) struct ModelSpec {
     pub inputs: Vec<String>,
 }
 
+/// What a model's outputs mean, and so which there are.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Decision {
+    /// One output, the probability of one of two classes.
+    Threshold(Threshold),
+    /// An output for each class, its probability; the most probable one is the decision.
+    Argmax(Argmax),
+    /// Numbers that are no probabilities.
+    Value(Bands),
+}
+
 /// What a probability means.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Decision {
+pub struct Threshold {
     /// A probability of at least this is positive.
     pub threshold: f64,
     /// What the decision is called then.
@@ -189,12 +248,114 @@ pub struct Decision {
     pub negative: String,
 }
 
+/// Several classes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Argmax {
+    /// In the order of the model's outputs.
+    pub classes: Vec<String>,
+}
+
+/// Names for ranges of the first value.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Bands {
+    /// What the model's outputs are called, in their order.
+    pub values: Vec<String>,
+    /// Ascending; there may be none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub edges: Vec<f64>,
+    /// One more than edges: below the first, from the first on, …; none without edges.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<String>,
+}
+
+/// A threshold is what a decision was before there were others: it has no kind.
+impl Serialize for Decision {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        #[serde(tag = "kind", rename_all = "snake_case")]
+        enum Kind<'a> {
+            Argmax(&'a Argmax),
+            Value(&'a Bands),
+        }
+        match self {
+            Decision::Threshold(threshold) => threshold.serialize(serializer),
+            Decision::Argmax(argmax) => Kind::Argmax(argmax).serialize(serializer),
+            Decision::Value(bands) => Kind::Value(bands).serialize(serializer),
+        }
+    }
+}
+
+impl Decision {
+    /// What the model's outputs are called, in their order.
+    pub fn outputs(&self) -> Vec<String> {
+        match self {
+            Decision::Threshold(_) => vec!["probability".to_owned()],
+            Decision::Argmax(argmax) => argmax.classes.clone(),
+            Decision::Value(bands) => bands.values.clone(),
+        }
+    }
+
+    /// The name of what follows from a row of outputs. A number that is none decides nothing: it is never positive, and no
+    /// class and no band.
+    pub(crate) fn of(&self, outputs: &[f64]) -> &str {
+        let first = outputs.first().copied().unwrap_or(f64::NAN);
+        match self {
+            Decision::Threshold(it) if first >= it.threshold => &it.positive,
+            Decision::Threshold(it) => &it.negative,
+            Decision::Argmax(it) => {
+                let class = greatest(outputs).and_then(|at| it.classes.get(at));
+                class.map_or("", String::as_str)
+            }
+            Decision::Value(_) if first.is_nan() => "",
+            Decision::Value(it) => {
+                let band = it.edges.partition_point(|edge| *edge <= first);
+                it.names.get(band).map_or("", String::as_str)
+            }
+        }
+    }
+
+    /// The one number that stands for a row of outputs: the probability, that of the class decided for, or the first value.
+    pub(crate) fn headline(&self, outputs: &[f64]) -> f64 {
+        let at = match self {
+            Decision::Argmax(_) => greatest(outputs).unwrap_or(0),
+            Decision::Threshold(_) | Decision::Value(_) => 0,
+        };
+        outputs.get(at).copied().unwrap_or(f64::NAN)
+    }
+}
+
+/// Where the greatest number is; of equal ones the first.
+fn greatest(outputs: &[f64]) -> Option<usize> {
+    let mut found: Option<usize> = None;
+    for (at, output) in outputs.iter().enumerate() {
+        let best = found.map_or(f64::NEG_INFINITY, |found| outputs[found]);
+        if *output > best {
+            found = Some(at);
+        }
+    }
+    found
+}
+
 /// The column of training data that holds the truth.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Label {
     pub field: String,
-    /// The text that stands for 1.
-    pub positive: String,
-    /// The text that stands for 0.
-    pub negative: String,
+    #[serde(flatten)]
+    pub truth: Truth,
+}
+
+/// What the truth looks like.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Truth {
+    Two {
+        /// The text that stands for 1.
+        positive: String,
+        /// The text that stands for 0.
+        negative: String,
+    },
+    /// Texts that stand for 0, 1, ….
+    Several { classes: Vec<String> },
+    /// The number itself.
+    Number {},
 }

@@ -9,7 +9,7 @@ use crate::invalid::{Invalid, InvalidKind};
 use crate::pipeline::Pipeline;
 use crate::quote::{list, quote, suggest};
 use crate::record::Reading;
-use crate::spec::Label;
+use crate::spec::{Label, Truth};
 
 /// Why a file cannot be trained on.
 #[derive(Debug, thiserror::Error)]
@@ -44,7 +44,7 @@ pub struct Training {
     pub inputs: Vec<String>,
     /// Row by row; NaN is missing.
     pub rows: Vec<f64>,
-    /// 1 for positive, 0 for negative; one a row.
+    /// 1 for positive, 0 for negative; of several classes their number, counted from 0; or the value itself. One a row.
     pub labels: Vec<f64>,
     /// Rows that cannot be used: the line in the file, counted from 1, and why.
     pub skipped: Vec<(u64, Invalid)>,
@@ -124,31 +124,52 @@ fn text(bytes: &ByteRecord) -> Result<StringRecord, Invalid> {
 
 fn truth(label: &Label, cell: &str) -> Result<f64, Invalid> {
     let cell = cell.trim();
-    if cell == label.positive.trim() {
-        return Ok(1.0);
+    let texts: Vec<&str> = match &label.truth {
+        Truth::Two { positive, negative } => vec![negative, positive],
+        Truth::Several { classes } => classes.iter().map(String::as_str).collect(),
+        Truth::Number {} => return number(label, cell),
+    };
+    if let Some(at) = texts.iter().position(|text| cell == text.trim()) {
+        return Ok(at as f64);
     }
-    if cell == label.negative.trim() {
-        return Ok(0.0);
-    }
-    let fix = format!(
-        "write {}",
-        list(
-            [&label.positive, &label.negative]
-                .into_iter()
-                .map(String::as_str)
-        )
-        .replace(", ", " or ")
-    );
+    let shown = match &label.truth {
+        Truth::Two { positive, negative } => {
+            list([positive, negative].into_iter().map(String::as_str))
+        }
+        _ => list(texts.into_iter()),
+    };
+    let fix = format!("write {}", shown.replace(", ", " or "));
     Err(match cell.is_empty() {
-        true => Invalid::new(
-            InvalidKind::MissingField,
-            &label.field,
-            "the label is empty",
-            fix,
-        ),
+        true => empty(label, fix),
         false => {
             let reason = format!("{} is no label", quote(cell));
             Invalid::new(InvalidKind::UnknownCategory, &label.field, reason, fix)
         }
     })
+}
+
+fn number(label: &Label, cell: &str) -> Result<f64, Invalid> {
+    const FIX: &str = "write digits with a point, as in 33.6";
+    match cell.parse() {
+        Ok(number) if f64::is_finite(number) => Ok(number),
+        _ if cell.is_empty() => Err(empty(label, FIX.to_owned())),
+        _ => {
+            let reason = format!("{} is not a number", quote(cell));
+            Err(Invalid::new(
+                InvalidKind::WrongType,
+                &label.field,
+                reason,
+                FIX,
+            ))
+        }
+    }
+}
+
+fn empty(label: &Label, fix: String) -> Invalid {
+    Invalid::new(
+        InvalidKind::MissingField,
+        &label.field,
+        "the label is empty",
+        fix,
+    )
 }

@@ -94,6 +94,10 @@ impl FieldSpec {
             };
         }
         match &self.kind {
+            FieldKind::Vector { length, .. } => {
+                let fix = format!("send a list of {length} numbers{}", self.or_missing());
+                Err(value.wrong_type(&self.name, fix))
+            }
             FieldKind::Number(range) => match value.number() {
                 Some(number) => self.in_range(range, number),
                 None => Err(self.no_number(value, "a number")),
@@ -121,6 +125,21 @@ impl FieldSpec {
         }
     }
 
+    /// A value of a vector, at a place that is for messages.
+    pub(crate) fn read_element(&self, place: usize, value: Value<'_>) -> Result<f64, Invalid> {
+        let FieldKind::Vector { range, .. } = &self.kind else {
+            return self.read(value);
+        };
+        match (value, value.number()) {
+            (Value::Null, _) if self.may_be_null() => Ok(f64::NAN),
+            (_, Some(number)) => self.in_range(range, number),
+            (_, None) => {
+                let reason = format!("value {place} (counting from 0) {}", value.show());
+                Err(self.wrong(reason, "send numbers only"))
+            }
+        }
+    }
+
     /// The value of a CSV cell: an empty one is a null.
     pub(crate) fn read_cell(&self, cell: &str) -> Result<f64, Invalid> {
         let text = cell.trim();
@@ -128,6 +147,13 @@ impl FieldSpec {
             return self.read(Value::Null);
         }
         match &self.kind {
+            FieldKind::Vector { .. } => match text.parse() {
+                Ok(number) => self.read_element(0, Value::Number(number)),
+                Err(_) => Err(self.wrong(
+                    format!("{} is not a number", quote(text)),
+                    "give each of its values a column, as in `name[0]` or `name_0`",
+                )),
+            },
             FieldKind::Number(_) | FieldKind::Integer(_) => match text.parse() {
                 Ok(number) => self.read(Value::Number(number)),
                 Err(_) => Err(self.wrong(

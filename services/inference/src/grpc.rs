@@ -46,14 +46,13 @@ impl PredictService for Predict {
         let step = doors.tracing.step("model");
         let start = Instant::now();
         let scored = choice.loaded.score(inputs, deadline).await;
-        let probabilities = scored.map_err(Refusal::from)?;
+        let outputs = scored.map_err(Refusal::from)?;
         let id = choice.loaded.id();
         choice.times.compute(start.elapsed());
         drop(step);
-        let probability = probabilities.first().copied().unwrap_or(f64::NAN);
         Ok(Response::new(PredictResponse {
-            probability,
-            decision: pipeline.decide(probability).to_owned(),
+            probability: pipeline.headline(&outputs),
+            decision: pipeline.decide(&outputs).to_owned(),
             model: id.name.clone(),
             version: id.version.clone(),
             pipeline: pipeline.name().to_owned(),

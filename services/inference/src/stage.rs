@@ -136,7 +136,7 @@ impl Handler for InferenceHandler {
                 output.fail(unknown_variant(&routes, item));
                 continue;
             };
-            let decision = self.pipeline.decide(outputs[0]);
+            let decision = self.pipeline.decide(outputs);
             let payload = self.writer.prediction(route, item, outputs, decision);
             output.emit(|bytes| payload.write(bytes));
             for (shadow, outputs) in routes.split.shadows().iter().zip(&self.shadows) {
@@ -144,7 +144,7 @@ impl Handler for InferenceHandler {
                 let Some(outputs) = outputs.get(index * width..(index + 1) * width) else {
                     continue;
                 };
-                let decision = self.pipeline.decide(outputs[0]);
+                let decision = self.pipeline.decide(outputs);
                 let payload = self.writer.prediction(*shadow, item, outputs, decision);
                 output.also(|bytes| payload.write(bytes));
             }

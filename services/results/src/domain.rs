@@ -42,8 +42,8 @@ pub struct Prediction {
 pub enum Invalid {
     #[error("the prediction has no id")]
     NoId,
-    #[error("a stored prediction has one output, this one has {count}")]
-    Outputs { count: usize },
+    #[error("the prediction has no output")]
+    NoOutput,
     #[error("the output is {value}: only a finite number can be stored")]
     NotFinite { value: f64 },
     #[error("{field} has {bytes} bytes, more than the {bytes_max} that can be indexed")]

@@ -9,11 +9,9 @@ impl TryFrom<v1::Prediction> for Prediction {
     type Error = Invalid;
 
     fn try_from(message: v1::Prediction) -> Result<Self, Invalid> {
-        let [probability] = message.outputs[..] else {
-            return Err(Invalid::Outputs {
-                count: message.outputs.len(),
-            });
-        };
+        // Of several classes the one decided for has the greatest; NaN is greater than none.
+        let greatest = message.outputs.iter().copied().reduce(f64::max);
+        let probability = greatest.ok_or(Invalid::NoOutput)?;
         let prediction = Prediction {
             id: message.id,
             key: message.key,
@@ -85,13 +83,19 @@ mod tests {
                 .to_string()
         };
         assert!(refused(|m| m.id.clear()).contains("no id"));
-        assert!(refused(|m| m.outputs.clear()).contains("this one has 0"));
-        assert!(refused(|m| m.outputs = vec![0.1, 0.9]).contains("this one has 2"));
+        assert!(refused(|m| m.outputs.clear()).contains("no output"));
         assert!(refused(|m| m.outputs = vec![f64::NAN]).contains("NaN"));
         assert!(refused(|m| m.id = "x".repeat(1025)).contains("id has 1025 bytes"));
         assert!(refused(|m| m.key = "a\0b".into()).contains("key holds a NUL"));
         assert!(refused(|m| m.event_time_ms = i64::MAX).contains("event_time"));
         assert!(refused(|m| m.predicted_at_ms = i64::MIN).contains("predicted_at"));
+    }
+
+    #[test]
+    fn of_several_classes_the_probability_of_the_one_decided_for_is_stored() {
+        let mut message = message();
+        message.outputs = vec![0.1, 0.7, 0.2];
+        assert_eq!(Prediction::try_from(message).unwrap().probability, 0.7);
     }
 
     #[test]

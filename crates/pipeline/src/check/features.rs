@@ -39,13 +39,16 @@ pub(super) fn read<'a>(
         }
         names.add(&name, &name.value)?;
         let kind = kind(&mut table, &record.fields)?;
-        features.push(Checked::new(
-            FeatureSpec {
-                name: name.value,
-                kind,
-            },
-            record,
-        ));
+        let spec = FeatureSpec {
+            name: name.value.clone(),
+            kind,
+        };
+        let checked = Checked::new(spec, record);
+        // Of a vector's values each has a name of its own.
+        for output in checked.outputs.iter().filter(|it| **it != name.value) {
+            names.add(&name, output)?;
+        }
+        features.push(checked);
     }
     if features.is_empty() {
         return Err(spot.error("is empty", "describe at least one feature"));
@@ -57,6 +60,8 @@ pub(super) fn read<'a>(
 #[derive(Clone, Copy, PartialEq)]
 enum Wants {
     Anything,
+    /// Anything but a vector.
+    One,
     Number,
     Category,
 }
@@ -75,7 +80,7 @@ fn kind(table: &mut Table<'_>, fields: &[FieldSpec]) -> Result<FeatureKind, Erro
             field: field("field", Wants::Anything)?,
         },
         "missing" => FeatureKind::Missing {
-            field: field("field", Wants::Anything)?,
+            field: field("field", Wants::One)?,
         },
         "one_hot" => FeatureKind::OneHot {
             field: field("field", Wants::Category)?,
@@ -144,6 +149,7 @@ fn field(
     };
     let fits = match wants {
         Wants::Anything => true,
+        Wants::One => !matches!(field.kind, FieldKind::Vector { .. }),
         Wants::Number => field.kind.is_numeric(),
         Wants::Category => matches!(field.kind, FieldKind::Category { .. }),
     };
@@ -156,6 +162,7 @@ fn field(
         field.kind.with_article()
     );
     let fix = match wants {
+        Wants::One => "use another field, or kind = \"pass\"",
         Wants::Category => "use a field of type category, or kind = \"pass\" or \"bucket\"",
         _ => "use a field of type number or integer, or kind = \"one_hot\" or \"pass\"",
     };
@@ -163,7 +170,11 @@ fn field(
 }
 
 fn edges(table: &mut Table<'_>) -> Result<Vec<f64>, Error> {
-    let list = table.need("edges", "edges = [18, 40, 65]")?;
+    ascending(table.need("edges", "edges = [18, 40, 65]")?)
+}
+
+/// Numbers, each greater than the one before; at least one.
+pub(super) fn ascending<'a>(list: At<'a, DeValue<'a>>) -> Result<Vec<f64>, Error> {
     let spot = list.spot.clone();
     let edges = list.numbers()?;
     if edges.is_empty() {

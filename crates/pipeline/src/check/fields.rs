@@ -7,19 +7,22 @@ use toml::de::DeValue;
 use super::Names;
 use crate::error::Error;
 use crate::quote::{quote, suggest};
-use crate::spec::{FieldKind, FieldSpec, Range};
+use crate::spec::{FieldKind, FieldSpec, Range, element_names};
 use crate::table::{At, Table, WHOLE_MAX, check_name};
 
-const KEYS: [&str; 7] = [
+const KEYS: [&str; 8] = [
     "name",
     "type",
+    "length",
     "min",
     "max",
     "missing",
     "required",
     "categories",
 ];
-const TYPES: [&str; 4] = ["number", "integer", "boolean", "category"];
+const TYPES: [&str; 5] = ["number", "integer", "boolean", "category", "vector"];
+/// The most values of a vector: as many as a model may have inputs.
+const LENGTH_MAX: f64 = 4_096.0;
 
 pub(super) fn read<'a>(
     list: At<'a, DeValue<'a>>,
@@ -36,6 +39,11 @@ pub(super) fn read<'a>(
             .transpose()?
             .unwrap_or(true);
         let kind = kind(&mut table)?;
+        if let FieldKind::Vector { length, .. } = &kind {
+            for element in element_names(&name.value, *length) {
+                names.add(&name, &element)?;
+            }
+        }
         fields.push(FieldSpec {
             name: name.value,
             kind,
@@ -50,6 +58,9 @@ pub(super) fn read<'a>(
 
 fn kind(table: &mut Table<'_>) -> Result<FieldKind, Error> {
     let kind = table.need("type", "type = \"number\"")?.text()?;
+    if kind.value != "vector" {
+        refuse(table, &["length"], &kind.value)?;
+    }
     match kind.value.as_str() {
         "number" => Ok(FieldKind::Number(range(table, Whole::No)?)),
         "integer" => Ok(FieldKind::Integer(range(table, Whole::Yes)?)),
@@ -58,6 +69,7 @@ fn kind(table: &mut Table<'_>) -> Result<FieldKind, Error> {
             Ok(FieldKind::Boolean)
         }
         "category" => category(table),
+        "vector" => vector(table),
         other => {
             let reason = format!("{} is no type", quote(other));
             Err(kind
@@ -138,6 +150,19 @@ fn range(table: &mut Table<'_>, whole: Whole) -> Result<Range, Error> {
         min,
         max: max.map(|(_, max)| max),
         missing,
+    })
+}
+
+fn vector(table: &mut Table<'_>) -> Result<FieldKind, Error> {
+    let length = table.need("length", "length = 64")?.number()?;
+    if length.value.fract() != 0.0 || !(1.0..=LENGTH_MAX).contains(&length.value) {
+        let reason = format!("{} is no length of a vector", length.value);
+        let fix = format!("write a whole number from 1 to {LENGTH_MAX}");
+        return Err(length.spot.error(reason, fix));
+    }
+    Ok(FieldKind::Vector {
+        length: length.value as usize,
+        range: range(table, Whole::No)?,
     })
 }
 

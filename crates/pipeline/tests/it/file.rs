@@ -1,6 +1,6 @@
 //! Pipeline files: what they mean, and what is said of wrong ones.
 
-use quadrille_pipeline::Pipeline;
+use quadrille_pipeline::{Pipeline, Truth};
 use quadrille_proto::{FieldType, Kind};
 
 use crate::{WARD, diabetes, fault, ward};
@@ -20,8 +20,8 @@ fn the_shipped_pipeline_means_what_the_documents_say() {
         (pipeline.key_field(), pipeline.id_field()),
         ("patient_id", Some("id"))
     );
-    assert_eq!(pipeline.threshold(), 0.5);
-    let decisions = [0.5, 0.49, f64::NAN].map(|probability| pipeline.decide(probability));
+    assert_eq!(pipeline.threshold(), Some(0.5));
+    let decisions = [0.5, 0.49, f64::NAN].map(|probability| pipeline.decide(&[probability]));
     assert_eq!(decisions, ["diabetic", "healthy", "healthy"]);
     assert_eq!(pipeline.label().unwrap().field, "diabetes");
 }
@@ -361,14 +361,12 @@ fn the_label_is_not_shown_to_the_model() {
     assert!(fault("[model]", &label("beats")).contains("must not see the truth"));
     assert!(fault("[model]", &label("bed")).contains("must not see the truth"));
     let text = WARD.replace("[model]", &label("died"));
-    assert_eq!(
-        Pipeline::parse("x", &text)
-            .unwrap()
-            .label()
-            .unwrap()
-            .positive,
-        "1"
-    );
+    let label = Pipeline::parse("x", &text).unwrap().label().cloned();
+    let truth = Truth::Two {
+        positive: "1".to_owned(),
+        negative: "0".to_owned(),
+    };
+    assert_eq!(label.unwrap().truth, truth);
     assert!(fault("[model]", "[label]\nfield = \"x\"\n[model]").contains("as the training data"));
 }
 

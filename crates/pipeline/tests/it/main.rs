@@ -1,10 +1,12 @@
 //! Pipelines as their users meet them: files, records, training data.
 
 mod csv_rows;
+mod decisions;
 mod file;
 mod generated;
 mod json;
 mod properties;
+mod vectors;
 
 use std::path::Path;
 

@@ -9,12 +9,12 @@ use serde_json::{Map, Value};
 use crate::generated::{Layout, layout, pipeline, record, toml};
 use crate::{NOW_MS, RECORD, WARD, diabetes, ward};
 
-const PLAIN: Layout = Layout {
+pub const PLAIN: Layout = Layout {
     reversed: false,
     comments: false,
 };
 
-fn parse(value: &Value, layout: Layout) -> Pipeline {
+pub fn parse(value: &Value, layout: Layout) -> Pipeline {
     let text = toml(value, layout);
     Pipeline::parse("generated.toml", &text).unwrap_or_else(|error| panic!("{error}\n{text}"))
 }

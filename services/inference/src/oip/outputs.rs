@@ -170,8 +170,8 @@ pub(crate) fn make<'a>(
         }
         (DECISION, _) => {
             let decide = |row: &[f64]| {
-                let probability = row.first().copied().unwrap_or(f64::NAN);
-                Cow::Borrowed(pipeline.map_or("", |pipeline| pipeline.decide(probability)))
+                let decide = |pipeline: &'a Pipeline| pipeline.decide(row);
+                Cow::Borrowed(pipeline.map_or("", decide))
             };
             (None, Values::Texts(rows.map(decide).collect()))
         }

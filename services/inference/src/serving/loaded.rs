@@ -6,8 +6,8 @@ use std::{
     time::Instant,
 };
 
-use quadrille_model::{Cost, Model, Package, package::Difference};
-use quadrille_pipeline::Pipeline;
+use quadrille_model::{Cost, Model, Outputs, Package, package::Difference};
+use quadrille_pipeline::{Decision, Pipeline};
 use quadrille_registry::ModelId;
 use quadrille_telemetry::metrics::{ModelTimes, ServingMetrics};
 
@@ -164,13 +164,29 @@ pub(super) fn check(pipeline: &Pipeline, model: &dyn Model) -> Result<(), String
     if let Some(difference) = Difference::between(model.inputs(), pipeline.inputs()) {
         return Err(format!("the model wants other inputs: {difference}"));
     }
-    let width = model.outputs().width();
-    if width == 1 {
-        return Ok(());
+    let difference = match (model.outputs(), pipeline.decision()) {
+        (Outputs::Binary(_), Decision::Threshold(_)) => None,
+        (Outputs::Classes(has), Decision::Argmax(decision)) => {
+            Difference::between(has, &decision.classes)
+        }
+        (Outputs::Values(has), Decision::Value(decision)) => {
+            Difference::between(has, &decision.values)
+        }
+        (has, _) => {
+            let has = match has {
+                Outputs::Binary(_) => "the probability of one of two classes (threshold)",
+                Outputs::Classes(_) => "the probabilities of several classes (argmax)",
+                Outputs::Values(_) => "values (value)",
+            };
+            return Err(format!(
+                "the model gives {has}, the pipeline decides otherwise"
+            ));
+        }
+    };
+    match difference {
+        None => Ok(()),
+        Some(difference) => Err(format!("the model has other outputs: {difference}")),
     }
-    Err(format!(
-        "the pipeline decides by one probability, the model has {width} outputs"
-    ))
 }
 
 /// From a package's files to a model that has scored: verify, load, warm up. Nothing in a package may hurt the
