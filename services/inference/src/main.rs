@@ -19,8 +19,8 @@ struct Cli {
     #[arg(long, env = "QUADRILLE_MODEL", value_name = "DIR")]
     model: Option<PathBuf>,
 
-    /// Names of the models that are scored in batches of stream and requests together, through one bounded queue a model;
-    /// the others are scored where a record or a request arrives.
+    /// Names of more models that are scored in batches of stream and requests together, through one bounded queue a model.
+    /// Large networks are anyway; the others are scored where a record or a request arrives.
     #[arg(
         long,
         env = "QUADRILLE_QUEUED_MODELS",

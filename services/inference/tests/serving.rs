@@ -440,7 +440,8 @@ fn swaps_under_load_fail_nothing_mix_nothing_and_leave_nothing_behind() {
         .filter(|line| line.contains("version="))
         .count();
     // Two versions: a state, a count, and the buckets of three stages.
-    assert!(series < 150, "{series} series");
+    // Of one version, not of a thousand: its own times are some sixty.
+    assert!(series < 250, "{series} series");
     // Loosely: the allocator keeps what it likes, and a model is small here.
     if let (Some(Some(first)), Some(Some(last))) = (resident.get(1), resident.last()) {
         assert!(*last < first + 16 * 1024, "{resident:?} KiB");
