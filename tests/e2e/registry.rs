@@ -128,7 +128,7 @@ fn a_package_is_pushed_listed_shown_deployed_and_deleted() {
     assert_eq!(json["models"][0]["pushed_by"], "ann", "{json}");
     let shown = cli.good(&["model", "show", &name, "1"]);
     assert!(
-        shown.contains("algorithm") && shown.contains("by ann"),
+        shown.contains("backend") && shown.contains("by ann"),
         "{shown}"
     );
     let manifest = cli.good(&["model", "show", &name, "1", "--manifest"]);
