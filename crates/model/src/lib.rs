@@ -61,14 +61,14 @@ pub trait Model: Send + Sync + std::fmt::Debug {
 /// What scoring a row costs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cost {
-    /// Microseconds: trees, linear models, networks of up to [`MULTIPLY_ADDS_CHEAP_MAX`].
+    /// Microseconds: trees, linear models, networks of up to [`MULTIPLY_ADDS_CHEAP_MAX`] a row.
     Cheap,
     /// More.
     Dear,
 }
 
-/// Multiplications with their additions a row, up to which a network is [`Cost::Cheap`]: some tens of microseconds of one
-/// core, about what a queue and another thread cost.
+/// Multiplications with their additions a row, up to which a network is [`Cost::Cheap`]: some ten microseconds of one core
+/// (the digits example has 81,000 and takes 16 µs), about what a queue and another thread cost.
 pub const MULTIPLY_ADDS_CHEAP_MAX: u64 = 50_000;
 
 /// What a model's answer to one row holds.

@@ -38,6 +38,14 @@ pub(super) trait Leaves {
 
     /// Adds a leaf to a row of sums.
     fn add(&self, leaf: usize, sums: &mut [f64]);
+
+    /// Adds leaves to a row of sums, one after another.
+    #[inline(always)]
+    fn add_all(&self, leaves: &[u32], sums: &mut [f64]) {
+        for leaf in leaves {
+            self.add(*leaf as usize, sums);
+        }
+    }
 }
 
 /// One value a leaf.
@@ -52,6 +60,13 @@ impl Leaves for Values<'_> {
     #[inline(always)]
     fn add(&self, leaf: usize, sums: &mut [f64]) {
         sums[0] += self.0[leaf];
+    }
+
+    /// The sum stays in a register.
+    #[inline(always)]
+    fn add_all(&self, leaves: &[u32], sums: &mut [f64]) {
+        let values = leaves.iter().map(|leaf| self.0[*leaf as usize]);
+        sums[0] = values.fold(sums[0], |sum, value| sum + value);
     }
 }
 
@@ -114,7 +129,6 @@ impl Kernel {
     }
 
     /// Adds to each row's sums (row-major) the leaves it reaches, tree after tree.
-    #[inline(always)]
     pub fn add(&self, rows: &[f64], sums: &mut [f64], leaves: &impl Leaves) {
         let width = leaves.width();
         let count = rows.len() / self.inputs;
@@ -133,7 +147,6 @@ impl Kernel {
     }
 
     /// Eight rows at a time down each tree.
-    #[inline(always)]
     fn add_together(
         &self,
         rows: &[f64],
@@ -167,7 +180,6 @@ impl Kernel {
     }
 
     /// One row down sixteen trees at a time.
-    #[inline(always)]
     fn add_alone(&self, row: &[f64], sums: &mut [f64], lane: &mut [f64], leaves: &impl Leaves) {
         let lane = &mut lane[..=self.inputs];
         lane[..self.inputs].copy_from_slice(row);
@@ -179,9 +191,7 @@ impl Kernel {
             }
             let depth = trees.iter().map(|tree| tree.depth).max().unwrap_or(0);
             let at = self.walk(roots, depth, |input, _| lane[input as usize]);
-            for at in &at[..trees.len()] {
-                leaves.add(*at as usize, sums);
-            }
+            leaves.add_all(&at[..trees.len()], sums);
         }
     }
 

@@ -1,0 +1,190 @@
+//! Networks that would cost more than they are worth, or reach out of their file, are refused by name before they run.
+
+use prost::Message as _;
+use quadrille_model::Outputs;
+use quadrille_model::import::{ImportOptions, import};
+use quadrille_model::package::{Activation, Error};
+use tract_onnx::pb::tensor_proto::DataType;
+use tract_onnx::pb::tensor_shape_proto::{Dimension, dimension};
+use tract_onnx::pb::type_proto::{Tensor, Value};
+use tract_onnx::pb::{
+    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
+    TensorShapeProto, TypeProto, ValueInfoProto,
+};
+
+fn node(operator: &str, input: &[&str], output: &str, attribute: Vec<AttributeProto>) -> NodeProto {
+    NodeProto {
+        op_type: operator.to_owned(),
+        input: input.iter().map(|it| (*it).to_owned()).collect(),
+        output: vec![output.to_owned()],
+        attribute,
+        ..NodeProto::default()
+    }
+}
+
+fn ints(name: &str, ints: &[i64]) -> AttributeProto {
+    AttributeProto {
+        name: name.to_owned(),
+        ints: ints.to_vec(),
+        r#type: 7,
+        ..AttributeProto::default()
+    }
+}
+
+fn constant(name: &str, dims: &[i64]) -> TensorProto {
+    TensorProto {
+        name: name.to_owned(),
+        dims: dims.to_vec(),
+        data_type: DataType::Float.into(),
+        float_data: vec![0.5; dims.iter().product::<i64>() as usize],
+        ..TensorProto::default()
+    }
+}
+
+fn value(name: &str, sizes: &[i64]) -> ValueInfoProto {
+    let dim = sizes.iter().map(|size| Dimension {
+        value: Some(dimension::Value::DimValue(*size)),
+        ..Dimension::default()
+    });
+    ValueInfoProto {
+        name: name.to_owned(),
+        r#type: Some(TypeProto {
+            value: Some(Value::TensorType(Tensor {
+                elem_type: DataType::Float.into(),
+                shape: Some(TensorShapeProto { dim: dim.collect() }),
+            })),
+            ..TypeProto::default()
+        }),
+        ..ValueInfoProto::default()
+    }
+}
+
+/// A graph from "X" to "Y" for rows of these sizes, as it is imported for `inputs` inputs.
+fn imported(
+    sizes: &[i64],
+    inputs: usize,
+    node: Vec<NodeProto>,
+    initializer: Vec<TensorProto>,
+) -> Result<(), Error> {
+    let graph = GraphProto {
+        node,
+        initializer,
+        input: vec![value("X", sizes)],
+        output: vec![value("Y", &[1, 1])],
+        ..GraphProto::default()
+    };
+    let opset = OperatorSetIdProto {
+        version: 17,
+        ..OperatorSetIdProto::default()
+    };
+    let model = ModelProto {
+        ir_version: 8,
+        graph: Some(graph),
+        opset_import: vec![opset],
+        ..ModelProto::default()
+    };
+    let options = ImportOptions {
+        name: "network".to_owned(),
+        version: "1".to_owned(),
+        inputs: (0..inputs).map(|at| format!("x{at}")).collect(),
+        outputs: Outputs::Values(vec!["y".to_owned()]),
+        output: None,
+        activation: Activation::None,
+        preprocess: None,
+        warm_up: None,
+        recorded: vec![],
+        created_at: "2026-01-31T12:00:00Z".to_owned(),
+    };
+    import(model.encode_to_vec(), options).map(drop)
+}
+
+fn refused(
+    expected: &str,
+    sizes: &[i64],
+    inputs: usize,
+    nodes: Vec<NodeProto>,
+    constants: Vec<TensorProto>,
+) {
+    let error = imported(sizes, inputs, nodes, constants).unwrap_err();
+    let error = error.to_string();
+    assert!(error.contains(expected), "{expected:?} is not in {error:?}");
+}
+
+#[test]
+fn a_plain_network_is_taken() {
+    let nodes = vec![node("MatMul", &["X", "w"], "Y", vec![])];
+    imported(&[0, 2], 2, nodes, vec![constant("w", &[2, 1])]).unwrap();
+}
+
+#[test]
+fn an_operator_that_is_not_known_is_named() {
+    let nodes = vec![node("Expand", &["X", "w"], "Y", vec![])];
+    refused("Expand", &[0, 2], 2, nodes, vec![constant("w", &[2])]);
+}
+
+#[test]
+fn constants_that_multiply_into_billions_are_refused() {
+    let nodes = vec![
+        node("Mul", &["a", "b"], "c", vec![]),
+        node("MatMul", &["X", "c"], "Y", vec![]),
+    ];
+    let constants = vec![constant("a", &[20_000, 1]), constant("b", &[1, 20_000])];
+    refused("its constants are too large", &[0, 2], 2, nodes, constants);
+}
+
+#[test]
+fn values_that_grow_beyond_memory_are_refused() {
+    let nodes = vec![
+        node("MatMul", &["X", "a"], "b", vec![]),
+        node("MatMul", &["d", "b"], "c", vec![]),
+        node("ReduceSum", &["c"], "Y", vec![]),
+    ];
+    // One row becomes 300,000 × 1,000.
+    let constants = vec![constant("a", &[1, 1_000]), constant("d", &[300_000, 1])];
+    refused("its values are too large", &[0, 1], 1, nodes, constants);
+}
+
+#[test]
+fn absurd_windows_and_pads_are_refused() {
+    let conv = |attribute| vec![node("Conv", &["X", "w"], "Y", vec![attribute])];
+    let weights = || vec![constant("w", &[1, 1, 1, 1])];
+    for attribute in [
+        ints("pads", &[1 << 40, 0, 0, 0]),
+        ints("strides", &[i64::MIN, 1]),
+        ints("kernel_shape", &[60_000, 60_000]),
+    ] {
+        let expected = format!("its {} are absurdly large", attribute.name);
+        refused(&expected, &[0, 1, 2, 2], 4, conv(attribute), weights());
+    }
+    // A stride of nothing is a division by it.
+    let stopped = conv(ints("strides", &[0, 0]));
+    assert!(imported(&[0, 1, 2, 2], 4, stopped, weights()).is_err());
+}
+
+#[test]
+fn data_outside_the_file_are_not_read() {
+    let mut weights = constant("w", &[2, 1]);
+    weights.data_location = Some(1);
+    let nodes = vec![node("MatMul", &["X", "w"], "Y", vec![])];
+    refused("data in other files", &[0, 2], 2, nodes, vec![weights]);
+}
+
+#[test]
+fn a_tensor_whose_data_are_cut_off_is_refused() {
+    let mut weights = constant("w", &[2, 1]);
+    weights.dims = vec![1 << 40, 1];
+    let nodes = vec![node("MatMul", &["X", "w"], "Y", vec![])];
+    refused("whose data are cut off", &[0, 2], 2, nodes, vec![weights]);
+}
+
+#[test]
+fn an_image_of_another_size_than_the_inputs_is_refused() {
+    let nodes = vec![node("ReduceSum", &["X"], "Y", vec![])];
+    refused(
+        "rows of [1, 8, 8] numbers where 63 inputs",
+        &[0, 1, 8, 8],
+        63,
+        nodes,
+        vec![],
+    );
+}
