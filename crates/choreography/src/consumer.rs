@@ -1,5 +1,7 @@
 //! A lane's consumer: the group member, its assignment, and what a rebalance takes away.
 //!
+//! What is fetched reaches the lane through a [`Gate`], which it closes while it tries a batch again.
+//!
 //! The lane settles every batch before it polls again, and librdkafka rebalances only inside `poll`: so at
 //! the moment partitions are revoked nothing of them is in flight, and what was polled but not handled is
 //! forgotten.
@@ -10,6 +12,7 @@
 //! the lane asks for itself what is committed: [`LaneConsumer::check_starts`].
 
 use std::{
+    cell::Cell,
     collections::{BTreeMap, BTreeSet},
     ffi::CString,
     sync::{
@@ -32,7 +35,8 @@ use quadrille_telemetry::StageMetrics;
 use crate::{
     Delivery, Span, StageConfig,
     batch::Batch,
-    client, native,
+    client,
+    native::{self, Gate},
     stage::{LaneStatus, ResumeFn},
 };
 
@@ -44,6 +48,8 @@ const COMMITTED_WAIT: Duration = Duration::from_millis(500);
 /// What the callbacks leave for the lane.
 pub(crate) struct Events {
     topic: String,
+    /// None once the consumer is being closed.
+    gate: Mutex<Option<Gate>>,
     metrics: StageMetrics,
     status: Arc<LaneStatus>,
     resume: Option<Arc<ResumeFn>>,
@@ -90,6 +96,11 @@ impl Events {
         if let Err(reason) = self.resume(partitions) {
             return self.fail(reason);
         }
+        let elements = partitions.elements();
+        let taken = || elements.iter().map(|element| element.partition());
+        if let Some(gate) = &*lock(&self.gate) {
+            taken().for_each(|partition| gate.lead(consumer.client(), partition));
+        }
         let result = match consumer.rebalance_protocol() {
             RebalanceProtocol::Cooperative => consumer.incremental_assign(partitions),
             _ => consumer.assign(partitions),
@@ -97,12 +108,6 @@ impl Events {
         if let Err(error) = result {
             return self.fail(error.to_string());
         }
-        // The client keeps a partition paused that was taken away while it was, and it would never be read again.
-        if let Err(error) = consumer.resume(partitions) {
-            return self.fail(error.to_string());
-        }
-        let elements = partitions.elements();
-        let taken = || elements.iter().map(|element| element.partition());
         lock(&self.assigned).extend(taken());
         // Elsewhere the start is the handler's to say, or a repetition is allowed.
         if self.delivery == Delivery::ExactlyOnce && self.resume.is_none() {
@@ -185,6 +190,7 @@ impl ConsumerContext for Events {
 pub(crate) struct LaneConsumer {
     pub client: BaseConsumer<Events>,
     topic: String,
+    held: Cell<bool>,
 }
 
 impl LaneConsumer {
@@ -250,6 +256,7 @@ impl LaneConsumer {
         }
         let events = Events {
             topic: config.input.clone(),
+            gate: Mutex::default(),
             metrics,
             status,
             resume,
@@ -261,10 +268,13 @@ impl LaneConsumer {
             failed: Mutex::default(),
         };
         let client: BaseConsumer<Events> = settings.create_with_context(events)?;
+        let topic = CString::new(&*config.input)?;
+        *lock(&client.context().gate) = Some(Gate::new(client.client(), topic));
         client.subscribe(&[&config.input])?;
         Ok(LaneConsumer {
             client,
             topic: config.input.clone(),
+            held: Cell::new(false),
         })
     }
 
@@ -394,12 +404,28 @@ impl LaneConsumer {
         native::queue_length(self.client.client())
     }
 
-    /// Stops fetching while the lane waits; polling goes on, so the group stays served.
-    pub fn pause(&self) -> KafkaResult<()> {
-        self.client.pause(&self.client.assignment()?)
+    /// Keeps back what is fetched from now on; polling goes on, so the group stays served.
+    pub fn hold(&self) {
+        if !self.held.replace(true)
+            && let Some(gate) = &*lock(&self.client.context().gate)
+        {
+            gate.close();
+        }
     }
 
-    pub fn resume(&self) -> KafkaResult<()> {
-        self.client.resume(&self.client.assignment()?)
+    /// Lets through what was kept back.
+    pub fn release(&self) {
+        if self.held.replace(false)
+            && let Some(gate) = &*lock(&self.client.context().gate)
+        {
+            gate.open(self.client.client());
+        }
+    }
+}
+
+impl Drop for LaneConsumer {
+    fn drop(&mut self) {
+        // Its queue must not outlive the client, which owns these events.
+        *lock(&self.client.context().gate) = None;
     }
 }

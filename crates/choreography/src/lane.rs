@@ -304,6 +304,9 @@ impl<H: Handler> Lane<H> {
                 self.dead_letters.tell_rest(&self.config.input, true);
                 return Ok(End::Drained);
             }
+            if batch.is_empty() {
+                consumer.release();
+            }
             self.collect(consumer, &mut batch)?;
             consumer.check_starts(&mut batch).map_err(End::restart)?;
             if lag_at.elapsed() >= LAG_EVERY {
@@ -344,7 +347,12 @@ impl<H: Handler> Lane<H> {
     /// Polls until the batch is full or the queue is dry; waits for a first record, not for a second,
     /// unless the lane committed just now.
     fn collect<'c>(&self, consumer: &'c LaneConsumer, batch: &mut Batch<'c>) -> Result<(), End> {
-        let mut wait = IDLE_WAIT;
+        // A batch that is tried again has its records.
+        let mut wait = if batch.is_empty() {
+            IDLE_WAIT
+        } else {
+            Duration::ZERO
+        };
         let mut lingered = false;
         loop {
             let polled = consumer.client.poll(wait);
@@ -412,14 +420,15 @@ impl<H: Handler> Lane<H> {
         }
     }
 
-    /// Waits while the group stays served: nothing is fetched, rebalances take their partitions away.
+    /// Waits while the group stays served: rebalances take their partitions away. Until the batch is settled
+    /// nothing new comes but what the client had handed out already.
     fn wait<'c>(
         &self,
         consumer: &'c LaneConsumer,
         batch: &mut Batch<'c>,
         wait: Duration,
     ) -> Result<(), End> {
-        consumer.pause().map_err(End::restart)?;
+        consumer.hold();
         let until = Instant::now() + wait;
         loop {
             self.status.progress();
@@ -435,7 +444,7 @@ impl<H: Handler> Lane<H> {
                 break;
             }
         }
-        consumer.resume().map_err(End::restart)
+        Ok(())
     }
 
     /// Decides the batch, then makes the decisions durable.

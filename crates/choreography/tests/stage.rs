@@ -89,25 +89,36 @@ impl World {
     }
 
     fn start_unready(delivery: Delivery) -> Self {
+        let mut world = Self::new(2);
+        let registry = world.registry.clone();
+        world.stage = Some(world.add(
+            "test",
+            2,
+            delivery,
+            limits(Duration::from_millis(5)),
+            &registry,
+        ));
+        world
+    }
+
+    /// Without a stage.
+    fn new(partitions: i32) -> Self {
         let broker = EmbeddedBroker::start().expect("the embedded broker");
         let spec = |name: &str| TopicSpec {
             name: name.to_owned(),
-            partitions: 2,
+            partitions,
             compacted: false,
             message_bytes_max: None,
         };
         let names = ["in", "in.dlq", "out", "quadrille.schemas"];
         broker.create(&names.map(spec)).expect("topics");
-        let mut world = World {
+        World {
             broker,
             registry: Registry::default(),
             retries: Arc::default(),
             ready: Arc::default(),
             stage: None,
-        };
-        let registry = world.registry.clone();
-        world.stage = Some(world.add("test", 2, delivery, Duration::from_millis(5), &registry));
-        world
+        }
     }
 
     /// A member of the group.
@@ -116,7 +127,7 @@ impl World {
         instance: &str,
         lanes: usize,
         delivery: Delivery,
-        retry_first: Duration,
+        limits: Limits,
         registry: &Registry,
     ) -> Stage {
         let config = StageConfig {
@@ -129,12 +140,7 @@ impl World {
             instance: instance.to_owned(),
             lanes,
             delivery,
-            limits: Limits {
-                attempts_max: 3,
-                retry_first,
-                retry_max: retry_first.max(Limits::default().retry_max),
-                ..Limits::default()
-            },
+            limits,
             latency_objective: None,
         };
         let topics = Admin::connect(&config.cluster)
@@ -236,6 +242,24 @@ impl World {
         let stage = self.stage.take().expect("it runs");
         stage.stop();
         stage.join()
+    }
+}
+
+fn limits(retry_first: Duration) -> Limits {
+    Limits {
+        attempts_max: 3,
+        retry_first,
+        retry_max: retry_first.max(Limits::default().retry_max),
+        ..Limits::default()
+    }
+}
+
+#[track_caller]
+fn until(what: &str, holds: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        std::thread::park_timeout(Duration::from_millis(5));
     }
 }
 
@@ -342,44 +366,40 @@ fn a_stage_that_is_never_ready_ends_when_it_is_asked_to() {
     world.stop().expect("nothing to drain");
 }
 
-/// The client keeps a partition paused that is taken away while it is.
+fn held(stage: &Stage) -> usize {
+    stage.health().assigned_partitions()
+}
+
 #[test]
 fn a_partition_that_leaves_while_its_lane_waits_is_read_when_it_comes_back() {
-    let world = World::start_unready(Delivery::ExactlyOnce);
-    world.stage.as_ref().expect("it runs").stop();
+    let world = World::new(2);
     world.ready.store(true, Ordering::Release);
-    let until = |what: &str, holds: &dyn Fn() -> bool| {
-        let deadline = Instant::now() + PATIENCE;
-        while !holds() {
-            assert!(Instant::now() < deadline, "{what}");
-            std::thread::park_timeout(Duration::from_millis(5));
-        }
-    };
     // Long enough for another member to come and go.
-    let waits = Duration::from_secs(40);
+    let waits = limits(Duration::from_secs(40));
     let registry = Registry::default();
-    let first = world.add("first", 1, Delivery::ExactlyOnce, waits, &registry);
-    let held = |stage: &Stage| stage.health().assigned_partitions();
-    until("both are the first's", &|| held(&first) == 2);
+    let first = world.add("first", 1, Delivery::ExactlyOnce, waits.clone(), &registry);
+    until("both are the first's", || held(&first) == 2);
     world.send(&["retry once"]);
-    until("it waits", &|| world.retries.load(Ordering::Relaxed) > 0);
+    until("it waits", || world.retries.load(Ordering::Relaxed) > 0);
     let other = Registry::default();
     let second = world.add("second", 1, Delivery::ExactlyOnce, waits, &other);
-    until("they share", &|| held(&first) == 1 && held(&second) == 1);
+    until("they share", || held(&first) == 1 && held(&second) == 1);
     second.stop();
     second.join().expect("drained");
-    until("both are the first's again", &|| held(&first) == 2);
+    until("both are the first's again", || held(&first) == 2);
     world.send_to(0, &["a"]);
     world.send_to(1, &["b"]);
-    until("all is handled", &|| {
-        let of = |registry: &Registry| -> u64 {
-            let text = registry.encode();
-            let line = "messaging_client_consumed_messages_total{pipeline=\"p\"} ";
-            let found = text.lines().find_map(|it| it.strip_prefix(line));
-            found.map_or(0, |count| count.parse().expect("a number"))
-        };
-        of(&registry) + of(&other) == 3
+    until("all is handled", || {
+        handled(&registry) + handled(&other) == 3
     });
     first.stop();
     first.join().expect("drained");
+}
+
+/// Records a stage has committed.
+fn handled(registry: &Registry) -> u64 {
+    let text = registry.encode();
+    let line = "messaging_client_consumed_messages_total{pipeline=\"p\"} ";
+    let found = text.lines().find_map(|it| it.strip_prefix(line));
+    found.map_or(0, |count| count.parse().expect("a number"))
 }
