@@ -404,6 +404,17 @@ impl LaneConsumer {
         native::queue_length(self.client.client())
     }
 
+    /// Leads every partition through the gate again: the client forgets that when it stops one, and could do so
+    /// late. To be called now and then.
+    pub fn lead(&self) {
+        let events = self.client.context();
+        if let Some(gate) = &*lock(&events.gate) {
+            let assigned = lock(&events.assigned);
+            let lead = |partition: &i32| gate.lead(self.client.client(), *partition);
+            assigned.iter().for_each(lead);
+        }
+    }
+
     /// Keeps back what is fetched from now on; polling goes on, so the group stays served.
     pub fn hold(&self) {
         if !self.held.replace(true)

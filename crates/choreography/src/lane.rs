@@ -311,6 +311,7 @@ impl<H: Handler> Lane<H> {
             consumer.check_starts(&mut batch).map_err(End::restart)?;
             if lag_at.elapsed() >= LAG_EVERY {
                 lag_at = Instant::now();
+                consumer.lead();
                 consumer.report_lag(batch.is_empty(), &self.handled);
                 self.metrics.queue(self.index, consumer.queued());
                 self.dead_letters.tell_rest(&self.config.input, false);

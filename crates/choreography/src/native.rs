@@ -84,8 +84,8 @@ impl Gate {
         gate
     }
 
-    /// Leads through the gate what will be fetched of a partition. The client forgets that when the
-    /// partition is given up.
+    /// Leads through the gate what will be fetched of a partition. The client forgets that while it stops
+    /// reading a partition that was given up.
     pub fn lead<C: ClientContext>(&self, client: &Client<C>, partition: i32) {
         let (rk, topic) = (client.native_ptr(), self.topic.as_ptr());
         // SAFETY: `client` and the gate outlive the calls; the partition's queue is a reference of ours,
@@ -119,6 +119,8 @@ impl Gate {
 
 impl Drop for Gate {
     fn drop(&mut self) {
+        // A queue that is destroyed empties the one it leads to, rebalances that were not served among it.
+        self.close();
         // SAFETY: ours, and its client is there still.
         unsafe { ffi::rd_kafka_queue_destroy(self.queue) };
     }
@@ -270,10 +272,14 @@ mod tests {
     }
 
     impl World {
-        fn assign(&self) {
+        fn lead(&self) {
             for partition in 0..PARTITIONS {
                 self.gate.lead(self.consumer.client(), partition);
             }
+        }
+
+        fn assign(&self) {
+            self.lead();
             self.consumer.assign(&self.all).unwrap();
         }
 
@@ -291,6 +297,8 @@ mod tests {
                     self.consumer.poll(Duration::from_millis(1)).is_none(),
                     "it is closed"
                 );
+                // What was given up just now was perhaps still being stopped.
+                self.lead();
             }
         }
 
@@ -316,6 +324,21 @@ mod tests {
         world.assign();
         world.gather();
         world.gate.open(world.consumer.client());
+        world.read();
+    }
+
+    /// Rebalances wait there, too: one that is not served keeps its client from ever being closed.
+    #[test]
+    fn a_gate_that_goes_leaves_what_has_passed_it() {
+        let mut world = world();
+        world.assign();
+        let passed = |world: &World| queue_length(world.consumer.client());
+        let deadline = Instant::now() + PATIENCE;
+        while passed(&world) < PARTITIONS as usize * RECORDS {
+            assert!(Instant::now() < deadline, "{} came", passed(&world));
+            std::thread::yield_now();
+        }
+        world.gate = Gate::new(world.consumer.client(), c"t".to_owned());
         world.read();
     }
 
