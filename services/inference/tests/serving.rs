@@ -96,6 +96,56 @@ fn a_replica_that_starts_serves_what_is_deployed_or_nothing() {
 }
 
 #[test]
+fn a_replica_that_starts_where_the_newest_deployment_fails_serves_the_one_before() {
+    let mut replica = Replica::new(Some(1));
+    replica.log.push(2);
+    replica.log.push_files(3, files_with(3, &["a", "c"]));
+    replica.log.deploy(1, &[("stable", 2, LIVE)]);
+    replica.log.deploy(2, &[("stable", 3, LIVE)]);
+    replica
+        .log
+        .deploy(3, &[("stable", 2, LIVE), ("new", 4, canary(1_000))]);
+    replica.log.deploy(4, &[("stable", 2, Role::Shadow)]);
+    replica.turn();
+    replica.serving.ready().expect("the first one serves");
+    assert!((0..50).all(|key| replica.version(&key.to_string()) == 2));
+    let standing = replica.serving.standings()[0].clone();
+    assert_eq!((standing.seen, standing.serving), (Some(4), Some(1)));
+    assert!(
+        replica.why().starts_with("revision 4: "),
+        "{}",
+        replica.why()
+    );
+    let models = replica.serving.models();
+    assert_eq!(
+        models.len(),
+        1,
+        "what was tried and failed is forgotten: {models:?}"
+    );
+    replica.log.push(5);
+    replica.log.deploy(5, &[("stable", 5, LIVE)]);
+    replica.turn();
+    assert_eq!(replica.version("k"), 5);
+    assert_eq!(replica.why(), "");
+}
+
+#[test]
+fn a_replica_that_starts_waits_for_the_newest_deployment_where_it_may_still_be_had() {
+    let mut replica = Replica::new(None);
+    replica.log.push(1);
+    replica.log.push(2);
+    replica.log.away(2);
+    replica.log.deploy(1, &[("stable", 1, LIVE)]);
+    replica.log.deploy(2, &[("stable", 2, LIVE)]);
+    replica.turn();
+    replica.serving.ready().unwrap_err();
+    replica.log.back(2);
+    replica.now = replica.again_at;
+    replica.turn();
+    assert_eq!(replica.version("k"), 2);
+}
+
+#[test]
 fn a_deployment_takes_effect_when_all_its_versions_are_ready() {
     let mut replica = Replica::new(Some(1));
     replica.turn();

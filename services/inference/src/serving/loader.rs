@@ -57,6 +57,8 @@ struct Plan {
     deployment: Deployment,
     /// Why it cannot be, whatever is loaded.
     split: Result<Split, String>,
+    /// What serves meanwhile, where nothing does and this one has failed: an earlier one.
+    instead: Option<Box<Plan>>,
 }
 
 impl Plan {
@@ -64,11 +66,25 @@ impl Plan {
         self.deployment.revision == 0
     }
 
-    /// The versions to be had from the log.
-    fn wants(&self) -> impl Iterator<Item = &ModelId> {
+    fn new(deployment: Deployment) -> Self {
+        Plan {
+            split: Split::of(&deployment).map_err(|error| error.to_string()),
+            deployment,
+            instead: None,
+        }
+    }
+
+    /// The versions to be had from the log for itself.
+    fn routes_want(&self) -> impl Iterator<Item = &ModelId> {
         let wanted = self.split.is_ok() && !self.is_local();
         let routes = self.deployment.routes.iter().filter(move |_| wanted);
         routes.map(|route| &route.model)
+    }
+
+    /// The versions to be had from the log.
+    fn wants(&self) -> impl Iterator<Item = &ModelId> {
+        let instead = self.instead.iter().flat_map(|plan| plan.routes_want());
+        self.routes_want().chain(instead)
     }
 }
 
@@ -183,7 +199,7 @@ impl Loader {
         let count = *self.source.changed().borrow();
         let news = self.seen.replace(count) != Some(count);
         let view = self.source.view();
-        let plans = self.plans(&view);
+        let mut plans = self.plans(&view);
         self.want(&plans, news);
         self.take_effect(&plans);
         while let Some(id) = self.next(now) {
@@ -193,16 +209,15 @@ impl Loader {
             };
             self.set(&id, Version::Loading);
             self.publish(now);
-            let version = self.bring(
-                &id,
-                &Wanted {
-                    view: &view,
-                    plans: &plans,
-                },
-                backoff,
-                now,
-            );
+            let wanted = Wanted {
+                view: &view,
+                plans: &plans,
+            };
+            let version = self.bring(&id, &wanted, backoff, now);
             self.set(&id, version);
+            // What has failed may call for an earlier deployment.
+            plans = self.plans(&view);
+            self.want(&plans, false);
             self.take_effect(&plans);
         }
         self.forget(&plans);
@@ -213,18 +228,36 @@ impl Loader {
     }
 
     fn plans(&self, view: &View) -> Vec<Option<Plan>> {
-        let places = self.pipelines.iter().zip(&self.local);
-        let plan = |(pipeline, local): (&Arc<Pipeline>, &Option<Arc<Loaded>>)| {
+        let places = self.pipelines.iter().zip(&self.local).enumerate();
+        let plan = |(place, (pipeline, local)): (usize, (&Arc<Pipeline>, &Option<Arc<Loaded>>))| {
             let name = pipeline.name();
-            let deployment = match (view.deployments.get(name), local) {
-                (Some(deployment), _) => deployment.clone(),
-                (None, Some(local)) => local::deployment(name, local.id().clone()),
-                (None, None) => return None,
+            let Some((newest, earlier)) =
+                view.deployments.get(name).and_then(|it| it.split_first())
+            else {
+                let local = local.as_ref()?;
+                return Some(Plan::new(local::deployment(name, local.id().clone())));
             };
-            let split = Split::of(&deployment).map_err(|error| error.to_string());
-            Some(Plan { deployment, split })
+            let mut plan = Plan::new(newest.clone());
+            if self.routes[place].is_none() && self.is_hopeless(place, &plan) {
+                let mut earlier = earlier.iter().map(|it| Plan::new(it.clone()));
+                let instead = earlier.find(|plan| !self.is_hopeless(place, plan));
+                plan.instead = instead.map(Box::new);
+            }
+            Some(plan)
         };
         places.map(plan).collect()
+    }
+
+    /// Whether a plan cannot come into effect before the log changes.
+    fn is_hopeless(&self, place: usize, plan: &Plan) -> bool {
+        let fails = |id| match self.versions.get(id) {
+            Some(Version::Failed { again_at, .. }) => again_at.is_none(),
+            Some(Version::Ready(loaded)) => {
+                check(&self.pipelines[place], &**loaded.model()).is_err()
+            }
+            _ => false,
+        };
+        plan.split.is_err() || plan.routes_want().any(fails)
     }
 
     /// Notes versions that are new, and those that failed before the log changed.
@@ -333,6 +366,18 @@ impl Loader {
                     .ready(place, plan)
                     .map(|routes| self.swap(place, routes, plan)),
             };
+            if let (Err(why), Some(instead)) = (&ready, &plan.instead)
+                && let Ok(routes) = self.ready(place, instead)
+            {
+                tracing::warn!(
+                    pipeline = plan.deployment.pipeline,
+                    revision,
+                    why,
+                    instead = instead.deployment.revision,
+                    "an earlier deployment serves"
+                );
+                self.swap(place, routes, instead);
+            }
             self.standings[place].why =
                 ready.err().map(|why| format!("revision {revision}: {why}"));
         }

@@ -16,6 +16,9 @@ use super::{
     source::{FetchError, Files, Report, Source, View},
 };
 
+/// Deployments of a pipeline that a replica which starts may try.
+const DEPLOYMENTS_MAX: usize = 8;
+
 /// Follows `quadrille.models` and `quadrille.deployments`, reports on `quadrille.status`.
 pub struct Log {
     follower: Follower,
@@ -75,12 +78,13 @@ impl Source for Log {
     fn view(&self) -> View {
         let view = self.follower.view();
         let models = view.models.values();
-        let current = |(pipeline, history): (&String, &History)| {
-            Some((pipeline.clone(), history.current()?.clone()))
+        let newest = |(pipeline, history): (&String, &History)| {
+            let valid = history.valid().rev().take(DEPLOYMENTS_MAX);
+            (pipeline.clone(), valid.cloned().collect())
         };
         View {
             models: models.map(|it| (it.id.clone(), it.sha256.0)).collect(),
-            deployments: view.deployments.iter().filter_map(current).collect(),
+            deployments: view.deployments.iter().map(newest).collect(),
         }
     }
 

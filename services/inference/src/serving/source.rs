@@ -12,8 +12,8 @@ use super::{ModelStatus, Standing};
 pub struct View {
     /// Each version there is, by the SHA-256 of its package.
     pub models: BTreeMap<ModelId, [u8; 32]>,
-    /// By pipeline, the last valid one.
-    pub deployments: BTreeMap<String, Deployment>,
+    /// By pipeline, the valid ones, the newest first; the oldest may be left out.
+    pub deployments: BTreeMap<String, Vec<Deployment>>,
 }
 
 /// A package's two files.

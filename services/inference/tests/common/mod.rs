@@ -180,7 +180,8 @@ impl Memory {
             reason: String::new(),
         };
         self.change(|log| {
-            log.view.deployments.insert(pipeline.to_owned(), deployment);
+            let history = log.view.deployments.entry(pipeline.to_owned());
+            history.or_default().insert(0, deployment);
         });
     }
 
