@@ -14,7 +14,7 @@ const TIME_MS_MAX: i64 = 253_402_207_200_000;
 
 /// One prediction as it is stored.
 ///
-/// Made from a message by [`TryFrom`], which refuses what a database cannot hold.
+/// Made from a message by [`Prediction::of`], which refuses what a database cannot hold.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Prediction {
     /// Unique in its pipeline.
@@ -22,7 +22,7 @@ pub struct Prediction {
     /// The entity it is about.
     pub key: String,
     pub event_time_ms: i64,
-    /// Of the positive class; for a regression the value itself.
+    /// Of the positive class, or of the one decided for; for a regression the first value.
     pub probability: f64,
     pub decision: String,
     pub model: String,

@@ -56,7 +56,7 @@ impl Offsets {
 
 /// Stores a pipeline's predictions.
 pub struct ResultsHandler {
-    pipeline: String,
+    pipeline: Pipeline,
     opener: Opener,
     offsets: Arc<Offsets>,
     rows: Vec<Prediction>,
@@ -68,7 +68,7 @@ pub struct ResultsHandler {
 impl ResultsHandler {
     pub(crate) fn new(pipeline: &Pipeline, schemas: Schemas, offsets: Arc<Offsets>) -> Self {
         ResultsHandler {
-            pipeline: pipeline.name().to_owned(),
+            pipeline: pipeline.clone(),
             opener: Opener::new(schemas, pipeline.prediction_schema()),
             offsets,
             rows: Vec::new(),
@@ -136,7 +136,8 @@ impl Handler for ResultsHandler {
             true => Kind::Shadow,
             false => Kind::Live,
         };
-        let prediction = Prediction::try_from(prediction).map_err(malformed)?;
+        let headline = |outputs: &[f64]| self.pipeline.headline(outputs);
+        let prediction = Prediction::of(prediction, headline).map_err(malformed)?;
         *record = Some((kind, prediction));
         Ok(())
     }
@@ -176,7 +177,7 @@ impl OffsetStore for ResultsHandler {
                 spans.iter().map(advance).collect()
             };
             let batch = WriteBatch {
-                pipeline: self.pipeline.clone(),
+                pipeline: self.pipeline.name().to_owned(),
                 topic: self.offsets.topic.clone(),
                 advances,
                 predictions: std::mem::take(&mut self.rows),
@@ -191,7 +192,7 @@ impl OffsetStore for ResultsHandler {
             match written {
                 Ok(written) if written.duplicates > 0 => {
                     tracing::debug!(
-                        pipeline = self.pipeline,
+                        pipeline = self.pipeline.name(),
                         duplicates = written.duplicates,
                         "ids stored before"
                     );

@@ -5,18 +5,23 @@ use quadrille_proto::v1;
 
 use crate::domain::{Invalid, Prediction};
 
-impl TryFrom<v1::Prediction> for Prediction {
-    type Error = Invalid;
-
-    fn try_from(message: v1::Prediction) -> Result<Self, Invalid> {
-        // Of several classes the one decided for has the greatest; NaN is greater than none.
-        let greatest = message.outputs.iter().copied().reduce(f64::max);
-        let probability = greatest.ok_or(Invalid::NoOutput)?;
+impl Prediction {
+    /// `headline` tells which number stands for a row of outputs.
+    ///
+    /// # Errors
+    /// What a database could not hold.
+    pub(crate) fn of(
+        message: v1::Prediction,
+        headline: impl FnOnce(&[f64]) -> f64,
+    ) -> Result<Self, Invalid> {
+        if message.outputs.is_empty() {
+            return Err(Invalid::NoOutput);
+        }
         let prediction = Prediction {
+            probability: headline(&message.outputs),
             id: message.id,
             key: message.key,
             event_time_ms: message.event_time_ms,
-            probability,
             decision: message.decision,
             model: message.model,
             version: message.version,
@@ -78,7 +83,7 @@ mod tests {
         let refused = |change: fn(&mut v1::Prediction)| {
             let mut message = message();
             change(&mut message);
-            Prediction::try_from(message)
+            Prediction::of(message, |outputs| outputs[0])
                 .expect_err("refused")
                 .to_string()
         };
@@ -89,13 +94,6 @@ mod tests {
         assert!(refused(|m| m.key = "a\0b".into()).contains("key holds a NUL"));
         assert!(refused(|m| m.event_time_ms = i64::MAX).contains("event_time"));
         assert!(refused(|m| m.predicted_at_ms = i64::MIN).contains("predicted_at"));
-    }
-
-    #[test]
-    fn of_several_classes_the_probability_of_the_one_decided_for_is_stored() {
-        let mut message = message();
-        message.outputs = vec![0.1, 0.7, 0.2];
-        assert_eq!(Prediction::try_from(message).unwrap().probability, 0.7);
     }
 
     #[test]
