@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod delivery;
+mod examples;
 mod explain;
 mod harness;
 mod lifecycle;

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use prost_types::{Struct, Value, value::Kind};
+use prost_types::{ListValue, Struct, Value, value::Kind};
 use rdkafka::{
     ClientConfig, Message, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer},
@@ -27,24 +27,21 @@ pub fn record(id: &str, patient: &str, glucose: u32) -> String {
 pub fn structure(json: &str) -> Struct {
     let object: serde_json::Map<String, serde_json::Value> =
         serde_json::from_str(json).expect("JSON");
-    let value = |value: serde_json::Value| match value {
+    Struct {
+        fields: object.into_iter().map(|(k, v)| (k, value(v))).collect(),
+    }
+}
+
+fn value(json: serde_json::Value) -> Value {
+    let kind = match json {
         serde_json::Value::Number(number) => Kind::NumberValue(number.as_f64().expect("a number")),
         serde_json::Value::String(text) => Kind::StringValue(text),
+        serde_json::Value::Array(items) => Kind::ListValue(ListValue {
+            values: items.into_iter().map(value).collect(),
+        }),
         other => panic!("{other}"),
     };
-    Struct {
-        fields: object
-            .into_iter()
-            .map(|(k, v)| {
-                (
-                    k,
-                    Value {
-                        kind: Some(value(v)),
-                    },
-                )
-            })
-            .collect(),
-    }
+    Value { kind: Some(kind) }
 }
 
 /// A record for a topic.

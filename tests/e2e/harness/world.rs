@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         OnceLock,
         atomic::{AtomicU32, Ordering},
@@ -67,6 +67,7 @@ pub struct World {
     pub partitions: i32,
     pub database_url: String,
     pub folder: TempDir,
+    model: PathBuf,
 }
 
 impl World {
@@ -76,15 +77,29 @@ impl World {
 
     /// On a broker of the test's own.
     pub fn on(bootstrap: String, partitions: i32) -> Self {
+        Self::of("diabetes", DIABETES, model().clone(), bootstrap, partitions)
+    }
+
+    /// A shipped example, with its own model.
+    pub fn example(name: &str) -> Self {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("examples")
+            .join(name);
+        let text = std::fs::read_to_string(folder.join("pipeline.toml")).expect("its pipeline");
+        Self::of(name, &text, folder.join("package"), broker::bootstrap(), 2)
+    }
+
+    fn of(name: &str, text: &str, model: PathBuf, bootstrap: String, partitions: i32) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let pipeline = format!("t{}-{number}", std::process::id());
         let folder = TempDir::new().expect("a folder");
-        let text = DIABETES.replacen("name = \"diabetes\"", &format!("name = \"{pipeline}\""), 1);
-        assert!(
-            text.contains(&pipeline),
-            "the shipped pipeline is named diabetes"
+        let text = text.replacen(
+            &format!("name = \"{name}\""),
+            &format!("name = \"{pipeline}\""),
+            1,
         );
+        assert!(text.contains(&pipeline), "the pipeline is named {name}");
         // What is slow on a busy machine would be traced unasked.
         let text = text.replacen("latency_objective = \"1s\"\n", "", 1);
         std::fs::write(folder.path().join("pipeline.toml"), text).expect("written");
@@ -95,6 +110,7 @@ impl World {
             partitions,
             database_url,
             folder,
+            model,
         };
         let specs = TopicSpec::of_pipeline(&world.pipeline, partitions, MESSAGE_BYTES_MAX);
         let admin = Admin::connect(&world.cluster()).expect("a client");
@@ -132,7 +148,7 @@ impl World {
             ("QUADRILLE_LISTEN", "127.0.0.1:0".to_owned()),
             ("QUADRILLE_INSTANCE", instance.to_owned()),
             ("QUADRILLE_LANES", "2".to_owned()),
-            ("QUADRILLE_MODEL", model().display().to_string()),
+            ("QUADRILLE_MODEL", self.model.display().to_string()),
             ("DATABASE_URL", self.database_url.clone()),
             ("RUST_LOG", "info".to_owned()),
         ] {

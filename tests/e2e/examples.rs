@@ -1,0 +1,127 @@
+//! The shipped examples as a user meets them: records over HTTP and Kafka, Predict, stored results.
+
+use std::path::Path;
+
+use quadrille_proto::v1::{PredictRequest, predict_service_client::PredictServiceClient};
+use serde_json::{Map, Value, json};
+use tokio::runtime::Runtime;
+
+use crate::harness::{
+    client::{Client, Raw, structure},
+    http, oracle,
+    world::World,
+};
+use crate::surface::{records_path, url};
+
+const RECORDS: usize = 40;
+
+/// Records of a data file, and the class of each.
+fn records(
+    file: &str,
+    record: impl Fn(usize, &[f64]) -> Map<String, Value>,
+) -> Vec<(String, String)> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("data")
+        .join(file);
+    let text = std::fs::read_to_string(path).expect("the data");
+    let lines: Vec<&str> = text.lines().skip(1).collect();
+    // Spread over the file, which may be sorted.
+    let spread = lines.iter().step_by(lines.len() / RECORDS).take(RECORDS);
+    let parse = |(n, line): (usize, &&str)| {
+        let (values, class) = line.rsplit_once(',').expect("a class at the end");
+        let values: Vec<f64> = values
+            .split(',')
+            .map(|it| it.parse().expect("a number"))
+            .collect();
+        (
+            Value::Object(record(n, &values)).to_string(),
+            class.to_owned(),
+        )
+    };
+    spread.enumerate().map(parse).collect()
+}
+
+fn object(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(object) => object,
+        other => panic!("{other}"),
+    }
+}
+
+/// Half of the records over HTTP, half to Kafka; all are stored, Predict agrees, and most are right.
+fn run(example: &str, records: &[(String, String)]) {
+    let world = World::example(example);
+    let services = world.start_all();
+    let (over_http, to_kafka) = records.split_at(records.len() / 2);
+    for (record, _) in over_http {
+        let kind = ("Content-Type", "application/json");
+        let (status, body) = http::post(
+            services[0].address(),
+            &records_path(&world),
+            &[kind],
+            record.as_bytes(),
+        );
+        assert_eq!(status, 200, "{body}");
+    }
+    let client = Client::new(&world);
+    for (record, _) in to_kafka {
+        client.send(&world.topics().inbox, &Raw::json("k", record.clone()));
+    }
+    client.flush();
+    oracle::stored(&world, services[3].address(), records.len());
+
+    let url = url(&services[2]);
+    let mut right = 0;
+    Runtime::new().expect("a runtime").block_on(async {
+        let mut predict = PredictServiceClient::connect(url).await.expect("connected");
+        for (record, class) in records {
+            let request = PredictRequest {
+                pipeline: world.pipeline.clone(),
+                record: Some(structure(record)),
+            };
+            let answer = predict
+                .predict(request)
+                .await
+                .expect("answered")
+                .into_inner();
+            let id: Value = serde_json::from_str(record).expect("JSON");
+            let id = id["id"].as_str().expect("an id");
+            let path = format!("/v1/pipelines/{}/predictions/{id}", world.pipeline);
+            let (status, body) = http::get(services[3].address(), &path);
+            assert_eq!(status, 200, "{body}");
+            let stored: Value = serde_json::from_str(&body).expect("JSON");
+            assert_eq!(stored["decision"], *answer.decision, "{body}");
+            assert_eq!(stored["probability"], answer.probability, "{body}");
+            right += usize::from(answer.decision == *class);
+        }
+    });
+    assert!(
+        right * 10 >= records.len() * 9,
+        "{right} of {} are right",
+        records.len()
+    );
+    for mut service in services {
+        service.signal("TERM");
+        assert_eq!(service.wait().code(), Some(0));
+    }
+}
+
+#[test]
+fn irises_are_told_apart() {
+    let fields = ["sepal_length", "sepal_width", "petal_length", "petal_width"];
+    let records = records("iris.csv", |n, values| {
+        let mut record = object(json!({"id": format!("f-{n}"), "plant": "p"}));
+        let values = fields.iter().zip(values);
+        record.extend(values.map(|(field, value)| ((*field).to_owned(), json!(value))));
+        record
+    });
+    run("iris", &records);
+}
+
+#[test]
+fn digits_are_read() {
+    let records = records("digits.csv", |n, pixels| {
+        object(json!({"id": format!("i-{n}"), "scanner": "s", "pixels": pixels}))
+    });
+    run("digits", &records);
+}
