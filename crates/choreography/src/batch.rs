@@ -43,6 +43,8 @@ pub(crate) struct Batch<'c> {
     /// When its first message came.
     pub first_at: Instant,
     pub polled_at: Instant,
+    /// Of each partition the offset after the last one polled; 0 where it is not known.
+    reached: Vec<i64>,
 }
 
 impl<'c> Batch<'c> {
@@ -52,10 +54,23 @@ impl<'c> Batch<'c> {
             bytes: 0,
             first_at: Instant::now(),
             polled_at: Instant::now(),
+            reached: Vec::new(),
         }
     }
 
+    /// Takes a record, unless it is the last one polled: at a rebalance the client reads again from where it
+    /// believes the lane to be, which may be one record behind.
     pub fn push(&mut self, message: BorrowedMessage<'c>) {
+        let (partition, offset) = (message.partition().max(0) as usize, message.offset());
+        if self.reached.len() <= partition {
+            self.reached.resize(partition + 1, 0);
+        }
+        let reached = &mut self.reached[partition];
+        if offset + 1 == *reached {
+            tracing::warn!(partition, offset, "polled again; dropped");
+            return;
+        }
+        *reached = offset + 1;
         if self.messages.is_empty() {
             self.first_at = Instant::now();
         }
@@ -76,8 +91,14 @@ impl<'c> Batch<'c> {
         self.messages.len()
     }
 
-    /// Forgets the records of partitions that are no longer held: their next holder has them.
+    /// Forgets the records of partitions that are no longer held, whose next holder has them, or will be
+    /// read from elsewhere.
     pub fn forget(&mut self, revoked: &[i32]) {
+        for partition in revoked {
+            if let Some(reached) = self.reached.get_mut(*partition as usize) {
+                *reached = 0;
+            }
+        }
         self.messages
             .retain(|message| !revoked.contains(&message.partition()));
         self.bytes = self

@@ -42,8 +42,17 @@ use crate::{
 
 /// Of a partition; with that many in the queue no more are fetched.
 const QUEUED_RECORDS_MIN: &str = "10000";
+/// How often a partition is sent back to a record that it had.
+const SEEKS_MAX: u32 = 3;
 /// How long other partitions wait while a new one's offset is asked for.
 const COMMITTED_WAIT: Duration = Duration::from_millis(500);
+
+/// A record that was there and was given back, to come again.
+#[derive(Clone, Copy)]
+struct Sought {
+    offset: i64,
+    tries: u32,
+}
 
 /// What the callbacks leave for the lane.
 pub(crate) struct Events {
@@ -56,7 +65,7 @@ pub(crate) struct Events {
     delivery: Delivery,
     assigned: Mutex<BTreeSet<i32>>,
     /// Assigned, and it is not known whether they begin where the group's offsets say.
-    unchecked: Mutex<BTreeSet<i32>>,
+    unchecked: Mutex<BTreeMap<i32, Option<Sought>>>,
     revoked: Mutex<Vec<i32>>,
     rebalanced: AtomicBool,
     failed: Mutex<Option<String>>,
@@ -111,7 +120,7 @@ impl Events {
         lock(&self.assigned).extend(taken());
         // Elsewhere the start is the handler's to say, or a repetition is allowed.
         if self.delivery == Delivery::ExactlyOnce && self.resume.is_none() {
-            lock(&self.unchecked).extend(taken());
+            lock(&self.unchecked).extend(taken().map(|partition| (partition, None)));
         }
         self.status.joined();
     }
@@ -308,7 +317,7 @@ impl LaneConsumer {
     /// partition where the group's offset says.
     pub fn check_starts(&self, batch: &mut Batch<'_>) -> KafkaResult<()> {
         let mut unchecked = lock(&self.client.context().unchecked);
-        let is_new = |partition: i32| unchecked.contains(&partition);
+        let is_new = |partition: i32| unchecked.contains_key(&partition);
         if unchecked.is_empty() || !batch.partitions().any(is_new) {
             return Ok(());
         }
@@ -326,37 +335,70 @@ impl LaneConsumer {
             let found = committed.as_ref().ok();
             let found = found.and_then(|list| list.find_partition(&self.topic, partition));
             let found = found.filter(|element| element.error().is_ok());
-            let start = match found.map(|element| element.offset()) {
-                Some(Offset::Offset(next)) if next > first => {
-                    tracing::warn!(
-                        topic = self.topic,
-                        partition,
-                        offset = first,
-                        committed = next,
-                        "the client began before what is committed; it is sent there"
-                    );
-                    next
-                }
-                Some(_) => {
-                    unchecked.remove(&partition);
-                    continue;
-                }
-                None => {
-                    tracing::debug!(
-                        topic = self.topic,
-                        partition,
-                        "its offset is still being committed"
-                    );
-                    first
-                }
+            let committed = found.map(|element| match element.offset() {
+                Offset::Offset(next) => Some(next),
+                _ => None,
+            });
+            let sought = unchecked.get(&partition).copied().flatten();
+            let Some((offset, sought)) = self.start(partition, first, committed, sought) else {
+                unchecked.remove(&partition);
+                continue;
             };
             batch.forget(&[partition]);
             // Checked again by the first record that comes from there.
-            let offset = Offset::Offset(start);
+            unchecked.insert(partition, sought);
+            let offset = Offset::Offset(offset);
             self.client
                 .seek(&self.topic, partition, offset, Duration::ZERO)?;
         }
         Ok(())
+    }
+
+    /// Where a new partition is to be read from instead of the record that came first, and what has to come
+    /// there; None where it has begun right. `committed`: None where it is not known yet, then None where nothing is.
+    fn start(
+        &self,
+        partition: i32,
+        first: i64,
+        committed: Option<Option<i64>>,
+        sought: Option<Sought>,
+    ) -> Option<(i64, Option<Sought>)> {
+        let topic = self.topic.as_str();
+        let Some(committed) = committed else {
+            tracing::debug!(topic, partition, "its offset is still being committed");
+            let sought = sought.filter(|it| it.offset <= first);
+            let sought = sought.unwrap_or(Sought {
+                offset: first,
+                tries: 0,
+            });
+            return Some((sought.offset, Some(sought)));
+        };
+        let sought = sought.filter(|it| committed.is_none_or(|next| it.offset >= next));
+        match (committed, sought) {
+            (Some(next), _) if next > first => {
+                tracing::warn!(
+                    topic,
+                    partition,
+                    offset = first,
+                    committed = next,
+                    "the client began before what is committed; it is sent there"
+                );
+                Some((next, sought))
+            }
+            // The client may have missed that it was sent back. What does not come in three times is gone.
+            (_, Some(Sought { offset, tries })) if offset < first && tries < SEEKS_MAX => {
+                tracing::warn!(
+                    topic,
+                    partition,
+                    offset = first,
+                    missed = offset,
+                    "the client left out what it was sent back to; it is sent there again"
+                );
+                let tries = tries + 1;
+                Some((offset, Some(Sought { offset, tries })))
+            }
+            _ => None,
+        }
     }
 
     /// Of each partition the offset that would be read next, where something was read.
@@ -365,7 +407,7 @@ impl LaneConsumer {
         let mut positions = Vec::new();
         for element in self.client.position()?.elements() {
             if let Offset::Offset(next) = element.offset()
-                && !unchecked.contains(&element.partition())
+                && !unchecked.contains_key(&element.partition())
             {
                 positions.push((element.partition(), next));
             }

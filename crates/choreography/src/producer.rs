@@ -24,6 +24,10 @@ use crate::{Delivery, StageConfig, client};
 
 /// Ends a zombie's transaction on the broker; also the bound of one commit.
 pub(crate) const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
+/// Offsets that are sent while their group's coordinator goes for good wait for a connection to come or go, without
+/// limit: librdkafka (2.12.1) looks for the new coordinator only then. So connections that are not used go, and the
+/// wait ends.
+const IDLE_CONNECTION_MAX: Duration = Duration::from_secs(15);
 /// How long the event thread sleeps when nothing happens; an event wakes it at once.
 const EVENT_WAIT: Duration = Duration::from_millis(500);
 
@@ -169,6 +173,10 @@ impl LaneProducer {
                     "transaction.timeout.ms",
                     TRANSACTION_TIMEOUT.as_millis().to_string(),
                 );
+                let idle = "connections.max.idle.ms";
+                if !config.cluster.properties.contains_key(idle) {
+                    settings.set(idle, IDLE_CONNECTION_MAX.as_millis().to_string());
+                }
             }
             Delivery::AtLeastOnce => {
                 settings.set(
