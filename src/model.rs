@@ -6,9 +6,14 @@ mod watch;
 
 use std::path::{Path, PathBuf};
 
-use quadrille_model::Package;
+use quadrille_model::{
+    Package,
+    package::{ARTEFACT_BYTES_MAX, MANIFEST_BYTES_MAX, MANIFEST_FILE, Manifest},
+};
 use quadrille_pipeline::Pipeline;
-use quadrille_registry::{ModelId, PackageBytes, Pushed, Registry};
+use quadrille_registry::{
+    ModelId, PackageBytes, Pushed, Registry, S3Settings, Sha256Hex, Store, StoreError, Uri,
+};
 use quadrille_service::Error;
 
 use crate::{
@@ -21,13 +26,19 @@ Examples:
   quadrille model import forest.onnx --pipeline pipelines/diabetes.toml --out models/diabetes
   quadrille model push models/diabetes
   quadrille model push models/diabetes --pipeline pipelines/diabetes.toml
+  quadrille model push --uri s3://models/diabetes/3/
+  quadrille model push --uri file:///mnt/models/diabetes/3/
   quadrille model list
   quadrille model show diabetes 3
   quadrille model delete diabetes 2
   quadrille model watch models
 
 A version does not change: the same content may be pushed again, other content is another version. Every inference
-replica learns of a version from quadrille.models; which one serves is `quadrille deploy`'s to say.";
+replica learns of a version from quadrille.models; which one serves is `quadrille deploy`'s to say.
+
+By --uri the artefact stays where it is, and every replica fetches it from there when it needs it. The store of s3: is
+that of AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, or AWS in AWS_REGION [default: us-east-1]; the keys are AWS_ACCESS_KEY_ID,
+AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, none for a public bucket. Replicas have the same variables.";
 
 #[derive(Debug, clap::Subcommand)]
 #[command(after_help = EXAMPLES)]
@@ -49,8 +60,16 @@ pub enum Command {
 #[derive(Debug, clap::Args)]
 pub struct PushArgs {
     /// The package's folder, as `quadrille train` writes it.
-    #[arg(value_name = "DIR")]
-    dir: PathBuf,
+    #[arg(value_name = "DIR", required_unless_present = "uri")]
+    dir: Option<PathBuf>,
+
+    /// Leave the package where it is: a folder, s3://bucket/prefix/ or file:///path/ (which every replica must have).
+    #[arg(long, value_name = "URI", conflicts_with = "dir")]
+    uri: Option<String>,
+
+    /// Refuse the package unless it has this SHA-256 (of the manifest followed by the artefact).
+    #[arg(long, value_name = "HEX")]
+    sha256: Option<String>,
 
     /// Refuse the package unless it has this pipeline's inputs (a pipeline file).
     #[arg(long, value_name = "PATH")]
@@ -93,6 +112,8 @@ pub async fn run(command: Command) -> Result<(), Error> {
 struct Checked {
     id: ModelId,
     bytes: PackageBytes,
+    /// Where the artefact stays; None: it goes on the log.
+    artefact_uri: Option<Uri>,
 }
 
 /// # Errors
@@ -110,26 +131,82 @@ fn check(package: &Package) -> Result<Checked, String> {
             manifest: package.manifest_bytes().to_vec(),
             artefact: package.artefact_bytes().to_vec(),
         },
+        artefact_uri: None,
     })
 }
 
 fn push(args: &PushArgs) -> Result<(), Error> {
-    let wrong = |error: &dyn std::fmt::Display| {
-        Error::Config(format!(
-            "{}: {error}; `quadrille train` writes a model package",
-            args.dir.display()
-        ))
+    let (place, package, artefact_uri) = match (&args.dir, &args.uri) {
+        (Some(dir), _) => {
+            let place = dir.display().to_string();
+            let package = Package::load(dir).map_err(|error| no_package(&place, &error))?;
+            (place, package, None)
+        }
+        (None, Some(uri)) => {
+            let (package, artefact) = read(uri)?;
+            (uri.clone(), package, Some(artefact))
+        }
+        (None, None) => {
+            let message = "name a package's folder, or where it lies with --uri";
+            return Err(Error::Config(message.to_owned()));
+        }
     };
-    let package = Package::load(&args.dir).map_err(|error| wrong(&error))?;
+    if let Some(wanted) = &args.sha256 {
+        has(&package, wanted)?;
+    }
     if let Some(path) = &args.pipeline {
         fits(&package, path)?;
     }
-    let checked = check(&package).map_err(|error| wrong(&error))?;
+    let checked = Checked {
+        artefact_uri,
+        ..check(&package).map_err(|error| no_package(&place, &error))?
+    };
     drop(package);
     let registry = registry::open(&args.kafka.cluster()?)?;
     let told = publish(&registry, &checked, &registry::author(args.by.as_deref()))?;
     let _ = output::print(told)?;
     Ok(())
+}
+
+fn no_package(place: &str, error: &dyn std::fmt::Display) -> Error {
+    Error::Config(format!(
+        "{place}: {error}; `quadrille train` writes a model package"
+    ))
+}
+
+/// The package in a folder outside the log, and where its artefact is.
+///
+/// # Errors
+/// The URI cannot be, a file cannot be read, or the package is not sound.
+fn read(uri: &str) -> Result<(Package, Uri), Error> {
+    let folder = Uri::parse(uri).map_err(|error| Error::Config(format!("--uri: {error}")))?;
+    let store = Store::new(S3Settings::from_env());
+    let unread = |error: StoreError| match error {
+        StoreError::Away { .. } => Error::Failed(error.to_string()),
+        error => Error::Config(error.to_string()),
+    };
+    let unsound = |error| no_package(uri, &error);
+    let manifest = store.read(&folder.join(MANIFEST_FILE), MANIFEST_BYTES_MAX);
+    let manifest = manifest.map_err(unread)?;
+    let file = Manifest::parse(&manifest).map_err(unsound)?.artefact.file;
+    let artefact_uri = folder.join(&file);
+    let artefact = store.read(&artefact_uri, ARTEFACT_BYTES_MAX);
+    let package = Package::from_bytes(manifest, artefact.map_err(unread)?).map_err(unsound)?;
+    Ok((package, artefact_uri))
+}
+
+/// # Errors
+/// It is another package, or this is no hash.
+fn has(package: &Package, wanted: &str) -> Result<(), Error> {
+    let wanted = Sha256Hex::parse(&wanted.to_ascii_lowercase())
+        .ok_or_else(|| Error::Config("--sha256: a SHA-256 is 64 hexadecimal digits".to_owned()))?;
+    let found = Sha256Hex(package.hash());
+    match found == wanted {
+        true => Ok(()),
+        false => Err(Error::Config(format!(
+            "--sha256: the package has SHA-256 {found}, wanted {wanted}; it is not the one you mean"
+        ))),
+    }
 }
 
 /// # Errors
@@ -148,19 +225,22 @@ fn fits(package: &Package, path: &Path) -> Result<(), Error> {
 
 /// Puts a checked package on the log; says what became of it.
 fn publish(registry: &Registry, checked: &Checked, by: &str) -> Result<String, Error> {
-    let Checked { id, bytes } = checked;
-    let pushed = registry
-        .push(id, bytes, by, registry::now_ms())
-        .map_err(registry::refused)?;
-    Ok(match pushed {
+    let Checked { id, bytes, .. } = checked;
+    let now = registry::now_ms();
+    let pushed = match &checked.artefact_uri {
+        None => registry.push(id, bytes, by, now),
+        Some(uri) => registry.push_by_uri(id, bytes, uri, by, now),
+    };
+    Ok(match pushed.map_err(registry::refused)? {
         Pushed::New(entry) => format!(
-            "pushed {id}: {} bytes in {}, SHA-256 {}",
+            "pushed {id}: {} bytes {}, SHA-256 {}",
             entry.bytes,
-            registry::counted(entry.chunks(), "chunk"),
+            registry::place(&entry),
             entry.sha256
         ),
         Pushed::AlreadyThere(entry) => format!(
-            "{id} is already there with the same content, pushed by {} at {}",
+            "{id} is already there with the same content {}, pushed by {} at {}",
+            registry::place(&entry),
             registry::cell(&entry.pushed_by),
             registry::time(entry.pushed_at_ms)
         ),

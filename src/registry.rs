@@ -5,7 +5,7 @@ use std::{env, fs, time::Duration};
 use jiff::Timestamp;
 use quadrille_choreography::Cluster;
 use quadrille_registry::{
-    self as registry, Deployment, ModelId, Registry, Replica, Replicas, Role,
+    self as registry, Deployment, ModelEntry, ModelId, Registry, Replica, Replicas, Role,
 };
 use quadrille_service::Error;
 
@@ -81,6 +81,14 @@ pub fn counted(count: usize, thing: &str) -> String {
     match count {
         1 => format!("1 {thing}"),
         count => format!("{count} {thing}s"),
+    }
+}
+
+/// Where a package lies, as it follows a number of bytes.
+pub fn place(entry: &ModelEntry) -> String {
+    match entry.artefact_uri() {
+        Some(uri) => format!("at {}", preview::text(uri, preview::PAYLOAD_CHARS_MAX)),
+        None => format!("in {}", counted(entry.chunks(), "chunk")),
     }
 }
 

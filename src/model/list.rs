@@ -91,7 +91,7 @@ pub fn list(args: &ListArgs) -> Result<(), Error> {
         output::note("no models; push one with `quadrille model push DIR`");
     } else {
         let header = [
-            "NAME", "VERSION", "SHA-256", "BYTES", "PUSHED", "BY", "SERVES", "REPLICAS",
+            "NAME", "VERSION", "SHA-256", "BYTES", "PLACE", "PUSHED", "BY", "SERVES", "REPLICAS",
         ];
         let mut table = Table::new(&header);
         for entry in entries {
@@ -132,6 +132,9 @@ fn row(view: &View, entry: &ModelEntry, replicas: &[Replica]) -> Vec<String> {
         registry::cell(&entry.id.version),
         entry.sha256.short(),
         entry.bytes.to_string(),
+        entry.artefact_uri().map_or("log".to_owned(), |uri| {
+            preview::text(uri, preview::PAYLOAD_CHARS_MAX)
+        }),
         registry::time(entry.pushed_at_ms),
         registry::cell(&entry.pushed_by),
         or_none(&serves(view, &entry.id)),
@@ -210,6 +213,7 @@ fn to_json(view: &View, entry: &ModelEntry, replicas: &[Replica]) -> Value {
         "sha256": entry.sha256.to_string(),
         "bytes": entry.bytes,
         "chunks": entry.chunks(),
+        "artefact_uri": entry.artefact_uri(),
         "offset": entry.offset(),
         "pushed_at": registry::time(entry.pushed_at_ms),
         "pushed_by": entry.pushed_by,
@@ -265,11 +269,11 @@ pub fn show(args: &ShowArgs) -> Result<(), Error> {
 
 fn paragraph(view: &View, entry: &ModelEntry, replicas: &[Replica], manifest: &[u8]) -> String {
     let mut text = format!(
-        "{}\n  SHA-256  {}\n  size     {} bytes, {}, offset {}\n  pushed   {} by {}\n  serves   {}\n",
+        "{}\n  SHA-256  {}\n  size     {} bytes {}, offset {}\n  pushed   {} by {}\n  serves   {}\n",
         entry.id,
         entry.sha256,
         entry.bytes,
-        registry::counted(entry.chunks(), "chunk"),
+        registry::place(entry),
         entry.offset(),
         registry::time(entry.pushed_at_ms),
         registry::cell(&entry.pushed_by),

@@ -7,6 +7,7 @@ mod explain;
 mod harness;
 mod lifecycle;
 mod models;
+mod packages;
 mod protocols;
 mod registry;
 mod serving;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use quadrille_choreography::{ConfigError, FetchError, TableError, WriteError};
 
-use crate::{Deployment, Invalid, ModelEntry, ModelId, Sha256Hex};
+use crate::{Deployment, Invalid, ModelEntry, ModelId, Sha256Hex, StoreError, Uri};
 
 /// A message says what is wrong and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +33,16 @@ pub enum Error {
         expected: Sha256Hex,
         found: Sha256Hex,
     },
+    #[error(
+        "{id}: {uri} {difference}: it was changed after it was pushed; put it back and deploy again, or push it as another version"
+    )]
+    Changed {
+        id: ModelId,
+        uri: Uri,
+        difference: String,
+    },
+    #[error(transparent)]
+    Store(#[from] StoreError),
     #[error("{id}: {reason}")]
     Broken { id: ModelId, reason: String },
     #[error(

@@ -77,8 +77,12 @@ impl Push {
             offsets.push(chunk.offset);
             bytes += chunk.bytes;
         }
-        if bytes != pushed.artefact_bytes || self.chunks.len() != offsets.len() {
-            let (said, chunks) = (pushed.artefact_bytes, self.chunks.len());
+        let said = match pushed.artefact_uri {
+            None => pushed.artefact_bytes,
+            Some(_) => 0,
+        };
+        if bytes != said || self.chunks.len() != offsets.len() {
+            let chunks = self.chunks.len();
             return Err(format!(
                 "{bytes} bytes in {chunks} chunks are there, the manifest says {said} in {}",
                 pushed.chunks
@@ -93,6 +97,7 @@ impl Push {
             push: key.push.clone(),
             manifest_offset,
             artefact_bytes: pushed.artefact_bytes,
+            artefact_uri: pushed.artefact_uri.clone(),
             chunk_offsets: offsets.into(),
         })
     }

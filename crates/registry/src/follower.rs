@@ -13,7 +13,8 @@ use quadrille_proto::Topics;
 use tokio::sync::watch;
 
 use crate::{
-    Error, ModelEntry, ModelId, PackageBytes, View, compare_versions,
+    Error, ModelEntry, ModelId, PackageBytes, S3Settings, Store, StoreError, Uri, View,
+    compare_versions,
     fold::{Deployments, DeploymentsView, Models, ModelsView},
     wire,
 };
@@ -172,6 +173,7 @@ impl Shared {
 
 struct Inner {
     cluster: Cluster,
+    store: Store,
     shared: Arc<Shared>,
     stop: Arc<AtomicBool>,
 }
@@ -187,7 +189,8 @@ impl Drop for Inner {
 pub struct Follower(Arc<Inner>);
 
 impl Follower {
-    /// Begins to read. A Kafka that is away, or topics that are missing, are no error: they may come.
+    /// Begins to read. A Kafka that is away, or topics that are missing, are no error: they may come. Packages outside the log
+    /// are fetched with the [`S3Settings`] of the environment.
     ///
     /// # Errors
     /// A thread could not be started.
@@ -202,6 +205,7 @@ impl Follower {
         let stop = Arc::new(AtomicBool::new(false));
         let inner = Inner {
             cluster: cluster.clone(),
+            store: Store::new(S3Settings::from_env()),
             shared: Arc::clone(&shared),
             stop: Arc::clone(&stop),
         };
@@ -315,9 +319,43 @@ impl Follower {
     /// A version's package, checked against its hash. Blocks.
     ///
     /// # Errors
-    /// There is no such version, Kafka does not answer, or what lies there is damaged.
+    /// There is no such version, Kafka or the store that has it does not answer, or what lies there is damaged.
     pub fn fetch(&self, id: &ModelId) -> Result<PackageBytes, Error> {
-        fetch(&self.0.cluster, &self.entry(id)?)
+        let entry = self.entry(id)?;
+        match entry.artefact_uri() {
+            None => fetch(&self.0.cluster, &entry),
+            Some(uri) => self.fetch_by_uri(&entry, uri),
+        }
+    }
+
+    fn fetch_by_uri(&self, entry: &ModelEntry, uri: &str) -> Result<PackageBytes, Error> {
+        let broken = |reason| Error::Broken {
+            id: entry.id.clone(),
+            reason: format!("the artefact's URI: {reason}"),
+        };
+        let uri = Uri::parse(uri).map_err(broken)?;
+        let manifest = self.manifest_of(entry)?;
+        let changed = |difference| Error::Changed {
+            id: entry.id.clone(),
+            uri: uri.clone(),
+            difference,
+        };
+        let wanted = (entry.artefact_bytes, entry.sha256);
+        let artefact = match self.0.store.read(&uri, wanted.0) {
+            Err(StoreError::TooLong { max, .. }) => {
+                return Err(changed(format!("has more than the {max} bytes wanted")));
+            }
+            read => read?,
+        };
+        let package = PackageBytes { manifest, artefact };
+        let found = (package.artefact.len() as u64, package.sha256());
+        match found == wanted {
+            true => Ok(package),
+            false => Err(changed(format!(
+                "makes a package of SHA-256 {} ({} bytes), wanted {} ({})",
+                found.1, found.0, wanted.1, wanted.0
+            ))),
+        }
     }
 
     /// The `manifest.json` of a version's package, unchecked and without its artefact. Blocks.
@@ -325,12 +363,15 @@ impl Follower {
     /// # Errors
     /// As [`Follower::fetch`].
     pub fn manifest(&self, id: &ModelId) -> Result<Vec<u8>, Error> {
-        let entry = self.entry(id)?;
+        self.manifest_of(&self.entry(id)?)
+    }
+
+    fn manifest_of(&self, entry: &ModelEntry) -> Result<Vec<u8>, Error> {
         let offsets = [entry.manifest_offset];
         let mut manifest = Vec::new();
         fetch_records(&self.0.cluster, Topics::MODELS, &offsets, |record| {
             let broken = |reason| Error::Broken {
-                id: id.clone(),
+                id: entry.id.clone(),
                 reason,
             };
             manifest = wire::manifest_json(record.value.unwrap_or_default()).map_err(broken)?;

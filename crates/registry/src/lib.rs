@@ -15,6 +15,7 @@ mod package;
 mod registry;
 pub mod split;
 mod status;
+mod store;
 mod version;
 mod view;
 mod wire;
@@ -29,5 +30,6 @@ pub use split::{Pick, Split};
 pub use status::{
     ModelState, REPORT_EVERY, Replica, ReplicaModel, Replicas, Reporter, SILENT_AFTER, withdraw,
 };
+pub use store::{S3Settings, Store, StoreError, Uri};
 pub use version::compare_versions;
 pub use view::{Event, History, ModelEntry, View, Void};

@@ -7,7 +7,7 @@ use quadrille_proto::Topics;
 use uuid::Uuid;
 
 use crate::{
-    Deployment, Error, Follower, ModelEntry, ModelId, PackageBytes, View, follower,
+    Deployment, Error, Follower, ModelEntry, ModelId, PackageBytes, Uri, View, follower,
     key::{self, PushKey},
     wire,
 };
@@ -68,6 +68,32 @@ impl Registry {
         by: &str,
         at_ms: i64,
     ) -> Result<Pushed, Error> {
+        self.put(id, package, None, by, at_ms)
+    }
+
+    /// Puts a package on the log all but its artefact, which stays where it was read from: whoever needs it fetches it there.
+    ///
+    /// # Errors
+    /// As [`Registry::push`].
+    pub fn push_by_uri(
+        &self,
+        id: &ModelId,
+        package: &PackageBytes,
+        artefact: &Uri,
+        by: &str,
+        at_ms: i64,
+    ) -> Result<Pushed, Error> {
+        self.put(id, package, Some(artefact), by, at_ms)
+    }
+
+    fn put(
+        &self,
+        id: &ModelId,
+        package: &PackageBytes,
+        artefact: Option<&Uri>,
+        by: &str,
+        at_ms: i64,
+    ) -> Result<Pushed, Error> {
         id.validate()?;
         let key = PushKey {
             id: id.clone(),
@@ -77,9 +103,11 @@ impl Registry {
         if let Some(there) = self.view().models.get(id) {
             return there_before(there, &key);
         }
-        let manifest = wire::encode_manifest(wire::manifest_message(&key, package, by, at_ms));
+        let message = wire::manifest_message(&key, package, artefact, by, at_ms);
+        let manifest = wire::encode_manifest(message);
+        let chunks = artefact.is_none().then(|| package.chunks());
         let chunks = (0..)
-            .zip(package.chunks())
+            .zip(chunks.into_iter().flatten())
             .map(|(index, chunk)| TableWrite {
                 key: key.chunk(index),
                 value: Some(chunk),

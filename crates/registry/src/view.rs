@@ -54,12 +54,18 @@ pub struct ModelEntry {
     pub(crate) push: String,
     pub(crate) manifest_offset: i64,
     pub(crate) artefact_bytes: u64,
-    /// Of the artefact's chunks, in order.
+    pub(crate) artefact_uri: Option<String>,
+    /// Of the artefact's chunks, in order; none where it lies elsewhere.
     pub(crate) chunk_offsets: Arc<[i64]>,
 }
 
 impl ModelEntry {
-    /// Pieces the artefact was cut into.
+    /// Where the artefact lies, unless in chunks on the log: others' text.
+    pub fn artefact_uri(&self) -> Option<&str> {
+        self.artefact_uri.as_deref()
+    }
+
+    /// Pieces of the artefact on the log.
     pub fn chunks(&self) -> usize {
         self.chunk_offsets.len()
     }

@@ -13,7 +13,7 @@ use quadrille_proto::v1::{
 };
 
 use crate::{
-    Action, Deployment, ModelId, ModelState, Replica, ReplicaModel, Role, Route, Sha256Hex,
+    Action, Deployment, ModelId, ModelState, Replica, ReplicaModel, Role, Route, Sha256Hex, Uri,
     key::PushKey,
 };
 
@@ -159,6 +159,8 @@ pub(crate) struct Pushed {
     pub bytes: u64,
     pub artefact_bytes: u64,
     pub chunks: u32,
+    /// Where the artefact lies, as it was written; None: in chunks beside.
+    pub artefact_uri: Option<String>,
     pub by: String,
     pub at_ms: i64,
 }
@@ -173,9 +175,13 @@ pub(crate) fn decode_manifest(key: &PushKey, value: &[u8]) -> Result<Pushed, Str
         return Err("the manifest is of another package than its key".to_owned());
     }
     let (bytes, chunk) = (manifest.artefact_bytes, u64::from(manifest.chunk_bytes));
-    let fits = match chunk {
-        0 => bytes == 0 && manifest.chunks == 0,
-        chunk => bytes.div_ceil(chunk) == u64::from(manifest.chunks),
+    // Not parsed: what one version of us can fetch and another cannot is on the log for both.
+    let artefact_uri = Some(manifest.artefact_uri).filter(|uri| !uri.is_empty());
+    let fits = match (chunk, &artefact_uri) {
+        (0, None) => bytes == 0 && manifest.chunks == 0,
+        (0, Some(_)) => manifest.chunks == 0,
+        (chunk, None) => bytes.div_ceil(chunk) == u64::from(manifest.chunks),
+        (_, Some(_)) => false,
     };
     if !fits {
         return Err(format!(
@@ -187,6 +193,7 @@ pub(crate) fn decode_manifest(key: &PushKey, value: &[u8]) -> Result<Pushed, Str
         bytes: bytes + manifest.manifest_json.len() as u64,
         artefact_bytes: bytes,
         chunks: manifest.chunks,
+        artefact_uri,
         by: manifest.pushed_by,
         at_ms: manifest.pushed_at_ms,
     })
@@ -266,24 +273,30 @@ pub(crate) fn manifest_json(value: &[u8]) -> Result<Vec<u8>, String> {
     }
 }
 
-/// The message a package's manifest travels in.
+/// The message a package's manifest travels in; without a URI chunks follow.
 pub(crate) fn manifest_message(
     key: &PushKey,
     package: &crate::PackageBytes,
+    artefact_uri: Option<&Uri>,
     by: &str,
     at_ms: i64,
 ) -> ModelManifest {
     let Sha256Hex(sha256) = key.sha256;
+    let (chunks, chunk_bytes) = match artefact_uri {
+        None => (package.chunks().len() as u32, crate::CHUNK_BYTES as u32),
+        Some(_) => (0, 0),
+    };
     ModelManifest {
         name: key.id.name.clone(),
         version: key.id.version.clone(),
         sha256: sha256.to_vec(),
         manifest_json: package.manifest.clone(),
         artefact_bytes: package.artefact.len() as u64,
-        chunks: package.chunks().len() as u32,
-        chunk_bytes: crate::CHUNK_BYTES as u32,
+        chunks,
+        chunk_bytes,
         pushed_by: by.to_owned(),
         pushed_at_ms: at_ms,
+        artefact_uri: artefact_uri.map(Uri::to_string).unwrap_or_default(),
     }
 }
 

@@ -12,7 +12,7 @@ use quadrille_choreography::{
 use quadrille_proto::Topics;
 use quadrille_registry::{
     Action, Deployment, Error, Follower, ModelId, ModelState, PackageBytes, Pushed, Registry,
-    Replica, ReplicaModel, Replicas, Reporter, Role, Route, withdraw,
+    Replica, ReplicaModel, Replicas, Reporter, Role, Route, Uri, withdraw,
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -131,6 +131,52 @@ fn a_package_is_pushed_once_fetched_as_it_was_and_deleted() {
         .push(&id("1"), &package(2), "b", 7)
         .expect("free again");
     assert!(matches!(anew, Pushed::New(_)));
+}
+
+#[test]
+fn a_package_that_lies_elsewhere_is_fetched_from_there_as_long_as_it_is_the_same() {
+    let (_broker, cluster) = broker();
+    let registry = Registry::open(&cluster).expect("open");
+    let folder = tempfile::tempdir().expect("a folder");
+    let uri = Uri::File(folder.path().to_owned()).join("forest.bin");
+    let file = folder.path().join("forest.bin");
+    std::fs::write(&file, package(1).artefact).expect("written");
+    let pushed = registry.push_by_uri(&id("1"), &package(1), &uri, "a", 5);
+    let Ok(Pushed::New(entry)) = pushed else {
+        panic!("{pushed:?}")
+    };
+    assert_eq!(entry.artefact_uri(), Some(&*uri.to_string()));
+    assert_eq!(entry.sha256, package(1).sha256());
+    assert_eq!(keys(&cluster).len(), 1, "no chunks");
+    let fetched = registry.follower().fetch(&id("1")).expect("fetched");
+    assert_eq!(fetched, package(1));
+    let again = registry.push(&id("1"), &package(1), "b", 6);
+    assert_eq!(again.expect("the same"), Pushed::AlreadyThere(entry));
+
+    let (wanted, found) = (package(1).sha256(), {
+        let mut changed = package(1);
+        changed.artefact[4_711] ^= 1;
+        std::fs::write(&file, &changed.artefact).expect("written");
+        changed.sha256()
+    });
+    let error = registry.follower().fetch(&id("1")).expect_err("changed");
+    assert!(matches!(error, Error::Changed { .. }), "{error}");
+    let told = error.to_string();
+    for part in [wanted.to_string(), found.to_string(), uri.to_string()] {
+        assert!(told.contains(&part), "{told}");
+    }
+    for (bytes, told) in [(1_200_001, "more than the 1200000 bytes"), (7, "(7 bytes)")] {
+        std::fs::write(&file, vec![1; bytes]).expect("written");
+        let error = registry.follower().fetch(&id("1")).expect_err("changed");
+        assert!(matches!(error, Error::Changed { .. }), "{error}");
+        assert!(error.to_string().contains(told), "{error}");
+    }
+    std::fs::remove_file(&file).expect("removed");
+    let error = registry.follower().fetch(&id("1")).expect_err("gone");
+    assert!(matches!(error, Error::Store(_)), "{error}");
+
+    assert_eq!(registry.delete(&id("1")).expect("deleted").records, 1);
+    assert!(keys(&cluster).is_empty());
 }
 
 #[test]

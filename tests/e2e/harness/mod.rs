@@ -1,6 +1,7 @@
 //! What the end-to-end tests stand on: a broker, isolated pipelines, processes, a user's client, the oracle.
 
 pub mod broker;
+pub mod bucket;
 pub mod cli;
 pub mod client;
 pub mod collector;

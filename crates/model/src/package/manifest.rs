@@ -245,7 +245,7 @@ impl Manifest {
     ///
     /// # Errors
     /// No manifest of this format, or a text in it that is not usable.
-    pub(super) fn parse(bytes: &[u8]) -> Result<Self, Error> {
+    pub fn parse(bytes: &[u8]) -> Result<Self, Error> {
         #[derive(Deserialize)]
         struct Version {
             format: u32,

@@ -33,7 +33,7 @@ fn push(key: &PushKey, package: &PackageBytes) -> Vec<Record> {
     let mut records: Vec<Record> = chunks
         .map(|(index, chunk)| (key.chunk(index).into_bytes(), Some(chunk.to_vec())))
         .collect();
-    let manifest = wire::encode_manifest(wire::manifest_message(key, package, &key.push, 5));
+    let manifest = wire::encode_manifest(wire::manifest_message(key, package, None, &key.push, 5));
     records.push((key.manifest().into_bytes(), Some(manifest)));
     records
 }
@@ -244,6 +244,37 @@ fn a_package_that_contradicts_itself_is_void_with_the_reason() {
         swapped.contains("of another package than its key"),
         "{swapped}"
     );
+}
+
+#[test]
+fn a_package_whose_artefact_lies_elsewhere_has_no_chunks() {
+    let whole = package(1, crate::CHUNK_BYTES + 1);
+    let key = push_key("1", &whole, "u");
+    let uri = crate::Uri::parse("s3://models/m/1/forest.bin").unwrap();
+    let message = wire::manifest_message(&key, &whole, Some(&uri), "a", 5);
+    let view = |message: &quadrille_proto::v1::ModelManifest, chunks: &[u32]| {
+        let chunk = |index: &u32| (key.chunk(*index).into_bytes(), Some(vec![1]));
+        let mut records: Vec<Record> = chunks.iter().map(chunk).collect();
+        let value = wire::encode_manifest(message.clone());
+        records.push((key.manifest().into_bytes(), Some(value)));
+        models(&numbered(records))
+    };
+    let good = view(&message, &[]);
+    let entry = &good.models[&key.id];
+    let found = (entry.bytes, entry.chunks(), entry.artefact_uri());
+    let bytes = crate::CHUNK_BYTES as u64 + 1 + 3;
+    assert_eq!(found, (bytes, 0, Some("s3://models/m/1/forest.bin")));
+    assert_eq!(entry.keys(), [key.manifest()]);
+
+    let reason = |view: &ModelsView| view.void[0].reason.clone();
+    assert!(reason(&view(&message, &[0])).contains("1 chunks are there"));
+    let mut both = message.clone();
+    both.chunk_bytes = 7;
+    assert!(reason(&view(&both, &[])).contains("chunks of 7"));
+    // As readers see it that do not know the URI.
+    let mut without = message.clone();
+    without.artefact_uri.clear();
+    assert!(reason(&view(&without, &[])).contains("in 0 chunks of 0"));
 }
 
 #[test]

@@ -102,7 +102,7 @@ impl Source for Log {
 
     fn fetch(&self, id: &ModelId) -> Result<Files, FetchError> {
         let package = self.follower.fetch(id).map_err(|error| match error {
-            LogError::Corrupt { .. } | LogError::Broken { .. } => {
+            LogError::Corrupt { .. } | LogError::Changed { .. } | LogError::Broken { .. } => {
                 FetchError::Damaged(error.to_string())
             }
             error => FetchError::Away(error.to_string()),
