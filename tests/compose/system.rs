@@ -2,6 +2,7 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr, SocketAddrV4},
+    path::PathBuf,
     process::Command,
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -66,6 +67,7 @@ impl System {
             partitions: PARTITIONS,
             database_url: String::new(),
             folder: TempDir::new().expect("a folder"),
+            model: PathBuf::new(),
         }
     }
 

@@ -67,7 +67,7 @@ pub struct World {
     pub partitions: i32,
     pub database_url: String,
     pub folder: TempDir,
-    model: PathBuf,
+    pub model: PathBuf,
 }
 
 impl World {
