@@ -36,6 +36,32 @@ pub(crate) fn spans(offsets: impl Iterator<Item = (i32, i64)>) -> Vec<Span> {
     spans
 }
 
+/// Of each partition the offset after the last record polled; 0 where none was since it was taken.
+#[derive(Default)]
+struct LastPolled(Vec<i64>);
+
+impl LastPolled {
+    /// Notes a record; false for the one that was noted last.
+    fn moves_to(&mut self, partition: i32, offset: i64) -> bool {
+        let at = partition.max(0) as usize;
+        if self.0.len() <= at {
+            self.0.resize(at + 1, 0);
+        }
+        // Only that one: whoever makes a topic anew begins at 0 again.
+        let moves = self.0[at] != offset + 1;
+        self.0[at] = offset + 1;
+        moves
+    }
+
+    fn forget(&mut self, partitions: &[i32]) {
+        for partition in partitions {
+            if let Some(next) = self.0.get_mut((*partition).max(0) as usize) {
+                *next = 0;
+            }
+        }
+    }
+}
+
 /// Messages polled together. They borrow from the consumer.
 pub(crate) struct Batch<'c> {
     pub messages: Vec<BorrowedMessage<'c>>,
@@ -43,8 +69,7 @@ pub(crate) struct Batch<'c> {
     /// When its first message came.
     pub first_at: Instant,
     pub polled_at: Instant,
-    /// Of each partition the offset after the last one polled; 0 where it is not known.
-    reached: Vec<i64>,
+    last: LastPolled,
 }
 
 impl<'c> Batch<'c> {
@@ -54,23 +79,18 @@ impl<'c> Batch<'c> {
             bytes: 0,
             first_at: Instant::now(),
             polled_at: Instant::now(),
-            reached: Vec::new(),
+            last: LastPolled::default(),
         }
     }
 
     /// Takes a record, unless it is the last one polled: at a rebalance the client reads again from where it
     /// believes the lane to be, which may be one record behind.
     pub fn push(&mut self, message: BorrowedMessage<'c>) {
-        let (partition, offset) = (message.partition().max(0) as usize, message.offset());
-        if self.reached.len() <= partition {
-            self.reached.resize(partition + 1, 0);
-        }
-        let reached = &mut self.reached[partition];
-        if offset + 1 == *reached {
+        let (partition, offset) = (message.partition(), message.offset());
+        if !self.last.moves_to(partition, offset) {
             tracing::warn!(partition, offset, "polled again; dropped");
             return;
         }
-        *reached = offset + 1;
         if self.messages.is_empty() {
             self.first_at = Instant::now();
         }
@@ -94,11 +114,7 @@ impl<'c> Batch<'c> {
     /// Forgets the records of partitions that are no longer held, whose next holder has them, or will be
     /// read from elsewhere.
     pub fn forget(&mut self, revoked: &[i32]) {
-        for partition in revoked {
-            if let Some(reached) = self.reached.get_mut(*partition as usize) {
-                *reached = 0;
-            }
-        }
+        self.last.forget(revoked);
         self.messages
             .retain(|message| !revoked.contains(&message.partition()));
         self.bytes = self
@@ -146,6 +162,19 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn the_record_polled_last_is_not_taken_twice_unless_its_partition_was_given_up() {
+        let mut last = LastPolled::default();
+        assert!(last.moves_to(2, 7) && last.moves_to(0, 7));
+        assert!(!last.moves_to(2, 7));
+        assert!(last.moves_to(2, 9));
+        // Read from elsewhere.
+        assert!(last.moves_to(2, 0));
+        last.forget(&[2, 5]);
+        assert!(last.moves_to(2, 0));
+        assert!(!last.moves_to(0, 7));
+    }
 
     proptest! {
         #[test]

@@ -38,21 +38,13 @@ use crate::{
     client,
     native::{self, Gate},
     stage::{LaneStatus, ResumeFn},
+    start::{Committed, Sought, Start, judge},
 };
 
 /// Of a partition; with that many in the queue no more are fetched.
 const QUEUED_RECORDS_MIN: &str = "10000";
-/// How often a partition is sent back to a record that it had.
-const SEEKS_MAX: u32 = 3;
 /// How long other partitions wait while a new one's offset is asked for.
 const COMMITTED_WAIT: Duration = Duration::from_millis(500);
-
-/// A record that was there and was given back, to come again.
-#[derive(Clone, Copy)]
-struct Sought {
-    offset: i64,
-    tries: u32,
-}
 
 /// What the callbacks leave for the lane.
 pub(crate) struct Events {
@@ -335,12 +327,13 @@ impl LaneConsumer {
             let found = committed.as_ref().ok();
             let found = found.and_then(|list| list.find_partition(&self.topic, partition));
             let found = found.filter(|element| element.error().is_ok());
-            let committed = found.map(|element| match element.offset() {
-                Offset::Offset(next) => Some(next),
-                _ => None,
-            });
+            let committed = match found.map(|element| element.offset()) {
+                None => Committed::Unknown,
+                Some(Offset::Offset(next)) => Committed::Next(next),
+                Some(_) => Committed::Nothing,
+            };
             let sought = unchecked.get(&partition).copied().flatten();
-            let Some((offset, sought)) = self.start(partition, first, committed, sought) else {
+            let Some((offset, sought)) = self.sent(partition, first, committed, sought) else {
                 unchecked.remove(&partition);
                 continue;
             };
@@ -354,28 +347,22 @@ impl LaneConsumer {
         Ok(())
     }
 
-    /// Where a new partition is to be read from instead of the record that came first, and what has to come
-    /// there; None where it has begun right. `committed`: None where it is not known yet, then None where nothing is.
-    fn start(
+    /// Where a new partition is sent, and what has to come there; None where it has begun right.
+    fn sent(
         &self,
         partition: i32,
         first: i64,
-        committed: Option<Option<i64>>,
+        committed: Committed,
         sought: Option<Sought>,
     ) -> Option<(i64, Option<Sought>)> {
         let topic = self.topic.as_str();
-        let Some(committed) = committed else {
-            tracing::debug!(topic, partition, "its offset is still being committed");
-            let sought = sought.filter(|it| it.offset <= first);
-            let sought = sought.unwrap_or(Sought {
-                offset: first,
-                tries: 0,
-            });
-            return Some((sought.offset, Some(sought)));
-        };
-        let sought = sought.filter(|it| committed.is_none_or(|next| it.offset >= next));
-        match (committed, sought) {
-            (Some(next), _) if next > first => {
+        match judge(first, committed, sought) {
+            Start::Right => None,
+            Start::Wait(sought) => {
+                tracing::debug!(topic, partition, "its offset is still being committed");
+                Some((sought.offset, Some(sought)))
+            }
+            Start::Early { next, sought } => {
                 tracing::warn!(
                     topic,
                     partition,
@@ -385,19 +372,16 @@ impl LaneConsumer {
                 );
                 Some((next, sought))
             }
-            // The client may have missed that it was sent back. What does not come in three times is gone.
-            (_, Some(Sought { offset, tries })) if offset < first && tries < SEEKS_MAX => {
+            Start::Missed(sought) => {
                 tracing::warn!(
                     topic,
                     partition,
                     offset = first,
-                    missed = offset,
+                    missed = sought.offset,
                     "the client left out what it was sent back to; it is sent there again"
                 );
-                let tries = tries + 1;
-                Some((offset, Some(Sought { offset, tries })))
+                Some((sought.offset, Some(sought)))
             }
-            _ => None,
         }
     }
 

@@ -25,6 +25,7 @@ mod redrive;
 mod schemas;
 mod spans;
 mod stage;
+mod start;
 mod table;
 
 pub use admin::{Admin, AdminError, StageTopics, TopicIdentity, TopicSpec};
