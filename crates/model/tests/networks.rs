@@ -1,9 +1,12 @@
 //! Networks that would cost more than they are worth, or reach out of their file, are refused by name before they run.
 
+mod common;
+
+use common::{import_options, named};
 use prost::Message as _;
 use quadrille_model::Outputs;
-use quadrille_model::import::{ImportOptions, import};
-use quadrille_model::package::{Activation, Error};
+use quadrille_model::import::import;
+use quadrille_model::package::Error;
 use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::tensor_shape_proto::{Dimension, dimension};
 use tract_onnx::pb::type_proto::{Tensor, Value};
@@ -83,18 +86,7 @@ fn imported(
         opset_import: vec![opset],
         ..ModelProto::default()
     };
-    let options = ImportOptions {
-        name: "network".to_owned(),
-        version: "1".to_owned(),
-        inputs: (0..inputs).map(|at| format!("x{at}")).collect(),
-        outputs: Outputs::Values(vec!["y".to_owned()]),
-        output: None,
-        activation: Activation::None,
-        preprocess: None,
-        warm_up: None,
-        recorded: vec![],
-        created_at: "2026-01-31T12:00:00Z".to_owned(),
-    };
+    let options = import_options(inputs, Outputs::Values(named("y", 1)));
     import(model.encode_to_vec(), options).map(drop)
 }
 

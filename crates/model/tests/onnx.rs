@@ -2,12 +2,15 @@
 //!
 //! `tests/golden/onnx/make.py` writes models, rows and answers.
 
+mod common;
+
 use std::fs;
 use std::path::PathBuf;
 
+use common::{import_options, named};
 use proptest::prelude::*;
 use quadrille_model::import::{ImportOptions, import};
-use quadrille_model::package::{Activation, Error, WarmUp, WarmUpRow};
+use quadrille_model::package::{Error, WarmUp, WarmUpRow};
 use quadrille_model::{Cost, Outputs, Package, Quantity};
 use serde::Deserialize;
 
@@ -64,25 +67,6 @@ fn bytes(name: &str) -> Vec<u8> {
     fs::read(folder().join(format!("{name}.onnx"))).unwrap()
 }
 
-fn named(what: &str, count: usize) -> Vec<String> {
-    (0..count).map(|at| format!("{what}{at}")).collect()
-}
-
-fn options(inputs: usize, outputs: Outputs) -> ImportOptions {
-    ImportOptions {
-        name: "imported".to_owned(),
-        version: "1".to_owned(),
-        inputs: named("x", inputs),
-        outputs,
-        output: None,
-        activation: Activation::None,
-        preprocess: None,
-        warm_up: None,
-        recorded: vec![],
-        created_at: "2026-01-31T12:00:00Z".to_owned(),
-    }
-}
-
 fn values(count: usize) -> Outputs {
     Outputs::Values(named("y", count))
 }
@@ -92,7 +76,7 @@ fn golden(name: &str) -> (Package, Case) {
     let case = Case::read(name);
     let options = ImportOptions {
         recorded: case.rows(),
-        ..options(case.rows[0].len(), values(case.expected[0].len()))
+        ..import_options(case.rows[0].len(), values(case.expected[0].len()))
     };
     let package = import(bytes(name), options).unwrap_or_else(|error| panic!("{name}: {error}"));
     (package, case)
@@ -137,7 +121,7 @@ fn every_mode_transform_and_special_case_answers_as_in_onnx_runtime() {
         let byte = |pair: &[u8]| u8::from_str_radix(str::from_utf8(pair).unwrap(), 16).unwrap();
         let bytes = digits.map(byte).collect();
         let outputs = values(case.expected[0].len());
-        let package = import(bytes, options(2, outputs));
+        let package = import(bytes, import_options(2, outputs));
         let package = package.unwrap_or_else(|error| panic!("{name}: {error}"));
         case.check(&name, &package);
     }
@@ -175,7 +159,7 @@ fn of_two_classes_the_positive_one_is_the_second() {
         "rf-wine-two",
     ] {
         let case = Case::read(name);
-        let options = options(case.rows[0].len(), Outputs::Binary(labels.clone()));
+        let options = import_options(case.rows[0].len(), Outputs::Binary(labels.clone()));
         case.check(name, &import(bytes(name), options).unwrap());
     }
 }
@@ -183,25 +167,25 @@ fn of_two_classes_the_positive_one_is_the_second() {
 #[test]
 fn a_graph_that_does_not_fit_its_description_is_refused_with_the_numbers() {
     let complaint = |options| import(bytes("rf-iris"), options).unwrap_err().to_string();
-    let narrow = complaint(options(3, values(3)));
+    let narrow = complaint(import_options(3, values(3)));
     assert!(
         narrow.contains("rows of 4 columns where 3 inputs"),
         "{narrow}"
     );
-    let wide = complaint(options(4, values(5)));
+    let wide = complaint(import_options(4, values(5)));
     assert!(
         wide.contains("answers 3 values to a row where its outputs want 5"),
         "{wide}"
     );
     let label = ImportOptions {
         output: Some("output_label".to_owned()),
-        ..options(4, values(3))
+        ..import_options(4, values(3))
     };
     let label = complaint(label);
     assert!(label.contains("is the label, not the scores"), "{label}");
     let absent = ImportOptions {
         output: Some("nowhere".to_owned()),
-        ..options(4, values(3))
+        ..import_options(4, values(3))
     };
     let absent = complaint(absent);
     assert!(
@@ -224,7 +208,7 @@ fn recorded_rows_are_checked_and_the_first_that_is_off_is_named() {
     let with = |warm_up: &WarmUp| {
         let options = ImportOptions {
             warm_up: Some(warm_up.clone()),
-            ..options(13, values(3))
+            ..import_options(13, values(3))
         };
         import(bytes("xgb-three"), options)
     };
@@ -249,7 +233,7 @@ fn without_answers_from_outside_the_package_records_its_own() {
     let case = Case::read("mlp-iris");
     let options = ImportOptions {
         recorded: case.rows(),
-        ..options(4, values(3))
+        ..import_options(4, values(3))
     };
     let package = import(bytes("mlp-iris"), options).unwrap();
     let warm_up = package.manifest().warm_up.as_ref().unwrap();
@@ -267,7 +251,7 @@ fn contributions_of_trees_sum_to_what_they_say() {
         let case = Case::read(&name);
         let options = ImportOptions {
             recorded: case.rows(),
-            ..options(case.rows[0].len(), values(case.expected[0].len()))
+            ..import_options(case.rows[0].len(), values(case.expected[0].len()))
         };
         let package = import(bytes(&name), options).unwrap();
         let model = package.model();
@@ -319,7 +303,7 @@ fn a_file_cut_anywhere_is_refused_unless_all_that_matters_is_there() {
             let outputs = values(case.expected[0].len());
             let cut = bytes[..length].to_vec();
             // A message may end after any of its fields; the last ones here are versions of operator sets.
-            if let Ok(package) = import(cut, options(case.rows[0].len(), outputs)) {
+            if let Ok(package) = import(cut, import_options(case.rows[0].len(), outputs)) {
                 assert!(length + 24 > bytes.len(), "{name} cut to {length}");
                 case.check(name, &package);
             }
@@ -342,7 +326,7 @@ proptest! {
             bytes[at] = byte;
         }
         let outputs = values(case.expected[0].len());
-        if let Ok(package) = import(bytes, options(case.rows[0].len(), outputs)) {
+        if let Ok(package) = import(bytes, import_options(case.rows[0].len(), outputs)) {
             let mut answers = vec![];
             package.model().score(&case.rows(), &mut answers);
             prop_assert_eq!(answers.len(), case.rows.len() * case.expected[0].len());

@@ -1,9 +1,11 @@
 //! Trees as ONNX describes them against a plain reading of that description, node by node.
 
+mod common;
+
+use common::{import_options, named};
 use proptest::prelude::*;
 use prost::Message as _;
-use quadrille_model::import::{ImportOptions, import};
-use quadrille_model::package::Activation;
+use quadrille_model::import::import;
 use quadrille_model::{Outputs, Package};
 use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::type_proto::{Tensor, Value};
@@ -233,19 +235,7 @@ fn file(trees: &[Vec<Node>], targets: usize) -> Vec<u8> {
 }
 
 fn package(trees: &[Vec<Node>], targets: usize) -> Package {
-    let names = |what: &str, count| (0..count).map(|at| format!("{what}{at}")).collect();
-    let options = ImportOptions {
-        name: "trees".to_owned(),
-        version: "1".to_owned(),
-        inputs: names("x", INPUTS),
-        outputs: Outputs::Values(names("y", targets)),
-        output: None,
-        activation: Activation::None,
-        preprocess: None,
-        warm_up: None,
-        recorded: vec![],
-        created_at: "2026-01-31T12:00:00Z".to_owned(),
-    };
+    let options = import_options(INPUTS, Outputs::Values(named("y", targets)));
     import(file(trees, targets), options).unwrap()
 }
 
@@ -352,18 +342,7 @@ fn a_thousand_trees_of_sixty_four_classes_and_lone_leaves_are_summed_as_each_alo
 #[test]
 fn what_is_no_forest_is_refused_by_name() {
     let refused = |trees: &[Vec<Node>]| {
-        let options = ImportOptions {
-            name: "trees".to_owned(),
-            version: "1".to_owned(),
-            inputs: vec!["x".to_owned()],
-            outputs: Outputs::Values(vec!["y".to_owned()]),
-            output: None,
-            activation: Activation::None,
-            preprocess: None,
-            warm_up: None,
-            recorded: vec![],
-            created_at: "2026-01-31T12:00:00Z".to_owned(),
-        };
+        let options = import_options(1, Outputs::Values(named("y", 1)));
         import(file(trees, 1), options).unwrap_err().to_string()
     };
     let split = |mode, input, threshold, holds, fails| Node::Split {

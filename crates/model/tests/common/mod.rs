@@ -8,9 +8,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use quadrille_model::Package;
-use quadrille_model::package::{Digest, Identity, Labels};
+use quadrille_model::import::ImportOptions;
+use quadrille_model::package::{Activation, Digest, Identity, Labels};
 use quadrille_model::train::{Algorithm, Dataset, TrainOptions, train};
+use quadrille_model::{Outputs, Package};
 
 /// The Pima diabetes data: 768 rows, 8 inputs, 268 positive. A zero in these columns means that it was not measured.
 pub fn pima() -> Dataset {
@@ -92,4 +93,25 @@ pub fn score(package: &Package, rows: &[f64]) -> Vec<f64> {
     let mut probabilities = vec![];
     package.model().score(rows, &mut probabilities);
     probabilities
+}
+
+/// `x0`, `x1`, …
+pub fn named(what: &str, count: usize) -> Vec<String> {
+    (0..count).map(|at| format!("{what}{at}")).collect()
+}
+
+/// For a model file of inputs `x0`, `x1`, …, as it comes.
+pub fn import_options(inputs: usize, outputs: Outputs) -> ImportOptions {
+    ImportOptions {
+        name: "imported".to_owned(),
+        version: "1".to_owned(),
+        inputs: named("x", inputs),
+        outputs,
+        output: None,
+        activation: Activation::None,
+        preprocess: None,
+        warm_up: None,
+        recorded: vec![],
+        created_at: "2026-01-31T12:00:00Z".to_owned(),
+    }
 }
