@@ -1,6 +1,7 @@
 //! End to end on a real Apache Kafka: one broker a run, the services as the processes people run.
 
 mod bad_input;
+mod commands;
 mod delivery;
 mod examples;
 mod explain;

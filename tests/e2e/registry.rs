@@ -1,24 +1,15 @@
 //! Models and deployments as a log on a real Kafka: transactions, races, damage, compaction, a broker's absence.
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    ops::ControlFlow,
-    path::Path,
-    process::{Command, Stdio},
-    sync::Barrier,
-    time::Duration,
-};
+use std::{collections::BTreeSet, ops::ControlFlow, sync::Barrier, time::Duration};
 
 use prost::Message;
 use quadrille_choreography::{
     Admin, Cluster, TableEvent, TableWrite, TopicSpec, read_table, write_table,
 };
 use quadrille_local::Kafka;
-use quadrille_proto::{Stage, Topics, v1::ModelManifest};
+use quadrille_proto::{Topics, v1::ModelManifest};
 use quadrille_registry::{
-    Action, Deployment, Error, Follower, ModelId, ModelState, PackageBytes, Pushed, Registry,
-    Replica, ReplicaModel, Reporter, Role, Route,
+    Action, Deployment, Error, Follower, ModelId, PackageBytes, Pushed, Registry, Role, Route,
 };
 use rdkafka::{
     ClientConfig,
@@ -26,16 +17,10 @@ use rdkafka::{
     client::DefaultClientContext,
     producer::{BaseProducer, BaseRecord, Producer},
 };
-use tempfile::TempDir;
 
-use crate::harness::{
-    PATIENCE,
-    cli::{Cli, written},
-    eventually, eventually_or_show,
-    world::World,
-};
+use crate::harness::{PATIENCE, eventually, world::World};
 
-fn id(name: &str, version: &str) -> ModelId {
+pub fn id(name: &str, version: &str) -> ModelId {
     ModelId {
         name: name.to_owned(),
         version: version.to_owned(),
@@ -43,7 +28,7 @@ fn id(name: &str, version: &str) -> ModelId {
 }
 
 /// A package of some size that no model crate would load: the log does not care.
-fn package(content: u8) -> PackageBytes {
+pub fn package(content: u8) -> PackageBytes {
     PackageBytes {
         manifest: format!("{{\"content\": {content}}}").into_bytes(),
         artefact: vec![content; 1_500_000],
@@ -67,7 +52,7 @@ fn deployment(pipeline: &str, revision: u64, model: ModelId, by: &str) -> Deploy
 }
 
 /// Keys of the models' topic that begin so and have a value.
-fn keys(cluster: &Cluster, prefix: &str) -> BTreeSet<String> {
+pub fn keys(cluster: &Cluster, prefix: &str) -> BTreeSet<String> {
     let mut keys = BTreeSet::new();
     read_table(cluster, Topics::MODELS, PATIENCE, |event| {
         match event {
@@ -84,160 +69,6 @@ fn keys(cluster: &Cluster, prefix: &str) -> BTreeSet<String> {
     })
     .expect("the topic is read");
     keys
-}
-
-#[test]
-fn a_package_is_pushed_listed_shown_deployed_and_deleted() {
-    let world = World::new(1);
-    let (pipeline, cli) = (&world.pipeline, Cli(world.bootstrap.clone()));
-    let folder = TempDir::new().expect("a folder");
-    let name = format!("{pipeline}-m");
-    let one = written(folder.path(), &name, "1", "test");
-    let (one, file) = (one.display().to_string(), world.pipeline_file());
-    let told = cli.good(&[
-        "model",
-        "push",
-        &one,
-        "--pipeline",
-        &file.display().to_string(),
-        "--by",
-        "ann",
-    ]);
-    assert!(told.contains(&format!("pushed {name}:1")), "{told}");
-    let told = cli.good(&["model", "push", &one]);
-    assert!(
-        told.contains("already there") && told.contains("by ann"),
-        "{told}"
-    );
-    let other = written(&folder.path().join("other"), &name, "1", "another");
-    let refused = cli.bad(64, &["model", "push", &other.display().to_string()]);
-    assert!(
-        refused.contains("does not change") && refused.contains("ann"),
-        "{refused}"
-    );
-    let two = written(folder.path(), &name, "2", "test");
-    cli.good(&["model", "push", &two.display().to_string()]);
-
-    let table = cli.good(&["model", "list", &name]);
-    assert!(
-        table.contains("SHA-256") && table.lines().count() == 3,
-        "{table}"
-    );
-    let json = cli.good(&["model", "list", &name, "--json"]);
-    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
-    assert_eq!(json["models"][0]["pushed_by"], "ann", "{json}");
-    let shown = cli.good(&["model", "show", &name, "1"]);
-    assert!(
-        shown.contains("backend") && shown.contains("by ann"),
-        "{shown}"
-    );
-    let manifest = cli.good(&["model", "show", &name, "1", "--manifest"]);
-    let file = fs::read_to_string(Path::new(&one).join("manifest.json")).expect("read");
-    assert_eq!(manifest.trim_end(), file.trim_end());
-
-    let (live, canary) = (format!("{name}:1"), format!("{name}:2@10%"));
-    let set = [
-        "deploy", "set", pipeline, "--live", &live, "--canary", &canary, "--by", "bea", "--reason",
-        "try",
-    ];
-    assert!(cli.good(&set).contains("revision 1"));
-    let table = cli.good(&["model", "list", &name]);
-    assert!(table.contains("canary, 10%"), "{table}");
-    let used = cli.bad(64, &["model", "delete", &name, "2"]);
-    assert!(used.contains(pipeline.as_str()), "{used}");
-    cli.good(&["deploy", "promote", pipeline, "--reason", "better"]);
-    let shown = cli.good(&["deploy", "show", pipeline]);
-    assert!(
-        shown.contains("revision 2, promote") && shown.contains(&format!("{name}:2")),
-        "{shown}"
-    );
-    cli.good(&["deploy", "rollback", pipeline]);
-    let history = cli.good(&["deploy", "history", pipeline]);
-    assert_eq!(history.lines().count(), 4, "{history}");
-    assert!(
-        history.contains("bea") && history.contains("try") && history.contains("rollback"),
-        "{history}"
-    );
-    cli.good(&[
-        "deploy",
-        "set",
-        pipeline,
-        "--live",
-        &format!("{name}:2"),
-        "--base",
-        "3",
-    ]);
-    let stale = cli.bad(
-        1,
-        &["deploy", "set", pipeline, "--live", &live, "--base", "3"],
-    );
-    assert!(stale.contains("revision 4 serves"), "{stale}");
-    cli.good(&["model", "delete", &name, "1"]);
-    assert!(keys(&world.cluster(), &format!("{name}/1/")).is_empty());
-    let gone = cli.bad(64, &["deploy", "rollback", pipeline]);
-    assert!(gone.contains(&format!("there is no {name}:1")), "{gone}");
-}
-
-#[test]
-fn what_cannot_be_deployed_is_refused_with_the_reason() {
-    let world = World::new(1);
-    let (pipeline, cli) = (&world.pipeline, Cli(world.bootstrap.clone()));
-    let name = format!("{pipeline}-m");
-    let registry = Registry::open(&world.cluster()).expect("open");
-    registry
-        .push(&id(&name, "1"), &package(1), "a", 1)
-        .expect("pushed");
-    let model = |amount: &str| format!("{name}:1{amount}");
-    for (args, reason) in [
-        (vec!["--shadow", &*model("")], "no live route"),
-        (vec!["--live", &*model("@0")], "no live route"),
-        (vec![], "no route"),
-        (
-            vec![
-                "--live",
-                &*model(""),
-                "--canary",
-                &*model("@60%"),
-                "--canary",
-                &*model("@50%"),
-            ],
-            "110 %",
-        ),
-        (vec!["--live", &*format!("{name}:7")], "versions of"),
-        (vec!["--live", "nowhere:1"], "there is no model nowhere"),
-        (
-            vec!["--live", &*model(""), "--canary", &*model("@10")],
-            "10%",
-        ),
-        (
-            vec![
-                "--live",
-                &*format!("a={}", model("")),
-                "--shadow",
-                &*format!("a={}", model("")),
-            ],
-            "two routes are named a",
-        ),
-    ] {
-        let mut command = vec!["deploy", "set", pipeline.as_str()];
-        command.extend(args);
-        let error = cli.bad(64, &command);
-        assert!(error.contains(reason), "{command:?}: {error}");
-    }
-    let error = cli.bad(64, &["deploy", "promote", pipeline]);
-    assert!(error.contains("no deployment yet"), "{error}");
-    let output = cli.run(&[
-        "deploy",
-        "set",
-        &format!("{pipeline}-no"),
-        "--live",
-        &model(""),
-    ]);
-    let note = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        output.status.success() && note.contains("check the name"),
-        "{note}"
-    );
 }
 
 #[test]
@@ -448,157 +279,7 @@ fn a_chunk_that_was_damaged_on_the_log_is_found_by_its_hash() {
     assert!(error.to_string().contains("SHA-256"), "{error}");
 }
 
-#[test]
-fn a_watched_folder_is_pushed_version_by_version_and_never_half_written() {
-    let world = World::new(1);
-    let cli = Cli(world.bootstrap.clone());
-    let folder = TempDir::new().expect("a folder");
-    let name = format!("{}-m", world.pipeline);
-    written(folder.path(), &name, "1", "test");
-    let registry = Registry::open(&world.cluster()).expect("open");
-    let path = folder.path().display().to_string();
-    let log = folder.path().join("watch.log");
-    let errors = fs::File::create(&log).expect("a log");
-    let mut watch = cli
-        .command(&["model", "watch", &path, "--every", "0.1"])
-        .stdout(Stdio::null())
-        .stderr(errors)
-        .spawn()
-        .expect("the CLI starts");
-    let seen = |version: &str| registry.view().models.contains_key(&id(&name, version));
-    eventually("the version that was there is pushed", PATIENCE, || {
-        seen("1").then_some(())
-    });
-
-    // Whole, but for the end of its artefact.
-    let source = written(&folder.path().join("source"), &name, "2", "test");
-    let two = folder.path().join(&name).join("2");
-    fs::create_dir(&two).expect("a folder");
-    let mut rest = Vec::new();
-    for entry in fs::read_dir(&source).expect("listed") {
-        let from = entry.expect("an entry").path();
-        let to = two.join(from.file_name().expect("a name"));
-        let bytes = fs::read(&from).expect("read");
-        let cut = match to.ends_with("manifest.json") {
-            true => bytes.len(),
-            false => bytes.len() / 2,
-        };
-        fs::write(&to, &bytes[..cut]).expect("written");
-        rest.push((to, bytes));
-    }
-    eventually_or_show("the half-written one is named", PATIENCE, || {
-        let log = fs::read_to_string(&log).unwrap_or_default();
-        log.contains("cut off").then_some(()).ok_or(log)
-    });
-    written(folder.path(), &name, "3", "test");
-    eventually("the next version is pushed", PATIENCE, || {
-        seen("3").then_some(())
-    });
-    assert!(!seen("2"), "half a version is not pushed");
-    for (to, bytes) in rest {
-        fs::write(to, bytes).expect("written");
-    }
-    eventually("what became whole is pushed", PATIENCE, || {
-        seen("2").then_some(())
-    });
-    let interrupted = Command::new("kill")
-        .args(["-INT", &watch.id().to_string()])
-        .status();
-    assert!(interrupted.is_ok_and(|status| status.success()));
-    let status = eventually("it ends", PATIENCE, || {
-        watch.try_wait().expect("a child of ours")
-    });
-    assert_eq!(status.code(), Some(0));
-
-    // Once more, with nothing left to do; and a version that says it is another.
-    cli.good(&["model", "watch", &path, "--once"]);
-    let four = written(&folder.path().join("source"), &name, "5", "test");
-    fs::rename(four, folder.path().join(&name).join("4")).expect("renamed");
-    let error = cli.bad(1, &["model", "watch", &path, "--once"]);
-    assert!(error.contains("name them alike"), "{error}");
-}
-
-#[test]
-fn a_deployment_that_is_waited_for_is_ready_when_every_replica_says_so() {
-    let world = World::new(1);
-    let (pipeline, cli) = (&world.pipeline, Cli(world.bootstrap.clone()));
-    let model = id(&format!("{pipeline}-m"), "1");
-    let registry = Registry::open(&world.cluster()).expect("open");
-    registry.push(&model, &package(1), "a", 1).expect("pushed");
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let reporter = Reporter::connect(&world.cluster(), "test").expect("a reporter");
-    let report = |instance: &str, revision: u64, state: ModelState| {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        let replica = Replica {
-            service: "inference".to_owned(),
-            instance: format!("{pipeline}-{instance}"),
-            at_ms: now.expect("a clock").as_millis() as i64,
-            models: vec![ReplicaModel {
-                id: model.clone(),
-                state,
-            }],
-            revisions: [(pipeline.clone(), revision)].into(),
-            models_offset: 0,
-            deployments_offset: 0,
-        };
-        runtime
-            .block_on(reporter.report(&replica))
-            .expect("reported");
-    };
-    report("a", 0, ModelState::Wanted);
-    report("b", 0, ModelState::Wanted);
-    let live = model.to_string();
-    let set = ["deploy", "set", pipeline, "--live", &live, "--wait"];
-    let mut waiting = cli
-        .command(&set)
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("the CLI starts");
-    eventually("the deployment is there", PATIENCE, || {
-        registry.view().current(pipeline).cloned()
-    });
-    report("a", 1, ModelState::Ready);
-    report("b", 1, ModelState::Loading);
-    assert!(
-        waiting.try_wait().expect("a child").is_none(),
-        "b is not ready"
-    );
-    report("b", 1, ModelState::Ready);
-    let status = eventually("it ends", PATIENCE, || waiting.try_wait().expect("a child"));
-    assert_eq!(status.code(), Some(0));
-    let table = cli.good(&["model", "list", &model.name]);
-    assert!(table.contains("2 ready"), "{table}");
-
-    report(
-        "b",
-        2,
-        ModelState::Failed {
-            why: "wrong shape".to_owned(),
-        },
-    );
-    let error = cli.bad(
-        1,
-        &[
-            "deploy",
-            "set",
-            pipeline,
-            "--live",
-            &format!("{live}@7"),
-            "--wait",
-        ],
-    );
-    assert!(
-        error.contains("wrong shape") && error.contains("rollback"),
-        "{error}"
-    );
-    let table = cli.good(&["model", "list", &model.name]);
-    assert!(
-        table.contains("1 ready") && table.contains("b failed: wrong shape"),
-        "{table}"
-    );
-}
-
-fn admin(bootstrap: &str) -> AdminClient<DefaultClientContext> {
+pub fn admin(bootstrap: &str) -> AdminClient<DefaultClientContext> {
     let mut settings = ClientConfig::new();
     settings.set("bootstrap.servers", bootstrap);
     settings.create().expect("an admin client")
@@ -738,30 +419,4 @@ fn a_compaction_changes_no_answer_and_no_history() {
     assert_eq!(came_after.deployments["p"].events.len(), 4);
     let fetched = fresh.follower().fetch(&id("m", "3")).expect("fetched");
     assert_eq!(fetched, package(1));
-}
-
-/// An installation from before these topics.
-#[test]
-fn topics_that_are_missing_are_named_with_what_makes_them() {
-    let broker = Kafka::options().start().expect("Apache Kafka starts");
-    let cli = Cli(broker.bootstrap_servers());
-    for args in [["model", "list"], ["deploy", "show"]] {
-        let error = cli.bad(64, &args);
-        assert!(
-            error.contains("quadrille.models") && error.contains("topics create"),
-            "{error}"
-        );
-    }
-}
-
-#[test]
-fn a_service_with_a_model_of_its_own_starts_where_these_topics_are_not() {
-    let broker = Kafka::options().start().expect("Apache Kafka starts");
-    let world = World::on(broker.bootstrap_servers(), 1);
-    let topics = [Topics::MODELS, Topics::DEPLOYMENTS, Topics::STATUS];
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let gone = admin(&world.bootstrap);
-    let gone = runtime.block_on(gone.delete_topics(&topics, &AdminOptions::new()));
-    assert!(gone.expect("an answer").iter().all(Result::is_ok));
-    world.start(Stage::Inference, "a").ready();
 }
