@@ -32,7 +32,7 @@ struct Options {
     inputs: u32,
 
     /// Rows handed over together
-    #[arg(long, value_delimiter = ',', default_values_t = [1, 64, 1_024], value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 16, 64, 1_024], value_parser = clap::value_parser!(u32).range(1..=65_536))]
     batch: Vec<u32>,
 
     #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=1_000))]

@@ -8,7 +8,7 @@
 //! probabilities. It has no async and no threads, and no other crate knows smartcore or tract. Nothing that comes out of a package's
 //! files may panic: files are bounded, checked against their hash and validated before the first row is scored.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod contributions;
 pub mod forest;

@@ -3,6 +3,7 @@
 //! wrong: it adds the outcome of its comparison to an index, and a walk that has reached its leaf stays there.
 
 use super::Layout;
+use super::simd::Complete;
 
 /// Rows that walk a tree at once: enough to hide the latency of a load, few enough for the registers.
 const ROWS: usize = 8;
@@ -25,10 +26,10 @@ struct Step {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Tree {
-    root: u32,
+pub(super) struct Tree {
+    pub root: u32,
     /// Splits between the root and its deepest leaf.
-    depth: u32,
+    pub depth: u32,
 }
 
 /// What a row gets for the leaf it ends at.
@@ -77,6 +78,8 @@ pub(super) struct Kernel {
     steps: Vec<Step>,
     /// Of each leaf, at its index.
     values: Vec<f64>,
+    /// Where the CPU and the trees are made for it.
+    complete: Option<Box<Complete>>,
 }
 
 impl Kernel {
@@ -115,9 +118,11 @@ impl Kernel {
             root,
             depth: depth(root, end).unwrap_or(0),
         });
+        let trees: Vec<Tree> = trees.collect();
         Kernel {
             inputs: *inputs,
-            trees: trees.collect(),
+            complete: Complete::new(layout, &trees).map(Box::new),
+            trees,
             steps,
             values: nodes.iter().map(|node| node.value).collect(),
         }
@@ -125,11 +130,22 @@ impl Kernel {
 
     /// Adds to each row's sum the values of the leaves it reaches, tree after tree.
     pub fn add_values(&self, rows: &[f64], sums: &mut [f64]) {
-        self.add(rows, sums, &Values(&self.values));
+        let complete = self.complete.as_ref();
+        let done = complete.map_or(0, |complete| complete.add_values(rows, sums));
+        let rows = &rows[done * self.inputs..];
+        self.add_walks(rows, &mut sums[done..], &Values(&self.values));
     }
 
     /// Adds to each row's sums (row-major) the leaves it reaches, tree after tree.
     pub fn add(&self, rows: &[f64], sums: &mut [f64], leaves: &impl Leaves) {
+        let complete = self.complete.as_ref();
+        let done = complete.map_or(0, |complete| complete.add(rows, sums, leaves));
+        let rows = &rows[done * self.inputs..];
+        self.add_walks(rows, &mut sums[done * leaves.width()..], leaves);
+    }
+
+    /// As [`Kernel::add`] does, by walks from node to node.
+    fn add_walks(&self, rows: &[f64], sums: &mut [f64], leaves: &impl Leaves) {
         let width = leaves.width();
         let count = rows.len() / self.inputs;
         let mut lanes = vec![0.0; BLOCK_ROWS.min(count) * (self.inputs + 1)];
@@ -221,5 +237,113 @@ impl Kernel {
             }
         }
         at
+    }
+}
+
+#[cfg(test)]
+impl Kernel {
+    pub fn trees(&self) -> &[Tree] {
+        &self.trees
+    }
+
+    pub fn without_vectors(&self) -> Self {
+        Self {
+            complete: None,
+            ..self.clone()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::SourceNode;
+    use super::*;
+
+    /// A tree of at most `depth` splits on a path, grown from a stream of choices; leaves where there are none left.
+    fn grow(
+        tree: &mut Vec<SourceNode>,
+        depth: u32,
+        inputs: usize,
+        choices: &mut impl Iterator<Item = (bool, usize, f64)>,
+    ) -> usize {
+        let at = tree.len();
+        let (is_split, input, threshold) = choices.next().unwrap_or((false, 0, 0.1));
+        tree.push(SourceNode::Leaf { value: threshold });
+        if is_split && depth > 0 {
+            let at_most = grow(tree, depth - 1, inputs, choices);
+            let above = grow(tree, depth - 1, inputs, choices);
+            tree[at] = SourceNode::Split {
+                input: input % inputs,
+                threshold,
+                at_most,
+                above,
+            };
+        }
+        at
+    }
+
+    /// Few values, so that rows lie on thresholds and one step beside them; and the edges of what a float is.
+    fn number() -> impl Strategy<Value = f64> {
+        prop_oneof![
+            4 => (-9..9_i8).prop_map(|it| f64::from(it) / 3.0),
+            1 => (-9..9_i8).prop_map(|it| (f64::from(it) / 3.0).next_up()),
+            1 => (-9..9_i8).prop_map(|it| (f64::from(it) / 3.0).next_down()),
+            1 => prop::sample::select(vec![-0.0, f64::MAX, f64::MIN, f64::from_bits(1), -f64::from_bits(1)]),
+            1 => prop::sample::select(vec![f64::INFINITY, f64::NEG_INFINITY]),
+            2 => -4.0..4.0,
+        ]
+    }
+
+    /// Three weights a leaf, from its node.
+    struct Three;
+
+    impl Leaves for Three {
+        fn width(&self) -> usize {
+            3
+        }
+
+        fn add(&self, leaf: usize, sums: &mut [f64]) {
+            for (at, sum) in sums.iter_mut().enumerate() {
+                *sum = *sum * 0.9 + 1.0 / (leaf + at + 1) as f64;
+            }
+        }
+    }
+
+    proptest! {
+        /// Where the CPU has no such vectors, this compares nothing.
+        #[test]
+        fn vectors_add_what_walks_add_to_the_bit(
+            (inputs, depth) in (1..36_usize, 0..10_u32),
+            choices in prop::collection::vec((prop::bool::weighted(0.8), 0..36_usize, number()), 0..3_000),
+            trees in 1..120_usize,
+            values in prop::collection::vec(prop_oneof![9 => number(), 1 => Just(f64::NAN)], 36..400),
+            rows in 0..300_usize,
+        ) {
+            let mut choices = choices.into_iter();
+            let trees: Vec<_> = (0..trees).map(|_| {
+                let mut tree = vec![];
+                grow(&mut tree, depth, inputs, &mut choices);
+                tree
+            }).collect();
+            let layout = Layout::new(inputs, &trees).unwrap();
+            let kernel = Kernel::new(&layout);
+            let walks = kernel.without_vectors();
+            let rows: Vec<f64> = values.into_iter().cycle().take(rows * inputs).collect();
+            let bits = |sums: &[f64]| sums.iter().map(|sum| sum.to_bits()).collect::<Vec<_>>();
+
+            let mut found = vec![0.25; rows.len() / inputs];
+            let mut expected = found.clone();
+            kernel.add_values(&rows, &mut found);
+            walks.add_values(&rows, &mut expected);
+            prop_assert_eq!(bits(&found), bits(&expected));
+
+            let mut found = vec![0.25; rows.len() / inputs * 3];
+            let mut expected = found.clone();
+            kernel.add(&rows, &mut found, &Three);
+            walks.add(&rows, &mut expected, &Three);
+            prop_assert_eq!(bits(&found), bits(&expected));
+        }
     }
 }

@@ -12,6 +12,8 @@ pub mod fit;
 mod kernel;
 mod layout;
 mod shapley;
+#[cfg_attr(not(target_arch = "x86_64"), path = "no_simd.rs")]
+mod simd;
 
 pub use artefact::MAGIC;
 
