@@ -32,13 +32,14 @@ use tonic::{
 use super::wire::{self, SpanRecord};
 use crate::{
     Registry,
-    otlp::{self, Signal},
+    otlp::{self, Signal, variable},
 };
 
-/// Spans that wait for the collector; beyond it they are dropped. A span takes about 400 bytes.
-pub(super) const QUEUE_MAX: usize = 32_768;
-/// And their bytes: keys of records are in them.
-const QUEUE_BYTES_MAX: usize = 16 << 20;
+/// Spans that wait for the collector, where `OTEL_BSP_MAX_QUEUE_SIZE` does not say; beyond it they are dropped. A second of
+/// 10,000 traced records.
+const QUEUE_MAX: usize = 65_536;
+/// Bytes for each of them, which bounds the queue too: keys of records are in them. A usual one takes 400.
+const SPAN_BYTES: usize = 512;
 /// A request is closed at this size: receivers refuse more than 4 MiB by default, and one span may be large.
 const REQUEST_BYTES: usize = 512 << 10;
 /// What one lane gathers before it hands over.
@@ -47,6 +48,8 @@ const CHUNK_BYTES: usize = 64 << 10;
 const ENOUGH: usize = 2_048;
 const EXPORT_EVERY: Duration = Duration::from_millis(500);
 const PATH: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
+
+const QUEUE_VARIABLE: &str = "OTEL_BSP_MAX_QUEUE_SIZE";
 
 type Spans = Family<[(&'static str, &'static str); 1], Counter>;
 
@@ -74,6 +77,7 @@ struct Waiting {
 
 /// Spans on their way to the collector. Bounded.
 pub(super) struct Queue {
+    spans_max: usize,
     waiting: Mutex<Waiting>,
     arrived: Notify,
     enough: Notify,
@@ -82,7 +86,7 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    fn new(registry: &Registry) -> Self {
+    fn new(spans_max: usize, registry: &Registry) -> Self {
         let (processed, exported) = (Spans::default(), Spans::default());
         registry.register(
             "otel.sdk.processor.span.processed",
@@ -97,6 +101,7 @@ impl Queue {
             exported.clone(),
         );
         Queue {
+            spans_max,
             waiting: Mutex::default(),
             arrived: Notify::new(),
             enough: Notify::new(),
@@ -130,8 +135,9 @@ impl Queue {
     }
 
     fn add(&self, mut waiting: MutexGuard<'_, Waiting>, bytes: &[u8], spans: usize) {
+        let bytes_max = self.spans_max.saturating_mul(SPAN_BYTES);
         let full =
-            waiting.spans + spans > QUEUE_MAX || waiting.bytes + bytes.len() > QUEUE_BYTES_MAX;
+            waiting.spans + spans > self.spans_max || waiting.bytes + bytes.len() > bytes_max;
         let outcome = if full { &QUEUE_FULL } else { &FINE };
         if full {
             drop(waiting);
@@ -236,7 +242,7 @@ impl Exporter {
     /// To be called inside a tokio runtime.
     ///
     /// # Errors
-    /// The endpoint is not a URL.
+    /// The endpoint is not a URL, or a variable is wrong.
     pub(super) fn start(
         endpoint: &str,
         service: &str,
@@ -254,7 +260,8 @@ impl Exporter {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             ..InstrumentationScope::default()
         };
-        let queue = Arc::new(Queue::new(registry));
+        let spans_max = queue_max(&variable(QUEUE_VARIABLE))?;
+        let queue = Arc::new(Queue::new(spans_max, registry));
         let about = About {
             resource: resource.encode_to_vec(),
             scope: scope.encode_to_vec(),
@@ -283,6 +290,16 @@ impl Exporter {
             ended.recv_timeout(within),
             Err(RecvTimeoutError::Disconnected)
         )
+    }
+}
+
+fn queue_max(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        _ if text.is_empty() => Ok(QUEUE_MAX),
+        Ok(spans) if spans > 0 => Ok(spans),
+        _ => Err(format!(
+            "{QUEUE_VARIABLE} is {text:?}; it must be a number of spans, 1 or more"
+        )),
     }
 }
 
@@ -437,9 +454,19 @@ mod tests {
     use super::*;
     use crate::traces::context;
 
-    fn queue() -> (Arc<Queue>, Registry) {
+    fn queue(spans_max: usize) -> (Arc<Queue>, Registry) {
         let registry = Registry::default();
-        (Arc::new(Queue::new(&registry)), registry)
+        (Arc::new(Queue::new(spans_max, &registry)), registry)
+    }
+
+    #[test]
+    fn how_many_spans_may_wait_is_read() {
+        assert_eq!(queue_max(""), Ok(QUEUE_MAX));
+        assert_eq!(queue_max("2048"), Ok(2_048));
+        for wrong in ["0", "-1", "many", "1.5"] {
+            let error = queue_max(wrong).expect_err(wrong);
+            assert!(error.contains("OTEL_BSP_MAX_QUEUE_SIZE"), "{error}");
+        }
     }
 
     fn record(recorder: &mut Recorder, spans: usize) {
@@ -461,10 +488,10 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_dropped_and_counted() {
-        let (queue, registry) = queue();
+        let (queue, registry) = queue(100);
         let mut recorder = Recorder::new(Arc::clone(&queue));
-        (0..QUEUE_MAX + 10).for_each(|_| record(&mut recorder, 1));
-        assert_eq!(queue.lock().spans, QUEUE_MAX);
+        (0..110).for_each(|_| record(&mut recorder, 1));
+        assert_eq!(queue.lock().spans, 100);
         let text = registry.encode();
         let dropped = "otel_sdk_processor_span_processed_total{error_type=\"queue_full\"} 10";
         assert!(text.contains(dropped), "{text}");
@@ -472,7 +499,7 @@ mod tests {
 
     #[test]
     fn a_request_is_bounded_and_nothing_is_lost_between_them() {
-        let (queue, _registry) = queue();
+        let (queue, _registry) = queue(20_000);
         let mut recorder = Recorder::new(Arc::clone(&queue));
         record(&mut recorder, 20_000);
         let mut spans = 0;
