@@ -179,7 +179,7 @@ impl<'a> Sender<'a> {
             topic: &self.inbox.topic,
             partition,
             key: row.key.as_deref().unwrap_or_default().as_bytes(),
-            payload: &row.payload,
+            payload: Some(&row.payload),
             timestamp_ms: None,
             headers: &[],
         });

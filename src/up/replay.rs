@@ -49,7 +49,7 @@ pub async fn run(
             topic: &topic,
             partition: partition_of(key.as_bytes(), partitions),
             key: key.as_bytes(),
-            payload: &row.payload,
+            payload: Some(&row.payload),
             timestamp_ms: Some(now_ms()),
             headers: &[],
         });

@@ -391,3 +391,20 @@ fn a_damaged_package_leaves_the_old_model_serving_and_says_so() {
     let live = oracle::predictions(&shop.world);
     assert!(live.iter().all(|(_, prediction)| prediction.version == "1"));
 }
+
+#[test]
+fn a_replica_that_stops_is_not_listed_any_more() {
+    let shop = Shop::new();
+    let mut replica = shop.inference("a");
+    let (pipeline, one) = (&shop.world.pipeline, shop.version("1"));
+    shop.cli.good(&["deploy", "set", pipeline, "--live", &one]);
+    let list = || shop.cli.good(&["model", "list", &shop.model]);
+    eventually_or_show("it is listed", PATIENCE, || {
+        let list = list();
+        list.contains("1 ready").then_some(()).ok_or(list)
+    });
+    replica.signal("TERM");
+    assert!(replica.wait().success());
+    // Sooner than by its silence.
+    assert!(!list().contains("1 ready"), "{}", list());
+}

@@ -102,7 +102,8 @@ pub struct Publication<'a> {
     pub topic: &'a str,
     pub partition: i32,
     pub key: &'a [u8],
-    pub payload: &'a [u8],
+    /// None is a tombstone.
+    pub payload: Option<&'a [u8]>,
     pub timestamp_ms: Option<i64>,
     pub headers: &'a [(String, Vec<u8>)],
 }
@@ -194,8 +195,8 @@ impl Publisher {
         let (ticket, answer) = oneshot::channel();
         let mut record = BaseRecord::with_opaque_to(publication.topic, Box::new(ticket))
             .partition(publication.partition)
-            .key(publication.key)
-            .payload(publication.payload);
+            .key(publication.key);
+        record.payload = publication.payload;
         record.timestamp = publication.timestamp_ms;
         if !publication.headers.is_empty() {
             let mut headers = OwnedHeaders::new_with_capacity(publication.headers.len());

@@ -178,7 +178,7 @@ impl World {
                 topic: "in",
                 partition,
                 key: b"k",
-                payload: text.as_bytes(),
+                payload: Some(text.as_bytes()),
                 timestamp_ms: None,
                 headers: &[("ward".to_owned(), b"7".to_vec())],
             });

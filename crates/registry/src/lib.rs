@@ -28,7 +28,7 @@ pub use package::{CHUNK_BYTES, PackageBytes, Sha256Hex};
 pub use registry::{Deleted, Pushed, Registry};
 pub use split::{Pick, Split};
 pub use status::{
-    ModelState, REPORT_EVERY, Replica, ReplicaModel, Replicas, Reporter, SILENT_AFTER, withdraw,
+    ModelState, REPORT_EVERY, Replica, ReplicaModel, Replicas, Reporter, SILENT_AFTER,
 };
 pub use store::{S3Settings, Store, StoreError, Uri};
 pub use version::compare_versions;

@@ -9,9 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use quadrille_choreography::{
-    Cluster, Publication, PublishError, Publisher, Standing, TableWrite, write_table,
-};
+use quadrille_choreography::{Cluster, Publication, PublishError, Publisher, Standing};
 use quadrille_proto::Topics;
 
 use crate::{
@@ -104,30 +102,39 @@ impl Reporter {
         &self,
         replica: &Replica,
     ) -> impl Future<Output = Result<(), PublishError>> + Send + use<> {
-        let key = key::replica(&replica.service, &replica.instance);
         let value = wire::encode_replica(replica);
+        self.write(&replica.service, &replica.instance, Some(&value))
+    }
+
+    /// Deletes the report of a replica that stops for good.
+    ///
+    /// # Errors
+    /// As [`PublishError`]; then the report grows silent.
+    pub fn withdraw(
+        &self,
+        service: &str,
+        instance: &str,
+    ) -> impl Future<Output = Result<(), PublishError>> + Send + use<> {
+        self.write(service, instance, None)
+    }
+
+    fn write(
+        &self,
+        service: &str,
+        instance: &str,
+        payload: Option<&[u8]>,
+    ) -> impl Future<Output = Result<(), PublishError>> + Send + use<> {
+        let key = key::replica(service, instance);
         let sent = self.0.publish(&Publication {
             topic: Topics::STATUS,
             partition: 0,
             key: key.as_bytes(),
-            payload: &value,
+            payload,
             timestamp_ms: None,
             headers: &[],
         });
         async move { sent.await.map(|_| ()) }
     }
-}
-
-/// Deletes the report of a replica that stops for good. Blocks.
-///
-/// # Errors
-/// Kafka refuses; then the report grows silent.
-pub fn withdraw(cluster: &Cluster, service: &str, instance: &str) -> Result<(), Error> {
-    let tombstone = TableWrite {
-        key: key::replica(service, instance),
-        value: None,
-    };
-    Ok(write_table(cluster, Topics::STATUS, &[tombstone])?)
 }
 
 /// The last report of each replica, by key.

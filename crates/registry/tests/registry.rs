@@ -12,7 +12,7 @@ use quadrille_choreography::{
 use quadrille_proto::Topics;
 use quadrille_registry::{
     Action, Deployment, Error, Follower, ModelId, ModelState, PackageBytes, Pushed, Registry,
-    Replica, ReplicaModel, Replicas, Reporter, Role, Route, Uri, withdraw,
+    Replica, ReplicaModel, Replicas, Reporter, Role, Route, Uri,
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -369,6 +369,8 @@ fn the_last_report_of_a_replica_is_seen_until_it_is_withdrawn() {
     let replicas = Replicas::start(&cluster).expect("started");
     replicas.wait_caught_up(PATIENCE).expect("read");
     assert_eq!(*replicas.list(), [replica]);
-    withdraw(&cluster, "inference", "a:7003").expect("withdrawn");
+    runtime
+        .block_on(reporter.withdraw("inference", "a:7003"))
+        .expect("withdrawn");
     eventually("it is gone", || replicas.list().is_empty().then_some(()));
 }

@@ -46,10 +46,9 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> R
         Some(path) => local::load(&pipelines, path)?,
         None => pipelines.iter().map(|_| None).collect(),
     };
-    // Dropped at the end, which ends the loader's thread.
     let mut loading = None;
-    let stop = &mut loading;
-    quadrille_service::run(config.service, shutdown, |context| async move {
+    let running = &mut loading;
+    let ended = quadrille_service::run(config.service, shutdown, |context| async move {
         let config = &context.config;
         let log = Log::follow(&config.cluster, config.stage.name(), &config.instance())?;
         let loader = Loader::new(Options {
@@ -61,11 +60,15 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> R
         })
         .map_err(|error| Error::Failed(format!("models: {error}")))?;
         let serving = loader.serving();
-        let thread = loader.spawn();
-        *stop = Some(thread.map_err(|error| Error::Failed(format!("loader: {error}")))?);
+        let spawned = loader.spawn();
+        *running = Some(spawned.map_err(|error| Error::Failed(format!("loader: {error}")))?);
         assemble(context, serving).await
     })
-    .await
+    .await;
+    if let Some(loading) = loading {
+        loading.stop().await;
+    }
+    ended
 }
 
 async fn assemble(context: Context, serving: Serving) -> Result<Assembly, Error> {

@@ -534,7 +534,7 @@ fn a_version_in_use_is_dropped_when_its_batch_is_done_and_by_the_loader() {
 async fn a_running_loader_follows_the_log_by_itself() {
     let replica = Replica::new(Some(1));
     let (log, serving) = (replica.log, replica.serving);
-    let stop = replica.loader.spawn().expect("a thread");
+    let running = replica.loader.spawn().expect("a thread");
     let mut versions = Vec::new();
     for revision in 1..=3 {
         log.push(revision as u32 + 1);
@@ -560,7 +560,9 @@ async fn a_running_loader_follows_the_log_by_itself() {
         );
     }
     assert_eq!(versions, ["2", "3", "4"]);
-    drop(stop);
+    assert!(!log.reports().is_empty());
+    running.stop().await;
+    assert_eq!(log.reports(), [], "others are told that it has gone");
 }
 
 #[tokio::test]

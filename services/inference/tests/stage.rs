@@ -112,7 +112,7 @@ impl World {
                     topic: "ward.features",
                     partition: (self.sent % 2) as i32,
                     key: key.as_bytes(),
-                    payload: &payload,
+                    payload: Some(&payload),
                     timestamp_ms: None,
                     headers: &headers,
                 });

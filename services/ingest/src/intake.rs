@@ -190,7 +190,7 @@ impl Intake {
             topic: &self.topic,
             partition: partition_of(record.key.as_bytes(), self.partitions),
             key: record.key.as_bytes(),
-            payload: &payload,
+            payload: Some(&payload),
             timestamp_ms: Some(now),
             headers: &sender.headers,
         });

@@ -14,7 +14,10 @@ use quadrille_model::Package;
 use quadrille_pipeline::Pipeline;
 use quadrille_registry::{Deployment, ModelId, REPORT_EVERY, Split, compare_versions};
 use quadrille_telemetry::metrics::{self, ServingMetrics};
-use tokio::{runtime::Handle, sync::watch};
+use tokio::{
+    runtime::Handle,
+    sync::{oneshot, watch},
+};
 
 use super::{
     Batching, ModelState, ModelStatus, Serving, Standing,
@@ -29,6 +32,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Between attempts at a package that could not be fetched.
 const FETCH_AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
+/// How long who stops waits for the thread.
+const STOP_WITHIN: Duration = Duration::from_secs(2);
+
 /// What the loader works with.
 pub struct Options {
     pub pipelines: Vec<Arc<Pipeline>>,
@@ -37,6 +43,21 @@ pub struct Options {
     pub source: Arc<dyn Source>,
     pub metrics: ServingMetrics,
     pub batching: Batching,
+}
+
+/// A loader at work; ends when this is dropped.
+pub struct Running {
+    stop: watch::Sender<()>,
+    /// Closed when the thread ends.
+    ended: oneshot::Receiver<()>,
+}
+
+impl Running {
+    /// Ends it, and waits until others know that this replica has gone. Not for long: a package may be on its way.
+    pub async fn stop(self) {
+        drop(self.stop);
+        let _ = tokio::time::timeout(STOP_WITHIN, self.ended).await;
+    }
 }
 
 /// A wanted version.
@@ -155,12 +176,13 @@ impl Loader {
         self.serving.clone()
     }
 
-    /// Runs on a thread of its own until the sender is dropped. To be called within a runtime, whose timer it uses.
+    /// Runs on a thread of its own until it is stopped. To be called within a runtime, whose timer it uses.
     ///
     /// # Errors
     /// The system refuses a thread.
-    pub fn spawn(mut self) -> std::io::Result<watch::Sender<()>> {
+    pub fn spawn(mut self) -> std::io::Result<Running> {
         let (stop, mut stopped) = watch::channel(());
+        let (end, ended) = oneshot::channel::<()>();
         let runtime = Handle::current();
         let thread = std::thread::Builder::new().name("loader".to_owned());
         thread.spawn(move || {
@@ -176,11 +198,13 @@ impl Loader {
                     }
                 });
                 if over {
+                    self.source.withdraw();
+                    drop(end);
                     return;
                 }
             }
         })?;
-        Ok(stop)
+        Ok(Running { stop, ended })
     }
 
     /// Makes what serves follow the log; returns when to look again if nothing changes.

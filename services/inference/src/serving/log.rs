@@ -1,6 +1,6 @@
 //! The log on Kafka as a source, and this replica's reports.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use quadrille_choreography::Cluster;
 use quadrille_proto::Topics;
@@ -18,6 +18,9 @@ use super::{
 
 /// Deployments of a pipeline that a replica which starts may try.
 const DEPLOYMENTS_MAX: usize = 8;
+
+/// What stops does not wait longer for Kafka.
+const WITHDRAW_WITHIN: Duration = Duration::from_secs(1);
 
 /// Follows `quadrille.models` and `quadrille.deployments`, reports on `quadrille.status`.
 pub struct Log {
@@ -120,5 +123,15 @@ impl Source for Log {
                 tracing::debug!(%error, "status not reported; later again");
             }
         });
+    }
+
+    fn withdraw(&self) {
+        let sent = self.reporter.withdraw(self.service, &self.instance);
+        let sent = async { tokio::time::timeout(WITHDRAW_WITHIN, sent).await };
+        match self.runtime.block_on(sent) {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "status not withdrawn; it grows silent"),
+            Err(_) => tracing::debug!("status not withdrawn in time; it grows silent"),
+        }
     }
 }

@@ -60,6 +60,9 @@ pub trait Source: Send + Sync + 'static {
 
     /// Tells others how this replica is doing; called on every change, and now and then.
     fn report(&self, _report: &Report) {}
+
+    /// Takes the last report back: this replica stops for good. Blocks, not for long.
+    fn withdraw(&self) {}
 }
 
 /// No log: only local packages serve.

@@ -233,6 +233,10 @@ impl Source for Memory {
     fn report(&self, report: &Report) {
         self.lock().reports.push(report.clone());
     }
+
+    fn withdraw(&self) {
+        self.lock().reports.clear();
+    }
 }
 
 /// A replica whose loader looks at the log when the test says so.
