@@ -10,11 +10,12 @@ use quadrille_pipeline::{Decision, Pipeline};
 
 use crate::workload::PIMA;
 
+pub const NAME: &str = "bench-forest";
 pub const TREES: usize = 100;
 pub const DEPTH: u16 = 8;
 
 /// Trains for speed's sake, not for accuracy's: single-row leaves, so that trees reach their depth.
-pub fn train_forest(pipeline: &Pipeline) -> anyhow::Result<Package> {
+pub fn train_forest(pipeline: &Pipeline, version: &str) -> anyhow::Result<Package> {
     let training = pipeline.read_training(PIMA.as_bytes())?;
     let data = Dataset {
         inputs: training.inputs,
@@ -31,8 +32,8 @@ pub fn train_forest(pipeline: &Pipeline) -> anyhow::Result<Package> {
         anyhow::bail!("the benchmark's pipeline decides by a threshold");
     };
     let identity = Identity {
-        name: "bench-forest".to_owned(),
-        version: "1".to_owned(),
+        name: NAME.to_owned(),
+        version: version.to_owned(),
         labels: Labels {
             negative: decision.negative.clone(),
             positive: decision.positive.clone(),

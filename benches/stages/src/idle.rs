@@ -56,7 +56,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         folder.path().join("bench.toml"),
         workload::pipeline_text(&name)?,
     )?;
-    let package = forest::train_forest(&*workload::pipeline(&name)?)?;
+    let package = forest::train_forest(&*workload::pipeline(&name)?, "1")?;
     package.save(&folder.path().join("model"), Overwrite::Refuse)?;
 
     let start = |stage| Service::start(stage, &binaries, broker.servers(), folder.path(), &[]);

@@ -138,7 +138,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     }
     let broker = Broker::start(&[])?;
     let folder = tempfile::tempdir()?;
-    let package = forest::train_forest(&*workload::pipeline("bench")?)?;
+    let package = forest::train_forest(&*workload::pipeline("bench")?, "1")?;
     package.save(&folder.path().join("model"), Overwrite::Refuse)?;
     let mut arena = Arena {
         options,

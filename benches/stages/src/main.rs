@@ -7,6 +7,8 @@
 #![forbid(unsafe_code)]
 
 mod broker;
+mod callers;
+mod changes;
 mod forest;
 mod http;
 mod idle;
@@ -27,7 +29,7 @@ use clap::{Parser, Subcommand};
 
 /// Benchmarks of Quadrille on a local Apache Kafka, or on the one KAFKA_BOOTSTRAP_SERVERS names.
 ///
-/// Without a command all four run with their defaults. Topics, groups, files and processes that it makes are removed.
+/// Without a command all of them run with their defaults. Topics, groups, files and processes that it makes are removed.
 #[derive(Parser)]
 #[command(version)]
 struct Cli {
@@ -45,6 +47,8 @@ enum Bench {
     Idle(idle::Options),
     /// CPU of a record with 1, 2 and 4 replicas of feature, the load grown in step
     Scaling(scaling::Options),
+    /// Latency of stream and Predict while models change, beside quiet windows of the same run
+    Changes(changes::Options),
     /// A collector that forgets what it takes
     #[command(hide = true)]
     Sink,
@@ -57,6 +61,7 @@ impl Bench {
             Bench::Latency(options) => latency::run(options),
             Bench::Idle(options) => idle::run(options),
             Bench::Scaling(options) => scaling::run(options),
+            Bench::Changes(options) => changes::run(options),
             Bench::Sink => sink::serve(),
         }
     }
@@ -67,7 +72,7 @@ fn main() -> anyhow::Result<()> {
     quadrille_telemetry::logs::init("warn").map_err(anyhow::Error::msg)?;
     match cli.bench {
         Some(bench) => bench.run(),
-        None => ["stages", "latency", "idle", "scaling"]
+        None => ["stages", "latency", "idle", "scaling", "changes"]
             .into_iter()
             .filter_map(|name| Cli::parse_from(["bench-stages", name]).bench)
             .try_for_each(|bench| bench.run()),

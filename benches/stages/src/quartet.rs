@@ -61,6 +61,11 @@ impl Quartet {
         Ok(Quartet { runtime, members })
     }
 
+    pub fn address(&self, stage: Stage) -> anyhow::Result<SocketAddr> {
+        let member = self.members.iter().find(|member| member.stage == stage);
+        Ok(member.context("all stages run")?.address)
+    }
+
     /// What each service says of its spans.
     pub fn spans(&self) -> anyhow::Result<Vec<String>> {
         let mut lines = Vec::new();

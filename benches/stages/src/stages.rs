@@ -115,7 +115,7 @@ impl Contender {
             Contender::Traces0 => Some((0.98, 1.02)),
             Contender::Traces1 => Some((0.96, 1.04)),
             Contender::Feature => Some((0.6, 2.0)),
-            Contender::Inference => Some((0.35, 4.5)),
+            Contender::Inference => Some((0.7, 2.3)),
         }
     }
 }
@@ -134,7 +134,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     // As any broker in earnest: members that come together join together.
     let mut broker = Broker::start(&[("group.initial.rebalance.delay.ms", "1000")])?;
     let pipeline = workload::pipeline("bench")?;
-    let package = forest::train_forest(&pipeline)?;
+    let package = forest::train_forest(&pipeline, "1")?;
     let tag = tag();
     broker.create(&[NewFlow::schemas()])?;
     let mut arena = Arena {

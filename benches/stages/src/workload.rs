@@ -184,7 +184,7 @@ fn seal_padded(bytes: usize, payload: &mut Vec<u8>, mut seal: impl FnMut(&mut Ve
     }
 }
 
-fn is_queue_full(error: &KafkaError) -> bool {
+pub fn is_queue_full(error: &KafkaError) -> bool {
     error.rdkafka_error_code() == Some(rdkafka::types::RDKafkaErrorCode::QueueFull)
 }
 
