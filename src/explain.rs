@@ -37,6 +37,7 @@ const EXAMPLES: &str = "\
 Examples:
   quadrille explain pima-1
   quadrille explain pima-1 --output json
+  quadrille explain pima-1 --shadow candidate
   quadrille explain pima-1 --pipeline pipelines/diabetes.toml --model models/diabetes
 
 Results tells which model answered, and where the feature vector lies that it scored. Vector and model package are fetched, \
@@ -50,6 +51,10 @@ file that has changed since.";
 pub struct Args {
     /// The record's id.
     id: String,
+
+    /// What the shadow of this name predicted, not what was answered.
+    #[arg(long, value_name = "VARIANT")]
+    shadow: Option<String>,
 
     #[command(flatten)]
     pipeline: PipelineArg,
@@ -109,7 +114,12 @@ impl Explanation {
 pub async fn run(args: Args) -> Result<(), Error> {
     let pipeline = args.pipeline.one()?;
     let cluster = args.kafka.cluster()?;
-    let stored = ask(&args.address, pipeline.name(), args.id).await?;
+    let request = GetPredictionRequest {
+        pipeline: pipeline.name().to_owned(),
+        id: args.id,
+        shadow_variant: args.shadow.unwrap_or_default(),
+    };
+    let stored = ask(&args.address, request).await?;
     let model = args.model;
     let explanation =
         blocking(move || explain(&cluster, &pipeline, stored, model.as_deref())).await?;
@@ -125,12 +135,8 @@ pub async fn run(args: Args) -> Result<(), Error> {
     }
 }
 
-async fn ask(address: &str, pipeline: &str, id: String) -> Result<StoredPrediction, Error> {
+async fn ask(address: &str, request: GetPredictionRequest) -> Result<StoredPrediction, Error> {
     let channel = grpc::connect(SERVICE, address).await?;
-    let request = GetPredictionRequest {
-        pipeline: pipeline.to_owned(),
-        id,
-    };
     let answer = ResultsServiceClient::new(channel)
         .get_prediction(request)
         .await;
@@ -178,7 +184,7 @@ fn again(
     let model = package.model();
     let mut outputs = Vec::new();
     model.score(&row, &mut outputs);
-    let recorded = recorded(&stored);
+    let recorded = &stored.outputs;
     if recorded.len() != outputs.len() {
         return Err(Error::Failed(format!(
             "{package} gives {}, results has {} of it",
@@ -190,25 +196,21 @@ fn again(
     let compared = names
         .zip(recorded)
         .zip(&outputs)
-        .map(|((name, recorded), &again)| Compared {
+        .map(|((name, &recorded), &again)| Compared {
             name: name.clone(),
             recorded,
             again,
         });
+    let compared = compared.collect();
     Ok(Explanation {
         pipeline: pipeline.name().to_owned(),
         inputs: pipeline.inputs().to_vec(),
-        outputs: compared.collect(),
+        outputs: compared,
         decision: pipeline.decide(&outputs).to_owned(),
         contributions: model.contributions(&row),
         row,
         stored,
     })
-}
-
-/// The outputs that results keeps of a prediction: one.
-fn recorded(stored: &StoredPrediction) -> Vec<f64> {
-    vec![stored.probability]
 }
 
 /// Where the scored vector lies, for people.

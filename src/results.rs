@@ -88,6 +88,10 @@ pub struct GetArgs {
     /// The record's id.
     id: String,
 
+    /// What the shadow of this name predicted, not what was answered.
+    #[arg(long, value_name = "VARIANT")]
+    shadow: Option<String>,
+
     #[command(flatten)]
     server: Server,
 }
@@ -167,6 +171,7 @@ async fn get(args: GetArgs) -> Result<(), Error> {
     let request = GetPredictionRequest {
         pipeline,
         id: args.id,
+        shadow_variant: args.shadow.unwrap_or_default(),
     };
     let answer = client.get_prediction(request).await;
     let answer = answer
@@ -221,6 +226,7 @@ fn to_json(it: &StoredPrediction) -> Value {
         "id": it.id,
         "key": it.key,
         "probability": it.probability,
+        "outputs": it.outputs,
         "decision": it.decision,
         "model": it.model,
         "version": it.version,

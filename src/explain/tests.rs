@@ -11,6 +11,7 @@ fn stored() -> StoredPrediction {
     StoredPrediction {
         id: "r-1".into(),
         probability: 0.7,
+        outputs: vec![0.7],
         decision: "diabetic".into(),
         model: "forest".into(),
         version: "2".into(),
@@ -203,6 +204,7 @@ fn a_row_is_scored_again_by_a_package_and_compared_with_what_is_stored() {
     package.model().score(&row, &mut outputs);
     let same = StoredPrediction {
         probability: outputs[0],
+        outputs: outputs.clone(),
         decision: pipeline.decide(&outputs).to_owned(),
         ..stored()
     };

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use tokio::runtime::Runtime;
 
 use crate::harness::{
+    cli::Cli,
     client::{Client, Raw, structure},
     http, oracle,
     world::World,
@@ -69,6 +70,22 @@ fn run(example: &str, records: &[(String, String)]) {
     }
     client.flush();
     oracle::stored(&world, services[3].address(), records.len());
+
+    // What is stored is all that the model gave: it is the same when it is computed again.
+    let cli = Cli(world.bootstrap.clone());
+    let id: Value = serde_json::from_str(&records[0].0).expect("JSON");
+    let id = id["id"].as_str().expect("an id");
+    let told = cli.good(&[
+        "explain",
+        id,
+        "--address",
+        &services[3].address().to_string(),
+        "--pipeline",
+        &world.pipeline_file().display().to_string(),
+        "--model",
+        &world.model.display().to_string(),
+    ]);
+    assert!(told.starts_with(&format!("{id}: equal, bit")), "{told}");
 
     let url = url(&services[2]);
     let mut right = 0;

@@ -10,14 +10,15 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::harness::{
+    PATIENCE,
     cli::{Cli, written},
     client::{Client, Raw, record},
-    oracle,
+    eventually_or_show, oracle,
     process::Process,
     world::World,
 };
 
-/// Services that serve what is deployed: version 1 for all, version 2 as a canary for whom asks for it.
+/// Services that serve what is deployed: version 1 for all, version 2 as a canary for whom asks for it, and as a shadow.
 struct Ward {
     world: World,
     cli: Cli,
@@ -37,7 +38,8 @@ impl Ward {
             cli.good(&["model", "push", &package.display().to_string()]);
         }
         let (live, canary) = (format!("{model}:1"), format!("{model}:2@1%"));
-        let routes = ["--live", &live, "--canary", &canary];
+        let shadow = format!("quiet={model}:2");
+        let routes = ["--live", &live, "--canary", &canary, "--shadow", &shadow];
         cli.good(&[&["deploy", "set", &world.pipeline], &routes[..]].concat());
         let mut services: Vec<Process> = Stage::ALL
             .iter()
@@ -141,6 +143,28 @@ fn a_stored_prediction_is_computed_again_bit_for_bit_by_the_version_that_answere
     assert!(page.starts_with("r-1: equal"), "{page}");
     let refused = ward.refuse(64, "r-2", &["--model", &same]);
     assert!(refused.contains("2 predicted r-2"), "{refused}");
+}
+
+#[test]
+fn what_a_shadow_predicted_is_explained_by_its_name() {
+    let ward = Ward::new();
+    ward.predict(&[("r-1", "live")]);
+    let line = ward.line("r-1", &["--shadow", "quiet"]);
+    let line: Vec<&str> = line.iter().map(|it| &**it).collect();
+    // A shadow's row comes after the answer's.
+    let page = eventually_or_show("it is stored", PATIENCE, || {
+        let output = ward.cli.run(&line);
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        let page = String::from_utf8_lossy(&output.stdout).into_owned();
+        output.status.success().then_some(page).ok_or(error)
+    });
+    assert!(page.starts_with("r-1: equal, bit for bit\n"), "{page}");
+    assert!(
+        page.contains(&format!("{} 2", ward.model)) && page.contains("quiet"),
+        "{page}"
+    );
+    let refused = ward.refuse(64, "r-1", &["--shadow", "nobody"]);
+    assert!(refused.contains("nobody"), "{refused}");
 }
 
 #[test]

@@ -240,6 +240,7 @@ fn predict_and_the_stream_give_the_same_answer() {
         let request = GetPredictionRequest {
             pipeline: pipeline.clone(),
             id: "same".to_owned(),
+            shadow_variant: String::new(),
         };
         let stored = results
             .get_prediction(request)

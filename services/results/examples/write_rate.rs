@@ -86,6 +86,7 @@ fn prediction(number: i64, ids: Ids) -> Prediction {
         key: format!("patient-{}", mixed % 1000),
         event_time_ms: 1_700_000_000_000 + number,
         probability: (mixed >> 32) as f64 / f64::from(u32::MAX),
+        outputs: vec![0.25],
         decision: if mixed.is_multiple_of(3) {
             "positive"
         } else {

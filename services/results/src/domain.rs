@@ -24,6 +24,8 @@ pub struct Prediction {
     pub event_time_ms: i64,
     /// Of the positive class, or of the one decided for; for a regression the first value.
     pub probability: f64,
+    /// All of the model's, in its order.
+    pub outputs: Vec<f64>,
     pub decision: String,
     pub model: String,
     pub version: String,

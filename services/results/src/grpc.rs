@@ -38,12 +38,16 @@ impl ResultsService for Service {
         request: Request<GetPredictionRequest>,
     ) -> Result<Response<StoredPrediction>, Status> {
         let request = request.into_inner();
+        let shadow = given(&request.shadow_variant);
         let prediction = self
             .reader
-            .get(&request.pipeline, &request.id)
+            .get(&request.pipeline, &request.id, shadow)
             .await
             .map_err(status)?;
-        Ok(Response::new(prediction.into()))
+        Ok(Response::new(StoredPrediction {
+            shadow: shadow.is_some(),
+            ..prediction.into()
+        }))
     }
 
     async fn list_predictions(

@@ -13,12 +13,20 @@ pub enum Error {
     BadRequest(#[from] BadRequest),
     #[error("unknown pipeline {name:?}; known here: {known}")]
     UnknownPipeline { name: String, known: String },
-    #[error("pipeline {pipeline:?} has no prediction of id {id:?}")]
-    UnknownPrediction { pipeline: String, id: String },
+    #[error("pipeline {pipeline:?} has no prediction of id {id:?}{}", of_shadow(shadow.as_deref()))]
+    UnknownPrediction {
+        pipeline: String,
+        id: String,
+        shadow: Option<String>,
+    },
     #[error("the database cannot be reached at the moment; try again")]
     Away(#[source] store::Error),
     #[error("the database failed to answer; the service's log says why")]
     Failed(#[source] store::Error),
+}
+
+fn of_shadow(shadow: Option<&str>) -> String {
+    shadow.map_or(String::new(), |name| format!(" by a shadow {name:?}"))
 }
 
 impl From<store::Error> for Error {
@@ -60,7 +68,13 @@ impl Reader {
         &self.pipelines
     }
 
-    pub async fn get(&self, pipeline: &str, id: &str) -> Result<Prediction, Error> {
+    /// What was answered, or what the shadow of this name predicted.
+    pub async fn get(
+        &self,
+        pipeline: &str,
+        id: &str,
+        shadow: Option<&str>,
+    ) -> Result<Prediction, Error> {
         self.check(pipeline)?;
         if id.is_empty() {
             return Err(BadRequest::Empty { field: "id" }.into());
@@ -68,11 +82,13 @@ impl Reader {
         let unknown = || Error::UnknownPrediction {
             pipeline: pipeline.into(),
             id: id.into(),
+            shadow: shadow.map(str::to_owned),
         };
-        if id.contains('\0') {
+        if id.contains('\0') || shadow.is_some_and(|name| name.contains('\0')) {
             return Err(unknown());
         }
-        self.store.get(pipeline, id).await?.ok_or_else(unknown)
+        let found = self.store.get(pipeline, id, shadow).await?;
+        found.ok_or_else(unknown)
     }
 
     /// Lists by `filter`, whose `after` is taken from `page_token` if there is one.

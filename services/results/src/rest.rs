@@ -40,6 +40,7 @@ struct PredictionJson {
     id: String,
     key: String,
     probability: f64,
+    outputs: Vec<f64>,
     decision: String,
     model: String,
     version: String,
@@ -123,8 +124,9 @@ async fn one(
     parameters: Parameters,
 ) -> Result<Response, Error> {
     let Path((pipeline, id)) = path.map_err(bad_path)?;
-    parameters.only(&[])?;
-    let prediction = reader.get(&pipeline, &id).await?;
+    parameters.only(&["shadow_variant"])?;
+    let shadow = parameters.get("shadow_variant");
+    let prediction = reader.get(&pipeline, &id, shadow).await?;
     Ok(fresh(PredictionJson::from(prediction)))
 }
 
@@ -298,6 +300,7 @@ impl From<Prediction> for PredictionJson {
             id: stored.id,
             key: stored.key,
             probability: stored.probability,
+            outputs: stored.outputs,
             decision: stored.decision,
             model: stored.model,
             version: stored.version,

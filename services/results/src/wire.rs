@@ -19,6 +19,7 @@ impl Prediction {
         }
         let prediction = Prediction {
             probability: headline(&message.outputs),
+            outputs: message.outputs,
             id: message.id,
             key: message.key,
             event_time_ms: message.event_time_ms,
@@ -54,6 +55,7 @@ impl From<Prediction> for v1::StoredPrediction {
             input_partition: stored.input_partition,
             input_offset: stored.input_offset,
             shadow: false,
+            outputs: stored.outputs,
         }
     }
 }

@@ -37,6 +37,7 @@ fn get(id: &str) -> Request<GetPredictionRequest> {
     Request::new(GetPredictionRequest {
         pipeline: PIPELINE.into(),
         id: id.into(),
+        shadow_variant: String::new(),
     })
 }
 
@@ -101,6 +102,7 @@ async fn a_prediction_is_served_with_all_it_has_even_one_named_count() {
         input_partition: 3,
         input_offset: 1 << 40,
         shadow: false,
+        outputs: vec![0.25],
     };
     let answer = service
         .get_prediction(get("a"))

@@ -23,10 +23,10 @@ async fn a_prediction_comes_back_as_it_was_stored(database: Database) {
     let store = database.open().await;
     write(&store, batch(None, vec![prediction("r-1")])).await;
     assert_eq!(
-        store.get(PIPELINE, "r-1").await.expect("get"),
+        store.get(PIPELINE, "r-1", None).await.expect("get"),
         Some(prediction("r-1"))
     );
-    assert_eq!(store.get(PIPELINE, "r-2").await.expect("get"), None);
+    assert_eq!(store.get(PIPELINE, "r-2", None).await.expect("get"), None);
     let page = store
         .list(PIPELINE, &Filter::default())
         .await
@@ -252,6 +252,7 @@ async fn odd_texts_and_numbers_are_data_not_sql(database: Database) {
         decision: String::new(),
         config_hash: Vec::new(),
         probability: -f64::MIN_POSITIVE,
+        outputs: vec![-f64::MIN_POSITIVE],
         input_offset: i64::MAX,
         ..prediction(*text)
     };
@@ -259,7 +260,7 @@ async fn odd_texts_and_numbers_are_data_not_sql(database: Database) {
     write(&store, batch(None, rows.clone())).await;
     for row in rows {
         assert_eq!(
-            store.get(PIPELINE, &row.id).await.expect("get"),
+            store.get(PIPELINE, &row.id, None).await.expect("get"),
             Some(row.clone())
         );
         let filter = Filter {

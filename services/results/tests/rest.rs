@@ -100,6 +100,7 @@ async fn a_prediction_is_served_with_all_it_has() {
         "id": "r/3",
         "key": "patient-1",
         "probability": 0.25,
+        "outputs": [0.25],
         "decision": "positive",
         "model": "forest",
         "version": "1",

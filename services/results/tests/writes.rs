@@ -24,6 +24,7 @@ suite! {
     what_only_one_database_could_hold_is_refused_by_both
     a_batch_of_any_size_is_stored_whole
     shadows_move_with_the_offset_and_are_not_counted
+    all_outputs_are_kept_to_the_bit
 }
 
 async fn shadows_move_with_the_offset_and_are_not_counted(database: Database) {
@@ -50,13 +51,45 @@ async fn shadows_move_with_the_offset_and_are_not_counted(database: Database) {
     };
     let live = list_ids(&store, &filter(Kind::Live)).await.expect("live");
     assert_eq!(live, ["1", "0"]);
-    let shadows = list_ids(&store, &filter(Kind::Shadow)).await;
-    assert_eq!(shadows.expect("shadows").len(), 601);
-    let live = store.get(PIPELINE, "0").await.expect("get");
+    let listed = list_ids(&store, &filter(Kind::Shadow)).await;
+    assert_eq!(listed.expect("shadows").len(), 601);
+    let told = store.get(PIPELINE, "2", Some("y")).await.expect("get");
+    assert_eq!(told, shadows("y", ["2"]).pop());
+    let told = store.get(PIPELINE, "2", Some("z")).await.expect("get");
+    assert_eq!(told, None, "there is no such shadow");
+    let live = store.get(PIPELINE, "0", None).await.expect("get");
     assert_eq!(live, Some(prediction("0")));
-    assert_eq!(store.get(PIPELINE, "2").await.expect("get"), None);
+    assert_eq!(store.get(PIPELINE, "2", None).await.expect("get"), None);
     let store = database.reopen(store).await;
     assert_eq!(next_offset(&store).await, Some(2));
+}
+
+async fn all_outputs_are_kept_to_the_bit(database: Database) {
+    let store = database.open().await;
+    let of = |id: &str, outputs: &[f64]| Prediction {
+        probability: outputs[0],
+        outputs: outputs.to_vec(),
+        ..prediction(id)
+    };
+    let one = of("one", &[0.25]);
+    let many = of("many", &[0.1, f64::MIN_POSITIVE, -0.0, 1.0 / 3.0]);
+    let of_shadow = Prediction {
+        variant: "x".into(),
+        ..many.clone()
+    };
+    let mut all = batch(None, vec![one.clone(), many.clone()]);
+    all.shadows = vec![of_shadow.clone()];
+    write(&store, all).await;
+    let bits = |it: Option<Prediction>| {
+        let outputs = it.expect("stored").outputs.into_iter();
+        outputs.map(f64::to_bits).collect::<Vec<_>>()
+    };
+    for stored in [one, many] {
+        let found = store.get(PIPELINE, &stored.id, None).await.expect("get");
+        assert_eq!(bits(found), bits(Some(stored)));
+    }
+    let found = store.get(PIPELINE, "many", Some("x")).await.expect("get");
+    assert_eq!(bits(found), bits(Some(of_shadow)));
 }
 
 fn assert_fenced(result: Result<Written, Error>, in_partition: i32) {
@@ -88,6 +121,7 @@ async fn of_equal_ids_the_first_stays_and_the_later_ones_are_counted(database: D
     let store = database.open().await;
     let with = |id: &str, probability| Prediction {
         probability,
+        outputs: vec![probability],
         ..prediction(id)
     };
     let first = vec![
@@ -114,7 +148,7 @@ async fn of_equal_ids_the_first_stays_and_the_later_ones_are_counted(database: D
     );
     for (id, probability) in [("a", 0.2), ("b", 0.1), ("c", 0.5)] {
         assert_eq!(
-            store.get(PIPELINE, id).await.expect("get"),
+            store.get(PIPELINE, id, None).await.expect("get"),
             Some(with(id, probability))
         );
     }
@@ -128,7 +162,7 @@ async fn a_zombie_writes_nothing(database: Database) {
     for old in [None, Some(0), Some(2), Some(4)] {
         assert_fenced(store.write(&batch(old, ids(["z"]))).await, 0);
     }
-    assert_eq!(store.get(PIPELINE, "z").await.expect("get"), None);
+    assert_eq!(store.get(PIPELINE, "z", None).await.expect("get"), None);
     assert_eq!(next_offset(&store).await, Some(3));
     assert_eq!(count(&store).await, (3, 0));
     write(&store, batch(Some(3), ids(["d"]))).await;

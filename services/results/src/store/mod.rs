@@ -71,10 +71,12 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// the future was dropped, it is unknown which: claim again before writing again.
     fn write(&self, batch: &WriteBatch) -> impl Future<Output = Result<Written, Error>> + Send;
 
+    /// What was answered, or what the shadow of this name predicted.
     fn get(
         &self,
         pipeline: &str,
         id: &str,
+        shadow: Option<&str>,
     ) -> impl Future<Output = Result<Option<Prediction>, Error>> + Send;
 
     /// A page of predictions, or of shadows' predictions where the filter says so; newest event time first, then by
@@ -146,10 +148,15 @@ impl Store for AnyStore {
         }
     }
 
-    async fn get(&self, pipeline: &str, id: &str) -> Result<Option<Prediction>, Error> {
+    async fn get(
+        &self,
+        pipeline: &str,
+        id: &str,
+        shadow: Option<&str>,
+    ) -> Result<Option<Prediction>, Error> {
         match self {
-            AnyStore::Sqlite(store) => store.get(pipeline, id).await,
-            AnyStore::Postgres(store) => store.get(pipeline, id).await,
+            AnyStore::Sqlite(store) => store.get(pipeline, id, shadow).await,
+            AnyStore::Postgres(store) => store.get(pipeline, id, shadow).await,
         }
     }
 

@@ -19,6 +19,10 @@ const MIGRATIONS: &[(&str, &str)] = &[
         "shadow predictions",
         include_str!("../migrations/postgres/0002_shadow_predictions.sql"),
     ),
+    (
+        "outputs",
+        include_str!("../migrations/postgres/0003_outputs.sql"),
+    ),
 ];
 
 /// Connections of one replica. A server takes 100 by default, and lanes and questions share these.
@@ -105,17 +109,15 @@ impl Store for PostgresStore {
         }
     }
 
-    async fn get(&self, pipeline: &str, id: &str) -> Result<Option<Prediction>, Error> {
+    async fn get(
+        &self,
+        pipeline: &str,
+        id: &str,
+        shadow: Option<&str>,
+    ) -> Result<Option<Prediction>, Error> {
         in_time(async {
-            let row: Option<Columns> = sqlx::query_as(concat!(
-                "SELECT ",
-                columns!(),
-                " FROM predictions WHERE pipeline = $1 AND id = $2"
-            ))
-            .bind(pipeline)
-            .bind(id)
-            .fetch_optional(&self.pool)
-            .await?;
+            let mut query = query::get::<Postgres>(pipeline, id, shadow);
+            let row: Option<Columns> = query.build_query_as().fetch_optional(&self.pool).await?;
             Ok(row.map(Prediction::from))
         })
         .await
@@ -223,7 +225,7 @@ macro_rules! insert {
             columns!(),
             ") SELECT $1, r.* FROM UNNEST($2::text[], $3::text[], $4::bigint[], $5::float8[], \
              $6::text[], $7::text[], $8::text[], $9::text[], $10::bytea[], $11::text[], \
-             $12::integer[], $13::bigint[], $14::bigint[]) AS r \
+             $12::integer[], $13::bigint[], $14::bigint[], $15::bytea[]) AS r \
              ON CONFLICT (",
             $unique,
             ") DO NOTHING"
@@ -261,6 +263,7 @@ async fn insert_all(
         .bind(column(&rows, |row| row.input_partition))
         .bind(column(&rows, |row| row.input_offset))
         .bind(column(&rows, |row| row.predicted_at_ms))
+        .bind(column(&rows, query::outputs_column))
         .execute(connection)
         .await?;
     Ok(inserted.rows_affected())

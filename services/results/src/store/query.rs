@@ -12,7 +12,7 @@ const MIGRATIONS_TABLE: &str = "results_migrations";
 macro_rules! columns {
     () => {
         "id, key, event_time_ms, probability, decision, model, version, variant, config_hash, \
-         input_topic, input_partition, input_offset, predicted_at_ms"
+         input_topic, input_partition, input_offset, predicted_at_ms, outputs"
     };
 }
 pub(super) use columns;
@@ -31,7 +31,27 @@ pub(super) type Columns = (
     i32,
     i64,
     i64,
+    Vec<u8>,
 );
+
+/// What the column `outputs` has.
+pub(super) fn outputs_column(prediction: &Prediction) -> Vec<u8> {
+    match prediction.outputs.len() {
+        ..=1 => Vec::new(),
+        _ => prediction
+            .outputs
+            .iter()
+            .flat_map(|output| output.to_le_bytes())
+            .collect(),
+    }
+}
+
+fn outputs_of(column: &[u8], probability: f64) -> Vec<f64> {
+    match column.as_chunks() {
+        ([], _) => vec![probability],
+        (outputs, _) => outputs.iter().map(|it| f64::from_le_bytes(*it)).collect(),
+    }
+}
 
 impl From<Columns> for Prediction {
     fn from(columns: Columns) -> Self {
@@ -40,6 +60,7 @@ impl From<Columns> for Prediction {
             key: columns.1,
             event_time_ms: columns.2,
             probability: columns.3,
+            outputs: outputs_of(&columns.13, columns.3),
             decision: columns.4,
             model: columns.5,
             version: columns.6,
@@ -64,20 +85,40 @@ pub(super) fn migrator(scripts: &[(&'static str, &'static str)]) -> Migrator {
     migrator
 }
 
-/// Selects up to one row more than the filter's limit: [`crate::domain::Page::of`] wants it.
-pub(super) fn list<DB: Database>(pipeline: &str, filter: &Filter) -> QueryBuilder<DB>
-where
-    for<'t> &'t str: Encode<'t, DB> + Type<DB>,
-    for<'t> i64: Encode<'t, DB> + Type<DB>,
-{
-    let mut query = QueryBuilder::new(match filter.kind {
+fn select<DB: Database>(kind: Kind) -> QueryBuilder<DB> {
+    QueryBuilder::new(match kind {
         Kind::Live => concat!("SELECT ", columns!(), " FROM predictions WHERE pipeline = "),
         Kind::Shadow => concat!(
             "SELECT ",
             columns!(),
             " FROM shadow_predictions WHERE pipeline = "
         ),
+    })
+}
+
+/// Selects what was answered, or what the shadow of this name predicted.
+pub(super) fn get<DB: Database>(pipeline: &str, id: &str, shadow: Option<&str>) -> QueryBuilder<DB>
+where
+    for<'t> &'t str: Encode<'t, DB> + Type<DB>,
+{
+    let mut query = select(match shadow {
+        None => Kind::Live,
+        Some(_) => Kind::Shadow,
     });
+    query.push_bind(pipeline).push(" AND id = ").push_bind(id);
+    if let Some(variant) = shadow {
+        query.push(" AND variant = ").push_bind(variant);
+    }
+    query
+}
+
+/// Selects up to one row more than the filter's limit: [`crate::domain::Page::of`] wants it.
+pub(super) fn list<DB: Database>(pipeline: &str, filter: &Filter) -> QueryBuilder<DB>
+where
+    for<'t> &'t str: Encode<'t, DB> + Type<DB>,
+    for<'t> i64: Encode<'t, DB> + Type<DB>,
+{
+    let mut query = select(filter.kind);
     query.push_bind(pipeline);
     if let Some(key) = filter.key.as_deref() {
         query.push(" AND key = ").push_bind(key);

@@ -25,6 +25,10 @@ const MIGRATIONS: &[(&str, &str)] = &[
         "shadow predictions",
         include_str!("../migrations/sqlite/0002_shadow_predictions.sql"),
     ),
+    (
+        "outputs",
+        include_str!("../migrations/sqlite/0003_outputs.sql"),
+    ),
 ];
 
 /// Questions answered at once; more wait for one to end.
@@ -47,7 +51,7 @@ const WAL_PAGES_MAX: &str = "32768";
 const WAL_BYTES_MAX: &str = "67108864";
 
 /// Rows of one INSERT, dearest first: each execution is a trip to the connection's thread, so
-/// many rows share one, and few sizes keep few statements prepared. 256 rows have 3,584
+/// many rows share one, and few sizes keep few statements prepared. 256 rows have 3,840
 /// parameters; SQLite allows 32,766.
 const CHUNKS: [usize; 4] = [256, 32, 4, 1];
 static INSERTS: LazyLock<Inserts> =
@@ -205,16 +209,14 @@ impl Store for SqliteStore {
         Ok(written)
     }
 
-    async fn get(&self, pipeline: &str, id: &str) -> Result<Option<Prediction>, Error> {
-        let row: Option<Columns> = sqlx::query_as(concat!(
-            "SELECT ",
-            columns!(),
-            " FROM predictions WHERE pipeline = ? AND id = ?"
-        ))
-        .bind(pipeline)
-        .bind(id)
-        .fetch_optional(&self.readers)
-        .await?;
+    async fn get(
+        &self,
+        pipeline: &str,
+        id: &str,
+        shadow: Option<&str>,
+    ) -> Result<Option<Prediction>, Error> {
+        let mut query = query::get::<Sqlite>(pipeline, id, shadow);
+        let row: Option<Columns> = query.build_query_as().fetch_optional(&self.readers).await?;
         Ok(row.map(Prediction::from))
     }
 
@@ -284,7 +286,7 @@ async fn advance(connection: &mut SqliteConnection, batch: &WriteBatch) -> Resul
 /// SQLite a copy of each page that the statement changes, kept to undo the statement alone where a
 /// column refuses a value; none does, for the batch is checked. Equal ids are not its business.
 fn insert(rows: usize, table: &str, unique: &str) -> String {
-    let row = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+    let row = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
     format!(
         "INSERT OR ROLLBACK INTO {table} (pipeline, {}) VALUES {} ON CONFLICT ({unique}) DO NOTHING",
         columns!(),
@@ -318,7 +320,8 @@ async fn insert_all(
                     .bind(&row.input_topic)
                     .bind(row.input_partition)
                     .bind(row.input_offset)
-                    .bind(row.predicted_at_ms);
+                    .bind(row.predicted_at_ms)
+                    .bind(query::outputs_column(row));
             }
             stored += query.execute(&mut *connection).await?.rows_affected();
             rest = after;

@@ -131,6 +131,7 @@ pub fn prediction(id: impl Into<String>) -> Prediction {
         key: "patient-1".into(),
         event_time_ms: 1_700_000_000_000,
         probability: 0.25,
+        outputs: vec![0.25],
         decision: "negative".into(),
         model: "forest".into(),
         version: "1".into(),
@@ -165,6 +166,7 @@ pub fn shadows(variant: &str, ids: impl IntoIterator<Item = impl ToString>) -> V
         variant: variant.into(),
         version: "2".into(),
         probability: 0.75,
+        outputs: vec![0.75],
         ..prediction(id)
     };
     ids.into_iter().map(|id| of(id.to_string())).collect()

@@ -1,0 +1,3 @@
+-- All outputs of a model that has several, 8 bytes each, little-endian; empty where the probability is all there is.
+ALTER TABLE predictions ADD COLUMN outputs bytea NOT NULL DEFAULT '';
+ALTER TABLE shadow_predictions ADD COLUMN outputs bytea NOT NULL DEFAULT '';
