@@ -45,6 +45,8 @@ use crate::{
 const QUEUED_RECORDS_MIN: &str = "10000";
 /// How long other partitions wait while a new one's offset is asked for.
 const COMMITTED_WAIT: Duration = Duration::from_millis(500);
+/// How long a lane waits for the answer that lets it join again at once.
+const HURRY_WAIT: Duration = Duration::from_millis(200);
 
 /// What the callbacks leave for the lane.
 pub(crate) struct Events {
@@ -228,7 +230,7 @@ impl LaneConsumer {
             ("retry.backoff.max.ms", "250"),
             ("partition.assignment.strategy", "cooperative-sticky"),
             ("session.timeout.ms", "6000"),
-            ("heartbeat.interval.ms", "250"),
+            ("heartbeat.interval.ms", "100"),
             // On the embedded broker a waiting fetch is not woken by new data.
             (
                 "fetch.wait.max.ms",
@@ -289,6 +291,15 @@ impl LaneConsumer {
             .rebalanced
             .swap(false, Ordering::AcqRel)
             .then(|| std::mem::take(&mut *lock(&events.revoked)))
+    }
+
+    /// To be called after a rebalance: the next one, which often follows, is joined at once. The client joins once a
+    /// second at most, and all members wait for the last one; an answer about topics makes it forget when that was.
+    pub fn hurry(&self) {
+        let answer = self.client.fetch_metadata(Some(&self.topic), HURRY_WAIT);
+        if let Err(error) = answer {
+            tracing::debug!(%error, "the next rebalance may take a second longer");
+        }
     }
 
     /// Why the assignment could not be taken, if it could not.
