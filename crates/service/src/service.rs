@@ -339,8 +339,9 @@ where
         }
     };
     let stages = assembly.stages;
-    probe.assembled(stages.iter().map(Running::health).collect(), assembly.ready);
+    // The doors first: who hears that the service is ready asks at once.
     let _ = mounted.set(mount(assembly.grpc, assembly.http, telling)?);
+    probe.assembled(stages.iter().map(Running::health).collect(), assembly.ready);
     let reporting = tokio::spawn(
         probe
             .clone()
