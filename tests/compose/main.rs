@@ -36,6 +36,9 @@ use system::{INFERENCE, INGEST, JAEGER, RESULTS, System};
 const PATIENCE: Duration = Duration::from_secs(180);
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 
+/// Where the second load's numbers begin, far beyond the first one's.
+const SECOND: u32 = 500_000;
+
 /// What the test scales to.
 const REPLICAS: [(Stage, u32); 4] = [
     (Stage::Ingest, 2),
@@ -68,8 +71,13 @@ fn hosts(world: &World, stage: Stage) -> BTreeSet<String> {
         .collect()
 }
 
-/// Runs `operate` under load; returns what was sent.
-fn under_load(world: &World, rate: u32, operate: impl FnOnce() + Send) -> BTreeSet<String> {
+/// Runs `operate` under load, from the record of number `first` on; returns what was sent.
+fn under_load(
+    world: &World,
+    rate: u32,
+    first: u32,
+    operate: impl FnOnce() + Send,
+) -> BTreeSet<String> {
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -83,7 +91,7 @@ fn under_load(world: &World, rate: u32, operate: impl FnOnce() + Send) -> BTreeS
             let _ends = Ends(&done);
             operate();
         });
-        load(rate).send_while(world, |_| !done.load(Ordering::Relaxed))
+        load(rate).send_from(world, first, |_| !done.load(Ordering::Relaxed))
     })
 }
 
@@ -134,7 +142,7 @@ fn the_system_scales_and_survives() {
     let predicting = Predicting::start(INFERENCE);
     let watch = Watch::start(&world, &world.topics().predictions);
     let mut began = Instant::now();
-    sent.extend(under_load(&world, 200, || {
+    sent.extend(under_load(&world, 200, 0, || {
         // The first records warm everything up: what follows is measured.
         eventually("records are stored", PATIENCE, || {
             let count = answer(&format!(
@@ -174,7 +182,7 @@ fn the_system_scales_and_survives() {
     oracle::stored(&world, RESULTS, sent.len());
 
     // A container killed, Kafka stopped and started again.
-    sent.extend(under_load(&world, 100, || {
+    sent.extend(under_load(&world, 100, SECOND, || {
         for service in ["feature", "inference"] {
             system.kill(service);
             system.scale(&[(service, 1)]);
@@ -231,7 +239,7 @@ fn only_the_content_check_finds_the_wrong_model() {
 fn three_brokers_bear_the_loss_of_one() {
     let system = System::up(&["--env-file", "deploy/ha.env"]);
     let world = system.world();
-    let sent = under_load(&world, 200, || {
+    let sent = under_load(&world, 200, 0, || {
         eventually("records are stored", PATIENCE, || {
             let count = answer(&format!(
                 "/v1/pipelines/{}/predictions/count",

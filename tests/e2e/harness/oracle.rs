@@ -39,13 +39,23 @@ impl Load {
     }
 
     /// As [`Load::send`], for as long as `at` says so.
-    pub fn send_while(&self, world: &World, mut at: impl FnMut(u32) -> bool) -> BTreeSet<String> {
+    pub fn send_while(&self, world: &World, at: impl FnMut(u32) -> bool) -> BTreeSet<String> {
+        self.send_from(world, 0, at)
+    }
+
+    /// As [`Load::send_while`], from the record of number `first` on: a second load's ids are its own.
+    pub fn send_from(
+        &self,
+        world: &World,
+        first: u32,
+        mut at: impl FnMut(u32) -> bool,
+    ) -> BTreeSet<String> {
         let client = Client::new(world);
         let topic = world.topics().inbox;
         let started = Instant::now();
         let mut sent = BTreeSet::new();
-        for n in 0..self.records {
-            let due = started + Duration::from_secs(1) * n / self.rate;
+        for n in first..self.records {
+            let due = started + Duration::from_secs(1) * (n - first) / self.rate;
             if let Some(early) = due.checked_duration_since(Instant::now()) {
                 // The load's pace, not a wait for a condition.
                 std::thread::park_timeout(early);
