@@ -130,10 +130,18 @@ impl Schemas {
         if reader.as_ref().is_some_and(covers) {
             return Ok(());
         }
-        let reader = match reader.as_mut() {
-            Some(reader) => reader,
-            None => reader.insert(self.open()?),
+        let result = match reader.as_mut() {
+            Some(reader) => self.read(reader),
+            None => self.read(reader.insert(self.open()?)),
         };
+        if result.is_err() {
+            // A client that was made while Kafka was away may never read again; the next look makes another.
+            *reader = None;
+        }
+        result
+    }
+
+    fn read(&self, reader: &mut Reader) -> Result<(), SchemaError> {
         let asked_at = Instant::now();
         let deadline = asked_at + LOOKUP_WITHIN;
         let (_, end) = reader
