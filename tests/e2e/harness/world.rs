@@ -136,7 +136,7 @@ impl World {
         self.folder.path().join("pipeline.toml")
     }
 
-    /// A service's settings for this world; `instance` is its stable name.
+    /// A service's settings for this world; `instance` is its stable name in it.
     pub fn launch(&self, stage: Stage, instance: &str) -> Launch {
         let mut env = BTreeMap::new();
         for (key, value) in [
@@ -146,7 +146,11 @@ impl World {
                 self.pipeline_file().display().to_string(),
             ),
             ("QUADRILLE_LISTEN", "127.0.0.1:0".to_owned()),
-            ("QUADRILLE_INSTANCE", instance.to_owned()),
+            // Replicas report under their names on one topic for all worlds.
+            (
+                "QUADRILLE_INSTANCE",
+                format!("{}-{instance}", self.pipeline),
+            ),
             ("QUADRILLE_LANES", "2".to_owned()),
             ("QUADRILLE_MODEL", self.model.display().to_string()),
             ("DATABASE_URL", self.database_url.clone()),
