@@ -1,17 +1,23 @@
 //! Starting, draining, refusing, and living through the broker's and the database's absences.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
 
+use quadrille_choreography::{Admin, Cluster, Lookup, Schemas, TopicSpec};
 use quadrille_local::Kafka;
-use quadrille_proto::Stage;
+use quadrille_proto::{Kind, Schema, Stage};
 use rdkafka::{
     ClientConfig, Offset, TopicPartitionList,
     consumer::{BaseConsumer, CommitMode, Consumer},
 };
 
 use crate::harness::{
+    PATIENCE,
     client::Watch,
-    http,
+    eventually, http,
     oracle::{self, Load},
     process::Process,
     world::World,
@@ -266,5 +272,47 @@ fn replicas_beyond_the_partitions_are_ready_and_idle() {
     let mut all: Vec<Process> = ["a", "b"].map(|i| world.start(Stage::Feature, i)).into();
     for process in &mut all {
         process.ready();
+    }
+}
+
+#[test]
+fn schemas_are_read_by_who_began_before_kafka_was_back() {
+    let mut broker = Kafka::options().start().expect("Apache Kafka starts");
+    let cluster = Cluster::new(&broker.bootstrap_servers(), "").expect("a cluster");
+    Admin::connect(&cluster)
+        .and_then(|admin| admin.create(&TopicSpec::shared()))
+        .expect("topics");
+    let schema = |pipeline: &str| Schema {
+        kind: Kind::Record,
+        pipeline: pipeline.to_owned(),
+        fields: Vec::new(),
+    };
+    let (old, new) = (schema("old"), schema("new"));
+    let first = Schemas::new(&cluster);
+    first.publish(&old).expect("published");
+
+    broker.stop();
+    let second = Schemas::new(&cluster);
+    let (asking, asked) = mpsc::channel();
+    let began = thread::spawn({
+        let (second, id) = (second.clone(), old.id());
+        move || {
+            asking.send(()).expect("who waits for it");
+            eventually("a schema is known again", PATIENCE, || {
+                match second.lookup(id, Instant::now()) {
+                    Lookup::Known(schema) => Some(schema),
+                    Lookup::Unreadable(_) => None,
+                    Lookup::Unknown => panic!("unknown although it was published"),
+                }
+            })
+        }
+    });
+    asked.recv().expect("it asks");
+    broker.restart().expect("it comes back");
+    assert_eq!(*began.join().expect("a schema"), old);
+    for schemas in [&first, &second] {
+        schemas.publish(&new).expect("published");
+        let found = schemas.lookup(new.id(), Instant::now());
+        assert!(matches!(found, Lookup::Known(it) if *it == new));
     }
 }

@@ -9,30 +9,29 @@ use std::{
 
 use quadrille_proto::{Schema, SchemaId, Topics};
 use rdkafka::{
-    Message, Offset, TopicPartitionList,
-    consumer::{BaseConsumer, Consumer},
     error::KafkaError,
     producer::{BaseProducer, BaseRecord, Producer},
 };
 
-use crate::{Cluster, client::Plain};
+use crate::{
+    Cluster,
+    table::{Standing, Table, TableError, TableEvent},
+};
 
-/// How long the topic may stay unreadable before a lookup gives up.
-const LOOKUP_WITHIN: Duration = Duration::from_secs(30);
-
-/// Bounds how long a look-up waits behind it; ten idle fetches a second cost nothing to speak of.
-const FETCH_WAIT_MS: &str = "100";
+/// How long the topic may stay unreadable or a schema unconfirmed; the caller tries again.
+const WITHIN: Duration = Duration::from_secs(30);
+/// News end the wait.
+const NEWS_WAIT: Duration = Duration::from_millis(500);
 
 /// The schemas' topic cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum SchemaError {
-    #[error("the schemas' topic, {topic}: {source}", topic = Topics::SCHEMAS)]
-    Kafka {
-        #[from]
-        source: KafkaError,
-    },
-    #[error("{}: not read to its end within {} s", Topics::SCHEMAS, LOOKUP_WITHIN.as_secs())]
-    TimedOut,
+    #[error("schemas: {0}")]
+    Unreadable(#[from] TableError),
+    #[error("schemas: {topic} cannot be written: {0}", topic = Topics::SCHEMAS)]
+    Unwritten(#[from] KafkaError),
+    #[error("schemas: Kafka did not confirm {0}")]
+    Unconfirmed(SchemaId),
 }
 
 /// What a lookup found.
@@ -45,18 +44,10 @@ pub enum Lookup {
     Unreadable(String),
 }
 
-struct Reader {
-    consumer: BaseConsumer<Plain>,
-    /// The offset after the last schema read.
-    next: i64,
-    /// A moment by which everything published was read.
-    complete_at: Option<Instant>,
-}
-
 struct Inner {
     cluster: Cluster,
     known: RwLock<HashMap<SchemaId, Arc<Schema>>>,
-    reader: Mutex<Option<Reader>>,
+    table: Mutex<Table>,
 }
 
 /// The schemas of a cluster. Cheap to clone; every call may block.
@@ -68,7 +59,7 @@ impl Schemas {
         Schemas(Arc::new(Inner {
             cluster: cluster.clone(),
             known: RwLock::default(),
-            reader: Mutex::new(None),
+            table: Mutex::new(Table::new(cluster, Topics::SCHEMAS)),
         }))
     }
 
@@ -107,7 +98,7 @@ impl Schemas {
         let mut settings = self.0.cluster.client_config();
         settings
             .set("acks", "all")
-            .set("message.timeout.ms", LOOKUP_WITHIN.as_millis().to_string());
+            .set("message.timeout.ms", WITHIN.as_millis().to_string());
         let producer: BaseProducer = settings.create()?;
         let (key, value) = (id.to_string(), schema.canonical());
         let record = BaseRecord::to(Topics::SCHEMAS)
@@ -115,78 +106,53 @@ impl Schemas {
             .key(&key)
             .payload(&value);
         producer.send(record).map_err(|(error, _)| error)?;
-        producer.flush(LOOKUP_WITHIN)?;
+        producer.flush(WITHIN)?;
         // The flush ends with a failure's report as well: read it back.
         self.read_to_end(None)?;
         match self.get(id) {
             Some(_) => Ok(()),
-            None => Err(SchemaError::TimedOut),
+            None => Err(SchemaError::Unconfirmed(id)),
         }
     }
 
+    /// Reads all that was published before `polled_at`, or before this call.
     fn read_to_end(&self, polled_at: Option<Instant>) -> Result<(), SchemaError> {
-        let mut reader = self.0.reader.lock().unwrap_or_else(PoisonError::into_inner);
-        let covers = |reader: &Reader| polled_at.is_some() && reader.complete_at >= polled_at;
-        if reader.as_ref().is_some_and(covers) {
+        let mut table = self.0.table.lock().unwrap_or_else(PoisonError::into_inner);
+        // Read behind the lock: whoever held it may have read for this one, too.
+        let covers = |since: Instant| matches!(table.standing(), Standing::Complete { as_of } if *as_of >= since);
+        if polled_at.is_some_and(covers) {
             return Ok(());
         }
-        let result = match reader.as_mut() {
-            Some(reader) => self.read(reader),
-            None => self.read(reader.insert(self.open()?)),
-        };
-        if result.is_err() {
-            // A client that was made while Kafka was away may never read again; the next look makes another.
-            *reader = None;
-        }
-        result
-    }
-
-    fn read(&self, reader: &mut Reader) -> Result<(), SchemaError> {
-        let asked_at = Instant::now();
-        let deadline = asked_at + LOOKUP_WITHIN;
-        let (_, end) = reader
-            .consumer
-            .fetch_watermarks(Topics::SCHEMAS, 0, LOOKUP_WITHIN)?;
-        while reader.next < end {
-            match reader.consumer.poll(Duration::from_millis(500)) {
-                Some(Ok(message)) => {
-                    reader.next = message.offset() + 1;
-                    self.learn(message.key(), message.payload());
+        let (asked_at, topic) = (Instant::now(), Topics::SCHEMAS.to_owned());
+        let deadline = asked_at + WITHIN;
+        table.ask_at_once();
+        loop {
+            table.read(NEWS_WAIT, |event| {
+                // Schemas are known by their content: those of a topic that was made anew stay right.
+                if let TableEvent::Record(record) = event {
+                    self.learn(record.key, record.value);
                 }
-                Some(Err(error)) => tracing::debug!(%error, "reading schemas"),
-                None => {}
-            }
+            });
+            let why = match table.standing() {
+                Standing::Complete { as_of } if *as_of >= asked_at => return Ok(()),
+                Standing::Missing { .. } => return Err(TableError::Missing(topic).into()),
+                Standing::Unreadable { why, .. } => why.clone(),
+                _ => format!("its end was not reached, only {}", table.next_offset()),
+            };
             if Instant::now() > deadline {
-                return Err(SchemaError::TimedOut);
+                return Err(TableError::Unreadable {
+                    topic,
+                    within: WITHIN,
+                    why,
+                }
+                .into());
             }
         }
-        reader.complete_at = Some(asked_at);
-        Ok(())
-    }
-
-    fn open(&self) -> Result<Reader, SchemaError> {
-        let mut settings = self.0.cluster.client_config();
-        settings
-            // Needed by the client; the group is never joined and nothing is committed.
-            .set("group.id", "quadrille.schemas.reader")
-            .set("enable.auto.commit", "false")
-            .set("queued.max.messages.kbytes", "1024")
-            // A fetch that waits for news holds up the next question on its connection.
-            .set("fetch.wait.max.ms", FETCH_WAIT_MS);
-        let consumer: BaseConsumer<Plain> = settings.create_with_context(Plain)?;
-        let mut list = TopicPartitionList::new();
-        list.add_partition_offset(Topics::SCHEMAS, 0, Offset::Beginning)?;
-        consumer.assign(&list)?;
-        Ok(Reader {
-            consumer,
-            next: 0,
-            complete_at: None,
-        })
     }
 
     /// Takes a schema in if its id is its content's.
-    fn learn(&self, key: Option<&[u8]>, payload: Option<&[u8]>) {
-        let Some(payload) = payload else { return };
+    fn learn(&self, key: &[u8], value: Option<&[u8]>) {
+        let Some(payload) = value else { return };
         let schema: Schema = match serde_json::from_slice(payload) {
             Ok(schema) => schema,
             Err(error) => {
@@ -195,7 +161,7 @@ impl Schemas {
             }
         };
         let id = schema.id();
-        if key != Some(id.to_string().as_bytes()) {
+        if key != id.to_string().as_bytes() {
             tracing::warn!(%id, "a schema on {} has another's key; ignored", Topics::SCHEMAS);
             return;
         }

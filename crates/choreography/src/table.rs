@@ -75,6 +75,8 @@ struct Session {
     consumer: BaseConsumer<Plain>,
     topic_id: Option<String>,
     identified_at: Instant,
+    /// The offset from which it reads.
+    begun_from: i64,
     /// The end of the log when the session began.
     end_at_start: i64,
 }
@@ -129,6 +131,11 @@ impl Table {
         self.covered
     }
 
+    /// Makes the next read ask for the end of the log, so that [`Standing::Complete`] is of no earlier moment than this one.
+    pub fn ask_at_once(&mut self) {
+        self.next_ask = Instant::now();
+    }
+
     /// Reads what is there, waiting up to `wait` where nothing is. Failures show in [`Table::standing`].
     pub fn read(&mut self, wait: Duration, mut each: impl FnMut(TableEvent<'_>)) {
         let begun = Instant::now();
@@ -170,7 +177,11 @@ impl Table {
             |asked: &Asked| asked.end == end && self.covered < end && asked.covered == self.covered;
         if self.asked.as_ref().is_some_and(stuck) {
             // Nothing came although there is something; or only what compaction has emptied.
-            self.end_session();
+            match session.begun_from == self.covered {
+                // Nothing ever came to this client: one that was made while Kafka was away may never read.
+                true => self.session = None,
+                false => self.end_session(),
+            }
             return self.open(each);
         }
         self.asked = Some(Asked {
@@ -232,6 +243,7 @@ impl Table {
             consumer,
             topic_id,
             identified_at: at,
+            begun_from: self.covered,
             end_at_start: end,
         });
         Ok(())
