@@ -19,7 +19,7 @@ use std::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use rdkafka::{
@@ -47,6 +47,12 @@ const QUEUED_RECORDS_MIN: &str = "10000";
 const COMMITTED_WAIT: Duration = Duration::from_millis(500);
 /// How long a lane waits for the answer that lets it join again at once.
 const HURRY_WAIT: Duration = Duration::from_millis(200);
+/// How long a poll waits when there is nothing: bounds how late a stop is noticed, and the group's news.
+const IDLE_WAIT: Duration = Duration::from_millis(100);
+/// The same while the group changes, where others wait for this member.
+const RESTLESS_WAIT: Duration = Duration::from_millis(20);
+/// A change of the group seldom comes alone.
+const RESTLESS_FOR: Duration = Duration::from_secs(3);
 
 /// What the callbacks leave for the lane.
 pub(crate) struct Events {
@@ -194,6 +200,9 @@ pub(crate) struct LaneConsumer {
     pub client: BaseConsumer<Events>,
     topic: String,
     held: Cell<bool>,
+    attended_at: Cell<Instant>,
+    /// When the group last changed.
+    rebalanced_at: Cell<Instant>,
 }
 
 impl LaneConsumer {
@@ -278,7 +287,27 @@ impl LaneConsumer {
             client,
             topic: config.input.clone(),
             held: Cell::new(false),
+            attended_at: Cell::new(Instant::now()),
+            rebalanced_at: Cell::new(Instant::now()),
         })
+    }
+
+    /// How long to wait for a record.
+    pub fn idle_wait(&self) -> Duration {
+        match self.rebalanced_at.get().elapsed() < RESTLESS_FOR {
+            true => RESTLESS_WAIT,
+            false => IDLE_WAIT,
+        }
+    }
+
+    /// To be called once a batch. The client looks after its group (heartbeats, and so the news that others wait, and
+    /// joining) when something happens to it, and else once a second, whatever `heartbeat.interval.ms` says: a question
+    /// to it is something that happens.
+    pub fn attend(&self) {
+        if self.attended_at.get().elapsed() >= RESTLESS_WAIT {
+            drop(self.client.group_metadata());
+            self.attended_at.set(Instant::now());
+        }
     }
 
     /// The partitions revoked since the last call, if a rebalance happened.
@@ -287,6 +316,7 @@ impl LaneConsumer {
         if !events.rebalanced.load(Ordering::Acquire) {
             return None;
         }
+        self.rebalanced_at.set(Instant::now());
         events
             .rebalanced
             .swap(false, Ordering::AcqRel)

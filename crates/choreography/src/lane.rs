@@ -36,8 +36,6 @@ use crate::{
     stage::{LaneStatus, ResumeFn, Stop},
 };
 
-/// How long a poll waits when there is nothing: bounds how late a stop is noticed.
-const IDLE_WAIT: Duration = Duration::from_millis(200);
 /// How often a handler that cannot work yet is asked again.
 const READY_EVERY: Duration = Duration::from_millis(10);
 /// How often the position is committed when nothing comes.
@@ -307,6 +305,7 @@ impl<H: Handler> Lane<H> {
             if batch.is_empty() {
                 consumer.release();
             }
+            consumer.attend();
             self.collect(consumer, &mut batch)?;
             consumer.check_starts(&mut batch).map_err(End::restart)?;
             if lag_at.elapsed() >= LAG_EVERY {
@@ -350,7 +349,7 @@ impl<H: Handler> Lane<H> {
     fn collect<'c>(&self, consumer: &'c LaneConsumer, batch: &mut Batch<'c>) -> Result<(), End> {
         // A batch that is tried again has its records.
         let mut wait = if batch.is_empty() {
-            IDLE_WAIT
+            consumer.idle_wait()
         } else {
             Duration::ZERO
         };
@@ -434,8 +433,9 @@ impl<H: Handler> Lane<H> {
         let until = Instant::now() + wait;
         loop {
             self.status.progress();
+            consumer.attend();
             let left = until.saturating_duration_since(Instant::now());
-            let polled = consumer.client.poll(left.min(IDLE_WAIT));
+            let polled = consumer.client.poll(left.min(consumer.idle_wait()));
             self.after_rebalance(consumer, batch)?;
             match polled {
                 Some(Ok(message)) => batch.push(message),
