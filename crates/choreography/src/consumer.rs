@@ -45,8 +45,6 @@ use crate::{
 const QUEUED_RECORDS_MIN: &str = "10000";
 /// How long other partitions wait while a new one's offset is asked for.
 const COMMITTED_WAIT: Duration = Duration::from_millis(500);
-/// How long a lane waits for the answer that lets it join again at once.
-const HURRY_WAIT: Duration = Duration::from_millis(200);
 /// How long a poll waits when there is nothing: bounds how late a stop is noticed, and the group's news.
 const IDLE_WAIT: Duration = Duration::from_millis(100);
 /// The same while the group changes, where others wait for this member.
@@ -201,6 +199,7 @@ pub(crate) struct LaneConsumer {
     topic: String,
     held: Cell<bool>,
     attended_at: Cell<Instant>,
+    generation: Cell<i32>,
     /// When the group last changed.
     rebalanced_at: Cell<Instant>,
 }
@@ -288,6 +287,7 @@ impl LaneConsumer {
             topic: config.input.clone(),
             held: Cell::new(false),
             attended_at: Cell::new(Instant::now()),
+            generation: Cell::new(-1),
             rebalanced_at: Cell::new(Instant::now()),
         })
     }
@@ -304,9 +304,14 @@ impl LaneConsumer {
     /// joining) when something happens to it, and else once a second, whatever `heartbeat.interval.ms` says: a question
     /// to it is something that happens.
     pub fn attend(&self) {
-        if self.attended_at.get().elapsed() >= RESTLESS_WAIT {
-            drop(self.client.group_metadata());
-            self.attended_at.set(Instant::now());
+        if self.attended_at.get().elapsed() < RESTLESS_WAIT {
+            return;
+        }
+        self.attended_at.set(Instant::now());
+        let generation = native::generation(self.client.client());
+        if self.generation.replace(generation) != generation {
+            // A rebalance that another one overtakes ends without a call of ours.
+            self.hurry();
         }
     }
 
@@ -316,20 +321,20 @@ impl LaneConsumer {
         if !events.rebalanced.load(Ordering::Acquire) {
             return None;
         }
-        self.rebalanced_at.set(Instant::now());
+        self.hurry();
         events
             .rebalanced
             .swap(false, Ordering::AcqRel)
             .then(|| std::mem::take(&mut *lock(&events.revoked)))
     }
 
-    /// To be called after a rebalance: the next one, which often follows, is joined at once. The client joins once a
-    /// second at most, and all members wait for the last one; an answer about topics makes it forget when that was.
-    pub fn hurry(&self) {
-        let answer = self.client.fetch_metadata(Some(&self.topic), HURRY_WAIT);
-        if let Err(error) = answer {
-            tracing::debug!(%error, "the next rebalance may take a second longer");
-        }
+    /// The next rebalance, which often follows, is joined at once. The client joins once a second at most, and all
+    /// members wait for the last one; an answer about topics makes it forget when that was. Nobody waits for the answer.
+    fn hurry(&self) {
+        self.rebalanced_at.set(Instant::now());
+        let _ = self
+            .client
+            .fetch_metadata(Some(&self.topic), Duration::ZERO);
     }
 
     /// Why the assignment could not be taken, if it could not.

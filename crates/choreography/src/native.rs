@@ -126,6 +126,21 @@ impl Drop for Gate {
     }
 }
 
+/// The generation of the client's group, which counts its rebalances; below 0 where it is in none. Asks the client's main
+/// thread, which by that looks after the group.
+pub(crate) fn generation<C: ClientContext>(client: &Client<C>) -> i32 {
+    // SAFETY: the client lives; what was made here is asked once and destroyed once.
+    unsafe {
+        let metadata = ffi::rd_kafka_consumer_group_metadata(client.native_ptr());
+        if metadata.is_null() {
+            return -1;
+        }
+        let generation = ffi::rd_kafka_consumer_group_metadata_generation_id(metadata);
+        ffi::rd_kafka_consumer_group_metadata_destroy(metadata);
+        generation
+    }
+}
+
 /// Entries of a consumer's queue: fetched records, and now and then an event.
 pub(crate) fn queue_length<C: ClientContext>(client: &Client<C>) -> usize {
     // SAFETY: `client` outlives the calls; the queue is a reference of ours, given back after one use.
