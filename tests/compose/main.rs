@@ -140,7 +140,9 @@ fn the_system_scales_and_survives() {
 
     // Up, down, a rolling restart, all under load, without a failed Predict and without a gap.
     let predicting = Predicting::start(INFERENCE);
-    let watch = Watch::start(&world, &world.topics().predictions);
+    let topics = world.topics();
+    let watched = [topics.records, topics.features, topics.predictions];
+    let watches = watched.map(|topic| (Watch::start(&world, &topic), topic));
     let mut began = Instant::now();
     sent.extend(under_load(&world, 200, 0, || {
         // The first records warm everything up: what follows is measured.
@@ -170,11 +172,15 @@ fn the_system_scales_and_survives() {
             system.scale(&[(stage.name(), 1)]);
         }
     }));
-    let mut pauses = watch.pauses(began);
-    pauses.sort_by_key(|(_, pause)| std::cmp::Reverse(*pause));
-    let pause = pauses.first().map_or(Duration::ZERO, |(_, pause)| *pause);
-    for (at, pause) in pauses.iter().take(8) {
-        println!("{at:8.1?}: a partition's pause of {pause:.2?} ends");
+    // A stage's pause shows in its own output and in all that follow.
+    let mut longest = Duration::ZERO;
+    for (watch, topic) in watches {
+        let mut pauses = watch.pauses(began);
+        pauses.sort_by_key(|(_, pause)| std::cmp::Reverse(*pause));
+        for (at, pause) in pauses.iter().take(4) {
+            println!("{at:8.1?}: {topic}: a partition's pause of {pause:.2?} ends");
+        }
+        longest = longest.max(pauses.first().map_or(Duration::ZERO, |(_, pause)| *pause));
     }
     let predicted = predicting.stop();
     println!("{predicted}");
@@ -198,7 +204,7 @@ fn the_system_scales_and_survives() {
         });
     }));
     oracle::check(&world, RESULTS, &sent);
-    assert!(pause < Duration::from_secs(8), "{pause:?}");
+    assert!(longest < Duration::from_secs(8), "{longest:?}");
 }
 
 #[test]
