@@ -214,6 +214,8 @@ impl LaneProducer {
     }
 
     pub fn init_transactions(&self, timeout: Duration) -> KafkaResult<()> {
+        // With no broker connected yet the client would look for the coordinator in vain, and again after 500 ms.
+        let _ = self.producer.client().fetch_cluster_id(timeout);
         self.producer.init_transactions(timeout)
     }
 
