@@ -143,7 +143,7 @@ fn the_system_scales_and_survives() {
     let topics = world.topics();
     let watched = [topics.records, topics.features, topics.predictions];
     let watches = watched.map(|topic| (Watch::start(&world, &topic), topic));
-    let mut began = Instant::now();
+    let (mut began, mut steps) = (Instant::now(), Vec::new());
     sent.extend(under_load(&world, 200, 0, || {
         // The first records warm everything up: what follows is measured.
         eventually("records are stored", PATIENCE, || {
@@ -155,7 +155,7 @@ fn the_system_scales_and_survives() {
         });
         began = Instant::now();
         for (stage, replicas) in REPLICAS {
-            println!("{:8.1?}: {} {replicas}", began.elapsed(), stage.name());
+            steps.push((began.elapsed(), format!("{} {replicas}", stage.name())));
             system.scale(&[(stage.name(), replicas)]);
             eventually_or_show("the replicas share the partitions", PATIENCE, || {
                 let hosts = hosts(&world, stage);
@@ -164,23 +164,27 @@ fn the_system_scales_and_survives() {
             });
         }
         for (stage, _) in REPLICAS {
-            println!("{:8.1?}: {} restarts", began.elapsed(), stage.name());
+            steps.push((began.elapsed(), format!("{} restarts", stage.name())));
             system.restart_one_by_one(stage.name());
         }
         for (stage, _) in REPLICAS {
-            println!("{:8.1?}: {} 1", began.elapsed(), stage.name());
+            steps.push((began.elapsed(), format!("{} 1", stage.name())));
             system.scale(&[(stage.name(), 1)]);
         }
     }));
-    // A stage's pause shows in its own output and in all that follow.
+    let pauses = watches.map(|(watch, topic)| (watch.pauses(began), topic));
     let mut longest = Duration::ZERO;
-    for (watch, topic) in watches {
-        let mut pauses = watch.pauses(began);
-        pauses.sort_by_key(|(_, pause)| std::cmp::Reverse(*pause));
-        for (at, pause) in pauses.iter().take(4) {
-            println!("{at:8.1?}: {topic}: a partition's pause of {pause:.2?} ends");
-        }
-        longest = longest.max(pauses.first().map_or(Duration::ZERO, |(_, pause)| *pause));
+    for (index, (at, step)) in steps.iter().enumerate() {
+        let next = steps.get(index + 1).map_or(Duration::MAX, |(at, _)| *at);
+        let within = |(ended, _): &&(Duration, Duration)| (*at..next).contains(ended);
+        // A stage's pause shows in its own output and in all that follow.
+        let of_each = pauses.each_ref().map(|(pauses, topic)| {
+            let pause = pauses.iter().filter(within).map(|(_, pause)| *pause).max();
+            longest = longest.max(pause.unwrap_or_default());
+            format!("{topic} {:.2?}", pause.unwrap_or_default())
+        });
+        let of_each = of_each.join(", ");
+        println!("{at:8.1?}: {step}: a partition's longest pause: {of_each}");
     }
     let predicted = predicting.stop();
     println!("{predicted}");
