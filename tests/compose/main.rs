@@ -162,6 +162,8 @@ fn the_system_scales_and_survives() {
                 let all = hosts.len() == replicas as usize;
                 all.then_some(()).ok_or(format!("{stage:?}: {hosts:?}"))
             });
+            // One step after the other: their pauses are told apart.
+            system.settle(stage.name());
         }
         for (stage, _) in REPLICAS {
             steps.push((began.elapsed(), format!("{} restarts", stage.name())));

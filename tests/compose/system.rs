@@ -139,15 +139,14 @@ impl System {
     pub fn restart_one_by_one(&self, service: &str) {
         for container in self.containers(service) {
             docker(&["restart", "--time", "30", &container]);
-            eventually_or_show("the container is healthy", PATIENCE, || {
-                let state = docker(&[
-                    "inspect",
-                    "--format",
-                    "{{.State.Health.Status}}",
-                    &container,
-                ]);
-                (state.trim() == "healthy").then_some(()).ok_or(state)
-            });
+            healthy(&container);
+        }
+    }
+
+    /// Waits until all replicas are healthy.
+    pub fn settle(&self, service: &str) {
+        for container in self.containers(service) {
+            healthy(&container);
         }
     }
 
@@ -192,4 +191,11 @@ fn run(command: &mut Command) -> String {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command:?}: {said}");
     String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn healthy(container: &str) {
+    eventually_or_show("the container is healthy", PATIENCE, || {
+        let state = docker(&["inspect", "--format", "{{.State.Health.Status}}", container]);
+        (state.trim() == "healthy").then_some(()).ok_or(state)
+    });
 }
