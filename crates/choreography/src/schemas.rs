@@ -123,9 +123,15 @@ impl Schemas {
         if polled_at.is_some_and(covers) {
             return Ok(());
         }
-        let (asked_at, topic) = (Instant::now(), Topics::SCHEMAS.to_owned());
-        let deadline = asked_at + WITHIN;
-        table.ask_at_once();
+        let result = self.read(&mut table, Instant::now());
+        // New schemas are rare: fetching on would cost every service some of its idle CPU.
+        table.rest();
+        Ok(result?)
+    }
+
+    /// Reads on until the table was complete after `since`.
+    fn read(&self, table: &mut Table, since: Instant) -> Result<(), TableError> {
+        let (topic, deadline) = (Topics::SCHEMAS.to_owned(), since + WITHIN);
         loop {
             table.read(NEWS_WAIT, |event| {
                 // Schemas are known by their content: those of a topic that was made anew stay right.
@@ -134,18 +140,14 @@ impl Schemas {
                 }
             });
             let why = match table.standing() {
-                Standing::Complete { as_of } if *as_of >= asked_at => return Ok(()),
-                Standing::Missing { .. } => return Err(TableError::Missing(topic).into()),
+                Standing::Complete { as_of } if *as_of >= since => return Ok(()),
+                Standing::Missing { .. } => return Err(TableError::Missing(topic)),
                 Standing::Unreadable { why, .. } => why.clone(),
                 _ => format!("its end was not reached, only {}", table.next_offset()),
             };
             if Instant::now() > deadline {
-                return Err(TableError::Unreadable {
-                    topic,
-                    within: WITHIN,
-                    why,
-                }
-                .into());
+                let within = WITHIN;
+                return Err(TableError::Unreadable { topic, within, why });
             }
         }
     }

@@ -131,9 +131,9 @@ impl Table {
         self.covered
     }
 
-    /// Makes the next read ask for the end of the log, so that [`Standing::Complete`] is of no earlier moment than this one.
-    pub fn ask_at_once(&mut self) {
-        self.next_ask = Instant::now();
+    /// Fetches nothing until the next read, which asks for the end first: for tables that are read now and then.
+    pub fn rest(&mut self) {
+        self.end_session();
     }
 
     /// Reads what is there, waiting up to `wait` where nothing is. Failures show in [`Table::standing`].
