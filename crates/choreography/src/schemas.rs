@@ -20,8 +20,8 @@ use crate::{
 
 /// How long the topic may stay unreadable or a schema unconfirmed; the caller tries again.
 const WITHIN: Duration = Duration::from_secs(30);
-/// News end the wait.
-const NEWS_WAIT: Duration = Duration::from_millis(500);
+/// Between looks at a topic that cannot be read yet, as one made just now; news end the wait.
+const NEWS_WAIT: Duration = Duration::from_millis(100);
 
 /// The schemas' topic cannot be read or written.
 #[derive(Debug, thiserror::Error)]

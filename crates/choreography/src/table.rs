@@ -104,6 +104,8 @@ pub struct Table {
     asked: Option<Asked>,
     next_ask: Instant,
     standing: Standing,
+    /// It was said that the topic cannot be read.
+    warned: bool,
 }
 
 impl Table {
@@ -119,6 +121,7 @@ impl Table {
             asked: None,
             next_ask: Instant::now(),
             standing: Standing::Reading,
+            warned: false,
         }
     }
 
@@ -307,7 +310,8 @@ impl Table {
             Standing::Complete { as_of } => *as_of,
             Standing::Reading | Standing::Missing { .. } => Instant::now(),
         };
-        if !matches!(self.standing, Standing::Unreadable { .. }) {
+        // A topic made just now has no leader for a moment.
+        if since.elapsed() > ASK_EVERY && !std::mem::replace(&mut self.warned, true) {
             tracing::warn!(topic = self.topic, why, "topic cannot be read");
         }
         self.asked = None;
@@ -318,6 +322,7 @@ impl Table {
         let Some(asked) = self.asked else { return };
         if self.covered >= asked.end {
             self.standing = Standing::Complete { as_of: asked.at };
+            self.warned = false;
         } else if !matches!(self.standing, Standing::Complete { .. }) {
             // A complete one that is behind says how old its knowledge is.
             self.standing = Standing::Reading;
