@@ -14,6 +14,10 @@ use rdkafka::{
 /// librdkafka's log lines become events of target `librdkafka`.
 pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
     match level {
+        // Part of any rebalance under load, and the lane tells of it.
+        RDKafkaLogLevel::Error if is_overtaken(facility, message) => {
+            tracing::debug!(target: "librdkafka", facility, "{message}");
+        }
         RDKafkaLogLevel::Emerg
         | RDKafkaLogLevel::Alert
         | RDKafkaLogLevel::Critical
@@ -24,6 +28,11 @@ pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
         }
         RDKafkaLogLevel::Debug => tracing::debug!(target: "librdkafka", facility, "{message}"),
     }
+}
+
+/// Whether a rebalance came between a transaction's offsets and their commit.
+fn is_overtaken(facility: &str, message: &str) -> bool {
+    facility == "TXNERR" && message.contains("ILLEGAL_GENERATION")
 }
 
 /// Milliseconds between two lines that say that no broker answers, whichever client notices.

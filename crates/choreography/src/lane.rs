@@ -50,6 +50,7 @@ const LINGER_MIN: Duration = Duration::from_millis(2);
 const LAG_EVERY: Duration = Duration::from_secs(1);
 /// Consecutive failed commits of one batch before the lane closes its clients and begins again.
 const FAILED_COMMITS_MAX: u32 = 8;
+const NOT_COMMITTED: &str = "batch not committed; it is handled again";
 /// Restarts because another client took the transactional id, before the service gives up.
 const FENCED_MAX: u32 = 5;
 pub(crate) struct LaneOptions {
@@ -542,12 +543,11 @@ impl<H: Handler> Lane<H> {
         let wait = (0..self.failed_commits.min(10))
             .map(|_| backoff.next_wait())
             .last();
-        tracing::warn!(
-            lane = self.task,
-            reason,
-            ?wait,
-            "batch not committed; it is handled again"
-        );
+        // Once is part of a rebalance.
+        match self.failed_commits {
+            1 => tracing::info!(lane = self.task, reason, ?wait, "{NOT_COMMITTED}"),
+            _ => tracing::warn!(lane = self.task, reason, ?wait, "{NOT_COMMITTED}"),
+        }
         Ok(Settled::Again(wait.unwrap_or_default()))
     }
 }
