@@ -347,8 +347,8 @@ impl<'a> Tensor<'a> {
             texts.push(self.text(bytes)?);
             raw = rest;
         }
-        let (found, wanted) = (texts.len(), self.shape.iter().product::<i64>());
-        if i64::try_from(found) != Ok(wanted) {
+        let (found, wanted) = (texts.len(), self.count()?);
+        if found != wanted {
             let shape = self.shape;
             return Err(self.wrong(format!(
                 "BYTES of shape {shape:?} has {wanted} elements, not {found}; let shape and data agree"
@@ -547,7 +547,9 @@ mod tests {
             let tensor = raw(DATATYPES[at].0, &shape, &bytes);
             let elements = read(&tensor).map(|numbers| numbers.len() as i64);
             if let Ok(elements) = elements {
-                prop_assert_eq!(elements, shape.iter().product::<i64>());
+                // Sides beyond all bounds are none beside one of 0.
+                let product = |product: i64, side: &i64| product.saturating_mul(*side);
+                prop_assert_eq!(elements, shape.iter().fold(1, product));
             }
             let _ = tensor.column();
         }
@@ -579,6 +581,15 @@ mod tests {
         }
         let refused = raw(Fp64, &[-1, 8], &[]).count();
         assert!(matches!(refused, Err(Error::Invalid(_))), "{refused:?}");
+    }
+
+    #[test]
+    fn a_side_of_zero_leaves_no_elements_however_large_the_others_are() {
+        for datatype in [Fp64, Bytes] {
+            let tensor = raw(datatype, &[2, 1 << 62, 0], &[]);
+            assert_eq!(tensor.count(), Ok(0));
+            assert!(tensor.column().is_ok());
+        }
     }
 
     #[test]
