@@ -33,12 +33,12 @@ use rdkafka::{
 use quadrille_telemetry::StageMetrics;
 
 use crate::{
-    Delivery, Span, StageConfig,
+    Delivery, ResumeFn, Span, StageConfig,
     batch::Batch,
     client,
     native::{self, Gate},
-    stage::{LaneStatus, ResumeFn},
     start::{Committed, Sought, Start, judge},
+    status::LaneStatus,
 };
 
 /// Of a partition; with that many in the queue no more are fetched.

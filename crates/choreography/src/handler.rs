@@ -163,6 +163,10 @@ pub trait OffsetStore {
     }
 }
 
+/// For handlers that keep offsets themselves: the next offset of each partition, None for the beginning.
+/// Called on the lane's thread while partitions are assigned.
+pub type ResumeFn = dyn Fn(&[i32]) -> Result<Vec<(i32, Option<i64>)>, String> + Send + Sync;
+
 /// What becomes of one record.
 #[derive(Debug, Clone)]
 pub(crate) enum Outcome {

@@ -26,14 +26,14 @@ use rdkafka::{
 
 use self::{ages::Ages, commit::Unsettled, dead_letters::DeadLetters};
 use crate::{
-    Backoff, Cause, Delivery, Handler, Headers, Incoming, StageConfig,
+    Backoff, Cause, Delivery, Handler, Headers, Incoming, ResumeFn, StageConfig,
     admin::StageTopics,
     batch::Batch,
     consumer::LaneConsumer,
     judge::Judge,
     producer::LaneProducer,
     spans::Spans,
-    stage::{LaneStatus, ResumeFn, Stop},
+    status::{LaneStatus, Stop},
 };
 
 /// How often a handler that cannot work yet is asked again.

@@ -26,6 +26,7 @@ mod schemas;
 mod spans;
 mod stage;
 mod start;
+mod status;
 mod table;
 
 pub use admin::{Admin, AdminError, StageTopics, TopicIdentity, TopicSpec};
@@ -35,13 +36,16 @@ pub use config::{Cluster, ConfigError, Delivery, Limits, StageConfig};
 pub use dlq::{ATTEMPTS_HEADER, ORIGIN_HEADER};
 pub use embedded::{EmbeddedBroker, EmbeddedError};
 pub use group::{GroupProgress, PartitionProgress};
-pub use handler::{Cause, Failure, Handler, Headers, Incoming, Item, OffsetStore, Output};
+pub use handler::{
+    Cause, Failure, Handler, Headers, Incoming, Item, OffsetStore, Output, ResumeFn,
+};
 pub use partition::partition_of;
 pub use publisher::{Acknowledged, Publication, PublishError, Publisher};
 pub use redrive::{DeadLetter, Redrive, RedriveError, list_dead_letters};
 pub use schemas::{Lookup, SchemaError, Schemas};
 pub use spans::StoreSpan;
-pub use stage::{Health, ResumeFn, Stage, StageError, StageOptions};
+pub use stage::{Stage, StageError, StageOptions};
+pub use status::Health;
 pub use table::{
     FetchError, Standing, Table, TableError, TableEvent, TableRecord, TableWrite, WriteError,
     fetch_record, fetch_records, read_table, write_table,
