@@ -30,6 +30,8 @@ pub(crate) const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
 const IDLE_CONNECTION_MAX: Duration = Duration::from_secs(15);
 /// How long the event thread sleeps when nothing happens; an event wakes it at once.
 const EVENT_WAIT: Duration = Duration::from_millis(500);
+/// What the transactions' coordinator has, however late a broker was found.
+const ANSWER_MIN: Duration = Duration::from_millis(100);
 
 /// A delivery that failed: the index the record was sent with, and why.
 #[derive(Debug, Clone)]
@@ -215,8 +217,10 @@ impl LaneProducer {
 
     pub fn init_transactions(&self, timeout: Duration) -> KafkaResult<()> {
         // With no broker connected yet the client would look for the coordinator in vain, and again after 500 ms.
+        let begun = Instant::now();
         let _ = self.producer.client().fetch_cluster_id(timeout);
-        self.producer.init_transactions(timeout)
+        let left = timeout.saturating_sub(begun.elapsed());
+        self.producer.init_transactions(left.max(ANSWER_MIN))
     }
 
     pub fn begin(&self) -> KafkaResult<()> {
