@@ -393,6 +393,46 @@ impl LaneConsumer {
         Ok(())
     }
 
+    /// The same for a new partition without new records, whose position passes what is no record (the markers of
+    /// transactions): it is committed once it is known not to take the group's offset back. Otherwise the lag of a
+    /// partition that moved before its last marker was committed would show 1 until the next record.
+    pub fn check_quiet_starts(&self) -> KafkaResult<()> {
+        let mut unchecked = lock(&self.client.context().unchecked);
+        if unchecked.is_empty() {
+            return Ok(());
+        }
+        let mut list = TopicPartitionList::new();
+        let mut reached = BTreeMap::new();
+        for element in self.client.position()?.elements() {
+            let partition = element.partition();
+            if let Offset::Offset(next) = element.offset()
+                && unchecked.get(&partition) == Some(&None)
+            {
+                list.add_partition(&self.topic, partition);
+                reached.insert(partition, next);
+            }
+        }
+        if reached.is_empty() {
+            return Ok(());
+        }
+        // Where it is not known, it is asked for again later.
+        let Ok(committed) = self.client.committed_offsets(list, COMMITTED_WAIT) else {
+            return Ok(());
+        };
+        for element in committed.elements() {
+            let next = reached.get(&element.partition());
+            let right = match (element.error(), element.offset()) {
+                (Err(_), _) => false,
+                (Ok(()), Offset::Offset(committed)) => next.is_some_and(|next| *next >= committed),
+                (Ok(()), _) => true,
+            };
+            if right {
+                unchecked.remove(&element.partition());
+            }
+        }
+        Ok(())
+    }
+
     /// Where a new partition is sent, and what has to come there; None where it has begun right.
     fn sent(
         &self,

@@ -115,6 +115,7 @@ impl<H: Handler> Lane<H> {
         producer: &LaneProducer,
         consumer: &LaneConsumer,
     ) -> Result<(), End> {
+        consumer.check_quiet_starts().map_err(End::restart)?;
         let positions = consumer.positions().map_err(End::restart)?;
         let news: Vec<(i32, i64)> = positions
             .into_iter()
