@@ -1,7 +1,11 @@
-//! What must hold after every fault: each record sent ends exactly once, in order within its key.
+//! What must hold after every fault: each record sent ends exactly once, in order within its key, and each poisoned one
+//! as exactly one dead letter with its own bytes.
+
+mod hops;
+mod quiescence;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -16,6 +20,34 @@ use super::{
     eventually, http,
     world::World,
 };
+
+/// What a run sent.
+#[derive(Debug, Default)]
+pub struct Sent {
+    /// Ids of which each must be predicted and stored.
+    pub good: BTreeSet<String>,
+    /// By topic the payloads that must end as dead letters of that topic.
+    pub poison: BTreeMap<String, BTreeSet<Vec<u8>>>,
+}
+
+/// What is promised of a run's outcomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Promise {
+    /// One prediction or one dead letter each.
+    ExactlyOnce,
+    /// The same, but results crashed: dead letters of its topic may be repeated.
+    ResultsCrashed,
+    /// Whatever travels between the services may be repeated, but no id is overtaken and none is stored twice.
+    AtLeastOnce,
+    /// Pushes were sent again under the same ids until they were acknowledged: records may be repeated from there on.
+    PushedAgain,
+}
+
+impl Promise {
+    fn allows_repeats(self) -> bool {
+        matches!(self, Promise::AtLeastOnce | Promise::PushedAgain)
+    }
+}
 
 /// The records of a run: `keys` patients, each numbered on its own.
 pub struct Load {
@@ -41,6 +73,28 @@ impl Load {
     /// As [`Load::send`], for as long as `at` says so.
     pub fn send_while(&self, world: &World, at: impl FnMut(u32) -> bool) -> BTreeSet<String> {
         self.send_from(world, 0, at)
+    }
+
+    /// As [`Load::send`]; every `every`th record is followed by one that cannot be handled, on each topic of the figure in turn.
+    pub fn send_poisoned(&self, world: &World, every: u32, mut at: impl FnMut(u32)) -> Sent {
+        let client = Client::new(world);
+        let topics = world.topics();
+        let mut poison: BTreeMap<String, BTreeSet<Vec<u8>>> = BTreeMap::new();
+        let good = self.send(world, |n| {
+            at(n);
+            if n % every == 0 {
+                let topic = topics.flow()[(n / every) as usize % topics.flow().len()];
+                let bytes = format!("poison of number {n:08}").into_bytes();
+                let raw = Raw {
+                    value: Some(bytes.clone()),
+                    ..Raw::default()
+                };
+                client.send(topic, &raw);
+                poison.entry(topic.to_owned()).or_default().insert(bytes);
+            }
+        });
+        client.flush();
+        Sent { good, poison }
     }
 
     /// As [`Load::send_while`], from the record of number `first` on: a second load's ids are its own.
@@ -110,40 +164,66 @@ pub fn stored(world: &World, results: SocketAddr, count: usize) {
     });
 }
 
-/// Checks that every id of `sent` has exactly one outcome and that each key's predictions are in order.
+/// Checks that every id of `sent` has exactly one outcome and that each key's records are in order on every topic.
 #[track_caller]
 pub fn check(world: &World, results: SocketAddr, sent: &BTreeSet<String>) {
-    stored(world, results, sent.len());
-    let mut seen: HashMap<String, u32> = HashMap::new();
-    let mut last: BTreeMap<String, String> = BTreeMap::new();
-    // Shadows' predictions are nobody's outcome.
-    let live = predictions(world).into_iter().filter(|(_, it)| !it.shadow);
-    for (partition, prediction) in live {
-        let times = seen.entry(prediction.id.clone()).or_default();
-        *times += 1;
-        let before = last.insert(prediction.key.clone(), prediction.id.clone());
-        assert!(
-            before.as_ref() < Some(&prediction.id),
-            "{} came after {before:?}, for time {times}, from {}-{} to partition {partition}",
-            prediction.id,
-            prediction.input_topic,
-            format_args!("{}@{}", prediction.input_partition, prediction.input_offset),
-        );
-    }
-    let doubled: Vec<_> = seen.iter().filter(|(_, count)| **count > 1).collect();
-    assert!(doubled.is_empty(), "predicted more than once: {doubled:?}");
-    let missing: Vec<_> = sent.iter().filter(|id| !seen.contains_key(*id)).collect();
-    assert!(missing.is_empty(), "never predicted: {missing:?}");
-    assert_eq!(seen.len(), sent.len(), "only what was sent is predicted");
-    let client = Client::new(world);
-    for topic in world.topics().flow() {
-        let letters = client.read(&dlq_of(topic)).len();
-        assert_eq!(letters, 0, "dead letters of {topic}");
-    }
+    let sent = Sent {
+        good: sent.clone(),
+        poison: BTreeMap::new(),
+    };
+    check_sent(world, results, &sent, Promise::ExactlyOnce);
+}
+
+/// As [`check`], of a run that may have sent poison and was promised something else.
+#[track_caller]
+pub fn check_sent(world: &World, results: SocketAddr, sent: &Sent, promise: Promise) {
+    stored(world, results, sent.good.len());
+    // What was doubled or is late shows only once nothing is on its way any more.
+    quiescence::wait(world);
+    hops::check(world, &sent.good, promise);
+    check_letters(world, sent, promise);
     let count = format!("/v1/pipelines/{}/predictions/count", world.pipeline);
     let (_, body) = http::get(results, &count);
-    assert!(body.contains("\"duplicates\":0"), "{body}");
-    assert_eq!(&rows(world, results), sent, "the rows are what was sent");
+    if !promise.allows_repeats() {
+        assert!(body.contains("\"duplicates\":0"), "{body}");
+    }
+    assert_eq!(
+        &rows(world, results),
+        &sent.good,
+        "the rows are what was sent"
+    );
+}
+
+/// Each poisoned record is one dead letter of its topic, byte for byte, and there is no other.
+#[track_caller]
+fn check_letters(world: &World, sent: &Sent, promise: Promise) {
+    let client = Client::new(world);
+    let topics = world.topics();
+    for topic in topics.flow() {
+        let none = BTreeSet::new();
+        let expected = sent.poison.get(topic).unwrap_or(&none);
+        let letters = client.read(&dlq_of(topic));
+        let found: BTreeSet<Vec<u8>> = letters
+            .iter()
+            .map(|letter| letter.payload().unwrap_or_default().to_vec())
+            .collect();
+        let show = |bytes: &Vec<u8>| String::from_utf8_lossy(bytes).into_owned();
+        let missing: Vec<_> = expected.difference(&found).map(show).collect();
+        assert!(
+            missing.is_empty(),
+            "no dead letter on {topic} of {missing:?}"
+        );
+        let unasked: Vec<_> = found.difference(expected).map(show).collect();
+        assert!(unasked.is_empty(), "dead letters on {topic} of {unasked:?}");
+        let crashed = promise == Promise::ResultsCrashed && topic == topics.predictions;
+        if !promise.allows_repeats() && !crashed {
+            assert_eq!(
+                letters.len(),
+                expected.len(),
+                "{topic}: repeated dead letters"
+            );
+        }
+    }
 }
 
 /// The ids of all stored rows, page by page.
