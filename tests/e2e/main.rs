@@ -10,6 +10,7 @@ mod lifecycle;
 mod models;
 mod packages;
 mod protocols;
+mod pushes;
 mod registry;
 mod serving;
 mod surface;
