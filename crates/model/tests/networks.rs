@@ -4,9 +4,9 @@ mod common;
 
 use common::{import_options, named};
 use prost::Message as _;
-use quadrille_model::Outputs;
 use quadrille_model::import::import;
 use quadrille_model::package::Error;
+use quadrille_model::{Outputs, Package};
 use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::tensor_shape_proto::{Dimension, dimension};
 use tract_onnx::pb::type_proto::{Tensor, Value};
@@ -69,6 +69,16 @@ fn imported(
     node: Vec<NodeProto>,
     initializer: Vec<TensorProto>,
 ) -> Result<(), Error> {
+    package(sizes, inputs, 1, node, initializer).map(drop)
+}
+
+fn package(
+    sizes: &[i64],
+    inputs: usize,
+    width: usize,
+    node: Vec<NodeProto>,
+    initializer: Vec<TensorProto>,
+) -> Result<Package, Error> {
     let graph = GraphProto {
         node,
         initializer,
@@ -86,8 +96,8 @@ fn imported(
         opset_import: vec![opset],
         ..ModelProto::default()
     };
-    let options = import_options(inputs, Outputs::Values(named("y", 1)));
-    import(model.encode_to_vec(), options).map(drop)
+    let options = import_options(inputs, Outputs::Values(named("y", width)));
+    import(model.encode_to_vec(), options)
 }
 
 fn refused(
@@ -106,6 +116,33 @@ fn refused(
 fn a_plain_network_is_taken() {
     let nodes = vec![node("MatMul", &["X", "w"], "Y", vec![])];
     imported(&[0, 2], 2, nodes, vec![constant("w", &[2, 1])]).unwrap();
+}
+
+#[test]
+fn a_row_that_a_run_fails_at_costs_no_other_row_its_answer() {
+    let to = AttributeProto {
+        name: "to".to_owned(),
+        i: DataType::Int64 as i64,
+        r#type: 2,
+        ..AttributeProto::default()
+    };
+    let nodes = vec![
+        node("Cast", &["X"], "at", vec![to]),
+        node("Gather", &["w", "at"], "Y", vec![]),
+    ];
+    let package = package(&[0, 2], 2, 2, nodes, vec![constant("w", &[4])]).unwrap();
+    // Place 9 is none of the four.
+    let mut rows = [0.0, 3.0].repeat(100);
+    rows[2 * 17] = 9.0;
+    let mut answers = vec![];
+    package.model().score(&rows, &mut answers);
+    assert_eq!(answers.len(), 200);
+    for (row, answer) in answers.chunks(2).enumerate() {
+        match row {
+            17 => assert!(answer.iter().all(|it| it.is_nan()), "{answer:?}"),
+            _ => assert_eq!(answer, [0.5, 0.5], "row {row}"),
+        }
+    }
 }
 
 #[test]

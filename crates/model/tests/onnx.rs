@@ -1,6 +1,6 @@
 //! Imported models give the answers of ONNX Runtime, and nothing that is not a sound ONNX file does more than be refused.
 //!
-//! `tests/golden/onnx/make.py` writes models, rows and answers.
+//! `make.py` and `tiny.py` in `tests/golden/onnx` write models, rows and answers.
 
 mod common;
 
@@ -67,6 +67,11 @@ fn bytes(name: &str) -> Vec<u8> {
     fs::read(folder().join(format!("{name}.onnx"))).unwrap()
 }
 
+fn unhex(digits: &str) -> Vec<u8> {
+    let byte = |pair: &[u8]| u8::from_str_radix(str::from_utf8(pair).unwrap(), 16).unwrap();
+    digits.as_bytes().chunks(2).map(byte).collect()
+}
+
 fn values(count: usize) -> Outputs {
     Outputs::Values(named("y", count))
 }
@@ -117,13 +122,74 @@ fn every_mode_transform_and_special_case_answers_as_in_onnx_runtime() {
     let cases: Vec<Special> = serde_json::from_str(&text).unwrap();
     assert!(cases.len() > 100);
     for Special { name, onnx, case } in cases {
-        let digits = onnx.as_bytes().chunks(2);
-        let byte = |pair: &[u8]| u8::from_str_radix(str::from_utf8(pair).unwrap(), 16).unwrap();
-        let bytes = digits.map(byte).collect();
         let outputs = values(case.expected[0].len());
-        let package = import(bytes, import_options(2, outputs));
+        let package = import(unhex(&onnx), import_options(2, outputs));
         let package = package.unwrap_or_else(|error| panic!("{name}: {error}"));
         case.check(&name, &package);
+    }
+}
+
+#[test]
+fn integers_imputers_and_casts_answer_as_in_onnx_runtime_or_not_at_all() {
+    #[derive(Deserialize)]
+    struct Tiny {
+        name: String,
+        onnx: String,
+        rows: Vec<Vec<Option<f64>>>,
+        expected: Vec<Vec<Option<f64>>>,
+    }
+    let text = fs::read_to_string(folder().join("tiny.json")).unwrap();
+    let cases: Vec<Tiny> = serde_json::from_str(&text).unwrap();
+    assert!(cases.len() > 20);
+    for tiny in cases {
+        let name = &tiny.name;
+        let outputs = values(tiny.expected[0].len());
+        let package = import(unhex(&tiny.onnx), import_options(2, outputs));
+        let package = package.unwrap_or_else(|error| panic!("{name}: {error}"));
+        let rows = tiny.rows.iter().flatten();
+        let rows: Vec<f64> = rows.map(|it| it.unwrap_or(f64::NAN)).collect();
+        let (mut together, mut alone) = (vec![], vec![]);
+        package.model().score(&rows, &mut together);
+        rows.chunks(2)
+            .for_each(|row| package.model().score(row, &mut alone));
+        for (found, expected) in [together, alone].iter().flat_map(|found| {
+            let expected = tiny.expected.iter().flatten();
+            found.iter().zip(expected)
+        }) {
+            match expected {
+                None => assert!(found.is_nan(), "{name}: {found} where there is no answer"),
+                Some(expected) => {
+                    let off = (found - expected).abs();
+                    let allowed = TOLERANCE * expected.abs().max(1.0);
+                    assert!(off <= allowed, "{name}: {found} is not {expected}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_network_that_fills_nothing_has_no_answer_to_a_row_with_a_gap() {
+    // To the engine the sigmoid of NaN is 0, and so is the greater of NaN and 0.
+    for name in ["logistic-tiny", "mlp-iris", "logistic-iris"] {
+        let (package, case) = golden(name);
+        let width = case.rows[0].len();
+        let mut rows = case.rows();
+        rows[1] = f64::NAN;
+        let (mut answers, model) = (vec![], package.model());
+        model.score(&rows, &mut answers);
+        let outputs = model.outputs();
+        for (row, answer) in answers.chunks(outputs.width()).enumerate() {
+            assert_eq!(
+                outputs.check(answer).is_err(),
+                row == 0,
+                "{name}, row {row}"
+            );
+        }
+        let overflowing = vec![1e300; width];
+        answers.clear();
+        model.score(&overflowing, &mut answers);
+        assert!(outputs.check(&answers).is_err(), "{name}");
     }
 }
 

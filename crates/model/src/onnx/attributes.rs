@@ -32,6 +32,11 @@ impl<'a> Attributes<'a> {
             .map(|it| str::from_utf8(&it.s).unwrap_or("not UTF-8"))
     }
 
+    /// What an imputer replaces: by the specification 0 where it does not say, not what is missing.
+    pub fn replaced(&self) -> f32 {
+        self.get("replaced_value_float").map_or(0.0, |it| it.f)
+    }
+
     /// Numbers that are a list of floats or, beside it, a tensor of the name with `_as_tensor`.
     pub fn numbers(&self, name: &str) -> Result<Vec<f64>, Error> {
         match self

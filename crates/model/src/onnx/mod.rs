@@ -6,6 +6,7 @@
 //! makes of a broken graph, panics included, is an error.
 
 mod attributes;
+mod domain;
 mod graph;
 mod network;
 mod nodes;

@@ -16,6 +16,7 @@ use tract_onnx::tract_core::ops::Cost;
 
 use super::Error;
 use super::attributes::{Attributes, elements};
+use super::domain::Domain;
 use super::graph::{Graph, tensor_type};
 
 /// Rows of a plan, most first: a plan is made for each of these, and rows are cut accordingly.
@@ -149,6 +150,7 @@ pub(crate) struct Network {
     /// The sizes of one row, without the batch's.
     shape: Vec<usize>,
     kind: DatumType,
+    domain: Domain,
     /// Most rows first.
     plans: Vec<Plan>,
     multiply_adds: u64,
@@ -173,7 +175,7 @@ impl std::fmt::Debug for Network {
 impl Network {
     pub fn new(mut graph: Graph, inputs: usize, examples: &[f64]) -> Result<Self, Error> {
         check_nodes(graph.graph())?;
-        let (kind, shape) = row_shape(&graph, inputs)?;
+        let (kind, domain, shape) = row_shape(&graph, inputs)?;
         if let Some(graph) = graph.model.graph.as_mut() {
             rewrite(graph, inputs)?;
             // The batch is ours to choose: what the file says of it would contradict.
@@ -186,39 +188,34 @@ impl Network {
             }
         }
         let rows = probe(examples, BATCHES[0] * inputs);
-        guarded(|| Self::compile(&graph, inputs, kind, shape, &rows))
-    }
-
-    fn compile(
-        graph: &Graph,
-        inputs: usize,
-        kind: DatumType,
-        shape: Vec<usize>,
-        rows: &[f64],
-    ) -> Result<Self, Error> {
-        let model = tract_onnx::onnx()
-            .model_for_proto_model(&graph.model)
-            .map_err(failed)?;
-        let mut network = Network {
+        let network = Network {
             inputs,
             width: 0,
             shape,
             kind,
+            domain,
             plans: Vec::new(),
             multiply_adds: 0,
         };
+        guarded(|| network.compile(&graph, &rows))
+    }
+
+    fn compile(mut self, graph: &Graph, rows: &[f64]) -> Result<Self, Error> {
+        let model = tract_onnx::onnx()
+            .model_for_proto_model(&graph.model)
+            .map_err(failed)?;
         // One row is what every network must do; some are made for no more.
-        let (one, multiply_adds) = network.plan(&model, 1)?;
-        network.multiply_adds = multiply_adds;
-        network.width = one.run(&network, &vec![0.0; inputs])?.len();
-        if !(1..=crate::OUTPUTS_MAX).contains(&network.width) {
-            let found = network.width;
+        let (one, multiply_adds) = self.plan(&model, 1)?;
+        self.multiply_adds = multiply_adds;
+        self.width = one.run(&self, &vec![0.0; self.inputs])?.len();
+        if !(1..=crate::OUTPUTS_MAX).contains(&self.width) {
+            let found = self.width;
             return Err(Error::Network(format!(
                 "it answers {found} numbers to one row"
             )));
         }
-        network.choose(&model, one, rows);
-        Ok(network)
+        self.choose(&model, one, rows);
+        Ok(self)
     }
 
     /// Keeps the plans that give the same answers, bit by bit: a row's answer must not depend on the rows that it is scored
@@ -284,8 +281,10 @@ impl Network {
         self.multiply_adds
     }
 
-    /// Appends the answers. A row that the network fails at, though it did not at load, gets NaN.
+    /// Appends the answers. A row that the network fails at, though it did not at load, gets NaN; so does one that it cannot be
+    /// asked about.
     pub fn score(&self, rows: &[f64], answers: &mut Vec<f64>) {
+        let start = answers.len();
         let mut rest = rows;
         for plan in &self.plans {
             let size = plan.rows * self.inputs;
@@ -301,12 +300,23 @@ impl Network {
             self.answer(plan, &rest.repeat(plan.rows), answers);
             answers.truncate(first + self.width);
         }
+        let answers = &mut answers[start..];
+        self.domain.withdraw(rows, self.inputs, answers, self.width);
     }
 
+    /// Where a run over several rows fails, each is tried alone: a row's failure is its own.
     fn answer(&self, plan: &Plan, rows: &[f64], answers: &mut Vec<f64>) {
-        match guarded(|| plan.run(self, rows)) {
-            Ok(found) if found.len() == plan.rows * self.width => answers.extend(found),
-            _ => answers.extend(std::iter::repeat_n(f64::NAN, plan.rows * self.width)),
+        let alone = self.plans.last().filter(|alone| alone.rows < plan.rows);
+        match (guarded(|| plan.run(self, rows)), alone) {
+            (Ok(found), _) if found.len() == plan.rows * self.width => answers.extend(found),
+            (_, Some(alone)) => {
+                for row in rows.chunks_exact(self.inputs) {
+                    let first = answers.len();
+                    self.answer(alone, &row.repeat(alone.rows), answers);
+                    answers.truncate(first + self.width);
+                }
+            }
+            (_, None) => answers.extend(std::iter::repeat_n(f64::NAN, plan.rows * self.width)),
         }
     }
 }
@@ -368,10 +378,11 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
     })
 }
 
-/// The number type, and the sizes of one row.
-fn row_shape(graph: &Graph, inputs: usize) -> Result<(DatumType, Vec<usize>), Error> {
+/// The number type, the values that can be asked about, and the sizes of one row.
+fn row_shape(graph: &Graph, inputs: usize) -> Result<(DatumType, Domain, Vec<usize>), Error> {
     let (kind, sizes) = tensor_type(graph.input()?)
         .ok_or_else(|| Error::graph("has an input that is not a tensor of numbers"))?;
+    let domain = Domain::of_network(kind, graph.graph());
     let kind = match kind {
         DataType::Float => f32::datum_type(),
         DataType::Double => f64::datum_type(),
@@ -399,7 +410,7 @@ fn row_shape(graph: &Graph, inputs: usize) -> Result<(DatumType, Vec<usize>), Er
             "reads rows of {shape:?} numbers where {inputs} inputs are named"
         )));
     }
-    Ok((kind, shape))
+    Ok((kind, domain, shape))
 }
 
 fn check_nodes(graph: &GraphProto) -> Result<(), Error> {
@@ -563,9 +574,7 @@ fn rewrite(graph: &mut GraphProto, inputs: usize) -> Result<(), Error> {
                 nodes.push(plain("Mul", vec![name("moved"), scale], output));
             }
             "Imputer" => {
-                let replaced = attributes
-                    .get("replaced_value_float")
-                    .map_or(f32::NAN, |it| it.f);
+                let replaced = attributes.replaced();
                 let fills = constant("fills", attributes.floats("imputed_value_floats"))?;
                 let test = match replaced.is_nan() {
                     true => plain("IsNaN", vec![value.clone()], name("test")),

@@ -6,6 +6,7 @@ use tract_onnx::pb::{NodeProto, TensorProto};
 
 use super::Error;
 use super::attributes::{Attributes, tensor_numbers};
+use super::domain::Domain;
 use super::graph::{Graph, is_trees, tensor_type};
 use super::nodes;
 use crate::Quantity;
@@ -17,6 +18,7 @@ const CHAIN_MAX: usize = 32;
 /// A tree ensemble and what surrounds it.
 #[derive(Debug)]
 pub(crate) struct Trees {
+    domain: Domain,
     before: Vec<Before>,
     ensemble: Ensemble,
     after: Vec<After>,
@@ -60,12 +62,17 @@ enum After {
     Exponential,
     /// Divided by the sum of the absolute values.
     Shares,
+    Round(Precision),
+    /// To a whole number, towards zero.
+    Truncate,
+    /// 1, but of 0.
+    Truth,
 }
 
 impl Trees {
     pub fn new(graph: &Graph, inputs: usize) -> Result<Self, Error> {
         let kind = check_input(graph, inputs)?;
-        let (node, output, after) = behind(graph)?;
+        let (node, output, mut after) = behind(graph)?;
         let scores = match node.op_type.as_str() {
             "TreeEnsembleClassifier" => node.output.get(1),
             _ => node.output.first(),
@@ -77,8 +84,13 @@ impl Trees {
             ));
         }
         let (before, precision) = ahead(graph, node, inputs, kind)?;
+        if node.op_type != "TreeEnsemble" || precision == Precision::Single {
+            // To the file the scores are of single precision already, and so are whole numbers made of them.
+            after.retain(|it| *it != After::Round(Precision::Single));
+        }
         let ensemble = Ensemble::new(nodes::read(node, inputs, precision)?)?;
         Ok(Trees {
+            domain: Domain::of_trees(kind),
             before,
             ensemble,
             after,
@@ -108,6 +120,9 @@ impl Trees {
         for answer in answers[first..].chunks_exact_mut(self.width()) {
             self.after.iter().for_each(|after| after.apply(answer));
         }
+        let (inputs, width) = (self.ensemble.inputs(), self.width());
+        self.domain
+            .withdraw(rows, inputs, &mut answers[first..], width);
     }
 
     /// Shapley values of the scores (row-major, inputs × scores) and the scores' mean over the background.
@@ -176,6 +191,12 @@ impl After {
                     answer.iter_mut().for_each(|it| *it /= sum);
                 }
             }
+            After::Round(precision) => answer.iter_mut().for_each(|it| *it = precision.round(*it)),
+            After::Truncate => answer.iter_mut().for_each(|it| *it = it.trunc()),
+            // NaN is not 0.
+            After::Truth => answer
+                .iter_mut()
+                .for_each(|it| *it = f64::from(u8::from(*it != 0.0))),
         }
     }
 }
@@ -204,7 +225,8 @@ fn behind(graph: &Graph) -> Result<(&NodeProto, String, Vec<After>), Error> {
             return Ok((node, value, after));
         }
         match node.op_type.as_str() {
-            "Identity" | "Cast" | "ZipMap" | "Reshape" | "Flatten" | "Squeeze" => {}
+            "Identity" | "ZipMap" | "Reshape" | "Flatten" | "Squeeze" => {}
+            "Cast" => after.extend(cast_behind(node)?),
             "Sigmoid" => after.push(After::Logistic),
             "Exp" => after.push(After::Exponential),
             "Softmax" if matches!(Attributes(node).int("axis"), None | Some(-1 | 1)) => {
@@ -221,6 +243,28 @@ fn behind(graph: &Graph) -> Result<(&NodeProto, String, Vec<After>), Error> {
         value = node.input.first().cloned().unwrap_or_default();
     }
     Err(Error::graph("has too many nodes behind its trees"))
+}
+
+/// What a cast of the scores does to them.
+fn cast_behind(node: &NodeProto) -> Result<Option<After>, Error> {
+    let refuse = || {
+        Error::operator(
+            "Cast",
+            "after trees only a cast to floats, integers or truths is supported",
+        )
+    };
+    Ok(match cast_type(node).ok_or_else(refuse)? {
+        DataType::Double => None,
+        DataType::Float => Some(After::Round(Precision::Single)),
+        DataType::Int64 | DataType::Int32 => Some(After::Truncate),
+        DataType::Bool => Some(After::Truth),
+        _ => return Err(refuse()),
+    })
+}
+
+fn cast_type(node: &NodeProto) -> Option<DataType> {
+    let to = Attributes(node).int("to")?;
+    DataType::try_from(i32::try_from(to).ok()?).ok()
 }
 
 /// From the trees up to the graph's input: the steps in between in order, and the number type that reaches the trees.
@@ -295,10 +339,9 @@ fn step(
     Ok(Some(match operator {
         "Identity" => return Ok(None),
         "Cast" => {
-            let to = i32::try_from(attributes.int("to").unwrap_or(0)).unwrap_or(0);
-            *precision = match DataType::try_from(to) {
-                Ok(DataType::Float) => Precision::Single,
-                Ok(DataType::Double) => Precision::Double,
+            *precision = match cast_type(node) {
+                Some(DataType::Float) => Precision::Single,
+                Some(DataType::Double) => Precision::Double,
                 _ => return Err(refuse("ahead of trees only a cast to floats is supported")),
             };
             Before::Round(*precision)
@@ -314,9 +357,7 @@ fn step(
         }
         "Imputer" => {
             let floats = attributes.floats("imputed_value_floats");
-            let replaced = attributes
-                .get("replaced_value_float")
-                .map_or(f32::NAN, |it| it.f);
+            let replaced = attributes.replaced();
             if floats.is_empty() {
                 return Err(refuse("without floats to put in it is not supported"));
             }
