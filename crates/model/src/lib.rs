@@ -40,7 +40,8 @@ pub trait Model: Send + Sync + std::fmt::Debug {
     ///
     /// `rows` is row-major, n × `inputs().len()`. NaN means missing; a model that was trained here fills it, and an
     /// infinity, as it learned in training. What an imported model makes of NaN and infinities is its own business; a
-    /// network answers NaN.
+    /// network answers NaN, and what reads integers answers NaN to all that is none. [`Outputs::check`] says which rows
+    /// are predictions.
     ///
     /// # Panics
     /// When `rows` is not a whole number of rows: that is a mistake of the caller, not of the data.
@@ -92,6 +93,24 @@ impl Outputs {
         }
     }
 
+    /// Checks that a row of outputs is a prediction: no NaN, and no infinity where a probability is meant.
+    ///
+    /// # Errors
+    /// The first output that is none.
+    pub fn check(&self, row: &[f64]) -> Result<(), NotANumber> {
+        let usable = |value: f64| match self {
+            Outputs::Binary(_) | Outputs::Classes(_) => value.is_finite(),
+            Outputs::Values(_) => !value.is_nan(),
+        };
+        match row.iter().position(|value| !usable(*value)) {
+            None => Ok(()),
+            Some(at) => Err(NotANumber {
+                output: self.names().get(at).cloned().unwrap_or_default(),
+                value: row[at],
+            }),
+        }
+    }
+
     /// What each value of a row of outputs is called: a class, a value, or of two classes the positive one.
     pub fn names(&self) -> &[String] {
         match self {
@@ -99,6 +118,14 @@ impl Outputs {
             Outputs::Classes(names) | Outputs::Values(names) => names,
         }
     }
+}
+
+/// An answer that is no prediction, so nothing follows from it: least of all the negative decision.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("the model answers {value} for {output:?}")]
+pub struct NotANumber {
+    pub output: String,
+    pub value: f64,
 }
 
 /// [`Outputs`] as a manifest has them.

@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::feature::{Feature, outputs};
 use crate::invalid::Invalid;
 use crate::record::{Draft, NeedKey, Reading, Slots};
-use crate::spec::{Decision, Label, Spec};
+use crate::spec::{Decision, FieldKind, Label, Spec, element_names};
 use crate::table::Source;
 use crate::value::Scalar;
 use crate::{check, json};
@@ -173,8 +173,8 @@ impl Pipeline {
         &self.inner.spec.decision
     }
 
-    /// The name of what follows from a row of the model's outputs; empty where nothing does. A number that is none is never
-    /// positive.
+    /// The name of what follows from a row of the model's outputs; empty where nothing does, as from a number that is
+    /// none.
     pub fn decide(&self, outputs: &[f64]) -> &str {
         self.inner.spec.decision.of(outputs)
     }
@@ -204,6 +204,29 @@ impl Pipeline {
     /// It is empty, too long or has control characters.
     pub fn check_id(&self, id: &str) -> Result<(), Invalid> {
         crate::record::check_id(self.id_field().unwrap_or("id"), id)
+    }
+
+    /// Whether a record may have a field of this name: its id, key or event time, a field, or one value of a vector
+    /// (`pixels[3]`).
+    pub fn has_field(&self, name: &str) -> bool {
+        self.inner.slots.get(name).is_some()
+    }
+
+    /// The record's one field beside id, key and event time; none where there are several.
+    pub fn only_field(&self) -> Option<&str> {
+        match &self.inner.spec.record.fields[..] {
+            [field] => Some(&field.name),
+            _ => None,
+        }
+    }
+
+    /// What a vector's single values are called in a record; none where the field is no vector.
+    pub fn elements(&self, field: &str) -> Option<Vec<String>> {
+        let mut fields = self.inner.spec.record.fields.iter();
+        match &fields.find(|it| it.name == field)?.kind {
+            FieldKind::Vector { length, .. } => Some(element_names(field, *length).collect()),
+            _ => None,
+        }
     }
 
     /// Reads one JSON object.

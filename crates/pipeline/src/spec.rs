@@ -295,11 +295,12 @@ impl Decision {
         }
     }
 
-    /// The name of what follows from a row of outputs. A number that is none decides nothing: it is never positive, and no
-    /// class and no band.
+    /// The name of what follows from a row of outputs. A number that is none decides nothing: it is neither positive nor
+    /// negative, no class and no band.
     pub(crate) fn of(&self, outputs: &[f64]) -> &str {
         let first = outputs.first().copied().unwrap_or(f64::NAN);
         match self {
+            Decision::Threshold(_) if first.is_nan() => "",
             Decision::Threshold(it) if first >= it.threshold => &it.positive,
             Decision::Threshold(it) => &it.negative,
             Decision::Argmax(it) => {

@@ -136,6 +136,11 @@ impl Handler for InferenceHandler {
                 output.fail(unknown_variant(&routes, item));
                 continue;
             };
+            let row = &self.rows[index * inputs..(index + 1) * inputs];
+            if let Err(no) = routes.variants[route].loaded.check(row, outputs) {
+                output.fail(Failure::dead_letter("no_prediction", no.to_string()));
+                continue;
+            }
             let decision = self.pipeline.decide(outputs);
             let payload = self.writer.prediction(route, item, outputs, decision);
             output.emit(|bytes| payload.write(bytes));
@@ -144,6 +149,9 @@ impl Handler for InferenceHandler {
                 let Some(outputs) = outputs.get(index * width..(index + 1) * width) else {
                     continue;
                 };
+                if routes.variants[*shadow].loaded.check(row, outputs).is_err() {
+                    continue;
+                }
                 let decision = self.pipeline.decide(outputs);
                 let payload = self.writer.prediction(*shadow, item, outputs, decision);
                 output.also(|bytes| payload.write(bytes));

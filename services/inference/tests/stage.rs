@@ -86,8 +86,16 @@ impl World {
         }
     }
 
-    /// Sends a feature vector for each key, and waits until all are decided.
+    /// Sends a feature vector for each key, and waits until all are decided; `send_vectors` sends these.
     fn send(&mut self, keys: &[String], variant: Option<&str>) {
+        let vectors: Vec<(String, Vec<f64>)> = keys
+            .iter()
+            .map(|key| (key.clone(), vec![1.0, 2.0]))
+            .collect();
+        self.send_vectors(&vectors, variant);
+    }
+
+    fn send_vectors(&mut self, vectors: &[(String, Vec<f64>)], variant: Option<&str>) {
         let cluster = self.broker.cluster().expect("a cluster");
         let publisher = Publisher::connect(&cluster, "test", 1 << 20).expect("a publisher");
         let headers: Vec<(String, Vec<u8>)> = variant
@@ -99,12 +107,12 @@ impl World {
             .build()
             .expect("a runtime");
         runtime.block_on(async {
-            for key in keys {
+            for (key, values) in vectors {
                 let vector = FeatureVector {
                     id: format!("{key}#{}", self.sent),
                     key: key.clone(),
                     event_time_ms: 1,
-                    values: vec![1.0, 2.0],
+                    values: values.clone(),
                 };
                 let mut payload = Vec::new();
                 seal(pipeline().feature_schema_id(), &vector, &mut payload);
@@ -307,5 +315,47 @@ fn a_stage_without_a_model_takes_no_partitions_until_it_has_one() {
     world.send(&keys(3), None);
     assert_eq!(world.predictions().len(), 3);
     assert!(world.read("ward.features.dlq").is_empty());
+    world.stop();
+}
+
+#[test]
+fn a_row_without_a_prediction_is_a_dead_letter_and_costs_neither_its_batch_nor_the_pipeline_of_its_shadow()
+ {
+    let mut replica = Replica::new(None);
+    replica.log.push(1);
+    replica.log.push_files(2, network(2));
+    let live = [("stable", 1, LIVE), ("watch", 2, Role::Shadow)];
+    replica.log.deploy(1, &live);
+    replica.turn();
+    let mut world = World::start(replica);
+    let vectors: Vec<(String, Vec<f64>)> = (0..20)
+        .map(|n| {
+            let a = if n % 5 == 0 { f64::NAN } else { 1.0 };
+            (format!("bed-{n}"), vec![a, 2.0])
+        })
+        .collect();
+    world.send_vectors(&vectors, None);
+    let of = |world: &World, shadow: bool| {
+        let predictions = world.predictions().into_iter();
+        predictions.filter(|it| it.shadow == shadow).count()
+    };
+    // The live model fills what is missing; the shadow does not, and what it cannot say is not said.
+    assert_eq!((of(&world, false), of(&world, true)), (20, 16));
+    assert!(world.read("ward.features.dlq").is_empty());
+
+    world.replica.log.deploy(2, &[("stable", 2, LIVE)]);
+    world.replica.turn();
+    world.send_vectors(&vectors, None);
+    assert_eq!(of(&world, false), 20 + 16);
+    let letters = world.read("ward.features.dlq");
+    assert_eq!(letters.len(), 4);
+    for letter in letters {
+        assert_eq!(letter.class(), Some("quadrille.no_prediction"));
+        let message = letter.message().expect("a reason");
+        assert!(
+            message.contains("NaN for \"yes\"") && message.contains("a is missing"),
+            "{message}"
+        );
+    }
     world.stop();
 }

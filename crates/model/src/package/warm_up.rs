@@ -48,7 +48,7 @@ pub struct Mismatch {
 }
 
 impl WarmUp {
-    /// Records what `model` answers to the first of `rows` (row-major).
+    /// Records what `model` answers to the first of `rows` (row-major), but for those without a prediction.
     pub(crate) fn record(model: &dyn Model, rows: &[f64]) -> Self {
         let width = model.inputs().len();
         let most = ROWS_MAX.min(VALUES_MAX / width).max(1);
@@ -62,7 +62,12 @@ impl WarmUp {
         };
         WarmUp {
             tolerance: TOLERANCE,
-            rows: rows.chunks_exact(width).zip(answers).map(row).collect(),
+            rows: rows
+                .chunks_exact(width)
+                .zip(answers)
+                .filter(|(_, outputs)| outputs.iter().all(|it| it.is_finite()))
+                .map(row)
+                .collect(),
         }
     }
 

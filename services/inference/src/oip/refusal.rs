@@ -8,7 +8,7 @@ use axum::{
 use serde_json::json;
 use tonic::Status;
 
-use crate::serving::{NotServed, Refused};
+use crate::serving::{NotScored, NotServed, Refused};
 
 /// Why a question has no answer; each says what to change.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -68,6 +68,16 @@ impl From<Refused> for Refusal {
             Refused::Overloaded => Refusal::Busy(message),
             Refused::Expired => Refusal::Expired(message),
             Refused::Failed => Refusal::Broken(message),
+        }
+    }
+}
+
+impl From<NotScored> for Refusal {
+    fn from(not: NotScored) -> Self {
+        match not {
+            NotScored::Refused(refused) => refused.into(),
+            NotScored::NoPrediction(no) if no.lacks_inputs() => Refusal::Invalid(no.to_string()),
+            NotScored::NoPrediction(no) => Refusal::Broken(no.to_string()),
         }
     }
 }

@@ -11,7 +11,11 @@ use quadrille_pipeline::{Decision, Pipeline};
 use quadrille_registry::ModelId;
 use quadrille_telemetry::metrics::{ModelTimes, ServingMetrics};
 
-use super::{Batching, Refused, source::Files};
+use super::{
+    Batching, NoPrediction, NotScored, Refused,
+    source::Files,
+    verdict::{check as check_row, check_all},
+};
 use crate::batch::Queue;
 
 /// A step on a version's way into service, as metrics name it.
@@ -117,8 +121,8 @@ impl Loaded {
         "quadrille_package"
     }
 
-    /// Scores rows (n × inputs) of the stream; to the outputs are added n × the model's width. Waits for a dear
-    /// model, so it is not for a runtime's thread.
+    /// Scores rows (n × inputs) of the stream; to the outputs are added n × the model's width, of which [`Loaded::check`]
+    /// says row by row whether they are predictions. Waits for a dear model, so it is not for a runtime's thread.
     ///
     /// # Panics
     /// When the model does: the loop finds the record that it fails on.
@@ -133,25 +137,39 @@ impl Loaded {
         }
     }
 
-    /// Scores rows (n × inputs) of a request: where it is, or through the queue of a dear model.
+    /// Checks that the outputs of one row of inputs are a prediction.
     ///
     /// # Errors
-    /// Too much waits, nobody waits for the answer any more, or the model panicked.
+    /// They are none, and nothing may follow from them.
+    pub fn check(&self, inputs: &[f64], outputs: &[f64]) -> Result<(), NoPrediction> {
+        check_row(&*self.model, inputs, outputs)
+    }
+
+    /// Scores rows (n × inputs) of a request: where it is, or through the queue of a dear model. All outputs are predictions.
+    ///
+    /// # Errors
+    /// Too much waits, nobody waits for the answer any more, the model panicked, or what it answers to a row is no prediction.
     pub async fn score(
         &self,
         rows: Vec<f64>,
         deadline: Option<Instant>,
-    ) -> Result<Vec<f64>, Refused> {
+    ) -> Result<Vec<f64>, NotScored> {
         if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-            return Err(Refused::Expired);
+            return Err(Refused::Expired.into());
         }
         if let Some(queue) = &self.queue {
-            return queue.score(rows, deadline).await;
+            // The queue takes the rows. Kept are those that may have to be spoken of: what is missing is mostly why a row fails.
+            let lacks = rows.iter().any(|value| !value.is_finite());
+            let kept = if lacks { rows.clone() } else { Vec::new() };
+            let outputs = queue.score(rows, deadline).await?;
+            check_all(&*self.model, &kept, &outputs)?;
+            return Ok(outputs);
         }
         let width = self.model.outputs().width();
         let count = rows.len() / self.model.inputs().len().max(1);
         let mut outputs = Vec::with_capacity(count * width);
         self.model.score(&rows, &mut outputs);
+        check_all(&*self.model, &rows, &outputs)?;
         Ok(outputs)
     }
 }

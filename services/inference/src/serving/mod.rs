@@ -10,6 +10,7 @@ pub mod local;
 mod log;
 mod snapshot;
 pub mod source;
+mod verdict;
 
 use std::{
     sync::{
@@ -33,6 +34,7 @@ pub use log::Log;
 use snapshot::Snapshot;
 pub use snapshot::{Routes, Variant};
 use source::{NoLog, Source};
+pub use verdict::{NoPrediction, NotScored};
 
 /// Where a version is on its way into service.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -12,7 +12,11 @@ use inference::serving::{
     Batching, Loader, Options, Serving,
     source::{FetchError, Files, Report, Source, View},
 };
-use quadrille_model::{Package, package::Digest};
+use quadrille_model::{
+    Outputs, Package,
+    import::{ImportOptions, import},
+    package::{Activation, Digest, Labels},
+};
 use quadrille_pipeline::Pipeline;
 use quadrille_registry::{Action, Deployment, ModelId, Role, Route};
 use quadrille_telemetry::{Registry, metrics::ServingMetrics};
@@ -74,6 +78,33 @@ pub fn package(version: u32) -> Package {
 pub fn package_with(version: u32, inputs: &[&str]) -> Package {
     let files = files_with(version, inputs);
     Package::from_bytes(files.manifest, files.artefact).expect("a package")
+}
+
+/// The files of a network that fills nothing: the logistic function of `a / 2 - b / 4 + 1 / 8`.
+pub fn network(version: u32) -> Files {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../crates/model/tests/golden/onnx/logistic-tiny.onnx");
+    let options = ImportOptions {
+        name: "m".to_owned(),
+        version: version.to_string(),
+        inputs: vec!["a".to_owned(), "b".to_owned()],
+        outputs: Outputs::Binary(Labels {
+            negative: "no".to_owned(),
+            positive: "yes".to_owned(),
+        }),
+        output: None,
+        activation: Activation::None,
+        preprocess: None,
+        warm_up: None,
+        recorded: vec![],
+        created_at: "2026-01-01T00:00:00Z".to_owned(),
+    };
+    let package = import(std::fs::read(golden).expect("the golden network"), options);
+    let package = package.expect("a network");
+    Files {
+        manifest: package.manifest_bytes().to_vec(),
+        artefact: package.artefact_bytes().to_vec(),
+    }
 }
 
 pub fn files(version: u32) -> Files {

@@ -1,0 +1,104 @@
+//! Whether what a model answers is a prediction. The stream and every endpoint ask here before anything follows from an answer.
+
+use quadrille_model::{Model, NotANumber};
+
+use super::Refused;
+
+/// So many missing inputs are named; a row may have thousands.
+const NAMED_MAX: usize = 5;
+
+/// A row whose answer is no prediction.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub struct NoPrediction {
+    answer: NotANumber,
+    /// The inputs that were missing, and how many more.
+    missing: Vec<String>,
+    more: usize,
+    /// Where it was one of several rows, counting from 0.
+    row: Option<usize>,
+}
+
+impl NoPrediction {
+    /// Whether the row lacked inputs: then it is for the sender to change, else for the model's author.
+    pub fn lacks_inputs(&self) -> bool {
+        !self.missing.is_empty()
+    }
+}
+
+impl std::fmt::Display for NoPrediction {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some(row) = self.row {
+            write!(f, "row {row}: ")?;
+        }
+        write!(f, "{}, which is no prediction; ", self.answer)?;
+        if !self.lacks_inputs() {
+            return f.write_str(
+                "no input is missing, so the model fails on these values: look at its training range and its package",
+            );
+        }
+        f.write_str("the model does not fill missing inputs, and ")?;
+        f.write_str(&self.missing.join(", "))?;
+        match (self.more, self.missing.len()) {
+            (0, 1) => f.write_str(" is missing")?,
+            (0, _) => f.write_str(" are missing")?,
+            (more, _) => write!(f, " and {more} more are missing")?,
+        }
+        f.write_str(": send them, or train or import the model with preprocessing that fills them")
+    }
+}
+
+/// Checks the outputs of one row.
+///
+/// # Errors
+/// They are no prediction.
+pub(super) fn check(
+    model: &dyn Model,
+    inputs: &[f64],
+    outputs: &[f64],
+) -> Result<(), NoPrediction> {
+    let Err(answer) = model.outputs().check(outputs) else {
+        return Ok(());
+    };
+    let missing = || {
+        let named = inputs.iter().zip(model.inputs());
+        named.filter(|(value, _)| !value.is_finite())
+    };
+    let names = missing().take(NAMED_MAX).map(|(_, name)| name.clone());
+    let missing_names: Vec<String> = names.collect();
+    Err(NoPrediction {
+        answer,
+        more: missing().count() - missing_names.len(),
+        missing: missing_names,
+        row: None,
+    })
+}
+
+/// Checks the outputs of all rows of a request.
+///
+/// # Errors
+/// The first row whose outputs are no prediction.
+pub(super) fn check_all(
+    model: &dyn Model,
+    inputs: &[f64],
+    outputs: &[f64],
+) -> Result<(), NoPrediction> {
+    let (wide, width) = (model.inputs().len().max(1), model.outputs().width().max(1));
+    let count = outputs.len() / width;
+    let rows = inputs.chunks_exact(wide).chain(std::iter::repeat(&[][..]));
+    for (at, (inputs, outputs)) in rows.zip(outputs.chunks_exact(width)).enumerate() {
+        check(model, inputs, outputs).map_err(|mut no| {
+            no.row = (count > 1).then_some(at);
+            no
+        })?;
+    }
+    Ok(())
+}
+
+/// Why a request's rows have no predictions.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum NotScored {
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    #[error(transparent)]
+    NoPrediction(#[from] NoPrediction),
+}
