@@ -23,7 +23,7 @@ use crate::{
     oip::{
         ask::Ask,
         grpc::REQUEST_BYTES_MAX,
-        infer::{Doors, Question, Scored},
+        infer::{Doors, Question, Scored, Target},
         outputs::{PROBABILITIES, VALUES, labels, ranked},
         refusal::Refusal,
         rest::{read, variant},
@@ -219,8 +219,7 @@ async fn ask(
 ) -> Result<Response, Refusal> {
     let (named, verb) = Named::of(&parts).split()?;
     let body = read(&headers, body)?;
-    let body = Body::read(&body, verb)?;
-    let tensors = body.tensors()?;
+    let mut body = Body::read(&body, verb)?;
     let mut ask = Ask {
         variant: variant(&headers),
         ..Ask::default()
@@ -237,6 +236,13 @@ async fn ask(
             }
         }
     }
+    // A value without a name is the one input's that there is, and a pipeline's inputs are its record's fields.
+    if let Target::Pipeline(pipeline) = doors.target(model, version)?
+        && let Some(field) = pipeline.only_field()
+    {
+        body.name(field);
+    }
+    let tensors = body.tensors()?;
     let question = Question {
         model,
         version,

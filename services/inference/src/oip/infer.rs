@@ -16,7 +16,7 @@ use super::{
     ask::Ask,
     outputs::{Made, Precision, Wanted, make, offered, plan},
     refusal::Refusal,
-    rows::{Form, Rows, is_matrix, records, rows},
+    rows::{Form, Rows, records, rows},
     tensor::{Error, Tensor, VALUES_MAX},
 };
 use crate::serving::{Choice, Loaded, Serving};
@@ -195,7 +195,7 @@ impl Doors {
     ) -> Result<(Choice, Rows), Refusal> {
         let (ask, tensors) = (question.ask, question.tensors);
         let (key, variant) = (ask.key.as_deref(), ask.variant.as_deref());
-        if form(pipeline, ask, tensors) == Form::Features {
+        if form(pipeline, ask, tensors)? == Form::Features {
             let rows = rows(tensors, pipeline.inputs())?;
             return Ok((self.serving.choose(pipeline.name(), key, variant)?, rows));
         }
@@ -225,32 +225,45 @@ impl Doors {
     }
 }
 
-/// How the tensors hold the rows. Where names would fit both, they are the record's: its rules for what is missing or out
-/// of range hold then, and features that merely pass a field on come out the same.
-fn form(pipeline: &Pipeline, ask: &Ask, tensors: &[Tensor<'_>]) -> Form {
+/// How the tensors hold the rows: the request says so, or their names do; a shape alone never does, or the raw values of a
+/// record would be scored as features. Where names fit both, they are the record's: its rules for what is missing or out of
+/// range hold then, and features that merely pass a field on come out the same. A tensor of neither's name is the matrix
+/// of the model's inputs, unless the whole record could be one tensor as well.
+fn form(pipeline: &Pipeline, ask: &Ask, tensors: &[Tensor<'_>]) -> Result<Form, Refusal> {
     if let Some(form) = ask.form {
-        return form;
+        return Ok(form);
     }
-    let inputs = pipeline.inputs();
-    let fields = &pipeline.record_schema().fields;
-    let is_field = |name: &str| {
-        fields.iter().any(|field| field.name == name)
-            || name == pipeline.key_field()
-            || Some(name) == pipeline.id_field()
+    let is_input = |name: &str| pipeline.inputs().iter().any(|input| input == name);
+    if tensors.iter().all(|it| pipeline.has_field(it.name)) {
+        return Ok(Form::Record);
+    }
+    if tensors.iter().all(|it| is_input(it.name)) {
+        return Ok(Form::Features);
+    }
+    match (tensors, pipeline.only_field()) {
+        ([_], None) => Ok(Form::Features),
+        ([tensor], Some(field)) => Err(ambiguous(pipeline, tensor.name, field)),
+        _ => Ok(Form::Record),
+    }
+}
+
+fn ambiguous(pipeline: &Pipeline, name: &str, field: &str) -> Refusal {
+    let inputs = match pipeline.inputs() {
+        [input] => format!("{input:?} if it is the model's input"),
+        inputs => format!(
+            "after an input if it is one of the model's {}",
+            inputs.len()
+        ),
     };
-    let all_inputs = tensors
-        .iter()
-        .all(|tensor| inputs.iter().any(|input| input == tensor.name));
-    let all_fields = tensors.iter().all(|tensor| is_field(tensor.name));
-    match is_matrix(tensors, inputs) || (all_inputs && !all_fields) {
-        true => Form::Features,
-        false => Form::Record,
-    }
+    Refusal::Invalid(format!(
+        "input {name:?}: it may be the record's field or what the model reads; name it {field:?} if it is the record's (features \
+         are computed of it then), {inputs}, or say which by the parameter \"inputs\": \"record\" or \"features\""
+    ))
 }
 
 /// The model's rows of records, and their distinct keys in order.
 fn computed(pipeline: &Pipeline, tensors: &[Tensor<'_>]) -> Result<(Rows, Vec<String>), Refusal> {
-    let records = records(tensors)?;
+    let records = records(tensors, |name| pipeline.elements(name))?;
     let width = pipeline.inputs().len().max(1);
     if records.count.saturating_mul(width) > VALUES_MAX {
         return Err(Refusal::TooLarge(format!(

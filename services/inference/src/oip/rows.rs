@@ -1,5 +1,7 @@
 //! A request's tensors as a model's rows, or as a pipeline's records. Pure.
 
+use std::borrow::Cow;
+
 use quadrille_pipeline::Scalar;
 
 use super::tensor::{Column, Error, ROWS_MAX, Tensor, VALUES_MAX, wrong};
@@ -52,7 +54,7 @@ pub(crate) fn rows(tensors: &[Tensor<'_>], columns: &[String]) -> Result<Rows, E
         return Ok(Rows { values, count });
     }
     let places = places(tensors, columns)?;
-    let count = common_length(tensors)?;
+    let count = common_length(tensors.iter().map(|tensor| (tensor, 1)))?;
     if count.saturating_mul(columns.len()) > VALUES_MAX {
         let most = VALUES_MAX / columns.len().max(1);
         return Err(Error::TooLarge(format!(
@@ -125,14 +127,21 @@ fn unknown(tensor: &Tensor<'_>, tensors: usize, columns: &[String]) -> Error {
     }
 }
 
-/// The length of all tensors, each [N] or [N, 1].
-fn common_length(tensors: &[Tensor<'_>]) -> Result<usize, Error> {
+/// How many rows all tensors have: [N] or [N, 1], of a vector [N, its length].
+fn common_length<'t, 'a: 't>(
+    tensors: impl Iterator<Item = (&'t Tensor<'a>, usize)>,
+) -> Result<usize, Error> {
     let mut common: Option<(usize, &str)> = None;
-    for tensor in tensors {
-        let length = tensor.count()?;
-        if !matches!(tensor.shape, [_] | [_, 1]) {
-            let shape = tensor.shape;
-            return Err(tensor.wrong(format!("has shape {shape:?}; send [N] or [N, 1]")));
+    for (tensor, wide) in tensors {
+        let length = tensor.count()? / wide.max(1);
+        let shape = tensor.shape;
+        match shape {
+            [_] if wide == 1 => {}
+            [_, rest @ ..] if !rest.is_empty() && width(rest) == Some(wide) => {}
+            _ if wide == 1 => {
+                return Err(tensor.wrong(format!("has shape {shape:?}; send [N] or [N, 1]")));
+            }
+            _ => return Err(tensor.wrong(format!("has shape {shape:?}; send [N, {wide}]"))),
         }
         check_rows(tensor, length)?;
         match common {
@@ -150,38 +159,73 @@ fn common_length(tensors: &[Tensor<'_>]) -> Result<usize, Error> {
 /// Records, field by field.
 #[derive(Debug)]
 pub(crate) struct Records<'a> {
-    fields: Vec<(&'a str, Column<'a>)>,
+    fields: Vec<Field<'a>>,
+    columns: Vec<Column<'a>>,
     pub count: usize,
 }
 
-/// Reads records: a tensor [N] or [N, 1] for each field.
+/// Where a field's values are: those of a vector's elements take turns.
+#[derive(Debug)]
+struct Field<'a> {
+    name: Cow<'a, str>,
+    column: usize,
+    first: usize,
+    step: usize,
+}
+
+/// Reads records: a tensor [N] or [N, 1] for each field, [N, its length] for a vector; `elements` are what a record calls a
+/// vector's single values.
 ///
 /// # Errors
 /// What does not fit, by the input's name.
-pub(crate) fn records<'a>(tensors: &'a [Tensor<'_>]) -> Result<Records<'a>, Error> {
-    let count = common_length(tensors)?;
-    if count == 0 {
+pub(crate) fn records<'a>(
+    tensors: &'a [Tensor<'_>],
+    elements: impl Fn(&str) -> Option<Vec<String>>,
+) -> Result<Records<'a>, Error> {
+    if tensors.is_empty() {
         return Err(Error::Invalid(
             "the request has no inputs; send the record's fields, a tensor [N] each".to_owned(),
         ));
     }
-    if count.saturating_mul(tensors.len()) > VALUES_MAX {
-        let most = VALUES_MAX / tensors.len();
+    let vectors: Vec<Option<Vec<String>>> = tensors.iter().map(|it| elements(it.name)).collect();
+    let wide = |vector: &Option<Vec<String>>| vector.as_ref().map_or(1, Vec::len);
+    let count = common_length(tensors.iter().zip(vectors.iter().map(wide)))?;
+    let values: usize = vectors.iter().map(wide).sum();
+    if count.saturating_mul(values) > VALUES_MAX {
+        let most = VALUES_MAX / values.max(1);
         return Err(Error::TooLarge(format!(
-            "{count} records of {} fields are too much for one request; send at most {most}",
-            tensors.len()
+            "{count} records of {values} values are too much for one request; send at most {most}"
         )));
     }
-    let columns = tensors.iter().map(|it| Ok((it.name, it.column()?)));
-    let fields = columns.collect::<Result<_, Error>>()?;
-    Ok(Records { fields, count })
+    let mut fields = Vec::with_capacity(values);
+    for (column, (tensor, vector)) in tensors.iter().zip(vectors).enumerate() {
+        let names = match vector {
+            None => vec![Cow::Borrowed(tensor.name)],
+            Some(names) => names.into_iter().map(Cow::Owned).collect(),
+        };
+        let step = names.len();
+        let field = |(first, name)| Field {
+            name,
+            column,
+            first,
+            step,
+        };
+        fields.extend(names.into_iter().enumerate().map(field));
+    }
+    let columns = tensors.iter().map(Tensor::column);
+    Ok(Records {
+        fields,
+        columns: columns.collect::<Result<_, Error>>()?,
+        count,
+    })
 }
 
 impl Records<'_> {
     /// The fields of a record; NaN is what tensors have for a null.
     pub(crate) fn record(&self, at: usize) -> impl Iterator<Item = (&str, Scalar<'_>)> {
-        self.fields.iter().map(move |(name, column)| {
-            let scalar = match column {
+        self.fields.iter().filter_map(move |field| {
+            let at = field.first + at * field.step;
+            let scalar = match self.columns.get(field.column)? {
                 Column::Numbers(numbers) => match numbers.get(at) {
                     Some(number) if !number.is_nan() => Scalar::Number(*number),
                     _ => Scalar::Null,
@@ -189,7 +233,7 @@ impl Records<'_> {
                 Column::Bools(bools) => bools.get(at).map_or(Scalar::Null, |it| Scalar::Bool(*it)),
                 Column::Texts(texts) => texts.get(at).map_or(Scalar::Null, |it| Scalar::Text(it)),
             };
-            (*name, scalar)
+            Some((&*field.name, scalar))
         })
     }
 }
@@ -291,9 +335,35 @@ mod tests {
     #[test]
     fn a_missing_number_is_a_null_of_the_record() {
         let tensors = [tensor("a", &[2], vec![1.0, f64::NAN])];
-        let records = records(&tensors).unwrap();
+        let records = records(&tensors, |_| None).unwrap();
         let of = |at| records.record(at).collect::<Vec<_>>();
         assert_eq!(of(0), [("a", Scalar::Number(1.0))]);
         assert_eq!(of(1), [("a", Scalar::Null)]);
+    }
+
+    #[test]
+    fn a_vector_is_one_tensor_and_its_values_are_the_records_elements() {
+        let numbers = (1..=6).map(f64::from).collect();
+        let tensors = [
+            tensor("v", &[2, 3], numbers),
+            tensor("a", &[2, 1], vec![7.0, 8.0]),
+        ];
+        let elements = |name: &str| (name == "v").then(|| names(3));
+        let found = records(&tensors, elements).unwrap();
+        assert_eq!(found.count, 2);
+        let of = |at| found.record(at).collect::<Vec<_>>();
+        let number = |name, number| (name, Scalar::Number(number));
+        assert_eq!(
+            of(1),
+            [
+                number("c0", 4.0),
+                number("c1", 5.0),
+                number("c2", 6.0),
+                number("a", 8.0)
+            ]
+        );
+        let flat = [tensor("v", &[6], vec![0.0; 6])];
+        let refused = records(&flat, elements).unwrap_err().to_string();
+        assert!(refused.contains("send [N, 3]"), "{refused}");
     }
 }

@@ -47,6 +47,8 @@ type Object<'a> = BTreeMap<String, &'a RawValue>;
 #[derive(Debug)]
 pub(crate) struct Body {
     columnar: bool,
+    /// Whether the one tensor came without a name.
+    unnamed: bool,
     tensors: Vec<(String, Flat)>,
 }
 
@@ -89,6 +91,7 @@ impl Body {
                 });
                 Ok(Body {
                     columnar: true,
+                    unnamed: false,
                     tensors: tensors.collect::<Result<_, Error>>()?,
                 })
             }
@@ -103,6 +106,7 @@ impl Body {
         let flat = flatten(data).map_err(|error| of(UNNAMED, error))?;
         Ok(Body {
             columnar,
+            unnamed: true,
             tensors: vec![(UNNAMED.to_owned(), flat)],
         })
     }
@@ -127,8 +131,18 @@ impl Body {
         }
         Ok(Body {
             columnar: false,
+            unnamed: false,
             tensors: columns,
         })
+    }
+
+    /// Names the one tensor, if it came without a name.
+    pub(crate) fn name(&mut self, name: &str) {
+        if self.unnamed
+            && let [(unnamed, _)] = &mut self.tensors[..]
+        {
+            name.clone_into(unnamed);
+        }
     }
 
     pub(crate) fn is_columnar(&self) -> bool {
