@@ -14,7 +14,7 @@ use quadrille_proto::{
 
 use super::{
     infer::{Doors, Target},
-    outputs::{DECISION, LABEL, PROBABILITIES, VALUES, labels, offered},
+    outputs::{DECISION, LABEL, PROBABILITIES, VALUES, labels, offered, threshold},
     refusal::Refusal,
 };
 use crate::serving::{Loaded, ModelState};
@@ -63,6 +63,7 @@ impl Doors {
             outputs: outputs(loaded.model().outputs(), false),
             properties: properties(
                 loaded,
+                None,
                 "one tensor of all columns, or a tensor [N] for each column by its name",
             ),
         }
@@ -171,9 +172,13 @@ fn of_pipeline(pipeline: &Pipeline, loaded: &Loaded) -> ModelMetadataResponse {
         tensor(&field.name, datatype, vec![ROWS])
     });
     let features = format!(
-        "the record's fields (a tensor [N] each; {} too, for the split), or FP64 [N, {}] of the columns",
+        "the record's fields (a tensor [N] each; {} too, for the split), or FP64 [N, {}] of the columns{}",
         pipeline.key_field(),
-        pipeline.inputs().len()
+        pipeline.inputs().len(),
+        match pipeline.only_field() {
+            Some(_) => " with the parameter inputs = \"features\"",
+            None => "",
+        }
     );
     ModelMetadataResponse {
         name: pipeline.name().to_owned(),
@@ -181,11 +186,15 @@ fn of_pipeline(pipeline: &Pipeline, loaded: &Loaded) -> ModelMetadataResponse {
         platform: "quadrille_pipeline".to_owned(),
         inputs: fields.collect(),
         outputs: outputs(loaded.model().outputs(), true),
-        properties: properties(loaded, &features),
+        properties: properties(loaded, Some(pipeline), &features),
     }
 }
 
-fn properties(loaded: &Loaded, inputs: &str) -> BTreeMap<String, String> {
+fn properties(
+    loaded: &Loaded,
+    pipeline: Option<&Pipeline>,
+    inputs: &str,
+) -> BTreeMap<String, String> {
     let classes = labels(loaded.model().outputs()).join(",");
     let columns = loaded.model().inputs().join(",");
     let properties = [
@@ -193,9 +202,14 @@ fn properties(loaded: &Loaded, inputs: &str) -> BTreeMap<String, String> {
         ("columns", columns),
         ("classes", classes),
     ];
-    properties
+    let mut properties: BTreeMap<String, String> = properties
         .map(|(name, value)| (name.to_owned(), value))
-        .into()
+        .into();
+    if matches!(loaded.model().outputs(), Outputs::Binary(_)) {
+        let threshold = threshold(pipeline).to_string();
+        properties.insert("threshold".to_owned(), threshold);
+    }
+    properties
 }
 
 fn matrix(columns: &[String]) -> TensorMetadata {

@@ -11,11 +11,12 @@ use super::{ask, tensor::Error};
 
 /// The probabilities of classes: [N, classes], or [N, 1], the positive one's, where there are two.
 pub(crate) const PROBABILITIES: &str = "probabilities";
-/// The likeliest class: [N].
+/// The class that is decided for: [N]. Of two it is the positive one from the pipeline's threshold on, so that it says the
+/// same as the decision; a model that is asked by its own name knows no threshold, and the likelier one is meant.
 pub(crate) const LABEL: &str = "label";
 /// A regression's values: [N, values].
 pub(crate) const VALUES: &str = "values";
-/// What the pipeline makes of it: [N].
+/// What the pipeline calls that class: [N].
 pub(crate) const DECISION: &str = "decision";
 
 /// The precision of numbers in an answer.
@@ -165,7 +166,8 @@ pub(crate) fn make<'a>(
     let count = scores.len() / width;
     let (sides, values) = match (wanted.name, wanted.classes) {
         (LABEL, _) => {
-            let label = |row| Cow::Borrowed(likeliest(outputs, row));
+            let threshold = threshold(pipeline);
+            let label = |row| Cow::Borrowed(class(outputs, threshold, row));
             (None, Values::Texts(rows.map(label).collect()))
         }
         (DECISION, _) => {
@@ -205,11 +207,16 @@ fn side(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-/// The name of the likeliest class; of equal ones the first.
-fn likeliest<'a>(outputs: &'a Outputs, row: &[f64]) -> &'a str {
+/// The probability from which on the positive one of two classes is decided for.
+pub(crate) fn threshold(pipeline: Option<&Pipeline>) -> f64 {
+    pipeline.and_then(Pipeline::threshold).unwrap_or(0.5)
+}
+
+/// The name of the class that is decided for; of equally likely ones the first.
+fn class<'a>(outputs: &'a Outputs, threshold: f64, row: &[f64]) -> &'a str {
     match outputs {
         Outputs::Binary(labels) => match row.first() {
-            Some(probability) if *probability >= 0.5 => &labels.positive,
+            Some(probability) if *probability >= threshold => &labels.positive,
             _ => &labels.negative,
         },
         Outputs::Classes(names) | Outputs::Values(names) => {

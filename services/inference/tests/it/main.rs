@@ -1,6 +1,7 @@
 //! The protocols of a running service: an in-process one on the embedded broker, asked as clients ask.
 
 mod grpc;
+mod meanings;
 mod rest;
 mod server;
 mod tfs;

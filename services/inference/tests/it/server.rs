@@ -10,8 +10,9 @@ use std::{
 
 use quadrille_choreography::{EmbeddedBroker, TopicSpec};
 use quadrille_model::{
-    Model, Package,
-    package::{Digest, Identity, Labels, Overwrite},
+    Model, Outputs, Package,
+    import::{ImportOptions, import},
+    package::{Activation, Digest, Identity, Labels, Overwrite},
     train::{Algorithm, Dataset, TrainOptions, train},
 };
 use quadrille_pipeline::Pipeline;
@@ -60,6 +61,57 @@ positive = "keep"
 negative = "leave"
 "#;
 
+/// One field, one input, and they differ: the raw value must never be scored as the feature.
+const GAUGE: &str = r#"
+name = "gauge"
+[record]
+key = "place"
+[[record.fields]]
+name = "level"
+type = "number"
+[[features]]
+name = "level_log"
+kind = "log"
+field = "level"
+[model]
+inputs = ["level_log"]
+[decision]
+threshold = 0.5
+positive = "flood"
+negative = "dry"
+"#;
+
+/// Before a network that fills nothing, with a threshold that is not a half.
+const CARDS: &str = r#"
+name = "cards"
+[record]
+key = "card"
+[[record.fields]]
+name = "x0"
+type = "number"
+required = false
+[[record.fields]]
+name = "x1"
+type = "number"
+[[features]]
+name = "x0"
+kind = "pass"
+field = "x0"
+[[features]]
+name = "x1"
+kind = "pass"
+field = "x1"
+[model]
+inputs = ["x0", "x1"]
+[decision]
+threshold = 0.3
+positive = "block"
+negative = "pay"
+"#;
+
+const NETWORK: &[u8] =
+    include_bytes!("../../../../crates/model/tests/golden/onnx/logistic-tiny.onnx");
+
 /// Longer than a loaded machine takes.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -67,6 +119,7 @@ pub struct Server {
     pub address: SocketAddr,
     pub diabetes: Arc<dyn Model>,
     pub animals: Arc<dyn Model>,
+    pub gauge: Arc<dyn Model>,
     _broker: EmbeddedBroker,
     _folder: TempDir,
 }
@@ -102,21 +155,31 @@ fn start() -> Server {
     };
     let forest = package("diabetes-forest", pima, &folder.path().join("diabetes"));
     let zoo = package("zoo-forest", zoo(&animals), &folder.path().join("animals"));
+    let gauge = Pipeline::parse("gauge.toml", GAUGE).expect("a pipeline");
+    let levels = package("level-forest", levels(&gauge), &folder.path().join("gauge"));
+    let cards = Pipeline::parse("cards.toml", CARDS).expect("a pipeline");
+    let place = folder.path().join("cards");
+    network(&cards)
+        .save(&place, Overwrite::Refuse)
+        .expect("saved");
 
     let broker = EmbeddedBroker::start().expect("a broker");
-    let mut specs = TopicSpec::of_pipeline("diabetes", 1, 1_048_588);
-    specs.extend(
-        TopicSpec::of_pipeline("animals", 1, 1_048_588)
-            .into_iter()
-            .filter(|spec| spec.name.contains("animals")),
-    );
+    let pipelines = [diabetes, animals, gauge, cards];
+    let mut specs: Vec<TopicSpec> = Vec::new();
+    for pipeline in &pipelines {
+        for spec in TopicSpec::of_pipeline(pipeline.name(), 1, 1_048_588) {
+            if specs.iter().all(|it| it.name != spec.name) {
+                specs.push(spec);
+            }
+        }
+    }
     broker.create(&specs).expect("topics");
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
     let address = listener.local_addr().expect("an address");
     let service = Config {
         stage: Stage::Inference,
         cluster: broker.cluster().expect("a cluster"),
-        pipelines: vec![Arc::new(diabetes), Arc::new(animals)],
+        pipelines: pipelines.into_iter().map(Arc::new).collect(),
         listen: address,
         listener: Some(listener),
         instance: None,
@@ -141,6 +204,7 @@ fn start() -> Server {
         address,
         diabetes: forest.model(),
         animals: zoo.model(),
+        gauge: levels.model(),
         _broker: broker,
         _folder: folder,
     };
@@ -170,6 +234,35 @@ fn zoo(pipeline: &Pipeline) -> Dataset {
         rows,
         labels,
     }
+}
+
+fn levels(pipeline: &Pipeline) -> Dataset {
+    let rows: Vec<f64> = (1..80_u32).map(|at| f64::from(at).ln()).collect();
+    let labels = rows.iter().map(|it| f64::from(u8::from(*it > 3.0)));
+    Dataset {
+        inputs: pipeline.inputs().to_vec(),
+        labels: labels.collect(),
+        rows,
+    }
+}
+
+fn network(pipeline: &Pipeline) -> Package {
+    let options = ImportOptions {
+        name: "fraud-network".to_owned(),
+        version: "7".to_owned(),
+        inputs: pipeline.inputs().to_vec(),
+        outputs: Outputs::Binary(Labels {
+            negative: "ok".to_owned(),
+            positive: "fraud".to_owned(),
+        }),
+        output: None,
+        activation: Activation::None,
+        preprocess: None,
+        warm_up: None,
+        recorded: vec![],
+        created_at: "2026-01-01T00:00:00Z".to_owned(),
+    };
+    import(NETWORK.to_vec(), options).expect("a network")
 }
 
 fn package(name: &str, data: Dataset, place: &Path) -> Package {

@@ -1,0 +1,211 @@
+//! What a request means and what an answer says: of any two readings never the wrong one.
+
+use quadrille_proto::{
+    oip::{
+        InferTensorContents, ModelInferRequest,
+        grpc_inference_service_client::GrpcInferenceServiceClient,
+        model_infer_request::InferInputTensor,
+    },
+    v1::{PredictRequest, predict_service_client::PredictServiceClient},
+};
+use serde_json::{Value, json};
+use tonic::Code;
+
+use crate::server::{http, scores, server};
+
+fn post(path: &str, body: &Value) -> (u16, Value) {
+    let body = body.to_string();
+    let (status, _, body) = http(server().address, "POST", path, &[], body.as_bytes());
+    (status, serde_json::from_slice(&body).unwrap_or_default())
+}
+
+fn tensor(name: &str, shape: Value, data: Value) -> Value {
+    json!({"name": name, "shape": shape, "datatype": "FP64", "data": data})
+}
+
+/// The answer to these inputs by REST.
+fn infer(model: &str, inputs: Value) -> (u16, Value) {
+    post(
+        &format!("/v2/models/{model}/infer"),
+        &json!({ "inputs": inputs }),
+    )
+}
+
+fn error(answer: &Value) -> &str {
+    answer["error"].as_str().unwrap_or_default()
+}
+
+fn cards(x0: Value, x1: Value) -> Value {
+    json!([
+        tensor("x0", json!([1]), json!([x0])),
+        tensor("x1", json!([1]), json!([x1]))
+    ])
+}
+
+async fn grpc_cards(x0: f64, x1: f64) -> Result<(), tonic::Status> {
+    let url = tokio::task::spawn_blocking(|| server().url()).await;
+    let mut client = GrpcInferenceServiceClient::connect(url.expect("a server"))
+        .await
+        .expect("a connection");
+    let input = InferInputTensor {
+        name: "input".to_owned(),
+        datatype: "FP64".to_owned(),
+        shape: vec![2, 2],
+        contents: Some(InferTensorContents {
+            fp64_contents: vec![1.0, 1.0, x0, x1],
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let request = ModelInferRequest {
+        model_name: "fraud-network".to_owned(),
+        inputs: vec![input],
+        ..Default::default()
+    };
+    client.model_infer(request).await.map(drop)
+}
+
+#[tokio::test]
+async fn an_answer_that_is_no_number_is_refused_by_predict_with_the_missing_input() {
+    let url = tokio::task::spawn_blocking(|| server().url()).await;
+    let mut predict = PredictServiceClient::connect(url.expect("a server"))
+        .await
+        .expect("a connection");
+    let record = |fields: &[(&str, f64)]| {
+        let value = |number| prost_types::Value {
+            kind: Some(prost_types::value::Kind::NumberValue(number)),
+        };
+        let fields = fields
+            .iter()
+            .map(|(name, it)| ((*name).to_owned(), value(*it)));
+        PredictRequest {
+            pipeline: "cards".to_owned(),
+            record: Some(prost_types::Struct {
+                fields: fields.collect(),
+            }),
+        }
+    };
+    let refused = predict.predict(record(&[("x1", 2.0)])).await;
+    let refused = refused.expect_err("no negative decision");
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+    assert!(refused.message().contains("x0 is missing"), "{refused}");
+    let whole = predict.predict(record(&[("x0", 1.0), ("x1", 2.0)])).await;
+    assert_eq!(whole.expect("an answer").into_inner().decision, "block");
+}
+
+#[tokio::test]
+async fn an_answer_that_is_no_number_is_refused_over_grpc_by_its_row() {
+    let refused = grpc_cards(f64::NAN, 2.0).await.expect_err("no label");
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+    let message = refused.message();
+    assert!(
+        message.starts_with("row 1: the model answers NaN for \"fraud\"")
+            && message.contains("x0 is missing"),
+        "{message}"
+    );
+    // An infinite input is as good as none; large ones that the network overflows at are its author's affair.
+    grpc_cards(f64::INFINITY, f64::INFINITY)
+        .await
+        .expect_err("no label");
+    let refused = grpc_cards(1e300, 1e300).await.expect_err("no label");
+    assert_eq!(refused.code(), Code::Internal, "{refused}");
+    grpc_cards(1.0, 2.0).await.expect("an answer");
+}
+
+#[test]
+fn an_answer_that_is_no_number_is_refused_by_rest_and_by_tensorflow_serving() {
+    for model in ["cards", "fraud-network"] {
+        let (status, answer) = infer(model, cards(Value::Null, json!(2)));
+        assert_eq!(status, 400, "{answer}");
+        assert!(error(&answer).contains("x0 is missing"), "{answer}");
+        for verb in ["predict", "classify", "regress"] {
+            let rows = match verb {
+                "predict" => "instances",
+                _ => "examples",
+            };
+            let path = format!("/v1/models/{model}:{verb}");
+            let (status, answer) = post(&path, &json!({rows: [{"x0": null, "x1": 2}]}));
+            assert_eq!(status, 400, "{answer}");
+            assert!(error(&answer).contains("x0 is missing"), "{answer}");
+        }
+        assert_eq!(infer(model, cards(json!(1), json!(2))).0, 200);
+    }
+}
+
+#[test]
+fn a_raw_value_is_never_scored_as_the_feature_that_is_made_of_it() {
+    // Below the forest's split at 3 as a logarithm, above it as it came.
+    let raw = 12.0_f64;
+    let expected = scores(&server().gauge, &[raw.ln()]);
+    assert_ne!(expected, scores(&server().gauge, &[raw]));
+    for shape in [json!([1]), json!([1, 1])] {
+        let level = json!([tensor("level", shape.clone(), json!([raw]))]);
+        let (status, answer) = infer("gauge", level);
+        assert_eq!(status, 200, "{answer}");
+        assert_eq!(answer["outputs"][0]["data"], json!(expected));
+        let feature = json!([tensor("level_log", shape.clone(), json!([raw.ln()]))]);
+        let answer = infer("gauge", feature).1;
+        assert_eq!(answer["outputs"][0]["data"], json!(expected));
+
+        for name in ["input", "levle"] {
+            let neither = json!([tensor(name, shape.clone(), json!([raw]))]);
+            let (status, answer) = infer("gauge", neither.clone());
+            let error = error(&answer);
+            assert!(
+                status == 400 && error.contains("\"level\"") && error.contains("\"level_log\""),
+                "{status} {answer}"
+            );
+            let named = json!({"inputs": neither, "parameters": {"inputs": "features"}});
+            let answer = post("/v2/models/gauge/infer", &named).1;
+            assert_eq!(
+                answer["outputs"][0]["data"],
+                json!(scores(&server().gauge, &[raw]))
+            );
+        }
+    }
+    // Their own inputs are all that models know.
+    let model = json!([tensor("x", json!([1, 1]), json!([raw.ln()]))]);
+    let answer = infer("level-forest", model).1;
+    assert_eq!(answer["outputs"][0]["data"], json!(expected));
+}
+
+#[test]
+fn tensorflow_servings_unnamed_values_are_the_one_field_that_there_is() {
+    let expected = scores(&server().gauge, &[12.0_f64.ln()]);
+    for instances in [json!([12]), json!([[12]]), json!([{"level": 12}])] {
+        let body = json!({ "instances": instances });
+        let (status, answer) = post("/v1/models/gauge:predict", &body);
+        assert_eq!(status, 200, "{answer}");
+        assert_eq!(answer, json!({"predictions": [expected]}), "{body}");
+    }
+}
+
+#[test]
+fn label_and_decision_are_one_class_at_the_pipelines_threshold() {
+    // A probability of 0.43: fraud to the pipeline, whose threshold is 0.3.
+    let (status, answer) = infer("cards", cards(json!(-0.8), json!(0)));
+    assert_eq!(status, 200, "{answer}");
+    let outputs = &answer["outputs"];
+    let probability = outputs[0]["data"][0].as_f64().expect("a probability");
+    assert!((0.42..0.44).contains(&probability), "{probability}");
+    assert_eq!(outputs[1]["data"], json!(["fraud"]));
+    assert_eq!(outputs[2]["data"], json!(["block"]));
+    let below = infer("cards", cards(json!(-4), json!(0))).1;
+    assert_eq!(below["outputs"][1]["data"], json!(["ok"]));
+    assert_eq!(below["outputs"][2]["data"], json!(["pay"]));
+
+    // By the model's name there is no threshold but a half, and metadata say so.
+    let answer = infer("fraud-network", cards(json!(-0.8), json!(0))).1;
+    assert_eq!(answer["outputs"][1]["data"], json!(["ok"]));
+    for (name, threshold) in [("cards", "0.3"), ("fraud-network", "0.5")] {
+        let (_, _, about) = http(
+            server().address,
+            "GET",
+            &format!("/v2/models/{name}"),
+            &[],
+            b"",
+        );
+        let about: Value = serde_json::from_slice(&about).expect("JSON");
+        assert_eq!(about["properties"]["threshold"], threshold, "{about}");
+    }
+}
