@@ -17,12 +17,7 @@ use std::{
 
 use opentelemetry::TraceId;
 use quadrille_telemetry::{StageMetrics, Tracing, metrics::Committed};
-use rdkafka::{
-    Message,
-    consumer::Consumer,
-    error::{KafkaError, RDKafkaErrorCode},
-    message::BorrowedMessage,
-};
+use rdkafka::{Message, consumer::Consumer, error::KafkaError, message::BorrowedMessage};
 
 use self::{ages::Ages, commit::Unsettled, dead_letters::DeadLetters};
 use crate::{
@@ -83,19 +78,11 @@ impl End {
         }
     }
 
-    /// A failed call of Kafka's client.
-    fn of(error: &KafkaError) -> Self {
-        let fenced = matches!(
-            error.rdkafka_error_code(),
-            Some(
-                RDKafkaErrorCode::ProducerFenced
-                    | RDKafkaErrorCode::InvalidProducerEpoch
-                    | RDKafkaErrorCode::Fenced
-            )
-        );
+    /// A failed call of the producer.
+    fn of(error: &KafkaError, producer: &LaneProducer) -> Self {
         End::Restart {
             reason: error.to_string(),
-            fenced,
+            fenced: producer.is_rivalled(error),
         }
     }
 }
@@ -239,12 +226,7 @@ impl<H: Handler> Lane<H> {
 
     /// One life of the lane's clients. Returns only by an [`End`].
     fn session(&mut self) -> Result<End, End> {
-        let limits = (
-            self.topics.message_bytes_max(),
-            self.topics.batch_bytes_max(),
-        );
-        let producer = LaneProducer::connect(&self.config, self.index, limits.0, limits.1)
-            .map_err(End::restart)?;
+        let mut producer = self.connect()?;
         if self.config.delivery == Delivery::ExactlyOnce {
             self.init_transactions(&producer)?;
         }
@@ -256,7 +238,7 @@ impl<H: Handler> Lane<H> {
             self.resume.clone(),
         )
         .map_err(End::restart)?;
-        let result = self.turn(&producer, &consumer);
+        let result = self.turn(&mut producer, &consumer);
         // What the group was assigned is given up with the consumer.
         let held = consumer
             .client
@@ -265,6 +247,13 @@ impl<H: Handler> Lane<H> {
         tracing::debug!(lane = self.task, held, "session ends");
         drop(consumer);
         result
+    }
+
+    fn connect(&self) -> Result<LaneProducer, End> {
+        let message_bytes_max = self.topics.message_bytes_max();
+        let batch_bytes_max = self.topics.batch_bytes_max();
+        LaneProducer::connect(&self.config, self.index, message_bytes_max, batch_bytes_max)
+            .map_err(End::restart)
     }
 
     /// Ends a predecessor's open transaction; waits for the broker if it must.
@@ -284,13 +273,13 @@ impl<H: Handler> Lane<H> {
                     tracing::warn!(lane = self.task, %error, "waiting for the transaction coordinator");
                     self.stop.sleep(backoff.next_wait());
                 }
-                _ => return Err(End::of(&error)),
+                _ => return Err(End::of(&error, producer)),
             }
         }
     }
 
     /// Batch after batch.
-    fn turn(&mut self, producer: &LaneProducer, consumer: &LaneConsumer) -> Result<End, End> {
+    fn turn(&mut self, producer: &mut LaneProducer, consumer: &LaneConsumer) -> Result<End, End> {
         let mut batch = Batch::new();
         let mut idle_since = Instant::now();
         let mut lag_at = Instant::now();
@@ -452,7 +441,7 @@ impl<H: Handler> Lane<H> {
     /// Decides the batch, then makes the decisions durable.
     fn settle(
         &mut self,
-        producer: &LaneProducer,
+        producer: &mut LaneProducer,
         consumer: &LaneConsumer,
         batch: &mut Batch<'_>,
     ) -> Result<Settled, End> {
@@ -489,7 +478,7 @@ impl<H: Handler> Lane<H> {
                 self.report(&incoming, batch.bytes, sent, (process, commit), trace);
                 Ok(Settled::Committed)
             }
-            Err(Unsettled::Aborted(reason)) => {
+            Err(Unsettled::Aborted(reason) | Unsettled::Doubtful(reason)) => {
                 self.spans.undone(&incoming, "aborted", &reason);
                 self.aborted(reason)
             }

@@ -28,6 +28,7 @@ mod stage;
 mod start;
 mod status;
 mod table;
+mod transaction;
 
 pub use admin::{Admin, AdminError, StageTopics, TopicIdentity, TopicSpec};
 pub use backoff::Backoff;

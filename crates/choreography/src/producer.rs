@@ -4,6 +4,7 @@
 //! ARCHITECTURE.md, "Delivery".
 
 use std::{
+    cell::Cell,
     sync::{
         Arc, Condvar, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicI64, Ordering},
@@ -20,7 +21,10 @@ use rdkafka::{
     producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext},
 };
 
-use crate::{Delivery, StageConfig, client};
+use crate::{
+    Delivery, StageConfig, client,
+    transaction::{self, DOUBT_AFTER, NotCommitted},
+};
 
 /// Ends a zombie's transaction on the broker; also the bound of one commit.
 pub(crate) const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
@@ -43,6 +47,8 @@ pub(crate) struct DeliveryFailure {
 /// Deliveries outstanding, and the first failure.
 #[derive(Default)]
 pub(crate) struct Deliveries {
+    /// Another producer is in the place of this one.
+    replaced: AtomicBool,
     outstanding: AtomicI64,
     failure: Mutex<Option<DeliveryFailure>>,
     changed: Condvar,
@@ -83,11 +89,18 @@ pub(crate) struct Events(Arc<Deliveries>);
 
 impl ClientContext for Events {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        // Its successor has fenced it, and it says so as it goes.
+        let level = match self.0.replaced.load(Ordering::Relaxed) {
+            true => RDKafkaLogLevel::Debug,
+            false => level,
+        };
         client::log(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        client::report(&error, reason);
+        if !self.0.replaced.load(Ordering::Relaxed) {
+            client::report(&error, reason);
+        }
     }
 }
 
@@ -139,6 +152,10 @@ pub(crate) struct LaneProducer {
     deliveries: Arc<Deliveries>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
+    /// When the last transaction began.
+    begun: Cell<Option<Instant>>,
+    /// Not to be used again.
+    spent: Cell<bool>,
 }
 
 impl LaneProducer {
@@ -167,24 +184,20 @@ impl LaneProducer {
                 message_bytes_max.clamp(1_000, 1_000_000_000).to_string(),
             )
             .set("queue.buffering.max.kbytes", queue_kib.to_string())
-            .set("queue.buffering.max.messages", "200000")
-            .set("retry.backoff.ms", "20");
+            .set("queue.buffering.max.messages", "200000");
         match config.delivery {
             Delivery::ExactlyOnce => {
-                settings.set("transactional.id", &name).set(
-                    "transaction.timeout.ms",
-                    TRANSACTION_TIMEOUT.as_millis().to_string(),
-                );
+                transaction::settings(&mut settings, &name, TRANSACTION_TIMEOUT);
                 let idle = "connections.max.idle.ms";
                 if !config.cluster.properties.contains_key(idle) {
                     settings.set(idle, IDLE_CONNECTION_MAX.as_millis().to_string());
                 }
             }
             Delivery::AtLeastOnce => {
-                settings.set(
-                    "message.timeout.ms",
-                    TRANSACTION_TIMEOUT.as_millis().to_string(),
-                );
+                let timeout_ms = TRANSACTION_TIMEOUT.as_millis().to_string();
+                settings
+                    .set("message.timeout.ms", timeout_ms)
+                    .set("retry.backoff.ms", "20");
             }
         }
         Self::start(&settings, &format!("events-{lane}"))
@@ -212,6 +225,8 @@ impl LaneProducer {
             deliveries,
             stop,
             thread: Some(thread),
+            begun: Cell::new(None),
+            spent: Cell::new(false),
         })
     }
 
@@ -224,7 +239,46 @@ impl LaneProducer {
     }
 
     pub fn begin(&self) -> KafkaResult<()> {
-        self.producer.begin_transaction()
+        self.producer.begin_transaction()?;
+        self.begun.set(Some(Instant::now()));
+        Ok(())
+    }
+
+    /// Whether it must not be used again: see [`transaction`]; or it failed for good.
+    pub fn is_spent(&self) -> bool {
+        self.spent.get()
+    }
+
+    pub fn spend(&self) {
+        self.spent.set(true);
+    }
+
+    /// Notes where the client has failed for good, and says why: nothing is sent by it any more.
+    pub fn failed(&self) -> Option<String> {
+        let (_, reason) = self.producer.client().fatal_error()?;
+        self.spend();
+        Some(reason)
+    }
+
+    /// What it says from now on is of no use to anyone.
+    pub fn replaced(&self) {
+        self.deliveries.replaced.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether an error says that another client uses this producer's id.
+    pub fn is_rivalled(&self, error: &KafkaError) -> bool {
+        let open_for = self.begun.get().map(|begun| begun.elapsed());
+        transaction::is_rival(error, open_for, TRANSACTION_TIMEOUT)
+    }
+
+    /// A call whose request may have been sent twice without a word leaves the producer spent.
+    fn timed(&self, call: impl FnOnce() -> KafkaResult<()>) -> KafkaResult<()> {
+        let started = Instant::now();
+        let result = call();
+        if started.elapsed() >= DOUBT_AFTER {
+            self.spend();
+        }
+        result
     }
 
     /// Queues a record; waits for room where the queue is full.
@@ -290,18 +344,38 @@ impl LaneProducer {
         offsets: &TopicPartitionList,
         group: &ConsumerGroupMetadata,
     ) -> KafkaResult<()> {
-        self.producer
-            .send_offsets_to_transaction(offsets, group, TRANSACTION_TIMEOUT)
+        self.timed(|| {
+            self.producer
+                .send_offsets_to_transaction(offsets, group, TRANSACTION_TIMEOUT)
+        })
     }
 
-    /// To be called when nothing is outstanding: then it does not wait out the client's poll slice.
-    pub fn commit(&self) -> KafkaResult<()> {
-        self.producer.commit_transaction(TRANSACTION_TIMEOUT)
+    /// Ends the open transaction, by an abort where it cannot be committed. To be called when nothing is outstanding:
+    /// then it does not wait out the client's poll slice. Where it took long, or failed, the producer is spent
+    /// ([`LaneProducer::is_spent`]).
+    ///
+    /// # Errors
+    /// As [`NotCommitted`].
+    pub fn commit(&self) -> Result<(), NotCommitted> {
+        let committed = self.timed(|| self.producer.commit_transaction(TRANSACTION_TIMEOUT));
+        let Err(error) = committed else {
+            return Ok(());
+        };
+        let aborted = match &error {
+            // The coordinator refused, or was not asked.
+            KafkaError::Transaction(detail) if detail.txn_requires_abort() => self.abort().is_ok(),
+            _ => false,
+        };
+        if aborted {
+            return Err(NotCommitted::Aborted(error));
+        }
+        self.spend();
+        Err(NotCommitted::Doubtful(error))
     }
 
-    /// Aborts and forgets failures of what was aborted.
+    /// Aborts and forgets failures of what was aborted. Where it took long, or failed, the producer is spent.
     pub fn abort(&self) -> KafkaResult<()> {
-        let result = self.producer.abort_transaction(TRANSACTION_TIMEOUT);
+        let result = self.timed(|| self.producer.abort_transaction(TRANSACTION_TIMEOUT));
         if result.is_ok() {
             // Purged records are reported before the abort returns, or shortly after.
             while self
@@ -309,6 +383,8 @@ impl LaneProducer {
                 .wait(0, Duration::from_secs(1))
                 .is_err_and(|e| e.is_some())
             {}
+        } else {
+            self.spend();
         }
         result
     }

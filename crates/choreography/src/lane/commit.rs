@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use rdkafka::{
     TopicPartitionList,
-    consumer::{CommitMode, Consumer},
+    consumer::{CommitMode, Consumer, ConsumerGroupMetadata},
     error::KafkaError,
 };
 
@@ -14,17 +14,27 @@ use crate::{
     Backoff, Delivery, Failure, Handler, Incoming,
     batch::Batch,
     consumer::LaneConsumer,
-    producer::{LaneProducer, Undelivered},
+    producer::{LaneProducer, TRANSACTION_TIMEOUT, Undelivered},
     spans::Settling,
+    transaction::{self, NotCommitted},
 };
 
 /// How often offsets are committed without a transaction: bounds what a killed process repeats.
 const OFFSETS_EVERY: Duration = Duration::from_millis(1000);
 
+/// How long a lane that holds its partitions waits for another producer, and then for the group's offsets; beyond it the
+/// lane begins again, without them.
+const REPLACED_WITHIN: Duration = TRANSACTION_TIMEOUT;
+
+const DOUBT_ENDED: &str =
+    "Kafka did not say whether the batch was committed; the group's offsets do";
+
 /// Why a transaction, or its equivalent, did not commit.
 pub(super) enum Unsettled {
     /// Aborted; the batch may be tried again.
     Aborted(String),
+    /// Kafka did not say whether it committed; the producer is spent.
+    Doubtful(String),
     End(End),
 }
 
@@ -42,24 +52,23 @@ impl<H: Handler> Lane<H> {
     /// Sends all, then commits; returns how many records were sent.
     pub(super) fn deliver(
         &mut self,
-        producer: &LaneProducer,
+        producer: &mut LaneProducer,
         consumer: &LaneConsumer,
         incoming: &[Incoming<'_>],
         batch: &Batch<'_>,
         attempt: u32,
     ) -> Result<usize, Unsettled> {
         let transactional = self.config.delivery == Delivery::ExactlyOnce;
+        self.renew(producer).map_err(Unsettled::End)?;
         if transactional {
-            producer
-                .begin()
-                .map_err(|error| Unsettled::End(End::of(&error)))?;
+            begin(producer)?;
         }
         let sent = self.send_all(producer, incoming, attempt);
         let sent = match sent.and_then(|sent| confirmed(producer).map(|()| sent)) {
             Ok(sent) => sent,
             Err(undelivered) => {
                 self.refuse_if_too_large(&undelivered, incoming);
-                let reason = undelivered.reason;
+                let reason = producer.failed().unwrap_or(undelivered.reason);
                 return Err(match transactional {
                     true => self.abort(producer, reason),
                     false => Unsettled::Aborted(reason),
@@ -75,7 +84,7 @@ impl<H: Handler> Lane<H> {
             .offsets(&next)
             .map_err(|e| Unsettled::End(End::restart(e)))?;
         if transactional {
-            self.commit_transaction(producer, consumer, &offsets)?;
+            self.commit_or_ask(producer, consumer, &offsets)?;
         } else {
             if let Some(store) = self.handler.store() {
                 store.commit(&spans).map_err(store_failure)?;
@@ -103,8 +112,58 @@ impl<H: Handler> Lane<H> {
             .client
             .group_metadata()
             .ok_or_else(|| Unsettled::End(End::restart("no group metadata")))?;
-        self.in_transaction(producer, || producer.send_offsets(offsets, &group))?;
-        self.in_transaction(producer, || producer.commit())
+        self.send_offsets(producer, offsets, &group)?;
+        let result = producer.commit();
+        self.status.progress();
+        match result {
+            Ok(()) => Ok(()),
+            Err(NotCommitted::Aborted(error)) => Err(Unsettled::Aborted(error.to_string())),
+            Err(NotCommitted::Doubtful(error)) if producer.is_rivalled(&error) => {
+                Err(Unsettled::End(End::of(&error, producer)))
+            }
+            Err(NotCommitted::Doubtful(error)) => Err(Unsettled::Doubtful(error.to_string())),
+        }
+    }
+
+    /// As [`Lane::commit_transaction`]; where Kafka does not say whether it committed, another producer ends the doubt and
+    /// the group's offsets tell. The batch's partitions stay meanwhile.
+    fn commit_or_ask(
+        &self,
+        producer: &mut LaneProducer,
+        consumer: &LaneConsumer,
+        offsets: &TopicPartitionList,
+    ) -> Result<(), Unsettled> {
+        let reason = match self.commit_transaction(producer, consumer, offsets) {
+            Err(Unsettled::Doubtful(reason)) => reason,
+            settled => return settled,
+        };
+        self.renew(producer).map_err(Unsettled::End)?;
+        let happened = transaction::happened(&consumer.client, offsets, REPLACED_WITHIN)
+            .map_err(|error| Unsettled::End(End::restart(format!("{reason}; {error}"))))?;
+        self.status.progress();
+        tracing::info!(lane = self.task, reason, happened, "{DOUBT_ENDED}");
+        match happened {
+            true => Ok(()),
+            false => Err(Unsettled::Aborted(reason)),
+        }
+    }
+
+    /// Puts another producer of the same id in the place of one that must not be used again. The group does not notice.
+    fn renew(&self, producer: &mut LaneProducer) -> Result<(), End> {
+        if !producer.is_spent() {
+            return Ok(());
+        }
+        self.status.progress();
+        producer.replaced();
+        let next = self.connect()?;
+        if self.config.delivery == Delivery::ExactlyOnce {
+            next.init_transactions(REPLACED_WITHIN)
+                .map_err(|error| End::of(&error, &next))?;
+        }
+        *producer = next;
+        self.status.progress();
+        tracing::info!(lane = self.task, "producer replaced");
+        Ok(())
     }
 
     /// Commits where the lane stands when nothing comes: past transaction markers, which otherwise would
@@ -112,7 +171,7 @@ impl<H: Handler> Lane<H> {
     /// the next transaction's and take the offset back.
     pub(super) fn commit_idle(
         &mut self,
-        producer: &LaneProducer,
+        producer: &mut LaneProducer,
         consumer: &LaneConsumer,
     ) -> Result<(), End> {
         consumer.check_quiet_starts().map_err(End::restart)?;
@@ -126,10 +185,10 @@ impl<H: Handler> Lane<H> {
         }
         let offsets = consumer.offsets(&news).map_err(End::restart)?;
         let result = match self.config.delivery {
-            Delivery::ExactlyOnce => producer
-                .begin()
-                .map_err(|error| Unsettled::End(End::of(&error)))
-                .and_then(|()| self.commit_transaction(producer, consumer, &offsets)),
+            Delivery::ExactlyOnce => {
+                self.renew(producer)?;
+                begin(producer).and_then(|()| self.commit_transaction(producer, consumer, &offsets))
+            }
             Delivery::AtLeastOnce => {
                 let commit = consumer.client.commit(&offsets, CommitMode::Async);
                 commit.map_err(|error| Unsettled::Aborted(error.to_string()))
@@ -137,7 +196,8 @@ impl<H: Handler> Lane<H> {
         };
         match result {
             Ok(()) => self.idle.extend(news),
-            Err(Unsettled::Aborted(reason)) => {
+            // Where it stands is committed again later.
+            Err(Unsettled::Aborted(reason) | Unsettled::Doubtful(reason)) => {
                 tracing::debug!(lane = self.task, reason, "idle position not committed");
             }
             Err(Unsettled::End(end)) => return Err(end),
@@ -167,48 +227,53 @@ impl<H: Handler> Lane<H> {
         }
     }
 
-    /// Repeats a transaction's call while its error says that this may help.
-    fn in_transaction(
+    /// Sends offsets into the open transaction; again while the error says that this may help.
+    fn send_offsets(
         &self,
         producer: &LaneProducer,
-        call: impl Fn() -> Result<(), KafkaError>,
+        offsets: &TopicPartitionList,
+        group: &ConsumerGroupMetadata,
     ) -> Result<(), Unsettled> {
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
         loop {
-            let error = match call() {
-                Ok(()) => return Ok(()),
-                Err(error) => error,
+            let Err(error) = producer.send_offsets(offsets, group) else {
+                return Ok(());
             };
             self.status.progress();
+            if producer.is_rivalled(&error) {
+                return Err(Unsettled::End(End::of(&error, producer)));
+            }
             match &error {
                 KafkaError::Transaction(detail) if detail.txn_requires_abort() => {
                     return Err(self.abort(producer, error.to_string()));
                 }
                 KafkaError::Transaction(detail)
-                    if detail.is_retriable() && backoff.attempts() < 5 =>
+                    if detail.is_retriable() && !producer.is_spent() && backoff.attempts() < 5 =>
                 {
                     self.stop.sleep(backoff.next_wait());
                 }
-                _ => return Err(Unsettled::End(End::of(&error))),
+                // Nobody has asked for a commit: the producer's successor ends the transaction by an abort.
+                _ => {
+                    producer.spend();
+                    return Err(Unsettled::Aborted(error.to_string()));
+                }
             }
         }
     }
 
+    /// A failed abort leaves the producer spent, and its successor ends the transaction.
     fn abort(&self, producer: &LaneProducer, reason: String) -> Unsettled {
         match producer.abort() {
             Ok(()) => Unsettled::Aborted(reason),
-            Err(error) => Unsettled::End(match End::of(&error) {
-                End::Restart {
-                    reason: cause,
-                    fenced,
-                } => End::Restart {
-                    reason: format!("{reason}; abort failed: {cause}"),
-                    fenced,
-                },
-                end => end,
-            }),
+            Err(error) if producer.is_rivalled(&error) => Unsettled::End(End::of(&error, producer)),
+            Err(error) => Unsettled::Aborted(format!("{reason}; abort failed: {error}")),
         }
     }
+}
+
+fn begin(producer: &LaneProducer) -> Result<(), Unsettled> {
+    let begun = producer.begin();
+    begun.map_err(|error| Unsettled::End(End::of(&error, producer)))
 }
 
 /// Waits for Kafka's confirmations.

@@ -2,7 +2,7 @@
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use rdkafka::{error::KafkaError, producer::BaseRecord};
@@ -12,6 +12,7 @@ use crate::{
     admin::MODELS_BYTES_MAX,
     client,
     producer::{LaneProducer, SendError},
+    transaction::{self, NotCommitted},
 };
 
 /// A transaction whose writer was killed holds back the table's readers this long, and for
@@ -67,7 +68,8 @@ pub fn write_table(
     let bytes: usize = records.iter().map(size).sum();
     let timeout =
         TRANSACTION_TIMEOUT_MIN + Duration::from_secs(bytes as u64 / BYTES_PER_SECOND_MIN);
-    let producer = connect(cluster, topic, timeout).map_err(begin)?;
+    let name = own_name(topic);
+    let producer = connect(cluster, &name, timeout).map_err(begin)?;
     producer.init_transactions(ANSWER_WITHIN).map_err(begin)?;
     producer.begin().map_err(begin)?;
     let sent = send(&producer, topic, records, timeout);
@@ -77,30 +79,46 @@ pub fn write_table(
         }
         return Err(error);
     }
-    commit(&producer, topic)
+    producer.commit().map_err(|not_committed| {
+        let topic = topic.to_owned();
+        match not_committed {
+            NotCommitted::Aborted(error) => WriteError::Aborted {
+                topic,
+                reason: error.to_string(),
+            },
+            NotCommitted::Doubtful(error) => {
+                let mut reason = error.to_string();
+                producer.replaced();
+                if let Err(error) = decide(cluster, &name, timeout) {
+                    reason = format!("{reason}; it may be committed late: {error}");
+                }
+                WriteError::Doubtful { topic, reason }
+            }
+        }
+    })
+}
+
+/// Ends the doubt: another producer of the same id lets Kafka finish what was to be committed or abort it, and a request
+/// that is late is refused. Whoever reads then reads what stays.
+fn decide(cluster: &Cluster, name: &str, timeout: Duration) -> Result<(), KafkaError> {
+    connect(cluster, name, timeout)?.init_transactions(ANSWER_WITHIN)
 }
 
 fn size(record: &TableWrite<'_>) -> usize {
     record.key.len() + record.value.map_or(0, <[u8]>::len)
 }
 
-fn connect(cluster: &Cluster, topic: &str, timeout: Duration) -> Result<LaneProducer, KafkaError> {
+fn connect(cluster: &Cluster, name: &str, timeout: Duration) -> Result<LaneProducer, KafkaError> {
     let mut settings = cluster.client_config();
-    let name = own_name(topic);
-    let timeout_ms = timeout.as_millis().to_string();
+    transaction::settings(&mut settings, name, timeout);
     settings
-        .set("client.id", &name)
-        .set("transactional.id", &name)
-        .set("transaction.timeout.ms", &timeout_ms)
-        .set("message.timeout.ms", &timeout_ms)
-        .set("enable.idempotence", "true")
-        .set("acks", "all")
+        .set("client.id", name)
+        .set("message.timeout.ms", timeout.as_millis().to_string())
         .set("linger.ms", "0")
         // A batch must fit the broker's usual limit; a larger record travels alone.
         .set("batch.size", "1000000")
         .set("message.max.bytes", MODELS_BYTES_MAX.to_string())
-        .set("queue.buffering.max.kbytes", QUEUE_KIB_MAX)
-        .set("retry.backoff.ms", "20");
+        .set("queue.buffering.max.kbytes", QUEUE_KIB_MAX);
     LaneProducer::start(&settings, "table-writer")
 }
 
@@ -160,28 +178,5 @@ fn send(
             "Kafka did not confirm all records within {} s",
             timeout.as_secs()
         ))),
-    }
-}
-
-fn commit(producer: &LaneProducer, topic: &str) -> Result<(), WriteError> {
-    let deadline = Instant::now() + ANSWER_WITHIN;
-    loop {
-        let error = match producer.commit() {
-            Ok(()) => return Ok(()),
-            Err(error) => error,
-        };
-        let reason = error.to_string();
-        let topic = topic.to_owned();
-        match &error {
-            KafkaError::Transaction(transaction) if transaction.txn_requires_abort() => {
-                if producer.abort().is_ok() {
-                    return Err(WriteError::Aborted { topic, reason });
-                }
-                return Err(WriteError::Doubtful { topic, reason });
-            }
-            KafkaError::Transaction(transaction)
-                if transaction.is_retriable() && Instant::now() < deadline => {}
-            _ => return Err(WriteError::Doubtful { topic, reason }),
-        }
     }
 }
