@@ -13,6 +13,8 @@ mod config;
 mod consumer;
 mod dlq;
 mod embedded;
+#[cfg(test)]
+mod fatal;
 mod group;
 mod handler;
 mod judge;

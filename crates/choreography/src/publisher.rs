@@ -2,12 +2,13 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, RwLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use opentelemetry::{
     Context, KeyValue,
     trace::{SpanKind, TraceContextExt},
@@ -18,19 +19,21 @@ use quadrille_telemetry::{
 };
 use rdkafka::{
     ClientContext, Message,
-    config::RDKafkaLogLevel,
+    config::{ClientConfig, RDKafkaLogLevel},
     error::{KafkaError, KafkaResult},
     message::{Header, OwnedHeaders},
-    producer::{BaseProducer, BaseRecord, DeliveryResult, ProducerContext},
+    producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext, PurgeConfig},
 };
 use tokio::sync::oneshot;
 
-use crate::{Cluster, client, spans};
+use crate::{Backoff, Cluster, client, spans};
 
 /// A record is given up, and its sender told, when Kafka has not confirmed it for this long.
 const CONFIRM_WITHIN: Duration = Duration::from_secs(10);
 /// How long the event thread sleeps when nothing happens; an event wakes it at once.
 const EVENT_WAIT: Duration = Duration::from_millis(500);
+/// Between two producers that fail for good, at first and at most: nothing is sent meanwhile, and readiness says so.
+const REPLACED_AFTER: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// Bounds what waits for Kafka; beyond it senders are told to come back.
 const QUEUE_KIB_MAX: usize = 16 << 10;
 
@@ -116,13 +119,76 @@ struct Inner {
     tracing: Tracing,
     /// Of every `send` span.
     attributes: Vec<KeyValue>,
-    producer: Arc<BaseProducer<Events>>,
-    stop: Arc<AtomicBool>,
+    line: Arc<Line>,
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Release);
+        self.line.stop.store(true, Ordering::Release);
+    }
+}
+
+/// The producer of now. One that has failed for good sends nothing any more: another one takes its place.
+struct Line {
+    settings: ClientConfig,
+    producer: ArcSwap<BaseProducer<Events>>,
+    /// Why nothing can be sent.
+    failure: RwLock<Option<String>>,
+    stop: AtomicBool,
+}
+
+impl Line {
+    fn open(settings: ClientConfig) -> KafkaResult<Self> {
+        let producer = settings.create_with_context(Events)?;
+        Ok(Line {
+            settings,
+            producer: ArcSwap::from_pointee(producer),
+            failure: RwLock::default(),
+            stop: AtomicBool::new(false),
+        })
+    }
+
+    fn failure(&self) -> Option<String> {
+        let failure = self.failure.read();
+        failure
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+            .clone()
+    }
+
+    fn set_failure(&self, failure: Option<String>) {
+        *self
+            .failure
+            .write()
+            .unwrap_or_else(|poisoned| poisoned.into_inner()) = failure;
+    }
+
+    /// Serves the producer's events, and replaces it when it has failed for good.
+    fn serve(&self) {
+        let mut backoff = Backoff::new(REPLACED_AFTER.0, REPLACED_AFTER.1);
+        let mut failed = false;
+        while !self.stop.load(Ordering::Acquire) {
+            let producer = self.producer.load_full();
+            producer.poll(EVENT_WAIT);
+            let Some((_, reason)) = producer.client().fatal_error() else {
+                // The one that was put in its place has lived for a turn.
+                if std::mem::take(&mut failed) {
+                    self.set_failure(None);
+                    backoff.reset();
+                }
+                continue;
+            };
+            failed = true;
+            self.set_failure(Some(reason.clone()));
+            let wait = backoff.next_wait();
+            tracing::warn!(reason, ?wait, "producer of pushes failed; it is replaced");
+            // What is in flight is answered: nobody knows whether it is in Kafka.
+            producer.purge(PurgeConfig::default().queue().inflight());
+            producer.poll(wait);
+            match self.settings.create_with_context(Events) {
+                Ok(next) => self.producer.store(Arc::new(next)),
+                Err(error) => tracing::error!(%error, "no producer of pushes can be made"),
+            }
+        }
     }
 }
 
@@ -162,26 +228,33 @@ impl Publisher {
             .set("message.timeout.ms", CONFIRM_WITHIN.as_millis().to_string())
             .set("queue.buffering.max.kbytes", QUEUE_KIB_MAX.to_string())
             .set("retry.backoff.ms", "20");
-        let producer: Arc<BaseProducer<Events>> = Arc::new(settings.create_with_context(Events)?);
-        let stop = Arc::new(AtomicBool::new(false));
+        let line = Arc::new(Line::open(settings)?);
         let thread = std::thread::Builder::new()
             .name("publisher".to_owned())
             .spawn({
-                let (producer, stop) = (Arc::clone(&producer), Arc::clone(&stop));
-                move || {
-                    while !stop.load(Ordering::Acquire) {
-                        producer.poll(EVENT_WAIT);
-                    }
-                }
+                let line = Arc::clone(&line);
+                move || line.serve()
             });
         thread.map_err(|error| KafkaError::ClientCreation(error.to_string()))?;
         let attributes = spans::sender(name, cluster.bootstrap_servers());
         Ok(Publisher(Arc::new(Inner {
             tracing,
             attributes,
-            producer,
-            stop,
+            line,
         })))
+    }
+
+    /// Whether records can be sent, as far as this client knows: Kafka may be away all the same.
+    ///
+    /// # Errors
+    /// Why not; it is being mended.
+    pub fn ready(&self) -> Result<(), String> {
+        match self.0.line.failure() {
+            None => Ok(()),
+            Some(reason) => Err(format!(
+                "pushes: the producer failed and is being replaced: {reason}"
+            )),
+        }
     }
 
     /// Sends at once; the future is ready when Kafka has confirmed the record or given it up.
@@ -212,7 +285,8 @@ impl Publisher {
         if let Some(span) = &span {
             record.headers = Some(spans::carry(record.headers.take(), span.span_context()));
         }
-        let sent = self.0.producer.send(record).map_err(|(error, _)| {
+        let line = &self.0.line;
+        let sent = line.producer.load().send(record).map_err(|(error, _)| {
             if client::is_queue_full(&error) {
                 PublishError::Busy
             } else if client::is_too_large(&error) {

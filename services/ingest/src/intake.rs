@@ -131,6 +131,13 @@ impl Intake {
         })
     }
 
+    /// Whether pushes can be sent to Kafka.
+    pub fn ready(&self) -> Result<(), String> {
+        let name = self.pipeline.name();
+        let ready = self.publisher.ready();
+        ready.map_err(|reason| format!("pipeline {name}: {reason}"))
+    }
+
     /// Sends a record at once; the future is ready when Kafka has confirmed it. Records sent one after
     /// another stay in that order.
     pub fn send(

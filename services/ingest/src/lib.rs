@@ -65,6 +65,10 @@ async fn assemble(context: Context, bounds: Bounds) -> Result<Assembly, Error> {
         })?);
     }
     let intakes: Arc<[_]> = intakes.into();
+    let ready = {
+        let intakes = Arc::clone(&intakes);
+        Arc::new(move || intakes.iter().try_for_each(|intake| intake.ready()))
+    };
     let service = IngestServiceServer::new(grpc::Ingest {
         intakes: Arc::clone(&intakes),
     })
@@ -78,6 +82,6 @@ async fn assemble(context: Context, bounds: Bounds) -> Result<Assembly, Error> {
         http: http::router(intakes, bounds),
         grpc: Routes::new(service),
         services: vec![SERVICE_NAME],
-        ready: None,
+        ready: Some(ready),
     })
 }
