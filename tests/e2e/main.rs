@@ -3,6 +3,7 @@
 mod bad_input;
 mod commands;
 mod delivery;
+mod doubt;
 mod examples;
 mod explain;
 mod harness;

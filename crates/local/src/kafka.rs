@@ -43,6 +43,8 @@ pub struct Options {
     pub partitions_default: Option<u16>,
     /// More server properties. They win over our defaults; addresses, identity and folders are refused.
     pub extra: Vec<(String, String)>,
+    /// Where a proxy listens: a second listener tells its clients this port instead of its own. See [`crate::proxy`].
+    pub proxy_port: Option<u16>,
     /// The Java machine's heap and collector, instead of our small ones.
     pub heap: Option<Vec<String>>,
 }
@@ -72,14 +74,17 @@ pub struct Kafka {
 struct Ports {
     broker: u16,
     controller: u16,
+    /// Of the listener for a proxy, where there is one.
+    proxied: u16,
 }
 
 impl Ports {
     fn choose(wanted: Option<u16>) -> Result<Self, Error> {
-        let free = port::free(2)?;
+        let free = port::free(3)?;
         Ok(Self {
             broker: wanted.unwrap_or(free[0]),
             controller: free[1],
+            proxied: free[2],
         })
     }
 }
@@ -129,6 +134,12 @@ impl Kafka {
     #[must_use]
     pub fn bootstrap_servers(&self) -> String {
         format!("127.0.0.1:{}", self.ports.broker)
+    }
+
+    /// Where a proxy reaches it; `None` without [`Options::proxy_port`].
+    #[must_use]
+    pub fn proxied_port(&self) -> Option<u16> {
+        self.options.proxy_port.map(|_| self.ports.proxied)
     }
 
     /// The process id of the broker itself; `None` while it is stopped.

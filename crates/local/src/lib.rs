@@ -24,9 +24,11 @@ mod maven;
 mod patience;
 mod port;
 pub mod postgres;
+pub mod proxy;
 pub mod python;
 mod scratch;
 
 pub use error::Error;
 pub use kafka::Kafka;
 pub use postgres::Postgres;
+pub use proxy::Proxy;

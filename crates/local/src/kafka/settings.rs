@@ -69,12 +69,18 @@ pub(super) fn check(extra: &[(String, String)]) -> Result<(), Error> {
 pub(super) fn server(options: &Options, ports: Ports, data: &Path) -> String {
     let broker = format!("127.0.0.1:{}", ports.broker);
     let controller = format!("127.0.0.1:{}", ports.controller);
+    // Of its own, so that the broker's requests to itself do not go through the proxy.
+    let (mut listeners, mut advertised) = (String::new(), String::new());
+    if let Some(proxy) = options.proxy_port {
+        listeners = format!(",PROXIED://127.0.0.1:{}", ports.proxied);
+        advertised = format!(",PROXIED://127.0.0.1:{proxy}");
+    }
     let mut file = format!(
         "process.roles=broker,controller
 node.id=1
-listeners=PLAINTEXT://{broker},CONTROLLER://{controller}
-advertised.listeners=PLAINTEXT://{broker},CONTROLLER://{controller}
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+listeners=PLAINTEXT://{broker},CONTROLLER://{controller}{listeners}
+advertised.listeners=PLAINTEXT://{broker},CONTROLLER://{controller}{advertised}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT
 inter.broker.listener.name=PLAINTEXT
 controller.listener.names=CONTROLLER
 controller.quorum.bootstrap.servers={controller}
@@ -110,10 +116,29 @@ mod tests {
         let ports = Ports {
             broker: 1,
             controller: 2,
+            proxied: 3,
         };
         let file = server(&options, ports, Path::new("/d"));
         assert!(file.ends_with("num.partitions=8\na=b\\nlisteners=c\\\\\n"));
         assert!(file.contains("\nlog.dirs=/d\nauto.create.topics.enable=false\n"));
+    }
+
+    #[test]
+    fn clients_of_a_proxy_are_told_its_port_and_others_are_not() {
+        let options = Options {
+            proxy_port: Some(9),
+            ..Options::default()
+        };
+        let ports = Ports {
+            broker: 1,
+            controller: 2,
+            proxied: 3,
+        };
+        let file = server(&options, ports, Path::new("/d"));
+        assert!(file.contains(
+            "\nlisteners=PLAINTEXT://127.0.0.1:1,CONTROLLER://127.0.0.1:2,PROXIED://127.0.0.1:3\n"
+        ));
+        assert!(file.contains("\nadvertised.listeners=PLAINTEXT://127.0.0.1:1,CONTROLLER://127.0.0.1:2,PROXIED://127.0.0.1:9\n"));
     }
 
     #[test]
