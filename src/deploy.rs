@@ -9,7 +9,7 @@ use std::time::Duration;
 use quadrille_choreography::Admin;
 use quadrille_proto::Topics;
 use quadrille_registry::{
-    Action, Deployment, NoSuchChange, Registry, Role, Route, View, promote, rollback,
+    Action, Deployment, KeyRanges, NoSuchChange, Registry, Role, Route, View, promote, rollback,
 };
 use quadrille_service::Error;
 
@@ -205,6 +205,7 @@ fn change(
     let deployment = Deployment {
         pipeline: pipeline.to_owned(),
         revision: base + 1,
+        ranges: KeyRanges::after(view.current(pipeline), &routes),
         routes,
         action,
         by: registry::author(asked.by.as_deref()),

@@ -121,6 +121,7 @@ mod tests {
                 model: registry::model_id("m:1").unwrap(),
                 role: Role::Live { weight: 1 },
             }],
+            ranges: None,
             action: Action::Set,
             by: String::new(),
             at_ms: 0,

@@ -84,6 +84,7 @@ impl Shop {
             pipeline: self.world.pipeline.clone(),
             revision: 1,
             routes: vec![live, route("canary", Role::Canary { share })],
+            ranges: None,
             action: Action::Set,
             by: "test".to_owned(),
             at_ms: 0,

@@ -44,6 +44,7 @@ fn deployment(pipeline: &str, revision: u64, model: ModelId, by: &str) -> Deploy
             model,
             role: Role::Live { weight: 1 },
         }],
+        ranges: None,
         action: Action::Set,
         by: by.to_owned(),
         at_ms: 1,

@@ -92,6 +92,7 @@ impl Operator {
             pipeline: self.pipeline.clone(),
             revision,
             routes: routes.iter().map(route).collect(),
+            ranges: None,
             action: Action::Set,
             by: "test".to_owned(),
             at_ms: 0,

@@ -389,6 +389,7 @@ impl Operator<'_> {
             pipeline: self.pipeline.clone(),
             revision: self.current().map_or(1, |current| current.revision + 1),
             routes: routes.to_vec(),
+            ranges: None,
             action,
             by: "bench".to_owned(),
             at_ms: 0,

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeSet, fmt};
 
+use crate::KeyRanges;
+
 /// All keys, in hundredths of a percent.
 pub const SHARE_WHOLE: u32 = 10_000;
 /// More than anybody compares; bounds what a reader keeps of an event.
@@ -59,6 +61,8 @@ pub enum Action {
     Set,
     Promote,
     Rollback,
+    /// The pipeline has no deployment any more; there are no routes.
+    Unset,
 }
 
 impl Action {
@@ -67,6 +71,7 @@ impl Action {
             Action::Set => "set",
             Action::Promote => "promote",
             Action::Rollback => "rollback",
+            Action::Unset => "unset",
         }
     }
 }
@@ -78,6 +83,8 @@ pub struct Deployment {
     /// 1 for a pipeline's first.
     pub revision: u64,
     pub routes: Vec<Route>,
+    /// Which keys each route has; None: by the formula of the first version, see [`crate::split`].
+    pub ranges: Option<KeyRanges>,
     pub action: Action,
     /// Who asked for it.
     pub by: String,
@@ -99,6 +106,10 @@ pub enum Invalid {
     Revision,
     #[error("there is no route; name at least a live one")]
     NoRoutes,
+    #[error("a pipeline whose deployment is removed has no routes")]
+    RoutesOfNothing,
+    #[error("the routes' ranges of keys cannot be: {0}")]
+    Ranges(String),
     #[error("{0} routes; {ROUTES_MAX} are allowed")]
     TooManyRoutes(usize),
     #[error("two routes are named {0}; a route's name is what its predictions are told apart by")]
@@ -138,6 +149,12 @@ impl Deployment {
         if self.revision == 0 {
             return Err(Invalid::Revision);
         }
+        if self.action == Action::Unset {
+            return match self.routes.is_empty() && self.ranges.is_none() {
+                true => Ok(()),
+                false => Err(Invalid::RoutesOfNothing),
+            };
+        }
         match self.routes.len() {
             0 => return Err(Invalid::NoRoutes),
             count if count > ROUTES_MAX => return Err(Invalid::TooManyRoutes(count)),
@@ -150,7 +167,10 @@ impl Deployment {
                 return Err(Invalid::SameName(route.name.clone()));
             }
         }
-        self.check_shares()
+        self.check_shares()?;
+        let ranges = self.ranges.as_ref();
+        let checked = ranges.map_or(Ok(()), |ranges| ranges.check(&self.routes));
+        checked.map_err(Invalid::Ranges)
     }
 
     fn check_shares(&self) -> Result<(), Invalid> {
@@ -234,6 +254,7 @@ pub(crate) mod tests {
             pipeline: "p".to_owned(),
             revision,
             routes,
+            ranges: None,
             action: Action::Set,
             by: "a@b".to_owned(),
             at_ms: 1,

@@ -12,6 +12,7 @@ mod fold;
 mod follower;
 mod key;
 mod package;
+mod ranges;
 mod registry;
 pub mod split;
 mod status;
@@ -25,6 +26,7 @@ pub use deployment::{Action, Deployment, Invalid, ModelId, Role, Route, SHARE_WH
 pub use error::Error;
 pub use follower::Follower;
 pub use package::{CHUNK_BYTES, PackageBytes, Sha256Hex};
+pub use ranges::{KeyRange, KeyRanges};
 pub use registry::{Deleted, Pushed, Registry};
 pub use split::{Pick, Split};
 pub use status::{

@@ -1,10 +1,12 @@
 //! Which route of a deployment answers for an entity: pure, the same on every replica and in every protocol.
 //!
-//! Canaries own intervals of 0..10,000 from the bottom, in the order of their routes: one whose share grows keeps
-//! the keys it had. Live routes share the others by weight, by bits of the hash that say nothing of the canaries'
-//! intervals: a key that goes back from a canary, or stays outside it, meets the live route it always met.
+//! A deployment that says which ranges of the hash its routes have is split by those ([`KeyRanges`]).
+//!
+//! Others are split by the formula of the first version, for as long as they are on the log. Canaries own intervals of 0..10,000 from the
+//! bottom, in the order of their routes: one whose share grows keeps the keys it had. Live routes share the others by weight, by bits of
+//! the hash that say nothing of the canaries' intervals. A share that changes there moves keys between routes above it that did not.
 
-use crate::{Deployment, Role, SHARE_WHOLE};
+use crate::{Deployment, KeyRanges, Role, SHARE_WHOLE};
 
 /// A deployment that does not say who answers.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -41,6 +43,8 @@ struct Share {
 #[derive(Debug, Clone)]
 pub struct Split {
     seed: u64,
+    /// Instead of the two that follow.
+    ranges: Option<KeyRanges>,
     canaries: Vec<Share>,
     lives: Vec<Share>,
     /// Routes that may be asked for by name: all that answer, whatever their share.
@@ -54,6 +58,7 @@ impl Split {
     pub fn of(deployment: &Deployment) -> Result<Self, Error> {
         let mut split = Split {
             seed: fold(FNV_OFFSET, deployment.pipeline.as_bytes()),
+            ranges: deployment.ranges.clone(),
             canaries: Vec::new(),
             lives: Vec::new(),
             named: Vec::new(),
@@ -101,6 +106,9 @@ impl Split {
 
     /// The one route that answers everything, if there is only one.
     pub fn only(&self) -> Option<Pick> {
+        if let Some(ranges) = &self.ranges {
+            return ranges.only().map(|route| Pick { route });
+        }
         match (&self.canaries[..], &self.lives[..]) {
             ([], [only]) => Some(Pick { route: only.route }),
             _ => None,
@@ -125,6 +133,11 @@ impl Split {
 
     fn at(&self, hash: u64) -> Pick {
         let (high, low) = (hash >> 32, hash & 0xffff_ffff);
+        if let Some(ranges) = &self.ranges {
+            // Valid ones leave no point out.
+            let route = ranges.route(high).unwrap_or_default();
+            return Pick { route };
+        }
         let slot = (high * u64::from(SHARE_WHOLE)) >> 32;
         let canary = self.canaries.iter().find(|share| slot < share.end);
         let share = canary.or_else(|| {
@@ -179,6 +192,7 @@ mod tests {
             pipeline: "ward".to_owned(),
             revision: 1,
             routes: roles.iter().map(route).collect(),
+            ranges: None,
             action: Action::Set,
             by: "test".to_owned(),
             at_ms: 0,

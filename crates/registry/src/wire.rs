@@ -7,15 +7,18 @@ use prost::{
     encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field},
 };
 use quadrille_proto::v1::{
-    CanaryRoute, DeploymentAction, DeploymentEvent, DeploymentRoute, LiveRoute, ModelManifest,
-    ReplicaModel as WireReplicaModel, ReplicaModelState, ReplicaStatus, ShadowRoute,
+    CanaryRoute, DeploymentAction, DeploymentEvent, DeploymentRanges, DeploymentRoute, LiveRoute,
+    ModelManifest, ReplicaModel as WireReplicaModel, ReplicaModelState, ReplicaStatus, ShadowRoute,
     deployment_route,
 };
 
 use crate::{
-    Action, Deployment, ModelId, ModelState, Replica, ReplicaModel, Role, Route, Sha256Hex, Uri,
-    key::PushKey,
+    Action, Deployment, KeyRange, KeyRanges, ModelId, ModelState, Replica, ReplicaModel, Role,
+    Route, Sha256Hex, Uri, key::PushKey,
 };
+
+/// How a deployment's record says which keys each route has; without it the formula of the first version does.
+const RANGES_VERSION: u32 = 2;
 
 /// The fields of a message that are known, with those of messages inside.
 struct Shape(&'static [(u32, Option<&'static Shape>)]);
@@ -39,7 +42,9 @@ const EVENT: Shape = Shape(&[
     (5, None),
     (6, None),
     (7, None),
+    (8, Some(&RANGES)),
 ]);
+const RANGES: Shape = Shape(&[(1, None), (2, None), (3, None)]);
 
 impl Shape {
     /// Walks a message that decodes.
@@ -62,7 +67,11 @@ impl Shape {
                     let (inside, rest) = bytes
                         .split_at_checked(length)
                         .ok_or_else(|| format!("{what} is cut off"))?;
-                    shape.check(inside, "a route")?;
+                    let name = match number {
+                        8 => "the deployment's ranges",
+                        _ => "a route",
+                    };
+                    shape.check(inside, name)?;
                     bytes = rest;
                 }
                 _ => skip_field(wire, number, &mut bytes, DecodeContext::default())
@@ -88,6 +97,7 @@ pub(crate) fn encode_deployment(deployment: &Deployment) -> Vec<u8> {
         Action::Set => DeploymentAction::Set,
         Action::Promote => DeploymentAction::Promote,
         Action::Rollback => DeploymentAction::Rollback,
+        Action::Unset => DeploymentAction::Unset,
     };
     let event = DeploymentEvent {
         pipeline: deployment.pipeline.clone(),
@@ -97,8 +107,39 @@ pub(crate) fn encode_deployment(deployment: &Deployment) -> Vec<u8> {
         by: deployment.by.clone(),
         at_ms: deployment.at_ms,
         reason: deployment.reason.clone(),
+        ranges: deployment.ranges.as_ref().map(encode_ranges),
     };
     event.encode_to_vec()
+}
+
+fn encode_ranges(ranges: &KeyRanges) -> DeploymentRanges {
+    let ranges = ranges.ranges().iter();
+    DeploymentRanges {
+        version: RANGES_VERSION,
+        ends: ranges.clone().map(|range| range.end).collect(),
+        // At most 64 routes.
+        routes: ranges.map(|range| range.route as u32).collect(),
+    }
+}
+
+/// # Errors
+/// Another way to share keys than this version knows: it may not take effect here.
+fn decode_ranges(ranges: DeploymentRanges) -> Result<KeyRanges, String> {
+    if ranges.version != RANGES_VERSION {
+        return Err(format!(
+            "the deployment shares keys in way {}, which this version does not know; update it",
+            ranges.version
+        ));
+    }
+    if ranges.ends.len() != ranges.routes.len() {
+        return Err("the deployment's ranges of keys are not one a route".to_owned());
+    }
+    let range = |(end, route): (u64, u32)| KeyRange {
+        end,
+        route: route as usize,
+    };
+    let ranges = ranges.ends.into_iter().zip(ranges.routes).map(range);
+    Ok(KeyRanges::new(ranges.collect()))
 }
 
 /// # Errors
@@ -111,6 +152,7 @@ pub(crate) fn decode_deployment(value: &[u8]) -> Result<Deployment, String> {
         Ok(DeploymentAction::Set) => Action::Set,
         Ok(DeploymentAction::Promote) => Action::Promote,
         Ok(DeploymentAction::Rollback) => Action::Rollback,
+        Ok(DeploymentAction::Unset) => Action::Unset,
         Ok(DeploymentAction::Unspecified) | Err(_) => {
             return Err(format!("the action {} is not known", event.action));
         }
@@ -120,6 +162,7 @@ pub(crate) fn decode_deployment(value: &[u8]) -> Result<Deployment, String> {
         pipeline: event.pipeline,
         revision: event.revision,
         routes: routes?,
+        ranges: event.ranges.map(decode_ranges).transpose()?,
         action,
         by: event.by,
         at_ms: event.at_ms,
@@ -321,7 +364,32 @@ mod tests {
 
     #[test]
     fn a_deployment_is_read_as_it_was_written() {
-        assert_eq!(decode_deployment(&encode_deployment(&whole())), Ok(whole()));
+        let mut ranged = whole();
+        let range = |end, route| KeyRange { end, route };
+        ranged.ranges = Some(KeyRanges::new(vec![range(1 << 31, 1), range(1 << 32, 0)]));
+        let mut removed = deployment(4, Vec::new());
+        removed.action = Action::Unset;
+        for written in [whole(), ranged, removed] {
+            assert_eq!(decode_deployment(&encode_deployment(&written)), Ok(written));
+        }
+    }
+
+    #[test]
+    fn ranges_of_a_version_that_is_not_known_take_no_effect() {
+        let known = encode_deployment(&whole());
+        // Field 8, a message with field 1 (the version) of 3.
+        let newer = [&known[..], &[0x42, 2, 0x08, 3]].concat();
+        let error = decode_deployment(&newer).unwrap_err();
+        assert!(
+            error.contains("in way 3") && error.contains("update"),
+            "{error}"
+        );
+        let field = [&known[..], &[0x42, 4, 0x08, 2, 0x48, 1]].concat();
+        let error = decode_deployment(&field).unwrap_err();
+        assert!(error.contains("ranges has a field 9"), "{error}");
+        // One end and no route.
+        let uneven = [&known[..], &[0x42, 5, 0x08, 2, 0x12, 1, 9]].concat();
+        assert!(decode_deployment(&uneven).is_err());
     }
 
     #[test]

@@ -47,6 +47,7 @@ fn deployment(revision: u64, version: &str, by: &str) -> Deployment {
             model: id(version),
             role: Role::Live { weight: 1 },
         }],
+        ranges: None,
         action: Action::Set,
         by: by.to_owned(),
         at_ms: 1,

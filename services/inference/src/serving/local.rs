@@ -61,6 +61,7 @@ pub(super) fn deployment(pipeline: &str, model: ModelId) -> Deployment {
             model,
             role: Role::Live { weight: 1 },
         }],
+        ranges: None,
         action: Action::Set,
         by: LOCAL.to_owned(),
         at_ms: 0,

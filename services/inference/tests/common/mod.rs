@@ -205,6 +205,7 @@ impl Memory {
             pipeline: pipeline.to_owned(),
             revision,
             routes: routes.iter().map(route).collect(),
+            ranges: None,
             action: Action::Set,
             by: "test".to_owned(),
             at_ms: 0,
