@@ -25,6 +25,8 @@ Examples:
   quadrille deploy set diabetes --live champion=forest:3@70 --live net:1@30 --shadow net:2
   quadrille deploy promote diabetes --reason 'better for a week'
   quadrille deploy rollback diabetes
+  quadrille deploy rollback diabetes --to 3
+  quadrille deploy unset diabetes --reason 'a slip of the keyboard'
   quadrille deploy history diabetes
 
 Every change is an event on quadrille.deployments, one revision after the one it changes. Of two at once the first
@@ -35,7 +37,12 @@ A route is [ROUTE=]NAME:VERSION. ROUTE is its predictions' variant; without it r
 shadow, and numbered (live-2) where there are several. --live takes @WEIGHT (100), --canary takes @SHARE (10%).
 
 Keys stay with their variant: a canary takes a share of all keys, live routes share the rest by weight, a shadow
-scores everything and is never acted upon.";
+scores everything and is never acted upon. A change moves as many keys as the shares' changes make necessary, and only from
+routes whose share falls to routes whose share rises; routes are the same by their names.";
+
+const ROLLBACK_HELP: &str = "\
+Without --to it goes back through what served before the current revision, one step each time, and never to what an
+earlier rollback left. With --to it restores any revision, also a later one.";
 
 #[derive(Debug, clap::Subcommand)]
 #[command(after_help = EXAMPLES)]
@@ -50,6 +57,8 @@ pub enum Command {
     Promote(PromoteArgs),
     /// Restore the routes of an earlier revision, as a new event.
     Rollback(RollbackArgs),
+    /// Remove a pipeline's deployment, as a new event; its models may be deleted then.
+    Unset(UnsetArgs),
 }
 
 /// Flags of every change.
@@ -101,6 +110,10 @@ pub struct SetArgs {
     #[arg(long, value_name = "ROUTE", value_parser = routes::shadow)]
     shadow: Vec<routes::Asked>,
 
+    /// Deploy to a pipeline that has no topics yet.
+    #[arg(long)]
+    force: bool,
+
     #[command(flatten)]
     change: Change,
 
@@ -126,12 +139,26 @@ pub struct PromoteArgs {
 }
 
 #[derive(Debug, clap::Args)]
+pub struct UnsetArgs {
+    /// The pipeline's name, or its file.
+    #[arg(value_name = "PIPELINE")]
+    pipeline: String,
+
+    #[command(flatten)]
+    change: Change,
+
+    #[command(flatten)]
+    kafka: Kafka,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = ROLLBACK_HELP)]
 pub struct RollbackArgs {
     /// The pipeline's name, or its file.
     #[arg(value_name = "PIPELINE")]
     pipeline: String,
 
-    /// The revision whose routes to restore [default: the last one with other routes].
+    /// The revision whose routes to restore [default: what served before the current one].
     #[arg(long, value_name = "REVISION")]
     to: Option<u64>,
 
@@ -151,34 +178,94 @@ pub async fn run(command: Command) -> Result<(), Error> {
         Command::History(args) => show::history(&args),
         Command::Promote(args) => promotion(&args),
         Command::Rollback(args) => restoration(&args),
+        Command::Unset(args) => removal(&args),
     })
     .await
+}
+
+/// What a change comes to.
+struct Next {
+    action: Action,
+    routes: Vec<Route>,
+    ranges: Option<KeyRanges>,
+}
+
+impl Next {
+    /// Other routes, by which as few keys as possible move.
+    fn routes(action: Action, current: Option<&Deployment>, routes: Vec<Route>) -> Self {
+        Next {
+            action,
+            ranges: KeyRanges::after(current, &routes),
+            routes,
+        }
+    }
 }
 
 fn set(args: SetArgs) -> Result<(), Error> {
     let pipeline = pipelines::name(Some(&args.pipeline))?;
     let routes = routes::named(args.live.into_iter().chain(args.canary).chain(args.shadow));
-    let decide = |_: &View| Ok((Action::Set, routes));
-    change(&pipeline, &args.change, &args.kafka, decide)
+    change(&pipeline, &args.change, &args.kafka, |view, admin| {
+        let current = view.current(&pipeline);
+        let is_known = current.is_some_and(|current| current.action != Action::Unset);
+        if !is_known && !args.force {
+            exists(admin, &pipeline)?;
+        }
+        Ok(Next::routes(Action::Set, current, routes))
+    })
 }
 
 fn promotion(args: &PromoteArgs) -> Result<(), Error> {
     let pipeline = pipelines::name(Some(&args.pipeline))?;
-    change(&pipeline, &args.change, &args.kafka, |view| {
-        let none = || NoSuchChange::NoDeployment(pipeline.clone());
-        let current = view.current(&pipeline).ok_or_else(none);
-        let routes = current.and_then(|current| promote(current, args.variant.as_deref()));
-        Ok((Action::Promote, routes.map_err(unclear)?))
+    change(&pipeline, &args.change, &args.kafka, |view, _| {
+        let current = current(view, &pipeline)?;
+        let routes = promote(current, args.variant.as_deref()).map_err(unclear)?;
+        Ok(Next::routes(Action::Promote, Some(current), routes))
     })
 }
 
 fn restoration(args: &RollbackArgs) -> Result<(), Error> {
     let pipeline = pipelines::name(Some(&args.pipeline))?;
-    change(&pipeline, &args.change, &args.kafka, |view| {
+    change(&pipeline, &args.change, &args.kafka, |view, _| {
         let history = view.deployments.get(&pipeline).cloned().unwrap_or_default();
         let past = rollback(&pipeline, &history, args.to).map_err(unclear)?;
-        Ok((Action::Rollback, past.routes.clone()))
+        // Its ranges, too: each key has the route that it had then.
+        Ok(Next {
+            action: Action::Rollback,
+            routes: past.routes.clone(),
+            ranges: past.ranges.clone(),
+        })
     })
+}
+
+fn removal(args: &UnsetArgs) -> Result<(), Error> {
+    let pipeline = pipelines::name(Some(&args.pipeline))?;
+    change(&pipeline, &args.change, &args.kafka, |view, _| {
+        current(view, &pipeline)?;
+        Ok(Next {
+            action: Action::Unset,
+            routes: Vec::new(),
+            ranges: None,
+        })
+    })
+}
+
+fn current<'a>(view: &'a View, pipeline: &str) -> Result<&'a Deployment, Error> {
+    let current = view.current(pipeline);
+    let current = current.filter(|current| current.action != Action::Unset);
+    current.ok_or_else(|| unclear(NoSuchChange::NoDeployment(pipeline.to_owned())))
+}
+
+/// # Errors
+/// There is no such pipeline here: its name is misspelt, or its topics are still to be made.
+fn exists(admin: &Admin, pipeline: &str) -> Result<(), Error> {
+    let features = Topics::of(pipeline).features;
+    match admin.partitions(&features)? {
+        Some(_) => Ok(()),
+        None => Err(Error::Config(format!(
+            "there is no pipeline {pipeline} on this Kafka (no topic {features}): check the name, or create its topics with \
+             `quadrille topics create`; --force deploys to it all the same"
+        ))),
+    }
 }
 
 fn unclear(error: NoSuchChange) -> Error {
@@ -190,7 +277,7 @@ fn change(
     pipeline: &str,
     asked: &Change,
     kafka: &Kafka,
-    decide: impl FnOnce(&View) -> Result<(Action, Vec<Route>), Error>,
+    decide: impl FnOnce(&View, &Admin) -> Result<Next, Error>,
 ) -> Result<(), Error> {
     let cluster = kafka.cluster()?;
     let registry = registry::open(&cluster)?;
@@ -201,13 +288,13 @@ fn change(
             "revision {base} serves pipeline {pipeline}, not {wanted}; look at it with `quadrille deploy show {pipeline}`"
         )));
     }
-    let (action, routes) = decide(&view)?;
+    let next = decide(&view, &Admin::connect(&cluster)?)?;
     let deployment = Deployment {
         pipeline: pipeline.to_owned(),
         revision: base + 1,
-        ranges: KeyRanges::after(view.current(pipeline), &routes),
-        routes,
-        action,
+        routes: next.routes,
+        ranges: next.ranges,
+        action: next.action,
         by: registry::author(asked.by.as_deref()),
         at_ms: registry::now_ms(),
         reason: asked.reason.clone(),
@@ -218,7 +305,6 @@ fn change(
         "{pipeline} revision {}: {told}",
         deployment.revision
     ))?;
-    warn_of_a_strange_pipeline(&Admin::connect(&cluster)?, pipeline)?;
     match asked.wait {
         true => {
             let within = Duration::from_secs(asked.timeout);
@@ -226,17 +312,6 @@ fn change(
         }
         false => Ok(()),
     }
-}
-
-/// A deployment may come before its pipeline; or its name is misspelt.
-fn warn_of_a_strange_pipeline(admin: &Admin, pipeline: &str) -> Result<(), Error> {
-    let features = Topics::of(pipeline).features;
-    if admin.partitions(&features)?.is_none() {
-        output::note(format_args!(
-            "there is no topic {features} here: nobody serves a pipeline {pipeline} yet; check the name"
-        ));
-    }
-    Ok(())
 }
 
 /// A role's route names begin with this when none is given.

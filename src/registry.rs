@@ -135,7 +135,10 @@ pub fn routes(deployment: &Deployment) -> String {
         }
     };
     let routes: Vec<String> = deployment.routes.iter().map(route).collect();
-    routes.join(" ")
+    match routes.is_empty() {
+        true => "no routes".to_owned(),
+        false => routes.join(" "),
+    }
 }
 
 #[cfg(test)]

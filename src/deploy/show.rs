@@ -1,6 +1,6 @@
 //! `quadrille deploy show` and `history`.
 
-use quadrille_registry::{Deployment, Event, History, ModelState, Replica, Role, View};
+use quadrille_registry::{Action, Deployment, Event, History, ModelState, Replica, Role, View};
 use quadrille_service::Error;
 use serde_json::{Value, json};
 
@@ -64,10 +64,9 @@ pub fn show(args: &ShowArgs) -> Result<(), Error> {
     };
     let current = view.deployments.values().filter_map(History::current);
     let current: Vec<&Deployment> = current
-        .filter(|deployment| {
-            wanted
-                .as_ref()
-                .is_none_or(|name| deployment.pipeline == *name)
+        .filter(|deployment| match &wanted {
+            Some(name) => deployment.pipeline == *name,
+            None => deployment.action != Action::Unset,
         })
         .collect();
     if let (Some(pipeline), true) = (&wanted, current.is_empty()) {
@@ -105,6 +104,10 @@ pub fn of_pipeline<'a>(
 }
 
 fn paragraph(deployment: &Deployment, replicas: &[Replica]) -> String {
+    if deployment.action == Action::Unset {
+        let pipeline = &deployment.pipeline;
+        return format!("{pipeline} {}\nno routes\n", headline(deployment));
+    }
     let mut table = Table::new(&["ROUTE", "MODEL", "ROLE", "REPLICAS READY"]);
     let here: Vec<(&Replica, u64)> = of_pipeline(&deployment.pipeline, replicas).collect();
     for route in &deployment.routes {

@@ -160,18 +160,71 @@ fn what_cannot_be_deployed_is_refused_with_the_reason() {
     }
     let error = cli.bad(64, &["deploy", "promote", pipeline]);
     assert!(error.contains("no deployment yet"), "{error}");
-    let output = cli.run(&[
-        "deploy",
-        "set",
-        &format!("{pipeline}-no"),
-        "--live",
-        &model(""),
-    ]);
-    let note = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        output.status.success() && note.contains("check the name"),
-        "{note}"
+}
+
+#[test]
+fn a_misspelt_pipeline_is_refused_and_a_forced_one_can_be_removed_again() {
+    let world = World::new(1);
+    let cli = Cli(world.bootstrap.clone());
+    let (typo, name) = (
+        format!("{}-no", world.pipeline),
+        format!("{}-m", world.pipeline),
     );
+    let registry = Registry::open(&world.cluster()).expect("open");
+    let pushed = registry.push(&id(&name, "1"), &package(1), "a", 1);
+    pushed.expect("pushed");
+    let live = format!("{name}:1");
+    let set = ["deploy", "set", &typo, "--live", &live];
+    let refused = cli.bad(64, &set);
+    assert!(refused.contains("check the name"), "{refused}");
+    let none = cli.bad(64, &["deploy", "unset", &typo]);
+    assert!(none.contains("no deployment yet"), "{none}");
+
+    let forced = cli.good(&[&set[..], &["--force"]].concat());
+    assert!(forced.contains("revision 1"), "{forced}");
+    let used = cli.bad(64, &["model", "delete", &name, "1"]);
+    assert!(used.contains("deploy unset"), "{used}");
+    let removed = cli.good(&[
+        "deploy", "unset", &typo, "--by", "bea", "--reason", "a slip",
+    ]);
+    assert!(removed.contains("revision 2: no routes"), "{removed}");
+    let history = cli.good(&["deploy", "history", &typo]);
+    for word in ["unset", "bea", "a slip"] {
+        assert!(history.contains(word), "{word}: {history}");
+    }
+    let shown = cli.good(&["deploy", "show", &typo]);
+    assert!(shown.contains("revision 2, unset by bea"), "{shown}");
+    assert!(!cli.good(&["deploy", "show"]).contains(&typo));
+    let again = cli.bad(64, &["deploy", "unset", &typo]);
+    assert!(again.contains("no deployment"), "{again}");
+    // It may be restored while its model is there.
+    let back = cli.good(&["deploy", "rollback", &typo]);
+    assert!(back.contains(&format!("revision 3: live={live}")), "{back}");
+    cli.good(&["deploy", "unset", &typo]);
+    cli.good(&["model", "delete", &name, "1"]);
+    assert!(keys(&world.cluster(), &format!("{name}/1/")).is_empty());
+}
+
+#[test]
+fn rollbacks_in_a_row_go_back_through_what_served_and_not_forward_again() {
+    let world = World::new(1);
+    let (pipeline, cli) = (&world.pipeline, Cli(world.bootstrap.clone()));
+    let name = format!("{pipeline}-m");
+    let registry = Registry::open(&world.cluster()).expect("open");
+    for version in 1..=3 {
+        let pushed = registry.push(&id(&name, &version.to_string()), &package(version), "a", 1);
+        pushed.expect("pushed");
+        let live = format!("{name}:{version}");
+        cli.good(&["deploy", "set", pipeline, "--live", &live]);
+    }
+    for version in [2, 1] {
+        let told = cli.good(&["deploy", "rollback", pipeline]);
+        assert!(told.contains(&format!("live={name}:{version}")), "{told}");
+    }
+    let last = cli.bad(64, &["deploy", "rollback", pipeline]);
+    assert!(last.contains("nothing served"), "{last}");
+    let chosen = cli.good(&["deploy", "rollback", pipeline, "--to", "3"]);
+    assert!(chosen.contains(&format!("live={name}:3")), "{chosen}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Changes that follow from what is: a canary promoted, an earlier revision restored.
 
-use crate::{Deployment, History, Role, Route};
+use crate::{Action, Deployment, History, Role, Route};
 
 /// The weight of a live route that is given none.
 pub const WEIGHT_DEFAULT: u32 = 100;
@@ -22,7 +22,9 @@ pub enum NoSuchChange {
     LiveAlready(String),
     #[error("there is no valid revision {revision}; revisions are: {known}")]
     NoRevision { revision: u64, known: String },
-    #[error("nothing else has served pipeline {0} before; see `quadrille deploy history {0}`")]
+    #[error(
+        "nothing served pipeline {0} before that was not rolled back from; `quadrille deploy history {0}` lists the revisions, --to chooses one"
+    )]
     NothingBefore(String),
     #[error("revision {0} serves already, or has the same routes")]
     SameRoutes(u64),
@@ -38,6 +40,9 @@ fn names<'a>(routes: impl Iterator<Item = &'a Route>) -> String {
 /// # Errors
 /// There is no such variant, or no telling which.
 pub fn promote(current: &Deployment, variant: Option<&str>) -> Result<Vec<Route>, NoSuchChange> {
+    if current.action == Action::Unset {
+        return Err(NoSuchChange::NoDeployment(current.pipeline.clone()));
+    }
     let promoted = match variant {
         Some(name) => {
             let found = current.routes.iter().find(|route| route.name == name);
@@ -84,7 +89,8 @@ fn only_canary(current: &Deployment) -> Result<&Route, NoSuchChange> {
     }
 }
 
-/// The deployment whose routes a rollback restores: of a revision, or the last one whose routes are not those of now.
+/// The deployment that a rollback restores: of a revision, or the one that served before the current one did. Without a revision it
+/// goes back only, and never to what an earlier rollback left.
 ///
 /// # Errors
 /// There is no such revision, or it would change nothing.
@@ -97,14 +103,12 @@ pub fn rollback<'a>(
         .current()
         .ok_or_else(|| NoSuchChange::NoDeployment(pipeline.to_owned()))?;
     let Some(revision) = to else {
-        let before = history.valid().rfind(|past| past.routes != current.routes);
+        let before = Walk::through(history).before(current);
         return before.ok_or_else(|| NoSuchChange::NothingBefore(pipeline.to_owned()));
     };
-    let Some(past) = history.revision(revision) else {
-        let known: Vec<String> = history
-            .valid()
-            .map(|past| past.revision.to_string())
-            .collect();
+    let restorable = || history.valid().filter(|past| past.action != Action::Unset);
+    let Some(past) = restorable().find(|past| past.revision == revision) else {
+        let known: Vec<String> = restorable().map(|past| past.revision.to_string()).collect();
         let known = known.join(", ");
         return Err(NoSuchChange::NoRevision { revision, known });
     };
@@ -114,8 +118,51 @@ pub fn rollback<'a>(
     }
 }
 
+/// What a history comes to for the next rollback. It is a matter of routes: a rollback's event does not name the revision that it
+/// restored, and must not, for readers that know no such field.
+#[derive(Default)]
+struct Walk<'a> {
+    /// What served, each after the one before it: a change adds to it, a rollback goes back on it.
+    path: Vec<&'a Deployment>,
+    /// What a rollback left and nobody has asked for since.
+    left: Vec<&'a [Route]>,
+}
+
+impl<'a> Walk<'a> {
+    fn through(history: &'a History) -> Self {
+        let mut walk = Walk::default();
+        let mut serves: Option<&Deployment> = None;
+        for event in history.valid() {
+            if event.action == Action::Unset {
+                serves = None;
+                continue;
+            }
+            let place = walk.path.iter().rposition(|it| it.routes == event.routes);
+            match (event.action, place) {
+                (Action::Rollback, Some(place)) => walk.path.truncate(place + 1),
+                _ => walk.path.push(event),
+            }
+            if event.action == Action::Rollback {
+                walk.left.extend(serves.map(|left| left.routes.as_slice()));
+            }
+            walk.left.retain(|left| *left != event.routes);
+            serves = Some(event);
+        }
+        walk
+    }
+
+    fn before(&self, current: &Deployment) -> Option<&'a Deployment> {
+        let may_serve = |past: &&&Deployment| {
+            past.routes != current.routes && !self.left.contains(&past.routes.as_slice())
+        };
+        self.path.iter().rev().find(may_serve).copied()
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::{
         Event,
@@ -218,5 +265,123 @@ mod tests {
                 .contains("revisions are: 1")
         );
         assert_eq!(back(&[], None), Err(NoSuchChange::NoDeployment("p".into())));
+    }
+
+    /// A change, as it is asked for.
+    #[derive(Debug, Clone)]
+    enum Asked {
+        Set(u32),
+        Unset,
+        Rollback(Option<u64>),
+    }
+
+    /// Puts a change on the history, if there is such a change; returns the revision that a rollback restored.
+    fn ask(history: &mut History, asked: &Asked) -> Option<u64> {
+        let revision = history.current().map_or(1, |current| current.revision + 1);
+        let (action, routes, restored) = match asked {
+            Asked::Set(version) => {
+                let routes = vec![route("live", &version.to_string(), LIVE)];
+                (Action::Set, routes, None)
+            }
+            Asked::Unset => (Action::Unset, Vec::new(), None),
+            Asked::Rollback(to) => {
+                let past = rollback("p", history, *to).ok()?;
+                (Action::Rollback, past.routes.clone(), Some(past.revision))
+            }
+        };
+        let mut deployment = deployment(revision, routes);
+        deployment.action = action;
+        history.events.push(Event {
+            offset: revision as i64,
+            key: String::new(),
+            deployment,
+            void: None,
+        });
+        restored
+    }
+
+    fn all(asked: &[Asked]) -> Vec<Option<u64>> {
+        let mut history = History::default();
+        asked.iter().map(|asked| ask(&mut history, asked)).collect()
+    }
+
+    #[test]
+    fn a_second_rollback_goes_further_back_and_never_forward_again() {
+        use Asked::{Rollback, Set, Unset};
+        const BACK: Asked = Rollback(None);
+        let restored = all(&[Set(1), Set(2), Set(3), BACK, BACK, BACK]);
+        assert_eq!(restored[3..], [Some(2), Some(1), None]);
+        // What was deployed after a rollback goes back to what served then.
+        let restored = all(&[Set(1), Set(2), BACK, Set(3), BACK, BACK]);
+        assert_eq!(restored[4..], [Some(1), None]);
+        // By its number anything may be restored; from there it is a change like any other.
+        let restored = all(&[Set(1), Set(2), Set(3), BACK, Rollback(Some(3)), BACK]);
+        assert_eq!(restored[4..], [Some(3), Some(1)]);
+        let restored = all(&[Set(1), Set(2), Set(3), Set(4), Rollback(Some(1)), BACK]);
+        assert_eq!(restored[4..], [Some(1), None]);
+        // The same routes deployed twice are left twice by one rollback.
+        let restored = all(&[Set(1), Set(2), Set(1), BACK, BACK]);
+        assert_eq!(restored[3..], [Some(2), None]);
+        // Deployed anew it may be restored again.
+        let restored = all(&[Set(1), Set(2), BACK, Set(2), Set(3), BACK]);
+        assert_eq!(restored[5..], [Some(4)]);
+        // After its removal a deployment is what served before.
+        let restored = all(&[Set(1), Set(2), Unset, BACK, BACK, Rollback(Some(3))]);
+        assert_eq!(restored[3..], [Some(2), Some(1), None]);
+    }
+
+    fn asked() -> impl Strategy<Value = Asked> {
+        prop_oneof![
+            4 => (0_u32..5).prop_map(Asked::Set),
+            1 => Just(Asked::Unset),
+            4 => Just(Asked::Rollback(None)),
+            1 => (1_u64..12).prop_map(|to| Asked::Rollback(Some(to))),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_rollback_restores_what_served_and_was_not_rolled_back_from(
+            asked in prop::collection::vec(asked(), 1..30),
+        ) {
+            let mut history = History::default();
+            let mut left: Vec<Vec<Route>> = Vec::new();
+            for asked in &asked {
+                let before = history.current().cloned();
+                let count = history.events.len();
+                let restored = ask(&mut history, asked);
+                if history.events.len() == count {
+                    continue;
+                }
+                let now = history.current().unwrap().routes.clone();
+                if let Asked::Rollback(to) = asked {
+                    let past = history.revision(restored.unwrap()).unwrap();
+                    prop_assert_eq!(&past.routes, &now);
+                    prop_assert!(to.is_some() || !left.contains(&now), "{:?} was left", now);
+                    let before = before.unwrap();
+                    if before.action != Action::Unset {
+                        left.push(before.routes);
+                    }
+                }
+                left.retain(|left| *left != now);
+            }
+        }
+
+        #[test]
+        fn rollbacks_in_a_row_end_and_visit_ever_older_revisions(
+            asked in prop::collection::vec(asked(), 1..30),
+        ) {
+            let mut history = History::default();
+            for asked in &asked {
+                ask(&mut history, asked);
+            }
+            let (mut last, mut steps) = (u64::MAX, 0);
+            while let Some(restored) = ask(&mut history, &Asked::Rollback(None)) {
+                prop_assert!(restored < last, "{restored} after {last}");
+                last = restored;
+                steps += 1;
+            }
+            prop_assert!(steps <= asked.len());
+        }
     }
 }

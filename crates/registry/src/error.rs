@@ -50,7 +50,7 @@ pub enum Error {
         first.id, first.sha256.short(), first.pushed_by
     )]
     Taken { first: Box<ModelEntry> },
-    #[error("{id} is not deleted: pipeline {} routes to it; deploy another version first", pipelines.join(", "))]
+    #[error("{id} is not deleted: pipeline {} routes to it; deploy another version first, or remove the deployment with `quadrille deploy unset`", pipelines.join(", "))]
     InUse { id: ModelId, pipelines: Vec<String> },
     #[error(transparent)]
     Invalid(#[from] Invalid),

@@ -80,6 +80,36 @@ fn an_old_deployment_of_a_log_that_is_still_being_read_takes_no_effect() {
 }
 
 #[test]
+fn where_a_deployment_is_removed_what_serves_goes_on_and_a_replica_that_starts_has_nothing() {
+    let mut replica = Replica::new(Some(9));
+    replica.log.push(1);
+    replica.log.deploy(1, &[("stable", 1, LIVE)]);
+    replica.turn();
+    replica.log.unset(2);
+    replica.turn();
+    assert_eq!(replica.version("k"), 1);
+    replica.serving.ready().expect("it serves");
+    let standing = replica.serving.standings()[0].clone();
+    assert_eq!((standing.seen, standing.serving), (Some(2), Some(1)));
+    assert!(
+        replica.why().contains("removed by test"),
+        "{}",
+        replica.why()
+    );
+
+    let mut started = Replica::new(Some(9));
+    started.log.push(1);
+    started.log.deploy(1, &[("stable", 1, LIVE)]);
+    started.log.unset(2);
+    started.turn();
+    let why = started.serving.ready().unwrap_err();
+    assert!(why.contains("removed by test"), "{why}");
+    started.log.deploy(3, &[("stable", 1, LIVE)]);
+    started.turn();
+    assert_eq!(started.version("k"), 1);
+}
+
+#[test]
 fn a_replica_that_starts_serves_what_is_deployed_or_nothing() {
     let mut replica = Replica::new(Some(1));
     replica.log.deploy(1, &[("stable", 2, LIVE)]);

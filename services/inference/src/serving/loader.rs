@@ -12,7 +12,7 @@ use std::{
 use quadrille_choreography::Backoff;
 use quadrille_model::Package;
 use quadrille_pipeline::Pipeline;
-use quadrille_registry::{Deployment, ModelId, REPORT_EVERY, Split, compare_versions};
+use quadrille_registry::{Action, Deployment, ModelId, REPORT_EVERY, Split, compare_versions};
 use quadrille_telemetry::metrics::{self, ServingMetrics};
 use tokio::{
     runtime::Handle,
@@ -88,8 +88,17 @@ impl Plan {
     }
 
     fn new(deployment: Deployment) -> Self {
+        let split = match deployment.action {
+            // What serves goes on, so that no record is without an answer; a replica that starts has nothing to serve, not its local model
+            // either, which others would not have.
+            Action::Unset => Err(format!(
+                "the pipeline's deployment was removed by {}; deploy a version",
+                deployment.by
+            )),
+            _ => Split::of(&deployment).map_err(|error| error.to_string()),
+        };
         Plan {
-            split: Split::of(&deployment).map_err(|error| error.to_string()),
+            split,
             deployment,
             instead: None,
         }
@@ -262,7 +271,8 @@ impl Loader {
                 return Some(Plan::new(local::deployment(name, local.id().clone())));
             };
             let mut plan = Plan::new(newest.clone());
-            if self.routes[place].is_none() && self.is_hopeless(place, &plan) {
+            let is_set = plan.deployment.action != Action::Unset;
+            if is_set && self.routes[place].is_none() && self.is_hopeless(place, &plan) {
                 let mut earlier = earlier.iter().map(|it| Plan::new(it.clone()));
                 let instead = earlier.find(|plan| !self.is_hopeless(place, plan));
                 plan.instead = instead.map(Box::new);

@@ -195,6 +195,15 @@ impl Memory {
         self.deploy_to("ward", revision, routes);
     }
 
+    /// The pipeline has no deployment any more.
+    pub fn unset(&self, revision: u64) {
+        self.deploy(revision, &[]);
+        self.change(|log| {
+            let events = log.view.deployments.get_mut("ward").expect("a history");
+            events[0].action = Action::Unset;
+        });
+    }
+
     pub fn deploy_to(&self, pipeline: &str, revision: u64, routes: &[(&str, u32, Role)]) {
         let route = |(name, version, role): &(&str, u32, Role)| Route {
             name: (*name).to_owned(),
