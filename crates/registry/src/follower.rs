@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
-        atomic::{AtomicBool, AtomicI64, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Knowledge older than this is not called fresh: Kafka is asked every 2 s.
-const FRESH_WITHIN: Duration = Duration::from_secs(10);
+pub const FRESH_WITHIN: Duration = Duration::from_secs(10);
 /// How long a thread waits for news; news wakes it, so it only bounds how soon it stops.
 const NEWS_WAIT: Duration = Duration::from_millis(500);
 /// The most of a package that is put aside before its bytes have come, whatever its manifest says.
@@ -85,6 +85,10 @@ impl Fold for Deployments {
 /// How far the reading of one topic is.
 pub(crate) struct Progress {
     standing: Mutex<Standing>,
+    began: Instant,
+    /// Milliseconds from `began` until it was last known to have been read to its end, and one; 0: it never was. Requests ask.
+    complete_ms: AtomicU64,
+    missing: AtomicBool,
     offset: AtomicI64,
 }
 
@@ -92,6 +96,9 @@ impl Progress {
     pub fn new() -> Self {
         Progress {
             standing: Mutex::new(Standing::Reading),
+            began: Instant::now(),
+            complete_ms: AtomicU64::new(0),
+            missing: AtomicBool::new(false),
             offset: AtomicI64::new(0),
         }
     }
@@ -101,7 +108,23 @@ impl Progress {
         if *kept != *standing {
             kept.clone_from(standing);
         }
+        if let Standing::Complete { as_of } = standing {
+            let ms = as_of.saturating_duration_since(self.began).as_millis() as u64;
+            self.complete_ms.store(ms + 1, Ordering::Relaxed);
+        }
+        let missing = matches!(standing, Standing::Missing { .. });
+        self.missing.store(missing, Ordering::Relaxed);
         self.offset.store(offset, Ordering::Release);
+    }
+
+    /// How long ago it was known to have been read to its end; None if it never was. A topic that is missing has nothing to be read.
+    pub fn age(&self) -> Option<Duration> {
+        if self.missing.load(Ordering::Relaxed) {
+            return Some(Duration::ZERO);
+        }
+        let as_of = self.complete_ms.load(Ordering::Relaxed).checked_sub(1)?;
+        let now = self.began.elapsed();
+        Some(now.saturating_sub(Duration::from_millis(as_of)))
     }
 
     pub fn standing(&self) -> Standing {
@@ -253,6 +276,12 @@ impl Follower {
             .models
             .behind(Topics::MODELS)
             .or_else(|| shared.deployments.behind(Topics::DEPLOYMENTS))
+    }
+
+    /// How long ago both topics were known to have been read to their ends; None if one never was.
+    pub fn age(&self) -> Option<Duration> {
+        let shared = &self.0.shared;
+        Some(shared.models.age()?.max(shared.deployments.age()?))
     }
 
     /// The topics that are not there.

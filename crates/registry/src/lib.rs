@@ -24,7 +24,7 @@ mod wire;
 pub use change::{NoSuchChange, WEIGHT_DEFAULT, promote, rollback};
 pub use deployment::{Action, Deployment, Invalid, ModelId, Role, Route, SHARE_WHOLE};
 pub use error::Error;
-pub use follower::Follower;
+pub use follower::{FRESH_WITHIN, Follower};
 pub use package::{CHUNK_BYTES, PackageBytes, Sha256Hex};
 pub use ranges::{KeyRange, KeyRanges};
 pub use registry::{Deleted, Pushed, Registry};

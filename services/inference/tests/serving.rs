@@ -57,9 +57,119 @@ fn without_anything_to_serve_a_replica_is_not_ready_and_says_why() {
     replica.log.deploy(1, &[("stable", 1, LIVE)]);
     replica.turn();
     replica.serving.ready().expect("ready");
+}
+
+#[test]
+fn a_log_that_cannot_be_read_any_more_takes_no_replica_out_and_answers_say_how_old_the_view_is() {
+    let mut replica = Replica::new(None);
+    replica.log.push(1);
+    replica.log.deploy(1, &[("stable", 1, LIVE)]);
+    replica.turn();
+    assert_eq!(replica.serving.stale(), None);
     replica.log.behind(Some("no answer from the log for 30 s"));
-    assert!(!replica.serving.is_ready());
-    assert_eq!(replica.version("k"), 1, "what serves goes on");
+    replica.log.aged(Duration::from_secs(30));
+    replica.turn();
+    replica.serving.ready().expect("what serves goes on");
+    assert_eq!(replica.version("k"), 1);
+    assert_eq!(replica.serving.stale(), Some(Duration::from_secs(30)));
+    let metrics = replica.registry.encode();
+    assert!(
+        metrics.contains("quadrille_view_age_seconds 30.0"),
+        "{metrics}"
+    );
+    // One that has never read the log to its end is not ready, whatever it has.
+    let mut started = Replica::new(Some(1));
+    started.log.behind(Some("no answer from the log for 30 s"));
+    started.turn();
+    assert!(!started.serving.is_ready());
+}
+
+#[test]
+fn a_version_that_is_rolled_back_while_it_is_loaded_does_not_go_live() {
+    let mut replica = Replica::new(None);
+    replica.log.push(1);
+    replica.log.push(2);
+    replica.log.deploy(1, &[("stable", 1, LIVE)]);
+    replica.turn();
+    replica.log.hold(2);
+    replica.log.deploy(2, &[("stable", 2, LIVE)]);
+    replica.step();
+    replica.log.until_fetching(1);
+    // Loaded, but rolled back before anybody has looked.
+    replica.log.let_through(2);
+    replica.log.until_fetching(0);
+    replica.log.deploy(3, &[("stable", 1, LIVE)]);
+    replica.turn();
+    assert_eq!(replica.version("k"), 1);
+    let standing = replica.serving.standings()[0].clone();
+    assert_eq!((standing.seen, standing.serving), (Some(3), Some(3)));
+    let swaps = r#"quadrille_model_swaps_total{pipeline="ward"} 2"#;
+    let metrics = replica.registry.encode();
+    assert!(
+        metrics.contains(swaps),
+        "the first and the third: {metrics}"
+    );
+    assert_eq!(replica.serving.models().len(), 1, "it is not kept either");
+}
+
+#[test]
+fn a_rollback_waits_for_nobody_elses_download() {
+    let pipelines = vec![pipeline(), named_pipeline("clinic")];
+    let mut replica = Replica::of(pipelines, vec![None, None]);
+    for version in 1..=3 {
+        replica.log.push(version);
+    }
+    replica.log.deploy_to("ward", 1, &[("stable", 1, LIVE)]);
+    replica.log.deploy_to("clinic", 1, &[("stable", 1, LIVE)]);
+    replica.turn();
+    replica.log.deploy_to("ward", 2, &[("stable", 2, LIVE)]);
+    replica.turn();
+    assert_eq!(replica.version("k"), 2);
+    replica.log.hold(3);
+    replica.log.deploy_to("clinic", 2, &[("stable", 3, LIVE)]);
+    replica.step();
+    replica.log.until_fetching(1);
+    replica.log.deploy_to("ward", 3, &[("stable", 1, LIVE)]);
+    replica.step();
+    assert_eq!(replica.version("k"), 1, "the ward is back");
+    let clinic = replica.serving.standings()[1].clone();
+    assert_eq!((clinic.seen, clinic.serving), (Some(2), Some(1)));
+    replica.log.let_through(3);
+    replica.turn();
+    assert_eq!(replica.serving.standings()[1].serving, Some(2));
+}
+
+#[test]
+fn versions_are_loaded_beside_each_other_and_no_more_than_some_at_once() {
+    let mut replica = Replica::new(None);
+    let mut routes = vec![("stable", 1, LIVE)];
+    let names = ["a", "b", "c", "d", "e", "f"];
+    routes.extend(
+        names
+            .into_iter()
+            .zip(2..)
+            .map(|(name, version)| (name, version, Role::Shadow)),
+    );
+    for (_, version, _) in &routes {
+        replica.log.push(*version);
+        replica.log.hold(*version);
+    }
+    replica.log.deploy(1, &routes);
+    replica.step();
+    replica.log.until_fetching(4);
+    replica.step();
+    let loading = |replica: &Replica| {
+        let models = replica.serving.models();
+        let loading = models.iter().filter(|it| it.state == ModelState::Loading);
+        (models.len(), loading.count())
+    };
+    assert_eq!(loading(&replica), (7, 4));
+    for (_, version, _) in &routes {
+        replica.log.let_through(*version);
+    }
+    replica.turn();
+    assert_eq!(replica.version("k"), 1);
+    assert_eq!(replica.log.until_fetching(0), 4, "the most at once");
 }
 
 #[test]

@@ -79,6 +79,7 @@ pub struct ServingMetrics {
     states: Family<StateLabels, Gauge>,
     swaps: Family<PipelineLabel, Counter>,
     revision: Family<PipelineLabel, Gauge<u64, AtomicU64>>,
+    view_age: Gauge<f64, AtomicU64>,
     load: Durations,
     failures: Family<StepLabel, Counter>,
     records: Family<VariantLabels, Counter>,
@@ -96,6 +97,7 @@ impl ServingMetrics {
             states: Family::default(),
             swaps: Family::default(),
             revision: Family::default(),
+            view_age: Gauge::default(),
             load: durations(),
             failures: Family::default(),
             records: Family::default(),
@@ -123,6 +125,12 @@ impl ServingMetrics {
             None,
             "Revision of the deployment in effect on this replica; 0 is the local model",
             m.revision.clone(),
+        );
+        registry.register(
+            "quadrille.view.age",
+            Some(Unit::Seconds),
+            "How long ago this replica last knew all models and deployments there are; what serves may be older than what is deployed",
+            m.view_age.clone(),
         );
         registry.register(
             "quadrille.model.load.duration",
@@ -167,6 +175,12 @@ impl ServingMetrics {
             m.unanswered.clone(),
         );
         metrics
+    }
+
+    /// None: the log was never read to its end.
+    pub fn view_age(&self, age: Option<Duration>) {
+        let seconds = age.map_or(f64::NAN, |age| age.as_secs_f64());
+        self.view_age.set(seconds);
     }
 
     /// None: the version is no longer wanted here.

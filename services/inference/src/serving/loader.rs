@@ -1,7 +1,11 @@
 //! Brings model versions into service: fetch, verify, load, check, warm up, swap, drain, drop.
 //!
-//! One thread. It looks at the whole log each time something changes and makes what serves follow it, so it has
-//! no state that could contradict the log. What fails leaves what serves as it is, and says why.
+//! One thread decides. It looks at the whole log each time something changes or a version has been loaded, and makes what
+//! serves follow it, so it has no state that could contradict the log: what was rolled back while it was loaded does not
+//! go live. Versions are loaded beside each other on threads of their own ([`loads`]), so that no deployment waits for
+//! another one's download. What fails leaves what serves as it is, and says why.
+
+mod loads;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,6 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use loads::{Finished, Loads, Unloaded};
 use quadrille_choreography::Backoff;
 use quadrille_model::Package;
 use quadrille_pipeline::Pipeline;
@@ -21,10 +26,10 @@ use tokio::{
 
 use super::{
     Batching, ModelState, ModelStatus, Serving, Standing,
-    loaded::{Failed, Loaded, Step, check, load},
+    loaded::{Failed, Loaded, Step, check},
     local,
     snapshot::{Routes, Snapshot},
-    source::{FetchError, Report, Source, View},
+    source::{Report, Source, View},
 };
 
 /// How often the log is asked at the start whether it was read to its end, and old models whether they are free.
@@ -63,7 +68,9 @@ impl Running {
 /// A wanted version.
 enum Version {
     Wanted,
-    Loading,
+    Loading {
+        backoff: Backoff,
+    },
     Ready(Arc<Loaded>),
     Failed {
         failed: Failed,
@@ -118,18 +125,12 @@ impl Plan {
     }
 }
 
-/// What the log says at one look.
-struct Wanted<'a> {
-    view: &'a View,
-    plans: &'a [Option<Plan>],
-}
-
 /// Makes what serves follow the log.
 pub struct Loader {
     pipelines: Vec<Arc<Pipeline>>,
     source: Arc<dyn Source>,
     metrics: ServingMetrics,
-    batching: Batching,
+    loads: Loads,
     serving: Serving,
     local: Vec<Option<Arc<Loaded>>>,
     versions: BTreeMap<ModelId, Version>,
@@ -173,10 +174,10 @@ impl Loader {
             seen: None,
             begun: false,
             reported: None,
+            loads: Loads::new(Arc::clone(&source), batching, metrics.clone()),
             pipelines,
             source,
             metrics,
-            batching,
         })
     }
 
@@ -194,14 +195,16 @@ impl Loader {
         let (end, ended) = oneshot::channel::<()>();
         let runtime = Handle::current();
         let thread = std::thread::Builder::new().name("loader".to_owned());
+        let loaded = self.loads.finished();
         thread.spawn(move || {
             let mut changed = self.source.changed();
             loop {
                 changed.mark_unchanged();
-                let again_at = self.turn(Instant::now());
+                let again_at = self.step(Instant::now());
                 let over = runtime.block_on(async {
                     tokio::select! {
                         Ok(()) = changed.changed() => false,
+                        () = loaded.notified() => false,
                         _ = stopped.changed() => true,
                         () = tokio::time::sleep_until(again_at.into()) => false,
                     }
@@ -216,8 +219,19 @@ impl Loader {
         Ok(Running { stop, ended })
     }
 
-    /// Makes what serves follow the log; returns when to look again if nothing changes.
+    /// Makes what serves follow the log, waiting for all that can be loaded now; returns when to look again if nothing changes.
     pub fn turn(&mut self, now: Instant) -> Instant {
+        loop {
+            let again_at = self.step(now);
+            if !self.loads.wait() {
+                return again_at;
+            }
+        }
+    }
+
+    /// Makes what serves follow the log as far as versions are loaded, and begins to load others; never waits for one. Returns when to
+    /// look again if nothing changes and nothing has been loaded.
+    pub fn step(&mut self, now: Instant) -> Instant {
         if !self.begun {
             if let Err(why) = self.source.caught_up() {
                 self.standings
@@ -230,31 +244,25 @@ impl Loader {
         }
         // The count first: what changes after it is seen again.
         let count = *self.source.changed().borrow();
-        let news = self.seen.replace(count) != Some(count);
+        let mut news = self.seen.replace(count) != Some(count);
         let view = self.source.view();
+        let finished = self.loads.take();
         let mut plans = self.plans(&view);
-        self.want(&plans, news);
-        self.take_effect(&plans);
-        while let Some(id) = self.next(now) {
-            let backoff = match self.versions.remove(&id) {
-                Some(Version::Failed { backoff, .. }) => backoff,
-                _ => Backoff::new(FETCH_AGAIN.0, FETCH_AGAIN.1),
-            };
-            self.set(&id, Version::Loading);
-            self.publish(now);
-            let wanted = Wanted {
-                view: &view,
-                plans: &plans,
-            };
-            let version = self.bring(&id, &wanted, backoff, now);
-            self.set(&id, version);
+        for finished in finished {
+            self.finish(finished, &view, &plans, now);
+        }
+        loop {
             // What has failed may call for an earlier deployment.
             plans = self.plans(&view);
-            self.want(&plans, false);
+            self.want(&plans, std::mem::take(&mut news));
             self.take_effect(&plans);
+            if !self.begin_loads(&view, now) {
+                break;
+            }
         }
         self.forget(&plans);
         self.publish(now);
+        self.metrics.view_age(self.source.age());
         // The snapshot before this one is gone, unless somebody looks at it.
         self.draining.retain(|loaded| Arc::strong_count(loaded) > 1);
         self.again_at(now)
@@ -305,37 +313,75 @@ impl Loader {
         }
     }
 
-    /// A version to be loaded now.
-    fn next(&self, now: Instant) -> Option<ModelId> {
+    /// The versions to be loaded now.
+    fn due(&self, now: Instant) -> Vec<ModelId> {
         let due = |version: &Version| match version {
             Version::Wanted => true,
             Version::Failed { again_at, .. } => again_at.is_some_and(|at| at <= now),
-            Version::Loading | Version::Ready(_) => false,
+            Version::Loading { .. } | Version::Ready(_) => false,
         };
-        let mut versions = self.versions.iter();
-        let (id, _) = versions.find(|(_, version)| due(version))?;
-        Some(id.clone())
+        let due = self.versions.iter().filter(|(_, version)| due(version));
+        due.map(|(id, _)| id.clone()).collect()
     }
 
-    /// Takes a version all the way to being ready.
-    fn bring(
-        &self,
-        id: &ModelId,
-        wanted: &Wanted<'_>,
-        mut backoff: Backoff,
-        now: Instant,
-    ) -> Version {
-        let started = Instant::now();
-        let (failed, again_at) = match self.load(id, wanted) {
-            Ok(loaded) => {
-                self.metrics.loaded(started.elapsed());
-                return Version::Ready(Arc::new(loaded));
+    /// Begins to load what is due, as far as there is room. Whether something failed at once.
+    fn begin_loads(&mut self, view: &View, now: Instant) -> bool {
+        let mut failed = false;
+        for id in self.due(now) {
+            let backoff = || Backoff::new(FETCH_AGAIN.0, FETCH_AGAIN.1);
+            let Some(hash) = view.models.get(&id) else {
+                let why = "there is no such version; push it, or deploy another";
+                let why = Unloaded::Failed(Failed::at(Step::Fetch, why));
+                let version = self.failed(&id, why, backoff(), now);
+                self.set(&id, version);
+                failed = true;
+                continue;
+            };
+            if !self.loads.begin(&id, hash) {
+                continue;
             }
-            Err(Unloaded::Away(why)) => {
+            let backoff = match self.versions.remove(&id) {
+                Some(Version::Failed { backoff, .. }) => backoff,
+                _ => backoff(),
+            };
+            self.set(&id, Version::Loading { backoff });
+        }
+        failed
+    }
+
+    /// Takes what a load came to, if it is wanted still.
+    fn finish(&mut self, finished: Finished, view: &View, plans: &[Option<Plan>], now: Instant) {
+        let Finished { id, result, took } = finished;
+        let backoff = match self.versions.remove(&id) {
+            Some(Version::Loading { backoff }) => backoff,
+            other => {
+                // Nobody wants it any more, or not this one.
+                self.versions.extend(other.map(|version| (id, version)));
+                return;
+            }
+        };
+        let version = match result {
+            // Deleted, or another one, while it was loaded: the log says what to load.
+            Ok(loaded) if view.models.get(&id) != Some(loaded.hash()) => Version::Wanted,
+            Ok(loaded) => match self.fits(&loaded, plans) {
+                Ok(()) => {
+                    self.metrics.loaded(took);
+                    Version::Ready(Arc::new(loaded))
+                }
+                Err(failed) => self.failed(&id, Unloaded::Failed(failed), backoff, now),
+            },
+            Err(why) => self.failed(&id, why, backoff, now),
+        };
+        self.set(&id, version);
+    }
+
+    fn failed(&self, id: &ModelId, why: Unloaded, mut backoff: Backoff, now: Instant) -> Version {
+        let (failed, again_at) = match why {
+            Unloaded::Away(why) => {
                 let again_at = now + backoff.next_wait();
                 (Failed::at(Step::Fetch, why), Some(again_at))
             }
-            Err(Unloaded::Failed(failed)) => (failed, None),
+            Unloaded::Failed(failed) => (failed, None),
         };
         self.metrics.load_failed(failed.step.name());
         tracing::warn!(
@@ -352,35 +398,19 @@ impl Loader {
         }
     }
 
-    fn load(&self, id: &ModelId, wanted: &Wanted<'_>) -> Result<Loaded, Unloaded> {
-        let Some(hash) = wanted.view.models.get(id) else {
-            let why = "there is no such version; push it, or deploy another";
-            return Err(Failed::at(Step::Fetch, why).into());
-        };
-        let files = self.source.fetch(id).map_err(|error| match error {
-            FetchError::Away(why) => Unloaded::Away(why),
-            FetchError::Damaged(why) => Failed::at(Step::Verify, why).into(),
-        })?;
-        let package = load(id, hash, files)?;
-        // One that fits none of those who want it is not kept; whom it does not fit says so for itself.
+    /// One that fits none of those who want it is not kept; whom it does not fit says so for itself.
+    fn fits(&self, loaded: &Loaded, plans: &[Option<Plan>]) -> Result<(), Failed> {
         let mut unfit = Ok(());
-        for (pipeline, plan) in self.pipelines.iter().zip(wanted.plans) {
-            if plan.iter().flat_map(Plan::wants).any(|wanted| wanted == id) {
-                match check(pipeline, &*package.model()) {
-                    Ok(()) => return self.loaded(&package),
-                    Err(why) => {
-                        unfit = Err(format!("pipeline {}: {why}", pipeline.name()));
-                    }
+        for (pipeline, plan) in self.pipelines.iter().zip(plans) {
+            let mut wants = plan.iter().flat_map(Plan::wants);
+            if wants.any(|wanted| wanted == loaded.id()) {
+                match check(pipeline, &**loaded.model()) {
+                    Ok(()) => return Ok(()),
+                    Err(why) => unfit = Err(format!("pipeline {}: {why}", pipeline.name())),
                 }
             }
         }
-        unfit.map_err(|why| Failed::at(Step::Check, why))?;
-        self.loaded(&package)
-    }
-
-    fn loaded(&self, package: &Package) -> Result<Loaded, Unloaded> {
-        let loaded = Loaded::new(package, &self.batching, &self.metrics);
-        loaded.map_err(|error| Failed::at(Step::Load, error).into())
+        unfit.map_err(|why| Failed::at(Step::Check, why))
     }
 
     /// Swaps in the deployments of which everything is ready.
@@ -514,7 +544,7 @@ impl Loader {
     fn set(&mut self, id: &ModelId, version: Version) {
         let state = match &version {
             Version::Wanted => metrics::ModelState::Wanted,
-            Version::Loading => metrics::ModelState::Loading,
+            Version::Loading { .. } => metrics::ModelState::Loading,
             Version::Ready(_) => metrics::ModelState::Ready,
             Version::Failed { .. } => metrics::ModelState::Failed,
         };
@@ -533,7 +563,7 @@ impl Loader {
         for (id, version) in &self.versions {
             statuses.push(match version {
                 Version::Wanted => status(id, ModelState::Wanted, None),
-                Version::Loading => status(id, ModelState::Loading, None),
+                Version::Loading { .. } => status(id, ModelState::Loading, None),
                 Version::Failed { failed, .. } => {
                     let why = failed.to_string();
                     status(id, ModelState::Failed { why }, None)
@@ -556,6 +586,7 @@ impl Loader {
         statuses.dedup();
         self.report(&statuses, now);
         self.serving.replace(Snapshot {
+            begun: self.begun,
             routes: self.routes.clone(),
             models,
             statuses,
@@ -578,8 +609,9 @@ impl Loader {
     }
 
     fn again_at(&self, now: Instant) -> Instant {
+        // What is due and not begun waits for a load to end, which is news by itself.
         let again = self.versions.values().filter_map(|version| match version {
-            Version::Failed { again_at, .. } => *again_at,
+            Version::Failed { again_at, .. } => again_at.filter(|at| *at > now),
             _ => None,
         });
         let drained = (!self.draining.is_empty()).then(|| now + LOOK_EVERY);
@@ -593,18 +625,5 @@ fn status(id: &ModelId, state: ModelState, loaded: Option<&Arc<Loaded>>) -> Mode
         id: id.clone(),
         state,
         platform: loaded.map(|loaded| loaded.platform()),
-    }
-}
-
-/// Why a version was not loaded.
-enum Unloaded {
-    /// It may be had later.
-    Away(String),
-    Failed(Failed),
-}
-
-impl From<Failed> for Unloaded {
-    fn from(failed: Failed) -> Self {
-        Unloaded::Failed(failed)
     }
 }

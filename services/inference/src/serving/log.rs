@@ -99,6 +99,15 @@ impl Source for Log {
         self.follower.behind().map_or(Ok(()), Err)
     }
 
+    fn age(&self) -> Option<Duration> {
+        self.follower.age()
+    }
+
+    fn bytes(&self, id: &ModelId) -> u64 {
+        let view = self.follower.view();
+        view.models.get(id).map_or(0, |entry| entry.bytes)
+    }
+
     fn changed(&self) -> watch::Receiver<u64> {
         self.follower.changed()
     }

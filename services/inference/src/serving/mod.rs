@@ -17,13 +17,13 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
 use quadrille_model::Package;
 use quadrille_pipeline::Pipeline;
-use quadrille_registry::{ModelId, compare_versions};
+use quadrille_registry::{FRESH_WITHIN, ModelId, compare_versions};
 use quadrille_service::Error;
 use quadrille_telemetry::metrics::{ModelTimes, ServingMetrics};
 
@@ -175,11 +175,15 @@ impl Serving {
         Ok(loader.serving())
     }
 
+    /// A log that cannot be read any more is no reason: what serves goes on, and answers say how old the view is.
+    ///
     /// # Errors
     /// Why this replica should not be asked.
     pub fn ready(&self) -> Result<(), String> {
-        self.0.source.caught_up()?;
         let snapshot = self.0.snapshot.load();
+        if !snapshot.begun {
+            self.0.source.caught_up()?;
+        }
         let mut unserved = snapshot
             .standings
             .iter()
@@ -192,6 +196,11 @@ impl Serving {
 
     pub fn is_ready(&self) -> bool {
         self.ready().is_ok()
+    }
+
+    /// How old the view of the log is, where that is too old to be called fresh.
+    pub fn stale(&self) -> Option<Duration> {
+        self.0.source.age().filter(|age| *age > FRESH_WITHIN)
     }
 
     /// Every version that serves or is wanted.

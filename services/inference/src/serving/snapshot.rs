@@ -61,6 +61,8 @@ impl Routes {
 
 /// What serves at one moment.
 pub(super) struct Snapshot {
+    /// Whether the log was read to its end once.
+    pub begun: bool,
     /// One a pipeline, in their order.
     pub routes: Vec<Option<Arc<Routes>>>,
     /// Every version that is ready, by name, then from the lowest version to the highest.
@@ -78,6 +80,7 @@ impl Snapshot {
             why: Some("the log of deployments was not read yet".to_owned()),
         };
         Snapshot {
+            begun: false,
             routes: pipelines.iter().map(|_| None).collect(),
             models: Vec::new(),
             statuses: Vec::new(),

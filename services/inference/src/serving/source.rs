@@ -1,6 +1,6 @@
 //! Where packages and deployments come from: the log, or what a test holds in memory.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use quadrille_registry::{Deployment, ModelId};
 use tokio::sync::watch;
@@ -41,13 +41,23 @@ pub struct Report {
     pub pipelines: Vec<Standing>,
 }
 
-/// Packages and deployments. Called from the loader's thread, but for `caught_up`.
+/// Packages and deployments. `caught_up` and `age` are asked by requests, `fetch` and `bytes` by several threads at once.
 pub trait Source: Send + Sync + 'static {
     fn view(&self) -> View;
 
     /// # Errors
     /// The view may be behind; why.
     fn caught_up(&self) -> Result<(), String>;
+
+    /// How long ago the log was last read to its end; None if it never was.
+    fn age(&self) -> Option<Duration> {
+        Some(Duration::ZERO)
+    }
+
+    /// The size of a version's package, as far as it is known.
+    fn bytes(&self, _id: &ModelId) -> u64 {
+        0
+    }
 
     /// Changes whenever the view does.
     fn changed(&self) -> watch::Receiver<u64>;

@@ -4,8 +4,8 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
-    sync::{Arc, Mutex, MutexGuard},
-    time::Instant,
+    sync::{Arc, Condvar, Mutex, MutexGuard},
+    time::{Duration, Instant},
 };
 
 use inference::serving::{
@@ -144,13 +144,20 @@ struct Inner {
     files: BTreeMap<ModelId, Files>,
     /// Not to be had for now.
     away: BTreeSet<ModelId>,
+    /// Downloads that wait until they are let through.
+    held: BTreeSet<ModelId>,
+    /// Downloads that are under way, and the most there were at once.
+    fetching: (usize, usize),
     behind: Option<String>,
+    age: Duration,
     reports: Vec<Report>,
 }
 
 /// A log in memory.
 pub struct Memory {
     inner: Mutex<Inner>,
+    /// A download began, ended or was let through.
+    fetches: Condvar,
     changed: watch::Sender<u64>,
 }
 
@@ -158,6 +165,7 @@ impl Memory {
     pub fn new() -> Arc<Self> {
         Arc::new(Memory {
             inner: Mutex::default(),
+            fetches: Condvar::new(),
             changed: watch::Sender::new(0),
         })
     }
@@ -241,6 +249,28 @@ impl Memory {
         self.lock().away.remove(&id(version));
     }
 
+    /// Its downloads take until [`Memory::let_through`].
+    pub fn hold(&self, version: u32) {
+        self.lock().held.insert(id(version));
+    }
+
+    pub fn let_through(&self, version: u32) {
+        self.lock().held.remove(&id(version));
+        self.fetches.notify_all();
+    }
+
+    /// Waits until so many downloads are under way; returns the most there have been at once.
+    pub fn until_fetching(&self, count: usize) -> usize {
+        let waits = |log: &mut Inner| log.fetching.0 != count;
+        let log = self.fetches.wait_while(self.lock(), waits);
+        log.expect("no test panics while it holds this").fetching.1
+    }
+
+    /// How long ago the log was read to its end.
+    pub fn aged(&self, age: Duration) {
+        self.lock().age = age;
+    }
+
     pub fn behind(&self, why: Option<&str>) {
         self.lock().behind = why.map(str::to_owned);
     }
@@ -264,11 +294,22 @@ impl Source for Memory {
     }
 
     fn fetch(&self, id: &ModelId) -> Result<Files, FetchError> {
-        let log = self.lock();
+        let mut log = self.lock();
+        log.fetching.0 += 1;
+        log.fetching.1 = log.fetching.1.max(log.fetching.0);
+        self.fetches.notify_all();
+        let log = self.fetches.wait_while(log, |log| log.held.contains(id));
+        let mut log = log.expect("no test panics while it holds this");
+        log.fetching.0 -= 1;
+        self.fetches.notify_all();
         match log.files.get(id) {
             Some(files) if !log.away.contains(id) => Ok(files.clone()),
             _ => Err(FetchError::Away("the broker does not answer".to_owned())),
         }
+    }
+
+    fn age(&self) -> Option<Duration> {
+        Some(self.lock().age)
     }
 
     fn report(&self, report: &Report) {
@@ -331,6 +372,11 @@ impl Replica {
 
     pub fn turn(&mut self) {
         self.again_at = self.loader.turn(self.now);
+    }
+
+    /// Follows the log without waiting for what is loaded.
+    pub fn step(&mut self) {
+        self.again_at = self.loader.step(self.now);
     }
 
     /// The version that answers for an entity, known by its answer as well.
