@@ -9,6 +9,7 @@ mod explain;
 mod harness;
 mod lifecycle;
 mod models;
+mod outage;
 mod packages;
 mod protocols;
 mod pushes;

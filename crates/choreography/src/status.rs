@@ -54,6 +54,8 @@ pub(crate) struct LaneStatus {
     started: Instant,
     progress_ms: AtomicU64,
     joined: AtomicBool,
+    /// At any time.
+    has_joined: AtomicBool,
     assigned: AtomicUsize,
     ended: AtomicBool,
 }
@@ -64,6 +66,7 @@ impl LaneStatus {
             started: Instant::now(),
             progress_ms: AtomicU64::new(0),
             joined: AtomicBool::new(false),
+            has_joined: AtomicBool::new(false),
             assigned: AtomicUsize::new(0),
             ended: AtomicBool::new(false),
         }
@@ -76,6 +79,7 @@ impl LaneStatus {
 
     pub fn joined(&self) {
         self.joined.store(true, Ordering::Release);
+        self.has_joined.store(true, Ordering::Release);
     }
 
     pub fn left(&self) {
@@ -146,17 +150,26 @@ impl Health {
     /// # Errors
     /// What it waits for.
     pub fn ready(&self) -> Result<(), String> {
-        if self
-            .lanes
-            .iter()
-            .any(|lane| lane.joined.load(Ordering::Acquire))
-        {
-            return Ok(());
+        self.wait_for(|lane| &lane.joined)
+    }
+
+    /// Whether the group has given this replica its share at any time, whatever has become of it.
+    ///
+    /// # Errors
+    /// What it waits for.
+    pub fn has_been_ready(&self) -> Result<(), String> {
+        self.wait_for(|lane| &lane.has_joined)
+    }
+
+    fn wait_for(&self, sign: impl Fn(&LaneStatus) -> &AtomicBool) -> Result<(), String> {
+        let is_there = |lane: &Arc<LaneStatus>| sign(lane).load(Ordering::Acquire);
+        match self.lanes.iter().any(is_there) {
+            true => Ok(()),
+            false => Err(format!(
+                "pipeline {}: waiting for partitions to be assigned",
+                self.pipeline
+            )),
         }
-        Err(format!(
-            "pipeline {}: waiting for partitions to be assigned",
-            self.pipeline
-        ))
     }
 
     /// Partitions this replica holds now.

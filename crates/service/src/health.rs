@@ -17,8 +17,19 @@ const REPORT_EVERY: Duration = Duration::from_millis(100);
 /// What keeps a service from being ready besides its stages, if anything does.
 pub type ReadyFn = dyn Fn() -> Result<(), String> + Send + Sync;
 
+/// What a service's requests have to do with its lanes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Requests {
+    /// They need Kafka: a replica that has lost it is not ready.
+    NeedKafka,
+    /// They are answered without it: once a replica's lanes have joined their groups, lanes that cannot consume do not keep it from
+    /// answering. In an outage all replicas' lanes are lost together, and a load balancer would have nobody to ask.
+    OutliveKafka,
+}
+
 struct Assembled {
     stages: Vec<Health>,
+    requests: Requests,
     ready: Option<Arc<ReadyFn>>,
 }
 
@@ -34,12 +45,16 @@ struct Inner {
 pub(crate) struct Probe(Arc<Inner>);
 
 impl Probe {
-    pub fn assembled(&self, stages: Vec<Health>, ready: Option<Arc<ReadyFn>>) {
+    pub fn assembled(&self, stages: Vec<Health>, requests: Requests, ready: Option<Arc<ReadyFn>>) {
         *self
             .0
             .assembled
             .write()
-            .unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(Assembled { stages, ready });
+            .unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(Assembled {
+            stages,
+            requests,
+            ready,
+        });
     }
 
     pub fn drain(&self) {
@@ -63,9 +78,16 @@ impl Probe {
         }
         match &*self.read() {
             None => Err("waiting for Kafka".to_owned()),
-            Some(Assembled { stages, ready }) => {
+            Some(Assembled {
+                stages,
+                requests,
+                ready,
+            }) => {
                 ready.as_ref().map_or(Ok(()), |ready| ready())?;
-                stages.iter().try_for_each(Health::ready)
+                stages.iter().try_for_each(match requests {
+                    Requests::NeedKafka => Health::ready,
+                    Requests::OutliveKafka => Health::has_been_ready,
+                })
             }
         }
     }

@@ -15,7 +15,7 @@ mod service;
 mod spans;
 
 pub use args::{Args, DeliveryArg};
-pub use health::ReadyFn;
+pub use health::{ReadyFn, Requests};
 pub use healthcheck::healthcheck;
 pub use process::{exit_code, run_to_exit, run_to_exit_logging, shutdown_signal};
 pub use server::Deadline;

@@ -24,7 +24,7 @@ use tonic::service::Routes;
 use crate::{
     args::default_instance,
     front::{Front, Mounted, Routed},
-    health::{Probe, ReadyFn},
+    health::{Probe, ReadyFn, Requests},
     server,
     spans::{self, Telling},
 };
@@ -277,6 +277,7 @@ pub struct Assembly {
     pub grpc: Routes,
     /// Full names of its gRPC services, for health checks.
     pub services: Vec<&'static str>,
+    pub requests: Requests,
     /// What readiness needs besides the stages' partitions.
     pub ready: Option<Arc<ReadyFn>>,
 }
@@ -341,7 +342,11 @@ where
     let stages = assembly.stages;
     // The doors first: who hears that the service is ready asks at once.
     let _ = mounted.set(mount(assembly.grpc, assembly.http, telling)?);
-    probe.assembled(stages.iter().map(Running::health).collect(), assembly.ready);
+    probe.assembled(
+        stages.iter().map(Running::health).collect(),
+        assembly.requests,
+        assembly.ready,
+    );
     let reporting = tokio::spawn(
         probe
             .clone()

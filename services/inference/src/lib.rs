@@ -3,6 +3,7 @@
 //! It knows a model by its trait only, not what it is made of.
 #![forbid(unsafe_code)]
 
+mod age;
 mod batch;
 mod grpc;
 mod oip;
@@ -17,7 +18,7 @@ use quadrille_proto::{
     oip::grpc_inference_service_server,
     v1::predict_service_server::{self, PredictServiceServer},
 };
-use quadrille_service::{Assembly, Context, Error};
+use quadrille_service::{Assembly, Context, Error, Requests};
 use quadrille_telemetry::metrics::ServingMetrics;
 use tonic::service::Routes;
 
@@ -89,20 +90,29 @@ async fn assemble(context: Context, serving: Serving) -> Result<Assembly, Error>
             InferenceHandler::new(serving.clone(), place, context.schemas.clone())
         })?);
     }
-    let ready = serving.clone();
+    let (ready, aged) = (serving.clone(), serving.clone());
     let doors = Doors {
         serving,
         tracing: context.tracing.clone(),
     };
     Ok(Assembly {
         stages,
-        http: oip::rest::router(doors.clone()).merge(tfs::router(doors.clone())),
-        grpc: Routes::new(PredictServiceServer::new(grpc::Predict(doors.clone())))
-            .add_service(oip::grpc::service(doors)),
+        http: age::told(
+            oip::rest::router(doors.clone()).merge(tfs::router(doors.clone())),
+            aged.clone(),
+        ),
+        grpc: age::told(
+            Routes::new(PredictServiceServer::new(grpc::Predict(doors.clone())))
+                .add_service(oip::grpc::service(doors))
+                .into_axum_router(),
+            aged,
+        )
+        .into(),
         services: vec![
             predict_service_server::SERVICE_NAME,
             grpc_inference_service_server::SERVICE_NAME,
         ],
+        requests: Requests::OutliveKafka,
         ready: Some(Arc::new(move || ready.ready())),
     })
 }

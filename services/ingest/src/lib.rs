@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use quadrille_choreography::{Stage as Running, StageOptions};
 use quadrille_proto::v1::ingest_service_server::{IngestServiceServer, SERVICE_NAME};
-use quadrille_service::{Assembly, Context, Error};
+use quadrille_service::{Assembly, Context, Error, Requests};
 use tonic::service::Routes;
 
 pub use intake::Bounds;
@@ -82,6 +82,7 @@ async fn assemble(context: Context, bounds: Bounds) -> Result<Assembly, Error> {
         http: http::router(intakes, bounds),
         grpc: Routes::new(service),
         services: vec![SERVICE_NAME],
+        requests: Requests::NeedKafka,
         ready: Some(ready),
     })
 }

@@ -18,7 +18,7 @@ use std::{sync::Arc, time::Duration};
 
 use quadrille_choreography::{Backoff, Delivery, ResumeFn, Stage as Running, StageOptions};
 use quadrille_proto::v1::results_service_server::SERVICE_NAME;
-use quadrille_service::{Assembly, Context, Error};
+use quadrille_service::{Assembly, Context, Error, Requests};
 use tonic::service::Routes;
 
 use crate::{
@@ -110,6 +110,7 @@ async fn assemble(context: Context, store: AnyStore) -> Result<Assembly, Error> 
         http: rest::router(store.clone(), names.clone()),
         grpc: Routes::new(grpc::grpc(store, names)),
         services: vec![SERVICE_NAME],
+        requests: Requests::OutliveKafka,
         ready: None,
     })
 }

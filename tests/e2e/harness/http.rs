@@ -14,6 +14,18 @@ pub fn try_request(
     headers: &[(&str, &str)],
     body: &[u8],
 ) -> Option<(u16, String)> {
+    let (status, _, body) = try_whole(address, method, path, headers, body)?;
+    Some((status, body))
+}
+
+/// The same, with the answer's head between them.
+pub fn try_whole(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Option<(u16, String, String)> {
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2)).ok()?;
     stream
         .set_read_timeout(Some(Duration::from_secs(60)))
@@ -37,6 +49,7 @@ pub fn try_request(
         .contains("transfer-encoding: chunked");
     Some((
         status,
+        head.to_owned(),
         if chunked {
             unchunk(body)
         } else {

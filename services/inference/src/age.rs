@@ -1,0 +1,24 @@
+//! Answers say how old the view of models and deployments is, where it is not fresh: what answered may not be what is deployed.
+
+use axum::{
+    Router,
+    http::{HeaderName, HeaderValue},
+    response::Response,
+};
+use tower::util::MapResponseLayer;
+
+use crate::serving::Serving;
+
+/// Whole seconds; absent while the view is fresh. For gRPC it is initial metadata of the same name.
+const VIEW_AGE: HeaderName = HeaderName::from_static("quadrille-view-age");
+
+/// The same endpoints, with the view's age on their answers.
+pub(crate) fn told(router: Router, serving: Serving) -> Router {
+    router.layer(MapResponseLayer::new(move |mut response: Response| {
+        if let Some(age) = serving.stale() {
+            let seconds = HeaderValue::from(age.as_secs());
+            response.headers_mut().insert(VIEW_AGE, seconds);
+        }
+        response
+    }))
+}
