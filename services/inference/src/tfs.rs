@@ -1,6 +1,7 @@
 //! TensorFlow Serving's REST form, under `/v1/models`: clients have it, and health checks look at it.
 
 mod body;
+mod dialect;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -173,7 +174,13 @@ async fn metadata(State(doors): State<Doors>, Path(parts): Parts) -> Result<Resp
         }
         None => {
             let version = named.version.unwrap_or_default();
-            (doors.about(named.model, version)?, version.to_owned())
+            let about = doors.about(named.model, version)?;
+            // Which version that is, its clients want to know, whether they named one or not.
+            let version = match doors.target(named.model, version)? {
+                Target::Model(loaded) => loaded.id().version.clone(),
+                Target::Pipeline(_) => String::new(),
+            };
+            (about, version)
         }
     };
     let tensors = |tensors: Vec<TensorMetadata>| -> Value {

@@ -22,17 +22,35 @@ pub(crate) struct Flat {
 /// # Errors
 /// They are ragged, mixed, or hold objects; the message does not say where.
 pub(crate) fn flatten(data: &RawValue) -> Result<Flat, Error> {
+    read(data, None)
+}
+
+/// As [`flatten`], where an object may stand for a text.
+///
+/// # Errors
+/// As [`flatten`]; `text` says why an object is no text.
+pub(crate) fn flatten_with(data: &RawValue, text: ObjectText) -> Result<Flat, Error> {
+    read(data, Some(text))
+}
+
+/// The text that an object without objects in it stands for.
+pub(crate) type ObjectText = fn(&str) -> Result<String, Error>;
+
+fn read(data: &RawValue, object_text: Option<ObjectText>) -> Result<Flat, Error> {
     let mut reading = Reading::default();
     let mut rest = data.get();
     while let Some(next) = rest.bytes().next() {
         rest = match next {
             b'[' => reading.open(&rest[1..])?,
             b']' => reading.close(&rest[1..])?,
-            b'{' => {
-                return Err(invalid(
-                    "holds an object; send numbers, texts, true or false",
-                ));
-            }
+            b'{' => match object_text {
+                Some(text) => reading.object(rest, text)?,
+                None => {
+                    return Err(invalid(
+                        "holds an object; send numbers, texts, true or false",
+                    ));
+                }
+            },
             b'"' => reading.text(rest)?,
             b',' | b' ' | b'\t' | b'\n' | b'\r' => &rest[1..],
             _ => reading.word(rest)?,
@@ -113,12 +131,25 @@ impl Reading {
         let (text, rest) = rest.split_at(end.map_or(rest.len(), |end| end + 2));
         let text: Cow<'_, str> =
             serde_json::from_str(text).map_err(|error| invalid(&error.to_string()))?;
+        self.texts(text.into_owned())?;
+        Ok(rest)
+    }
+
+    fn object<'a>(&mut self, rest: &'a str, text: ObjectText) -> Result<&'a str, Error> {
+        // One with objects in it ends early here, and is refused where it is read.
+        let end = rest.find('}').map_or(rest.len(), |end| end + 1);
+        let (object, rest) = rest.split_at(end);
+        self.texts(text(object)?)?;
+        Ok(rest)
+    }
+
+    fn texts(&mut self, text: String) -> Result<(), Error> {
         self.leaf()?;
         match self.cells.get_or_insert_with(|| Cells::Texts(Vec::new())) {
-            Cells::Texts(texts) => texts.push(text.into_owned()),
+            Cells::Texts(texts) => texts.push(text),
             _ => return Err(mixed()),
         }
-        Ok(rest)
+        Ok(())
     }
 
     fn word<'a>(&mut self, rest: &'a str) -> Result<&'a str, Error> {

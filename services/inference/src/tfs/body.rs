@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::dialect::{is_bytes, plain, text_of_bytes};
 use crate::oip::{
-    json::{Flat, flatten},
+    json::{Flat, flatten_with},
     tensor::{Cells, Data, Datatype, Error, Tensor, VALUES_MAX, wrong},
 };
 
@@ -23,7 +24,9 @@ pub(crate) enum Verb {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct PredictJson<'a> {
-    signature_name: Option<String>,
+    /// A model has one signature here, whatever its clients call it.
+    #[serde(rename = "signature_name")]
+    _signature_name: Option<String>,
     #[serde(borrow)]
     instances: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -33,7 +36,8 @@ struct PredictJson<'a> {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ExamplesJson<'a> {
-    signature_name: Option<String>,
+    #[serde(rename = "signature_name")]
+    _signature_name: Option<String>,
     #[serde(borrow)]
     examples: Vec<Object<'a>>,
     /// What all examples share.
@@ -56,11 +60,11 @@ impl Body {
     /// # Errors
     /// It is none of the forms, or its rows differ.
     pub(crate) fn read(bytes: &[u8], verb: Verb) -> Result<Self, Error> {
+        let bytes = &*plain(bytes);
         match verb {
             Verb::Predict => Self::predict(bytes),
             Verb::Classify | Verb::Regress => {
                 let body: ExamplesJson<'_> = parse(bytes, "{\"examples\": [{…}, …]}")?;
-                check_signature(body.signature_name)?;
                 let examples = body.examples.into_iter().map(|mut example| {
                     for (name, value) in &body.context {
                         example.entry(name.clone()).or_insert(value);
@@ -77,7 +81,6 @@ impl Body {
             bytes,
             "{\"instances\": […]}, row by row, or {\"inputs\": …}, column by column",
         )?;
-        check_signature(body.signature_name)?;
         match (body.instances, body.inputs) {
             (Some(instances), None) if holds_objects(instances) => {
                 Self::row_wise(parse(instances.get().as_bytes(), "instances of one kind")?)
@@ -177,20 +180,17 @@ fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8], wanted: &str) -> Result<T, Err
         .map_err(|error| Error::Invalid(format!("the body is not {wanted}: {error}")))
 }
 
-fn check_signature(name: Option<String>) -> Result<(), Error> {
-    match name.as_deref() {
-        None | Some("" | "serving_default") => Ok(()),
-        Some(name) => Err(Error::Invalid(format!(
-            "there is no signature {name:?}; leave signature_name out, or send \"serving_default\""
-        ))),
-    }
-}
-
+/// Whether a list holds rows by their names; bytes are objects too, but values.
 fn holds_objects(list: &RawValue) -> bool {
     let inside = list
         .get()
         .trim_start_matches(|it: char| it == '[' || it.is_whitespace());
-    inside.starts_with('{')
+    let first = inside.find('}').map_or(inside, |end| &inside[..=end]);
+    inside.starts_with('{') && !is_bytes(first)
+}
+
+fn flatten(data: &RawValue) -> Result<Flat, Error> {
+    flatten_with(data, text_of_bytes)
 }
 
 fn of(name: &str, error: Error) -> Error {
