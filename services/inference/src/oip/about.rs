@@ -28,9 +28,15 @@ pub(crate) fn server() -> ServerMetadataResponse {
     ServerMetadataResponse {
         name: "quadrille".to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        extensions: ["classification", "binary_tensor_data", "model_repository"]
-            .map(str::to_owned)
-            .to_vec(),
+        extensions: [
+            "classification",
+            "binary_tensor_data",
+            "model_repository",
+            "model_configuration",
+            "statistics",
+        ]
+        .map(str::to_owned)
+        .to_vec(),
     }
 }
 

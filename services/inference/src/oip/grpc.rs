@@ -4,8 +4,9 @@ use std::{collections::BTreeMap, pin::Pin, time::Instant};
 
 use futures_util::{Stream, StreamExt};
 use quadrille_proto::oip::{
-    InferParameter, ModelInferRequest, ModelInferResponse, ModelMetadataRequest,
-    ModelMetadataResponse, ModelReadyRequest, ModelReadyResponse, ModelStreamInferResponse,
+    InferParameter, ModelConfigRequest, ModelConfigResponse, ModelInferRequest, ModelInferResponse,
+    ModelMetadataRequest, ModelMetadataResponse, ModelReadyRequest, ModelReadyResponse,
+    ModelStatisticsRequest, ModelStatisticsResponse, ModelStreamInferResponse,
     RepositoryIndexRequest, RepositoryIndexResponse, RepositoryModelLoadRequest,
     RepositoryModelLoadResponse, RepositoryModelUnloadRequest, RepositoryModelUnloadResponse,
     ServerLiveRequest, ServerLiveResponse, ServerMetadataRequest, ServerMetadataResponse,
@@ -173,6 +174,15 @@ fn parameters(scored: &Scored) -> BTreeMap<String, InferParameter> {
     parameters.map(parameter).collect()
 }
 
+/// What Triton's clients look for in a stream: whether a request has all its answers. It has one.
+fn is_final() -> [(String, InferParameter); 1] {
+    let parameter_choice = Some(ParameterChoice::BoolParam(true));
+    [(
+        "triton_final_response".to_owned(),
+        InferParameter { parameter_choice },
+    )]
+}
+
 #[tonic::async_trait]
 impl GrpcInferenceService for Inference {
     async fn server_live(
@@ -239,6 +249,24 @@ impl GrpcInferenceService for Inference {
         Ok(Response::new(Box::pin(answers.buffered(STREAM_AHEAD))))
     }
 
+    async fn model_config(
+        &self,
+        request: Request<ModelConfigRequest>,
+    ) -> Result<Response<ModelConfigResponse>, Status> {
+        let ModelConfigRequest { name, version } = request.into_inner();
+        let config = Some(self.0.config(&name, &version)?);
+        Ok(Response::new(ModelConfigResponse { config }))
+    }
+
+    async fn model_statistics(
+        &self,
+        request: Request<ModelStatisticsRequest>,
+    ) -> Result<Response<ModelStatisticsResponse>, Status> {
+        let ModelStatisticsRequest { name, version } = request.into_inner();
+        let model_stats = self.0.statistics(&name, &version)?;
+        Ok(Response::new(ModelStatisticsResponse { model_stats }))
+    }
+
     async fn repository_index(
         &self,
         request: Request<RepositoryIndexRequest>,
@@ -274,15 +302,19 @@ impl Doors {
     /// A stream goes on after a request that cannot be answered.
     async fn streamed(&self, request: ModelInferRequest, call: &Call) -> ModelStreamInferResponse {
         match self.answer(&request, call).await {
-            Ok(response) => ModelStreamInferResponse {
-                error_message: String::new(),
-                infer_response: Some(response),
-            },
+            Ok(mut response) => {
+                response.parameters.extend(is_final());
+                ModelStreamInferResponse {
+                    error_message: String::new(),
+                    infer_response: Some(response),
+                }
+            }
             Err(refusal) => ModelStreamInferResponse {
                 error_message: refusal.to_string(),
                 infer_response: Some(ModelInferResponse {
                     model_name: request.model_name,
                     id: request.id,
+                    parameters: is_final().into(),
                     ..ModelInferResponse::default()
                 }),
             },

@@ -2,6 +2,7 @@
 
 pub(crate) mod about;
 pub(crate) mod ask;
+mod extensions;
 pub(crate) mod grpc;
 pub(crate) mod infer;
 pub(crate) mod json;

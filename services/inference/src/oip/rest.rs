@@ -17,12 +17,13 @@ use quadrille_proto::oip::{
     model_metadata_response::TensorMetadata,
 };
 use quadrille_telemetry::propagation::VARIANT;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::IgnoredAny};
 use serde_json::{Map, Value, json, value::RawValue};
 
 use super::{
     about,
     ask::{self, Ask},
+    extensions,
     grpc::REQUEST_BYTES_MAX,
     infer::{Doors, Question, Scored, deadline},
     json::{fits, flatten, parameters},
@@ -41,10 +42,16 @@ pub(crate) fn router(doors: Doors) -> Router {
             get(|| async { Json(json!({"live": true})) }),
         )
         .route("/health/ready", get(ready))
+        .route("/models", get(models))
+        .route("/models/stats", get(statistics))
         .route("/models/{model}", get(metadata))
+        .route("/models/{model}/config", get(config))
+        .route("/models/{model}/stats", get(statistics))
         .route("/models/{model}/ready", get(model_ready))
         .route("/models/{model}/infer", post(infer))
         .route("/models/{model}/versions/{version}", get(metadata))
+        .route("/models/{model}/versions/{version}/config", get(config))
+        .route("/models/{model}/versions/{version}/stats", get(statistics))
         .route("/models/{model}/versions/{version}/ready", get(model_ready))
         .route("/models/{model}/versions/{version}/infer", post(infer))
         .route("/repository/index", post(index))
@@ -71,7 +78,7 @@ fn named(path: &BTreeMap<String, String>) -> (&str, &str) {
 
 async fn no_such_path() -> Response {
     const KNOWN: &str = "no such path; known: /v2, /v2/health/live, /v2/health/ready, \
-        /v2/models/{model}[/versions/{version}][/ready|/infer], /v2/repository/index, \
+        /v2/models, /v2/models/{model}[/versions/{version}][/ready|/infer|/config|/stats], /v2/repository/index, \
         /v2/repository/models/{model}/load, /v2/repository/models/{model}/unload";
     error(StatusCode::NOT_FOUND, KNOWN)
 }
@@ -117,10 +124,32 @@ async fn metadata(State(doors): State<Doors>, Path(path): Named) -> Result<Respo
     Ok(Json(answer).into_response())
 }
 
+async fn models(State(doors): State<Doors>) -> Json<Value> {
+    Json(json!({ "models": doors.names() }))
+}
+
+async fn config(State(doors): State<Doors>, Path(path): Named) -> Result<Json<Value>, Refusal> {
+    let (model, version) = named(&path);
+    Ok(Json(extensions::config_json(
+        &doors.config(model, version)?,
+    )))
+}
+
+async fn statistics(State(doors): State<Doors>, Path(path): Named) -> Result<Json<Value>, Refusal> {
+    let (model, version) = named(&path);
+    let models = doors.statistics(model, version)?;
+    Ok(Json(extensions::statistics_json(&models)))
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct InferJson<'a> {
     id: Option<String>,
+    /// Clients repeat what the path says; the path counts.
+    #[serde(rename = "model_name")]
+    _model_name: Option<IgnoredAny>,
+    #[serde(rename = "model_version")]
+    _model_version: Option<IgnoredAny>,
     #[serde(default)]
     parameters: Map<String, Value>,
     #[serde(borrow)]

@@ -35,17 +35,18 @@ pub(crate) enum Datatype {
     Int32,
     Int64,
     Fp16,
+    Bf16,
     Fp32,
     Fp64,
     Bytes,
 }
 
 use Datatype::{
-    Bool, Bytes, Fp16, Fp32, Fp64, Int8, Int16, Int32, Int64, Uint8, Uint16, Uint32, Uint64,
+    Bf16, Bool, Bytes, Fp16, Fp32, Fp64, Int8, Int16, Int32, Int64, Uint8, Uint16, Uint32, Uint64,
 };
 
 /// Each datatype, its name, and the bytes of an element (0 where they vary).
-const DATATYPES: [(Datatype, &str, usize); 13] = [
+const DATATYPES: [(Datatype, &str, usize); 14] = [
     (Fp64, "FP64", 8),
     (Fp32, "FP32", 4),
     (Bool, "BOOL", 1),
@@ -58,6 +59,7 @@ const DATATYPES: [(Datatype, &str, usize); 13] = [
     (Int32, "INT32", 4),
     (Int64, "INT64", 8),
     (Fp16, "FP16", 2),
+    (Bf16, "BF16", 2),
     (Bytes, "BYTES", 0),
 ];
 
@@ -94,7 +96,7 @@ impl Datatype {
             Int16 => (f64::from(i16::MIN), f64::from(i16::MAX)),
             Int32 => (f64::from(i32::MIN), f64::from(i32::MAX)),
             Int64 => (i64::MIN as f64, i64::MAX as f64),
-            Fp16 | Fp32 | Fp64 | Bytes => return None,
+            Fp16 | Bf16 | Fp32 | Fp64 | Bytes => return None,
         })
     }
 }
@@ -206,9 +208,7 @@ impl<'a> Tensor<'a> {
             Fp32 => 5,
             Fp64 => 6,
             Bytes => 7,
-            Fp16 => {
-                return Err(self.wrong("FP16 travels in raw_input_contents only; send it there"));
-            }
+            Fp16 | Bf16 => return Err(self.raw_only()),
         };
         let mut others = fields.iter().enumerate();
         match others.find(|(at, (_, len))| *at != own && *len > 0) {
@@ -218,6 +218,13 @@ impl<'a> Tensor<'a> {
                 Err(self.wrong(format!("{name} travels in {own}, not in {other}; use it")))
             }
         }
+    }
+
+    fn raw_only(&self) -> Error {
+        let name = self.datatype.name();
+        self.wrong(format!(
+            "{name} travels in raw_input_contents only; send it there"
+        ))
     }
 
     /// Writes the elements as numbers to `out[first]`, `out[first + step]` and so on.
@@ -261,6 +268,7 @@ impl<'a> Tensor<'a> {
             Fp64 => put(slots, elements(raw).map(f64::from_le_bytes)),
             Fp32 => put(slots, elements(raw).map(|it| f32::from_le_bytes(it).into())),
             Fp16 => put(slots, elements(raw).map(|it| half(u16::from_le_bytes(it)))),
+            Bf16 => put(slots, elements(raw).map(|it| brain(u16::from_le_bytes(it)))),
             Bool => put(slots, raw.iter().map(|byte| f64::from(*byte != 0))),
             Uint8 => put(slots, raw.iter().map(|byte| f64::from(*byte))),
             Uint16 => put(slots, elements(raw).map(|it| u16::from_le_bytes(it).into())),
@@ -299,7 +307,7 @@ impl<'a> Tensor<'a> {
                 let texts: Vec<&str> = texts.collect::<Result<_, _>>()?;
                 self.write_texts(texts.into_iter(), slots)?;
             }
-            Fp16 => return Err(self.wrong("FP16 travels in raw_input_contents only")),
+            Fp16 | Bf16 => return Err(self.raw_only()),
         }
         Ok(())
     }
@@ -419,6 +427,11 @@ fn half(bits: u16) -> f64 {
     sign * size
 }
 
+/// The upper half of a single.
+fn brain(bits: u16) -> f64 {
+    f32::from_bits(u32::from(bits) << 16).into()
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -480,6 +493,10 @@ mod tests {
                     contents.int64_contents.push((*number).into());
                 }
                 Fp16 => raw.extend(half_of(*number).to_le_bytes()),
+                Bf16 => {
+                    let bits = f32::from(*number).to_bits() >> 16;
+                    raw.extend((bits as u16).to_le_bytes());
+                }
                 Fp32 => {
                     raw.extend(f32::from(*number).to_le_bytes());
                     contents.fp32_contents.push((*number).into());
@@ -533,7 +550,7 @@ mod tests {
             let expected: Vec<f64> = numbers.iter().map(|it| expected(datatype, *it)).collect();
             let shape = [numbers.len() as i64, 1];
             prop_assert_eq!(read(&raw(datatype, &shape, &bytes)), Ok(expected.clone()));
-            if datatype != Fp16 {
+            if !matches!(datatype, Fp16 | Bf16) {
                 prop_assert_eq!(read(&typed(datatype, &shape, &contents)), Ok(expected));
             }
         }
@@ -571,6 +588,9 @@ mod tests {
         }
         assert!(half(0x7e00).is_nan());
         assert!(half(0x8000).is_sign_negative());
+        assert_eq!(brain(0x3fc0), 1.5);
+        assert_eq!(brain(0xc2f7), -123.5);
+        assert!(brain(0x7fc0).is_nan());
     }
 
     #[test]

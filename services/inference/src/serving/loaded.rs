@@ -12,7 +12,8 @@ use quadrille_registry::ModelId;
 use quadrille_telemetry::metrics::{ModelTimes, ServingMetrics};
 
 use super::{
-    Batching, NoPrediction, NotScored, Refused,
+    Batching, NoPrediction, NotScored, Refused, Statistics,
+    counts::{Counted, Counts},
     source::Files,
     verdict::{check as check_row, check_all},
 };
@@ -65,6 +66,8 @@ pub struct Loaded {
     hash: [u8; 32],
     /// Of requests by its own name.
     times: ModelTimes,
+    /// Of its runs and requests.
+    counts: Arc<Counts>,
     /// Where a row is dear.
     queue: Option<Queue>,
 }
@@ -81,7 +84,8 @@ impl Loaded {
     ) -> std::io::Result<Self> {
         let manifest = package.manifest();
         let (name, version) = (&manifest.name, &manifest.version);
-        let model = package.model();
+        let counts = Arc::new(Counts::default());
+        let model = Counted::new(package.model(), &counts);
         let dear = model.cost() == Cost::Dear || batching.models.contains(name);
         let queue = dear.then(|| {
             let metrics = metrics.queue(name, version);
@@ -94,6 +98,7 @@ impl Loaded {
             },
             hash: package.hash(),
             times: metrics.times(name, version),
+            counts,
             queue: queue.transpose()?,
             model,
         })
@@ -114,6 +119,11 @@ impl Loaded {
 
     pub fn times(&self) -> &ModelTimes {
         &self.times
+    }
+
+    /// What it has done so far.
+    pub(crate) fn statistics(&self) -> Statistics {
+        self.counts.read()
     }
 
     /// What it runs on, as `<project>_<format>`.
@@ -150,6 +160,20 @@ impl Loaded {
     /// # Errors
     /// Too much waits, nobody waits for the answer any more, the model panicked, or what it answers to a row is no prediction.
     pub async fn score(
+        &self,
+        rows: Vec<f64>,
+        deadline: Option<Instant>,
+    ) -> Result<Vec<f64>, NotScored> {
+        if rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        let start = Instant::now();
+        let answer = self.answer(rows, deadline).await;
+        self.counts.request(&answer, start.elapsed());
+        answer
+    }
+
+    async fn answer(
         &self,
         rows: Vec<f64>,
         deadline: Option<Instant>,

@@ -4,6 +4,7 @@
 //! scores reads one consistent [`snapshot`] and never waits for it. A route never leads to a version that is not
 //! ready: a deployment takes effect when all its versions are, and until then the one before it goes on.
 
+mod counts;
 mod loaded;
 mod loader;
 pub mod local;
@@ -28,6 +29,7 @@ use quadrille_service::Error;
 use quadrille_telemetry::metrics::{ModelTimes, ServingMetrics};
 
 pub use crate::batch::Batching;
+pub(crate) use counts::Statistics;
 pub use loaded::{Failed, Loaded, Step};
 pub use loader::{Loader, Options};
 pub use log::Log;

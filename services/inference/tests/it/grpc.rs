@@ -4,10 +4,10 @@ use std::{collections::BTreeMap, time::Duration};
 
 use quadrille_proto::{
     oip::{
-        InferParameter, InferTensorContents, ModelInferRequest, ModelInferResponse,
-        ModelMetadataRequest, ModelReadyRequest, RepositoryIndexRequest,
-        RepositoryModelLoadRequest, RepositoryModelUnloadRequest, ServerLiveRequest,
-        ServerMetadataRequest, ServerReadyRequest,
+        DataType, InferParameter, InferTensorContents, ModelConfigRequest, ModelInferRequest,
+        ModelInferResponse, ModelMetadataRequest, ModelReadyRequest, ModelStatisticsRequest,
+        RepositoryIndexRequest, RepositoryModelLoadRequest, RepositoryModelUnloadRequest,
+        ServerLiveRequest, ServerMetadataRequest, ServerReadyRequest,
         grpc_inference_service_client::GrpcInferenceServiceClient,
         infer_parameter::ParameterChoice,
         model_infer_request::{InferInputTensor, InferRequestedOutputTensor},
@@ -102,7 +102,9 @@ async fn the_server_and_its_models_say_what_they_are() {
     let about = client.server_metadata(ServerMetadataRequest {}).await;
     let about = about.expect("an answer").into_inner();
     assert_eq!(about.name, "quadrille");
-    assert!(about.extensions.contains(&"binary_tensor_data".to_owned()));
+    for extension in ["binary_tensor_data", "statistics", "model_configuration"] {
+        assert!(about.extensions.contains(&extension.to_owned()));
+    }
     for (name, version, expected) in [
         ("diabetes-forest", "", true),
         ("diabetes-forest", "7", true),
@@ -217,6 +219,12 @@ fn written(datatype: &str, numbers: &[f64]) -> (Vec<u8>, Option<InferTensorConte
                 None,
             );
         }
+        "BF16" => {
+            return (
+                bytes(|it| ((it as f32).to_bits() >> 16).to_le_bytes()[..2].to_vec()),
+                None,
+            );
+        }
         "FP32" => {
             contents.fp32_contents = numbers.iter().map(|it| *it as f32).collect();
             bytes(|it| (it as f32).to_le_bytes().to_vec())
@@ -245,7 +253,7 @@ async fn every_datatype_is_scored_raw_and_typed_and_answered_alike() {
     let mut client = client().await;
     for datatype in [
         "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16",
-        "FP32", "FP64", "BYTES",
+        "BF16", "FP32", "FP64", "BYTES",
     ] {
         let narrow = matches!(datatype, "BOOL" | "FP16");
         let rows = two_rows().into_iter();
@@ -623,12 +631,107 @@ async fn a_stream_is_answered_in_order_and_goes_on_after_an_error() {
             .expect("an answer")
             .expect("one more");
         assert_eq!(answer.error_message.contains("send [N, 10]"), at % 3 == 1);
-        assert_eq!(
-            answer.infer_response.expect("a response").id,
-            at.to_string()
-        );
+        let response = answer.infer_response.expect("a response");
+        assert_eq!(response.id, at.to_string());
+        let last = &response.parameters["triton_final_response"].parameter_choice;
+        assert_eq!(*last, Some(ParameterChoice::BoolParam(true)));
     }
     assert!(answers.message().await.expect("an end").is_none());
+}
+
+#[tokio::test]
+async fn statistics_count_rows_runs_and_requests_of_a_version() {
+    let mut client = client().await;
+    let count = async |client: &mut Client, name: &str| {
+        let request = ModelStatisticsRequest {
+            name: name.to_owned(),
+            ..Default::default()
+        };
+        let found = client.model_statistics(request).await.expect("an answer");
+        let mut models = found.into_inner().model_stats;
+        assert_eq!(models.len(), 1, "{models:?}");
+        models.remove(0)
+    };
+    // No other test asks this one.
+    let before = count(&mut client, "counted-forest").await;
+    assert_eq!(
+        (before.version.as_str(), before.inference_count),
+        ("7", 0),
+        "{before:?}"
+    );
+    for rows in [1, 4] {
+        let numbers = vec![1.0; rows as usize];
+        let request = ask("counted-forest", vec![doubles("x", &[rows, 1], &numbers)]);
+        client.model_infer(request).await.expect("an answer");
+    }
+    let mut late = ask("counted-forest", vec![doubles("x", &[1, 1], &[1.0])]);
+    let parameter_choice = Some(ParameterChoice::StringParam("1".to_owned()));
+    let parameter = InferParameter { parameter_choice };
+    late.parameters.insert("timeout".to_owned(), parameter);
+    // A microsecond may just be enough.
+    let refused = u64::from(client.model_infer(late).await.is_err());
+    let after = count(&mut client, "counted").await;
+    let times = after.inference_stats.expect("times");
+    let (success, fail) = (times.success.expect("some"), times.fail.expect("some"));
+    let runs = times.compute_infer.expect("some");
+    assert_eq!((success.count, fail.count), (3 - refused, refused));
+    assert_eq!(after.inference_count, 6 - refused);
+    assert_eq!(after.execution_count, 3 - refused);
+    assert!(runs.count == 3 - refused && runs.ns > 0 && success.ns >= runs.ns);
+    assert!(after.last_inference > 1_700_000_000_000);
+    let all = client.model_statistics(ModelStatisticsRequest::default());
+    assert!(all.await.expect("an answer").into_inner().model_stats.len() > 3);
+    let nobody = ModelStatisticsRequest {
+        name: "nobody".to_owned(),
+        ..Default::default()
+    };
+    let refused = client.model_statistics(nobody).await.expect_err("refused");
+    assert_eq!(refused.code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn a_configuration_has_the_tensors_without_their_rows() {
+    let mut client = client().await;
+    let request = ModelConfigRequest {
+        name: "diabetes-forest".to_owned(),
+        ..Default::default()
+    };
+    let config = client.model_config(request).await.expect("an answer");
+    let config = config.into_inner().config.expect("a configuration");
+    assert_eq!(
+        (config.name.as_str(), config.max_batch_size),
+        ("diabetes-forest", 65_536)
+    );
+    let input = &config.input[0];
+    assert_eq!(
+        (input.name.as_str(), input.data_type(), &input.dims),
+        ("input", DataType::TypeFp64, &vec![10])
+    );
+    let label = &config.output[1];
+    assert_eq!(
+        (label.name.as_str(), label.data_type(), &label.dims),
+        ("label", DataType::TypeString, &vec![1])
+    );
+    assert_eq!(label.reshape, Some(Default::default()));
+}
+
+#[tokio::test]
+async fn no_rows_have_no_answers() {
+    let mut client = client().await;
+    let none = ask("diabetes-forest", vec![doubles("x", &[0, 10], &[])]);
+    let response = client.model_infer(none).await.expect("an answer");
+    let response = response.into_inner();
+    assert_eq!(response.outputs[0].shape, [0, 1]);
+    assert_eq!(typed_doubles(&response, 0), [0.0; 0]);
+    assert_eq!(response.outputs[1].shape, [0]);
+    let columns = ["weight", "coat", "tame"].map(|name| match name {
+        "coat" => input(name, "BYTES", &[0]),
+        name => input(name, "FP64", &[0]),
+    });
+    let mut records = ask("animals", columns.to_vec());
+    records.raw_input_contents = vec![Default::default(); 3];
+    let response = client.model_infer(records).await.expect("an answer");
+    assert_eq!(response.into_inner().outputs[2].shape, [0]);
 }
 
 #[tokio::test]

@@ -239,6 +239,53 @@ fn what_cannot_be_answered_says_what_to_change() {
 }
 
 #[test]
+fn names_configurations_and_statistics_are_listed() {
+    let (status, listed) = get("/v2/models");
+    assert_eq!(status, 200);
+    let names = listed["models"].as_array().expect("a list");
+    for name in ["diabetes-forest", "zoo-forest", "diabetes", "animals"] {
+        assert!(names.contains(&json!(name)), "{listed}");
+    }
+    let (status, config) = get("/v2/models/animals/config");
+    assert_eq!(status, 200, "{config}");
+    assert_eq!(
+        config["input"][1],
+        json!({"name": "coat", "data_type": "TYPE_STRING", "dims": [1], "reshape": {"shape": []}})
+    );
+    assert_eq!(get("/v2/models/diabetes-forest/versions/7/config").0, 200);
+    for path in [
+        "/v2/models/stats",
+        "/v2/models/zoo-forest/stats",
+        "/v2/models/zoo-forest/versions/7/stats",
+        "/v2/models/animals/stats",
+    ] {
+        let (status, answer) = get(path);
+        assert_eq!(status, 200, "{path}: {answer}");
+        let models = answer["model_stats"].as_array().expect("a list");
+        let zoo = models.iter().find(|it| it["name"] == "zoo-forest");
+        let zoo = zoo.expect("the model");
+        assert_eq!(zoo["version"], "7");
+        assert!(zoo["inference_stats"]["compute_infer"]["ns"].is_u64());
+    }
+    assert_eq!(get("/v2/models/nobody/stats").0, 404);
+    assert_eq!(get("/v2/models/nobody/config").0, 404);
+}
+
+#[test]
+fn what_the_path_says_may_be_said_again_in_the_body() {
+    let mut request = json!({
+        "model_name": "diabetes-forest",
+        "model_version": "7",
+        "inputs": [{"name": "x", "shape": [0, 10], "datatype": "FP64", "data": []}],
+    });
+    let (status, answer) = post(INFER, &request);
+    assert_eq!(status, 200, "{answer}");
+    assert_eq!(answer["outputs"][0]["shape"], json!([0, 1]));
+    request["model_version"] = Value::Null;
+    assert_eq!(post(INFER, &request).0, 200);
+}
+
+#[test]
 fn the_repository_is_told_as_over_grpc() {
     let (status, index) = post("/v2/repository/index", &json!({"ready": true}));
     assert_eq!(status, 200);

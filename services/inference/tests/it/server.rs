@@ -155,6 +155,10 @@ fn start() -> Server {
     };
     let forest = package("diabetes-forest", pima, &folder.path().join("diabetes"));
     let zoo = package("zoo-forest", zoo(&animals), &folder.path().join("animals"));
+    let counted = GAUGE.replacen("gauge", "counted", 1);
+    let counted = Pipeline::parse("counted.toml", &counted).expect("a pipeline");
+    let place = folder.path().join("counted");
+    package("counted-forest", levels(&counted), &place);
     let gauge = Pipeline::parse("gauge.toml", GAUGE).expect("a pipeline");
     let levels = package("level-forest", levels(&gauge), &folder.path().join("gauge"));
     let cards = Pipeline::parse("cards.toml", CARDS).expect("a pipeline");
@@ -164,7 +168,7 @@ fn start() -> Server {
         .expect("saved");
 
     let broker = EmbeddedBroker::start().expect("a broker");
-    let pipelines = [diabetes, animals, gauge, cards];
+    let pipelines = [diabetes, animals, gauge, cards, counted];
     let mut specs: Vec<TopicSpec> = Vec::new();
     for pipeline in &pipelines {
         for spec in TopicSpec::of_pipeline(pipeline.name(), 1, 1_048_588) {

@@ -1,0 +1,123 @@
+//! What a version has done since it was loaded: rows, runs, requests, and the time they took. For `ModelStatistics`.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use quadrille_model::{Contributions, Cost, Model, Outputs};
+
+/// How many, and how long together.
+#[derive(Debug, Default)]
+struct Tally {
+    count: AtomicU64,
+    ns: AtomicU64,
+}
+
+impl Tally {
+    fn add(&self, took: Duration) {
+        self.count.fetch_add(1, Relaxed);
+        // Five centuries of nanoseconds fit.
+        let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.ns.fetch_add(ns, Relaxed);
+    }
+
+    fn read(&self) -> (u64, u64) {
+        (self.count.load(Relaxed), self.ns.load(Relaxed))
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    last_ms: AtomicU64,
+    rows: AtomicU64,
+    runs: Tally,
+    answered: Tally,
+    refused: Tally,
+}
+
+/// A version's counts at one moment. Pairs are how many and nanoseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Statistics {
+    /// Milliseconds since 1970; 0: never.
+    pub last_ms: u64,
+    pub rows: u64,
+    pub runs: (u64, u64),
+    pub answered: (u64, u64),
+    pub refused: (u64, u64),
+}
+
+impl Counts {
+    /// A request has an answer, or none.
+    pub fn request<T, E>(&self, answer: &Result<T, E>, took: Duration) {
+        match answer {
+            Ok(_) => self.answered.add(took),
+            Err(_) => self.refused.add(took),
+        }
+    }
+
+    pub fn read(&self) -> Statistics {
+        Statistics {
+            last_ms: self.last_ms.load(Relaxed),
+            rows: self.rows.load(Relaxed),
+            runs: self.runs.read(),
+            answered: self.answered.read(),
+            refused: self.refused.read(),
+        }
+    }
+}
+
+/// A model whose runs are counted, whoever has it run: a lane, a request, or a queue's thread.
+pub(super) struct Counted {
+    model: Arc<dyn Model>,
+    counts: Arc<Counts>,
+}
+
+impl Counted {
+    pub fn new(model: Arc<dyn Model>, counts: &Arc<Counts>) -> Arc<dyn Model> {
+        Arc::new(Counted {
+            model,
+            counts: Arc::clone(counts),
+        })
+    }
+}
+
+impl fmt::Debug for Counted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.model.fmt(f)
+    }
+}
+
+impl Model for Counted {
+    fn inputs(&self) -> &[String] {
+        self.model.inputs()
+    }
+
+    fn outputs(&self) -> &Outputs {
+        self.model.outputs()
+    }
+
+    /// A run that panics does not count.
+    fn score(&self, rows: &[f64], outputs: &mut Vec<f64>) {
+        let start = Instant::now();
+        self.model.score(rows, outputs);
+        self.counts.runs.add(start.elapsed());
+        let count = rows.len() / self.model.inputs().len().max(1);
+        self.counts.rows.fetch_add(count as u64, Relaxed);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now_ms = now.map_or(0, |it| u64::try_from(it.as_millis()).unwrap_or(0));
+        self.counts.last_ms.store(now_ms, Relaxed);
+    }
+
+    fn cost(&self) -> Cost {
+        self.model.cost()
+    }
+
+    fn contributions(&self, row: &[f64]) -> Option<Contributions> {
+        self.model.contributions(row)
+    }
+}
