@@ -2,6 +2,7 @@
 
 mod grpc;
 mod meanings;
+mod openapi;
 mod rest;
 mod server;
 mod tfs;
