@@ -1,13 +1,20 @@
 //! From a batch to one decision a record: decode each, hand the good ones over together, and isolate what
 //! panics, so that one bad record never costs its neighbours.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::{
+    collections::HashMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
 use quadrille_telemetry::StageMetrics;
 
 use crate::{
     Cause, Failure, Handler, Incoming, Item, Output, dlq::FailedAt, handler::Outcome, spans::Step,
 };
+
+/// Records whose dead letters are confirmed, by partition and offset, and why: they are decided for good, however often
+/// their batch is tried.
+pub(crate) type Buried = HashMap<(i32, i64), (Cause, FailedAt)>;
 
 /// What is to be done with one record.
 pub(crate) enum Decision<'a> {
@@ -47,7 +54,7 @@ impl<R> Default for Judge<R> {
 }
 
 impl<R: Default> Judge<R> {
-    /// Decides a batch.
+    /// Decides a batch, but for what is `buried`.
     ///
     /// # Errors
     /// The first fatal failure.
@@ -55,20 +62,21 @@ impl<R: Default> Judge<R> {
         &mut self,
         handler: &mut H,
         incoming: &[Incoming<'_>],
+        buried: &Buried,
     ) -> Result<(), Cause> {
         if self.records.len() < incoming.len() {
             self.records.resize_with(incoming.len(), R::default);
         }
         let together = catch_unwind(AssertUnwindSafe(|| {
             self.start(handler);
-            self.decide_together(handler, incoming)
+            self.decide_together(handler, incoming, buried)
         }));
         match together {
             Ok(result) => result?,
             Err(_) => {
                 self.start(handler);
                 for one in incoming {
-                    self.decide_alone(handler, one)?;
+                    self.decide_alone(handler, one, buried)?;
                 }
             }
         }
@@ -86,10 +94,18 @@ impl<R: Default> Judge<R> {
         &mut self,
         handler: &mut H,
         incoming: &[Incoming<'_>],
+        buried: &Buried,
     ) -> Result<(), Cause> {
         let first = self.output.outcomes.len();
         let mut next = first;
         for (one, record) in incoming.iter().zip(&mut self.records) {
+            if !buried.is_empty()
+                && let Some((cause, at)) = buried.get(&(one.partition, one.offset))
+            {
+                let failure = Failure::DeadLetter(cause.clone());
+                self.verdicts.push(Verdict::Failed(failure, *at));
+                continue;
+            }
             let verdict = match handler.decode(one, record) {
                 Ok(()) => {
                     next += 1;
@@ -144,10 +160,11 @@ impl<R: Default> Judge<R> {
         &mut self,
         handler: &mut H,
         one: &Incoming<'_>,
+        buried: &Buried,
     ) -> Result<(), Cause> {
         let (verdicts, outcomes) = (self.verdicts.len(), self.output.outcomes.len());
         let result = catch_unwind(AssertUnwindSafe(|| {
-            self.decide_together(handler, std::slice::from_ref(one))
+            self.decide_together(handler, std::slice::from_ref(one), buried)
         }));
         match result {
             Ok(result) => result,
@@ -211,6 +228,16 @@ impl<R: Default> Judge<R> {
                 },
                 Outcome::Absorb(_) | Outcome::Fail(_) => Decision::Absorbed,
             },
+        }
+    }
+
+    /// Notes the records that are dead letters.
+    pub fn bury(&self, incoming: &[Incoming<'_>], buried: &mut Buried) {
+        for (index, record) in incoming.iter().enumerate() {
+            if let Decision::Dead { cause, at } = self.decision(index) {
+                let place = (record.partition, record.offset);
+                buried.insert(place, (cause.clone(), at));
+            }
         }
     }
 
@@ -332,7 +359,9 @@ mod tests {
 
     fn decided(payloads: &[Option<&'static str>]) -> Vec<String> {
         let mut judge = Judge::default();
-        judge.decide(&mut Picky, &batch(payloads)).unwrap();
+        judge
+            .decide(&mut Picky, &batch(payloads), &Buried::new())
+            .unwrap();
         (0..payloads.len())
             .map(|index| match judge.decision(index) {
                 Decision::Emit { payload, .. } => String::from_utf8(payload.to_vec()).unwrap(),
@@ -371,7 +400,9 @@ mod tests {
         ];
         let beside = |payloads: &[Option<&'static str>]| {
             let mut judge = Judge::default();
-            judge.decide(&mut Picky, &batch(payloads)).unwrap();
+            judge
+                .decide(&mut Picky, &batch(payloads), &Buried::new())
+                .unwrap();
             let extras = |index| judge.extras(index).flatten().copied().collect();
             (0..payloads.len()).map(extras).collect::<Vec<Vec<u8>>>()
         };
@@ -384,7 +415,11 @@ mod tests {
     fn a_retriable_failure_is_seen() {
         let mut judge = Judge::default();
         judge
-            .decide(&mut Picky, &batch(&[Some("a"), Some("retry")]))
+            .decide(
+                &mut Picky,
+                &batch(&[Some("a"), Some("retry")]),
+                &Buried::new(),
+            )
             .unwrap();
         assert!(judge.wants_retry());
     }
@@ -393,7 +428,11 @@ mod tests {
     fn a_fatal_failure_ends_the_batch() {
         let mut judge = Judge::default();
         let cause = judge
-            .decide(&mut Picky, &batch(&[Some("a"), Some("fatal")]))
+            .decide(
+                &mut Picky,
+                &batch(&[Some("a"), Some("fatal")]),
+                &Buried::new(),
+            )
             .unwrap_err();
         assert_eq!(cause.class, "broken");
     }

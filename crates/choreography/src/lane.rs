@@ -25,7 +25,7 @@ use crate::{
     admin::StageTopics,
     batch::Batch,
     consumer::LaneConsumer,
-    judge::Judge,
+    judge::{Buried, Judge},
     producer::LaneProducer,
     spans::Spans,
     status::{LaneStatus, Stop},
@@ -112,6 +112,8 @@ pub(crate) struct Lane<H: Handler> {
     failed_commits: u32,
     /// Records the broker would not take, by partition and offset.
     refused: HashMap<(i32, i64), Cause>,
+    /// Records of the batch in hand whose dead letters are confirmed already, although it is not committed.
+    buried: Buried,
     /// Records of which the broker would not take what is beside their outcome.
     extras_refused: HashSet<(i32, i64)>,
     /// Of the last attempt.
@@ -159,6 +161,7 @@ impl<H: Handler> Lane<H> {
             attempts,
             failed_commits: 0,
             refused: HashMap::new(),
+            buried: Buried::new(),
             extras_refused: HashSet::new(),
             extras_dropped: 0,
             handled: BTreeMap::new(),
@@ -330,6 +333,7 @@ impl<H: Handler> Lane<H> {
         self.attempts.reset();
         self.failed_commits = 0;
         self.refused.clear();
+        self.buried.clear();
         self.extras_refused.clear();
         self.last_commit = Instant::now();
     }
@@ -454,7 +458,10 @@ impl<H: Handler> Lane<H> {
             .map(|message| incoming(message, topic, batch.polled_at))
             .collect();
         self.spans.open(&incoming, batch.first_at, batch.polled_at);
-        if let Err(cause) = self.judge.decide(&mut self.handler, &incoming) {
+        if let Err(cause) = self
+            .judge
+            .decide(&mut self.handler, &incoming, &self.buried)
+        {
             self.spans.undone(&incoming, cause.class, &cause.message);
             return Err(End::Fatal(cause));
         }

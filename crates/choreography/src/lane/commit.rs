@@ -87,8 +87,12 @@ impl<H: Handler> Lane<H> {
             self.commit_or_ask(producer, consumer, &offsets)?;
         } else {
             if let Some(store) = self.handler.store() {
-                store.commit(&spans).map_err(store_failure)?;
+                let stored = store.commit(&spans);
                 store_span = store.describe();
+                if let Err(failure) = stored {
+                    self.judge.bury(incoming, &mut self.buried);
+                    return Err(store_failure(failure));
+                }
             }
             self.keep_offsets(consumer, &offsets);
         }

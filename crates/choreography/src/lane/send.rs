@@ -68,6 +68,8 @@ impl<H: Handler> Lane<H> {
             }
             match self.judge.decision(index) {
                 Decision::Emit { .. } => sent += 1,
+                // Confirmed before a store failed to commit; counted when it does.
+                Decision::Dead { .. } if self.is_buried(record) => sent += 1,
                 Decision::Dead { .. } => {
                     self.send_dead_letter(producer, index, record, attempt)?;
                     sent += 1;
@@ -77,6 +79,11 @@ impl<H: Handler> Lane<H> {
             sent += self.send_extras(producer, index, record)?;
         }
         Ok(sent)
+    }
+
+    fn is_buried(&self, record: &Incoming<'_>) -> bool {
+        let place = (record.partition, record.offset);
+        !self.buried.is_empty() && self.buried.contains_key(&place)
     }
 
     /// Sends a record's output; the inner error is the record's own: it is too large.
