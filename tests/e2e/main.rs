@@ -10,6 +10,7 @@ mod harness;
 mod lifecycle;
 mod models;
 mod outage;
+mod outages;
 mod packages;
 mod protocols;
 mod pushes;

@@ -555,7 +555,6 @@ fn a_retry_stays_in_its_trace_each_attempt_with_its_own_span() {
         topics: admin.prepare(&config).expect("topics"),
         metrics: metrics.stage(&config.pipeline, &config.group, &config.input),
         tracing: tracing.clone(),
-        resume: None,
         config,
     };
     let stage = quadrille_choreography::Stage::start(options, |_| Hesitant::default());

@@ -300,7 +300,6 @@ impl Arena<'_> {
             topics,
             metrics: metrics.clone(),
             tracing: tracing.clone(),
-            resume: None,
         };
         let stage = Running::start(options, |_| Timed {
             handler: make(),

@@ -1,6 +1,10 @@
 //! A lane's consumer: the group member, its assignment, and what a rebalance takes away.
 //!
-//! What is fetched reaches the lane through a [`Gate`], which it closes while it tries a batch again.
+//! What is fetched reaches the lane through [`Gates`]: it holds all back while it tries a batch again, and keeps a
+//! partition's closed until its handler's store has said where to go on.
+//!
+//! In librdkafka's callbacks partitions are assigned and given up, and nothing is asked that could fail: a consumer whose
+//! assignment was not taken waits for that for ever, also while it is being closed.
 //!
 //! The lane settles every batch before it polls again, and librdkafka rebalances only inside `poll`: so at
 //! the moment partitions are revoked nothing of them is in flight, and what was polled but not handled is
@@ -33,10 +37,11 @@ use rdkafka::{
 use quadrille_telemetry::StageMetrics;
 
 use crate::{
-    Delivery, ResumeFn, Span, StageConfig,
+    Delivery, Span, StageConfig,
     batch::Batch,
     client,
-    native::{self, Gate},
+    gates::{Closed, Gates},
+    native,
     start::{Committed, Sought, Start, judge},
     status::LaneStatus,
 };
@@ -49,17 +54,29 @@ const COMMITTED_WAIT: Duration = Duration::from_millis(500);
 const IDLE_WAIT: Duration = Duration::from_millis(100);
 /// The same while the group changes, where others wait for this member.
 const RESTLESS_WAIT: Duration = Duration::from_millis(20);
+/// The same while a store is asked where partitions go on.
+const CLAIM_WAIT: Duration = Duration::from_millis(5);
+/// How long the client may take to begin a seek; its main thread answers at once, unless it is gone.
+const SEEK_WAIT: Duration = Duration::from_millis(500);
 /// A change of the group seldom comes alone.
 const RESTLESS_FOR: Duration = Duration::from_secs(3);
+
+/// Who says where a partition goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OffsetsIn {
+    Kafka,
+    /// The handler's: what Kafka has is for whoever looks at the lag.
+    Store,
+}
 
 /// What the callbacks leave for the lane.
 pub(crate) struct Events {
     topic: String,
     /// None once the consumer is being closed.
-    gate: Mutex<Option<Gate>>,
+    gates: Mutex<Option<Gates>>,
     metrics: StageMetrics,
     status: Arc<LaneStatus>,
-    resume: Option<Arc<ResumeFn>>,
+    offsets_in: OffsetsIn,
     delivery: Delivery,
     assigned: Mutex<BTreeSet<i32>>,
     /// Assigned, and it is not known whether they begin where the group's offsets say.
@@ -80,33 +97,19 @@ impl Events {
         lock(&self.failed).get_or_insert(reason);
     }
 
-    /// Starts where the handler's own store says, for handlers that keep offsets themselves.
-    fn resume(&self, partitions: &mut TopicPartitionList) -> Result<(), String> {
-        let Some(resume) = &self.resume else {
-            return Ok(());
-        };
-        let wanted: Vec<i32> = partitions
-            .elements()
-            .iter()
-            .map(|e| e.partition())
-            .collect();
-        for (partition, next) in resume(&wanted)? {
-            let offset = next.map_or(Offset::Beginning, Offset::Offset);
-            partitions
-                .set_partition_offset(&self.topic, partition, offset)
-                .map_err(|error| error.to_string())?;
-        }
-        Ok(())
-    }
-
-    fn assign(&self, consumer: &BaseConsumer<Self>, partitions: &mut TopicPartitionList) {
-        if let Err(reason) = self.resume(partitions) {
-            return self.fail(reason);
-        }
+    fn assign(&self, consumer: &BaseConsumer<Self>, partitions: &TopicPartitionList) {
         let elements = partitions.elements();
         let taken = || elements.iter().map(|element| element.partition());
-        if let Some(gate) = &*lock(&self.gate) {
-            taken().for_each(|partition| gate.lead(consumer.client(), partition));
+        if let Some(gates) = &mut *lock(&self.gates) {
+            // Where a store says where to go on, the client begins where Kafka says, and is sent on when the store has
+            // answered. Not at a logical offset: the answer to its look-up, overtaken by that seek, would be asked for
+            // again, and the partition sent there (librdkafka 2.12.1, `rd_kafka_toppar_handle_Offset`).
+            for partition in taken() {
+                match self.offsets_in {
+                    OffsetsIn::Kafka => gates.lead(consumer.client(), partition),
+                    OffsetsIn::Store => gates.close(consumer.client(), partition),
+                }
+            }
         }
         let result = match consumer.rebalance_protocol() {
             RebalanceProtocol::Cooperative => consumer.incremental_assign(partitions),
@@ -117,7 +120,7 @@ impl Events {
         }
         lock(&self.assigned).extend(taken());
         // Elsewhere the start is the handler's to say, or a repetition is allowed.
-        if self.delivery == Delivery::ExactlyOnce && self.resume.is_none() {
+        if self.delivery == Delivery::ExactlyOnce && self.offsets_in == OffsetsIn::Kafka {
             lock(&self.unchecked).extend(taken().map(|partition| (partition, None)));
         }
         self.status.joined();
@@ -143,9 +146,13 @@ impl Events {
         if let Err(error) = result {
             self.fail(error.to_string());
         }
+        let mut gates = lock(&self.gates);
         let mut assigned = lock(&self.assigned);
         let mut unchecked = lock(&self.unchecked);
         for partition in &given_up {
+            if let Some(gates) = &mut *gates {
+                gates.forget(*partition);
+            }
             assigned.remove(partition);
             unchecked.remove(partition);
             self.metrics.lag_gone(*partition);
@@ -198,6 +205,8 @@ pub(crate) struct LaneConsumer {
     pub client: BaseConsumer<Events>,
     topic: String,
     held: Cell<bool>,
+    /// A store is being asked where partitions go on.
+    pub is_asking: Cell<bool>,
     attended_at: Cell<Instant>,
     generation: Cell<i32>,
     /// When the group last changed.
@@ -210,7 +219,7 @@ impl LaneConsumer {
         lane: usize,
         metrics: StageMetrics,
         status: Arc<LaneStatus>,
-        resume: Option<Arc<ResumeFn>>,
+        offsets_in: OffsetsIn,
     ) -> KafkaResult<Self> {
         let buffer = config.lane_buffer_bytes();
         let mut settings = config.cluster.client_config();
@@ -267,10 +276,10 @@ impl LaneConsumer {
         }
         let events = Events {
             topic: config.input.clone(),
-            gate: Mutex::default(),
+            gates: Mutex::default(),
             metrics,
             status,
-            resume,
+            offsets_in,
             delivery: config.delivery,
             assigned: Mutex::default(),
             unchecked: Mutex::default(),
@@ -280,12 +289,13 @@ impl LaneConsumer {
         };
         let client: BaseConsumer<Events> = settings.create_with_context(events)?;
         let topic = CString::new(&*config.input)?;
-        *lock(&client.context().gate) = Some(Gate::new(client.client(), topic));
+        *lock(&client.context().gates) = Some(Gates::new(client.client(), topic));
         client.subscribe(&[&config.input])?;
         Ok(LaneConsumer {
             client,
             topic: config.input.clone(),
             held: Cell::new(false),
+            is_asking: Cell::new(false),
             attended_at: Cell::new(Instant::now()),
             generation: Cell::new(-1),
             rebalanced_at: Cell::new(Instant::now()),
@@ -294,6 +304,9 @@ impl LaneConsumer {
 
     /// How long to wait for a record.
     pub fn idle_wait(&self) -> Duration {
+        if self.is_asking.get() {
+            return CLAIM_WAIT;
+        }
         match self.rebalanced_at.get().elapsed() < RESTLESS_FOR {
             true => RESTLESS_WAIT,
             false => IDLE_WAIT,
@@ -478,6 +491,7 @@ impl LaneConsumer {
         for element in self.client.position()?.elements() {
             if let Offset::Offset(next) = element.offset()
                 && !unchecked.contains_key(&element.partition())
+                && !self.is_closed(element.partition())
             {
                 positions.push((element.partition(), next));
             }
@@ -497,6 +511,9 @@ impl LaneConsumer {
         let now = now.unwrap_or_default().as_millis() as i64;
         for element in position.elements() {
             let partition = element.partition();
+            if self.is_closed(partition) {
+                continue;
+            }
             let end = native::known_end(self.client.client(), &topic, partition);
             let lag = match (end, element.offset()) {
                 (Some(end), Offset::Offset(next)) => (end - next).max(0),
@@ -516,39 +533,71 @@ impl LaneConsumer {
         native::queue_length(self.client.client())
     }
 
-    /// Leads every partition through the gate again: the client forgets that when it stops one, and could do so
+    /// Leads every partition through its gate again: the client forgets that when it stops one, and could do so
     /// late. To be called now and then.
     pub fn lead(&self) {
         let events = self.client.context();
-        if let Some(gate) = &*lock(&events.gate) {
-            let assigned = lock(&events.assigned);
-            let lead = |partition: &i32| gate.lead(self.client.client(), *partition);
-            assigned.iter().for_each(lead);
-        }
+        self.with_gates(|gates| {
+            for partition in &*lock(&events.assigned) {
+                gates.lead(self.client.client(), *partition);
+            }
+        });
     }
 
     /// Keeps back what is fetched from now on; polling goes on, so the group stays served.
     pub fn hold(&self) {
-        if !self.held.replace(true)
-            && let Some(gate) = &*lock(&self.client.context().gate)
-        {
-            gate.close();
+        if !self.held.replace(true) {
+            self.with_gates(|gates| gates.hold());
         }
     }
 
     /// Lets through what was kept back.
     pub fn release(&self) {
-        if self.held.replace(false)
-            && let Some(gate) = &*lock(&self.client.context().gate)
-        {
-            gate.open(self.client.client());
+        if self.held.replace(false) {
+            self.with_gates(|gates| gates.release(self.client.client()));
         }
+    }
+
+    /// The partitions whose gates are closed: it is to be found out where they go on.
+    pub fn closed(&self) -> Vec<Closed> {
+        self.with_gates(|gates| gates.closed().collect())
+            .unwrap_or_default()
+    }
+
+    pub fn is_closed(&self, partition: i32) -> bool {
+        self.with_gates(|gates| gates.is_closed(partition)) == Some(true)
+    }
+
+    /// Opens a gate at an offset. False where the partition was given up meanwhile.
+    pub fn open(&self, gate: Closed, at: Offset) -> KafkaResult<bool> {
+        let client = self.client.client();
+        // Waited for: the client drops a seek that a rebalance overtakes, and one of a partition it does not read yet.
+        let seek = || self.client.seek(&self.topic, gate.partition, at, SEEK_WAIT);
+        self.with_gates(|gates| gates.open(client, gate, seek))
+            .unwrap_or(Ok(false))
+    }
+
+    /// Closes a partition's gate: it is to be opened anew.
+    pub fn close(&self, partition: i32) {
+        self.with_gates(|gates| gates.close(self.client.client(), partition));
+    }
+
+    /// Where a partition's log begins and where it ends, for a reader of what is committed; None without an answer.
+    pub fn log_range(&self, partition: i32) -> Option<(i64, i64)> {
+        let range = self
+            .client
+            .fetch_watermarks(&self.topic, partition, COMMITTED_WAIT);
+        range.ok().filter(|(begin, end)| (0..=*end).contains(begin))
+    }
+
+    fn with_gates<T>(&self, then: impl FnOnce(&mut Gates) -> T) -> Option<T> {
+        lock(&self.client.context().gates).as_mut().map(then)
     }
 }
 
 impl Drop for LaneConsumer {
     fn drop(&mut self) {
-        // Its queue must not outlive the client, which owns these events.
-        *lock(&self.client.context().gate) = None;
+        // Their queues must not outlive the client, which owns these events.
+        *lock(&self.client.context().gates) = None;
     }
 }

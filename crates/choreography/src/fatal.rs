@@ -16,9 +16,9 @@ use rdkafka::{
 };
 
 use crate::{
-    Acknowledged, Admin, Cluster, Delivery, Failure, Handler, Incoming, Item, Limits, OffsetStore,
-    Output, Publication, PublishError, Publisher, Span, Stage, StageConfig, StageOptions,
-    list_dead_letters,
+    Acknowledged, Admin, Claimed, Cluster, Delivery, Failure, GiveUp, Handler, Incoming, Item,
+    Limits, OffsetStore, Output, Publication, PublishError, Publisher, Span, Stage, StageConfig,
+    StageOptions, list_dead_letters,
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -100,7 +100,19 @@ impl Handler for Picky {
 }
 
 impl OffsetStore for Picky {
-    fn commit(&mut self, _: &[Span]) -> Result<(), Failure> {
+    fn claim(&mut self, partitions: &[i32]) -> Option<Result<Claimed, Failure>> {
+        Some(Ok(partitions.iter().map(|it| (*it, None)).collect()))
+    }
+
+    fn next(&self, _: i32) -> Option<i64> {
+        None
+    }
+
+    fn commit(&mut self, _: &[Span], _: GiveUp<'_>) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn truncated(&mut self, _: i32, _: i64, _: GiveUp<'_>) -> Result<(), Failure> {
         Ok(())
     }
 }
@@ -129,7 +141,6 @@ fn start(cluster: &Cluster) -> Stage {
         topics,
         metrics,
         tracing: Tracing::off(),
-        resume: None,
     };
     Stage::start(options, |_| Picky).expect("a stage")
 }

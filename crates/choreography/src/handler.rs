@@ -148,24 +148,46 @@ pub trait Handler: Send + 'static {
     }
 }
 
+/// Of each partition the offset to be read next; None where nothing was stored yet.
+pub type Claimed = Vec<(i32, Option<i64>)>;
+
+/// Asked during a call that may take long: whether the service has been asked to stop, and the caller waits no longer.
+pub type GiveUp<'a> = &'a dyn Fn() -> bool;
+
 /// Results and the input's offsets kept together outside Kafka, in one transaction of theirs.
+///
+/// A store is a lane's own. What it knows of a partition is what it claimed or committed itself, so that a lane that stood
+/// still while its partition moved cannot commit in its successor's name.
 pub trait OffsetStore {
+    /// Asks where partitions new to this lane go on. Does not wait: None while the answer is on its way, to be called
+    /// again with the same partitions.
+    ///
+    /// # Errors
+    /// `Retry` is asked again for as long as it takes; any other stops the service.
+    fn claim(&mut self, partitions: &[i32]) -> Option<Result<Claimed, Failure>>;
+
+    /// Where a partition goes on, as claimed or committed last. Records from before it are not handed over.
+    fn next(&self, partition: i32) -> Option<i64>;
+
     /// Makes durable what the last `handle` decided, and each span's end as the next offset, or nothing.
     ///
     /// # Errors
     /// `Retry` is tried again for as long as it takes; `DeadLetter` means that another holds a partition now
     /// (the lane gives it up and begins again); `Fatal` stops the service.
-    fn commit(&mut self, spans: &[Span]) -> Result<(), Failure>;
+    fn commit(&mut self, spans: &[Span], give_up: GiveUp<'_>) -> Result<(), Failure>;
+
+    /// The partition's log was cut off before the offset that is stored: it goes on at `next`, in a new generation of
+    /// the log. The only way for an offset to go back.
+    ///
+    /// # Errors
+    /// As [`OffsetStore::commit`].
+    fn truncated(&mut self, partition: i32, next: i64, give_up: GiveUp<'_>) -> Result<(), Failure>;
 
     /// How a commit shows in traces.
     fn describe(&self) -> Option<StoreSpan> {
         None
     }
 }
-
-/// For handlers that keep offsets themselves: the next offset of each partition, None for the beginning.
-/// Called on the lane's thread while partitions are assigned.
-pub type ResumeFn = dyn Fn(&[i32]) -> Result<Vec<(i32, Option<i64>)>, String> + Send + Sync;
 
 /// What becomes of one record.
 #[derive(Debug, Clone)]

@@ -5,6 +5,7 @@
 //! next one gathers in the client's queue.
 
 mod ages;
+mod claims;
 mod commit;
 mod dead_letters;
 mod send;
@@ -19,12 +20,12 @@ use opentelemetry::TraceId;
 use quadrille_telemetry::{StageMetrics, Tracing, metrics::Committed};
 use rdkafka::{Message, consumer::Consumer, error::KafkaError, message::BorrowedMessage};
 
-use self::{ages::Ages, commit::Unsettled, dead_letters::DeadLetters};
+use self::{ages::Ages, claims::Claims, commit::Unsettled, dead_letters::DeadLetters};
 use crate::{
-    Backoff, Cause, Delivery, Handler, Headers, Incoming, ResumeFn, StageConfig,
+    Backoff, Cause, Delivery, Handler, Headers, Incoming, StageConfig,
     admin::StageTopics,
     batch::Batch,
-    consumer::LaneConsumer,
+    consumer::{LaneConsumer, OffsetsIn},
     judge::{Buried, Judge},
     producer::LaneProducer,
     spans::Spans,
@@ -56,7 +57,6 @@ pub(crate) struct LaneOptions {
     pub tracing: Tracing,
     pub status: Arc<LaneStatus>,
     pub stop: Arc<Stop>,
-    pub resume: Option<Arc<ResumeFn>>,
 }
 
 /// Why a session with one pair of clients ended.
@@ -101,7 +101,6 @@ pub(crate) struct Lane<H: Handler> {
     metrics: StageMetrics,
     status: Arc<LaneStatus>,
     stop: Arc<Stop>,
-    resume: Option<Arc<ResumeFn>>,
     handler: H,
     judge: Judge<H::Record>,
     spans: Spans,
@@ -141,7 +140,6 @@ impl<H: Handler> Lane<H> {
             tracing,
             status,
             stop,
-            resume,
         } = options;
         let spans = Spans::new(tracing, &config, index);
         let attempts = Backoff::new(config.limits.retry_first, config.limits.retry_max);
@@ -154,7 +152,6 @@ impl<H: Handler> Lane<H> {
             metrics,
             status,
             stop,
-            resume,
             handler,
             judge: Judge::default(),
             spans,
@@ -238,7 +235,10 @@ impl<H: Handler> Lane<H> {
             self.index,
             self.metrics.clone(),
             Arc::clone(&self.status),
-            self.resume.clone(),
+            match self.handler.store() {
+                Some(_) => OffsetsIn::Store,
+                None => OffsetsIn::Kafka,
+            },
         )
         .map_err(End::restart)?;
         let result = self.turn(&mut producer, &consumer);
@@ -286,6 +286,7 @@ impl<H: Handler> Lane<H> {
         let mut batch = Batch::new();
         let mut idle_since = Instant::now();
         let mut lag_at = Instant::now();
+        let mut claims = Claims::default();
         self.fresh();
         loop {
             self.status.progress();
@@ -301,6 +302,8 @@ impl<H: Handler> Lane<H> {
             consumer.attend();
             self.collect(consumer, &mut batch)?;
             consumer.check_starts(&mut batch).map_err(End::restart)?;
+            self.check_claimed(consumer, &mut batch)?;
+            self.claim(consumer, &mut claims)?;
             if lag_at.elapsed() >= LAG_EVERY {
                 lag_at = Instant::now();
                 consumer.lead();

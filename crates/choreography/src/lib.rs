@@ -15,6 +15,7 @@ mod dlq;
 mod embedded;
 #[cfg(test)]
 mod fatal;
+mod gates;
 mod group;
 mod handler;
 mod judge;
@@ -40,7 +41,7 @@ pub use dlq::{ATTEMPTS_HEADER, ORIGIN_HEADER};
 pub use embedded::{EmbeddedBroker, EmbeddedError};
 pub use group::{GroupProgress, PartitionProgress};
 pub use handler::{
-    Cause, Failure, Handler, Headers, Incoming, Item, OffsetStore, Output, ResumeFn,
+    Cause, Claimed, Failure, GiveUp, Handler, Headers, Incoming, Item, OffsetStore, Output,
 };
 pub use partition::partition_of;
 pub use publisher::{Acknowledged, Publication, PublishError, Publisher};

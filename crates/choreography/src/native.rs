@@ -60,69 +60,64 @@ pub(crate) fn remove_header(headers: &mut OwnedHeaders, name: &CStr) {
     }
 }
 
-/// A queue between the queues of a consumer's partitions and the one that is polled. While it is closed,
-/// records gather in it and polls bring events alone.
-///
-/// Pausing the partitions would do the same, if its call always came back: it waits for an answer of the
-/// client's main thread, and the answer is thrown away where that thread gave the partition a new version
-/// meanwhile, as it does at any rebalance (librdkafka 2.12.1, `rd_kafka_toppars_pause_resume`).
-pub(crate) struct Gate {
-    queue: *mut ffi::rd_kafka_queue_t,
-    topic: CString,
-}
+/// A queue of ours, for what a consumer's partitions bring. To be dropped before its client.
+pub(crate) struct Queue(*mut ffi::rd_kafka_queue_t);
 
 // SAFETY: librdkafka's queues have their own lock and belong to no thread.
-unsafe impl Send for Gate {}
+unsafe impl Send for Queue {}
 
-impl Gate {
-    /// Open. To be dropped before its client.
-    pub fn new<C: ClientContext>(client: &Client<C>, topic: CString) -> Self {
+impl Queue {
+    pub fn new<C: ClientContext>(client: &Client<C>) -> Self {
         // SAFETY: `client` outlives the call, which makes a queue or ends the process.
-        let queue = unsafe { ffi::rd_kafka_queue_new(client.native_ptr()) };
-        let gate = Gate { queue, topic };
-        gate.open(client);
-        gate
+        Queue(unsafe { ffi::rd_kafka_queue_new(client.native_ptr()) })
     }
 
-    /// Leads through the gate what will be fetched of a partition. The client forgets that while it stops
-    /// reading a partition that was given up.
-    pub fn lead<C: ClientContext>(&self, client: &Client<C>, partition: i32) {
-        let (rk, topic) = (client.native_ptr(), self.topic.as_ptr());
-        // SAFETY: `client` and the gate outlive the calls; the partition's queue is a reference of ours,
+    /// Leads here what will be fetched of a partition. The client forgets that while it stops reading a partition
+    /// that was given up.
+    pub fn take<C: ClientContext>(&self, client: &Client<C>, topic: &CStr, partition: i32) {
+        // SAFETY: `client`, `topic` and the queue outlive the calls; the partition's queue is a reference of ours,
         // given back after one use.
         unsafe {
-            let fetched = ffi::rd_kafka_queue_get_partition(rk, topic, partition);
+            let fetched =
+                ffi::rd_kafka_queue_get_partition(client.native_ptr(), topic.as_ptr(), partition);
             if !fetched.is_null() {
-                ffi::rd_kafka_queue_forward(fetched, self.queue);
+                ffi::rd_kafka_queue_forward(fetched, self.0);
                 ffi::rd_kafka_queue_destroy(fetched);
             }
         }
     }
 
-    pub fn close(&self) {
+    /// What is here stays here, and what comes.
+    pub fn keep(&self) {
         // SAFETY: the queue is ours until it is dropped.
-        unsafe { ffi::rd_kafka_queue_forward(self.queue, ptr::null_mut()) };
+        unsafe { ffi::rd_kafka_queue_forward(self.0, ptr::null_mut()) };
     }
 
     /// What has gathered goes on to be polled, in its order, and what comes after it.
-    pub fn open<C: ClientContext>(&self, client: &Client<C>) {
-        // SAFETY: `client` and the gate outlive the calls; the consumer's queue is a reference of ours.
+    pub fn pass_on<C: ClientContext>(&self, client: &Client<C>) {
+        // SAFETY: `client` and the queue outlive the calls; the consumer's queue is a reference of ours.
         unsafe {
             let polled = ffi::rd_kafka_queue_get_consumer(client.native_ptr());
             if !polled.is_null() {
-                ffi::rd_kafka_queue_forward(self.queue, polled);
+                ffi::rd_kafka_queue_forward(self.0, polled);
                 ffi::rd_kafka_queue_destroy(polled);
             }
         }
     }
+
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        // SAFETY: the queue is ours until it is dropped.
+        unsafe { ffi::rd_kafka_queue_length(self.0) }
+    }
 }
 
-impl Drop for Gate {
+impl Drop for Queue {
     fn drop(&mut self) {
         // A queue that is destroyed empties the one it leads to, rebalances that were not served among it.
-        self.close();
+        self.keep();
         // SAFETY: ours, and its client is there still.
-        unsafe { ffi::rd_kafka_queue_destroy(self.queue) };
+        unsafe { ffi::rd_kafka_queue_destroy(self.0) };
     }
 }
 
@@ -229,148 +224,5 @@ unsafe fn described_id(event: *mut ffi::rd_kafka_event_t) -> Option<String> {
         let uuid = ffi::rd_kafka_TopicDescription_topic_id(description);
         let text = (!uuid.is_null()).then(|| ffi::rd_kafka_Uuid_base64str(uuid))?;
         (!text.is_null()).then(|| CStr::from_ptr(text).to_string_lossy().into_owned())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Instant;
-
-    use rdkafka::{
-        ClientConfig, Message, Offset, TopicPartitionList,
-        consumer::{BaseConsumer, Consumer, DefaultConsumerContext},
-        mocking::MockCluster,
-        producer::{BaseProducer, BaseRecord, Producer},
-    };
-
-    use super::*;
-
-    const PATIENCE: Duration = Duration::from_secs(60);
-    const PARTITIONS: i32 = 16;
-    const RECORDS: usize = 20;
-
-    struct World {
-        // Before its client.
-        gate: Gate,
-        consumer: BaseConsumer,
-        all: TopicPartitionList,
-        _broker: MockCluster<'static, rdkafka::producer::DefaultProducerContext>,
-    }
-
-    /// A topic with [`RECORDS`] in each partition, and a gate before it.
-    fn world() -> World {
-        let broker = MockCluster::new(1).unwrap();
-        broker.create_topic("t", PARTITIONS, 1).unwrap();
-        let mut settings = ClientConfig::new();
-        settings.set("bootstrap.servers", broker.bootstrap_servers());
-        let producer: BaseProducer = settings.create().unwrap();
-        let mut all = TopicPartitionList::new();
-        for partition in 0..PARTITIONS {
-            for n in 0..RECORDS {
-                let payload = n.to_string();
-                let record = BaseRecord::<(), _>::to("t").partition(partition);
-                producer.send(record.payload(&payload)).unwrap();
-            }
-            all.add_partition_offset("t", partition, Offset::Offset(0))
-                .unwrap();
-        }
-        producer.flush(PATIENCE).unwrap();
-        let consumer: BaseConsumer<DefaultConsumerContext> =
-            settings.set("group.id", "g").create().unwrap();
-        let gate = Gate::new(consumer.client(), c"t".to_owned());
-        World {
-            gate,
-            consumer,
-            all,
-            _broker: broker,
-        }
-    }
-
-    impl World {
-        fn lead(&self) {
-            for partition in 0..PARTITIONS {
-                self.gate.lead(self.consumer.client(), partition);
-            }
-        }
-
-        fn assign(&self) {
-            self.lead();
-            self.consumer.assign(&self.all).unwrap();
-        }
-
-        fn gathered(&self) -> usize {
-            // SAFETY: the gate's queue is alive.
-            unsafe { ffi::rd_kafka_queue_length(self.gate.queue) }
-        }
-
-        /// Waits until the gate, closed, holds every record.
-        fn gather(&self) {
-            let deadline = Instant::now() + PATIENCE;
-            while self.gathered() < PARTITIONS as usize * RECORDS {
-                assert!(Instant::now() < deadline, "{} came", self.gathered());
-                assert!(
-                    self.consumer.poll(Duration::from_millis(1)).is_none(),
-                    "it is closed"
-                );
-                // What was given up just now was perhaps still being stopped.
-                self.lead();
-            }
-        }
-
-        /// Polls every record; each partition's in order.
-        fn read(&self) {
-            let mut next = vec![0; PARTITIONS as usize];
-            for _ in 0..PARTITIONS as usize * RECORDS {
-                let message = self.consumer.poll(PATIENCE).unwrap().unwrap();
-                let next = &mut next[message.partition() as usize];
-                assert_eq!(message.offset(), *next);
-                *next += 1;
-            }
-        }
-    }
-
-    #[test]
-    fn a_closed_gate_lets_nothing_pass_and_an_open_one_all_in_order() {
-        let world = world();
-        world.assign();
-        world.read();
-        world.consumer.unassign().unwrap();
-        world.gate.close();
-        world.assign();
-        world.gather();
-        world.gate.open(world.consumer.client());
-        world.read();
-    }
-
-    /// Rebalances wait there, too: one that is not served keeps its client from ever being closed.
-    #[test]
-    fn a_gate_that_goes_leaves_what_has_passed_it() {
-        let mut world = world();
-        world.assign();
-        let passed = |world: &World| queue_length(world.consumer.client());
-        let deadline = Instant::now() + PATIENCE;
-        while passed(&world) < PARTITIONS as usize * RECORDS {
-            assert!(Instant::now() < deadline, "{} came", passed(&world));
-            std::thread::yield_now();
-        }
-        world.gate = Gate::new(world.consumer.client(), c"t".to_owned());
-        world.read();
-    }
-
-    /// A call that pauses partitions here does not come back, once in some hundred rounds.
-    #[test]
-    fn a_gate_closes_while_the_client_starts_its_partitions() {
-        let world = world();
-        for _ in 0..1_000 {
-            world.assign();
-            world.gate.close();
-            world.consumer.unassign().unwrap();
-            world.gate.open(world.consumer.client());
-        }
-        world.gate.close();
-        world.assign();
-        world.gather();
-        world.gate.open(world.consumer.client());
-        world.read();
     }
 }

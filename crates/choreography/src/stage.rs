@@ -5,7 +5,7 @@ use std::{sync::Arc, thread::JoinHandle};
 use quadrille_telemetry::{StageMetrics, Tracing};
 
 use crate::{
-    Cause, ConfigError, Handler, ResumeFn, StageConfig,
+    Cause, ConfigError, Handler, StageConfig,
     admin::StageTopics,
     lane::{Lane, LaneOptions},
     status::{Health, LaneStatus, Stop},
@@ -38,8 +38,6 @@ pub struct StageOptions {
     pub topics: StageTopics,
     pub metrics: StageMetrics,
     pub tracing: Tracing,
-    /// Set where the handler keeps offsets itself.
-    pub resume: Option<Arc<ResumeFn>>,
 }
 
 /// A running stage of one pipeline.
@@ -65,7 +63,6 @@ impl Stage {
             topics,
             metrics,
             tracing,
-            resume,
         } = options;
         config.lanes = config.lanes.min(topics.partitions.max(1) as usize);
         config.validate()?;
@@ -85,7 +82,6 @@ impl Stage {
                     tracing: tracing.clone(),
                     status: Arc::clone(status),
                     stop: Arc::clone(&stop),
-                    resume: resume.clone(),
                 },
                 make(index),
             );

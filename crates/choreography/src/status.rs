@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, Condvar, Mutex,
+        Arc, Condvar, Mutex, OnceLock,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -15,6 +15,7 @@ const STUCK_AFTER: Duration = Duration::from_secs(60);
 #[derive(Default)]
 pub(crate) struct Stop {
     requested: AtomicBool,
+    requested_at: OnceLock<Instant>,
     lock: Mutex<()>,
     changed: Condvar,
 }
@@ -24,7 +25,15 @@ impl Stop {
         self.requested.load(Ordering::Acquire)
     }
 
+    /// Whether it was requested that long ago.
+    pub fn requested_for(&self, time: Duration) -> bool {
+        self.requested_at
+            .get()
+            .is_some_and(|at| at.elapsed() >= time)
+    }
+
     pub fn request(&self) {
+        self.requested_at.get_or_init(Instant::now);
         self.requested.store(true, Ordering::Release);
         drop(self.lock.lock());
         self.changed.notify_all();

@@ -152,7 +152,6 @@ impl World {
             topics,
             metrics,
             tracing: quadrille_telemetry::Tracing::off(),
-            resume: None,
         };
         let stage = Stage::start(options, |_| Obedient {
             retries: Arc::clone(&self.retries),

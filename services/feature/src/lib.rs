@@ -35,7 +35,6 @@ async fn assemble(context: Context) -> Result<Assembly, Error> {
             topics,
             metrics,
             tracing: context.tracing.clone(),
-            resume: None,
         };
         stages.push(Running::start(options, |_| {
             FeatureHandler::new(Arc::clone(pipeline), context.schemas.clone())

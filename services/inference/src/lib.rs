@@ -84,7 +84,6 @@ async fn assemble(context: Context, serving: Serving) -> Result<Assembly, Error>
             topics,
             metrics,
             tracing: context.tracing.clone(),
-            resume: None,
         };
         stages.push(Running::start(options, |_| {
             InferenceHandler::new(serving.clone(), place, context.schemas.clone())

@@ -71,7 +71,6 @@ impl World {
             topics,
             metrics,
             tracing: quadrille_telemetry::Tracing::off(),
-            resume: None,
         };
         let serving = replica.serving.clone();
         let stage = Stage::start(options, |_| {

@@ -58,7 +58,6 @@ async fn assemble(context: Context, bounds: Bounds) -> Result<Assembly, Error> {
             topics,
             metrics,
             tracing: context.tracing.clone(),
-            resume: None,
         };
         stages.push(Running::start(options, |_| {
             InboxHandler::new(Arc::clone(pipeline), bounds)

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use results::domain::Prediction;
-use results::store::{Advance, AnyStore, Store, TopicIdentity, WriteBatch};
+use results::store::{Advance, AnyStore, Place, Store, TopicIdentity, WriteBatch};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -56,6 +56,7 @@ fn batch(number: i64, size: i64, ids: Ids) -> WriteBatch {
     };
     let moved = |offset: i64| offset * size;
     let old = Some(moved(number)).filter(|offset| *offset > 0);
+    let old = old.map(Place::at);
     let advance = |partition| Advance {
         partition,
         old,

@@ -14,9 +14,9 @@ mod stage;
 pub mod store;
 pub mod wire;
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use quadrille_choreography::{Backoff, Delivery, ResumeFn, Stage as Running, StageOptions};
+use quadrille_choreography::{Backoff, Delivery, Stage as Running, StageOptions};
 use quadrille_proto::v1::results_service_server::SERVICE_NAME;
 use quadrille_service::{Assembly, Context, Error, Requests};
 use tonic::service::Routes;
@@ -25,6 +25,9 @@ use crate::{
     stage::{Offsets, ResultsHandler},
     store::{AnyStore, Store, TopicIdentity},
 };
+
+/// How long the database's connections may take to close: one that does not answer keeps nobody.
+const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 
 /// The service's settings.
 #[derive(Debug)]
@@ -48,18 +51,30 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> R
         assemble(context, database).await
     })
     .await;
-    if let Some(store) = opened {
-        store.close().await;
+    if let Some(store) = opened
+        && tokio::time::timeout(CLOSE_WITHIN, store.close())
+            .await
+            .is_err()
+    {
+        tracing::warn!("the database's connections were not closed in time");
     }
     result
 }
 
 /// Opens the database; waits for it as long as it does not answer.
 async fn open(url: &str) -> Result<AnyStore, Error> {
+    patiently(|| AnyStore::open(url)).await
+}
+
+/// Asks the database again as long as it does not answer; what it refuses is a setting that cannot be.
+async fn patiently<T, Fut>(mut ask: impl FnMut() -> Fut) -> Result<T, Error>
+where
+    Fut: Future<Output = Result<T, store::Error>>,
+{
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
     loop {
-        match AnyStore::open(url).await {
-            Ok(store) => return Ok(store),
+        match ask().await {
+            Ok(answer) => return Ok(answer),
             Err(error) if error.is_retriable() => {
                 tracing::warn!(%error, "waiting for the database");
                 tokio::time::sleep(backoff.next_wait()).await;
@@ -67,6 +82,14 @@ async fn open(url: &str) -> Result<AnyStore, Error> {
             Err(error) => return Err(Error::Config(format!("DATABASE_URL: {error}"))),
         }
     }
+}
+
+/// Whether the offsets that are stored are this topic's, before its lanes begin.
+async fn check(store: &impl Store, topic: &TopicIdentity, partitions: i32) -> Result<(), Error> {
+    let partitions: Vec<i32> = (0..partitions).collect();
+    patiently(|| store.claim(topic, &partitions))
+        .await
+        .map(drop)
 }
 
 async fn assemble(context: Context, store: AnyStore) -> Result<Assembly, Error> {
@@ -77,26 +100,17 @@ async fn assemble(context: Context, store: AnyStore) -> Result<Assembly, Error> 
         // The database's transaction is what makes it exactly once; dead letters are confirmed before it.
         config.delivery = Delivery::AtLeastOnce;
         let identity: TopicIdentity = context.topic_identity(&config.input).await?.into();
-        let partitions: Vec<i32> = (0..topics.partitions).collect();
-        store
-            .claim(&identity, &partitions)
-            .await
-            .map_err(|error| Error::Config(format!("DATABASE_URL: {error}")))?;
-        let offsets = Arc::new(Offsets::new(store.clone(), identity));
-        let resume: Arc<ResumeFn> = {
-            let offsets = Arc::clone(&offsets);
-            Arc::new(move |partitions| offsets.claim(partitions).map_err(|error| error.to_string()))
-        };
+        check(&store, &identity, topics.partitions).await?;
+        let offsets = Offsets::new(store.clone(), identity);
         let metrics = context.stage_metrics(&config);
         let options = StageOptions {
             config,
             topics,
             metrics,
             tracing: context.tracing.clone(),
-            resume: Some(resume),
         };
         stages.push(Running::start(options, |_| {
-            ResultsHandler::new(pipeline, context.schemas.clone(), Arc::clone(&offsets))
+            ResultsHandler::new(pipeline, context.schemas.clone(), offsets.clone())
         })?);
     }
     let names: Vec<String> = context
@@ -122,5 +136,95 @@ impl From<quadrille_choreography::TopicIdentity> for TopicIdentity {
             topic: identity.topic,
             topic_id: identity.topic_id,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::VecDeque,
+        sync::{Arc, Mutex, PoisonError},
+    };
+
+    use super::*;
+    use crate::{
+        domain::{Count, Filter, Page, Prediction},
+        store::{Place, Places, WriteBatch, Written},
+    };
+
+    /// A database that answers claims as it is told.
+    #[derive(Clone)]
+    struct Told(Arc<Mutex<VecDeque<Result<Places, store::Error>>>>);
+
+    impl Store for Told {
+        async fn claim(&self, _: &TopicIdentity, _: &[i32]) -> Result<Places, store::Error> {
+            let mut answers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            answers.pop_front().expect("asked too often")
+        }
+
+        async fn truncated(
+            &self,
+            _: &TopicIdentity,
+            _: i32,
+            _: Place,
+            _: i64,
+        ) -> Result<Place, store::Error> {
+            unreachable!()
+        }
+
+        async fn write(&self, _: &WriteBatch) -> Result<Written, store::Error> {
+            unreachable!()
+        }
+
+        async fn get(
+            &self,
+            _: &str,
+            _: &str,
+            _: Option<&str>,
+        ) -> Result<Option<Prediction>, store::Error> {
+            unreachable!()
+        }
+
+        async fn list(&self, _: &str, _: &Filter) -> Result<Page, store::Error> {
+            unreachable!()
+        }
+
+        async fn count(&self, _: &str) -> Result<Count, store::Error> {
+            unreachable!()
+        }
+
+        async fn close(&self) {}
+    }
+
+    async fn checked(answers: impl IntoIterator<Item = Result<Places, store::Error>>) -> String {
+        let told = Told(Arc::new(Mutex::new(answers.into_iter().collect())));
+        let topic = TopicIdentity {
+            cluster_id: "c".to_owned(),
+            topic: "t".to_owned(),
+            topic_id: None,
+        };
+        let result = check(&told, &topic, 1).await;
+        let left = told.0.lock().unwrap_or_else(PoisonError::into_inner).len();
+        assert_eq!(left, 0, "it is asked until it answers");
+        result.map_or_else(|error| error.to_string(), |()| "ok".to_owned())
+    }
+
+    #[tokio::test]
+    async fn a_database_that_fails_between_connecting_and_the_first_claim_is_waited_for() {
+        let gone = || Err(store::Error::Timeout { seconds: 1 });
+        let lost = || Err(store::Error::Database(sqlx::Error::PoolTimedOut));
+        let answers = [gone(), lost(), Ok(vec![(0, None)])];
+        assert_eq!(checked(answers).await, "ok");
+    }
+
+    #[tokio::test]
+    async fn a_database_of_another_kafka_is_refused_at_once() {
+        let other = store::Error::OtherTopic {
+            topic: "t".to_owned(),
+            stored: "a".to_owned(),
+            found: "b".to_owned(),
+        };
+        let said = checked([Err(other)]).await;
+        assert!(said.starts_with("DATABASE_URL: topic \"t\""), "{said}");
     }
 }

@@ -4,11 +4,11 @@
 mod common;
 
 use common::{
-    Database, PIPELINE, abandon_after, batch, count, ids, list_ids, next_offset, prediction,
+    Database, PIPELINE, abandon_after, batch, count, ids, list_ids, next_offset, place, prediction,
     shadows, topic, write,
 };
 use results::domain::{Filter, Kind, Prediction};
-use results::store::{Advance, AnyStore, Error, Store, TopicIdentity, WriteBatch, Written};
+use results::store::{Advance, AnyStore, Error, Place, Store, TopicIdentity, WriteBatch, Written};
 
 suite! {
     of_equal_ids_the_first_stays_and_the_later_ones_are_counted
@@ -17,6 +17,7 @@ suite! {
     a_fence_on_one_partition_undoes_the_others
     a_partition_moves_without_predictions
     a_batch_that_names_a_partition_twice_is_refused
+    an_offset_moves_forward_only_but_for_a_log_that_was_cut_off
     a_restart_goes_on_from_the_stored_offsets
     another_cluster_or_another_topic_of_the_name_is_refused
     a_topic_id_that_comes_to_be_known_is_kept
@@ -187,9 +188,9 @@ async fn of_two_writers_from_one_offset_one_is_fenced(database: Database) {
 async fn a_fence_on_one_partition_undoes_the_others(database: Database) {
     let store = database.open().await;
     write(&store, batch(None, ids(["a"]))).await;
-    let advance = |partition, old, new| Advance {
+    let advance = |partition, old: Option<i64>, new| Advance {
         partition,
-        old,
+        old: old.map(Place::at),
         new,
     };
     for stale in [advance(7, Some(1), 2), advance(0, None, 1)] {
@@ -201,7 +202,7 @@ async fn a_fence_on_one_partition_undoes_the_others(database: Database) {
         assert_fenced(store.write(&batch).await, stale.partition);
     }
     let claimed = store.claim(&topic(), &[5, 0, 7]).await.expect("a claim");
-    assert_eq!(claimed, [(5, None), (0, Some(1)), (7, None)]);
+    assert_eq!(claimed, [(5, None), (0, Some(Place::at(1))), (7, None)]);
     assert_eq!(count(&store).await, (1, 0));
 }
 
@@ -230,12 +231,48 @@ async fn a_partition_moves_without_predictions(database: Database) {
     assert_eq!(next_offset(&store).await, Some(7));
 }
 
+async fn an_offset_moves_forward_only_but_for_a_log_that_was_cut_off(database: Database) {
+    let store = database.open().await;
+    write(&store, batch(None, ids(0..5))).await;
+    let back = |old: Place, new| WriteBatch {
+        advances: vec![Advance {
+            partition: 0,
+            old: Some(old),
+            new,
+        }],
+        ..batch(None, ids(["back"]))
+    };
+    let refused = store.write(&back(Place::at(5), 4)).await;
+    let (old, new) = (5, 4);
+    assert!(
+        matches!(refused, Err(Error::Backwards { partition: 0, old: o, new: n }) if (o, n) == (old, new)),
+        "{refused:?}"
+    );
+    assert_eq!(place(&store).await, Some(Place::at(5)));
+
+    // The log ends at 2 now, and goes on.
+    let anew = store.truncated(&topic(), 0, Place::at(5), 2).await;
+    let anew = anew.expect("stored");
+    assert!(anew > Place::at(5), "{anew:?} is further on");
+    assert_eq!((anew.next, place(&store).await), (2, Some(anew)));
+    // Whoever read the log before it was cut off comes too late, also where its offset is the same.
+    for next in [5, 2] {
+        let old = Place::at(next);
+        assert_fenced(store.write(&back(old, 6)).await, 0);
+        let again = store.truncated(&topic(), 0, old, 0).await;
+        assert!(matches!(again, Err(Error::Fenced { .. })), "{again:?}");
+    }
+    write(&store, back(anew, 3)).await;
+    assert_eq!(place(&store).await, Some(Place { next: 3, ..anew }));
+    assert_eq!(count(&store).await, (6, 0));
+}
+
 async fn a_batch_that_names_a_partition_twice_is_refused(database: Database) {
     let store = database.open().await;
     let mut twice = batch(None, ids(["a"]));
     twice.advances.push(Advance {
         partition: 0,
-        old: Some(1),
+        old: Some(Place::at(1)),
         new: 2,
     });
     let refused = store.write(&twice).await;
@@ -302,7 +339,7 @@ async fn another_cluster_or_another_topic_of_the_name_is_refused(database: Datab
     };
     assert_eq!(
         store.claim(&unnamed, &[0]).await.expect("a claim"),
-        [(0, Some(1))]
+        [(0, Some(Place::at(1)))]
     );
 }
 

@@ -29,6 +29,10 @@ const REPLACED_WITHIN: Duration = TRANSACTION_TIMEOUT;
 const DOUBT_ENDED: &str =
     "Kafka did not say whether the batch was committed; the group's offsets do";
 
+/// How long a store may still take once the service was asked to stop: most commits in hand end by then, and a database
+/// that does not answer does not hold up the end. What was not committed is read again.
+pub(super) const STORE_ENDS_WITHIN: Duration = Duration::from_secs(3);
+
 /// Why a transaction, or its equivalent, did not commit.
 pub(super) enum Unsettled {
     /// Aborted; the batch may be tried again.
@@ -87,7 +91,7 @@ impl<H: Handler> Lane<H> {
             self.commit_or_ask(producer, consumer, &offsets)?;
         } else {
             if let Some(store) = self.handler.store() {
-                let stored = store.commit(&spans);
+                let stored = store.commit(&spans, &|| self.stop.requested_for(STORE_ENDS_WITHIN));
                 store_span = store.describe();
                 if let Err(failure) = stored {
                     self.judge.bury(incoming, &mut self.buried);

@@ -44,12 +44,22 @@ pub enum Error {
          from; another replica has taken the partition over, so nothing of the batch was written"
     )]
     Fenced { topic: String, partition: i32 },
+    #[error(
+        "partition {partition}: a batch would take its offset back from {old} to {new}, so nothing of it was written"
+    )]
+    Backwards { partition: i32, old: i64, new: i64 },
     #[error("partition {partition} is twice in one batch")]
     PartitionTwice { partition: i32 },
     #[error("prediction {id:?} cannot be stored, so nothing of its batch was written: {source}")]
     Unstorable { id: String, source: Invalid },
     #[error("the database did not answer within {seconds} s")]
     Timeout { seconds: u64 },
+    #[error(
+        "the answer would take longer than {seconds} s, so the database stopped looking for it"
+    )]
+    TooSlow { seconds: u64 },
+    #[error("the service is stopping and waits no longer for the database")]
+    Stopping,
     #[error("{0}")]
     Database(#[from] sqlx::Error),
 }
@@ -61,7 +71,7 @@ impl Error {
     /// last thing the database heard): claim the partitions again and go on from there.
     pub fn is_retriable(&self) -> bool {
         match self {
-            Error::Timeout { .. } => true,
+            Error::Timeout { .. } | Error::TooSlow { .. } | Error::Stopping => true,
             Error::Database(error) => is_transient(error),
             Error::Migrate(MigrateError::Execute(error)) => is_transient(error),
             Error::Migrate(MigrateError::ExecuteMigration(error, _)) => is_transient(error),
@@ -70,6 +80,22 @@ impl Error {
         }
     }
 }
+
+/// Whether the database ended a statement that took too long.
+pub(super) fn is_interrupted(error: &sqlx::Error) -> bool {
+    let sqlx::Error::Database(error) = error else {
+        return false;
+    };
+    let code = error.code().unwrap_or_default();
+    match error.try_downcast_ref::<sqlx::sqlite::SqliteError>() {
+        Some(_) => code
+            .parse::<i32>()
+            .is_ok_and(|code| code & 0xff == SQLITE_INTERRUPT),
+        None => code == "57014",
+    }
+}
+
+const SQLITE_INTERRUPT: i32 = 9;
 
 fn is_transient(error: &sqlx::Error) -> bool {
     match error {

@@ -9,12 +9,17 @@ mod query;
 mod sqlite;
 
 use std::future::Future;
+use std::time::Duration;
 
 pub use error::Error;
 pub use postgres::PostgresStore;
 pub use sqlite::SqliteStore;
 
 use crate::domain::{Count, Filter, Page, Prediction};
+
+/// How long the database looks for an answer to a question before it gives up: every documented filter has an index, by
+/// which a page takes milliseconds. So what no index serves holds a connection for questions no longer than this.
+pub const READ_WITHIN: Duration = Duration::from_secs(5);
 
 /// Which topic an offset belongs to. A name alone is not enough: another cluster, or the same one
 /// after the topic was deleted and created, counts from 0 again.
@@ -39,14 +44,37 @@ pub struct WriteBatch {
     pub shadows: Vec<Prediction>,
 }
 
-/// One partition's next offset, from and to.
+/// How far a partition was read. Ordered by the generation of its log, then by the offset: where a log was cut off, what
+/// comes after belongs to the next generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    pub generation: i64,
+    /// The offset to be read next.
+    pub next: i64,
+}
+
+impl Place {
+    /// In the first generation, which is all there is where no log was ever cut off.
+    pub const fn at(next: i64) -> Self {
+        Place {
+            generation: 0,
+            next,
+        }
+    }
+}
+
+/// One partition's next offset, from and to, in one generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Advance {
     pub partition: i32,
     /// As claimed, or as the batch before left it; `None` where nothing was stored yet.
-    pub old: Option<i64>,
+    pub old: Option<Place>,
+    /// Not before `old`.
     pub new: i64,
 }
+
+/// Where each claimed partition goes on.
+pub type Places = Vec<(i32, Option<Place>)>;
 
 /// What a batch came to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -58,16 +86,26 @@ pub struct Written {
 
 /// A database of predictions.
 pub trait Store: Clone + Send + Sync + 'static {
-    /// The stored next offset of each of `partitions`, in their order; `None` where nothing was
+    /// The stored place of each of `partitions`, in their order; `None` where nothing was
     /// stored yet. [`Error::OtherTopic`] if the stored offsets are not of this very topic.
     fn claim(
         &self,
         topic: &TopicIdentity,
         partitions: &[i32],
-    ) -> impl Future<Output = Result<Vec<(i32, Option<i64>)>, Error>> + Send;
+    ) -> impl Future<Output = Result<Places, Error>> + Send;
+
+    /// Notes that a partition's log was cut off: it goes on at `next`, before or after `old`, in the next generation.
+    /// [`Error::Fenced`] if the stored place is not `old` any more.
+    fn truncated(
+        &self,
+        topic: &TopicIdentity,
+        partition: i32,
+        old: Place,
+        next: i64,
+    ) -> impl Future<Output = Result<Place, Error>> + Send;
 
     /// Writes all of `batch` in one transaction, or nothing. [`Error::Fenced`] if a partition's
-    /// stored offset is not `old` any more. After an error that [`Error::is_retriable`], or when
+    /// stored place is not `old` any more. After an error that [`Error::is_retriable`], or when
     /// the future was dropped, it is unknown which: claim again before writing again.
     fn write(&self, batch: &WriteBatch) -> impl Future<Output = Result<Written, Error>> + Send;
 
@@ -130,14 +168,23 @@ impl AnyStore {
 }
 
 impl Store for AnyStore {
-    async fn claim(
-        &self,
-        topic: &TopicIdentity,
-        partitions: &[i32],
-    ) -> Result<Vec<(i32, Option<i64>)>, Error> {
+    async fn claim(&self, topic: &TopicIdentity, partitions: &[i32]) -> Result<Places, Error> {
         match self {
             AnyStore::Sqlite(store) => store.claim(topic, partitions).await,
             AnyStore::Postgres(store) => store.claim(topic, partitions).await,
+        }
+    }
+
+    async fn truncated(
+        &self,
+        topic: &TopicIdentity,
+        partition: i32,
+        old: Place,
+        next: i64,
+    ) -> Result<Place, Error> {
+        match self {
+            AnyStore::Sqlite(store) => store.truncated(topic, partition, old, next).await,
+            AnyStore::Postgres(store) => store.truncated(topic, partition, old, next).await,
         }
     }
 
@@ -182,16 +229,22 @@ impl Store for AnyStore {
     }
 }
 
+/// What a question's failure means.
+fn unanswered(error: sqlx::Error, within: Duration) -> Error {
+    match error::is_interrupted(&error) {
+        true => Error::TooSlow {
+            seconds: within.as_secs(),
+        },
+        false => error.into(),
+    }
+}
+
 /// A stored offset, as both databases select it.
-type OffsetRow = (i32, i64, String, Option<String>);
+type OffsetRow = (i32, i64, i64, String, Option<String>);
 
 /// Answers a claim from the rows of a topic.
-fn claimed(
-    topic: &TopicIdentity,
-    partitions: &[i32],
-    rows: &[OffsetRow],
-) -> Result<Vec<(i32, Option<i64>)>, Error> {
-    for (_, _, cluster_id, topic_id) in rows {
+fn claimed(topic: &TopicIdentity, partitions: &[i32], rows: &[OffsetRow]) -> Result<Places, Error> {
+    for (_, _, _, cluster_id, topic_id) in rows {
         let other_topic = match (topic_id, &topic.topic_id) {
             (Some(stored), Some(found)) => stored != found,
             _ => false,
@@ -204,10 +257,16 @@ fn claimed(
             });
         }
     }
-    let next = |partition: i32| rows.iter().find(|row| row.0 == partition).map(|row| row.1);
+    let place = |partition: i32| {
+        let row = rows.iter().find(|row| row.0 == partition)?;
+        Some(Place {
+            generation: row.1,
+            next: row.2,
+        })
+    };
     Ok(partitions
         .iter()
-        .map(|partition| (*partition, next(*partition)))
+        .map(|partition| (*partition, place(*partition)))
         .collect())
 }
 
@@ -225,6 +284,15 @@ fn check(batch: &WriteBatch) -> Result<(), Error> {
     if let Some(pair) = partitions.windows(2).find(|pair| pair[0] == pair[1]) {
         return Err(Error::PartitionTwice { partition: pair[0] });
     }
+    for advance in &batch.advances {
+        if let Some(old) = advance.old.filter(|old| advance.new < old.next) {
+            return Err(Error::Backwards {
+                partition: advance.partition,
+                old: old.next,
+                new: advance.new,
+            });
+        }
+    }
     for prediction in batch.predictions.iter().chain(&batch.shadows) {
         let unstorable = |source| Error::Unstorable {
             id: prediction.id.clone(),
@@ -241,9 +309,9 @@ fn shard(batch: &WriteBatch) -> Option<i32> {
     batch.advances.iter().map(|advance| advance.partition).min()
 }
 
-fn fenced(batch: &WriteBatch, partition: i32) -> Error {
+fn fenced(topic: &TopicIdentity, partition: i32) -> Error {
     Error::Fenced {
-        topic: batch.topic.topic.clone(),
+        topic: topic.topic.clone(),
         partition,
     }
 }

@@ -4,10 +4,13 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use sqlx::{ConnectOptions, Executor, PgConnection, Postgres};
+use sqlx::{AssertSqlSafe, ConnectOptions, Executor, PgConnection, Postgres};
 
 use super::query::{self, Columns, columns};
-use super::{Error, OffsetRow, Store, TopicIdentity, WriteBatch, Written};
+use super::{
+    Error, OffsetRow, Place, Places, READ_WITHIN, Store, TopicIdentity, WriteBatch, Written,
+    unanswered,
+};
 use crate::domain::{Count, Filter, Page, Prediction};
 
 const MIGRATIONS: &[(&str, &str)] = &[
@@ -23,24 +26,37 @@ const MIGRATIONS: &[(&str, &str)] = &[
         "outputs",
         include_str!("../migrations/postgres/0003_outputs.sql"),
     ),
+    (
+        "generations",
+        include_str!("../migrations/postgres/0004_generations.sql"),
+    ),
+    (
+        "shadow decisions",
+        include_str!("../migrations/postgres/0005_shadow_decisions.sql"),
+    ),
 ];
 
-/// Connections of one replica. A server takes 100 by default, and lanes and questions share these.
-const CONNECTIONS_MAX: u32 = 10;
+/// Connections of one replica, of the 100 that a server takes by default. The lanes have some of their own, so that
+/// questions, however slow and many, never keep a batch from being stored.
+const WRITERS_MAX: u32 = 10;
+const READERS_MAX: u32 = 5;
 /// How long to wait for a free connection, or for a server that is starting; less than the page's
 /// patience, so that it shows the reason.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Past this the server counts as gone: without it a dead network holds a lane for a quarter of
 /// an hour.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// The same for a question, and for where partitions go on: the server's own limit is sooner.
+const SHORT_ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// A replica that vanished inside a transaction must not keep the partition's row, which its
 /// successor waits for, until TCP notices.
-const SESSION: &str = "SET idle_in_transaction_session_timeout = '10s'; SET lock_timeout = '10s'";
+const WRITING: &str = "SET idle_in_transaction_session_timeout = '10s'; SET lock_timeout = '10s'";
 
 /// A store in a PostgreSQL database. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct PostgresStore {
-    pool: PgPool,
+    writers: PgPool,
+    readers: PgPool,
 }
 
 impl PostgresStore {
@@ -49,20 +65,16 @@ impl PostgresStore {
         let options = PgConnectOptions::from_str(url)?
             .application_name("quadrille-results")
             .disable_statement_logging();
-        let pool = PgPoolOptions::new()
-            .max_connections(CONNECTIONS_MAX)
-            .acquire_timeout(ACQUIRE_TIMEOUT)
-            // By statement, not as start-up options, which connection poolers refuse.
-            .after_connect(|connection, _| {
-                Box::pin(async move { connection.execute(SESSION).await.map(drop) })
-            });
-        let pool = pool.connect_with(options).await?;
-        query::migrator(MIGRATIONS).run(&pool).await?;
-        Ok(PostgresStore { pool })
+        let writers = pool(WRITERS_MAX, WRITING.to_owned());
+        let writers = writers.connect_with(options.clone()).await?;
+        query::migrator(MIGRATIONS).run(&writers).await?;
+        let reading = format!("SET statement_timeout = {}", READ_WITHIN.as_millis());
+        let readers = pool(READERS_MAX, reading).connect_lazy_with(options);
+        Ok(PostgresStore { writers, readers })
     }
 
     async fn write_all(&self, batch: &WriteBatch, shard: i32) -> Result<Written, Error> {
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.writers.begin().await?;
         advance(&mut transaction, batch).await?;
         let pipeline = &batch.pipeline;
         let stored = insert_all(&mut transaction, INSERT, pipeline, &batch.predictions).await?;
@@ -74,29 +86,72 @@ impl PostgresStore {
     }
 }
 
-async fn in_time<T>(answer: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    let timeout = |_| Error::Timeout {
-        seconds: ANSWER_TIMEOUT.as_secs(),
+/// A pool whose connections begin with these statements. By statement, not as start-up options, which connection
+/// poolers refuse.
+fn pool(connections_max: u32, session: String) -> PgPoolOptions {
+    PgPoolOptions::new()
+        .max_connections(connections_max)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .after_connect(move |connection, _| {
+            let session = AssertSqlSafe(session.clone());
+            Box::pin(async move { connection.execute(session).await.map(drop) })
+        })
+}
+
+async fn in_time<T>(
+    timeout: Duration,
+    answer: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    let late = |_| Error::Timeout {
+        seconds: timeout.as_secs(),
     };
-    tokio::time::timeout(ANSWER_TIMEOUT, answer)
-        .await
-        .map_err(timeout)?
+    tokio::time::timeout(timeout, answer).await.map_err(late)?
+}
+
+/// The answer to a question.
+async fn read<T>(answer: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, Error> {
+    let answer = async { answer.await.map_err(|error| unanswered(error, READ_WITHIN)) };
+    in_time(SHORT_ANSWER_TIMEOUT, answer).await
 }
 
 impl Store for PostgresStore {
-    async fn claim(
-        &self,
-        topic: &TopicIdentity,
-        partitions: &[i32],
-    ) -> Result<Vec<(i32, Option<i64>)>, Error> {
-        in_time(async {
+    async fn claim(&self, topic: &TopicIdentity, partitions: &[i32]) -> Result<Places, Error> {
+        in_time(SHORT_ANSWER_TIMEOUT, async {
             let rows: Vec<OffsetRow> = sqlx::query_as(
-                "SELECT partition, next_offset, cluster_id, topic_id FROM offsets WHERE topic = $1",
+                "SELECT partition, generation, next_offset, cluster_id, topic_id FROM offsets \
+                 WHERE topic = $1",
             )
             .bind(&topic.topic)
-            .fetch_all(&self.pool)
+            .fetch_all(&self.writers)
             .await?;
             super::claimed(topic, partitions, &rows)
+        })
+        .await
+    }
+
+    async fn truncated(
+        &self,
+        topic: &TopicIdentity,
+        partition: i32,
+        old: Place,
+        next: i64,
+    ) -> Result<Place, Error> {
+        in_time(ANSWER_TIMEOUT, async {
+            let generation: Option<i64> = sqlx::query_scalar(
+                "UPDATE offsets SET generation = generation + 1, next_offset = $1 \
+                 WHERE topic = $2 AND partition = $3 AND cluster_id = $4 AND generation = $5 \
+                 AND next_offset = $6 RETURNING generation",
+            )
+            .bind(next)
+            .bind(&topic.topic)
+            .bind(partition)
+            .bind(&topic.cluster_id)
+            .bind(old.generation)
+            .bind(old.next)
+            .fetch_optional(&self.writers)
+            .await?;
+            let generation = generation.ok_or_else(|| super::fenced(topic, partition))?;
+            Ok(Place { generation, next })
         })
         .await
     }
@@ -104,7 +159,7 @@ impl Store for PostgresStore {
     async fn write(&self, batch: &WriteBatch) -> Result<Written, Error> {
         super::check(batch)?;
         match super::shard(batch) {
-            Some(shard) => in_time(self.write_all(batch, shard)).await,
+            Some(shard) => in_time(ANSWER_TIMEOUT, self.write_all(batch, shard)).await,
             None => Ok(Written::default()),
         }
     }
@@ -115,42 +170,33 @@ impl Store for PostgresStore {
         id: &str,
         shadow: Option<&str>,
     ) -> Result<Option<Prediction>, Error> {
-        in_time(async {
-            let mut query = query::get::<Postgres>(pipeline, id, shadow);
-            let row: Option<Columns> = query.build_query_as().fetch_optional(&self.pool).await?;
-            Ok(row.map(Prediction::from))
-        })
-        .await
+        let mut query = query::get::<Postgres>(pipeline, id, shadow);
+        let row: Option<Columns> =
+            read(query.build_query_as().fetch_optional(&self.readers)).await?;
+        Ok(row.map(Prediction::from))
     }
 
     async fn list(&self, pipeline: &str, filter: &Filter) -> Result<Page, Error> {
-        in_time(async {
-            let mut query = query::list::<Postgres>(pipeline, filter);
-            let rows: Vec<Columns> = query.build_query_as().fetch_all(&self.pool).await?;
-            Ok(Page::of(
-                rows.into_iter().map(Prediction::from).collect(),
-                filter,
-            ))
-        })
-        .await
+        let mut query = query::list::<Postgres>(pipeline, filter);
+        let rows: Vec<Columns> = read(query.build_query_as().fetch_all(&self.readers)).await?;
+        Ok(Page::of(
+            rows.into_iter().map(Prediction::from).collect(),
+            filter,
+        ))
     }
 
     async fn count(&self, pipeline: &str) -> Result<Count, Error> {
-        in_time(async {
-            let (stored, duplicates) = sqlx::query_as(
-                "SELECT COALESCE(SUM(stored), 0)::bigint, COALESCE(SUM(duplicates), 0)::bigint \
-                 FROM counters WHERE pipeline = $1",
-            )
-            .bind(pipeline)
-            .fetch_one(&self.pool)
-            .await?;
-            Ok(Count { stored, duplicates })
-        })
-        .await
+        let counted = sqlx::query_as(
+            "SELECT COALESCE(SUM(stored), 0)::bigint, COALESCE(SUM(duplicates), 0)::bigint \
+             FROM counters WHERE pipeline = $1",
+        );
+        let (stored, duplicates) = read(counted.bind(pipeline).fetch_one(&self.readers)).await?;
+        Ok(Count { stored, duplicates })
     }
 
     async fn close(&self) {
-        self.pool.close().await;
+        self.readers.close().await;
+        self.writers.close().await;
     }
 }
 
@@ -158,14 +204,15 @@ impl Store for PostgresStore {
 /// waits here for its successor's transaction, and then finds its `old` gone.
 async fn advance(connection: &mut PgConnection, batch: &WriteBatch) -> Result<(), Error> {
     let topic = &batch.topic;
-    let mut moves = (Vec::new(), Vec::new(), Vec::new());
+    let mut moves = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let mut firsts = (Vec::new(), Vec::new());
     for advance in &batch.advances {
         match advance.old {
             Some(old) => {
                 moves.0.push(advance.partition);
-                moves.1.push(old);
-                moves.2.push(advance.new);
+                moves.1.push(old.generation);
+                moves.2.push(old.next);
+                moves.3.push(advance.new);
             }
             None => {
                 firsts.0.push(advance.partition);
@@ -177,14 +224,17 @@ async fn advance(connection: &mut PgConnection, batch: &WriteBatch) -> Result<()
     if !moves.0.is_empty() {
         moved = sqlx::query_scalar(
             "UPDATE offsets SET next_offset = m.new, topic_id = COALESCE($1, topic_id) \
-             FROM UNNEST($2::integer[], $3::bigint[], $4::bigint[]) AS m (partition, old, new) \
-             WHERE topic = $5 AND cluster_id = $6 AND offsets.partition = m.partition \
-             AND next_offset = m.old RETURNING offsets.partition",
+             FROM UNNEST($2::integer[], $3::bigint[], $4::bigint[], $5::bigint[]) \
+             AS m (partition, generation, old, new) \
+             WHERE topic = $6 AND cluster_id = $7 AND offsets.partition = m.partition \
+             AND offsets.generation = m.generation AND next_offset = m.old \
+             RETURNING offsets.partition",
         )
         .bind(&topic.topic_id)
         .bind(&moves.0)
         .bind(&moves.1)
         .bind(&moves.2)
+        .bind(&moves.3)
         .bind(&topic.topic)
         .bind(&topic.cluster_id)
         .fetch_all(&mut *connection)
@@ -210,7 +260,7 @@ async fn advance(connection: &mut PgConnection, batch: &WriteBatch) -> Result<()
         .iter()
         .find(|advance| !moved.contains(&advance.partition))
     {
-        Some(advance) => Err(super::fenced(batch, advance.partition)),
+        Some(advance) => Err(super::fenced(topic, advance.partition)),
         None => Ok(()),
     }
 }

@@ -1,7 +1,7 @@
 //! What both databases have in common: migrations by text, and the questions.
 
 use sqlx::migrate::{Migration, MigrationType, Migrator};
-use sqlx::{Database, Encode, QueryBuilder, SqlSafeStr, Type};
+use sqlx::{Database, Encode, QueryBuilder, SqlSafeStr, Sqlite, Type};
 
 use crate::domain::{Filter, Kind, Prediction};
 
@@ -85,15 +85,17 @@ pub(super) fn migrator(scripts: &[(&'static str, &'static str)]) -> Migrator {
     migrator
 }
 
+const fn table(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Live => "predictions",
+        Kind::Shadow => "shadow_predictions",
+    }
+}
+
 fn select<DB: Database>(kind: Kind) -> QueryBuilder<DB> {
-    QueryBuilder::new(match kind {
-        Kind::Live => concat!("SELECT ", columns!(), " FROM predictions WHERE pipeline = "),
-        Kind::Shadow => concat!(
-            "SELECT ",
-            columns!(),
-            " FROM shadow_predictions WHERE pipeline = "
-        ),
-    })
+    let mut query = QueryBuilder::new(concat!("SELECT ", columns!(), " FROM "));
+    query.push(table(kind));
+    query
 }
 
 /// Selects what was answered, or what the shadow of this name predicted.
@@ -105,7 +107,8 @@ where
         None => Kind::Live,
         Some(_) => Kind::Shadow,
     });
-    query.push_bind(pipeline).push(" AND id = ").push_bind(id);
+    query.push(" WHERE pipeline = ").push_bind(pipeline);
+    query.push(" AND id = ").push_bind(id);
     if let Some(variant) = shadow {
         query.push(" AND variant = ").push_bind(variant);
     }
@@ -119,19 +122,22 @@ where
     for<'t> i64: Encode<'t, DB> + Type<DB>,
 {
     let mut query = select(filter.kind);
-    query.push_bind(pipeline);
+    if DB::NAME == Sqlite::NAME {
+        // It does not know that a key has few predictions, a decision many and a time range perhaps all: of one key
+        // between two times it looked through all that is between them.
+        let by = match (&filter.key, &filter.decision) {
+            (Some(_), _) => "_by_key",
+            (None, Some(_)) => "_by_decision",
+            (None, None) => "_by_time",
+        };
+        query.push(" INDEXED BY ").push(table(filter.kind)).push(by);
+    }
+    query.push(" WHERE pipeline = ").push_bind(pipeline);
     if let Some(key) = filter.key.as_deref() {
         query.push(" AND key = ").push_bind(key);
     }
     if let Some(decision) = filter.decision.as_deref() {
-        // A key has few predictions and a decision many, which SQLite does not know: the empty
-        // text hides the index of decisions from it where there is a key.
-        let hidden = if filter.key.is_some() { " || ''" } else { "" };
-        query
-            .push(" AND decision")
-            .push(hidden)
-            .push(" = ")
-            .push_bind(decision);
+        query.push(" AND decision = ").push_bind(decision);
     }
     if let Some(from) = filter.from_ms {
         query.push(" AND event_time_ms >= ").push_bind(from);

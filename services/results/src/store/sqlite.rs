@@ -5,15 +5,19 @@ use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::{Arc, LazyLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
 use sqlx::{ConnectOptions, Sqlite, SqliteConnection};
 
 use super::query::{self, Columns, columns};
-use super::{Error, OffsetRow, Store, TopicIdentity, WriteBatch, Written};
+use super::{
+    Error, OffsetRow, Place, Places, READ_WITHIN, Store, TopicIdentity, WriteBatch, Written,
+    unanswered,
+};
 use crate::domain::{Count, Filter, Page, Prediction};
 
 const MIGRATIONS: &[(&str, &str)] = &[
@@ -29,6 +33,14 @@ const MIGRATIONS: &[(&str, &str)] = &[
         "outputs",
         include_str!("../migrations/sqlite/0003_outputs.sql"),
     ),
+    (
+        "generations",
+        include_str!("../migrations/sqlite/0004_generations.sql"),
+    ),
+    (
+        "shadow decisions",
+        include_str!("../migrations/sqlite/0005_shadow_decisions.sql"),
+    ),
 ];
 
 /// Questions answered at once; more wait for one to end.
@@ -37,6 +49,10 @@ const READERS_MAX: u32 = 4;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a question waits for a free connection before it is refused.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a lane waits for the one that writes, which another lane or another program may have.
+const WRITER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Steps of SQLite's virtual machine between looks at the time: some hundred microseconds.
+const STEPS_PER_LOOK: i32 = 10_000;
 /// Page cache of the writer in KiB; the four indexes of a million rows fit.
 const WRITER_CACHE_KIB: i64 = 128 * 1024;
 /// How often the log is copied into the file, beside the writer: a copy takes a tenth of a second,
@@ -71,6 +87,7 @@ pub struct SqliteStore {
     readers: SqlitePool,
     /// One connection too; `None` for a database in memory.
     checkpointer: Option<SqlitePool>,
+    read_within: Duration,
     /// Held to keep a second replica out; given back by the system if the process dies.
     _lock: Option<Arc<File>>,
 }
@@ -108,8 +125,26 @@ impl SqliteStore {
             writer,
             readers,
             checkpointer,
+            read_within: READ_WITHIN,
             _lock: lock,
         })
+    }
+
+    /// A connection for one question, which SQLite stops when its time is up. Dropping the question would not: its
+    /// connection would go on looking.
+    async fn reader(&self) -> Result<PoolConnection<Sqlite>, Error> {
+        let mut connection = self.readers.acquire().await?;
+        // In memory it is the writer's.
+        if self.checkpointer.is_some() {
+            let deadline = Instant::now() + self.read_within;
+            let mut handle = connection.lock_handle().await?;
+            handle.set_progress_handler(STEPS_PER_LOOK, move || Instant::now() < deadline);
+        }
+        Ok(connection)
+    }
+
+    fn unanswered(&self, error: sqlx::Error) -> Error {
+        unanswered(error, self.read_within)
     }
 }
 
@@ -124,6 +159,7 @@ async fn writer(options: SqliteConnectOptions) -> Result<SqlitePool, Error> {
         .pragma("journal_size_limit", WAL_BYTES_MAX);
     let pool = SqlitePoolOptions::new()
         .max_connections(1)
+        .acquire_timeout(WRITER_TIMEOUT)
         // A database in memory ends with its connection.
         .min_connections(1)
         .idle_timeout(None)
@@ -178,19 +214,40 @@ fn lock(file: &Path) -> Result<File, Error> {
 }
 
 impl Store for SqliteStore {
-    async fn claim(
-        &self,
-        topic: &TopicIdentity,
-        partitions: &[i32],
-    ) -> Result<Vec<(i32, Option<i64>)>, Error> {
+    async fn claim(&self, topic: &TopicIdentity, partitions: &[i32]) -> Result<Places, Error> {
         // On the writer's connection: behind every write that is under way.
         let rows: Vec<OffsetRow> = sqlx::query_as(
-            "SELECT partition, next_offset, cluster_id, topic_id FROM offsets WHERE topic = ?",
+            "SELECT partition, generation, next_offset, cluster_id, topic_id FROM offsets \
+             WHERE topic = ?",
         )
         .bind(&topic.topic)
         .fetch_all(&self.writer)
         .await?;
         super::claimed(topic, partitions, &rows)
+    }
+
+    async fn truncated(
+        &self,
+        topic: &TopicIdentity,
+        partition: i32,
+        old: Place,
+        next: i64,
+    ) -> Result<Place, Error> {
+        let generation: Option<i64> = sqlx::query_scalar(
+            "UPDATE offsets SET generation = generation + 1, next_offset = ?1 \
+             WHERE topic = ?2 AND partition = ?3 AND cluster_id = ?4 AND generation = ?5 \
+             AND next_offset = ?6 RETURNING generation",
+        )
+        .bind(next)
+        .bind(&topic.topic)
+        .bind(partition)
+        .bind(&topic.cluster_id)
+        .bind(old.generation)
+        .bind(old.next)
+        .fetch_optional(&self.writer)
+        .await?;
+        let generation = generation.ok_or_else(|| super::fenced(topic, partition))?;
+        Ok(Place { generation, next })
     }
 
     async fn write(&self, batch: &WriteBatch) -> Result<Written, Error> {
@@ -216,13 +273,17 @@ impl Store for SqliteStore {
         shadow: Option<&str>,
     ) -> Result<Option<Prediction>, Error> {
         let mut query = query::get::<Sqlite>(pipeline, id, shadow);
-        let row: Option<Columns> = query.build_query_as().fetch_optional(&self.readers).await?;
+        let mut connection = self.reader().await?;
+        let row = query.build_query_as().fetch_optional(&mut *connection);
+        let row: Option<Columns> = row.await.map_err(|error| self.unanswered(error))?;
         Ok(row.map(Prediction::from))
     }
 
     async fn list(&self, pipeline: &str, filter: &Filter) -> Result<Page, Error> {
         let mut query = query::list::<Sqlite>(pipeline, filter);
-        let rows: Vec<Columns> = query.build_query_as().fetch_all(&self.readers).await?;
+        let mut connection = self.reader().await?;
+        let rows = query.build_query_as().fetch_all(&mut *connection);
+        let rows: Vec<Columns> = rows.await.map_err(|error| self.unanswered(error))?;
         Ok(Page::of(
             rows.into_iter().map(Prediction::from).collect(),
             filter,
@@ -235,8 +296,9 @@ impl Store for SqliteStore {
              WHERE pipeline = ?",
         )
         .bind(pipeline)
-        .fetch_one(&self.readers)
-        .await?;
+        .fetch_one(&mut *self.reader().await?)
+        .await
+        .map_err(|error| self.unanswered(error))?;
         Ok(Count { stored, duplicates })
     }
 
@@ -256,14 +318,16 @@ async fn advance(connection: &mut SqliteConnection, batch: &WriteBatch) -> Resul
         let moved = match advance.old {
             Some(old) => sqlx::query(
                 "UPDATE offsets SET next_offset = ?1, topic_id = COALESCE(?2, topic_id) \
-                 WHERE topic = ?3 AND partition = ?4 AND cluster_id = ?5 AND next_offset = ?6",
+                 WHERE topic = ?3 AND partition = ?4 AND cluster_id = ?5 AND next_offset = ?6 \
+                 AND generation = ?7",
             )
             .bind(advance.new)
             .bind(&topic.topic_id)
             .bind(&topic.topic)
             .bind(advance.partition)
             .bind(&topic.cluster_id)
-            .bind(old),
+            .bind(old.next)
+            .bind(old.generation),
             None => sqlx::query(
                 "INSERT INTO offsets (next_offset, topic_id, topic, partition, cluster_id) \
                  VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO NOTHING",
@@ -275,7 +339,7 @@ async fn advance(connection: &mut SqliteConnection, batch: &WriteBatch) -> Resul
             .bind(&topic.cluster_id),
         };
         if moved.execute(&mut *connection).await?.rows_affected() == 0 {
-            return Err(super::fenced(batch, advance.partition));
+            return Err(super::fenced(topic, advance.partition));
         }
     }
     Ok(())
@@ -348,4 +412,80 @@ async fn count(
     .execute(connection)
     .await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::AssertSqlSafe;
+
+    use super::*;
+    use crate::domain::{Kind, Position};
+
+    async fn store(folder: &tempfile::TempDir) -> SqliteStore {
+        let url = format!("sqlite:{}/results.db", folder.path().display());
+        SqliteStore::open(&url).await.expect("a store")
+    }
+
+    #[tokio::test]
+    async fn a_question_that_takes_too_long_is_stopped() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = SqliteStore {
+            read_within: Duration::from_millis(100),
+            ..store(&folder).await
+        };
+        let endless = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) \
+                       SELECT COUNT(*) FROM n";
+        // Each of the connections, and again.
+        for _ in 0..2 * READERS_MAX {
+            let mut connection = store.reader().await.expect("a connection");
+            let stopped = sqlx::query(endless).fetch_one(&mut *connection).await;
+            let error = store.unanswered(stopped.expect_err("no answer"));
+            assert!(matches!(error, Error::TooSlow { .. }), "{error}");
+        }
+        let found = store.count("p").await.expect("a count");
+        assert_eq!(found, Count::default());
+    }
+
+    #[tokio::test]
+    async fn every_documented_filter_has_an_index_and_none_sorts() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = store(&folder).await;
+        for number in 0..64_u32 {
+            let has = |bit: u32| number & (1 << bit) != 0;
+            let filter = Filter {
+                key: has(0).then(|| "k".to_owned()),
+                decision: has(1).then(|| "d".to_owned()),
+                from_ms: has(2).then_some(1),
+                to_ms: has(3).then_some(2),
+                after: has(4).then(|| Position {
+                    event_time_ms: 1,
+                    id: "i".to_owned(),
+                    variant: "v".to_owned(),
+                }),
+                kind: match has(5) {
+                    true => Kind::Shadow,
+                    false => Kind::Live,
+                },
+                ..Filter::default()
+            };
+            let by = match (&filter.key, &filter.decision) {
+                (Some(_), _) => "_by_key",
+                (None, Some(_)) => "_by_decision",
+                (None, None) => "_by_time",
+            };
+            let query = query::list::<Sqlite>("p", &filter);
+            let explain = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {}", query.sql().as_str()));
+            let plan: Vec<(i64, i64, i64, String)> = sqlx::query_as(explain)
+                .fetch_all(&store.readers)
+                .await
+                .expect("a plan");
+            let [(.., step)] = plan.as_slice() else {
+                panic!("{filter:?}: {plan:?}");
+            };
+            assert!(
+                step.starts_with("SEARCH") && step.contains(by),
+                "{filter:?}: {step}"
+            );
+        }
+    }
 }

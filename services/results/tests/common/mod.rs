@@ -12,7 +12,7 @@ use std::task::Poll;
 
 use quadrille_local::postgres::Postgres;
 use results::domain::{Count, Filter, Prediction};
-use results::store::{Advance, AnyStore, Error, Store, TopicIdentity, WriteBatch, Written};
+use results::store::{Advance, AnyStore, Error, Place, Store, TopicIdentity, WriteBatch, Written};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 use tempfile::TempDir;
@@ -152,7 +152,7 @@ pub fn batch(old: Option<i64>, predictions: Vec<Prediction>) -> WriteBatch {
         topic: topic(),
         advances: vec![Advance {
             partition: 0,
-            old,
+            old: old.map(Place::at),
             new,
         }],
         predictions,
@@ -180,6 +180,11 @@ pub fn ids(ids: impl IntoIterator<Item = impl ToString>) -> Vec<Prediction> {
 
 /// The stored next offset of partition 0.
 pub async fn next_offset(store: &AnyStore) -> Option<i64> {
+    place(store).await.map(|place| place.next)
+}
+
+/// The stored place of partition 0.
+pub async fn place(store: &AnyStore) -> Option<Place> {
     store.claim(&topic(), &[0]).await.expect("a claim")[0].1
 }
 

@@ -1,0 +1,3 @@
+-- Offsets are ordered by the generation of their log, then by the offset, and move forward only: where a log was cut off,
+-- what comes after belongs to the next generation.
+ALTER TABLE offsets ADD COLUMN generation bigint NOT NULL DEFAULT 0;
