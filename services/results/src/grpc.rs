@@ -133,6 +133,7 @@ fn status(error: Error) -> Status {
             Status::not_found(message)
         }
         Error::Away(_) => Status::unavailable(message),
+        Error::TooSlow { .. } => Status::deadline_exceeded(message),
         Error::Failed(_) => Status::internal(message),
     }
 }

@@ -19,8 +19,14 @@ pub enum Error {
         id: String,
         shadow: Option<String>,
     },
-    #[error("the database cannot be reached at the moment; try again")]
+    #[error(
+        "the database cannot be reached, or is busy with other questions, at the moment; try again"
+    )]
     Away(#[source] store::Error),
+    #[error(
+        "no answer was found within {seconds} s; ask for less: of one key or decision, or of a shorter time (from, to)"
+    )]
+    TooSlow { seconds: u64 },
     #[error("the database failed to answer; the service's log says why")]
     Failed(#[source] store::Error),
 }
@@ -31,7 +37,10 @@ fn of_shadow(shadow: Option<&str>) -> String {
 
 impl From<store::Error> for Error {
     fn from(error: store::Error) -> Self {
-        if error.is_retriable() {
+        if let store::Error::TooSlow { seconds } = error {
+            tracing::warn!(seconds, "a question was too slow");
+            Error::TooSlow { seconds }
+        } else if error.is_retriable() {
             tracing::warn!(%error, "database away");
             Error::Away(error)
         } else {

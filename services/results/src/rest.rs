@@ -189,11 +189,12 @@ impl IntoResponse for Error {
             Error::UnknownPipeline { .. } | Error::UnknownPrediction { .. } => {
                 StatusCode::NOT_FOUND
             }
-            Error::Away(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Error::Away(_) | Error::TooSlow { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Error::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         let mut response = refusal(status, &self.to_string());
-        if status == StatusCode::SERVICE_UNAVAILABLE {
+        // The same question would be as slow a second later.
+        if let Error::Away(_) = self {
             response
                 .headers_mut()
                 .insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
