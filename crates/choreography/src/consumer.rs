@@ -30,7 +30,7 @@ use rdkafka::{
     ClientContext, Offset, TopicPartitionList,
     config::RDKafkaLogLevel,
     consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, RebalanceProtocol},
-    error::{KafkaError, KafkaResult},
+    error::{KafkaError, KafkaResult, RDKafkaErrorCode},
     types::RDKafkaRespErr,
 };
 
@@ -83,6 +83,8 @@ pub(crate) struct Events {
     unchecked: Mutex<BTreeMap<i32, Option<Sought>>>,
     revoked: Mutex<Vec<i32>>,
     rebalanced: AtomicBool,
+    /// A commit that nobody waited for was refused, as in the middle of a rebalance.
+    uncommitted: AtomicBool,
     failed: Mutex<Option<String>>,
 }
 
@@ -172,6 +174,15 @@ impl ClientContext for Events {
 }
 
 impl ConsumerContext for Events {
+    fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
+        if let Err(error) = result
+            && error.rdkafka_error_code() != Some(RDKafkaErrorCode::NoOffset)
+        {
+            tracing::debug!(%error, "offsets not committed");
+            self.uncommitted.store(true, Ordering::Release);
+        }
+    }
+
     fn rebalance(
         &self,
         consumer: &BaseConsumer<Self>,
@@ -285,6 +296,7 @@ impl LaneConsumer {
             unchecked: Mutex::default(),
             revoked: Mutex::default(),
             rebalanced: AtomicBool::new(false),
+            uncommitted: AtomicBool::new(false),
             failed: Mutex::default(),
         };
         let client: BaseConsumer<Events> = settings.create_with_context(events)?;
@@ -348,6 +360,12 @@ impl LaneConsumer {
         let _ = self
             .client
             .fetch_metadata(Some(&self.topic), Duration::ZERO);
+    }
+
+    /// Whether a commit that nobody waited for was refused since the last call.
+    pub fn commit_refused(&self) -> bool {
+        let events = self.client.context();
+        events.uncommitted.swap(false, Ordering::AcqRel)
     }
 
     /// Why the assignment could not be taken, if it could not.

@@ -118,6 +118,12 @@ impl<H: Handler> Lane<H> {
             Ok(true) => {
                 let partition = gate.partition;
                 tracing::debug!(lane = self.task, partition, offset = ?at, "partition goes on");
+                // Kafka may not have heard of what is stored, and nothing else may come.
+                if let Offset::Offset(next) = at
+                    && let Ok(offsets) = consumer.offsets(&[(partition, next)])
+                {
+                    self.keep_offsets(consumer, &offsets);
+                }
             }
             Ok(false) => {}
             Err(error) => {

@@ -183,6 +183,11 @@ impl<H: Handler> Lane<H> {
         consumer: &LaneConsumer,
     ) -> Result<(), End> {
         consumer.check_quiet_starts().map_err(End::restart)?;
+        if consumer.commit_refused() {
+            // Nothing may come that would be committed with it, and the lag would stay.
+            self.idle.clear();
+            self.offsets_kept = true;
+        }
         let positions = consumer.positions().map_err(End::restart)?;
         let news: Vec<(i32, i64)> = positions
             .into_iter()
@@ -215,7 +220,7 @@ impl<H: Handler> Lane<H> {
 
     /// At-least-once: the client keeps the offsets and commits them now and then. A request for each batch
     /// would pile up where the coordinator is slower than the lane, and heartbeats wait behind them.
-    fn keep_offsets(&mut self, consumer: &LaneConsumer, offsets: &TopicPartitionList) {
+    pub(super) fn keep_offsets(&mut self, consumer: &LaneConsumer, offsets: &TopicPartitionList) {
         match consumer.client.store_offsets(offsets) {
             Ok(()) => self.offsets_kept = true,
             Err(error) => tracing::debug!(%error, "offsets not kept"),
