@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod commands;
+mod database;
 mod delivery;
 mod doubt;
 mod examples;
@@ -10,7 +11,6 @@ mod harness;
 mod lifecycle;
 mod models;
 mod outage;
-mod outages;
 mod packages;
 mod protocols;
 mod pushes;
