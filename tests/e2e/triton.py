@@ -116,6 +116,13 @@ def by_grpc():
         error = refused(lambda: client.infer(PIPELINE, [right], headers={"quadrille-variant": "x"}))
         assert error.status() == "StatusCode.NOT_FOUND", error
 
+        config = client.get_model_config(MODEL).config
+        assert config.name == MODEL and list(config.input[0].dims) == [10], config
+        [stats] = client.get_inference_statistics(MODEL).model_stats
+        # Each of 13 datatypes is two rows; the pipeline's model is the same.
+        assert stats.version == "1" and stats.inference_count >= 26, stats
+        assert stats.inference_stats.success.ns > stats.inference_stats.compute_infer.ns > 0, stats
+
         calls = queue.Queue()
         client.async_infer(MODEL, [right], lambda result, error: calls.put((result, error)))
         result, error = calls.get(timeout=60)
@@ -128,6 +135,7 @@ def by_grpc():
         for number in range(20):
             result, error = calls.get(timeout=60)
             assert error is None and result.get_response().id == str(number), (result, error)
+            assert result.get_response().parameters["triton_final_response"].bool_param
         _, error = calls.get(timeout=60)
         assert "nobody" in str(error), error
         client.stop_stream()
@@ -142,6 +150,11 @@ def by_http():
         assert client.get_server_metadata()["name"] == "quadrille"
         index = {(it["name"], it["state"]) for it in client.get_model_repository_index()}
         assert {(MODEL, "READY"), (PIPELINE, "READY")} <= index, index
+
+        config = client.get_model_config(MODEL)
+        assert config["input"][0]["dims"] == [10], config
+        [stats] = client.get_inference_statistics(MODEL)["model_stats"]
+        assert stats["inference_count"] >= 26 and stats["execution_count"] >= 13, stats
 
         # All as JSON, and each half as bytes.
         for datatype, expected in zip(DATATYPES, answers[0]):
