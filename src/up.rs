@@ -321,6 +321,7 @@ fn start(
                     service,
                     model,
                     batching: inference::serving::Batching::default(),
+                    limits: Default::default(),
                 },
                 shutdown,
             ));

@@ -73,6 +73,7 @@ pub fn serve() -> anyhow::Result<()> {
         service,
         model: Some(folder.path().to_owned()),
         batching: inference::serving::Batching::default(),
+        limits: Default::default(),
     };
     let runtime = tokio::runtime::Runtime::new()?;
     let service = runtime.spawn(inference::run(config, std::future::pending()));

@@ -132,6 +132,7 @@ impl Member {
                         service,
                         model,
                         batching: inference::serving::Batching::default(),
+                        limits: Default::default(),
                     },
                     shutdown,
                 ))

@@ -23,6 +23,7 @@ use quadrille_telemetry::metrics::ServingMetrics;
 use tonic::service::Routes;
 
 use crate::oip::infer::Doors;
+pub use crate::oip::tensor::Limits;
 use serving::{Batching, Loader, Log, Options, Serving, local};
 pub use stage::InferenceHandler;
 
@@ -34,6 +35,8 @@ pub struct Config {
     /// None: what is deployed serves, and nothing else.
     pub model: Option<PathBuf>,
     pub batching: Batching,
+    /// Of one request.
+    pub limits: Limits,
 }
 
 /// Runs the service until `shutdown`, then drains it.
@@ -43,6 +46,7 @@ pub struct Config {
 pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
     let pipelines = config.service.pipelines.clone();
     let batching = config.batching;
+    let limits = config.limits;
     let local = match &config.model {
         Some(path) => local::load(&pipelines, path)?,
         None => pipelines.iter().map(|_| None).collect(),
@@ -63,7 +67,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> R
         let serving = loader.serving();
         let spawned = loader.spawn();
         *running = Some(spawned.map_err(|error| Error::Failed(format!("loader: {error}")))?);
-        assemble(context, serving).await
+        assemble(context, serving, limits).await
     })
     .await;
     if let Some(loading) = loading {
@@ -72,7 +76,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> R
     ended
 }
 
-async fn assemble(context: Context, serving: Serving) -> Result<Assembly, Error> {
+async fn assemble(context: Context, serving: Serving, limits: Limits) -> Result<Assembly, Error> {
     let mut stages = Vec::new();
     for (place, pipeline) in serving.pipelines().iter().enumerate() {
         let topics = context.prepare(pipeline).await?;
@@ -92,6 +96,7 @@ async fn assemble(context: Context, serving: Serving) -> Result<Assembly, Error>
     let (ready, aged) = (serving.clone(), serving.clone());
     let doors = Doors {
         serving,
+        limits,
         tracing: context.tracing.clone(),
     };
     Ok(Assembly {

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::Parser;
-use inference::serving::Batching;
+use inference::{Limits, serving::Batching};
 use quadrille_proto::Stage;
 use quadrille_service::{Args, healthcheck, run_to_exit, shutdown_signal};
 
@@ -40,9 +40,31 @@ struct Cli {
     /// How long, at most, a batch of a queued model is held open while more requests are expected.
     #[arg(long, env = "QUADRILLE_MODEL_DELAY_MS", default_value_t = 1, value_name = "MS", value_parser = clap::value_parser!(u16).range(..=10_000))]
     model_delay_ms: u16,
+
+    /// Bytes of one request, a gRPC message or an HTTP body, at most.
+    #[arg(long, env = "QUADRILLE_REQUEST_BYTES", default_value_t = 20 << 20, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1_024..=1 << 30))]
+    request_bytes: u32,
+
+    /// Rows of one request, at most.
+    #[arg(long, env = "QUADRILLE_REQUEST_ROWS", default_value_t = 65_536, value_name = "ROWS", value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
+    request_rows: u32,
+
+    /// Values of one request, rows times inputs, at most.
+    #[arg(long, env = "QUADRILLE_REQUEST_VALUES", default_value_t = 1 << 21, value_name = "VALUES", value_parser = clap::value_parser!(u32).range(1..=1 << 27))]
+    request_values: u32,
 }
 
 impl Cli {
+    fn limits(&self) -> Limits {
+        // Sizes of what fits into memory.
+        let size = |it| usize::try_from(it).unwrap_or(usize::MAX);
+        Limits {
+            bytes_max: size(self.request_bytes),
+            rows_max: size(self.request_rows),
+            values_max: size(self.request_values),
+        }
+    }
+
     fn batching(&self) -> Batching {
         let default = Batching::default();
         let rows_max = usize::from(self.model_batch);
@@ -63,12 +85,14 @@ fn main() -> ExitCode {
             return healthcheck(&cli.args, Stage::Inference).await;
         }
         let batching = cli.batching();
+        let limits = cli.limits();
         let service = cli.args.resolve(Stage::Inference)?;
         inference::run(
             inference::Config {
                 service,
                 model: cli.model,
                 batching,
+                limits,
             },
             shutdown_signal(),
         )

@@ -23,7 +23,6 @@ use self::body::{Body, Verb};
 use crate::{
     oip::{
         ask::Ask,
-        grpc::REQUEST_BYTES_MAX,
         infer::{Doors, Question, Scored, Target},
         outputs::{PROBABILITIES, VALUES, labels, ranked},
         refusal::Refusal,
@@ -33,6 +32,7 @@ use crate::{
 };
 
 pub(crate) fn router(doors: Doors) -> Router {
+    let bytes_max = doors.limits.bytes_max;
     Router::new()
         .route("/v1/models/{model}", get(status).post(ask))
         .route("/v1/models/{model}/metadata", get(metadata))
@@ -46,7 +46,7 @@ pub(crate) fn router(doors: Doors) -> Router {
         )
         .route("/v1/models/{model}/labels/{label}", get(status).post(ask))
         .route("/v1/models/{model}/labels/{label}/metadata", get(metadata))
-        .layer(DefaultBodyLimit::max(REQUEST_BYTES_MAX))
+        .layer(DefaultBodyLimit::max(bytes_max))
         .with_state(doors)
 }
 
@@ -225,8 +225,8 @@ async fn ask(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Refusal> {
     let (named, verb) = Named::of(&parts).split()?;
-    let body = read(&headers, body)?;
-    let mut body = Body::read(&body, verb)?;
+    let body = read(&headers, body, doors.limits)?;
+    let mut body = Body::read(&body, verb, doors.limits)?;
     let mut ask = Ask {
         variant: variant(&headers),
         ..Ask::default()

@@ -13,7 +13,6 @@ use serde_json::{Value, json};
 use super::{
     infer::{Doors, Target},
     refusal::Refusal,
-    tensor::ROWS_MAX,
 };
 use crate::serving::{ModelState, Statistics};
 
@@ -60,7 +59,7 @@ impl Doors {
         Ok(ModelConfig {
             name: about.name,
             platform: about.platform,
-            max_batch_size: i32::try_from(ROWS_MAX).unwrap_or(i32::MAX),
+            max_batch_size: i32::try_from(self.limits.rows_max).unwrap_or(i32::MAX),
             input: about.inputs.into_iter().map(input).collect(),
             output: about.outputs.into_iter().map(output).collect(),
             parameters: parameters

@@ -25,11 +25,8 @@ use super::{
     ask::{self, Ask},
     infer::{Doors, Question, Scored, deadline},
     refusal::Refusal,
-    tensor::{Data, Datatype, Error, Tensor},
+    tensor::{Data, Datatype, Error, Limits, Tensor},
 };
-
-/// The largest request: room for the most elements as FP64, or as text.
-pub(crate) const REQUEST_BYTES_MAX: usize = 20 << 20;
 
 /// Requests of one stream that are answered at once: enough that they can be scored together.
 const STREAM_AHEAD: usize = 32;
@@ -38,7 +35,8 @@ pub(crate) struct Inference(pub Doors);
 
 /// The service, ready to be mounted.
 pub(crate) fn service(doors: Doors) -> GrpcInferenceServiceServer<Inference> {
-    GrpcInferenceServiceServer::new(Inference(doors)).max_decoding_message_size(REQUEST_BYTES_MAX)
+    let bytes_max = doors.limits.bytes_max;
+    GrpcInferenceServiceServer::new(Inference(doors)).max_decoding_message_size(bytes_max)
 }
 
 /// What came with a call beside its messages.
@@ -76,7 +74,7 @@ impl Doors {
         if ask.variant.is_none() {
             ask.variant.clone_from(&call.variant);
         }
-        let tensors = tensors(request)?;
+        let tensors = tensors(request, self.limits)?;
         let question = Question {
             model: &request.model_name,
             version: &request.model_version,
@@ -94,7 +92,7 @@ impl Doors {
 }
 
 /// The inputs, where their contents are; raw and typed contents are never mixed.
-fn tensors(request: &ModelInferRequest) -> Result<Vec<Tensor<'_>>, Error> {
+fn tensors(request: &ModelInferRequest, limits: Limits) -> Result<Vec<Tensor<'_>>, Error> {
     let (inputs, raw) = (&request.inputs, &request.raw_input_contents);
     if !raw.is_empty() && raw.len() != inputs.len() {
         return Err(Error::Invalid(format!(
@@ -121,6 +119,7 @@ fn tensors(request: &ModelInferRequest) -> Result<Vec<Tensor<'_>>, Error> {
             datatype: Datatype::parse(&input.name, &input.datatype)?,
             shape: &input.shape,
             data,
+            limits,
         });
     }
     Ok(tensors)

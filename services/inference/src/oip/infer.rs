@@ -17,7 +17,7 @@ use super::{
     outputs::{Made, Precision, Wanted, make, offered, plan},
     refusal::Refusal,
     rows::{Form, Rows, records, rows},
-    tensor::{Error, Tensor, VALUES_MAX},
+    tensor::{Error, Limits, Tensor},
 };
 use crate::serving::{Choice, Loaded, Serving};
 
@@ -34,6 +34,7 @@ impl From<Error> for Refusal {
 #[derive(Clone)]
 pub(crate) struct Doors {
     pub serving: Serving,
+    pub limits: Limits,
     pub tracing: Tracing,
 }
 
@@ -200,7 +201,7 @@ impl Doors {
             return Ok((self.serving.choose(pipeline.name(), key, variant)?, rows));
         }
         let step = self.tracing.step("features");
-        let (rows, keys) = computed(pipeline, tensors)?;
+        let (rows, keys) = computed(pipeline, tensors, self.limits.values_max)?;
         drop(step);
         match (key, keys.as_slice()) {
             (None, [first, others @ ..]) => {
@@ -262,14 +263,18 @@ fn ambiguous(pipeline: &Pipeline, name: &str, field: &str) -> Refusal {
 }
 
 /// The model's rows of records, and their distinct keys in order.
-fn computed(pipeline: &Pipeline, tensors: &[Tensor<'_>]) -> Result<(Rows, Vec<String>), Refusal> {
+fn computed(
+    pipeline: &Pipeline,
+    tensors: &[Tensor<'_>],
+    values_max: usize,
+) -> Result<(Rows, Vec<String>), Refusal> {
     let records = records(tensors, |name| pipeline.elements(name))?;
     let width = pipeline.inputs().len().max(1);
-    if records.count.saturating_mul(width) > VALUES_MAX {
+    if records.count.saturating_mul(width) > values_max {
         return Err(Refusal::TooLarge(format!(
             "{} records are too many for one request; send at most {}",
             records.count,
-            VALUES_MAX / width
+            values_max / width
         )));
     }
     let mut values = Vec::with_capacity(records.count * width);

@@ -5,7 +5,7 @@ use std::{borrow::Cow, collections::BTreeMap};
 use quadrille_proto::oip::{InferParameter, infer_parameter::ParameterChoice};
 use serde_json::{Map, Value, value::RawValue};
 
-use super::tensor::{Cells, Error, VALUES_MAX};
+use super::tensor::{Cells, Error};
 
 /// Lists in lists, at most.
 const DEPTH_MAX: usize = 32;
@@ -17,27 +17,38 @@ pub(crate) struct Flat {
     pub cells: Cells,
 }
 
-/// Reads lists in lists of numbers, texts or truths; a null is a missing number.
+/// Reads lists in lists of numbers, texts or truths, at most so many; a null is a missing number.
 ///
 /// # Errors
-/// They are ragged, mixed, or hold objects; the message does not say where.
-pub(crate) fn flatten(data: &RawValue) -> Result<Flat, Error> {
-    read(data, None)
+/// They are ragged, mixed, too many, or hold objects; the message does not say where.
+pub(crate) fn flatten(data: &RawValue, values_max: usize) -> Result<Flat, Error> {
+    read(data, values_max, None)
 }
 
 /// As [`flatten`], where an object may stand for a text.
 ///
 /// # Errors
 /// As [`flatten`]; `text` says why an object is no text.
-pub(crate) fn flatten_with(data: &RawValue, text: ObjectText) -> Result<Flat, Error> {
-    read(data, Some(text))
+pub(crate) fn flatten_with(
+    data: &RawValue,
+    values_max: usize,
+    text: ObjectText,
+) -> Result<Flat, Error> {
+    read(data, values_max, Some(text))
 }
 
 /// The text that an object without objects in it stands for.
 pub(crate) type ObjectText = fn(&str) -> Result<String, Error>;
 
-fn read(data: &RawValue, object_text: Option<ObjectText>) -> Result<Flat, Error> {
-    let mut reading = Reading::default();
+fn read(
+    data: &RawValue,
+    values_max: usize,
+    object_text: Option<ObjectText>,
+) -> Result<Flat, Error> {
+    let mut reading = Reading {
+        values_max,
+        ..Reading::default()
+    };
     let mut rest = data.get();
     while let Some(next) = rest.bytes().next() {
         rest = match next {
@@ -72,6 +83,7 @@ struct Reading {
     /// The depth of the elements, once there is one.
     leaves: Option<usize>,
     cells: Option<Cells>,
+    values_max: usize,
 }
 
 impl Reading {
@@ -112,9 +124,10 @@ impl Reading {
             return Err(ragged());
         }
         let before = self.cells.as_ref().map_or(0, Cells::len);
-        if before >= VALUES_MAX {
+        if before >= self.values_max {
             return Err(Error::TooLarge(format!(
-                "the data has more than {VALUES_MAX} elements; send fewer rows at once"
+                "the data has more than {} elements; send fewer rows at once",
+                self.values_max
             )));
         }
         Ok(())
@@ -243,7 +256,7 @@ mod tests {
     use super::*;
 
     fn flat(text: &str) -> Result<Flat, Error> {
-        flatten(&RawValue::from_string(text.to_owned()).unwrap())
+        flatten(&RawValue::from_string(text.to_owned()).unwrap(), 1_000)
     }
 
     proptest! {
@@ -267,7 +280,7 @@ mod tests {
         #[test]
         fn no_json_can_do_more_than_be_refused(text in "[\\[\\],0-9eE.\"a\\\\ntrue{}: -]{0,40}") {
             if let Ok(value) = serde_json::from_str::<&RawValue>(&text) {
-                let _ = flatten(value);
+                let _ = flatten(value, 10);
             }
         }
     }

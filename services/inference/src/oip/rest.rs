@@ -24,18 +24,18 @@ use super::{
     about,
     ask::{self, Ask},
     extensions,
-    grpc::REQUEST_BYTES_MAX,
     infer::{Doors, Question, Scored, deadline},
     json::{fits, flatten, parameters},
     outputs::{Made, Values},
     refusal::{Refusal, error},
-    tensor::{Data, Datatype, Error, Tensor, wrong},
+    tensor::{Data, Datatype, Error, Limits, Tensor, wrong},
 };
 
 /// Where the JSON of a body ends and its bytes begin.
 const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
 
 pub(crate) fn router(doors: Doors) -> Router {
+    let bytes_max = doors.limits.bytes_max;
     let v2 = Router::new()
         .route(
             "/health/live",
@@ -59,7 +59,7 @@ pub(crate) fn router(doors: Doors) -> Router {
         .route("/repository/models/{model}/unload", post(unload))
         .fallback(no_such_path)
         .method_not_allowed_fallback(wrong_method)
-        .layer(DefaultBodyLimit::max(REQUEST_BYTES_MAX))
+        .layer(DefaultBodyLimit::max(bytes_max))
         .with_state(doors);
     let server = get(|| async {
         let about = about::server();
@@ -184,7 +184,7 @@ async fn infer(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Refusal> {
-    let body = read(&headers, body)?;
+    let body = read(&headers, body, doors.limits)?;
     let (text, mut binary) = split(&headers, &body)?;
     let mut request: InferJson<'_> = serde_json::from_slice(text)
         .map_err(|error| Refusal::invalid(format!("the body is no inference request: {error}")))?;
@@ -192,7 +192,8 @@ async fn infer(
     if ask.variant.is_none() {
         ask.variant = variant(&headers);
     }
-    let inputs = request.inputs.iter().map(|it| tensor(it, &mut binary));
+    let inputs = request.inputs.iter();
+    let inputs = inputs.map(|it| tensor(it, &mut binary, doors.limits));
     let tensors: Vec<Tensor<'_>> = inputs.collect::<Result<_, _>>()?;
     if !binary.is_empty() {
         return Err(Refusal::invalid(format!(
@@ -227,6 +228,7 @@ async fn infer(
 pub(crate) fn read(
     headers: &HeaderMap,
     body: Result<Bytes, BytesRejection>,
+    limits: Limits,
 ) -> Result<Bytes, Refusal> {
     if let Some(encoding) = headers.get(header::CONTENT_ENCODING)
         && encoding != "identity"
@@ -237,7 +239,8 @@ pub(crate) fn read(
     }
     body.map_err(|rejection| match rejection.status() {
         StatusCode::PAYLOAD_TOO_LARGE => Refusal::TooLarge(format!(
-            "the body has more than {REQUEST_BYTES_MAX} bytes; send fewer rows at once"
+            "the body has more than {} bytes; send fewer rows at once",
+            limits.bytes_max
         )),
         _ => Refusal::invalid(format!("the body did not arrive: {rejection}")),
     })
@@ -265,11 +268,15 @@ fn split<'a>(headers: &HeaderMap, body: &'a [u8]) -> Result<(&'a [u8], &'a [u8])
         })
 }
 
-fn tensor<'a>(input: &'a InputJson<'a>, binary: &mut &'a [u8]) -> Result<Tensor<'a>, Error> {
+fn tensor<'a>(
+    input: &'a InputJson<'a>,
+    binary: &mut &'a [u8],
+    limits: Limits,
+) -> Result<Tensor<'a>, Error> {
     let name = &input.name;
     let data = match (input.data, input.parameters.get("binary_data_size")) {
         (Some(data), None) => {
-            let flat = flatten(data).map_err(|error| match error {
+            let flat = flatten(data, limits.values_max).map_err(|error| match error {
                 Error::Invalid(what) => wrong(name, what),
                 error => error,
             })?;
@@ -315,6 +322,7 @@ fn tensor<'a>(input: &'a InputJson<'a>, binary: &mut &'a [u8]) -> Result<Tensor<
         datatype: Datatype::parse(name, &input.datatype)?,
         shape: &input.shape,
         data,
+        limits,
     })
 }
 

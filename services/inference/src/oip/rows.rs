@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use quadrille_pipeline::Scalar;
 
-use super::tensor::{Column, Error, ROWS_MAX, Tensor, VALUES_MAX, wrong};
+use super::tensor::{Column, Error, Tensor, wrong};
 
 /// Rows of a model's inputs, one after another.
 #[derive(Debug, Clone, PartialEq)]
@@ -55,8 +55,9 @@ pub(crate) fn rows(tensors: &[Tensor<'_>], columns: &[String]) -> Result<Rows, E
     }
     let places = places(tensors, columns)?;
     let count = common_length(tensors.iter().map(|tensor| (tensor, 1)))?;
-    if count.saturating_mul(columns.len()) > VALUES_MAX {
-        let most = VALUES_MAX / columns.len().max(1);
+    let values_max = first.limits.values_max;
+    if count.saturating_mul(columns.len()) > values_max {
+        let most = values_max / columns.len().max(1);
         return Err(Error::TooLarge(format!(
             "{count} rows of {} inputs are too much for one request; send at most {most} rows",
             columns.len()
@@ -78,10 +79,11 @@ fn no_inputs(columns: &[String]) -> Error {
 }
 
 fn check_rows(tensor: &Tensor<'_>, count: usize) -> Result<(), Error> {
-    match count {
-        0..=ROWS_MAX => Ok(()),
-        _ => Err(Error::TooLarge(format!(
-            "input {:?}: {count} rows are too many for one request; send at most {ROWS_MAX}",
+    let most = tensor.limits.rows_max;
+    match count <= most {
+        true => Ok(()),
+        false => Err(Error::TooLarge(format!(
+            "input {:?}: {count} rows are too many for one request; send at most {most}",
             tensor.name
         ))),
     }
@@ -181,17 +183,18 @@ pub(crate) fn records<'a>(
     tensors: &'a [Tensor<'_>],
     elements: impl Fn(&str) -> Option<Vec<String>>,
 ) -> Result<Records<'a>, Error> {
-    if tensors.is_empty() {
+    let Some(first) = tensors.first() else {
         return Err(Error::Invalid(
             "the request has no inputs; send the record's fields, a tensor [N] each".to_owned(),
         ));
-    }
+    };
     let vectors: Vec<Option<Vec<String>>> = tensors.iter().map(|it| elements(it.name)).collect();
     let wide = |vector: &Option<Vec<String>>| vector.as_ref().map_or(1, Vec::len);
     let count = common_length(tensors.iter().zip(vectors.iter().map(wide)))?;
     let values: usize = vectors.iter().map(wide).sum();
-    if count.saturating_mul(values) > VALUES_MAX {
-        let most = VALUES_MAX / values.max(1);
+    let values_max = first.limits.values_max;
+    if count.saturating_mul(values) > values_max {
+        let most = values_max / values.max(1);
         return Err(Error::TooLarge(format!(
             "{count} records of {values} values are too much for one request; send at most {most}"
         )));
@@ -242,7 +245,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::oip::tensor::{Cells, Data, Datatype};
+    use crate::oip::tensor::{Cells, Data, Datatype, Limits};
+
+    const ROWS_MAX: usize = 65_536;
 
     fn names(count: usize) -> Vec<String> {
         (0..count).map(|at| format!("c{at}")).collect()
@@ -254,6 +259,7 @@ mod tests {
             datatype: Datatype::Fp64,
             shape,
             data: Data::Json(Cells::Numbers(numbers)),
+            limits: Limits::default(),
         }
     }
 
@@ -328,6 +334,7 @@ mod tests {
                 datatype: Datatype::Uint8,
                 shape: &shape,
                 data: Data::Raw(&[0; ROWS_MAX]),
+                limits: Limits::default(),
             })
             .collect();
         assert!(matches!(rows(&tensors, &columns), Err(Error::TooLarge(_))));

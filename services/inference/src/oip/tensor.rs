@@ -3,11 +3,28 @@
 
 use quadrille_proto::oip::InferTensorContents;
 
-/// The most rows of a request: far beyond what batching gains, and a bound on what one request keeps busy.
-pub(crate) const ROWS_MAX: usize = 65_536;
+/// What a request may bring, at most. A request that brings more is refused before anything is made of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of a message or a body as it comes.
+    pub bytes_max: usize,
+    pub rows_max: usize,
+    /// Elements of all inputs together: 8 bytes each once they are numbers.
+    pub values_max: usize,
+}
 
-/// The most elements of a request: 16 MiB once they are numbers.
-pub(crate) const VALUES_MAX: usize = 1 << 21;
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            // Room for the most values as FP64, or as text.
+            bytes_max: 20 << 20,
+            // Far beyond what batching gains, and a bound on what one request keeps busy.
+            rows_max: 65_536,
+            // 16 MiB.
+            values_max: 1 << 21,
+        }
+    }
+}
 
 /// What is wrong with the tensors of a request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -133,6 +150,7 @@ pub(crate) struct Tensor<'a> {
     pub datatype: Datatype,
     pub shape: &'a [i64],
     pub data: Data<'a>,
+    pub limits: Limits,
 }
 
 /// A tensor's elements as a record's fields take them.
@@ -159,9 +177,10 @@ impl<'a> Tensor<'a> {
             })?;
             count = count.saturating_mul(side);
         }
-        if count > VALUES_MAX {
+        let most = self.limits.values_max;
+        if count > most {
             return Err(Error::TooLarge(format!(
-                "input {:?}: shape {:?} has more than {VALUES_MAX} elements; send fewer rows at once",
+                "input {:?}: shape {:?} has more than {most} elements; send fewer rows at once",
                 self.name, self.shape
             )));
         }
@@ -450,6 +469,7 @@ mod tests {
             datatype,
             shape,
             data: Data::Raw(raw),
+            limits: Limits::default(),
         }
     }
 
@@ -463,6 +483,7 @@ mod tests {
             datatype,
             shape,
             data: Data::Typed(contents),
+            limits: Limits::default(),
         }
     }
 
@@ -661,6 +682,7 @@ mod tests {
             datatype: Uint8,
             shape: &[1],
             data: Data::Json(Cells::Numbers(vec![1.5])),
+            limits: Limits::default(),
         };
         assert!(read(&json).is_err());
     }

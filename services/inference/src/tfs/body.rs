@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use super::dialect::{is_bytes, plain, text_of_bytes};
 use crate::oip::{
     json::{Flat, flatten_with},
-    tensor::{Cells, Data, Datatype, Error, Tensor, VALUES_MAX, wrong},
+    tensor::{Cells, Data, Datatype, Error, Limits, Tensor, wrong},
 };
 
 /// What a body's one tensor without a name is called.
@@ -54,15 +54,16 @@ pub(crate) struct Body {
     /// Whether the one tensor came without a name.
     unnamed: bool,
     tensors: Vec<(String, Flat)>,
+    limits: Limits,
 }
 
 impl Body {
     /// # Errors
     /// It is none of the forms, or its rows differ.
-    pub(crate) fn read(bytes: &[u8], verb: Verb) -> Result<Self, Error> {
+    pub(crate) fn read(bytes: &[u8], verb: Verb, limits: Limits) -> Result<Self, Error> {
         let bytes = &*plain(bytes);
         match verb {
-            Verb::Predict => Self::predict(bytes),
+            Verb::Predict => Self::predict(bytes, limits),
             Verb::Classify | Verb::Regress => {
                 let body: ExamplesJson<'_> = parse(bytes, "{\"examples\": [{…}, …]}")?;
                 let examples = body.examples.into_iter().map(|mut example| {
@@ -71,62 +72,70 @@ impl Body {
                     }
                     example
                 });
-                Self::row_wise(examples.collect())
+                Self::row_wise(examples.collect(), limits)
             }
         }
     }
 
-    fn predict(bytes: &[u8]) -> Result<Self, Error> {
+    fn predict(bytes: &[u8], limits: Limits) -> Result<Self, Error> {
         let body: PredictJson<'_> = parse(
             bytes,
             "{\"instances\": […]}, row by row, or {\"inputs\": …}, column by column",
         )?;
         match (body.instances, body.inputs) {
             (Some(instances), None) if holds_objects(instances) => {
-                Self::row_wise(parse(instances.get().as_bytes(), "instances of one kind")?)
+                let rows = parse(instances.get().as_bytes(), "instances of one kind")?;
+                Self::row_wise(rows, limits)
             }
-            (Some(instances), None) => Self::unnamed(instances, Columnar(false)),
+            (Some(instances), None) => Self::unnamed(instances, Columnar(false), limits),
             (None, Some(inputs)) if inputs.get().starts_with('{') => {
                 let inputs: Object<'_> = parse(inputs.get().as_bytes(), "inputs by their names")?;
                 let tensors = inputs.into_iter().map(|(name, value)| {
-                    let flat = flatten(value).map_err(|error| of(&name, error))?;
+                    let flat = flatten(value, limits).map_err(|error| of(&name, error))?;
                     Ok((name, flat))
                 });
                 Ok(Body {
                     columnar: true,
                     unnamed: false,
                     tensors: tensors.collect::<Result<_, Error>>()?,
+                    limits,
                 })
             }
-            (None, Some(inputs)) => Self::unnamed(inputs, Columnar(true)),
+            (None, Some(inputs)) => Self::unnamed(inputs, Columnar(true), limits),
             _ => Err(Error::Invalid(
                 "send either instances, row by row, or inputs, column by column".to_owned(),
             )),
         }
     }
 
-    fn unnamed(data: &RawValue, Columnar(columnar): Columnar) -> Result<Self, Error> {
-        let flat = flatten(data).map_err(|error| of(UNNAMED, error))?;
+    fn unnamed(
+        data: &RawValue,
+        Columnar(columnar): Columnar,
+        limits: Limits,
+    ) -> Result<Self, Error> {
+        let flat = flatten(data, limits).map_err(|error| of(UNNAMED, error))?;
         Ok(Body {
             columnar,
             unnamed: true,
             tensors: vec![(UNNAMED.to_owned(), flat)],
+            limits,
         })
     }
 
     /// Objects with the same names, each a row.
-    fn row_wise(rows: Vec<Object<'_>>) -> Result<Self, Error> {
+    fn row_wise(rows: Vec<Object<'_>>, limits: Limits) -> Result<Self, Error> {
         let mut columns: Vec<(String, Flat)> = Vec::new();
         for (at, row) in rows.into_iter().enumerate() {
             if at > 0 && row.len() != columns.len() {
                 return Err(differs(at));
             }
             for (place, (name, value)) in row.into_iter().enumerate() {
-                let flat = flatten(value).map_err(|error| of(&name, error))?;
+                let flat = flatten(value, limits).map_err(|error| of(&name, error))?;
                 match columns.get_mut(place) {
                     None if at == 0 => columns.push((name, first(flat))),
                     Some((known, column)) if *known == name => {
-                        append(column, flat).map_err(|error| of(&name, error))?;
+                        append(column, flat, limits.values_max)
+                            .map_err(|error| of(&name, error))?;
                     }
                     _ => return Err(differs(at)),
                 }
@@ -136,6 +145,7 @@ impl Body {
             columnar: false,
             unnamed: false,
             tensors: columns,
+            limits,
         })
     }
 
@@ -162,6 +172,7 @@ impl Body {
             },
             shape: &flat.shape,
             data: Data::Json(flat.cells.clone()),
+            limits: self.limits,
         });
         match self.tensors.is_empty() {
             true => Err(Error::Invalid(
@@ -189,8 +200,8 @@ fn holds_objects(list: &RawValue) -> bool {
     inside.starts_with('{') && !is_bytes(first)
 }
 
-fn flatten(data: &RawValue) -> Result<Flat, Error> {
-    flatten_with(data, text_of_bytes)
+fn flatten(data: &RawValue, limits: Limits) -> Result<Flat, Error> {
+    flatten_with(data, limits.values_max, text_of_bytes)
 }
 
 fn of(name: &str, error: Error) -> Error {
@@ -215,15 +226,15 @@ fn first(mut flat: Flat) -> Flat {
     flat
 }
 
-fn append(column: &mut Flat, flat: Flat) -> Result<(), Error> {
+fn append(column: &mut Flat, flat: Flat, values_max: usize) -> Result<(), Error> {
     let differs = |what: &str| Error::Invalid(format!("its {what} differ from row to row"));
     let row = first(flat);
     if row.shape.get(1..) != column.shape.get(1..) {
         return Err(differs("shapes"));
     }
-    if column.cells.len() + row.cells.len() > VALUES_MAX {
+    if column.cells.len() + row.cells.len() > values_max {
         return Err(Error::TooLarge(format!(
-            "the rows have more than {VALUES_MAX} values; send fewer at once"
+            "the rows have more than {values_max} values; send fewer at once"
         )));
     }
     match (&mut column.cells, row.cells) {

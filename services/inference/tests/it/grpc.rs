@@ -700,7 +700,7 @@ async fn a_configuration_has_the_tensors_without_their_rows() {
     let config = config.into_inner().config.expect("a configuration");
     assert_eq!(
         (config.name.as_str(), config.max_batch_size),
-        ("diabetes-forest", 65_536)
+        ("diabetes-forest", 5_000)
     );
     let input = &config.input[0];
     assert_eq!(

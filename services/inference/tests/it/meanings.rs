@@ -11,7 +11,7 @@ use quadrille_proto::{
 use serde_json::{Value, json};
 use tonic::Code;
 
-use crate::server::{http, scores, server};
+use crate::server::{ROWS_MAX, VALUES_MAX, http, scores, server};
 
 fn post(path: &str, body: &Value) -> (u16, Value) {
     let body = body.to_string();
@@ -167,6 +167,29 @@ fn a_raw_value_is_never_scored_as_the_feature_that_is_made_of_it() {
     let model = json!([tensor("x", json!([1, 1]), json!([raw.ln()]))]);
     let answer = infer("level-forest", model).1;
     assert_eq!(answer["outputs"][0]["data"], json!(expected));
+}
+
+#[test]
+fn more_than_the_settings_allow_is_refused_with_the_setting_in_every_form() {
+    let rows = vec![1.0; ROWS_MAX + 1];
+    let values = vec![1.0; VALUES_MAX + 10];
+    let shape = json!([ROWS_MAX + 1, 1]);
+    let many = json!([tensor("x", shape.clone(), json!(rows))]);
+    let level = json!([tensor("level", shape, json!(rows))]);
+    let wide = json!([tensor("x", json!([VALUES_MAX / 10 + 1, 10]), json!(values))]);
+    for (model, inputs, most) in [
+        ("level-forest", many, ROWS_MAX),
+        ("gauge", level, ROWS_MAX),
+        ("diabetes-forest", wide, VALUES_MAX),
+    ] {
+        let (status, answer) = infer(model, inputs);
+        assert_eq!(status, 400, "{answer}");
+        assert!(error(&answer).contains(&most.to_string()), "{answer}");
+    }
+    let body = json!({ "instances": values.chunks(10).collect::<Vec<_>>() });
+    let (status, answer) = post("/v1/models/diabetes-forest:predict", &body);
+    assert_eq!(status, 400, "{answer}");
+    assert!(error(&answer).contains(&VALUES_MAX.to_string()), "{answer}");
 }
 
 #[test]

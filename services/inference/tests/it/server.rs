@@ -112,6 +112,9 @@ negative = "pay"
 const NETWORK: &[u8] =
     include_bytes!("../../../../crates/model/tests/golden/onnx/logistic-tiny.onnx");
 
+pub const ROWS_MAX: usize = 5_000;
+pub const VALUES_MAX: usize = 20_000;
+
 /// Longer than a loaded machine takes.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -197,6 +200,12 @@ fn start() -> Server {
         service,
         model: Some(folder.path().to_owned()),
         batching: inference::serving::Batching::default(),
+        // Bytes are as by default; rows and values are few, so that tests can bring too many.
+        limits: inference::Limits {
+            rows_max: ROWS_MAX,
+            values_max: VALUES_MAX,
+            ..inference::Limits::default()
+        },
     };
     // It has a runtime of its own, as the tests have: it outlives each of theirs.
     std::thread::spawn(move || {
