@@ -91,6 +91,8 @@ pub struct Topics {
 impl Topics {
     /// Compacted, one partition: schemas by id, for all pipelines.
     pub const SCHEMAS: &'static str = "quadrille.schemas";
+    /// Compacted, one partition: what each pipeline was made with, generation by generation.
+    pub const PIPELINES: &'static str = "quadrille.pipelines";
     /// Compacted, one partition: model packages, for all pipelines.
     pub const MODELS: &'static str = "quadrille.models";
     /// Compacted, one partition: which model versions serve which pipeline, event by event.
@@ -98,8 +100,9 @@ impl Topics {
     /// Compacted, one partition: what each replica says of itself.
     pub const STATUS: &'static str = "quadrille.status";
     /// The topics all pipelines share.
-    pub const SHARED: [&'static str; 4] = [
+    pub const SHARED: [&'static str; 5] = [
         Topics::SCHEMAS,
+        Topics::PIPELINES,
         Topics::MODELS,
         Topics::DEPLOYMENTS,
         Topics::STATUS,

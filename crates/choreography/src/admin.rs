@@ -1,16 +1,25 @@
 //! Topics: what there is, whether it fits, and making it on request.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use quadrille_proto::{Topics, dlq_of};
 use rdkafka::{
-    admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication},
+    admin::{
+        AdminClient, AdminOptions, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication,
+    },
     consumer::{BaseConsumer, Consumer},
     error::{KafkaError, RDKafkaErrorCode},
     types::RDKafkaRespErr,
 };
 
-use crate::{Cluster, StageConfig, client::Plain, dlq::HEADROOM_BYTES, native};
+use crate::{
+    Cluster, FactsError, StageConfig, StageIdentity, TableError, TopicState,
+    client::{self, Plain},
+    dlq::HEADROOM_BYTES,
+};
 
 /// How long one question to the cluster may take.
 pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(10);
@@ -53,12 +62,61 @@ pub enum AdminError {
     },
     #[error("topic {topic} was not created: {reason}")]
     NotCreated { topic: String, reason: String },
+    #[error("topic {topic} did not get {partitions} partitions: {reason}")]
+    NotWidened {
+        topic: String,
+        partitions: i32,
+        reason: String,
+    },
+    #[error(
+        "topic {topic} has {partitions} partitions, but pipeline {pipeline} was made with {made_with}: keys would move while records from before are on their way; change the number with `quadrille topics migrate`, which drains the pipeline first"
+    )]
+    Repartitioned {
+        pipeline: String,
+        topic: String,
+        partitions: i32,
+        made_with: i32,
+    },
+    #[error(
+        "topic {topic} was deleted and created again: its id is {id}, pipeline {pipeline} was made with {made_with}; its offsets begin anew, so ids made of them would be those of other records; if that is meant, run `quadrille topics accept`"
+    )]
+    Recreated {
+        pipeline: String,
+        topic: String,
+        id: String,
+        made_with: String,
+    },
+    #[error(
+        "pipeline {pipeline} is on its way to another number of partitions; finish `quadrille topics migrate` before ingest starts"
+    )]
+    Draining { pipeline: String },
+    #[error(transparent)]
+    Facts(FactsError),
+}
+
+impl From<FactsError> for AdminError {
+    fn from(error: FactsError) -> Self {
+        match error {
+            FactsError::Unreadable(TableError::Missing(topic)) => AdminError::Missing {
+                topics: vec![topic],
+            },
+            error => AdminError::Facts(error),
+        }
+    }
 }
 
 impl AdminError {
     /// Whether waiting may help; otherwise a person must change something.
     pub fn is_retriable(&self) -> bool {
-        matches!(self, AdminError::Unreachable { .. })
+        matches!(self, AdminError::Unreachable { .. } | AdminError::Facts(_))
+    }
+
+    /// Whether topics are not the ones the pipeline was made with, of which a broker may hear late.
+    pub fn is_changed(&self) -> bool {
+        matches!(
+            self,
+            AdminError::Repartitioned { .. } | AdminError::Recreated { .. }
+        )
     }
 
     /// Whether topics are missing, which right after they were created is a matter of moments.
@@ -122,15 +180,22 @@ pub struct TopicIdentity {
 }
 
 /// What a stage needs to know of its topics.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct StageTopics {
     pub partitions: i32,
     pub input_bytes_max: usize,
     pub output_bytes_max: usize,
     pub dlq_bytes_max: usize,
+    /// From [`Admin::establish`]: what the topics must stay. None: nobody looks.
+    pub identity: Option<Arc<StageIdentity>>,
 }
 
 impl StageTopics {
+    /// Of the pipeline; it enters ids that are made of places.
+    pub fn generation(&self) -> u64 {
+        self.identity.as_ref().map_or(0, |it| it.generation())
+    }
+
     pub(crate) fn message_bytes_max(&self) -> usize {
         self.output_bytes_max.max(self.dlq_bytes_max)
     }
@@ -163,7 +228,7 @@ impl Admin {
         })
     }
 
-    pub(crate) fn cluster(&self) -> &Cluster {
+    pub fn cluster(&self) -> &Cluster {
         &self.cluster
     }
 
@@ -204,15 +269,24 @@ impl Admin {
         // The cluster's id is known once a broker has answered.
         self.partitions(topic)?;
         let client = self.consumer.client();
-        let topic_id = match self.cluster.embedded {
-            true => None,
-            false => native::topic_id(client, topic, ANSWER_WITHIN),
-        };
+        let described = client::describe(&self.cluster, client, &[topic], ANSWER_WITHIN);
+        let described = described.map_err(|error| self.unreachable(error))?;
+        let topic_id = described.into_iter().next().and_then(|topic| topic.id);
         Ok(TopicIdentity {
             cluster_id: client.fetch_cluster_id(ANSWER_WITHIN).unwrap_or_default(),
             topic: topic.to_owned(),
             topic_id,
         })
+    }
+
+    /// Topics as they are now; those that are not there are left out.
+    ///
+    /// # Errors
+    /// The cluster does not answer, or refuses one of them.
+    pub fn describe(&self, topics: &[&str]) -> Result<Vec<TopicState>, AdminError> {
+        let client = self.consumer.client();
+        let described = client::describe(&self.cluster, client, topics, ANSWER_WITHIN);
+        described.map_err(|error| self.unreachable(error))
     }
 
     /// `max.message.bytes` of a topic.
@@ -298,6 +372,50 @@ impl Admin {
         Ok(missing.into_iter().map(|spec| spec.name.clone()).collect())
     }
 
+    /// Gives topics that have fewer this number of partitions, and waits until brokers know of it.
+    ///
+    /// # Errors
+    /// The cluster does not answer or refuses one.
+    pub fn widen(&self, topics: &[TopicState], partitions: i32) -> Result<(), AdminError> {
+        let count = usize::try_from(partitions).unwrap_or(1);
+        let narrow = topics.iter().filter(|it| it.partitions < partitions);
+        let narrow: Vec<&str> = narrow.map(|it| it.name.as_str()).collect();
+        if narrow.is_empty() {
+            return Ok(());
+        }
+        let wider: Vec<NewPartitions<'_>> = narrow
+            .iter()
+            .map(|name| NewPartitions::new(name, count))
+            .collect();
+        let answer = self.admin.create_partitions(&wider, &options());
+        let results =
+            futures_executor::block_on(answer).map_err(|error| self.unreachable(error))?;
+        let refused = results.into_iter().find_map(Result::err);
+        if let Some((topic, error)) = refused {
+            return Err(AdminError::NotWidened {
+                topic,
+                partitions,
+                reason: error.to_string(),
+            });
+        }
+        let deadline = Instant::now() + ANSWER_WITHIN;
+        while self
+            .describe(&narrow)?
+            .iter()
+            .any(|it| it.partitions < partitions)
+        {
+            if Instant::now() > deadline {
+                return Err(AdminError::NotWidened {
+                    topic: narrow.join(", "),
+                    partitions,
+                    reason: "it was done, but no broker knows it yet".to_owned(),
+                });
+            }
+            std::thread::sleep(VISIBLE_EVERY);
+        }
+        Ok(())
+    }
+
     /// A broker answers for a topic some time after it was created.
     fn wait_visible(&self, created: &[&TopicSpec]) -> Result<(), AdminError> {
         let deadline = Instant::now() + ANSWER_WITHIN;
@@ -376,6 +494,7 @@ impl Admin {
             input_bytes_max,
             output_bytes_max,
             dlq_bytes_max,
+            identity: None,
         })
     }
 

@@ -2,14 +2,17 @@
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use rdkafka::{
     ClientContext,
+    client::Client,
     config::RDKafkaLogLevel,
-    error::{KafkaError, RDKafkaErrorCode},
+    error::{KafkaError, KafkaResult, RDKafkaErrorCode},
 };
+
+use crate::{Cluster, facts::TopicState, native};
 
 /// librdkafka's log lines become events of target `librdkafka`.
 pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
@@ -79,6 +82,43 @@ impl ClientContext for Plain {
 }
 
 impl rdkafka::consumer::ConsumerContext for Plain {}
+
+/// Topics as the brokers describe them; those that are not there are left out. The embedded broker does not answer
+/// the question for ids: of its topics there is the number of partitions alone.
+///
+/// # Errors
+/// No answer within the time: nothing is known then.
+pub(crate) fn describe<C: ClientContext>(
+    cluster: &Cluster,
+    client: &Client<C>,
+    topics: &[&str],
+    within: Duration,
+) -> KafkaResult<Vec<TopicState>> {
+    // The embedded broker of another process is known by its cluster's id.
+    let is_mock = || {
+        let id = client.fetch_cluster_id(within);
+        id.is_some_and(|id| id.starts_with("mockCluster"))
+    };
+    if !cluster.is_embedded() && !is_mock() {
+        let described = native::describe_topics(client, topics, within);
+        return described.map_err(KafkaError::AdminOp);
+    }
+    let mut found = Vec::new();
+    for topic in topics {
+        let metadata = client.fetch_metadata(Some(topic), within)?;
+        let there = metadata.topics().iter().find(|it| it.name() == *topic);
+        found.extend(
+            there
+                .filter(|it| it.error().is_none())
+                .map(|it| TopicState {
+                    name: it.name().to_owned(),
+                    id: None,
+                    partitions: it.partitions().len() as i32,
+                }),
+        );
+    }
+    Ok(found)
+}
 
 /// Whether the broker (or the client, before sending) found a message too large.
 pub(crate) fn is_too_large(error: &KafkaError) -> bool {

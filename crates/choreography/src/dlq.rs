@@ -2,7 +2,7 @@
 
 use rdkafka::message::{Header, OwnedHeaders};
 
-use crate::{Cause, Headers, Incoming};
+use crate::{Cause, Headers, Incoming, place_name};
 
 /// Kafka Connect's error headers, which triage tools read.
 pub(crate) const CONNECT_PREFIX: &str = "__connect.errors.";
@@ -42,11 +42,14 @@ impl FailedAt {
 }
 
 /// Who dead-letters.
+#[derive(Clone, Copy)]
 pub(crate) struct Place<'a> {
     pub group: &'a str,
     pub task: &'a str,
     pub service: &'a str,
     pub handler: &'a str,
+    /// The pipeline's; above 0 the letter names its first place, which topic, partition and offset alone do not.
+    pub generation: u64,
 }
 
 /// How often the record was handled before it came in again.
@@ -96,6 +99,19 @@ pub(crate) fn headers(
             value: Some(value),
         });
     }
+    if place.generation > 0 && incoming.headers.last(ORIGIN_HEADER).is_none() {
+        let Incoming {
+            topic,
+            partition,
+            offset,
+            ..
+        } = *incoming;
+        let origin = place_name(topic, partition, offset, place.generation);
+        headers = headers.insert(Header {
+            key: ORIGIN_HEADER,
+            value: Some(&origin),
+        });
+    }
     headers
 }
 
@@ -136,7 +152,15 @@ mod tests {
             task: "0",
             service: "ingest",
             handler: "h",
+            generation: 0,
         };
+        let later = Place {
+            generation: 2,
+            ..place
+        };
+        let later = headers(&incoming, &cause, FailedAt::Decode, 1, &later);
+        let origin = later.iter().find(|it| it.key == ORIGIN_HEADER).unwrap();
+        assert_eq!(origin.value, Some(&b"p.inbox@2-3-42"[..]));
         let headers = headers(&incoming, &cause, FailedAt::Decode, 1, &place);
         let get = |name: &str| {
             let found = headers.iter().find(|header| header.key == name);
@@ -147,5 +171,7 @@ mod tests {
         assert_eq!(get(CLASS), "quadrille.not_json");
         assert_eq!(get(ATTEMPTS_HEADER), "1");
         assert!(get(MESSAGE).len() <= MESSAGE_BYTES_MAX);
+        let names = |headers: &OwnedHeaders| headers.iter().any(|it| it.key == ORIGIN_HEADER);
+        assert!(!names(&headers));
     }
 }

@@ -13,6 +13,7 @@ mod config;
 mod consumer;
 mod dlq;
 mod embedded;
+mod facts;
 #[cfg(test)]
 mod fatal;
 mod gates;
@@ -39,6 +40,10 @@ pub use batch::Span;
 pub use config::{Cluster, ConfigError, Delivery, Limits, StageConfig};
 pub use dlq::{ATTEMPTS_HEADER, ORIGIN_HEADER};
 pub use embedded::{EmbeddedBroker, EmbeddedError};
+pub use facts::{
+    Facts, FactsError, FactsEvent, FactsHistory, FactsLog, Part, StageIdentity, TopicState,
+    place_name,
+};
 pub use group::{GroupProgress, PartitionProgress};
 pub use handler::{
     Cause, Claimed, Failure, GiveUp, Handler, Headers, Incoming, Item, OffsetStore, Output,

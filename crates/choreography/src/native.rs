@@ -12,8 +12,11 @@ use std::{
 use rdkafka::{
     ClientContext, bindings as ffi,
     client::Client,
+    error::RDKafkaErrorCode,
     message::{BorrowedHeaders, OwnedHeaders},
 };
+
+use crate::facts::TopicState;
 
 fn raw(headers: &BorrowedHeaders) -> *const ffi::rd_kafka_headers_t {
     ptr::from_ref(headers).cast()
@@ -170,59 +173,128 @@ pub(crate) fn known_end<C: ClientContext>(
     (code == ffi::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR && high >= 0).then_some(high)
 }
 
-/// The topic's id, in base64; None where the broker does not tell.
-pub(crate) fn topic_id<C: ClientContext>(
+/// Ids of topics that have none, as brokers before 2.8 say it.
+const NO_ID: &str = "AAAAAAAAAAAAAAAAAAAAAA";
+
+/// Describes topics: name, id in base64 where the broker has one, number of partitions. Those that are not there are left out.
+///
+/// # Errors
+/// There was no answer within the time, or the broker refuses one.
+pub(crate) fn describe_topics<C: ClientContext>(
     client: &Client<C>,
-    topic: &str,
+    topics: &[&str],
     timeout: Duration,
-) -> Option<String> {
-    let name = CString::new(topic).ok()?;
+) -> Result<Vec<TopicState>, RDKafkaErrorCode> {
+    let owned: Result<Vec<CString>, _> = topics.iter().map(|name| CString::new(*name)).collect();
+    let owned = owned.map_err(|_| RDKafkaErrorCode::InvalidTopic)?;
     let timeout_ms = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
     let rk = client.native_ptr();
     // SAFETY: `rk` outlives the call; every object made here is destroyed here, after its last use;
-    // librdkafka copies the names; the id's text lives as long as its uuid, which is copied first.
+    // librdkafka copies the names.
     unsafe {
-        let mut names = [name.as_ptr()];
+        let mut names: Vec<*const c_char> = owned.iter().map(|name| name.as_ptr()).collect();
         let topics = ffi::rd_kafka_TopicCollection_of_topic_names(names.as_mut_ptr(), names.len());
         let queue = ffi::rd_kafka_queue_new(rk);
         let operation = ffi::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS;
         let options = ffi::rd_kafka_AdminOptions_new(rk, operation);
         ffi::rd_kafka_DescribeTopics(rk, topics, options, queue);
         let event = ffi::rd_kafka_queue_poll(queue, timeout_ms);
-        let id = (!event.is_null()).then(|| described_id(event)).flatten();
+        let described = match event.is_null() {
+            true => Err(RDKafkaErrorCode::OperationTimedOut),
+            false => described(event),
+        };
         if !event.is_null() {
             ffi::rd_kafka_event_destroy(event);
         }
         ffi::rd_kafka_AdminOptions_destroy(options);
         ffi::rd_kafka_TopicCollection_destroy(topics);
         ffi::rd_kafka_queue_destroy(queue);
-        id
+        described
     }
 }
 
 /// SAFETY: `event` is a live event of librdkafka.
-unsafe fn described_id(event: *mut ffi::rd_kafka_event_t) -> Option<String> {
-    // SAFETY: as the function's contract; results belong to the event.
+unsafe fn described(
+    event: *mut ffi::rd_kafka_event_t,
+) -> Result<Vec<TopicState>, RDKafkaErrorCode> {
+    const OK: ffi::rd_kafka_resp_err_t = ffi::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR;
+    let unknown = [
+        ffi::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART,
+        ffi::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC,
+    ];
+    // SAFETY: as the function's contract; results and their texts belong to the event and are copied.
     unsafe {
+        let code = ffi::rd_kafka_event_error(event);
+        if code != OK {
+            return Err(code.into());
+        }
         let result = ffi::rd_kafka_event_DescribeTopics_result(event);
         if result.is_null() {
-            return None;
+            return Err(RDKafkaErrorCode::BadMessage);
         }
         let mut count = 0;
         let descriptions = ffi::rd_kafka_DescribeTopics_result_topics(result, &mut count);
-        if count == 0 || descriptions.is_null() {
-            return None;
+        let mut topics = Vec::with_capacity(count);
+        for index in 0..count {
+            let description = *descriptions.add(index);
+            let error = ffi::rd_kafka_TopicDescription_error(description);
+            let code = match error.is_null() {
+                true => OK,
+                false => ffi::rd_kafka_error_code(error),
+            };
+            if unknown.contains(&code) {
+                continue;
+            }
+            if code != OK {
+                return Err(code.into());
+            }
+            let name = ffi::rd_kafka_TopicDescription_name(description);
+            let uuid = ffi::rd_kafka_TopicDescription_topic_id(description);
+            let id = match uuid.is_null() {
+                true => ptr::null(),
+                false => ffi::rd_kafka_Uuid_base64str(uuid),
+            };
+            let mut partitions = 0;
+            ffi::rd_kafka_TopicDescription_partitions(description, &mut partitions);
+            topics.push(TopicState {
+                name: text(name).unwrap_or_default(),
+                id: text(id).filter(|id| id != NO_ID),
+                partitions: i32::try_from(partitions).unwrap_or(i32::MAX),
+            });
         }
-        let description = *descriptions;
-        let error = ffi::rd_kafka_TopicDescription_error(description);
-        if !error.is_null()
-            && ffi::rd_kafka_error_code(error)
-                != ffi::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
-        {
-            return None;
-        }
-        let uuid = ffi::rd_kafka_TopicDescription_topic_id(description);
-        let text = (!uuid.is_null()).then(|| ffi::rd_kafka_Uuid_base64str(uuid))?;
-        (!text.is_null()).then(|| CStr::from_ptr(text).to_string_lossy().into_owned())
+        Ok(topics)
+    }
+}
+
+/// SAFETY: `text` is null or NUL-terminated, and lives as long as the call.
+unsafe fn text(text: *const c_char) -> Option<String> {
+    // SAFETY: as the function's contract.
+    (!text.is_null()).then(|| {
+        unsafe { CStr::from_ptr(text) }
+            .to_string_lossy()
+            .into_owned()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::{
+        ClientConfig,
+        consumer::{BaseConsumer, Consumer},
+        mocking::MockCluster,
+    };
+
+    use super::*;
+
+    /// What is not known is not "none": a check of identities would be off without a word.
+    #[test]
+    fn a_question_about_topics_that_nobody_answers_is_an_error() {
+        let broker = MockCluster::new(1).unwrap();
+        broker.create_topic("t", 1, 1).unwrap();
+        let mut settings = ClientConfig::new();
+        settings.set("bootstrap.servers", broker.bootstrap_servers());
+        let consumer: BaseConsumer = settings.create().unwrap();
+        let asked = describe_topics(consumer.client(), &["t"], Duration::from_millis(200));
+        assert!(asked.is_err(), "{asked:?}");
     }
 }

@@ -5,8 +5,9 @@ use std::{sync::Arc, thread::JoinHandle};
 use quadrille_telemetry::{StageMetrics, Tracing};
 
 use crate::{
-    Cause, ConfigError, Handler, StageConfig,
+    AdminError, Cause, ConfigError, Handler, StageConfig,
     admin::StageTopics,
+    facts,
     lane::{Lane, LaneOptions},
     status::{Health, LaneStatus, Stop},
 };
@@ -27,6 +28,9 @@ pub enum StageError {
         service: &'static str,
         pipeline: String,
     },
+    /// A topic changed while the stage ran.
+    #[error(transparent)]
+    Topics(#[from] AdminError),
     #[error("could not start a thread: {0}")]
     Thread(#[from] std::io::Error),
 }
@@ -47,6 +51,7 @@ pub struct Stage {
     stop: Arc<Stop>,
     health: Health,
     threads: Vec<JoinHandle<Result<(), Cause>>>,
+    watch: Option<JoinHandle<Result<(), AdminError>>>,
 }
 
 impl Stage {
@@ -93,12 +98,22 @@ impl Stage {
                 result
             })?);
         }
+        let watch = match topics.identity {
+            Some(identity) => {
+                let (config, stop) = (Arc::clone(&config), Arc::clone(&stop));
+                let name = format!("{}-topics", config.service);
+                let run = move || facts::watch(&config.cluster, &identity, &stop);
+                Some(std::thread::Builder::new().name(name).spawn(run)?)
+            }
+            None => None,
+        };
         Ok(Stage {
             service: config.service,
             pipeline: config.pipeline.clone(),
             stop,
             health: Health::new(&config.pipeline, lanes),
             threads,
+            watch,
         })
     }
 
@@ -106,9 +121,10 @@ impl Stage {
         self.health.clone()
     }
 
-    /// Whether a lane has ended, which unasked means that it failed.
+    /// Whether a lane has ended, which unasked means that it failed; or a topic is not what it was.
     pub fn has_ended(&self) -> bool {
-        self.threads.iter().any(JoinHandle::is_finished)
+        let watched = self.watch.iter().any(JoinHandle::is_finished);
+        watched || self.threads.iter().any(JoinHandle::is_finished)
     }
 
     /// Asks the lanes to finish the batch in hand and leave the group.
@@ -139,6 +155,10 @@ impl Stage {
             self.stop.request();
             first = first.and(result);
         }
-        first
+        match self.watch.map(JoinHandle::join) {
+            // Why the lanes were asked to end.
+            Some(Ok(Err(changed))) => Err(changed.into()),
+            _ => first,
+        }
     }
 }

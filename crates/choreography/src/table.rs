@@ -22,7 +22,10 @@ use rdkafka::{
 pub use fetch::{FetchError, fetch_record, fetch_records};
 pub use write::{TableWrite, WriteError, write_table};
 
-use crate::{Cluster, client::Plain, native};
+use crate::{
+    Cluster,
+    client::{self, Plain},
+};
 
 /// How often the end of the log is asked for: a reader's knowledge is never older than this while Kafka answers.
 const ASK_EVERY: Duration = Duration::from_secs(2);
@@ -394,17 +397,10 @@ fn exists(consumer: &BaseConsumer<Plain>, topic: &str) -> Result<bool, KafkaErro
     }
 }
 
+/// None where there is none, or no answer: then it is asked again.
 fn topic_id(cluster: &Cluster, consumer: &BaseConsumer<Plain>, topic: &str) -> Option<String> {
-    let client = consumer.client();
-    // The embedded broker of another process is known by its cluster's id; it would not answer.
-    let is_mock = || {
-        let id = client.fetch_cluster_id(ANSWER_WITHIN);
-        id.is_some_and(|id| id.starts_with("mockCluster"))
-    };
-    match cluster.is_embedded() || is_mock() {
-        true => None,
-        false => native::topic_id(client, topic, ANSWER_WITHIN),
-    }
+    let described = client::describe(cluster, consumer.client(), &[topic], ANSWER_WITHIN);
+    described.ok()?.pop()?.id
 }
 
 /// Reads a table once, to the end it has when the call begins.

@@ -8,8 +8,8 @@ use std::{
 
 use axum::{Router, middleware};
 use quadrille_choreography::{
-    Admin, AdminError, Backoff, Cluster, ConfigError, Delivery, Limits, Schemas, Stage as Running,
-    StageConfig, StageError, StageTopics, TopicIdentity, TopicSpec,
+    Admin, AdminError, Backoff, Cluster, ConfigError, Delivery, Limits, Part, Schemas,
+    Stage as Running, StageConfig, StageError, StageTopics, TopicIdentity, TopicSpec,
 };
 use quadrille_pipeline::Pipeline;
 use quadrille_proto::{Schema, Stage};
@@ -61,6 +61,7 @@ impl From<StageError> for Error {
     fn from(error: StageError) -> Self {
         match error {
             StageError::Config(error) => error.into(),
+            StageError::Topics(error) => error.into(),
             error => Error::Failed(error.to_string()),
         }
     }
@@ -184,10 +185,16 @@ impl Context {
                     tracing::warn!(%error, "waiting for Kafka");
                     self.sleep(backoff.next_wait()).await?;
                 }
-                Err(error) if error.is_missing() && started.elapsed() < TOPICS_APPEAR_WITHIN => {
+                // A broker may also have an old view of a topic that was changed just now.
+                Err(error)
+                    if (error.is_missing() || error.is_changed())
+                        && started.elapsed() < TOPICS_APPEAR_WITHIN =>
+                {
                     self.sleep(WATCH_EVERY).await?;
                 }
-                result => return Ok(result?),
+                result => {
+                    return Ok(result?);
+                }
             }
         }
     }
@@ -267,7 +274,13 @@ fn prepare(config: &Config, pipeline: &Pipeline) -> Result<StageTopics, AdminErr
             tracing::info!(topic, partitions, "topic created");
         }
     }
-    admin.prepare(&stage)
+    let mut topics = admin.prepare(&stage)?;
+    let part = match config.stage {
+        Stage::Ingest => Part::Chooses,
+        _ => Part::Follows,
+    };
+    topics.identity = admin.establish(&stage, pipeline.hash(), part)?;
+    Ok(topics)
 }
 
 /// A service, ready to serve.

@@ -53,6 +53,7 @@ async fn assemble(context: Context, bounds: Bounds) -> Result<Assembly, Error> {
         )
         .map_err(|error| Error::Failed(error.to_string()))?;
         intakes.push(Arc::new(intake));
+        let identity = topics.identity.clone();
         let options = StageOptions {
             config,
             topics,
@@ -60,7 +61,7 @@ async fn assemble(context: Context, bounds: Bounds) -> Result<Assembly, Error> {
             tracing: context.tracing.clone(),
         };
         stages.push(Running::start(options, |_| {
-            InboxHandler::new(Arc::clone(pipeline), bounds)
+            InboxHandler::new(Arc::clone(pipeline), bounds, identity.clone())
         })?);
     }
     let intakes: Arc<[_]> = intakes.into();

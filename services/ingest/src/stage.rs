@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use quadrille_choreography::{Failure, Handler, Incoming, Item, ORIGIN_HEADER, Output};
+use quadrille_choreography::{
+    Failure, Handler, Incoming, Item, ORIGIN_HEADER, Output, StageIdentity, place_name,
+};
 use quadrille_pipeline::{Pipeline, Reading};
 use quadrille_proto::{seal, v1::Record};
 use quadrille_service::fields::now_ms;
@@ -13,15 +15,22 @@ use crate::Bounds;
 pub struct InboxHandler {
     pipeline: Arc<Pipeline>,
     bounds: Bounds,
+    /// None on the embedded broker, which forgets everything.
+    identity: Option<Arc<StageIdentity>>,
     /// Reused for every record.
     record: Record,
 }
 
 impl InboxHandler {
-    pub fn new(pipeline: Arc<Pipeline>, bounds: Bounds) -> Self {
+    pub fn new(
+        pipeline: Arc<Pipeline>,
+        bounds: Bounds,
+        identity: Option<Arc<StageIdentity>>,
+    ) -> Self {
         InboxHandler {
             pipeline,
             bounds,
+            identity,
             record: Record::default(),
         }
     }
@@ -44,6 +53,7 @@ impl Handler for InboxHandler {
 
     fn handle(&mut self, items: &[Item<'_, Reading>], output: &mut Output) {
         let schema = self.pipeline.record_schema_id();
+        let generation = self.identity.as_ref().map_or(0, |it| it.generation());
         let record = &mut self.record;
         for Item {
             record: reading,
@@ -52,7 +62,7 @@ impl Handler for InboxHandler {
         {
             match &reading.id {
                 Some(id) => record.id.clone_from(id),
-                None => record.id = place_of(incoming),
+                None => record.id = place_of(incoming, generation),
             }
             record.key.clone_from(&reading.key);
             record.event_time_ms = reading
@@ -69,12 +79,14 @@ impl Handler for InboxHandler {
 }
 
 /// The id of a record that has none: where it lies, or first lay before it was redriven.
-fn place_of(incoming: &Incoming<'_>) -> String {
+fn place_of(incoming: &Incoming<'_>, generation: u64) -> String {
     match incoming.headers.last_text(ORIGIN_HEADER) {
         Some(origin) => origin.to_owned(),
-        None => format!(
-            "{}-{}-{}",
-            incoming.topic, incoming.partition, incoming.offset
+        None => place_name(
+            incoming.topic,
+            incoming.partition,
+            incoming.offset,
+            generation,
         ),
     }
 }
@@ -103,7 +115,7 @@ mod tests {
     fn handler() -> InboxHandler {
         let text = include_str!("../../../pipelines/diabetes.toml");
         let pipeline = Pipeline::parse("diabetes.toml", text).unwrap();
-        InboxHandler::new(Arc::new(pipeline), Bounds::default())
+        InboxHandler::new(Arc::new(pipeline), Bounds::default(), None)
     }
 
     #[test]

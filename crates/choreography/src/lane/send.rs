@@ -159,6 +159,7 @@ impl<H: Handler> Lane<H> {
             task: &self.task,
             service: self.config.service,
             handler: std::any::type_name::<H>(),
+            generation: self.topics.generation(),
         };
         let mut letter =
             BaseRecord::with_opaque_to(&self.dlq_topic, index).partition(record.partition);

@@ -1,0 +1,275 @@
+//! What a pipeline was made with: the number of partitions, its topics' ids, its file, and a generation that enters
+//! the ids ingest makes. Kept on the compacted topic `quadrille.pipelines`; of two writers the first wins.
+
+mod establish;
+mod fold;
+mod log;
+mod watch;
+
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use prost::Message;
+use quadrille_proto::v1;
+
+pub use establish::Part;
+pub use fold::{FactsEvent, FactsHistory};
+pub use log::{FactsError, FactsLog};
+pub(crate) use watch::watch;
+
+use crate::AdminError;
+
+/// Longer names are not Kafka's.
+const NAME_BYTES_MAX: usize = 249;
+
+/// One generation of a pipeline.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    pub pipeline: String,
+    pub generation: u64,
+    /// SHA-256 of the canonical pipeline file at that time.
+    pub file_sha256: Vec<u8>,
+    /// Of every topic, dead letters included.
+    pub partitions: i32,
+    /// Topic ids by name; a topic that is not here is not compared.
+    pub topics: BTreeMap<String, String>,
+    /// On the way to another number of partitions.
+    pub draining: bool,
+    pub by: String,
+    pub at_ms: i64,
+    pub reason: String,
+}
+
+impl Facts {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let topics = self.topics.iter().map(|(name, id)| v1::TopicFact {
+            name: name.clone(),
+            id: id.clone(),
+        });
+        v1::PipelineFacts {
+            pipeline: self.pipeline.clone(),
+            generation: self.generation,
+            file_sha256: self.file_sha256.clone(),
+            partitions: self.partitions.max(0).unsigned_abs(),
+            topics: topics.collect(),
+            draining: self.draining,
+            by: self.by.clone(),
+            at_ms: self.at_ms,
+            reason: self.reason.clone(),
+        }
+        .encode_to_vec()
+    }
+
+    /// # Errors
+    /// Why the bytes are no facts.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, String> {
+        let message = v1::PipelineFacts::decode(bytes).map_err(|error| error.to_string())?;
+        if message.pipeline.is_empty() || message.pipeline.len() > NAME_BYTES_MAX {
+            return Err("the pipeline's name is empty or too long".to_owned());
+        }
+        let partitions = i32::try_from(message.partitions).unwrap_or(0);
+        if partitions < 1 {
+            return Err(format!("{} partitions", message.partitions));
+        }
+        Ok(Facts {
+            pipeline: message.pipeline,
+            generation: message.generation,
+            file_sha256: message.file_sha256,
+            partitions,
+            topics: message
+                .topics
+                .into_iter()
+                .map(|topic| (topic.name, topic.id))
+                .collect(),
+            draining: message.draining,
+            by: message.by,
+            at_ms: message.at_ms,
+            reason: message.reason,
+        })
+    }
+
+    /// What keeps topics, as they are now, from being the ones the pipeline was made with.
+    ///
+    /// # Errors
+    /// The first topic that was created again or has another number of partitions.
+    pub fn compare(&self, topics: &[TopicState]) -> Result<(), AdminError> {
+        for topic in topics {
+            let made_with = self.topics.get(&topic.name);
+            // Not known on one side: nothing can be said.
+            if let (Some(made_with), Some(id)) = (made_with, &topic.id)
+                && made_with != id
+            {
+                return Err(AdminError::Recreated {
+                    pipeline: self.pipeline.clone(),
+                    topic: topic.name.clone(),
+                    id: id.clone(),
+                    made_with: made_with.clone(),
+                });
+            }
+        }
+        for topic in topics {
+            if topic.partitions != self.partitions {
+                return Err(AdminError::Repartitioned {
+                    pipeline: self.pipeline.clone(),
+                    topic: topic.name.clone(),
+                    partitions: topic.partitions,
+                    made_with: self.partitions,
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A topic as Kafka describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicState {
+    pub name: String,
+    /// In base64; None where the broker has none.
+    pub id: Option<String>,
+    pub partitions: i32,
+}
+
+/// The name of a record's place, of which an id may be made: no other record of the topic ever has it, whatever becomes
+/// of the topic between generations. `@` is in no topic's name.
+pub fn place_name(topic: &str, partition: i32, offset: i64, generation: u64) -> String {
+    match generation {
+        0 => format!("{topic}-{partition}-{offset}"),
+        _ => format!("{topic}@{generation}-{partition}-{offset}"),
+    }
+}
+
+/// What a running stage holds on to: its topics as they were when it started, and its pipeline's generation.
+#[derive(Debug)]
+pub struct StageIdentity {
+    pub pipeline: String,
+    pub topics: Vec<TopicState>,
+    generation: AtomicU64,
+}
+
+impl StageIdentity {
+    pub(crate) fn new(pipeline: &str, topics: Vec<TopicState>, generation: u64) -> Self {
+        StageIdentity {
+            pipeline: pipeline.to_owned(),
+            topics,
+            generation: AtomicU64::new(generation),
+        }
+    }
+
+    /// Enters the ids of records that have none.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Relaxed)
+    }
+
+    /// # Errors
+    /// The first topic that is not what it was.
+    pub(crate) fn compare(&self, now: &[TopicState]) -> Result<(), AdminError> {
+        for then in &self.topics {
+            // One that is gone for the moment says so elsewhere.
+            let Some(now) = now.iter().find(|now| now.name == then.name) else {
+                continue;
+            };
+            if let (Some(made_with), Some(id)) = (&then.id, &now.id)
+                && made_with != id
+            {
+                return Err(AdminError::Recreated {
+                    pipeline: self.pipeline.clone(),
+                    topic: now.name.clone(),
+                    id: id.clone(),
+                    made_with: made_with.clone(),
+                });
+            }
+            if then.partitions != now.partitions {
+                return Err(AdminError::Repartitioned {
+                    pipeline: self.pipeline.clone(),
+                    topic: now.name.clone(),
+                    partitions: now.partitions,
+                    made_with: then.partitions,
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts() -> Facts {
+        Facts {
+            pipeline: "p".to_owned(),
+            generation: 3,
+            file_sha256: vec![7; 32],
+            partitions: 8,
+            topics: [("p.inbox".to_owned(), "one".to_owned())].into(),
+            draining: true,
+            by: "ann".to_owned(),
+            at_ms: 5,
+            reason: "why".to_owned(),
+        }
+    }
+
+    fn topic(name: &str, id: Option<&str>, partitions: i32) -> TopicState {
+        TopicState {
+            name: name.to_owned(),
+            id: id.map(str::to_owned),
+            partitions,
+        }
+    }
+
+    #[test]
+    fn facts_come_back_as_they_were_written_and_garbage_does_not() {
+        assert_eq!(Facts::decode(&facts().encode()), Ok(facts()));
+        assert!(Facts::decode(b"").is_err());
+        assert!(Facts::decode(b"{\"pipeline\":\"p\"}").is_err());
+        let none = Facts {
+            partitions: 0,
+            ..facts()
+        };
+        assert!(Facts::decode(&none.encode()).is_err());
+    }
+
+    #[test]
+    fn a_place_is_named_as_ever_in_the_first_generation_and_apart_in_each_other() {
+        let names = [0, 1, 2].map(|generation| place_name("p.inbox", 3, 42, generation));
+        assert_eq!(names, ["p.inbox-3-42", "p.inbox@1-3-42", "p.inbox@2-3-42"]);
+    }
+
+    #[test]
+    fn a_topic_of_another_id_or_number_of_partitions_is_named_with_both_and_the_command() {
+        let same = [
+            topic("p.inbox", Some("one"), 8),
+            topic("p.records", Some("x"), 8),
+        ];
+        facts().compare(&same).unwrap();
+        facts().compare(&[topic("p.inbox", None, 8)]).unwrap();
+        let error = facts().compare(&[topic("p.inbox", Some("two"), 8)]);
+        let error = error.unwrap_err().to_string();
+        for word in ["p.inbox", "one", "two", "quadrille topics accept"] {
+            assert!(error.contains(word), "{error}");
+        }
+        let error = facts().compare(&[same[0].clone(), topic("p.records", None, 16)]);
+        let error = error.unwrap_err().to_string();
+        for word in ["p.records", "16", "8", "quadrille topics migrate"] {
+            assert!(error.contains(word), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_running_stage_notices_the_same_and_not_a_topic_that_is_gone_for_a_moment() {
+        let before = vec![
+            topic("p.inbox", Some("one"), 8),
+            topic("p.records", None, 8),
+        ];
+        let identity = StageIdentity::new("p", before.clone(), 0);
+        identity.compare(&before).unwrap();
+        identity.compare(&[]).unwrap();
+        let other = identity.compare(&[topic("p.inbox", Some("two"), 8)]);
+        assert!(matches!(other, Err(AdminError::Recreated { .. })));
+        let wider = identity.compare(&[topic("p.records", Some("x"), 9)]);
+        assert!(matches!(wider, Err(AdminError::Repartitioned { .. })));
+    }
+}

@@ -1,0 +1,259 @@
+//! What a stage does with the facts when it starts: it compares its topics with them, or makes them.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use quadrille_proto::{Topics, dlq_of};
+
+use super::{Facts, FactsLog, StageIdentity, TopicState};
+use crate::{Admin, AdminError, StageConfig};
+
+/// What a stage has to do with partitions and ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// It chooses partitions and makes ids, as ingest does: it needs the facts, and makes them where there are none.
+    Chooses,
+    /// Its output's partition is its input's.
+    Follows,
+}
+
+impl Admin {
+    /// Compares a stage's topics with what its pipeline was made with; where nothing is known yet, the stage that
+    /// chooses partitions writes it down. The embedded broker forgets everything, so there nothing is remembered.
+    ///
+    /// # Errors
+    /// A topic is not what the pipeline was made with, topics are missing, or Kafka does not answer.
+    pub fn establish(
+        &self,
+        config: &StageConfig,
+        file_sha256: [u8; 32],
+        part: Part,
+    ) -> Result<Option<Arc<StageIdentity>>, AdminError> {
+        if self.cluster().is_embedded() {
+            return Ok(None);
+        }
+        let topics = self.described(&own(config))?;
+        let mut log = FactsLog::open(self.cluster())?;
+        let facts = match (log.current(&config.pipeline), part) {
+            (None, Part::Chooses) => self.found(&mut log, config, file_sha256)?,
+            (facts, _) => facts,
+        };
+        let mut generation = 0;
+        if let Some(facts) = &facts {
+            check(facts, &topics, part)?;
+            generation = facts.generation;
+        }
+        let identity = StageIdentity::new(&config.pipeline, topics, generation);
+        Ok(Some(Arc::new(identity)))
+    }
+
+    /// Writes a pipeline's first facts. None where this stage cannot see all of its topics.
+    fn found(
+        &self,
+        log: &mut FactsLog,
+        config: &StageConfig,
+        file_sha256: [u8; 32],
+    ) -> Result<Option<Facts>, AdminError> {
+        let pipeline = &config.pipeline;
+        let described = match self.pipeline_topics(pipeline) {
+            Ok(described) => described,
+            // Not this stage's to see, or not there yet; a stage alone is no reason to refuse.
+            Err(error) => {
+                let advice = "run `quadrille topics create`";
+                tracing::warn!(pipeline, %error, advice, "what the pipeline is made with is not written down");
+                return Ok(None);
+            }
+        };
+        let facts = first(pipeline, file_sha256, &described, &config.instance)?;
+        let facts = log.write(&facts)?;
+        tracing::info!(
+            pipeline,
+            generation = facts.generation,
+            partitions = facts.partitions,
+            by = facts.by,
+            "what the pipeline is made with is written down"
+        );
+        Ok(Some(facts))
+    }
+
+    /// All topics of a pipeline that must agree, dead letters included.
+    ///
+    /// # Errors
+    /// One is missing, or Kafka does not answer.
+    pub fn pipeline_topics(&self, pipeline: &str) -> Result<Vec<TopicState>, AdminError> {
+        self.described(&of_pipeline(pipeline))
+    }
+
+    fn described(&self, names: &[String]) -> Result<Vec<TopicState>, AdminError> {
+        let borrowed: Vec<&str> = names.iter().map(String::as_str).collect();
+        let found = self.describe(&borrowed)?;
+        let missing = names
+            .iter()
+            .filter(|name| !found.iter().any(|it| it.name == **name));
+        let missing: Vec<String> = missing.cloned().collect();
+        match missing.is_empty() {
+            true => Ok(found),
+            false => Err(AdminError::Missing { topics: missing }),
+        }
+    }
+}
+
+/// The first facts of a pipeline whose topics are these.
+///
+/// # Errors
+/// They disagree in partitions.
+fn first(
+    pipeline: &str,
+    file_sha256: [u8; 32],
+    topics: &[TopicState],
+    by: &str,
+) -> Result<Facts, AdminError> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let partitions = agreed(topics)?;
+    Ok(Facts {
+        pipeline: pipeline.to_owned(),
+        generation: 0,
+        file_sha256: file_sha256.to_vec(),
+        partitions,
+        topics: ids(topics),
+        draining: false,
+        by: by.to_owned(),
+        at_ms: now.unwrap_or_default().as_millis() as i64,
+        reason: "made".to_owned(),
+    })
+}
+
+fn ids(topics: &[TopicState]) -> BTreeMap<String, String> {
+    let known = topics.iter();
+    known
+        .filter_map(|topic| Some((topic.name.clone(), topic.id.clone()?)))
+        .collect()
+}
+
+/// The number of partitions that all have.
+fn agreed(topics: &[TopicState]) -> Result<i32, AdminError> {
+    let Some(reference) = topics.first() else {
+        return Err(AdminError::Missing { topics: Vec::new() });
+    };
+    match topics
+        .iter()
+        .find(|it| it.partitions != reference.partitions)
+    {
+        None => Ok(reference.partitions),
+        Some(other) => Err(AdminError::Partitions {
+            topic: other.name.clone(),
+            partitions: other.partitions,
+            reference: reference.name.clone(),
+            expected: reference.partitions,
+        }),
+    }
+}
+
+impl Facts {
+    /// The facts that follow: these topics, as they are now.
+    ///
+    /// # Errors
+    /// The topics disagree in partitions.
+    pub fn next(&self, topics: &[TopicState], by: &str, reason: &str) -> Result<Facts, AdminError> {
+        let file = self.file_sha256.as_slice().try_into().unwrap_or([0; 32]);
+        Ok(Facts {
+            generation: self.generation.saturating_add(1),
+            reason: reason.to_owned(),
+            ..first(&self.pipeline, file, topics, by)?
+        })
+    }
+
+    /// As [`Facts::next`], where there are none yet.
+    ///
+    /// # Errors
+    /// The topics disagree in partitions.
+    pub fn first(
+        pipeline: &str,
+        file_sha256: [u8; 32],
+        topics: &[TopicState],
+        by: &str,
+    ) -> Result<Facts, AdminError> {
+        first(pipeline, file_sha256, topics, by)
+    }
+}
+
+fn check(facts: &Facts, topics: &[TopicState], part: Part) -> Result<(), AdminError> {
+    let compared = facts.compare(topics);
+    match (facts.draining, part) {
+        (true, Part::Chooses) => Err(AdminError::Draining {
+            pipeline: facts.pipeline.clone(),
+        }),
+        // They only follow partitions, and have to work off what is there.
+        (true, Part::Follows) => match compared {
+            Err(AdminError::Repartitioned { .. }) => Ok(()),
+            result => result,
+        },
+        (false, _) => compared,
+    }
+}
+
+fn own(config: &StageConfig) -> Vec<String> {
+    let mut names = vec![config.input.clone(), dlq_of(&config.input)];
+    names.extend(config.output.clone());
+    names
+}
+
+fn of_pipeline(pipeline: &str) -> Vec<String> {
+    let topics = Topics::of(pipeline);
+    let pairs = topics.flow().map(|topic| [topic.to_owned(), dlq_of(topic)]);
+    pairs.into_iter().flatten().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn topics(partitions: i32) -> Vec<TopicState> {
+        let topic = |name: String| TopicState {
+            id: Some(format!("id of {name}")),
+            name,
+            partitions,
+        };
+        of_pipeline("p").into_iter().map(topic).collect()
+    }
+
+    #[test]
+    fn first_facts_hold_all_topics_and_are_refused_where_these_disagree() {
+        let facts = first("p", [1; 32], &topics(4), "ann").unwrap();
+        assert_eq!(
+            (facts.generation, facts.partitions, facts.topics.len()),
+            (0, 4, 8)
+        );
+        facts.compare(&topics(4)).unwrap();
+        let mut mixed = topics(4);
+        mixed[5].partitions = 8;
+        let error = first("p", [1; 32], &mixed, "ann").unwrap_err();
+        assert!(matches!(error, AdminError::Partitions { .. }), "{error}");
+    }
+
+    #[test]
+    fn facts_that_follow_have_the_next_generation_and_the_topics_as_they_are() {
+        let facts = first("p", [1; 32], &topics(4), "ann").unwrap();
+        let next = facts.next(&topics(8), "bea", "wider").unwrap();
+        assert_eq!((next.generation, next.partitions), (1, 8));
+        assert_eq!(next.file_sha256, [1; 32]);
+    }
+
+    #[test]
+    fn while_a_pipeline_drains_only_stages_that_follow_start() {
+        let mut facts = first("p", [1; 32], &topics(4), "ann").unwrap();
+        facts.draining = true;
+        for width in [4, 8] {
+            check(&facts, &topics(width), Part::Follows).unwrap();
+            let refused = check(&facts, &topics(width), Part::Chooses);
+            assert!(matches!(refused, Err(AdminError::Draining { .. })));
+        }
+        let mut other = topics(8);
+        other[0].id = Some("another".to_owned());
+        let refused = check(&facts, &other, Part::Follows);
+        assert!(matches!(refused, Err(AdminError::Recreated { .. })));
+    }
+}

@@ -1,0 +1,106 @@
+//! The topic `quadrille.pipelines`: read to its end, and written by whoever comes first.
+
+use std::{
+    ops::ControlFlow,
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use quadrille_proto::Topics;
+
+use super::{
+    Facts, FactsHistory,
+    fold::{self, Fold},
+};
+use crate::{Cluster, TableError, TableEvent, TableWrite, WriteError, read_table, write_table};
+
+/// How long the topic may take to be read.
+const WITHIN: Duration = Duration::from_secs(20);
+
+/// The facts cannot be read or written.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum FactsError {
+    #[error(transparent)]
+    Unreadable(#[from] TableError),
+    #[error("facts of pipeline {pipeline}: {reason}")]
+    Unwritten { pipeline: String, reason: String },
+}
+
+/// All pipelines' facts. Every call blocks.
+pub struct FactsLog {
+    cluster: Cluster,
+    fold: Fold,
+}
+
+impl FactsLog {
+    /// Reads the topic to its end.
+    ///
+    /// # Errors
+    /// There is no such topic, or it cannot be read.
+    pub fn open(cluster: &Cluster) -> Result<Self, FactsError> {
+        let mut log = FactsLog {
+            cluster: cluster.clone(),
+            fold: Fold::default(),
+        };
+        log.read()?;
+        Ok(log)
+    }
+
+    fn read(&mut self) -> Result<(), FactsError> {
+        let mut fold = Fold::default();
+        read_table(&self.cluster, Topics::PIPELINES, WITHIN, |event| {
+            match event {
+                TableEvent::Restarted => fold = Fold::default(),
+                TableEvent::Record(record) => fold.apply(record.offset, record.key, record.value),
+            }
+            ControlFlow::Continue(())
+        })?;
+        self.fold = fold;
+        Ok(())
+    }
+
+    pub fn history(&self, pipeline: &str) -> FactsHistory {
+        self.fold.history(pipeline)
+    }
+
+    pub fn current(&self, pipeline: &str) -> Option<Facts> {
+        self.history(pipeline).current().cloned()
+    }
+
+    /// Writes facts, and reads back which stand: another writer may have been first.
+    ///
+    /// # Errors
+    /// The topic cannot be written or read.
+    pub fn write(&mut self, facts: &Facts) -> Result<Facts, FactsError> {
+        let unwritten = |reason: String| FactsError::Unwritten {
+            pipeline: facts.pipeline.clone(),
+            reason,
+        };
+        let value = facts.encode();
+        let key = fold::key(&facts.pipeline, facts.generation, &unique());
+        let write = TableWrite {
+            key,
+            value: Some(&value),
+        };
+        match write_table(&self.cluster, Topics::PIPELINES, &[write]) {
+            // Reading tells.
+            Ok(()) | Err(WriteError::Doubtful { .. }) => {}
+            Err(error) => return Err(unwritten(error.to_string())),
+        }
+        self.read()?;
+        let current = self.current(&facts.pipeline);
+        current.ok_or_else(|| unwritten("they were written and are not there".to_owned()))
+    }
+}
+
+/// Nobody else's.
+fn unique() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    format!(
+        "{:x}-{:x}-{number}",
+        now.unwrap_or_default().as_nanos(),
+        std::process::id()
+    )
+}

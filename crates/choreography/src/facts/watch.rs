@@ -1,0 +1,77 @@
+//! A running stage's look at its topics, now and then: whether they are what they were.
+
+use std::time::Duration;
+
+use rdkafka::{
+    consumer::{BaseConsumer, Consumer},
+    error::KafkaError,
+};
+
+use super::StageIdentity;
+use crate::{
+    AdminError, Cluster,
+    client::{self, Plain},
+    status::Stop,
+};
+
+/// Bounds how long records of a topic that was made anew are taken for the old one's. One question costs less than a
+/// lane's look at its lag.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
+/// Looks until the stage ends.
+///
+/// # Errors
+/// A topic is another, or has another number of partitions; the stage is asked to end.
+pub(crate) fn watch(
+    cluster: &Cluster,
+    identity: &StageIdentity,
+    stop: &Stop,
+) -> Result<(), AdminError> {
+    let mut consumer = None;
+    let names: Vec<&str> = identity.topics.iter().map(|it| it.name.as_str()).collect();
+    loop {
+        stop.sleep(LOOK_EVERY);
+        if stop.requested() {
+            return Ok(());
+        }
+        let looked = look(cluster, &mut consumer, &names, identity);
+        if let Err(changed) = looked {
+            let pipeline = &identity.pipeline;
+            tracing::error!(pipeline, error = %changed, "a topic changed; the stage ends");
+            stop.request();
+            return Err(changed);
+        }
+    }
+}
+
+fn look(
+    cluster: &Cluster,
+    consumer: &mut Option<BaseConsumer<Plain>>,
+    names: &[&str],
+    identity: &StageIdentity,
+) -> Result<(), AdminError> {
+    let described = ask(cluster, consumer, names);
+    match described {
+        Ok(now) => identity.compare(&now),
+        // Kafka is away, and the lanes say so: the next look tells.
+        Err(error) => {
+            tracing::debug!(pipeline = identity.pipeline, %error, "topics not described");
+            Ok(())
+        }
+    }
+}
+
+fn ask(
+    cluster: &Cluster,
+    consumer: &mut Option<BaseConsumer<Plain>>,
+    names: &[&str],
+) -> Result<Vec<super::TopicState>, KafkaError> {
+    if consumer.is_none() {
+        *consumer = Some(cluster.client_config().create_with_context(Plain)?);
+    }
+    match consumer {
+        Some(consumer) => client::describe(cluster, consumer.client(), names, ANSWER_WITHIN),
+        None => Ok(Vec::new()),
+    }
+}
