@@ -1,6 +1,9 @@
 //! `quadrille topics`: a pipeline's topics made, or looked at.
 
-use quadrille_choreography::{Admin, AdminError, TopicSpec};
+mod accept;
+mod migrate;
+
+use quadrille_choreography::{Admin, AdminError, Facts, FactsLog, TopicSpec};
 use quadrille_pipeline::Pipeline;
 use quadrille_proto::{Topics, dlq_of};
 use quadrille_service::Error;
@@ -9,6 +12,7 @@ use crate::{
     kafka::{Kafka, blocking},
     output::{self, Table},
     pipelines::PipelineArg,
+    registry,
 };
 
 /// Partitions of new topics: room for eight lanes.
@@ -24,8 +28,51 @@ Examples:
 pub enum Command {
     /// Create the topics that are missing, dead letters and shared ones included.
     Create(CreateArgs),
-    /// Check that the topics are there and fit each other.
+    /// Check that the topics are there, fit each other, and are the ones the pipeline was made with.
     Check(CheckArgs),
+    /// Accept topics that were deleted and created again: a new generation of the pipeline.
+    Accept(accept::Args),
+    /// Change the number of partitions: drain, then change, so that every key keeps its order.
+    Migrate(migrate::Args),
+}
+
+/// Who changes what a pipeline is made with, and why.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Change")]
+struct Author {
+    /// Who asks [default: user@host].
+    #[arg(long, value_name = "WHO")]
+    by: Option<String>,
+
+    /// Why; kept with the facts.
+    #[arg(
+        long,
+        default_value = "",
+        value_name = "TEXT",
+        hide_default_value = true
+    )]
+    reason: String,
+}
+
+impl Author {
+    fn by(&self) -> String {
+        registry::author(self.by.as_deref())
+    }
+}
+
+/// Writes facts; of two writers the first wins.
+///
+/// # Errors
+/// Another writer won, or Kafka does not answer.
+fn written(log: &mut FactsLog, facts: &Facts) -> Result<Facts, Error> {
+    let standing = log.write(facts).map_err(AdminError::from)?;
+    match standing == *facts {
+        true => Ok(standing),
+        false => Err(Error::Failed(format!(
+            "pipeline {}: another change by {} came first, generation {}; look at it with `quadrille topics check`",
+            facts.pipeline, standing.by, standing.generation
+        ))),
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -70,6 +117,8 @@ pub async fn run(command: Command) -> Result<(), Error> {
     blocking(move || match command {
         Command::Create(args) => create(&args),
         Command::Check(args) => check(&args),
+        Command::Accept(args) => accept::run(&args),
+        Command::Migrate(args) => migrate::run(&args),
     })
     .await
 }
@@ -202,7 +251,46 @@ fn create(args: &CreateArgs) -> Result<(), Error> {
         }
     }
     let _ = output::print(table)?;
+    remember(&admin, &pipelines)
+}
+
+/// Writes down what pipelines are made with, where nothing is written yet.
+///
+/// # Errors
+/// Topics are not the ones their pipeline was made with, or Kafka does not answer.
+fn remember(admin: &Admin, pipelines: &[Pipeline]) -> Result<(), Error> {
+    let mut log = FactsLog::open(admin.cluster()).map_err(AdminError::from)?;
+    for pipeline in pipelines {
+        let topics = admin.pipeline_topics(pipeline.name())?;
+        let facts = match log.current(pipeline.name()) {
+            Some(facts) => facts,
+            None => {
+                let by = registry::author(None);
+                let facts = Facts::first(pipeline.name(), pipeline.hash(), &topics, &by)?;
+                log.write(&facts).map_err(AdminError::from)?
+            }
+        };
+        if !facts.draining {
+            facts.compare(&topics)?;
+        }
+    }
     Ok(())
+}
+
+/// What of a pipeline's topics is not as its facts say.
+fn changed(admin: &Admin, pipeline: &Pipeline) -> Result<Option<AdminError>, AdminError> {
+    let log = FactsLog::open(admin.cluster())?;
+    let Some(facts) = log.current(pipeline.name()) else {
+        return Ok(None);
+    };
+    if facts.draining {
+        return Ok(Some(AdminError::Draining {
+            pipeline: facts.pipeline,
+        }));
+    }
+    Ok(facts
+        .compare(&admin.pipeline_topics(pipeline.name())?)
+        .err())
 }
 
 /// The topics as they should be; refused before anything is made where those there are do not fit.
@@ -241,12 +329,11 @@ fn check(args: &CheckArgs) -> Result<(), Error> {
     let mut faults = Vec::new();
     for pipeline in &pipelines {
         let survey = survey(&admin, TopicSpec::of_pipeline(pipeline.name(), 1, 0))?;
-        faults.extend(
-            survey
-                .faults(pipeline.name())
-                .iter()
-                .map(AdminError::to_string),
-        );
+        let mut found = survey.faults(pipeline.name());
+        if !found.iter().any(AdminError::is_missing) {
+            found.extend(changed(&admin, pipeline)?);
+        }
+        faults.extend(found.iter().map(AdminError::to_string));
         for found in survey.topics {
             if listed.insert(found.spec.name.clone()) {
                 let partitions = found

@@ -7,6 +7,7 @@ mod delivery;
 mod doubt;
 mod examples;
 mod explain;
+mod facts;
 mod harness;
 mod lifecycle;
 mod models;

@@ -1,8 +1,11 @@
 //! How a consumer group stands, seen from outside: who its members are, how far they are.
 
+use std::time::{Duration, Instant};
+
 use rdkafka::{
     Offset, TopicPartitionList,
-    consumer::{BaseConsumer, Consumer},
+    consumer::{BaseConsumer, CommitMode, Consumer},
+    error::KafkaError,
 };
 
 use crate::{Admin, AdminError, admin::ANSWER_WITHIN, client::Plain};
@@ -96,6 +99,74 @@ impl Admin {
             .collect();
         progress.members.sort_unstable();
         Ok(progress)
+    }
+}
+
+impl Admin {
+    /// Whether a group has records to read. Its lag alone does not say: a transaction's marker counts as well, and a
+    /// member that has read nothing yet does not step over it.
+    ///
+    /// # Errors
+    /// The cluster does not answer.
+    pub fn has_records(&self, topic: &str, progress: &GroupProgress) -> Result<bool, AdminError> {
+        let unreachable = |error| self.unreachable(error);
+        let mut list = TopicPartitionList::new();
+        for it in progress.partitions.iter().filter(|it| it.lag() > 0) {
+            list.add_partition_offset(topic, it.partition, Offset::Offset(it.at()))
+                .map_err(unreachable)?;
+        }
+        let mut open = list.count();
+        if open == 0 {
+            return Ok(false);
+        }
+        let mut config = self.cluster().client_config();
+        config
+            .set("group.id", "quadrille.progress.reader")
+            .set("enable.auto.commit", "false")
+            .set("enable.partition.eof", "true")
+            .set("isolation.level", "read_committed")
+            .set("auto.offset.reset", "earliest");
+        let consumer: BaseConsumer<Plain> =
+            config.create_with_context(Plain).map_err(unreachable)?;
+        consumer.assign(&list).map_err(unreachable)?;
+        let deadline = Instant::now() + ANSWER_WITHIN;
+        while open > 0 && Instant::now() < deadline {
+            match consumer.poll(Duration::from_millis(100)) {
+                Some(Ok(_)) => return Ok(true),
+                Some(Err(KafkaError::PartitionEOF(_))) => open -= 1,
+                // It comes back, or the time is up.
+                Some(Err(error)) => tracing::debug!(topic, %error, "looking for records"),
+                None => {}
+            }
+        }
+        // Where it is not known, there may be some.
+        Ok(open > 0)
+    }
+
+    /// Sends a group without members to the beginning of a topic, where it has committed something else.
+    ///
+    /// # Errors
+    /// The cluster does not answer, or the group has members.
+    pub fn rewind(&self, group: &str, topic: &str) -> Result<(), AdminError> {
+        let progress = self.progress(group, topic)?;
+        let unreachable = |error| self.unreachable(error);
+        let mut list = TopicPartitionList::new();
+        for it in &progress.partitions {
+            if it.committed.is_some_and(|committed| committed != it.begin) {
+                list.add_partition_offset(topic, it.partition, Offset::Offset(it.begin))
+                    .map_err(unreachable)?;
+            }
+        }
+        if list.count() == 0 {
+            return Ok(());
+        }
+        let mut config = self.cluster().client_config();
+        config.set("group.id", group);
+        let consumer: BaseConsumer<Plain> =
+            config.create_with_context(Plain).map_err(unreachable)?;
+        consumer
+            .commit(&list, CommitMode::Sync)
+            .map_err(unreachable)
     }
 }
 

@@ -1,0 +1,189 @@
+//! `quadrille topics migrate`: another number of partitions without losing a key's order: drain, then change.
+
+use std::time::{Duration, Instant};
+
+use quadrille_choreography::{Admin, AdminError, Facts, FactsLog, TopicState};
+use quadrille_pipeline::Pipeline;
+use quadrille_proto::Stage;
+use quadrille_service::Error;
+
+use super::{Author, Which};
+use crate::output;
+
+/// Between looks at the groups.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+const EXAMPLES: &str = "\
+Examples:
+  quadrille topics migrate --pipeline pipelines/diabetes.toml --partitions 16
+  quadrille topics migrate --pipeline pipelines/diabetes.toml             topics that were altered already
+
+It waits until ingest is stopped and the other services have worked off what is there, then changes all topics and
+writes the new number down. So stop the producers, let ingest drain the inbox, stop ingest. The other services end by
+themselves when the topics have changed (exit code 64); start all of them again. Cut short, it goes on when run again.";
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    #[command(flatten)]
+    which: Which,
+
+    #[command(flatten)]
+    author: Author,
+
+    /// Partitions of each topic from then on; Kafka adds partitions and takes none away
+    /// [default: the most that one of the topics has].
+    #[arg(long, value_parser = clap::value_parser!(i32).range(1..=10_000))]
+    partitions: Option<i32>,
+
+    /// How long to wait for the services.
+    #[arg(long, default_value_t = 600, value_name = "SECONDS")]
+    within: u64,
+}
+
+pub fn run(args: &Args) -> Result<(), Error> {
+    let pipeline = args.which.pipeline.one()?;
+    let admin = Admin::connect(&args.which.kafka.cluster()?)?;
+    let told = migrate(&admin, &pipeline, args)?;
+    let _ = output::print(format_args!("{}: {told}", pipeline.name()))?;
+    Ok(())
+}
+
+fn migrate(admin: &Admin, pipeline: &Pipeline, args: &Args) -> Result<String, Error> {
+    let name = pipeline.name();
+    let topics = admin.pipeline_topics(name)?;
+    let target = target(&topics, args.partitions)?;
+    let mut log = FactsLog::open(admin.cluster()).map_err(AdminError::from)?;
+    let facts = log.current(name);
+    if let Some(facts) = &facts {
+        match facts.compare(&topics) {
+            Ok(()) if facts.partitions == target && !facts.draining => {
+                return Ok(format!("has {target} partitions"));
+            }
+            Ok(()) | Err(AdminError::Repartitioned { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let draining = match facts {
+        Some(facts) if facts.draining => facts,
+        facts => {
+            let next = drain(facts.as_ref(), pipeline, &topics, &args.author)?;
+            super::written(&mut log, &next)?
+        }
+    };
+    wait_drained(admin, name, Duration::from_secs(args.within))?;
+    admin.widen(&topics, target)?;
+    let topics = admin.pipeline_topics(name)?;
+    let next = draining.next(&topics, &args.author.by(), &args.author.reason)?;
+    let facts = super::written(&mut log, &next)?;
+    Ok(format!(
+        "{} partitions, generation {}; start its services",
+        facts.partitions, facts.generation
+    ))
+}
+
+/// # Errors
+/// A topic has more already.
+fn target(topics: &[TopicState], wanted: Option<i32>) -> Result<i32, Error> {
+    let most = topics.iter().max_by_key(|topic| topic.partitions);
+    match (most, wanted) {
+        (Some(most), Some(wanted)) if most.partitions > wanted => Err(Error::Config(format!(
+            "--partitions is {wanted}, but topic {} has {} partitions; Kafka takes none away: create new topics (a pipeline of another name)",
+            most.name, most.partitions
+        ))),
+        (_, Some(wanted)) => Ok(wanted),
+        (Some(most), None) => Ok(most.partitions),
+        (None, None) => Ok(1),
+    }
+}
+
+/// The record after which ingest does not start.
+fn drain(
+    facts: Option<&Facts>,
+    pipeline: &Pipeline,
+    topics: &[TopicState],
+    author: &Author,
+) -> Result<Facts, Error> {
+    // The topics may disagree already: it is the number they had that is drained.
+    let before = facts.map(|facts| facts.partitions);
+    let least = topics.iter().map(|topic| topic.partitions).min();
+    let partitions = before.or(least).unwrap_or(1);
+    let mut alike = topics.to_vec();
+    alike.iter_mut().for_each(|it| it.partitions = partitions);
+    let next = match facts {
+        Some(facts) => facts.next(&alike, &author.by(), &author.reason)?,
+        None => Facts::first(pipeline.name(), pipeline.hash(), &alike, &author.by())?,
+    };
+    Ok(Facts {
+        draining: true,
+        ..next
+    })
+}
+
+/// Waits until ingest is stopped and everything behind it is worked off.
+fn wait_drained(admin: &Admin, pipeline: &str, within: Duration) -> Result<(), Error> {
+    let deadline = Instant::now() + within;
+    let mut told = String::new();
+    loop {
+        let Some(waits) = waits_for(admin, pipeline)? else {
+            return Ok(());
+        };
+        if waits != told {
+            output::note(format_args!("waiting: {waits}"));
+            told.clone_from(&waits);
+        }
+        if Instant::now() > deadline {
+            let seconds = within.as_secs();
+            return Err(Error::Failed(format!(
+                "not drained within {seconds} s: {waits}; nothing was changed, ingest does not start until `quadrille topics migrate` has ended"
+            )));
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
+fn waits_for(admin: &Admin, pipeline: &str) -> Result<Option<String>, Error> {
+    for stage in Stage::ALL {
+        let (group, input) = (stage.group(pipeline), stage.input(pipeline));
+        let progress = admin.progress(&group, &input)?;
+        let (members, lag) = (progress.members.len(), progress.lag());
+        if stage == Stage::Ingest {
+            if members > 0 {
+                return Ok(Some(format!(
+                    "ingest runs with {members} lanes, and {lag} records of {input} wait; stop the producers, then ingest when none wait"
+                )));
+            }
+        } else if admin.has_records(&input, &progress)? {
+            return Ok(Some(format!(
+                "{lag} records of {input} wait for {}, which has {members} lanes",
+                stage.name()
+            )));
+        }
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn topics(partitions: &[i32]) -> Vec<TopicState> {
+        let topic = |partitions: &i32| TopicState {
+            name: format!("t{partitions}"),
+            id: None,
+            partitions: *partitions,
+        };
+        partitions.iter().map(topic).collect()
+    }
+
+    #[test]
+    fn topics_grow_to_what_is_asked_or_to_the_widest_and_never_shrink() {
+        assert_eq!(target(&topics(&[4, 8]), None).unwrap(), 8);
+        assert_eq!(target(&topics(&[4, 8]), Some(16)).unwrap(), 16);
+        let error = target(&topics(&[4, 8]), Some(4)).unwrap_err().to_string();
+        assert!(
+            error.contains("t8") && error.contains("another name"),
+            "{error}"
+        );
+    }
+}
