@@ -295,3 +295,29 @@ fn a_deployment_without_the_topic_of_facts_is_told_what_makes_it_and_goes_on() {
         "{ids:?}"
     );
 }
+
+#[test]
+fn a_file_whose_categories_were_reordered_does_not_start_unless_it_is_accepted() {
+    let world = World::new(1);
+    let file = world.pipeline_file();
+    let text = std::fs::read_to_string(&file).expect("the pipeline");
+    let with = |categories: &str| {
+        let field = format!(
+            "[[record.fields]]\nname = \"ward\"\ntype = \"category\"\ncategories = [{categories}]\nrequired = false\n\n[[record.fields]]"
+        );
+        std::fs::write(&file, text.replacen("[[record.fields]]", &field, 1)).expect("written");
+    };
+    with(r#""north", "south""#);
+    let mut ingest = world.start(Stage::Ingest, "a");
+    ingest.ready();
+    drained(&mut ingest);
+    with(r#""south", "north""#);
+    for stage in [Stage::Ingest, Stage::Feature] {
+        let mut refused = world.start(stage, "a");
+        ends_with_64(&mut refused, &["contradicts", "only at the end"]);
+    }
+    let file = file.display().to_string();
+    let cli = Cli(world.bootstrap.clone());
+    cli.good(&["topics", "accept", "--pipeline", &file, "--schemas"]);
+    ingest.launch.start().ready();
+}

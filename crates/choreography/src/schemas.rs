@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use quadrille_proto::{Schema, SchemaId, Topics};
+use quadrille_proto::{Kind, Schema, SchemaId, Topics};
 use rdkafka::{
     error::KafkaError,
     producer::{BaseProducer, BaseRecord, Producer},
@@ -83,6 +83,22 @@ impl Schemas {
             return Lookup::Unreadable(error.to_string());
         }
         self.get(id).map_or(Lookup::Unknown, Lookup::Known)
+    }
+
+    /// What was published before `since` of a pipeline, of one kind.
+    ///
+    /// # Errors
+    /// The topic cannot be read.
+    pub fn published(
+        &self,
+        pipeline: &str,
+        kind: Kind,
+        since: Instant,
+    ) -> Result<Vec<Arc<Schema>>, SchemaError> {
+        self.read_to_end(Some(since))?;
+        let known = self.0.known.read().unwrap_or_else(PoisonError::into_inner);
+        let of = |schema: &&Arc<Schema>| schema.pipeline == pipeline && schema.kind == kind;
+        Ok(known.values().filter(of).cloned().collect())
     }
 
     /// Publishes a schema unless it is there already.

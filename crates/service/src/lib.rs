@@ -4,6 +4,7 @@
 
 mod answer;
 mod args;
+mod evolution;
 pub mod fields;
 mod front;
 mod health;

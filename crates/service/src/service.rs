@@ -23,6 +23,7 @@ use tonic::service::Routes;
 
 use crate::{
     args::default_instance,
+    evolution,
     front::{Front, Mounted, Routed},
     health::{Probe, ReadyFn, Requests},
     server,
@@ -176,7 +177,7 @@ impl Context {
     /// The topics cannot be used as they are.
     pub async fn prepare(&self, pipeline: &Arc<Pipeline>) -> Result<StageTopics, Error> {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
-        let started = Instant::now();
+        let (started, checked) = (Instant::now(), Arc::clone(pipeline));
         loop {
             let (config, pipeline) = (Arc::clone(&self.config), Arc::clone(pipeline));
             let result = blocking(move || prepare(&config, &pipeline)).await?;
@@ -193,10 +194,49 @@ impl Context {
                     self.sleep(WATCH_EVERY).await?;
                 }
                 result => {
-                    return Ok(result?);
+                    let topics = result?;
+                    self.agree(&checked).await?;
+                    return Ok(topics);
                 }
             }
         }
+    }
+
+    /// Checks that the pipeline file goes on from what was published before.
+    ///
+    /// # Errors
+    /// It contradicts a published schema: records of this replica would be dead letters for the next stage.
+    async fn agree(&self, pipeline: &Arc<Pipeline>) -> Result<(), Error> {
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+        let (since, mut first) = (Instant::now(), true);
+        for schema in [
+            pipeline.record_schema(),
+            pipeline.feature_schema(),
+            pipeline.prediction_schema(),
+        ] {
+            let published = loop {
+                let (schemas, schema) = (self.schemas.clone(), schema.clone());
+                let read = move || schemas.published(&schema.pipeline, schema.kind, since);
+                match blocking(read).await? {
+                    Ok(published) => break published,
+                    // A topic made just now has no leader for a moment.
+                    Err(error) if std::mem::take(&mut first) => {
+                        tracing::debug!(%error, "schemas not read yet");
+                    }
+                    Err(error) => tracing::warn!(%error, "schemas not read yet"),
+                }
+                self.sleep(backoff.next_wait()).await?;
+            };
+            let others = published.iter().map(Arc::as_ref);
+            if let Some(why) = evolution::contradiction(schema, others) {
+                let (name, kind) = (pipeline.name(), schema.kind);
+                return Err(Error::Config(format!(
+                    "QUADRILLE_PIPELINE: the {kind:?} schema of pipeline {name} contradicts one that was published before: {why}; \
+                     mend the file, or, if no record in the old form is on its way any more, run `quadrille topics accept --schemas`"
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// Publishes a schema before its first use; waits for Kafka as long as it does not answer.
