@@ -1,9 +1,11 @@
 //! Schemas by id, kept on the compacted topic `quadrille.schemas`: published before first use, so an id
 //! that is not there once the topic has been read to its end is nobody's.
 
+mod shared;
+
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{Arc, PoisonError, RwLock},
     time::{Duration, Instant},
 };
 
@@ -13,6 +15,7 @@ use rdkafka::{
     producer::{BaseProducer, BaseRecord, Producer},
 };
 
+use self::shared::Shared;
 use crate::{
     Cluster,
     table::{Standing, Table, TableError, TableEvent},
@@ -47,7 +50,7 @@ pub enum Lookup {
 struct Inner {
     cluster: Cluster,
     known: RwLock<HashMap<SchemaId, Arc<Schema>>>,
-    table: Mutex<Table>,
+    table: Shared<Table, TableError>,
 }
 
 /// The schemas of a cluster. Cheap to clone; every call may block.
@@ -59,7 +62,7 @@ impl Schemas {
         Schemas(Arc::new(Inner {
             cluster: cluster.clone(),
             known: RwLock::default(),
-            table: Mutex::new(Table::new(cluster, Topics::SCHEMAS)),
+            table: Shared::new(Table::new(cluster, Topics::SCHEMAS)),
         }))
     }
 
@@ -74,7 +77,7 @@ impl Schemas {
     }
 
     /// The schema of a record that was polled at `polled_at`. Asks Kafka at most once for all records polled
-    /// before the answer, so a storm of unknown ids costs one read a batch.
+    /// before the answer, so a storm of unknown ids costs one read a batch, and a topic that cannot be read one wait.
     pub fn lookup(&self, id: SchemaId, polled_at: Instant) -> Lookup {
         if let Some(schema) = self.get(id) {
             return Lookup::Known(schema);
@@ -133,16 +136,14 @@ impl Schemas {
 
     /// Reads all that was published before `polled_at`, or before this call.
     fn read_to_end(&self, polled_at: Option<Instant>) -> Result<(), SchemaError> {
-        let mut table = self.0.table.lock().unwrap_or_else(PoisonError::into_inner);
-        // Read behind the lock: whoever held it may have read for this one, too.
-        let covers = |since: Instant| matches!(table.standing(), Standing::Complete { as_of } if *as_of >= since);
-        if polled_at.is_some_and(covers) {
-            return Ok(());
-        }
-        let result = self.read(&mut table, Instant::now());
-        // New schemas are rare: fetching on would cost every service some of its idle CPU.
-        table.rest();
-        Ok(result?)
+        let since = polled_at.unwrap_or_else(Instant::now);
+        let covered = self.0.table.cover(since, |table| {
+            let result = self.read(table, Instant::now());
+            // New schemas are rare: fetching on would cost every service some of its idle CPU.
+            table.rest();
+            result
+        });
+        Ok(covered?)
     }
 
     /// Reads on until the table was complete after `since`.
