@@ -128,7 +128,38 @@ pub(crate) fn is_too_large(error: &KafkaError) -> bool {
     )
 }
 
+/// Why a record, and not the state of things, keeps it from being written, as a short stable name: the same record is
+/// refused again. None where the error is not one of the record.
+pub(crate) fn refusal(error: &KafkaError) -> Option<&'static str> {
+    match error.rdkafka_error_code()? {
+        RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidMessageSize => {
+            Some("too_large")
+        }
+        // The topic has bounds of its own on timestamps, or takes no record without a key.
+        RDKafkaErrorCode::InvalidTimestamp | RDKafkaErrorCode::InvalidRecord => Some("refused"),
+        _ => None,
+    }
+}
+
+/// A record's Kafka timestamp as the producer takes it: librdkafka takes 0 for "none" and sets the present time, so the
+/// first millisecond of 1970 becomes the second.
+pub(crate) fn timestamp(ms: Option<i64>) -> Option<i64> {
+    ms.map(|ms| if ms == 0 { 1 } else { ms })
+}
+
 /// Whether the client's own send queue is full.
 pub(crate) fn is_queue_full(error: &KafkaError) -> bool {
     error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_moment_of_1970_is_not_the_present() {
+        assert_eq!(timestamp(Some(0)), Some(1));
+        assert_eq!(timestamp(Some(1_700_000_000_000)), Some(1_700_000_000_000));
+        assert_eq!(timestamp(None), None);
+    }
 }

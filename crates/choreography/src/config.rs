@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use rdkafka::ClientConfig;
 
-/// Keys of librdkafka that exactly-once and order depend on.
-const OWNED_KEYS: [&str; 18] = [
+/// Keys of librdkafka that exactly-once and order depend on, under the name that the loop uses.
+const OWNED_KEYS: [&str; 21] = [
     "acks",
     "auto.offset.reset",
     "bootstrap.servers",
@@ -20,11 +20,45 @@ const OWNED_KEYS: [&str; 18] = [
     "isolation.level",
     "max.in.flight.requests.per.connection",
     "message.timeout.ms",
-    "request.required.acks",
+    "partitioner",
+    // What is acknowledged is acknowledged with its offset.
+    "produce.offset.report",
+    // Last in, first out, is an order, too.
+    "queuing.strategy",
+    // A cluster in this process's memory, in place of the one that is named.
+    "test.mock.num.brokers",
     "transaction.timeout.ms",
     "transactional.id",
-    "partitioner",
+    "enabled_events",
 ];
+
+/// librdkafka's second names, and the ones that the loop uses. A key set under both would have the value of either.
+const ALIASES: [(&str, &str); 8] = [
+    ("compression.codec", "compression.type"),
+    ("delivery.timeout.ms", "message.timeout.ms"),
+    ("max.in.flight", "max.in.flight.requests.per.connection"),
+    ("max.partition.fetch.bytes", "fetch.message.max.bytes"),
+    ("message.send.max.retries", "retries"),
+    ("metadata.broker.list", "bootstrap.servers"),
+    ("queue.buffering.max.ms", "linger.ms"),
+    ("request.required.acks", "acks"),
+];
+
+/// The most that a client receives in one answer. Its other meaning: what does not decompress into that is not read.
+pub(crate) const RECEIVE: &str = "receive.message.max.bytes";
+/// librdkafka's default of it.
+const RECEIVE_BYTES_DEFAULT: usize = 100_000_000;
+/// Below it a client could not receive one batch of Kafka's default size.
+const RECEIVE_BYTES_MIN: usize = 2_000_000;
+/// Room for the rest of an answer around its batches.
+const ANSWER_BYTES: usize = 64 << 10;
+/// The most lanes of a stage.
+pub const LANES_MAX: usize = 64;
+/// The least a lane's buffers hold: what [`LANES_MAX`] lanes have of the smallest memory. One larger record always passes.
+const LANE_BUFFER_BYTES_MIN: usize = MEMORY_BYTES_MIN / LANES_MAX / LANE_BUFFERS;
+const MEMORY_BYTES_MIN: usize = 8 << 20;
+/// What is fetched, the batch, and the producer's queue, which may hold twice as much.
+const LANE_BUFFERS: usize = 4;
 
 /// A setting that cannot be. The message names it and says what would do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -69,6 +103,7 @@ impl Cluster {
             return Err(ConfigError::NoServers);
         }
         let properties = parse_properties(properties)?;
+        check_receive(&properties)?;
         let cluster = Cluster {
             bootstrap_servers: bootstrap_servers.trim().to_owned(),
             properties,
@@ -102,8 +137,57 @@ impl Cluster {
         for (key, value) in &self.properties {
             config.set(key, value);
         }
+        // A client that may fetch more than it may receive cannot be made.
+        let fetch = "fetch.max.bytes";
+        if let Some(bytes) = self.receive_bytes_max()
+            && !self.properties.contains_key(fetch)
+        {
+            config.set(fetch, (bytes / 2).min(FETCH_BYTES_DEFAULT).to_string());
+        }
         config
     }
+
+    /// The settings of a client that reads what others wrote: as Kafka's own clients, and unlike librdkafka unasked, it
+    /// takes nothing that is damaged.
+    pub(crate) fn consumer_config(&self) -> ClientConfig {
+        let mut config = self.client_config();
+        if !self.properties.contains_key(CHECK) {
+            config.set(CHECK, "true");
+        }
+        config
+    }
+
+    /// What a client may receive in one answer, where that was set.
+    fn receive_bytes_max(&self) -> Option<usize> {
+        self.properties.get(RECEIVE)?.parse().ok()
+    }
+}
+
+const CHECK: &str = "check.crcs";
+/// librdkafka's default of `fetch.max.bytes`.
+const FETCH_BYTES_DEFAULT: usize = 50 << 20;
+
+fn check_receive(properties: &BTreeMap<String, String>) -> Result<(), ConfigError> {
+    let Some(value) = properties.get(RECEIVE) else {
+        return Ok(());
+    };
+    // What is no number librdkafka refuses.
+    if value
+        .parse()
+        .is_ok_and(|bytes: usize| bytes < RECEIVE_BYTES_MIN)
+    {
+        return Err(ConfigError::OutOfRange {
+            setting: "KAFKA_PROPERTIES: receive.message.max.bytes",
+            value: value.clone(),
+            allowed: "at least 2000000",
+        });
+    }
+    Ok(())
+}
+
+fn canonical(key: &str) -> &str {
+    let alias = ALIASES.iter().find(|(alias, _)| *alias == key);
+    alias.map_or(key, |(_, name)| name)
 }
 
 fn parse_properties(text: &str) -> Result<BTreeMap<String, String>, ConfigError> {
@@ -118,8 +202,10 @@ fn parse_properties(text: &str) -> Result<BTreeMap<String, String>, ConfigError>
             }
             match (trimmed.split_once('='), &last) {
                 (Some((key, value)), _) => {
-                    let key = key.trim().to_owned();
+                    let given = key.trim();
+                    let key = canonical(given).to_owned();
                     if OWNED_KEYS.contains(&key.as_str()) {
+                        let key = given.to_owned();
                         return Err(ConfigError::Owned { key });
                     }
                     properties.insert(key.clone(), value.trim().to_owned());
@@ -216,7 +302,7 @@ impl StageConfig {
                 allowed,
             })
         };
-        if !(1..=64).contains(&self.lanes) {
+        if !(1..=LANES_MAX).contains(&self.lanes) {
             return out("QUADRILLE_LANES", self.lanes.to_string(), "1 to 64");
         }
         let name_ok = |c: char| c.is_ascii_alphanumeric() || "._-:".contains(c);
@@ -227,7 +313,7 @@ impl StageConfig {
                 "letters, digits and . _ - :",
             );
         }
-        if self.limits.in_flight_bytes_max < 8 << 20 {
+        if self.limits.in_flight_bytes_max < MEMORY_BYTES_MIN {
             let value = self.limits.in_flight_bytes_max.to_string();
             return out("QUADRILLE_MEMORY", value, "at least 8 MiB");
         }
@@ -236,8 +322,41 @@ impl StageConfig {
 
     /// Bytes each of a lane's buffers may hold.
     pub(crate) fn lane_buffer_bytes(&self) -> usize {
-        (self.limits.in_flight_bytes_max / self.lanes.max(1) / 4).max(1 << 20)
+        let share = self.limits.in_flight_bytes_max / self.lanes.max(1) / LANE_BUFFERS;
+        share.max(LANE_BUFFER_BYTES_MIN)
     }
+
+    /// How much a lane fetches at once, from all partitions and in one answer, and the largest answer it takes: one with
+    /// the largest batch that the topic takes. A batch that is larger than a limit of a fetch comes all the same.
+    pub(crate) fn fetch_limits(&self, input_bytes_max: usize) -> FetchLimits {
+        let buffer = self.lane_buffer_bytes();
+        let message = buffer.min(1_000_000);
+        let fetch = (buffer / 2).max(message);
+        let set = self.cluster.receive_bytes_max();
+        let receive = set.unwrap_or_else(|| {
+            let needed = fetch
+                .saturating_add(input_bytes_max)
+                .saturating_add(ANSWER_BYTES);
+            needed.clamp(RECEIVE_BYTES_DEFAULT, i32::MAX as usize)
+        });
+        FetchLimits {
+            partition: buffer / 2,
+            message,
+            fetch: fetch.min(receive.saturating_sub(ANSWER_BYTES)),
+            receive,
+        }
+    }
+}
+
+/// In bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FetchLimits {
+    /// Of one partition.
+    pub partition: usize,
+    /// What librdkafka takes for the largest message; it wants to fetch that much at least.
+    pub message: usize,
+    pub fetch: usize,
+    pub receive: usize,
 }
 
 #[cfg(test)]
@@ -261,6 +380,97 @@ mod tests {
     fn keys_the_loop_owns_are_refused_by_name() {
         let error = Cluster::new("localhost:1", "isolation.level=read_uncommitted").unwrap_err();
         assert!(error.to_string().contains("isolation.level"), "{error}");
+    }
+
+    #[test]
+    fn keys_the_loop_owns_are_refused_under_their_other_names_too() {
+        for key in [
+            "delivery.timeout.ms",
+            "metadata.broker.list",
+            "max.in.flight",
+            "request.required.acks",
+            "queuing.strategy",
+            "test.mock.num.brokers",
+        ] {
+            let error = parse_properties(&format!("{key}=1")).unwrap_err();
+            let key = key.to_owned();
+            assert_eq!(error, ConfigError::Owned { key });
+        }
+    }
+
+    #[test]
+    fn every_alias_is_one_of_librdkafkas() {
+        for (alias, name) in ALIASES {
+            let is_same = |value: &str| {
+                let set = ClientConfig::new().set(alias, value).create_native_config();
+                let found = set.and_then(|native| native.get(name));
+                found.is_ok_and(|found| found == value)
+            };
+            // Of a number, a switch and a name one fits.
+            let fits = ["7", "false", "gzip"].into_iter().any(is_same);
+            assert!(fits, "{alias} is {name}");
+        }
+    }
+
+    #[test]
+    fn a_setting_under_another_name_is_kept_under_the_one_the_loop_uses() {
+        let parsed = parse_properties("queue.buffering.max.ms=5,max.partition.fetch.bytes=7");
+        let parsed = parsed.unwrap();
+        assert_eq!(parsed.get("linger.ms").map(String::as_str), Some("5"));
+        let fetch = parsed.get("fetch.message.max.bytes");
+        assert_eq!(fetch.map(String::as_str), Some("7"));
+    }
+
+    fn stage(lanes: usize, memory_mib: usize, properties: &str) -> StageConfig {
+        StageConfig {
+            cluster: Cluster::new("localhost:1", properties).unwrap(),
+            service: "feature",
+            pipeline: "p".to_owned(),
+            group: "g".to_owned(),
+            input: "in".to_owned(),
+            output: None,
+            instance: "i".to_owned(),
+            lanes,
+            delivery: Delivery::ExactlyOnce,
+            limits: Limits {
+                in_flight_bytes_max: memory_mib << 20,
+                ..Limits::default()
+            },
+            latency_objective: None,
+        }
+    }
+
+    #[test]
+    fn many_lanes_hold_no_more_than_the_memory_they_are_given() {
+        for memory in [8, 32, 512] {
+            for lanes in 1..=LANES_MAX {
+                let config = stage(lanes, memory, "");
+                config.validate().unwrap();
+                let held = config.lane_buffer_bytes() * LANE_BUFFERS * lanes;
+                assert!(
+                    held <= memory << 20,
+                    "{lanes} lanes hold {held} of {memory} MiB"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_lane_fetches_no_more_than_it_takes_and_takes_the_topics_largest_batch() {
+        for (lanes, properties) in [(1, ""), (64, ""), (2, "receive.message.max.bytes=2000000")] {
+            let config = stage(lanes, 32, properties);
+            let limits = config.fetch_limits(1_048_588);
+            assert!(limits.fetch + 512 <= limits.receive, "{limits:?}");
+            assert!(limits.message <= limits.fetch, "{limits:?}");
+        }
+        let receive = stage(1, 32, "").fetch_limits(500_000_000).receive;
+        assert!(receive > 500_000_000);
+    }
+
+    #[test]
+    fn a_client_that_could_not_receive_a_batch_is_refused() {
+        let error = Cluster::new("localhost:1", "receive.message.max.bytes=100000").unwrap_err();
+        assert!(error.to_string().contains("2000000"), "{error}");
     }
 
     #[test]

@@ -37,7 +37,7 @@ mod transaction;
 pub use admin::{Admin, AdminError, StageTopics, TopicIdentity, TopicSpec};
 pub use backoff::Backoff;
 pub use batch::Span;
-pub use config::{Cluster, ConfigError, Delivery, Limits, StageConfig};
+pub use config::{Cluster, ConfigError, Delivery, LANES_MAX, Limits, StageConfig};
 pub use dlq::{ATTEMPTS_HEADER, ORIGIN_HEADER};
 pub use embedded::{EmbeddedBroker, EmbeddedError};
 pub use facts::{

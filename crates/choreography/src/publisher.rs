@@ -270,7 +270,7 @@ impl Publisher {
             .partition(publication.partition)
             .key(publication.key);
         record.payload = publication.payload;
-        record.timestamp = publication.timestamp_ms;
+        record.timestamp = client::timestamp(publication.timestamp_ms);
         if !publication.headers.is_empty() {
             let mut headers = OwnedHeaders::new_with_capacity(publication.headers.len());
             for (key, value) in publication.headers {

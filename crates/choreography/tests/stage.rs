@@ -402,3 +402,31 @@ fn handled(registry: &Registry) -> u64 {
     let found = text.lines().find_map(|it| it.strip_prefix(line));
     found.map_or(0, |count| count.parse().expect("a number"))
 }
+
+/// A time that the client would take for none, and put the present in its place.
+#[test]
+fn a_record_of_the_first_moment_of_1970_keeps_its_time() {
+    let world = World::new(1);
+    let cluster = world.broker.cluster().expect("a cluster");
+    let publisher = Publisher::connect(&cluster, "test", 1 << 20).expect("a publisher");
+    let sent = publisher.publish(&Publication {
+        topic: "out",
+        partition: 0,
+        key: b"k",
+        payload: Some(b"old"),
+        timestamp_ms: Some(0),
+        headers: &[],
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(sent).expect("confirmed");
+    let mut times = Vec::new();
+    list_dead_letters(&cluster, "out", |record| {
+        times.push(record.timestamp_ms);
+        std::ops::ControlFlow::Continue(())
+    })
+    .expect("listed");
+    assert_eq!(times, [Some(1)]);
+}

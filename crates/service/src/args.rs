@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use clap::ValueEnum;
-use quadrille_choreography::{Cluster, Delivery, Limits};
+use quadrille_choreography::{Cluster, Delivery, LANES_MAX, Limits};
 use quadrille_pipeline::Pipeline;
 use quadrille_proto::Stage;
 
@@ -165,7 +165,7 @@ impl Args {
             listen,
             listener: None,
             instance: self.instance.clone(),
-            lanes: self.lanes.unwrap_or(cores.max(2)),
+            lanes: self.lanes.unwrap_or_else(|| lanes_of(cores)),
             delivery: match self.delivery {
                 DeliveryArg::ExactlyOnce => Delivery::ExactlyOnce,
                 DeliveryArg::AtLeastOnce => Delivery::AtLeastOnce,
@@ -196,7 +196,7 @@ impl Args {
         in_range("QUADRILLE_LINGER", self.linger, 0..=1_000)?;
         in_range("QUADRILLE_DRAIN_DELAY", self.drain_delay, 0..=300)?;
         if let Some(lanes) = self.lanes {
-            in_range("QUADRILLE_LANES", lanes as u64, 1..=64)?;
+            in_range("QUADRILLE_LANES", lanes as u64, 1..=LANES_MAX as u64)?;
         }
         if let Some(partitions) = self.create_topics {
             let partitions = u64::try_from(partitions).unwrap_or(0);
@@ -204,6 +204,11 @@ impl Args {
         }
         Ok(())
     }
+}
+
+/// The lanes of a machine where none were asked for: what is allowed.
+fn lanes_of(cores: usize) -> usize {
+    cores.clamp(2, LANES_MAX)
 }
 
 impl Config {
@@ -226,4 +231,16 @@ pub(crate) fn default_instance(listen: SocketAddr) -> String {
         .collect();
     let host = if host.is_empty() { "localhost" } else { &host };
     format!("{host}:{}", listen.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_large_machine_has_as_many_lanes_as_are_allowed() {
+        assert_eq!(lanes_of(1), 2);
+        assert_eq!(lanes_of(16), 16);
+        assert_eq!(lanes_of(192), LANES_MAX);
+    }
 }
