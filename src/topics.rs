@@ -3,7 +3,9 @@
 mod accept;
 mod migrate;
 
-use quadrille_choreography::{Admin, AdminError, Facts, FactsLog, TopicSpec};
+use quadrille_choreography::{
+    Admin, AdminError, Facts, FactsLog, TopicSpec, dead_letter_bytes_min,
+};
 use quadrille_pipeline::Pipeline;
 use quadrille_proto::{Topics, dlq_of};
 use quadrille_service::Error;
@@ -95,7 +97,8 @@ pub struct CreateArgs {
     #[arg(long, value_parser = clap::value_parser!(i32).range(1..=10_000))]
     partitions: Option<i32>,
 
-    /// Largest message of a topic; a dead-letter topic gets 64 KiB more.
+    /// Largest message of a topic; a dead-letter topic takes twice as much and 64 KiB, as ours may compress worse than the
+    /// sender did.
     #[arg(
         long,
         default_value_t = 1_048_588,
@@ -194,11 +197,7 @@ impl Survey {
             let (Some(given), Some(limit)) = (self.limit(source), self.limit(&dlq)) else {
                 continue;
             };
-            let specs = TopicSpec::of_pipeline(pipeline, 1, given);
-            let needed = specs.into_iter().find(|spec| spec.name == dlq);
-            let needed = needed
-                .and_then(|spec| spec.message_bytes_max)
-                .unwrap_or(given);
+            let needed = dead_letter_bytes_min(given);
             if limit < needed {
                 faults.push(AdminError::Limit {
                     topic: dlq,

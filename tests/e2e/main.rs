@@ -9,6 +9,7 @@ mod examples;
 mod explain;
 mod facts;
 mod harness;
+mod letters;
 mod lifecycle;
 mod models;
 mod outage;

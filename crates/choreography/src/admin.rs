@@ -18,7 +18,7 @@ use rdkafka::{
 use crate::{
     Cluster, FactsError, StageConfig, StageIdentity, TableError, TopicState,
     client::{self, Plain},
-    dlq::HEADROOM_BYTES,
+    dlq::{self, HEADROOM_BYTES},
 };
 
 /// How long one question to the cluster may take.
@@ -125,6 +125,12 @@ impl AdminError {
     }
 }
 
+/// The least `max.message.bytes` a dead-letter topic must have, given its source's: that of every record that came
+/// uncompressed, with the headers of its errors.
+pub const fn dead_letter_bytes_min(source_bytes_max: usize) -> usize {
+    source_bytes_max + HEADROOM_BYTES
+}
+
 /// A topic to be created.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicSpec {
@@ -152,7 +158,7 @@ impl TopicSpec {
                 message_bytes_max: Some(message_bytes_max),
             };
             specs.push(spec(topic.to_owned(), message_bytes_max));
-            specs.push(spec(dlq_of(topic), message_bytes_max + HEADROOM_BYTES));
+            specs.push(spec(dlq_of(topic), dlq::bytes_max(message_bytes_max)));
         }
         specs.extend(TopicSpec::shared());
         specs
@@ -480,7 +486,7 @@ impl Admin {
             Some(output) => self.message_bytes_max(output)?,
             None => dlq_bytes_max,
         };
-        let needed = input_bytes_max + HEADROOM_BYTES;
+        let needed = dead_letter_bytes_min(input_bytes_max);
         if dlq_bytes_max < needed && !self.cluster.embedded {
             return Err(AdminError::Limit {
                 topic: dlq.to_owned(),

@@ -40,6 +40,7 @@ use crate::{
     Delivery, Span, StageConfig,
     batch::Batch,
     client,
+    config::RECEIVE,
     gates::{Closed, Gates},
     native,
     start::{Committed, Sought, Start, judge},
@@ -231,9 +232,11 @@ impl LaneConsumer {
         metrics: StageMetrics,
         status: Arc<LaneStatus>,
         offsets_in: OffsetsIn,
+        input_bytes_max: usize,
     ) -> KafkaResult<Self> {
         let buffer = config.lane_buffer_bytes();
-        let mut settings = config.cluster.client_config();
+        let limits = config.fetch_limits(input_bytes_max);
+        let mut settings = config.cluster.consumer_config();
         settings
             .set(
                 "client.id",
@@ -244,9 +247,10 @@ impl LaneConsumer {
             .set("enable.auto.offset.store", "false")
             .set("isolation.level", "read_committed")
             .set("auto.offset.reset", "earliest")
-            .set("fetch.message.max.bytes", (buffer / 2).to_string())
-            .set("fetch.max.bytes", (buffer / 2).max(1_000_000).to_string())
-            .set("message.max.bytes", buffer.min(1_000_000).to_string())
+            .set("fetch.message.max.bytes", limits.partition.to_string())
+            .set("fetch.max.bytes", limits.fetch.to_string())
+            .set("message.max.bytes", limits.message.to_string())
+            .set(RECEIVE, limits.receive.to_string())
             .set("queued.max.messages.kbytes", (buffer / 1024).to_string())
             // A queued record costs half a kilobyte besides its bytes, which the limit above does not see.
             .set("queued.min.messages", QUEUED_RECORDS_MIN)
@@ -502,6 +506,47 @@ impl LaneConsumer {
         }
     }
 
+    /// The offset that would be polled next of a partition, where something was polled since it was assigned or sought.
+    pub fn position_of(&self, partition: i32) -> KafkaResult<Option<i64>> {
+        let position = self.client.position()?;
+        let element = position.find_partition(&self.topic, partition);
+        Ok(match element.map(|element| element.offset()) {
+            Some(Offset::Offset(next)) => Some(next),
+            _ => None,
+        })
+    }
+
+    /// Where a partition begins of which nothing was polled yet: at the group's offset, or at the first there is. None
+    /// where a handler's own store says that.
+    pub fn start_of(&self, partition: i32) -> KafkaResult<Option<i64>> {
+        if self.client.context().offsets_in == OffsetsIn::Store {
+            return Ok(None);
+        }
+        let mut list = TopicPartitionList::with_capacity(1);
+        list.add_partition(&self.topic, partition);
+        let committed = self.client.committed_offsets(list, COMMITTED_WAIT)?;
+        let element = committed.find_partition(&self.topic, partition);
+        if let Some(element) = element {
+            element.error()?;
+            if let Offset::Offset(next) = element.offset() {
+                return Ok(Some(next));
+            }
+        }
+        let (first, _) = self
+            .client
+            .fetch_watermarks(&self.topic, partition, COMMITTED_WAIT)?;
+        Ok(Some(first))
+    }
+
+    /// Sends a partition elsewhere and waits until that is so.
+    ///
+    /// # Errors
+    /// A rebalance has overtaken it.
+    pub fn move_to(&self, partition: i32, next: i64) -> KafkaResult<()> {
+        self.client
+            .seek(&self.topic, partition, Offset::Offset(next), SEEK_WAIT)
+    }
+
     /// Of each partition the offset that would be read next, where something was read.
     pub fn positions(&self) -> KafkaResult<Vec<(i32, i64)>> {
         let unchecked = lock(&self.client.context().unchecked);
@@ -518,29 +563,39 @@ impl LaneConsumer {
     }
 
     /// Writes down what is left to read, from what the client knows already: its statistics say the
-    /// same for 40 ms of all cores each time. `dry`: nothing is waiting in the client's queue.
-    /// `handled`: of each partition the Kafka timestamp, in ms, of the last record handled.
-    pub fn report_lag(&self, dry: bool, handled: &BTreeMap<i32, i64>) {
+    /// same for 40 ms of all cores each time. What is in the batch is not done yet; where that is empty, nothing waits in
+    /// the client's queue either. `handled`: of each partition the Kafka timestamp, in ms, of the last record handled, or
+    /// since when it has been held without any.
+    pub fn report_lag(&self, batch: &Batch<'_>, handled: &mut BTreeMap<i32, i64>) {
         let events = self.client.context();
         let (Ok(position), Ok(topic)) = (self.client.position(), CString::new(&*self.topic)) else {
             return;
         };
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let now = now.unwrap_or_default().as_millis() as i64;
+        let in_hand = batch.spans();
         for element in position.elements() {
             let partition = element.partition();
             if self.is_closed(partition) {
                 continue;
             }
+            let in_hand = in_hand.iter().find(|span| span.partition == partition);
+            let next = match in_hand {
+                Some(span) => Offset::Offset(span.first),
+                None => element.offset(),
+            };
             let end = native::known_end(self.client.client(), &topic, partition);
-            let lag = match (end, element.offset()) {
+            let lag = match (end, next) {
                 (Some(end), Offset::Offset(next)) => (end - next).max(0),
                 // Fetched, and nothing came.
-                (Some(_), _) if dry => 0,
+                (Some(_), _) if batch.is_empty() => 0,
                 _ => continue,
             };
-            let since = handled.get(&partition).filter(|_| lag > 0);
-            let behind = since.map_or(0, |ms| now.saturating_sub(*ms).max(0));
+            let since = *handled.entry(partition).or_insert(now);
+            let behind = match lag {
+                0 => 0,
+                _ => now.saturating_sub(since).max(0),
+            };
             let behind = Duration::from_millis(behind.unsigned_abs());
             events.metrics.lag(partition, lag, behind);
         }

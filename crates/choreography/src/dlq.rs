@@ -15,13 +15,34 @@ pub(crate) const MESSAGE: &str = "__connect.errors.exception.message";
 pub const ATTEMPTS_HEADER: &str = "quadrille.errors.attempts";
 const SERVICE: &str = "quadrille.errors.service";
 pub(crate) const SERVICE_PREFIX: &str = "quadrille.errors.";
+/// On a letter that only names its original, whose bytes no dead letter could hold: why they are left out.
+pub(crate) const TRUNCATED: &str = "quadrille.errors.truncated";
+/// On a letter for a whole batch that cannot be read: the offset of its last record.
+const LAST_OFFSET: &str = "quadrille.errors.offset.last";
 /// On a redriven record: `topic-partition-offset` of its first place, from which ids are made.
 pub const ORIGIN_HEADER: &str = "quadrille.origin";
 
 /// Bytes of an error message kept in a header; bounds what a dead letter adds to its source.
 const MESSAGE_BYTES_MAX: usize = 4 << 10;
-/// What the error headers may add: a dead-letter topic's limit is its source's plus this.
+/// The same in a letter that only names its original: it has to fit where nothing else does.
+const SHORT_MESSAGE_BYTES_MAX: usize = 512;
+/// The largest key such a letter keeps.
+const SHORT_KEY_BYTES_MAX: usize = 1 << 10;
+/// What the error headers may add: a dead-letter topic's limit is at least its source's plus this.
 pub(crate) const HEADROOM_BYTES: usize = 64 << 10;
+/// The largest record whose bytes a dead letter keeps. What came compressed may be any size: a record is counted three
+/// times while its letter is sent (as fetched, as queued, as compressed), and this bounds that. It is what the client
+/// takes of zstd by itself (`receive.message.max.bytes`), so that all codecs are treated alike.
+pub(crate) const LETTER_BYTES_MAX: usize = 100_000_000;
+/// `message.max.bytes` of a producer of dead letters: the client compares it with the record before it is compressed.
+pub(crate) const LETTER_WIRE_BYTES_MAX: usize = LETTER_BYTES_MAX + HEADROOM_BYTES;
+
+/// `max.message.bytes` of a dead-letter topic as it is created, given its source's. Brokers compare it with the
+/// compressed batch: a record that its sender compressed better than we do (zstd at a high level, or together with
+/// others like it) has a larger letter.
+pub(crate) const fn bytes_max(source_bytes_max: usize) -> usize {
+    source_bytes_max * 2 + HEADROOM_BYTES
+}
 
 /// Where in Kafka Connect's terms a record failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +73,17 @@ pub(crate) struct Place<'a> {
     pub generation: u64,
 }
 
+/// What failed, for the headers.
+pub(crate) struct Failed<'a> {
+    pub topic: &'a str,
+    pub partition: i32,
+    pub offset: i64,
+    pub cause: &'a Cause,
+    pub at: FailedAt,
+    /// How often it was handled in all.
+    pub attempts: u32,
+}
+
 /// How often the record was handled before it came in again.
 pub(crate) fn attempts_before(headers: Headers<'_>) -> u32 {
     headers
@@ -68,55 +100,118 @@ pub(crate) fn headers(
     attempts: u32,
     place: &Place<'_>,
 ) -> OwnedHeaders {
-    let total = attempts_before(incoming.headers)
-        .saturating_add(attempts)
-        .to_string();
-    let message = truncate(&cause.message);
-    let class = format!("quadrille.{}", cause.class);
-    // No stack is walked for a record that is merely wrong: the trace names stage and cause.
-    let trace = format!("{class}: {message}\n\tat {} ({})", place.handler, at.name());
-    let (partition, offset) = (incoming.partition.to_string(), incoming.offset.to_string());
-    let mut headers = match incoming.headers.0 {
+    let original = match incoming.headers.0 {
         Some(original) => original.detach(),
         None => OwnedHeaders::new_with_capacity(12),
     };
+    let failed = Failed {
+        topic: incoming.topic,
+        partition: incoming.partition,
+        offset: incoming.offset,
+        cause,
+        at,
+        attempts: attempts_before(incoming.headers).saturating_add(attempts),
+    };
+    let headers = add(original, &failed, MESSAGE_BYTES_MAX, place);
+    first_place(headers, incoming, place)
+}
+
+/// Names the first place of a record that does not say it itself, where topic, partition and offset alone do not.
+fn first_place(headers: OwnedHeaders, incoming: &Incoming<'_>, place: &Place<'_>) -> OwnedHeaders {
+    if place.generation == 0 || incoming.headers.last(ORIGIN_HEADER).is_some() {
+        return headers;
+    }
+    let Incoming {
+        topic,
+        partition,
+        offset,
+        ..
+    } = *incoming;
+    let origin = place_name(topic, partition, offset, place.generation);
+    with(headers, ORIGIN_HEADER, &origin)
+}
+
+/// The headers of a letter that keeps nothing of a record but what names it, with the reason why. Of the record's own
+/// headers those stay by which a redriven one is known.
+pub(crate) fn short_headers(
+    incoming: &Incoming<'_>,
+    cause: &Cause,
+    at: FailedAt,
+    attempts: u32,
+    why: &str,
+    place: &Place<'_>,
+) -> OwnedHeaders {
+    let mut headers = OwnedHeaders::new_with_capacity(14);
+    let origin = incoming.headers.last_text(ORIGIN_HEADER);
+    if let Some(origin) = origin.filter(|origin| origin.len() <= SHORT_KEY_BYTES_MAX) {
+        headers = with(headers, ORIGIN_HEADER, origin);
+    }
+    let failed = Failed {
+        topic: incoming.topic,
+        partition: incoming.partition,
+        offset: incoming.offset,
+        cause,
+        at,
+        attempts: attempts_before(incoming.headers).saturating_add(attempts),
+    };
+    let headers = add(headers, &failed, SHORT_MESSAGE_BYTES_MAX, place);
+    with(first_place(headers, incoming, place), TRUNCATED, why)
+}
+
+/// The key of such a letter.
+pub(crate) fn short_key(key: Option<&[u8]>) -> Option<&[u8]> {
+    key.filter(|key| key.len() <= SHORT_KEY_BYTES_MAX)
+}
+
+/// The headers of the letter for a batch that cannot be read, from the offset that failed to its last.
+pub(crate) fn unread_headers(failed: &Failed<'_>, last: i64, place: &Place<'_>) -> OwnedHeaders {
+    let headers = OwnedHeaders::new_with_capacity(14);
+    let headers = add(headers, failed, SHORT_MESSAGE_BYTES_MAX, place);
+    let headers = with(headers, LAST_OFFSET, &last.to_string());
+    with(headers, TRUNCATED, failed.cause.class)
+}
+
+fn add(
+    mut headers: OwnedHeaders,
+    failed: &Failed<'_>,
+    message_bytes_max: usize,
+    place: &Place<'_>,
+) -> OwnedHeaders {
+    let message = truncate(&failed.cause.message, message_bytes_max);
+    let class = format!("quadrille.{}", failed.cause.class);
+    // No stack is walked for a record that is merely wrong: the trace names stage and cause.
+    let at = failed.at.name();
+    let trace = format!("{class}: {message}\n\tat {} ({at})", place.handler);
+    let (partition, offset) = (failed.partition.to_string(), failed.offset.to_string());
+    let attempts = failed.attempts.to_string();
     for (key, value) in [
-        (TOPIC, incoming.topic),
+        (TOPIC, failed.topic),
         (PARTITION, &partition),
         (OFFSET, &offset),
         ("__connect.errors.connector.name", place.group),
         ("__connect.errors.task.id", place.task),
-        ("__connect.errors.stage", at.name()),
+        ("__connect.errors.stage", at),
         ("__connect.errors.class.name", place.handler),
         (CLASS, &class),
         (MESSAGE, message),
         ("__connect.errors.exception.stacktrace", &trace),
-        (ATTEMPTS_HEADER, &total),
+        (ATTEMPTS_HEADER, &attempts),
         (SERVICE, place.service),
     ] {
-        headers = headers.insert(Header {
-            key,
-            value: Some(value),
-        });
-    }
-    if place.generation > 0 && incoming.headers.last(ORIGIN_HEADER).is_none() {
-        let Incoming {
-            topic,
-            partition,
-            offset,
-            ..
-        } = *incoming;
-        let origin = place_name(topic, partition, offset, place.generation);
-        headers = headers.insert(Header {
-            key: ORIGIN_HEADER,
-            value: Some(&origin),
-        });
+        headers = with(headers, key, value);
     }
     headers
 }
 
-fn truncate(message: &str) -> &str {
-    let mut end = message.len().min(MESSAGE_BYTES_MAX);
+fn with(headers: OwnedHeaders, key: &str, value: &str) -> OwnedHeaders {
+    headers.insert(Header {
+        key,
+        value: Some(value),
+    })
+}
+
+fn truncate(message: &str, bytes_max: usize) -> &str {
+    let mut end = message.len().min(bytes_max);
     while !message.is_char_boundary(end) {
         end -= 1;
     }
@@ -131,9 +226,16 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn a_dead_letter_says_where_it_was_and_why() {
-        let incoming = Incoming {
+    const PLACE: Place<'_> = Place {
+        group: "g",
+        task: "0",
+        service: "ingest",
+        handler: "h",
+        generation: 0,
+    };
+
+    fn incoming() -> Incoming<'static> {
+        Incoming {
             topic: "p.inbox",
             partition: 3,
             offset: 42,
@@ -142,30 +244,73 @@ mod tests {
             timestamp_ms: None,
             headers: Headers::default(),
             polled_at: Instant::now(),
-        };
-        let cause = Cause {
+        }
+    }
+
+    fn cause() -> Cause {
+        Cause {
             class: "not_json",
             message: "é".repeat(MESSAGE_BYTES_MAX),
+        }
+    }
+
+    fn get(headers: &OwnedHeaders, name: &str) -> String {
+        let found = headers.iter().find(|header| header.key == name);
+        String::from_utf8(found.unwrap().value.unwrap().to_vec()).unwrap()
+    }
+
+    fn bytes(headers: &OwnedHeaders) -> usize {
+        let size = |name: &str, value: Option<&[u8]>| name.len() + value.map_or(0, <[u8]>::len);
+        headers.iter().map(|it| size(it.key, it.value)).sum()
+    }
+
+    #[test]
+    fn a_short_letter_names_its_original_and_stays_small() {
+        let headers = short_headers(
+            &incoming(),
+            &cause(),
+            FailedAt::Send,
+            2,
+            "too_large",
+            &PLACE,
+        );
+        assert_eq!(get(&headers, TRUNCATED), "too_large");
+        assert_eq!(get(&headers, TOPIC), "p.inbox");
+        let place = (get(&headers, PARTITION), get(&headers, OFFSET));
+        assert_eq!(place, ("3".into(), "42".into()));
+        assert!(bytes(&headers) < 3 << 10, "{}", bytes(&headers));
+        let large = vec![0; SHORT_KEY_BYTES_MAX + 1];
+        assert_eq!(short_key(Some(&large)), None);
+        assert_eq!(short_key(Some(b"k")), Some(&b"k"[..]));
+    }
+
+    #[test]
+    fn a_letter_for_a_batch_that_cannot_be_read_names_its_offsets() {
+        let failed = Failed {
+            topic: "p.inbox",
+            partition: 3,
+            offset: 42,
+            cause: &cause(),
+            at: FailedAt::Decode,
+            attempts: 1,
         };
-        let place = Place {
-            group: "g",
-            task: "0",
-            service: "ingest",
-            handler: "h",
-            generation: 0,
-        };
+        let headers = unread_headers(&failed, 61, &PLACE);
+        assert_eq!(get(&headers, OFFSET), "42");
+        assert_eq!(get(&headers, LAST_OFFSET), "61");
+        assert_eq!(get(&headers, TRUNCATED), "not_json");
+        assert!(bytes(&headers) < 3 << 10, "{}", bytes(&headers));
+    }
+
+    #[test]
+    fn a_dead_letter_says_where_it_was_and_why() {
         let later = Place {
             generation: 2,
-            ..place
+            ..PLACE
         };
-        let later = headers(&incoming, &cause, FailedAt::Decode, 1, &later);
-        let origin = later.iter().find(|it| it.key == ORIGIN_HEADER).unwrap();
-        assert_eq!(origin.value, Some(&b"p.inbox@2-3-42"[..]));
-        let headers = headers(&incoming, &cause, FailedAt::Decode, 1, &place);
-        let get = |name: &str| {
-            let found = headers.iter().find(|header| header.key == name);
-            String::from_utf8(found.unwrap().value.unwrap().to_vec()).unwrap()
-        };
+        let later = headers(&incoming(), &cause(), FailedAt::Decode, 1, &later);
+        assert_eq!(get(&later, ORIGIN_HEADER), "p.inbox@2-3-42");
+        let headers = headers(&incoming(), &cause(), FailedAt::Decode, 1, &PLACE);
+        let get = |name: &str| get(&headers, name);
         assert_eq!(get(TOPIC), "p.inbox");
         assert_eq!((get(PARTITION), get(OFFSET)), ("3".into(), "42".into()));
         assert_eq!(get(CLASS), "quadrille.not_json");

@@ -9,6 +9,7 @@ mod claims;
 mod commit;
 mod dead_letters;
 mod send;
+mod unreadable;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -20,7 +21,10 @@ use opentelemetry::TraceId;
 use quadrille_telemetry::{StageMetrics, Tracing, metrics::Committed};
 use rdkafka::{Message, consumer::Consumer, error::KafkaError, message::BorrowedMessage};
 
-use self::{ages::Ages, claims::Claims, commit::Unsettled, dead_letters::DeadLetters};
+use self::{
+    ages::Ages, claims::Claims, commit::Unsettled, dead_letters::DeadLetters, send::Suspects,
+    unreadable::Suspicion,
+};
 use crate::{
     Backoff, Cause, Delivery, Handler, Headers, Incoming, StageConfig,
     admin::StageTopics,
@@ -30,6 +34,7 @@ use crate::{
     producer::LaneProducer,
     spans::Spans,
     status::{LaneStatus, Stop},
+    unreadable::is_suspect,
 };
 
 /// How often a handler that cannot work yet is asked again.
@@ -47,6 +52,10 @@ const LAG_EVERY: Duration = Duration::from_secs(1);
 /// Consecutive failed commits of one batch before the lane closes its clients and begins again.
 const FAILED_COMMITS_MAX: u32 = 8;
 const NOT_COMMITTED: &str = "batch not committed; it is handled again";
+const TRUNCATED: &str =
+    "dead letters without the original's bytes were sent: no letter could hold them";
+/// After a poll that failed.
+const POLL_FAILED: Duration = Duration::from_millis(50);
 /// Restarts because another client took the transactional id, before the service gives up.
 const FENCED_MAX: u32 = 5;
 pub(crate) struct LaneOptions {
@@ -117,7 +126,14 @@ pub(crate) struct Lane<H: Handler> {
     extras_refused: HashSet<(i32, i64)>,
     /// Of the last attempt.
     extras_dropped: u64,
-    /// Of each partition the timestamp, in ms, of the last record committed.
+    /// Records whose dead letter the broker would not take, and why: theirs only name them.
+    truncated: HashMap<(i32, i64), &'static str>,
+    /// Of the last attempt.
+    letters_truncated: u64,
+    /// Of the batch in hand.
+    suspects: Suspects,
+    suspicion: Suspicion,
+    /// Of each partition the timestamp, in ms, of the last record committed, or since when it is held without any.
     handled: BTreeMap<i32, i64>,
     last_commit: Instant,
     dead_letters: DeadLetters,
@@ -161,6 +177,10 @@ impl<H: Handler> Lane<H> {
             buried: Buried::new(),
             extras_refused: HashSet::new(),
             extras_dropped: 0,
+            truncated: HashMap::new(),
+            letters_truncated: 0,
+            suspects: Suspects::default(),
+            suspicion: Suspicion::default(),
             handled: BTreeMap::new(),
             last_commit: Instant::now(),
             dead_letters: DeadLetters::default(),
@@ -239,6 +259,7 @@ impl<H: Handler> Lane<H> {
                 Some(_) => OffsetsIn::Store,
                 None => OffsetsIn::Kafka,
             },
+            self.topics.input_bytes_max,
         )
         .map_err(End::restart)?;
         let result = self.turn(&mut producer, &consumer);
@@ -287,6 +308,7 @@ impl<H: Handler> Lane<H> {
         let mut idle_since = Instant::now();
         let mut lag_at = Instant::now();
         let mut claims = Claims::default();
+        self.suspicion = Suspicion::default();
         self.fresh();
         loop {
             self.status.progress();
@@ -295,6 +317,12 @@ impl<H: Handler> Lane<H> {
                 self.drain(consumer);
                 self.dead_letters.tell_rest(&self.config.input, true);
                 return Ok(End::Drained);
+            }
+            if batch.is_empty() && self.suspicion.is_due() {
+                consumer.release();
+                if let Some(wait) = self.step_past(producer, consumer)? {
+                    self.wait(consumer, &mut batch, wait)?;
+                }
             }
             if batch.is_empty() {
                 consumer.release();
@@ -307,7 +335,7 @@ impl<H: Handler> Lane<H> {
             if lag_at.elapsed() >= LAG_EVERY {
                 lag_at = Instant::now();
                 consumer.lead();
-                consumer.report_lag(batch.is_empty(), &self.handled);
+                consumer.report_lag(&batch, &mut self.handled);
                 self.metrics.queue(self.index, consumer.queued());
                 self.dead_letters.tell_rest(&self.config.input, false);
             }
@@ -338,12 +366,18 @@ impl<H: Handler> Lane<H> {
         self.refused.clear();
         self.buried.clear();
         self.extras_refused.clear();
+        self.truncated.clear();
+        self.suspects = Suspects::default();
         self.last_commit = Instant::now();
     }
 
     /// Polls until the batch is full or the queue is dry; waits for a first record, not for a second,
     /// unless the lane committed just now.
-    fn collect<'c>(&self, consumer: &'c LaneConsumer, batch: &mut Batch<'c>) -> Result<(), End> {
+    fn collect<'c>(
+        &mut self,
+        consumer: &'c LaneConsumer,
+        batch: &mut Batch<'c>,
+    ) -> Result<(), End> {
         // A batch that is tried again has its records.
         let mut wait = if batch.is_empty() {
             consumer.idle_wait()
@@ -363,7 +397,12 @@ impl<H: Handler> Lane<H> {
                     }
                     wait = Duration::ZERO;
                 }
-                Some(Err(error)) => self.poll_error(&error)?,
+                Some(Err(error)) => {
+                    // What came before it is settled first: what comes may lie behind a batch that cannot be read.
+                    if self.poll_error(consumer, &error)? {
+                        break;
+                    }
+                }
                 None => {
                     if batch.is_empty() {
                         break;
@@ -396,13 +435,22 @@ impl<H: Handler> Lane<H> {
         batch.len() >= limits.batch_records_max || batch.bytes >= bytes_max
     }
 
-    fn poll_error(&self, error: &KafkaError) -> Result<(), End> {
+    /// True where the error may be about a batch that cannot be read.
+    fn poll_error(&mut self, consumer: &LaneConsumer, error: &KafkaError) -> Result<bool, End> {
         match error {
             KafkaError::MessageConsumptionFatal(_) => Err(End::restart(error)),
+            error if is_suspect(error) => {
+                self.suspect(consumer, error)?;
+                if !self.suspicion.is_due() {
+                    // It comes again and again until it is looked for.
+                    self.stop.sleep(POLL_FAILED);
+                }
+                Ok(true)
+            }
             _ => {
                 tracing::warn!(lane = self.task, %error, "poll failed; the client goes on");
-                self.stop.sleep(Duration::from_millis(50));
-                Ok(())
+                self.stop.sleep(POLL_FAILED);
+                Ok(false)
             }
         }
     }
@@ -420,7 +468,7 @@ impl<H: Handler> Lane<H> {
     /// Waits while the group stays served: rebalances take their partitions away. Until the batch is settled
     /// nothing new comes but what the client had handed out already.
     fn wait<'c>(
-        &self,
+        &mut self,
         consumer: &'c LaneConsumer,
         batch: &mut Batch<'c>,
         wait: Duration,
@@ -435,7 +483,9 @@ impl<H: Handler> Lane<H> {
             self.after_rebalance(consumer, batch)?;
             match polled {
                 Some(Ok(message)) => batch.push(message),
-                Some(Err(error)) => self.poll_error(&error)?,
+                Some(Err(error)) => {
+                    self.poll_error(consumer, &error)?;
+                }
                 None => {}
             }
             if left.is_zero() || self.stop.requested() || batch.is_empty() {
@@ -513,6 +563,11 @@ impl<H: Handler> Lane<H> {
         if self.extras_dropped > 0 {
             self.metrics
                 .extras_dropped("too_large", self.extras_dropped);
+        }
+        if self.letters_truncated > 0 {
+            let count = self.letters_truncated;
+            self.metrics.letters_truncated.inc_by(count);
+            tracing::error!(topic = self.dlq_topic, count, "{TRUNCATED}");
         }
         if let Some((index, cause)) = self.judge.failures().next() {
             let trace = self.spans.context(index);

@@ -2,6 +2,9 @@
 //! foreign bytes (header names that are not UTF-8). All of this crate's unsafe code is here.
 #![allow(unsafe_code, reason = "thin wrappers of C functions")]
 
+mod events;
+mod topic;
+
 use std::{
     borrow::Cow,
     ffi::{CStr, CString, c_char, c_void},
@@ -17,6 +20,8 @@ use rdkafka::{
 };
 
 use crate::facts::TopicState;
+pub(crate) use events::{Event, next_event};
+pub(crate) use topic::TopicSettings;
 
 fn raw(headers: &BorrowedHeaders) -> *const ffi::rd_kafka_headers_t {
     ptr::from_ref(headers).cast()

@@ -22,7 +22,8 @@ use rdkafka::{
 };
 
 use crate::{
-    Delivery, StageConfig, client,
+    Delivery, StageConfig, client, dlq,
+    native::TopicSettings,
     transaction::{self, DOUBT_AFTER, NotCommitted},
 };
 
@@ -51,12 +52,20 @@ pub(crate) struct Deliveries {
     replaced: AtomicBool,
     outstanding: AtomicI64,
     failure: Mutex<Option<DeliveryFailure>>,
+    /// Failures that are the records' own, at most as many as were sent since they were taken.
+    refused: Mutex<Vec<DeliveryFailure>>,
     changed: Condvar,
 }
 
 impl Deliveries {
     fn failure(&self) -> MutexGuard<'_, Option<DeliveryFailure>> {
         self.failure
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn refused(&self) -> MutexGuard<'_, Vec<DeliveryFailure>> {
+        self.refused
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
@@ -109,6 +118,10 @@ impl ProducerContext for Events {
 
     fn delivery(&self, result: &DeliveryResult<'_>, index: usize) {
         if let Err((error, _)) = result {
+            if client::refusal(error).is_some() {
+                let error = error.clone();
+                self.0.refused().push(DeliveryFailure { index, error });
+            }
             let mut failure = self.0.failure();
             failure.get_or_insert(DeliveryFailure {
                 index,
@@ -131,23 +144,21 @@ pub(crate) enum SendError {
     Failed(Undelivered),
 }
 
-/// Why a batch is not delivered: an earlier record's failure, where it is one's.
+/// Why a batch is not delivered.
 pub(crate) struct Undelivered {
     pub reason: String,
-    pub failure: Option<DeliveryFailure>,
 }
 
 impl From<String> for Undelivered {
     fn from(reason: String) -> Self {
-        Undelivered {
-            reason,
-            failure: None,
-        }
+        Undelivered { reason }
     }
 }
 
 /// A producer and the thread that serves its events.
 pub(crate) struct LaneProducer {
+    /// Of the topics it compresses; before the client, which they belong to.
+    topics: Vec<TopicSettings>,
     producer: Arc<BaseProducer<Events>>,
     deliveries: Arc<Deliveries>,
     stop: Arc<AtomicBool>,
@@ -156,10 +167,15 @@ pub(crate) struct LaneProducer {
     begun: Cell<Option<Instant>>,
     /// Not to be used again.
     spent: Cell<bool>,
+    /// The most bytes of payload that wait for Kafka, but for one larger record.
+    queue_bytes_max: usize,
+    /// Sent since nothing was outstanding.
+    queued_bytes: Cell<usize>,
 }
 
 impl LaneProducer {
     /// `message_bytes_max`: the largest record any topic it writes takes; `batch_bytes_max`: the smallest such limit.
+    /// Dead letters are compressed, as the record may have been; of those the limit is [`dlq::LETTER_BYTES_MAX`].
     pub fn connect(
         config: &StageConfig,
         lane: usize,
@@ -168,7 +184,10 @@ impl LaneProducer {
     ) -> KafkaResult<Self> {
         let mut settings = config.cluster.client_config();
         let name = format!("{}-{}-{lane}", config.group, config.instance);
-        let queue_kib = (config.lane_buffer_bytes() * 2).div_ceil(1024);
+        let queue_bytes_max = config.lane_buffer_bytes() * 2;
+        let message_bytes_max = message_bytes_max.max(dlq::LETTER_WIRE_BYTES_MAX);
+        // The client takes nothing that is larger than its whole queue; what waits in it is bounded by `send`.
+        let queue_kib = queue_bytes_max.max(message_bytes_max).div_ceil(1024);
         settings
             .set("client.id", &name)
             .set("enable.idempotence", "true")
@@ -200,7 +219,14 @@ impl LaneProducer {
                     .set("retry.backoff.ms", "20");
             }
         }
-        Self::start(&settings, &format!("events-{lane}"))
+        let mut producer = Self::start(&settings, &format!("events-{lane}"))?;
+        producer.queue_bytes_max = queue_bytes_max;
+        let dlq_topic = quadrille_proto::dlq_of(&config.input);
+        let topic = TopicSettings::compressed(producer.producer.client(), &dlq_topic);
+        producer
+            .topics
+            .push(topic.map_err(KafkaError::ClientCreation)?);
+        Ok(producer)
     }
 
     /// A producer of these settings, its events served by a thread of this name.
@@ -221,12 +247,15 @@ impl LaneProducer {
             });
         let thread = thread.map_err(|error| KafkaError::ClientCreation(error.to_string()))?;
         Ok(LaneProducer {
+            topics: Vec::new(),
             producer,
             deliveries,
             stop,
             thread: Some(thread),
             begun: Cell::new(None),
             spent: Cell::new(false),
+            queue_bytes_max: usize::MAX,
+            queued_bytes: Cell::new(0),
         })
     }
 
@@ -283,6 +312,14 @@ impl LaneProducer {
 
     /// Queues a record; waits for room where the queue is full.
     pub fn send(&self, mut record: BaseRecord<'_, [u8], [u8], usize>) -> Result<(), SendError> {
+        let bytes = record.payload.map_or(0, <[u8]>::len);
+        let queued_bytes = self.queued_bytes.get().saturating_add(bytes);
+        if queued_bytes > self.queue_bytes_max {
+            self.make_room(0);
+            self.queued_bytes.set(bytes);
+        } else {
+            self.queued_bytes.set(queued_bytes);
+        }
         self.deliveries.outstanding.fetch_add(1, Ordering::SeqCst);
         loop {
             let (error, rejected) = match self.producer.send(record) {
@@ -299,9 +336,7 @@ impl LaneProducer {
                     }
                     Err(Some(failure)) => {
                         self.deliveries.outstanding.fetch_sub(1, Ordering::SeqCst);
-                        let reason = failure.error.to_string();
-                        let failure = Some(failure);
-                        return Err(SendError::Failed(Undelivered { reason, failure }));
+                        return Err(SendError::Failed(failure.error.to_string().into()));
                     }
                 }
             }
@@ -336,7 +371,21 @@ impl LaneProducer {
 
     /// As [`LaneProducer::wait_delivered`], with patience of the caller's.
     pub fn wait_delivered_within(&self, timeout: Duration) -> Result<(), Option<DeliveryFailure>> {
-        self.deliveries.wait(0, timeout)
+        self.deliveries.wait(0, timeout)?;
+        self.queued_bytes.set(0);
+        Ok(())
+    }
+
+    /// After a failure, without a transaction that could be aborted: waits until Kafka has answered for the others, so
+    /// that what is sent next is not taken for them.
+    pub fn wait_reported(&self) {
+        while let Err(Some(_)) = self.wait_delivered() {}
+    }
+
+    /// Takes the failures that were the records' own, of all that was sent: what the first failure kept from being sent
+    /// is not among them.
+    pub fn refused(&self) -> Vec<DeliveryFailure> {
+        std::mem::take(&mut *self.deliveries.refused())
     }
 
     pub fn send_offsets(

@@ -14,6 +14,7 @@ use quadrille_choreography::{
     Publisher, Stage, StageConfig, StageError, StageOptions, TopicSpec, list_dead_letters,
 };
 use quadrille_telemetry::{Registry, metrics::LoopMetrics};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -401,6 +402,59 @@ fn handled(registry: &Registry) -> u64 {
     let line = "messaging_client_consumed_messages_total{pipeline=\"p\"} ";
     let found = text.lines().find_map(|it| it.strip_prefix(line));
     found.map_or(0, |count| count.parse().expect("a number"))
+}
+
+/// With zstd the client takes no more than it may receive: 100 MB. Between two such batches nothing lies.
+fn step_past(delivery: Delivery) {
+    let world = World::start(delivery);
+    let mut settings = rdkafka::ClientConfig::new();
+    let cluster = world.broker.cluster().expect("a cluster");
+    settings
+        .set("bootstrap.servers", cluster.bootstrap_servers())
+        .set("compression.type", "zstd")
+        .set("message.max.bytes", "1000000000")
+        .set("queue.buffering.max.kbytes", "2000000")
+        .set("batch.size", "1000000000")
+        .set("linger.ms", "2000");
+    let sender: BaseProducer = settings.create().expect("a producer");
+    let part = vec![b'x'; 40 << 20];
+    world.send(&["a"]);
+    for _ in 0..2 {
+        for _ in 0..3 {
+            let record = BaseRecord::<'_, [u8], [u8]>::to("in").partition(0);
+            let sent = sender.send(record.payload(&part));
+            sent.map_err(|(error, _)| error).expect("it is taken");
+        }
+        sender.flush(PATIENCE).expect("confirmed");
+    }
+    world.send(&["b"]);
+    world.consumed(2);
+    assert_eq!(world.out(), ["a", "b"]);
+    let mut places = Vec::new();
+    list_dead_letters(&cluster, "in.dlq", |letter| {
+        let text = |name| letter.header(name).unwrap_or_default().to_owned();
+        assert_eq!(letter.class(), Some("quadrille.unreadable"));
+        assert_eq!(text("quadrille.errors.truncated"), "unreadable");
+        assert_eq!(letter.payload, None);
+        let names = ["__connect.errors.offset", "quadrille.errors.offset.last"];
+        places.push(names.map(text));
+        std::ops::ControlFlow::Continue(())
+    })
+    .expect("listed");
+    let expected = [["1", "3"], ["4", "6"]].map(|it| it.map(str::to_owned));
+    assert_eq!(places, expected);
+    let count = "quadrille_dead_letters_truncated_total{pipeline=\"p\"} 2";
+    assert!(world.registry.encode().lines().any(|line| line == count));
+}
+
+#[test]
+fn batches_that_cannot_be_read_are_stepped_past() {
+    step_past(Delivery::ExactlyOnce);
+}
+
+#[test]
+fn batches_that_cannot_be_read_are_stepped_past_at_least_once() {
+    step_past(Delivery::AtLeastOnce);
 }
 
 /// A time that the client would take for none, and put the present in its place.

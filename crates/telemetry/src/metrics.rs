@@ -170,6 +170,7 @@ pub struct LoopMetrics {
     dead_letters: Family<ReasonLabels, Counter>,
     absorbed: Family<ReasonLabels, Counter>,
     extras_dropped: Family<ReasonLabels, Counter>,
+    letters_truncated: Family<PipelineLabel, Counter>,
     retries: Family<PipelineLabel, Counter>,
     aborts: Family<PipelineLabel, Counter>,
     rebalances: Family<PipelineLabel, Counter>,
@@ -195,6 +196,7 @@ impl LoopMetrics {
             dead_letters: Family::default(),
             absorbed: Family::default(),
             extras_dropped: Family::default(),
+            letters_truncated: Family::default(),
             retries: Family::default(),
             aborts: Family::default(),
             rebalances: Family::default(),
@@ -245,6 +247,12 @@ impl LoopMetrics {
             None,
             "Output records beside a record's outcome that were not sent, by reason",
             m.extras_dropped.clone(),
+        );
+        registry.register(
+            "quadrille.dead_letters_truncated",
+            None,
+            "Dead letters that only name their original: its bytes could not be kept, or not be read",
+            m.letters_truncated.clone(),
         );
         registry.register(
             "quadrille.batch_retries",
@@ -340,6 +348,7 @@ impl LoopMetrics {
             consumed: self.consumed.get_or_create_owned(&label),
             sent: self.sent.get_or_create_owned(&label),
             bytes: self.bytes.get_or_create_owned(&label),
+            letters_truncated: self.letters_truncated.get_or_create_owned(&label),
             retries: self.retries.get_or_create_owned(&label),
             aborts: self.aborts.get_or_create_owned(&label),
             rebalances: self.rebalances.get_or_create_owned(&label),
@@ -364,6 +373,7 @@ pub struct StageMetrics {
     consumed: Counter,
     sent: Counter,
     bytes: Counter,
+    pub letters_truncated: Counter,
     pub retries: Counter,
     pub aborts: Counter,
     pub rebalances: Counter,

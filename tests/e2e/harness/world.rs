@@ -80,6 +80,14 @@ impl World {
         Self::of("diabetes", DIABETES, model().clone(), bootstrap, partitions)
     }
 
+    /// With topics that take messages of this size.
+    pub fn limited(partitions: i32, message_bytes_max: usize) -> Self {
+        let (bootstrap, model) = (broker::bootstrap(), model().clone());
+        let world = Self::untouched("diabetes", DIABETES, model, bootstrap, partitions);
+        world.create(message_bytes_max);
+        world
+    }
+
     /// A shipped example, with its own model.
     pub fn example(name: &str) -> Self {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -90,6 +98,31 @@ impl World {
     }
 
     fn of(name: &str, text: &str, model: PathBuf, bootstrap: String, partitions: i32) -> Self {
+        let world = Self::untouched(name, text, model, bootstrap, partitions);
+        world.create(MESSAGE_BYTES_MAX);
+        world
+    }
+
+    fn create(&self, message_bytes_max: usize) {
+        let admin = Admin::connect(&self.cluster()).expect("a client");
+        admin
+            .create(&self.specs(message_bytes_max))
+            .expect("topics");
+    }
+
+    /// Its topics, as they are created.
+    pub fn specs(&self, message_bytes_max: usize) -> Vec<TopicSpec> {
+        TopicSpec::of_pipeline(&self.pipeline, self.partitions, message_bytes_max)
+    }
+
+    /// Without topics.
+    fn untouched(
+        name: &str,
+        text: &str,
+        model: PathBuf,
+        bootstrap: String,
+        partitions: i32,
+    ) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let pipeline = format!("t{}-{number}", std::process::id());
@@ -104,18 +137,14 @@ impl World {
         let text = text.replacen("latency_objective = \"1s\"\n", "", 1);
         std::fs::write(folder.path().join("pipeline.toml"), text).expect("written");
         let database_url = format!("sqlite:{}", folder.path().join("results.db").display());
-        let world = World {
+        World {
             pipeline,
             bootstrap,
             partitions,
             database_url,
             folder,
             model,
-        };
-        let specs = TopicSpec::of_pipeline(&world.pipeline, partitions, MESSAGE_BYTES_MAX);
-        let admin = Admin::connect(&world.cluster()).expect("a client");
-        admin.create(&specs).expect("topics");
-        world
+        }
     }
 
     /// Keeps results in PostgreSQL, so that results can have replicas.

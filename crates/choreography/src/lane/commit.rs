@@ -11,7 +11,7 @@ use rdkafka::{
 
 use super::{End, Lane};
 use crate::{
-    Backoff, Delivery, Failure, Handler, Incoming,
+    Backoff, Delivery, Failure, Handler, Incoming, Span,
     batch::Batch,
     consumer::LaneConsumer,
     producer::{LaneProducer, TRANSACTION_TIMEOUT, Undelivered},
@@ -71,12 +71,16 @@ impl<H: Handler> Lane<H> {
         let sent = match sent.and_then(|sent| confirmed(producer).map(|()| sent)) {
             Ok(sent) => sent,
             Err(undelivered) => {
-                self.refuse_if_too_large(&undelivered, incoming);
                 let reason = producer.failed().unwrap_or(undelivered.reason);
-                return Err(match transactional {
+                let unsettled = match transactional {
                     true => self.abort(producer, reason),
-                    false => Unsettled::Aborted(reason),
-                });
+                    false => {
+                        producer.wait_reported();
+                        Unsettled::Aborted(reason)
+                    }
+                };
+                self.note_refused(&producer.refused(), incoming);
+                return Err(unsettled);
             }
         };
         self.spans.delivered();
@@ -109,8 +113,17 @@ impl<H: Handler> Lane<H> {
         Ok(sent)
     }
 
+    /// Commits the handler's own store, where it has one.
+    pub(super) fn commit_spans(&mut self, spans: &[Span]) -> Result<(), Unsettled> {
+        let Some(store) = self.handler.store() else {
+            return Ok(());
+        };
+        let give_up = || self.stop.requested_for(STORE_ENDS_WITHIN);
+        store.commit(spans, &give_up).map_err(store_failure)
+    }
+
     /// Ends the open transaction, and these offsets with it.
-    fn commit_transaction(
+    pub(super) fn commit_transaction(
         &self,
         producer: &LaneProducer,
         consumer: &LaneConsumer,
@@ -135,7 +148,7 @@ impl<H: Handler> Lane<H> {
 
     /// As [`Lane::commit_transaction`]; where Kafka does not say whether it committed, another producer ends the doubt and
     /// the group's offsets tell. The batch's partitions stay meanwhile.
-    fn commit_or_ask(
+    pub(super) fn commit_or_ask(
         &self,
         producer: &mut LaneProducer,
         consumer: &LaneConsumer,
@@ -157,7 +170,7 @@ impl<H: Handler> Lane<H> {
     }
 
     /// Puts another producer of the same id in the place of one that must not be used again. The group does not notice.
-    fn renew(&self, producer: &mut LaneProducer) -> Result<(), End> {
+    pub(super) fn renew(&self, producer: &mut LaneProducer) -> Result<(), End> {
         if !producer.is_spent() {
             return Ok(());
         }
@@ -275,7 +288,7 @@ impl<H: Handler> Lane<H> {
     }
 
     /// A failed abort leaves the producer spent, and its successor ends the transaction.
-    fn abort(&self, producer: &LaneProducer, reason: String) -> Unsettled {
+    pub(super) fn abort(&self, producer: &LaneProducer, reason: String) -> Unsettled {
         match producer.abort() {
             Ok(()) => Unsettled::Aborted(reason),
             Err(error) if producer.is_rivalled(&error) => Unsettled::End(End::of(&error, producer)),
@@ -284,19 +297,18 @@ impl<H: Handler> Lane<H> {
     }
 }
 
-fn begin(producer: &LaneProducer) -> Result<(), Unsettled> {
+pub(super) fn begin(producer: &LaneProducer) -> Result<(), Unsettled> {
     let begun = producer.begin();
     begun.map_err(|error| Unsettled::End(End::of(&error, producer)))
 }
 
 /// Waits for Kafka's confirmations.
-fn confirmed(producer: &LaneProducer) -> Result<(), Undelivered> {
+pub(super) fn confirmed(producer: &LaneProducer) -> Result<(), Undelivered> {
     producer.wait_delivered().map_err(|failure| Undelivered {
         reason: match &failure {
             Some(failure) => failure.error.to_string(),
             None => "Kafka did not confirm in time".to_owned(),
         },
-        failure,
     })
 }
 

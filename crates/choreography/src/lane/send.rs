@@ -1,14 +1,16 @@
 //! What a lane sends of a decided batch: outputs and dead letters, in order.
 
+use std::collections::HashSet;
+
 use quadrille_telemetry::propagation::TRACEPARENT;
 use rdkafka::producer::BaseRecord;
 
-use super::Lane;
+use super::{Lane, commit::confirmed};
 use crate::{
     Cause, Handler, Headers, Incoming, StageConfig, client, dlq,
     judge::Decision,
     partition_of,
-    producer::{LaneProducer, SendError, Undelivered},
+    producer::{DeliveryFailure, LaneProducer, SendError, Undelivered},
     spans::{self, Spans},
 };
 
@@ -16,28 +18,83 @@ use crate::{
 const DEAD_LETTERS_OUTSTANDING_MAX: i64 = 1_000;
 /// Room for a batch's and a record's own framing when sizes are compared with a topic's limit.
 const RECORD_OVERHEAD_BYTES: usize = 160;
+/// Records that were refused together are sent in so many groups, to find the one that is at fault.
+const SUSPECT_GROUPS: usize = 16;
+/// So many are found like that in a batch; beyond it the topic refuses whatever comes, and all are taken for refused.
+const SINGLED_OUT_MAX: usize = 16;
 /// Set in the index of what was sent beside a record's outcome: batches are far smaller.
 const BESIDE: usize = 1 << (usize::BITS - 1);
 
+/// Records of a batch of which the broker refused one.
+#[derive(Default)]
+pub(super) struct Suspects {
+    /// Partition and offset.
+    places: HashSet<(i32, i64)>,
+    /// That many are sent together.
+    together: usize,
+    /// Those that were found in this batch.
+    singled_out: usize,
+}
+
 impl<H: Handler> Lane<H> {
-    /// A record the broker refuses as too large is dead-lettered when the batch is handled again; what was beside
-    /// an outcome is dropped then.
-    pub(super) fn refuse_if_too_large(
-        &mut self,
-        undelivered: &Undelivered,
-        incoming: &[Incoming<'_>],
-    ) {
-        if let Some(failure) = &undelivered.failure
-            && client::is_too_large(&failure.error)
-            && let Some(record) = incoming.get(failure.index & !BESIDE)
-        {
-            let place = (record.partition, record.offset);
-            if failure.index & BESIDE == 0 {
-                let cause = too_large("the broker refused it".to_owned());
-                self.refused.insert(place, cause);
-            } else {
+    /// Notes what the broker refused as the records' own fault, so that the batch is sent otherwise when it is handled
+    /// again: an output's record becomes a dead letter, a dead letter one that only names its original, and what was
+    /// beside an outcome is dropped. The broker refuses whole requests: of several records that were refused together, it
+    /// is found out first which one it is.
+    pub(super) fn note_refused(&mut self, refused: &[DeliveryFailure], incoming: &[Incoming<'_>]) {
+        let found = refused.iter().filter_map(|failure| {
+            let record = incoming.get(failure.index & !BESIDE)?;
+            let class = client::refusal(&failure.error)?;
+            Some((failure, (record.partition, record.offset), class))
+        });
+        let found: Vec<_> = found.collect();
+        if found.is_empty() {
+            return;
+        }
+        // The next attempt is another one.
+        self.failed_commits = 0;
+        let places: HashSet<_> = found.iter().map(|(_, place, _)| *place).collect();
+        if places.len() > 1 && self.suspects.singled_out < SINGLED_OUT_MAX {
+            self.suspects.together = (places.len() / SUSPECT_GROUPS).max(1);
+            self.suspects.places = places;
+            return;
+        }
+        self.suspects.singled_out += 1;
+        for (failure, place, class) in found {
+            self.suspects.places.remove(&place);
+            if failure.index & BESIDE != 0 {
                 self.extras_refused.insert(place);
+            } else if let Decision::Dead { .. } = self.judge.decision(failure.index) {
+                self.truncated.insert(place, class);
+            } else {
+                let detail = format!("the broker refused its output: {}", failure.error);
+                self.refused.insert(place, unsendable(class, detail));
             }
+        }
+    }
+
+    /// Has Kafka confirm what was sent before the first suspect of a group, and then each group by itself.
+    fn isolate(
+        &self,
+        producer: &LaneProducer,
+        record: &Incoming<'_>,
+        grouped: &mut usize,
+    ) -> Result<(), Undelivered> {
+        let place = (record.partition, record.offset);
+        match self.suspects.places.contains(&place) {
+            true if grouped.is_multiple_of(self.suspects.together) => {
+                *grouped = 1;
+                confirmed(producer)
+            }
+            true => {
+                *grouped += 1;
+                Ok(())
+            }
+            false if *grouped > 0 => {
+                *grouped = 0;
+                confirmed(producer)
+            }
+            false => Ok(()),
         }
     }
 
@@ -50,7 +107,12 @@ impl<H: Handler> Lane<H> {
     ) -> Result<usize, Undelivered> {
         let mut sent = 0;
         self.extras_dropped = 0;
+        self.letters_truncated = 0;
+        let mut grouped = 0;
         for (index, record) in incoming.iter().enumerate() {
+            if !self.suspects.places.is_empty() {
+                self.isolate(producer, record, &mut grouped)?;
+            }
             let refused = (!self.refused.is_empty())
                 .then(|| {
                     self.refused
@@ -143,6 +205,7 @@ impl<H: Handler> Lane<H> {
         Ok(sent)
     }
 
+    /// Sends the original with the reason; where that cannot be, a letter that names it.
     fn send_dead_letter(
         &mut self,
         producer: &LaneProducer,
@@ -150,10 +213,50 @@ impl<H: Handler> Lane<H> {
         record: &Incoming<'_>,
         attempt: u32,
     ) -> Result<(), Undelivered> {
-        let Decision::Dead { cause, at } = self.judge.decision(index) else {
-            return Ok(());
-        };
         producer.make_room(DEAD_LETTERS_OUTSTANDING_MAX);
+        let size = record.payload.map_or(0, <[u8]>::len) + record.key.map_or(0, <[u8]>::len);
+        let mut why = match size > dlq::LETTER_BYTES_MAX {
+            true => Some("too_large"),
+            false if self.truncated.is_empty() => None,
+            false => {
+                let place = (record.partition, record.offset);
+                self.truncated.get(&place).copied()
+            }
+        };
+        loop {
+            let Some(letter) = self.dead_letter(index, record, attempt, why) else {
+                return Ok(());
+            };
+            return match producer.send(letter) {
+                Ok(()) => {
+                    self.letters_truncated += u64::from(why.is_some());
+                    Ok(())
+                }
+                // Its key or its headers, then.
+                Err(SendError::TooLarge) if why.is_none() => {
+                    why = Some("too_large");
+                    continue;
+                }
+                Err(SendError::TooLarge) => {
+                    let topic = &self.dlq_topic;
+                    Err(format!("not even a short dead letter can be sent to {topic}").into())
+                }
+                Err(SendError::Failed(undelivered)) => Err(undelivered),
+            };
+        }
+    }
+
+    /// The letter for a record that is one; `why` its own bytes are left out, if they are.
+    fn dead_letter<'a>(
+        &'a mut self,
+        index: usize,
+        record: &'a Incoming<'_>,
+        attempt: u32,
+        why: Option<&'static str>,
+    ) -> Option<BaseRecord<'a, [u8], [u8], usize>> {
+        let Decision::Dead { cause, at } = self.judge.decision(index) else {
+            return None;
+        };
         let place = dlq::Place {
             group: &self.config.group,
             task: &self.task,
@@ -163,24 +266,33 @@ impl<H: Handler> Lane<H> {
         };
         let mut letter =
             BaseRecord::with_opaque_to(&self.dlq_topic, index).partition(record.partition);
-        letter.payload = record.payload;
-        letter.key = record.key;
-        letter.timestamp = record.timestamp_ms;
-        let mut headers = dlq::headers(record, cause, at, attempt, &place);
+        let mut headers = match why {
+            None => {
+                letter.payload = record.payload;
+                letter.key = record.key;
+                dlq::headers(record, cause, at, attempt, &place)
+            }
+            Some(why) => {
+                letter.key = dlq::short_key(record.key);
+                dlq::short_headers(record, cause, at, attempt, why, &place)
+            }
+        };
+        // A timestamp that the topic's own bounds refuse is left out with the rest.
+        letter.timestamp = match why {
+            Some("refused") => None,
+            _ => client::timestamp(record.timestamp_ms),
+        };
         let span = self
             .spans
             .send(index, &self.dlq_topic, record.partition, record.key);
         // Headers that came stay as they are; what had none is found again by its trace.
         if let Some(context) = span
-            && record.headers.last(TRACEPARENT).is_none()
+            && (why.is_some() || record.headers.last(TRACEPARENT).is_none())
         {
             headers = spans::carry(Some(headers), &context);
         }
         letter.headers = Some(headers);
-        producer.send(letter).map_err(|error| match error {
-            SendError::TooLarge => format!("dead letter too large for {}", self.dlq_topic).into(),
-            SendError::Failed(undelivered) => undelivered,
-        })
+        Some(letter)
     }
 }
 
@@ -218,7 +330,7 @@ impl Sending<'_> {
             .partition(self.partition)
             .payload(self.payload);
         output.key = self.key;
-        output.timestamp = self.record.timestamp_ms;
+        output.timestamp = client::timestamp(self.record.timestamp_ms);
         output.headers = self.record.headers.0.map(|headers| headers.detach());
         if let Some(context) = spans.send(self.index, topic, self.partition, self.key) {
             output.headers = Some(spans::carry(output.headers.take(), &context));
@@ -249,8 +361,13 @@ fn headers_len(headers: Headers<'_>) -> usize {
 }
 
 fn too_large(detail: String) -> Cause {
-    Cause {
-        class: "too_large",
-        message: format!("too large to pass on: {detail}"),
-    }
+    unsendable("too_large", detail)
+}
+
+fn unsendable(class: &'static str, detail: String) -> Cause {
+    let message = match class {
+        "too_large" => format!("too large to pass on: {detail}"),
+        _ => detail,
+    };
+    Cause { class, message }
 }

@@ -1,0 +1,290 @@
+//! What becomes of batches that the client cannot read: each ends as one letter that names its offsets, and the lane goes on
+//! behind it.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use rdkafka::{Offset, consumer::Consumer, error::KafkaError, producer::BaseRecord};
+
+use super::{
+    End, Lane,
+    commit::{Unsettled, begin, confirmed},
+};
+use crate::{
+    Backoff, Cause, Delivery, Handler, Span,
+    consumer::LaneConsumer,
+    dlq::{self, Failed, FailedAt},
+    producer::{LaneProducer, SendError, Undelivered},
+    unreadable::{Search, Unreadable},
+};
+
+/// Between searches that find nothing.
+const AGAIN_FIRST: Duration = Duration::from_millis(200);
+const AGAIN_MAX: Duration = Duration::from_secs(30);
+const STEPPED_PAST: &str = "records that cannot be read are passed over; a dead letter names them";
+
+/// An error, and of each partition the next offset when it came, where that is known.
+struct Raised {
+    error: String,
+    partitions: Vec<(i32, Option<i64>)>,
+}
+
+/// What a lane knows of batches that it cannot read.
+pub(super) struct Suspicion {
+    /// The last error, while it is to be found out what it was about.
+    raised: Option<Raised>,
+    /// Of each partition that was sent behind such a batch, where to: until something is polled there it has no position.
+    passed: BTreeMap<i32, i64>,
+    backoff: Backoff,
+    again_at: Instant,
+}
+
+impl Default for Suspicion {
+    fn default() -> Self {
+        Suspicion {
+            raised: None,
+            passed: BTreeMap::new(),
+            backoff: Backoff::new(AGAIN_FIRST, AGAIN_MAX),
+            again_at: Instant::now(),
+        }
+    }
+}
+
+impl Suspicion {
+    /// Whether a search is due.
+    pub fn is_due(&self) -> bool {
+        self.raised.is_some() && Instant::now() >= self.again_at
+    }
+}
+
+impl<H: Handler> Lane<H> {
+    /// Notes an error that may be about a batch, and where all partitions were when it came: what is polled later may lie
+    /// behind that batch.
+    pub(super) fn suspect(
+        &mut self,
+        consumer: &LaneConsumer,
+        error: &KafkaError,
+    ) -> Result<(), End> {
+        if self.suspicion.raised.is_none() {
+            let positions = consumer.client.position().map_err(End::restart)?;
+            let next = |offset| match offset {
+                Offset::Offset(next) => Some(next),
+                _ => None,
+            };
+            let elements = positions.elements();
+            let partitions = elements
+                .iter()
+                .map(|element| (element.partition(), next(element.offset())))
+                .collect();
+            self.suspicion.raised = Some(Raised {
+                error: error.to_string(),
+                partitions,
+            });
+        }
+        Ok(())
+    }
+
+    /// Finds the batches that cannot be read, if there are any, and steps past each. To be called between batches.
+    /// Answers with a wait where a letter could not be sent.
+    pub(super) fn step_past(
+        &mut self,
+        producer: &mut LaneProducer,
+        consumer: &LaneConsumer,
+    ) -> Result<Option<Duration>, End> {
+        let Some(Raised {
+            error,
+            mut partitions,
+        }) = self.suspicion.raised.take()
+        else {
+            return Ok(None);
+        };
+        for (partition, next) in &mut partitions {
+            let stored = || self.handler.store()?.next(*partition);
+            *next = next.or_else(stored);
+        }
+        let wait = self.suspicion.backoff.next_wait();
+        self.suspicion.again_at = Instant::now() + wait;
+        let (mut found, mut open) = (Vec::new(), Vec::new());
+        let progress = || self.status.progress();
+        let search = Search::new(&self.config, &progress);
+        for (partition, next) in &partitions {
+            match self.search(&search, consumer, *partition, *next) {
+                Ok(unreadable) => found.extend(unreadable),
+                // The client may keep the same error to itself for a while when it comes again.
+                Err(error) => {
+                    open.push((*partition, *next));
+                    tracing::warn!(lane = self.task, partition, %error, "not found out whether it can be read");
+                }
+            }
+        }
+        if !open.is_empty() {
+            self.suspicion.raised = Some(Raised {
+                error: error.clone(),
+                partitions: open,
+            });
+        }
+        if found.is_empty() {
+            tracing::warn!(
+                lane = self.task,
+                error,
+                ?wait,
+                "no batch was found that cannot be read"
+            );
+            return Ok(None);
+        }
+        if self.suspicion.raised.is_none() {
+            self.suspicion.backoff.reset();
+        }
+        for unreadable in found {
+            match self.pass(producer, consumer, &unreadable) {
+                Ok(()) => {}
+                Err(Unsettled::End(end)) => return Err(end),
+                Err(Unsettled::Aborted(reason) | Unsettled::Doubtful(reason)) => {
+                    // All of them are looked for again; of those passed by now nothing is found.
+                    self.suspicion.raised = Some(Raised { error, partitions });
+                    return match self.aborted(reason)? {
+                        super::Settled::Again(wait) => Ok(Some(wait)),
+                        super::Settled::Committed => Ok(None),
+                    };
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn search(
+        &self,
+        search: &Search<'_>,
+        consumer: &LaneConsumer,
+        partition: i32,
+        next: Option<i64>,
+    ) -> Result<Option<Unreadable>, KafkaError> {
+        let assignment = consumer.client.assignment()?;
+        if assignment
+            .find_partition(&self.config.input, partition)
+            .is_none()
+        {
+            return Ok(None);
+        }
+        let first = match next {
+            Some(_) => next,
+            // Another may have gone on from there before the partition came back.
+            None => consumer
+                .start_of(partition)?
+                .max(self.suspicion.passed.get(&partition).copied()),
+        };
+        let Some(first) = first else {
+            return Ok(None);
+        };
+        search.at(partition, first)
+    }
+
+    /// Sends the letter, and with it the offset behind the batch; then the consumer goes there.
+    fn pass(
+        &mut self,
+        producer: &mut LaneProducer,
+        consumer: &LaneConsumer,
+        unreadable: &Unreadable,
+    ) -> Result<(), Unsettled> {
+        let Unreadable {
+            partition,
+            first,
+            last,
+            ref why,
+        } = *unreadable;
+        // Nothing of it was handled, so what a handler keeps is to be empty.
+        self.judge
+            .decide(&mut self.handler, &[], &self.buried)
+            .map_err(|cause| Unsettled::End(End::Fatal(cause)))?;
+        let next = last + 1;
+        let polled = consumer.position_of(partition).map_err(fault)?;
+        // What lies behind it was polled and committed already: there is no way back.
+        let behind = polled.is_some_and(|polled| polled > next);
+        let offsets = match behind {
+            true => Vec::new(),
+            false => vec![(partition, next)],
+        };
+        let offsets = consumer.offsets(&offsets).map_err(fault)?;
+        self.renew(producer).map_err(Unsettled::End)?;
+        if self.config.delivery == Delivery::ExactlyOnce {
+            begin(producer)?;
+            if let Err(undelivered) = self.send_unread(producer, unreadable) {
+                let reason = producer.failed().unwrap_or(undelivered.reason);
+                return Err(self.abort(producer, reason));
+            }
+            match behind {
+                true => self.commit_transaction(producer, consumer, &offsets)?,
+                false => self.commit_or_ask(producer, consumer, &offsets)?,
+            }
+        } else {
+            self.send_unread(producer, unreadable)
+                .map_err(|undelivered| Unsettled::Aborted(undelivered.reason))?;
+            if !behind {
+                let spans = [Span {
+                    partition,
+                    first,
+                    next,
+                }];
+                self.commit_spans(&spans)?;
+                self.keep_offsets(consumer, &offsets);
+            }
+        }
+        self.metrics.letters_truncated.inc();
+        self.metrics.dead_letters("unreadable", 1);
+        let topic = self.config.input.as_str();
+        tracing::error!(
+            topic,
+            partition,
+            offset = first,
+            last,
+            why,
+            "{STEPPED_PAST}"
+        );
+        if !behind {
+            self.suspicion.passed.insert(partition, next);
+            consumer.move_to(partition, next).map_err(fault)?;
+        }
+        Ok(())
+    }
+
+    fn send_unread(
+        &self,
+        producer: &LaneProducer,
+        unreadable: &Unreadable,
+    ) -> Result<(), Undelivered> {
+        let cause = Cause {
+            class: "unreadable",
+            message: format!("the client cannot read it: {}", unreadable.why),
+        };
+        let failed = Failed {
+            topic: &self.config.input,
+            partition: unreadable.partition,
+            offset: unreadable.first,
+            cause: &cause,
+            at: FailedAt::Decode,
+            attempts: 1,
+        };
+        let place = dlq::Place {
+            group: &self.config.group,
+            task: &self.task,
+            service: self.config.service,
+            handler: std::any::type_name::<H>(),
+            generation: self.topics.generation(),
+        };
+        let headers = dlq::unread_headers(&failed, unreadable.last, &place);
+        let letter = BaseRecord::<'_, [u8], [u8], usize>::with_opaque_to(&self.dlq_topic, 0)
+            .partition(unreadable.partition)
+            .headers(headers);
+        producer.send(letter).map_err(|error| match error {
+            SendError::TooLarge => "not even a short dead letter can be sent".to_owned().into(),
+            SendError::Failed(undelivered) => undelivered,
+        })?;
+        confirmed(producer)
+    }
+}
+
+fn fault(error: KafkaError) -> Unsettled {
+    Unsettled::End(End::restart(error))
+}

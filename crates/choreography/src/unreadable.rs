@@ -1,0 +1,297 @@
+//! Batches of records that the client cannot read: which partition has one, and where it ends.
+//!
+//! librdkafka (2.12.1) reports such a batch by an error, goes back to its first offset, and reports it again, without
+//! end. Its poll does not say whose error it is, and no error says where the batch ends. So a client of its own looks, at
+//! one offset of one partition at a time, and only when something is wrong: `fetch.message.max.bytes=1` makes brokers
+//! answer with exactly one batch, whole.
+//!
+//! - What does not decompress (damaged, of an unknown codec, or with zstd larger than `receive.message.max.bytes`) and what
+//!   fails its checksum is reported with the batch's first offset, wherever in the batch the fetch began. So the batch
+//!   ends where another one is reported, or none: found in twice the logarithm of its length.
+//! - What is larger than `receive.message.max.bytes` as it lies there breaks the connection, and the error names no
+//!   partition. A client that may receive it reads that one batch and knows its last offset.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::{
+    Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer},
+    error::{KafkaError, RDKafkaErrorCode},
+};
+
+use crate::{
+    StageConfig,
+    client::Plain,
+    native::{self, Event},
+};
+
+/// How long one look at one offset may take.
+const LOOK_WITHIN: Duration = Duration::from_secs(10);
+/// How long all of them may take together: the lane does not poll meanwhile.
+const SEARCH_WITHIN: Duration = Duration::from_secs(60);
+/// The largest that the client takes (`receive.message.max.bytes`).
+const RECEIVE_BYTES_MAX: &str = "2147483647";
+/// The client does not fetch on for that long once its queue is full, so what is in the queue is one batch.
+const FULL_FOR_MS: &str = "10000";
+/// How long it may take to notice that its queue is full.
+const NOTICED_WITHIN: Duration = Duration::from_millis(50);
+
+/// A range of offsets that cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Unreadable {
+    pub partition: i32,
+    /// The first that is to be read.
+    pub first: i64,
+    pub last: i64,
+    /// As the client says it.
+    pub why: String,
+}
+
+/// Whether an error may be about a batch that the client cannot read, and not about the state of things.
+pub(crate) fn is_suspect(error: &KafkaError) -> bool {
+    error.rdkafka_error_code().is_some_and(is_of_a_batch)
+}
+
+fn is_of_a_batch(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::BadMessage
+            | RDKafkaErrorCode::BadCompression
+            | RDKafkaErrorCode::NotImplemented
+            | RDKafkaErrorCode::MessageSizeTooLarge
+    )
+}
+
+/// What lies at one offset.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Found {
+    /// A record, or nothing: the end, or what retention has taken.
+    Good,
+    /// Part of a batch that begins at `base`.
+    Bad {
+        base: i64,
+        why: String,
+    },
+    /// A batch that cannot even be received.
+    Huge(String),
+    Unknown,
+}
+
+/// Looks at offsets.
+pub(crate) struct Search<'a> {
+    config: &'a StageConfig,
+    deadline: Instant,
+    /// Called now and then: the lane lives.
+    progress: &'a dyn Fn(),
+}
+
+impl<'a> Search<'a> {
+    pub fn new(config: &'a StageConfig, progress: &'a dyn Fn()) -> Self {
+        Search {
+            config,
+            deadline: Instant::now() + SEARCH_WITHIN,
+            progress,
+        }
+    }
+
+    /// The batch at this offset of a partition, if it cannot be read.
+    ///
+    /// # Errors
+    /// No client could be made, or it was not found out in time.
+    pub fn at(&self, partition: i32, first: i64) -> Result<Option<Unreadable>, KafkaError> {
+        if Instant::now() > self.deadline {
+            return Err(late());
+        }
+        let found = |last, why| {
+            Some(Unreadable {
+                partition,
+                first,
+                last,
+                why,
+            })
+        };
+        let reader = self.reader(None)?;
+        match self.look(&reader, partition, first)? {
+            Found::Good => Ok(None),
+            Found::Unknown => Err(late()),
+            Found::Huge(why) => {
+                let last = self.last_of_huge(partition, first)?;
+                Ok(found(last, why))
+            }
+            Found::Bad { base, why } => {
+                let (_, end) =
+                    reader.fetch_watermarks(&self.config.input, partition, LOOK_WITHIN)?;
+                let last = last_of(first, end, |offset| {
+                    match self.look(&reader, partition, offset)? {
+                        Found::Bad { base: other, .. } => Ok(other == base),
+                        Found::Good => Ok(false),
+                        // The next one, then.
+                        Found::Huge(_) => Ok(false),
+                        Found::Unknown => Err(late()),
+                    }
+                })?;
+                Ok(found(last, why))
+            }
+        }
+    }
+
+    /// A consumer as the lane's is, which reads one batch at a time.
+    fn reader(&self, receive_bytes_max: Option<&str>) -> Result<BaseConsumer<Plain>, KafkaError> {
+        let mut settings = self.config.cluster.consumer_config();
+        settings
+            .set("client.id", format!("{}-looking", self.config.group))
+            .set("group.id", &self.config.group)
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("enable.partition.eof", "true")
+            .set("isolation.level", "read_committed")
+            .set("auto.offset.reset", "error")
+            .set("fetch.message.max.bytes", "1")
+            .set("queued.min.messages", "1")
+            .set("fetch.queue.backoff.ms", FULL_FOR_MS)
+            .set("fetch.error.backoff.ms", "10")
+            .set("fetch.wait.max.ms", "10");
+        if let Some(bytes) = receive_bytes_max {
+            settings.set("receive.message.max.bytes", bytes);
+        }
+        settings.create_with_context(Plain)
+    }
+
+    fn assign(
+        &self,
+        reader: &BaseConsumer<Plain>,
+        partition: i32,
+        offset: i64,
+    ) -> Result<Instant, KafkaError> {
+        (self.progress)();
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(&self.config.input, partition, Offset::Offset(offset))?;
+        reader.assign(&list)?;
+        Ok((Instant::now() + LOOK_WITHIN).min(self.deadline))
+    }
+
+    fn look(
+        &self,
+        reader: &BaseConsumer<Plain>,
+        partition: i32,
+        offset: i64,
+    ) -> Result<Found, KafkaError> {
+        let deadline = self.assign(reader, partition, offset)?;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match native::next_event(reader.client(), left) {
+                Some(Event::Record(_)) => return Ok(Found::Good),
+                Some(Event::Failed { code, place, why }) => match place {
+                    Some((_, base)) if is_of_a_batch(code) => {
+                        return Ok(Found::Bad { base, why });
+                    }
+                    // No partition's: the client could not take the answer.
+                    None if code == RDKafkaErrorCode::BadMessage => return Ok(Found::Huge(why)),
+                    Some(_)
+                        if matches!(
+                            code,
+                            RDKafkaErrorCode::PartitionEOF | RDKafkaErrorCode::AutoOffsetReset
+                        ) =>
+                    {
+                        return Ok(Found::Good);
+                    }
+                    _ => tracing::debug!(partition, offset, ?code, why, "looked in vain"),
+                },
+                Some(Event::Other) => {}
+                None if left.is_zero() => return Ok(Found::Unknown),
+                None => {}
+            }
+        }
+    }
+
+    /// The last offset of the one batch that a reader without a limit gets.
+    fn last_of_huge(&self, partition: i32, first: i64) -> Result<i64, KafkaError> {
+        let reader = self.reader(Some(RECEIVE_BYTES_MAX))?;
+        let deadline = self.assign(&reader, partition, first)?;
+        while native::queue_length(reader.client()) == 0 {
+            if Instant::now() > deadline {
+                return Err(late());
+            }
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+        // Until then it could fetch on when the first of its queue is taken.
+        std::thread::park_timeout(NOTICED_WITHIN);
+        let mut last = None;
+        loop {
+            // What waits already is taken without waiting; before the first record there may be other events.
+            let wait = match last {
+                Some(_) => Duration::ZERO,
+                None => deadline.saturating_duration_since(Instant::now()),
+            };
+            match (native::next_event(reader.client(), wait), last) {
+                (Some(Event::Record(offset)), _) => last = Some(offset),
+                (Some(_), _) => {}
+                (None, Some(last)) => return Ok(last.max(first)),
+                (None, None) => return Err(late()),
+            }
+        }
+    }
+}
+
+fn late() -> KafkaError {
+    KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut)
+}
+
+/// The last offset, before `end`, of what `first` is part of.
+fn last_of<E>(
+    first: i64,
+    end: i64,
+    mut is_part: impl FnMut(i64) -> Result<bool, E>,
+) -> Result<i64, E> {
+    // `low` is part of it, `high` is not.
+    let (mut low, mut high, mut step) = (first, end.max(first + 1), 1);
+    while low + step < high {
+        match is_part(low + step)? {
+            true => {
+                low += step;
+                step = step.saturating_mul(2).min(i64::MAX / 4);
+            }
+            false => high = low + step,
+        }
+    }
+    while high - low > 1 {
+        let middle = low + (high - low) / 2;
+        match is_part(middle)? {
+            true => low = middle,
+            false => high = middle,
+        }
+    }
+    Ok(low)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn the_end_of_a_batch_is_found_in_twice_the_logarithm_of_its_length(
+            first in 0..1_000_i64, more in 0..1_000_000_i64, behind in 1..1_000_i64
+        ) {
+            let last = first + more;
+            let mut looks = 0;
+            let found = last_of(first, last + behind, |offset| {
+                looks += 1;
+                Ok::<_, Infallible>(offset <= last)
+            });
+            prop_assert_eq!(found, Ok(last));
+            prop_assert!(looks <= 2 * (64 - (more as u64).leading_zeros()) + 2, "{} looks", looks);
+        }
+    }
+
+    #[test]
+    fn a_batch_that_is_the_last_ends_at_the_end() {
+        let all = |_| Ok::<_, Infallible>(true);
+        assert_eq!(last_of(7, 10, all), Ok(9));
+        assert_eq!(last_of(7, 7, all), Ok(7));
+    }
+}
