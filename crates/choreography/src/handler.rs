@@ -5,6 +5,7 @@ use std::{
     ffi::{CStr, CString},
     fmt,
     ops::Range,
+    sync::Arc,
     time::Instant,
 };
 
@@ -13,6 +14,7 @@ use rdkafka::message::BorrowedHeaders;
 use crate::{
     Span, native,
     spans::{Step, StoreSpan},
+    status::LaneStatus,
 };
 
 /// Why a record could not be handled.
@@ -220,6 +222,8 @@ pub struct Output {
     /// In the order of the outcomes they are beside.
     pub(crate) extras: Vec<Extra>,
     pub(crate) steps: Vec<Step>,
+    /// Of the lane it belongs to.
+    pub(crate) status: Option<Arc<LaneStatus>>,
 }
 
 impl Output {
@@ -264,6 +268,14 @@ impl Output {
 
     pub fn fail(&mut self, failure: Failure) {
         self.outcomes.push(Outcome::Fail(failure));
+    }
+
+    /// The handler is at work still: to be called now and then by one that waits for something that may take long, so that its lane is not
+    /// taken for stuck.
+    pub fn alive(&self) {
+        if let Some(status) = &self.status {
+            status.progress();
+        }
     }
 
     /// A part of the batch's handling that ends now: a span in the trace of each of its records.

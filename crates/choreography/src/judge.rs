@@ -4,12 +4,14 @@
 use std::{
     collections::HashMap,
     panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
 };
 
 use quadrille_telemetry::StageMetrics;
 
 use crate::{
     Cause, Failure, Handler, Incoming, Item, Output, dlq::FailedAt, handler::Outcome, spans::Step,
+    status::LaneStatus,
 };
 
 /// Records whose dead letters are confirmed, by partition and offset, and why: they are decided for good, however often
@@ -54,6 +56,13 @@ impl<R> Default for Judge<R> {
 }
 
 impl<R: Default> Judge<R> {
+    /// Of a lane, whose handler can show that it lives.
+    pub fn of(status: &Arc<LaneStatus>) -> Self {
+        let mut judge = Judge::default();
+        judge.output.status = Some(Arc::clone(status));
+        judge
+    }
+
     /// Decides a batch, but for what is `buried`.
     ///
     /// # Errors

@@ -158,6 +158,7 @@ impl<H: Handler> Lane<H> {
             stop,
         } = options;
         let spans = Spans::new(tracing, &config, index);
+        let judge = Judge::of(&status);
         let attempts = Backoff::new(config.limits.retry_first, config.limits.retry_max);
         Lane {
             dlq_topic: quadrille_proto::dlq_of(&config.input),
@@ -169,7 +170,7 @@ impl<H: Handler> Lane<H> {
             status,
             stop,
             handler,
-            judge: Judge::default(),
+            judge,
             spans,
             attempts,
             failed_commits: 0,

@@ -1,22 +1,34 @@
 //! One model's queue and the threads that score what gathers in it.
+//!
+//! Requests and the stream wait in lines of their own, and where both wait each has half of a batch: a request of one row beside lanes that
+//! are always full waits for the batch that is being scored and for its own. Both come in pieces of half a batch, so a request of many rows
+//! is no more than its pieces that are under way to those behind it; between pieces it is looked whether anybody still waits for the answer.
 
 use std::{
     collections::VecDeque,
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use quadrille_model::Model;
 use quadrille_telemetry::metrics::QueueMetrics;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, futures::Notified, oneshot};
 
 use super::{
     Batching,
     policy::{Close, Gathered, Pace, Policy, Reason},
 };
 use crate::serving::Refused;
+
+/// Pieces of one request that wait or are scored at the same time, for each of the model's threads: one is scored, one waits.
+const PIECES_PER_WORKER: usize = 2;
+/// Pieces of the stream that wait, for each of the model's threads: enough that a thread never finds nothing, and so few that a lane is
+/// told within some batches' time that its pieces go on.
+const STREAM_PIECES_PER_WORKER: usize = 4;
+/// How long a lane waits for room before it shows that it lives.
+const LANE_WAKES_EVERY: Duration = Duration::from_secs(1);
 
 type Answer = Result<Vec<f64>, Refused>;
 
@@ -29,32 +41,80 @@ struct Job {
     answer: oneshot::Sender<Answer>,
 }
 
+/// Jobs in the order they came.
 #[derive(Default)]
-struct Waiting {
+struct Line {
     jobs: VecDeque<Job>,
     rows: usize,
+}
+
+impl Line {
+    /// An empty one takes a piece of any size: it would never have more room.
+    fn has_room(&self, rows: usize, rows_max: usize) -> bool {
+        self.jobs.is_empty() || self.rows + rows <= rows_max
+    }
+
+    fn put(&mut self, job: Job) {
+        self.rows += job.count;
+        self.jobs.push_back(job);
+    }
+
+    /// The next job, if it has no more rows than this.
+    fn take(&mut self, rows_max: usize) -> Option<Job> {
+        if self.jobs.front()?.count > rows_max {
+            return None;
+        }
+        let job = self.jobs.pop_front()?;
+        self.rows -= job.count;
+        Some(job)
+    }
+}
+
+#[derive(Default)]
+struct Waiting {
+    requests: Line,
+    stream: Line,
+    /// Where a batch has one row, the two take turns.
+    stream_is_next: bool,
     /// Batches being scored.
     busy: usize,
     pace: Pace,
     closed: bool,
 }
 
+impl Waiting {
+    /// When the first of what waits came.
+    fn oldest(&self) -> Option<Instant> {
+        let first = |line: &Line| line.jobs.front().map(|job| job.at);
+        let firsts = [first(&self.requests), first(&self.stream)];
+        firsts.into_iter().flatten().min()
+    }
+
+    fn rows(&self) -> usize {
+        self.requests.rows + self.stream.rows
+    }
+}
+
 struct Shared {
     model: Arc<dyn Model>,
     policy: Policy,
+    /// Rows of a piece, half a batch.
+    piece_rows: usize,
     queued_rows_max: usize,
+    stream_rows_max: usize,
     metrics: QueueMetrics,
     waiting: Mutex<Waiting>,
     /// Something came, or the queue was closed.
     work: Condvar,
-    /// Something was taken.
+    /// Something was taken: for lanes, and for requests of which pieces were taken already.
     room: Condvar,
+    room_for_requests: Notify,
 }
 
 /// A model's queue. Its threads end when it is dropped.
 pub(crate) struct Queue {
     shared: Arc<Shared>,
-    rows_max: usize,
+    workers: usize,
 }
 
 impl fmt::Debug for Queue {
@@ -78,25 +138,29 @@ impl Queue {
         batching: &Batching,
         metrics: QueueMetrics,
     ) -> std::io::Result<Self> {
-        let rows_max = batching.rows_max.max(1);
+        let (rows_max, workers) = (batching.rows_max.max(1), batching.workers.max(1));
+        let piece_rows = (rows_max / 2).max(1);
         let shared = Arc::new(Shared {
             model,
             policy: Policy {
                 rows_max,
                 delay_max: batching.delay_max,
             },
+            piece_rows,
             queued_rows_max: batching.queued_rows_max.max(1),
+            stream_rows_max: piece_rows * STREAM_PIECES_PER_WORKER * workers,
             metrics,
             waiting: Mutex::default(),
             work: Condvar::new(),
             room: Condvar::new(),
+            room_for_requests: Notify::new(),
         });
         // Made first, so that a thread that is refused ends the others.
         let queue = Queue {
             shared: Arc::clone(&shared),
-            rows_max,
+            workers,
         };
-        for worker in 0..batching.workers.max(1) {
+        for worker in 0..workers {
             let shared = Arc::clone(&shared);
             let thread = std::thread::Builder::new().name(format!("scorer-{worker}"));
             thread.spawn(move || shared.work())?;
@@ -104,53 +168,111 @@ impl Queue {
         Ok(queue)
     }
 
-    /// Scores a request's rows.
+    /// Scores a request's rows, piece by piece. Who gives the future up has no more pieces scored.
     ///
     /// # Errors
-    /// The queue is full, or the deadline passed before a batch took them.
+    /// The queue is full, the deadline passed before a batch took them all, or the model panicked.
     pub async fn score(&self, rows: Vec<f64>, deadline: Option<Instant>) -> Answer {
-        let answer = self.ask(rows, deadline)?;
-        answer.await.unwrap_or(Err(Refused::Failed))
-    }
-
-    fn ask(
-        &self,
-        rows: Vec<f64>,
-        deadline: Option<Instant>,
-    ) -> Result<oneshot::Receiver<Answer>, Refused> {
-        let (job, answer) = self.shared.job(rows, deadline);
-        let mut waiting = self.shared.lock();
-        if !self.shared.has_room(&waiting, job.count) {
-            self.shared.metrics.unanswered("overloaded");
-            return Err(Refused::Overloaded);
+        let shared = &*self.shared;
+        let inputs = shared.model.inputs().len().max(1);
+        let piece = shared.piece_rows * inputs;
+        if rows.len() <= piece {
+            let answer = shared.ask(rows, deadline).map_err(|(refused, _)| {
+                shared.metrics.unanswered("overloaded");
+                refused
+            })?;
+            return answer.await.unwrap_or(Err(Refused::Failed));
         }
-        self.shared.put(&mut waiting, job);
-        Ok(answer)
+        let count = rows.len() / inputs;
+        let mut outputs = Vec::with_capacity(count * shared.model.outputs().width());
+        let mut pieces = rows.chunks(piece);
+        let mut next = pieces.next().map(<[f64]>::to_vec);
+        let (mut answers, mut begun) = (VecDeque::new(), false);
+        loop {
+            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                shared.metrics.unanswered("expired");
+                return Err(Refused::Expired);
+            }
+            // Before the question for room: what is taken after it wakes.
+            let room = shared.room_for_requests.notified();
+            while let Some(rows) =
+                next.take_if(|_| answers.len() < PIECES_PER_WORKER * self.workers)
+            {
+                match shared.ask(rows, deadline) {
+                    Ok(answer) => {
+                        begun = true;
+                        answers.push_back(answer);
+                        next = pieces.next().map(<[f64]>::to_vec);
+                    }
+                    Err((refused, _)) if !begun => {
+                        shared.metrics.unanswered("overloaded");
+                        return Err(refused);
+                    }
+                    Err((_, rows)) => {
+                        next = Some(rows);
+                        break;
+                    }
+                }
+            }
+            match answers.pop_front() {
+                Some(answer) => outputs.extend(answer.await.unwrap_or(Err(Refused::Failed))?),
+                None if next.is_some() => until(room, deadline).await,
+                None => return Ok(outputs),
+            }
+        }
     }
 
-    /// Scores a batch of the stream; waits for room instead of being refused. Blocks, so not for a runtime's thread.
+    /// Scores a batch of the stream; waits for room instead of being refused, and calls `alive` now and then meanwhile. Blocks, so not for a
+    /// runtime's thread.
     ///
     /// # Errors
     /// The model panicked.
-    pub fn score_waiting(&self, rows: &[f64], outputs: &mut Vec<f64>) -> Result<(), Refused> {
-        let inputs = self.shared.model.inputs().len().max(1);
-        let pieces = rows.chunks(self.rows_max * inputs);
-        let answers: Vec<_> = pieces
-            .map(|piece| {
-                let (job, answer) = self.shared.job(piece.to_vec(), None);
-                let mut waiting = self.shared.lock();
-                while !self.shared.has_room(&waiting, job.count) {
-                    let room = self.shared.room.wait(waiting);
-                    waiting = room.unwrap_or_else(PoisonError::into_inner);
-                }
-                self.shared.put(&mut waiting, job);
-                answer
-            })
-            .collect();
-        for answer in answers {
+    pub fn score_waiting(
+        &self,
+        rows: &[f64],
+        outputs: &mut Vec<f64>,
+        alive: &mut dyn FnMut(),
+    ) -> Result<(), Refused> {
+        let shared = &*self.shared;
+        let inputs = shared.model.inputs().len().max(1);
+        let mut answers = VecDeque::new();
+        let mut take = |answer: oneshot::Receiver<Answer>| {
             outputs.extend(answer.blocking_recv().unwrap_or(Err(Refused::Failed))?);
+            Ok(())
+        };
+        for piece in rows.chunks(shared.piece_rows * inputs) {
+            alive();
+            let (job, answer) = shared.job(piece.to_vec(), None);
+            let mut waiting = shared.lock();
+            while !waiting.stream.has_room(job.count, shared.stream_rows_max) {
+                let room = shared.room.wait_timeout(waiting, LANE_WAKES_EVERY);
+                waiting = room.unwrap_or_else(PoisonError::into_inner).0;
+                alive();
+            }
+            shared.arrived(&mut waiting, job.at);
+            waiting.stream.put(job);
+            drop(waiting);
+            answers.push_back(answer);
+            // As many as may wait, and as many again that are being scored or answered.
+            if answers.len() > 2 * STREAM_PIECES_PER_WORKER * self.workers {
+                answers.pop_front().map_or(Ok(()), &mut take)?;
+            }
+        }
+        for answer in answers {
+            take(answer)?;
+            alive();
         }
         Ok(())
+    }
+}
+
+/// Waits for room, and no longer than somebody waits for the answer.
+async fn until(room: Notified<'_>, deadline: Option<Instant>) {
+    match deadline {
+        None => room.await,
+        Some(deadline) => {
+            let _ = tokio::time::timeout_at(deadline.into(), room).await;
+        }
     }
 }
 
@@ -171,15 +293,24 @@ impl Shared {
         (job, answered)
     }
 
-    /// An empty queue takes a request of any size: it would never have more room.
-    fn has_room(&self, waiting: &Waiting, rows: usize) -> bool {
-        waiting.jobs.is_empty() || waiting.rows + rows <= self.queued_rows_max
+    /// Puts a piece of a request into its line, or gives it back.
+    fn ask(
+        &self,
+        rows: Vec<f64>,
+        deadline: Option<Instant>,
+    ) -> Result<oneshot::Receiver<Answer>, (Refused, Vec<f64>)> {
+        let (job, answer) = self.job(rows, deadline);
+        let mut waiting = self.lock();
+        if !waiting.requests.has_room(job.count, self.queued_rows_max) {
+            return Err((Refused::Overloaded, job.rows));
+        }
+        self.arrived(&mut waiting, job.at);
+        waiting.requests.put(job);
+        Ok(answer)
     }
 
-    fn put(&self, waiting: &mut Waiting, job: Job) {
-        waiting.pace.arrived(job.at);
-        waiting.rows += job.count;
-        waiting.jobs.push_back(job);
+    fn arrived(&self, waiting: &mut Waiting, at: Instant) {
+        waiting.pace.arrived(at);
         self.work.notify_one();
     }
 
@@ -196,7 +327,7 @@ impl Shared {
     fn take(&self) -> Option<Vec<Job>> {
         let mut waiting = self.lock();
         loop {
-            let Some(oldest) = waiting.jobs.front() else {
+            let Some(oldest) = waiting.oldest() else {
                 if waiting.closed {
                     return None;
                 }
@@ -206,8 +337,8 @@ impl Shared {
             };
             let now = Instant::now();
             let gathered = Gathered {
-                rows: waiting.rows,
-                oldest: oldest.at,
+                rows: waiting.rows(),
+                oldest,
                 busy: waiting.busy,
             };
             let reason = match self.policy.close(gathered, &waiting.pace, now) {
@@ -222,7 +353,7 @@ impl Shared {
             if !batch.is_empty() {
                 waiting.busy += 1;
                 // What is left may make another one.
-                if !waiting.jobs.is_empty() {
+                if waiting.oldest().is_some() {
                     self.work.notify_one();
                 }
                 return Some(batch);
@@ -230,28 +361,41 @@ impl Shared {
         }
     }
 
-    /// Takes what fits one batch; who waited too long is told so and not scored.
+    /// Takes what fits one batch, half of it from each line where both wait; who waited too long is told so and not scored.
     fn close(&self, waiting: &mut Waiting, reason: Reason, now: Instant) -> Vec<Job> {
         let (mut batch, mut rows) = (Vec::new(), 0);
-        while let Some(job) = waiting.jobs.pop_front() {
-            if !batch.is_empty() && rows + job.count > self.policy.rows_max {
-                waiting.jobs.push_front(job);
-                break;
+        let rows_max = self.policy.rows_max;
+        let both = !waiting.requests.jobs.is_empty() && !waiting.stream.jobs.is_empty();
+        let of_requests = match (both, rows_max) {
+            (false, _) => rows_max,
+            (true, 1) => {
+                waiting.stream_is_next = !waiting.stream_is_next;
+                usize::from(waiting.stream_is_next)
             }
-            waiting.rows -= job.count;
-            if job.deadline.is_some_and(|deadline| deadline <= now) {
-                self.metrics.unanswered("expired");
-                let _ = job.answer.send(Err(Refused::Expired));
-            } else if job.answer.is_closed() {
-                self.metrics.unanswered("given_up");
-            } else {
-                rows += job.count;
-                batch.push(job);
+            (true, _) => rows_max - self.piece_rows,
+        };
+        for (of_stream, until) in [(false, of_requests), (true, rows_max), (false, rows_max)] {
+            let line = match of_stream {
+                true => &mut waiting.stream,
+                false => &mut waiting.requests,
+            };
+            while let Some(job) = line.take(until.saturating_sub(rows)) {
+                if job.deadline.is_some_and(|deadline| deadline <= now) {
+                    self.metrics.unanswered("expired");
+                    let _ = job.answer.send(Err(Refused::Expired));
+                } else if job.answer.is_closed() {
+                    self.metrics.unanswered("given_up");
+                } else {
+                    rows += job.count;
+                    batch.push(job);
+                }
             }
         }
         self.room.notify_all();
-        if !batch.is_empty() {
-            let waited = now.saturating_duration_since(batch[0].at);
+        self.room_for_requests.notify_waiters();
+        let first = batch.iter().map(|job| job.at).min();
+        if let Some(first) = first {
+            let waited = now.saturating_duration_since(first);
             self.metrics.closed(reason.name(), rows, waited);
         }
         batch
@@ -301,214 +445,4 @@ impl Shared {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{
-        sync::{Barrier, mpsc},
-        time::Duration,
-    };
-
-    use quadrille_model::Outputs;
-    use quadrille_telemetry::{Registry, metrics::ServingMetrics};
-
-    use super::*;
-
-    /// Doubles each row; waits where it is told to, panics on 13.
-    struct Slow {
-        inputs: Vec<String>,
-        outputs: Outputs,
-        /// Told of each batch's rows, and waited for.
-        gate: Option<(Mutex<mpsc::Sender<usize>>, Arc<Barrier>)>,
-    }
-
-    impl fmt::Debug for Slow {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("Slow")
-        }
-    }
-
-    impl Model for Slow {
-        fn inputs(&self) -> &[String] {
-            &self.inputs
-        }
-
-        fn outputs(&self) -> &Outputs {
-            &self.outputs
-        }
-
-        fn score(&self, rows: &[f64], outputs: &mut Vec<f64>) {
-            if let Some((told, gate)) = &self.gate {
-                told.lock().unwrap().send(rows.len()).unwrap();
-                gate.wait();
-            }
-            assert!(!rows.contains(&13.0), "thirteen");
-            outputs.extend(rows.iter().map(|row| row * 2.0));
-        }
-    }
-
-    struct World {
-        queue: Arc<Queue>,
-        registry: Registry,
-        batches: mpsc::Receiver<usize>,
-        gate: Arc<Barrier>,
-    }
-
-    fn world(gated: bool, batching: &Batching) -> World {
-        let (told, batches) = mpsc::channel();
-        let gate = Arc::new(Barrier::new(2));
-        let model = Arc::new(Slow {
-            inputs: vec!["x".to_owned()],
-            outputs: Outputs::Values(vec!["y".to_owned()]),
-            gate: gated.then(|| (Mutex::new(told), Arc::clone(&gate))),
-        });
-        let registry = Registry::default();
-        let metrics = ServingMetrics::register(&registry).queue("m", "1");
-        World {
-            queue: Arc::new(Queue::start(model, batching, metrics).unwrap()),
-            registry,
-            batches,
-            gate,
-        }
-    }
-
-    fn one_worker() -> Batching {
-        Batching {
-            workers: 1,
-            rows_max: 4,
-            queued_rows_max: 8,
-            delay_max: Duration::ZERO,
-            ..Batching::default()
-        }
-    }
-
-    fn ask(
-        world: &World,
-        rows: Vec<f64>,
-        deadline: Option<Instant>,
-    ) -> tokio::task::JoinHandle<Answer> {
-        let queue = Arc::clone(&world.queue);
-        tokio::spawn(async move { queue.score(rows, deadline).await })
-    }
-
-    /// On a runtime of one thread: what was spawned has run as far as it can.
-    async fn settle() {
-        for _ in 0..100 {
-            tokio::task::yield_now().await;
-        }
-    }
-
-    #[tokio::test]
-    async fn what_gathers_while_a_batch_is_scored_is_the_next_one_up_to_its_size() {
-        let world = world(true, &one_worker());
-        let first = ask(&world, vec![1.0], None);
-        settle().await;
-        assert_eq!(world.batches.recv().unwrap(), 1);
-        let more: Vec<_> = (2..8)
-            .map(|n| ask(&world, vec![f64::from(n)], None))
-            .collect();
-        settle().await;
-        world.gate.wait();
-        assert_eq!(first.await.unwrap(), Ok(vec![2.0]));
-        assert_eq!(world.batches.recv().unwrap(), 4);
-        world.gate.wait();
-        assert_eq!(world.batches.recv().unwrap(), 2);
-        world.gate.wait();
-        for (answer, n) in more.into_iter().zip(2..) {
-            assert_eq!(answer.await.unwrap(), Ok(vec![f64::from(n) * 2.0]));
-        }
-        let text = world.registry.encode();
-        let line = r#"quadrille_model_batches_total{model="m",version="1",reason="size"} 1"#;
-        assert!(text.contains(line), "{text}");
-    }
-
-    #[tokio::test]
-    async fn a_full_queue_refuses_at_once_and_who_waited_too_long_is_not_scored() {
-        let world = world(true, &one_worker());
-        let first = ask(&world, vec![1.0], None);
-        settle().await;
-        assert_eq!(world.batches.recv().unwrap(), 1);
-        // Its time is up when the worker is free again; nobody has to wait for that here.
-        let late = ask(&world, vec![2.0; 3], Some(Instant::now()));
-        let good = ask(
-            &world,
-            vec![3.0; 5],
-            Some(Instant::now() + Duration::from_secs(3_600)),
-        );
-        settle().await;
-        let refused = world.queue.score(vec![4.0], None).await;
-        assert_eq!(refused, Err(Refused::Overloaded));
-        world.gate.wait();
-        assert_eq!(first.await.unwrap(), Ok(vec![2.0]));
-        assert_eq!(late.await.unwrap(), Err(Refused::Expired));
-        assert_eq!(world.batches.recv().unwrap(), 5, "the good one alone");
-        world.gate.wait();
-        assert_eq!(good.await.unwrap(), Ok(vec![6.0; 5]));
-        let text = world.registry.encode();
-        for reason in ["overloaded", "expired"] {
-            let line = format!(
-                r#"quadrille_model_unanswered_total{{model="m",version="1",reason="{reason}"}} 1"#
-            );
-            assert!(text.contains(&line), "{line} not in {text}");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_request_that_makes_the_model_panic_is_refused_alone() {
-        let world = world(true, &one_worker());
-        let first = ask(&world, vec![1.0], None);
-        settle().await;
-        assert_eq!(world.batches.recv().unwrap(), 1);
-        let rows = [vec![2.0], vec![13.0], vec![3.0]];
-        let asked = rows.map(|rows| ask(&world, rows, None));
-        settle().await;
-        // The first, the three together, and each of them alone.
-        world.gate.wait();
-        for rows in [3, 1, 1, 1] {
-            assert_eq!(world.batches.recv().unwrap(), rows);
-            world.gate.wait();
-        }
-        assert_eq!(first.await.unwrap(), Ok(vec![2.0]));
-        let [a, b, c] = asked;
-        assert_eq!(a.await.unwrap(), Ok(vec![4.0]));
-        assert_eq!(b.await.unwrap(), Err(Refused::Failed));
-        assert_eq!(c.await.unwrap(), Ok(vec![6.0]));
-    }
-
-    #[test]
-    fn the_stream_waits_for_room_and_gets_its_rows_in_order() {
-        let world = world(false, &one_worker());
-        let rows: Vec<f64> = (0..1_000).map(f64::from).filter(|n| *n != 13.0).collect();
-        let lanes: Vec<_> = (0..3)
-            .map(|_| {
-                let (queue, rows) = (Arc::clone(&world.queue), rows.clone());
-                std::thread::spawn(move || {
-                    let mut outputs = Vec::new();
-                    queue.score_waiting(&rows, &mut outputs).unwrap();
-                    outputs
-                })
-            })
-            .collect();
-        let expected: Vec<f64> = rows.iter().map(|n| n * 2.0).collect();
-        for lane in lanes {
-            assert_eq!(lane.join().unwrap(), expected);
-        }
-        let mut outputs = Vec::new();
-        let refused = world.queue.score_waiting(&[13.0], &mut outputs);
-        assert_eq!(refused, Err(Refused::Failed));
-    }
-
-    #[tokio::test]
-    async fn a_queue_that_is_dropped_answers_what_waits_and_ends_its_threads() {
-        let world = world(false, &one_worker());
-        let shared = Arc::downgrade(&world.queue.shared);
-        assert_eq!(world.queue.score(vec![1.0], None).await, Ok(vec![2.0]));
-        drop(world);
-        let ended = async {
-            while shared.strong_count() > 0 {
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(30), ended)
-            .await
-            .expect("in time");
-    }
-}
+mod tests;

@@ -67,6 +67,7 @@ impl From<Refused> for Refusal {
         match refused {
             Refused::Overloaded => Refusal::Busy(message),
             Refused::Expired => Refusal::Expired(message),
+            Refused::TooLarge { .. } => Refusal::TooLarge(message),
             Refused::Failed => Refusal::Broken(message),
         }
     }

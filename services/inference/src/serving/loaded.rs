@@ -14,6 +14,7 @@ use quadrille_telemetry::metrics::{ModelTimes, ServingMetrics};
 use super::{
     Batching, NoPrediction, NotScored, Refused, Statistics,
     counts::{Counted, Counts},
+    direct::Direct,
     source::Files,
     verdict::{check as check_row, check_all},
 };
@@ -58,6 +59,9 @@ impl Failed {
     }
 }
 
+/// Numbers of one answer, 64 MiB: what a caller may ask for with 65,536 rows of a model of 128 outputs.
+const ANSWER_NUMBERS_MAX: usize = 8 << 20;
+
 /// A model version, ready to score.
 #[derive(Debug)]
 pub struct Loaded {
@@ -70,6 +74,7 @@ pub struct Loaded {
     counts: Arc<Counts>,
     /// Where a row is dear.
     queue: Option<Queue>,
+    direct: Direct,
 }
 
 impl Loaded {
@@ -100,6 +105,7 @@ impl Loaded {
             times: metrics.times(name, version),
             counts,
             queue: queue.transpose()?,
+            direct: Direct::new(Arc::clone(&model)),
             model,
         })
     }
@@ -137,10 +143,18 @@ impl Loaded {
     /// # Panics
     /// When the model does: the loop finds the record that it fails on.
     pub fn score_waiting(&self, rows: &[f64], outputs: &mut Vec<f64>) {
+        self.score_alive(rows, outputs, &mut || {});
+    }
+
+    /// As [`Loaded::score_waiting`]; calls `alive` now and then while it waits.
+    ///
+    /// # Panics
+    /// When the model does.
+    pub fn score_alive(&self, rows: &[f64], outputs: &mut Vec<f64>, alive: &mut dyn FnMut()) {
         match &self.queue {
             None => self.model.score(rows, outputs),
             Some(queue) => {
-                if let Err(refused) = queue.score_waiting(rows, outputs) {
+                if let Err(refused) = queue.score_waiting(rows, outputs, alive) {
                     panic!("{refused}");
                 }
             }
@@ -181,6 +195,14 @@ impl Loaded {
         if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             return Err(Refused::Expired.into());
         }
+        let width = self.model.outputs().width();
+        let count = rows.len() / self.model.inputs().len().max(1);
+        if count.saturating_mul(width) > ANSWER_NUMBERS_MAX {
+            return Err(Refused::TooLarge {
+                rows: ANSWER_NUMBERS_MAX / width.max(1),
+            }
+            .into());
+        }
         if let Some(queue) = &self.queue {
             // The queue takes the rows. Kept are those that may have to be spoken of: what is missing is mostly why a row fails.
             let lacks = rows.iter().any(|value| !value.is_finite());
@@ -189,10 +211,7 @@ impl Loaded {
             check_all(&*self.model, &kept, &outputs)?;
             return Ok(outputs);
         }
-        let width = self.model.outputs().width();
-        let count = rows.len() / self.model.inputs().len().max(1);
-        let mut outputs = Vec::with_capacity(count * width);
-        self.model.score(&rows, &mut outputs);
+        let (rows, outputs) = self.direct.score(rows, deadline).await?;
         check_all(&*self.model, &rows, &outputs)?;
         Ok(outputs)
     }

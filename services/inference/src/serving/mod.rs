@@ -5,6 +5,7 @@
 //! ready: a deployment takes effect when all its versions are, and until then the one before it goes on.
 
 mod counts;
+mod direct;
 mod loaded;
 mod loader;
 pub mod local;
@@ -112,6 +113,10 @@ pub enum Refused {
     Overloaded,
     #[error("the call's deadline has passed; its rows were not scored")]
     Expired,
+    #[error(
+        "the answer would have too many numbers; send at most {rows} rows in a request to this model"
+    )]
+    TooLarge { rows: usize },
     #[error("the model failed on these rows; this is a bug of the model or of its package")]
     Failed,
 }
