@@ -5,7 +5,7 @@
 mod models;
 mod serving;
 
-pub use models::{ModelState, QueueMetrics, ServingMetrics, VariantMetrics};
+pub use models::{Missed, ModelState, QueueMetrics, ServingMetrics, VariantMetrics};
 pub use serving::{ModelMetrics, ModelTimes, RequestMetrics};
 
 use std::{

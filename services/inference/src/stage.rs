@@ -4,7 +4,7 @@ use std::{
     ffi::CStr,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use prost::Message;
@@ -18,11 +18,16 @@ use quadrille_service::{
     fields::now_ms,
     sealed::{Opener, malformed},
 };
+use quadrille_telemetry::metrics::Missed;
 
 use crate::serving::{Routes, Serving, Variant};
 
 /// The header by which a record chooses its variant, as the loop takes names.
 const VARIANT_HEADER: &CStr = c"quadrille-variant";
+
+/// All shadows' time of one batch of a lane. Live outputs go out after it, so it is what shadows may add to a record's latency and take of a
+/// lane. Much more than a shadow as fast as its pipeline needs, so that a busy machine costs it nothing.
+const SHADOW_BUDGET: Duration = Duration::from_millis(100);
 
 /// What a record's route is where the variant that it asks for does not answer.
 const NOWHERE: usize = usize::MAX;
@@ -61,17 +66,26 @@ impl InferenceHandler {
         }
     }
 
-    /// Scores the batch by every shadow. What a shadow does wrong costs its own predictions and nothing else.
-    fn score_shadows(&mut self, routes: &Routes) {
+    /// Scores the batch by every shadow, as far as its time goes. What a shadow does wrong costs its own predictions and nothing else.
+    fn score_shadows(&mut self, routes: &Routes, output: &Output) {
         let shadows = routes.split.shadows();
         self.shadows.resize_with(shadows.len(), Vec::new);
+        let inputs = self.pipeline.inputs().len().max(1);
+        let budget = SHADOW_BUDGET / shadows.len().max(1) as u32;
         for (outputs, route) in self.shadows.iter_mut().zip(shadows) {
             outputs.clear();
             let variant = &routes.variants[*route];
             let start = Instant::now();
-            let score = || variant.loaded.score_waiting(&self.rows, outputs);
+            let mut alive = || output.alive();
+            let score = || {
+                within(budget, &self.rows, inputs, |rows| {
+                    variant.loaded.score_alive(rows, outputs, &mut alive);
+                });
+            };
             if catch_unwind(AssertUnwindSafe(score)).is_err() {
                 outputs.clear();
+                let records = self.rows.len() / inputs;
+                variant.metrics.missed(Missed::Failed, records as u64);
                 tracing::warn!(
                     pipeline = self.pipeline.name(),
                     variant = variant.name,
@@ -80,10 +94,31 @@ impl InferenceHandler {
                 continue;
             }
             variant.metrics.times.compute(start.elapsed());
-            variant
-                .metrics
-                .scored((outputs.len() / variant.width) as u64);
+            let scored = outputs.len() / variant.width.max(1);
+            variant.metrics.scored(scored as u64);
+            let missed = (self.rows.len() / inputs).saturating_sub(scored);
+            variant.metrics.missed(Missed::Budget, missed as u64);
         }
+    }
+}
+
+/// Hands over the first rows of a batch, as many as the budget is enough for: pieces grow for as long as what they took so far says that the
+/// next one will fit, so that a slow model takes little more than its budget, or one row.
+fn within(budget: Duration, rows: &[f64], inputs: usize, mut score: impl FnMut(&[f64])) {
+    let start = Instant::now();
+    let (mut rest, mut done) = (rows, 0_usize);
+    while !rest.is_empty() {
+        let took = start.elapsed();
+        let Some(left) = budget.checked_sub(took).filter(|left| !left.is_zero()) else {
+            return;
+        };
+        let fit = (left.as_nanos() * done as u128).checked_div(took.as_nanos());
+        let fit = fit.and_then(|fit| usize::try_from(fit).ok());
+        let count = fit.unwrap_or(usize::MAX).clamp(1, done.max(1) * 4);
+        let (now, later) = rest.split_at(rest.len().min(count.saturating_mul(inputs)));
+        score(now);
+        done += now.len() / inputs;
+        rest = later;
     }
 }
 
@@ -126,8 +161,8 @@ impl Handler for InferenceHandler {
         }
         self.scored.route(&routes, items);
         let inputs = self.pipeline.inputs().len();
-        self.scored.score(&routes, &self.rows, inputs);
-        self.score_shadows(&routes);
+        self.scored.score(&routes, &self.rows, inputs, output);
+        self.score_shadows(&routes, output);
         output.step("model", start);
         let scored = Instant::now();
         self.writer.remake(&routes);
@@ -149,7 +184,9 @@ impl Handler for InferenceHandler {
                 let Some(outputs) = outputs.get(index * width..(index + 1) * width) else {
                     continue;
                 };
-                if routes.variants[*shadow].loaded.check(row, outputs).is_err() {
+                let variant = &routes.variants[*shadow];
+                if variant.loaded.check(row, outputs).is_err() {
+                    variant.metrics.missed(Missed::Failed, 1);
                     continue;
                 }
                 let decision = self.pipeline.decide(outputs);
@@ -213,11 +250,11 @@ impl Scored {
     }
 
     /// Scores each route's records together.
-    fn score(&mut self, routes: &Routes, rows: &[f64], inputs: usize) {
+    fn score(&mut self, routes: &Routes, rows: &[f64], inputs: usize, output: &Output) {
         self.outputs.clear();
         if self.routes.is_empty() {
             if !rows.is_empty() {
-                compute(&routes.variants[self.only], rows, &mut self.outputs);
+                compute(&routes.variants[self.only], rows, &mut self.outputs, output);
             }
             return;
         }
@@ -233,7 +270,7 @@ impl Scored {
                 end += variant.width;
             }
             if !self.rows.is_empty() {
-                compute(variant, &self.rows, &mut self.outputs);
+                compute(variant, &self.rows, &mut self.outputs, output);
             }
         }
     }
@@ -275,9 +312,10 @@ impl Scored {
     }
 }
 
-fn compute(variant: &Variant, rows: &[f64], outputs: &mut Vec<f64>) {
+fn compute(variant: &Variant, rows: &[f64], outputs: &mut Vec<f64>, output: &Output) {
     let start = Instant::now();
-    variant.loaded.score_waiting(rows, outputs);
+    let mut alive = || output.alive();
+    variant.loaded.score_alive(rows, outputs, &mut alive);
     variant.metrics.times.compute(start.elapsed());
 }
 
@@ -352,5 +390,53 @@ fn made(variant: &Variant, shadow: bool) -> Prediction {
         config_hash: variant.config_hash.to_vec(),
         shadow,
         ..Prediction::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A row takes this long, whoever is slow.
+    fn work(row: Duration, rows: usize) {
+        let start = Instant::now();
+        while start.elapsed() < row * rows as u32 {
+            std::hint::spin_loop();
+        }
+    }
+
+    #[test]
+    fn a_slow_shadow_takes_its_time_and_no_more_and_a_fast_one_sees_every_row_in_order() {
+        let rows: Vec<f64> = (0..4_000).map(f64::from).collect();
+        let budget = Duration::from_millis(50);
+        let (start, mut seen) = (Instant::now(), Vec::new());
+        within(budget, &rows, 2, |piece| {
+            work(Duration::from_millis(2), piece.len() / 2);
+            seen.extend_from_slice(piece);
+        });
+        // All 2,000 rows would take 4 s. What it saw is the batch's beginning.
+        assert!(
+            start.elapsed() < Duration::from_secs(2),
+            "{:?}",
+            start.elapsed()
+        );
+        assert!((2..=100).contains(&seen.len()), "{} numbers", seen.len());
+        assert_eq!(seen, rows[..seen.len()]);
+
+        let mut seen = Vec::new();
+        within(Duration::from_secs(3_600), &rows, 2, |piece| {
+            seen.extend_from_slice(piece)
+        });
+        assert_eq!(seen, rows);
+    }
+
+    #[test]
+    fn a_shadow_that_takes_more_than_its_time_for_a_row_sees_one() {
+        let mut pieces = Vec::new();
+        within(Duration::from_millis(5), &[1.0; 100], 1, |piece| {
+            work(Duration::from_millis(10), 1);
+            pieces.push(piece.len());
+        });
+        assert_eq!(pieces, [1]);
     }
 }

@@ -51,6 +51,15 @@ struct VariantLabels {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct MissedLabels {
+    pipeline: String,
+    variant: String,
+    model: String,
+    version: String,
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct VersionLabels {
     model: String,
     version: String,
@@ -83,6 +92,7 @@ pub struct ServingMetrics {
     load: Durations,
     failures: Family<StepLabel, Counter>,
     records: Family<VariantLabels, Counter>,
+    missed: Family<MissedLabels, Counter>,
     times: ModelMetrics,
     batches: Family<WhyLabels, Counter>,
     batch_rows: Family<VersionLabels, Histogram, fn() -> Histogram>,
@@ -101,6 +111,7 @@ impl ServingMetrics {
             load: durations(),
             failures: Family::default(),
             records: Family::default(),
+            missed: Family::default(),
             times: ModelMetrics::register(registry),
             batches: Family::default(),
             batch_rows: Family::new_with_constructor(counts),
@@ -149,6 +160,12 @@ impl ServingMetrics {
             None,
             "Records and requests scored, by the route that answered; one that is tried again counts again",
             m.records.clone(),
+        );
+        registry.register(
+            "quadrille.shadow.missed",
+            None,
+            "Records without a prediction of a shadow, by reason: budget (its time was up), failed (it panicked, or answered no number)",
+            m.missed.clone(),
         );
         registry.register(
             "quadrille.model.batches",
@@ -269,6 +286,7 @@ impl ServingMetrics {
         };
         VariantMetrics {
             records: self.records.get_or_create_owned(&labels),
+            missed: self.missed.clone(),
             times: self.times.of(pipeline, model, version),
             labels,
         }
@@ -278,9 +296,42 @@ impl ServingMetrics {
     pub fn forget(&self, variant: &VariantMetrics, model_too: bool) {
         let labels = &variant.labels;
         self.records.remove(labels);
+        for missed in Missed::ALL {
+            self.missed.remove(&variant.labels.missed(missed));
+        }
         if model_too {
             self.times
                 .forget(&labels.pipeline, &labels.model, &labels.version);
+        }
+    }
+}
+
+/// Why a record has no prediction of a shadow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Missed {
+    Budget,
+    Failed,
+}
+
+impl Missed {
+    const ALL: [Self; 2] = [Self::Budget, Self::Failed];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Budget => "budget",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+impl VariantLabels {
+    fn missed(&self, missed: Missed) -> MissedLabels {
+        MissedLabels {
+            pipeline: self.pipeline.clone(),
+            variant: self.variant.clone(),
+            model: self.model.clone(),
+            version: self.version.clone(),
+            reason: missed.name(),
         }
     }
 }
@@ -332,12 +383,21 @@ fn count(names: &[&str], counters: &[Counter], name: &str) {
 pub struct VariantMetrics {
     labels: VariantLabels,
     records: Counter,
+    missed: Family<MissedLabels, Counter>,
     pub times: ModelTimes,
 }
 
 impl VariantMetrics {
     pub fn scored(&self, records: u64) {
         self.records.inc_by(records);
+    }
+
+    /// Records of a batch that a shadow has no prediction for.
+    pub fn missed(&self, missed: Missed, records: u64) {
+        if records > 0 {
+            let counter = self.missed.get_or_create_owned(&self.labels.missed(missed));
+            counter.inc_by(records);
+        }
     }
 }
 
