@@ -6,14 +6,13 @@ use std::{
     process::{Command, Stdio},
 };
 
-use quadrille_local::Kafka;
 use quadrille_proto::{Stage, Topics};
 use quadrille_registry::{ModelState, Registry, Replica, ReplicaModel, Reporter};
 use rdkafka::admin::AdminOptions;
 use tempfile::TempDir;
 
 use crate::harness::{
-    PATIENCE,
+    PATIENCE, broker,
     cli::{Cli, written},
     eventually, eventually_or_show,
     world::World,
@@ -380,7 +379,7 @@ fn a_deployment_that_is_waited_for_is_ready_when_every_replica_says_so() {
 /// An installation from before these topics.
 #[test]
 fn topics_that_are_missing_are_named_with_what_makes_them() {
-    let broker = Kafka::options().start().expect("Apache Kafka starts");
+    let broker = broker::options().start().expect("Apache Kafka starts");
     let cli = Cli(broker.bootstrap_servers());
     for args in [["model", "list"], ["deploy", "show"]] {
         let error = cli.bad(64, &args);
@@ -393,7 +392,7 @@ fn topics_that_are_missing_are_named_with_what_makes_them() {
 
 #[test]
 fn a_service_with_a_model_of_its_own_starts_where_these_topics_are_not() {
-    let broker = Kafka::options().start().expect("Apache Kafka starts");
+    let broker = broker::options().start().expect("Apache Kafka starts");
     let world = World::on(broker.bootstrap_servers(), 1);
     let topics = [Topics::MODELS, Topics::DEPLOYMENTS, Topics::STATUS];
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");

@@ -13,7 +13,7 @@ use rdkafka::{
 };
 
 use crate::harness::{
-    PATIENCE,
+    PATIENCE, broker,
     client::{Client, Raw, record},
     eventually,
     process::Process,
@@ -36,7 +36,7 @@ struct Setting {
 
 impl Setting {
     fn new() -> Self {
-        let (proxy, kafka) = proxy::before(Kafka::options()).expect("Apache Kafka starts");
+        let (proxy, kafka) = proxy::before(broker::options()).expect("Apache Kafka starts");
         let world = World::on(kafka.bootstrap_servers(), 1);
         let launch = world
             .launch(Stage::Ingest, "a")

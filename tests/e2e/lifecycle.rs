@@ -7,7 +7,6 @@ use std::{
 };
 
 use quadrille_choreography::{Admin, Cluster, Lookup, Schemas, TopicSpec};
-use quadrille_local::Kafka;
 use quadrille_proto::{Kind, Schema, Stage};
 use rdkafka::{
     ClientConfig, Offset, TopicPartitionList,
@@ -15,7 +14,7 @@ use rdkafka::{
 };
 
 use crate::harness::{
-    PATIENCE,
+    PATIENCE, broker,
     client::Watch,
     eventually, http,
     oracle::{self, Load},
@@ -167,7 +166,7 @@ fn missing_topics_are_refused_or_created_on_request() {
 
 #[test]
 fn a_broker_that_stops_and_comes_back_under_load_loses_nothing() {
-    let mut broker = Kafka::options().start().expect("Apache Kafka starts");
+    let mut broker = broker::options().start().expect("Apache Kafka starts");
     let world = World::on(broker.bootstrap_servers(), 4);
     let services = world.start_all();
     let load = Load {
@@ -277,7 +276,7 @@ fn replicas_beyond_the_partitions_are_ready_and_idle() {
 
 #[test]
 fn schemas_are_read_by_who_began_before_kafka_was_back() {
-    let mut broker = Kafka::options().start().expect("Apache Kafka starts");
+    let mut broker = broker::options().start().expect("Apache Kafka starts");
     let cluster = Cluster::new(&broker.bootstrap_servers(), "").expect("a cluster");
     Admin::connect(&cluster)
         .and_then(|admin| admin.create(&TopicSpec::shared()))

@@ -6,7 +6,6 @@ use prost::Message;
 use quadrille_choreography::{
     Admin, Cluster, TableEvent, TableWrite, TopicSpec, read_table, write_table,
 };
-use quadrille_local::Kafka;
 use quadrille_proto::{Topics, v1::ModelManifest};
 use quadrille_registry::{
     Action, Deployment, Error, Follower, ModelId, PackageBytes, Pushed, Registry, Role, Route,
@@ -18,7 +17,7 @@ use rdkafka::{
     producer::{BaseProducer, BaseRecord, Producer},
 };
 
-use crate::harness::{PATIENCE, eventually, world::World};
+use crate::harness::{PATIENCE, broker, eventually, world::World};
 
 pub fn id(name: &str, version: &str) -> ModelId {
     ModelId {
@@ -303,7 +302,7 @@ fn create(runtime: &tokio::runtime::Runtime, bootstrap: &str, extra: &[(&str, &s
 
 #[test]
 fn a_follower_lives_through_a_broker_that_stops_and_a_topic_that_is_made_anew() {
-    let mut broker = Kafka::options().start().expect("Apache Kafka starts");
+    let mut broker = broker::options().start().expect("Apache Kafka starts");
     let cluster = Cluster::new(&broker.bootstrap_servers(), "").expect("a cluster");
     let specs = TopicSpec::shared();
     Admin::connect(&cluster)
@@ -366,7 +365,7 @@ fn a_follower_lives_through_a_broker_that_stops_and_a_topic_that_is_made_anew() 
 
 #[test]
 fn a_compaction_changes_no_answer_and_no_history() {
-    let mut options = Kafka::options();
+    let mut options = broker::options();
     options.extra = [("log.cleaner.backoff.ms", "200")]
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
         .to_vec();

@@ -31,6 +31,9 @@ pub enum Error {
     #[error("port {port} on 127.0.0.1 is taken: choose another or leave it to the system")]
     PortTaken { port: u16 },
 
+    #[error("Apache Kafka {given} is not known here: it is 3.9, 4.1 or 4.4")]
+    NoSuchRelease { given: String },
+
     #[error("{key} is set by the local broker itself and cannot be overridden")]
     OwnedSetting { key: String },
 

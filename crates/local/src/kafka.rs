@@ -1,6 +1,7 @@
 //! One Apache Kafka broker, its own controller, for development and tests.
 
 mod metadata;
+mod release;
 mod settings;
 
 use std::ffi::OsString;
@@ -10,15 +11,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+pub use self::release::Release;
 use crate::error::last_lines;
 use crate::guarded::{Failure, Guarded, Launch, Signal};
 use crate::scratch::{self, SeenBy};
 use crate::{Error, cache, java, maven, port};
 
 const NAME: &str = "Apache Kafka";
-const VERSION: &str = "4.1.1";
 const JAVA: u32 = 17;
-const POM: &str = include_str!("kafka/pom.xml");
 
 /// A cold start takes 3 s; a busy machine gets time.
 const START_MAX: Duration = Duration::from_secs(60);
@@ -27,15 +27,15 @@ const STARTS_MAX: u32 = 5;
 /// Measured on 2 cores: the serial collector starts as fast as G1, moves as much (450,000 records a
 /// second of 256 bytes), and takes 100 MB less.
 const HEAP: [&str; 3] = ["-Xms128m", "-Xmx512m", "-XX:+UseSerialGC"];
-const JVM: [&str; 4] = [
+const JVM: [&str; 3] = [
     "-XX:+ExitOnOutOfMemoryError",
     "-XX:-UsePerfData", // leaves a file in /tmp when killed
     "-Djava.awt.headless=true",
-    "-Dlog4j2.configurationFile=log4j2.properties",
 ];
 
 #[derive(Debug, Clone, Default)]
 pub struct Options {
+    pub release: Release,
     pub data_dir: DataDir,
     /// `None`: a free one, the same for this broker's life.
     pub port: Option<u16>,
@@ -97,7 +97,7 @@ impl Options {
             port::check_free(port)?;
         }
         let java = java::find(JAVA)?;
-        let libs = install()?;
+        let libs = install(self.release)?;
         let (folder, process) = match &self.data_dir {
             DataDir::Temporary => {
                 let folder = scratch::create(&scratch::base(SeenBy::Owner), "kafka")?;
@@ -224,7 +224,8 @@ impl Kafka {
             "server.properties",
             settings::server(&self.options, self.ports, &self.data()),
         )?;
-        write("log4j2.properties", settings::LOG.to_owned())?;
+        let logging = self.options.release.logging();
+        write(logging.file, logging.settings.to_owned())?;
         // Native libraries unpacked by a broker that was killed stay behind: not in /tmp.
         let unpacked = self.folder.join("tmp");
         let _ = fs::remove_dir_all(&unpacked);
@@ -290,7 +291,9 @@ impl Kafka {
             None => HEAP.iter().map(OsString::from).collect(),
         };
         line.extend(JVM.iter().map(OsString::from));
+        let logging = self.options.release.logging();
         line.extend([
+            format!("-D{}{}", logging.property, logging.file).into(),
             unpack_to,
             "-cp".into(),
             self.libs.join("*").into(),
@@ -301,16 +304,16 @@ impl Kafka {
     }
 }
 
-fn install() -> Result<PathBuf, Error> {
-    let folder = cache::install(&format!("kafka-{VERSION}"), SeenBy::Owner, |folder| {
+fn install(release: Release) -> Result<PathBuf, Error> {
+    let version = release.version();
+    let folder = cache::install(&format!("kafka-{version}"), SeenBy::Owner, |folder| {
         tracing::info!(
-            version = VERSION,
+            version,
             "fetching Apache Kafka from Maven Central (44 MB, once)"
         );
-        let pom = POM.replace("KAFKA_VERSION", VERSION);
         maven::run(
-            &format!("Apache Kafka {VERSION}"),
-            &pom,
+            &format!("Apache Kafka {version}"),
+            &release.pom(),
             "dependency:copy-dependencies",
             folder,
         )

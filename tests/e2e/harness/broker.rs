@@ -2,7 +2,16 @@
 
 use std::sync::OnceLock;
 
-use quadrille_local::{Kafka, Postgres};
+use quadrille_local::{Kafka, Postgres, kafka::Options};
+
+/// Of every broker that a test starts: its release is the one `QUADRILLE_TEST_KAFKA` says (3.9, 4.1 or 4.4).
+pub fn options() -> Options {
+    let mut options = Kafka::options();
+    if let Ok(line) = std::env::var("QUADRILLE_TEST_KAFKA") {
+        options.release = line.parse().expect("QUADRILLE_TEST_KAFKA");
+    }
+    options
+}
 
 /// host:port of the run's broker, or of the one in `KAFKA_BOOTSTRAP_SERVERS`.
 pub fn bootstrap() -> String {
@@ -11,7 +20,7 @@ pub fn bootstrap() -> String {
     }
     static BROKER: OnceLock<Kafka> = OnceLock::new();
     BROKER
-        .get_or_init(|| Kafka::options().start().expect("Apache Kafka starts"))
+        .get_or_init(|| options().start().expect("Apache Kafka starts"))
         .bootstrap_servers()
 }
 

@@ -32,17 +32,6 @@ log.segment.bytes=134217728
 log.cleaner.dedupe.buffer.size=16777216
 ";
 
-/// To the console, which is a file of ours.
-pub(super) const LOG: &str = "\
-rootLogger.level=WARN
-rootLogger.appenderRef.console.ref=console
-appender.console.type=Console
-appender.console.name=console
-appender.console.target=SYSTEM_ERR
-appender.console.layout.type=PatternLayout
-appender.console.layout.pattern=[%d] %p %m (%c)%n
-";
-
 /// Where the broker is and who it is: the rest of this crate relies on these.
 const OWNED: [&str; 11] = [
     "advertised.listeners",
