@@ -167,6 +167,7 @@ fn a_transaction_that_timed_out_is_blamed_on_nobody_and_done_again() {
     setting.passed_on(3);
     let log = setting.ingest.log();
     assert!(log.contains("producer replaced"), "{log}");
+    assert!(log.contains("took longer than 10 s"), "{log}");
     assert!(!log.contains("QUADRILLE_INSTANCE"), "{log}");
     assert_eq!(setting.restarts(), 0.0, "the lane kept its partitions");
 }

@@ -300,6 +300,17 @@ impl LaneProducer {
         transaction::is_rival(error, open_for, TRANSACTION_TIMEOUT)
     }
 
+    /// What an error means here: Kafka says "fenced" also of a transaction that it ended by its timeout.
+    pub fn explain(&self, error: &KafkaError) -> String {
+        if transaction::is_fenced(error) && !self.is_rivalled(error) {
+            let timeout_s = TRANSACTION_TIMEOUT.as_secs();
+            return format!(
+                "Kafka ended the transaction because it took longer than {timeout_s} s; the broker is slow, or this process stood still ({error})"
+            );
+        }
+        error.to_string()
+    }
+
     /// A call whose request may have been sent twice without a word leaves the producer spent.
     fn timed(&self, call: impl FnOnce() -> KafkaResult<()>) -> KafkaResult<()> {
         let started = Instant::now();

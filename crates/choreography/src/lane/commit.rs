@@ -142,7 +142,9 @@ impl<H: Handler> Lane<H> {
             Err(NotCommitted::Doubtful(error)) if producer.is_rivalled(&error) => {
                 Err(Unsettled::End(End::of(&error, producer)))
             }
-            Err(NotCommitted::Doubtful(error)) => Err(Unsettled::Doubtful(error.to_string())),
+            Err(NotCommitted::Doubtful(error)) => {
+                Err(Unsettled::Doubtful(producer.explain(&error)))
+            }
         }
     }
 
@@ -281,7 +283,7 @@ impl<H: Handler> Lane<H> {
                 // Nobody has asked for a commit: the producer's successor ends the transaction by an abort.
                 _ => {
                     producer.spend();
-                    return Err(Unsettled::Aborted(error.to_string()));
+                    return Err(Unsettled::Aborted(producer.explain(&error)));
                 }
             }
         }
@@ -292,7 +294,10 @@ impl<H: Handler> Lane<H> {
         match producer.abort() {
             Ok(()) => Unsettled::Aborted(reason),
             Err(error) if producer.is_rivalled(&error) => Unsettled::End(End::of(&error, producer)),
-            Err(error) => Unsettled::Aborted(format!("{reason}; abort failed: {error}")),
+            Err(error) => {
+                let cause = producer.explain(&error);
+                Unsettled::Aborted(format!("{reason}; abort failed: {cause}"))
+            }
         }
     }
 }
