@@ -7,6 +7,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "quadrille/v1/messages.proto",
         "quadrille/v1/registry.proto",
         "quadrille/v1/pipelines.proto",
+        "quadrille/v1/dead_letters.proto",
         "quadrille/v1/ingest.proto",
         "quadrille/v1/feature.proto",
         "quadrille/v1/inference.proto",

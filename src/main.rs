@@ -81,7 +81,7 @@ enum Command {
     Explain(explain::Args),
     /// Say how many replicas each service needs, and why.
     ScaleAdvice(scale_advice::Args),
-    /// Look at dead letters, or send them back.
+    /// Look at dead letters, send them back, or discard them.
     #[command(subcommand)]
     Dlq(dlq::Command),
 }

@@ -102,7 +102,11 @@ pub struct CountArgs {
     server: Server,
 }
 
-fn time(text: &str) -> Result<Timestamp, String> {
+/// A time as flags take it.
+///
+/// # Errors
+/// How it is written.
+pub fn time(text: &str) -> Result<Timestamp, String> {
     if let Ok(time) = text.parse() {
         return Ok(time);
     }

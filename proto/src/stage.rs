@@ -99,13 +99,16 @@ impl Topics {
     pub const DEPLOYMENTS: &'static str = "quadrille.deployments";
     /// Compacted, one partition: what each replica says of itself.
     pub const STATUS: &'static str = "quadrille.status";
+    /// Compacted, one partition: what became of dead letters, case by case.
+    pub const DEAD_LETTERS: &'static str = "quadrille.dead-letters";
     /// The topics all pipelines share.
-    pub const SHARED: [&'static str; 5] = [
+    pub const SHARED: [&'static str; 6] = [
         Topics::SCHEMAS,
         Topics::PIPELINES,
         Topics::MODELS,
         Topics::DEPLOYMENTS,
         Topics::STATUS,
+        Topics::DEAD_LETTERS,
     ];
 
     pub fn of(pipeline: &str) -> Self {

@@ -16,6 +16,7 @@ mod outage;
 mod packages;
 mod protocols;
 mod pushes;
+mod redrive;
 mod registry;
 mod serving;
 mod surface;

@@ -51,7 +51,10 @@ pub use handler::{
 };
 pub use partition::partition_of;
 pub use publisher::{Acknowledged, Publication, PublishError, Publisher};
-pub use redrive::{DeadLetter, Redrive, RedriveError, list_dead_letters};
+pub use redrive::{
+    Action, Became, DeadLetter, DeadLetters, Order, Progress, Redrive, RedriveError, Refused,
+    Scope, Settled, Settlement, State, list_dead_letters,
+};
 pub use schemas::{Lookup, SchemaError, Schemas};
 pub use spans::StoreSpan;
 pub use stage::{Stage, StageError, StageOptions};

@@ -1,116 +1,233 @@
-//! Dead letters read back: listed, or sent once more to the topic they came from.
+//! Dead letters read back: listed, sent once more to the topic they came from, or given up.
+//!
+//! A record that failed is one *case* of its dead-letter topic, however often it was sent back and failed again. What
+//! became of each case is on `quadrille.dead-letters`, the ledger, written in the transaction that sends it back
+//! ([`ledger`] says which letters are open by it). A letter that is settled stays where it is until its topic's
+//! retention takes it; its settlement goes with the next redrive after that.
 
-use std::{
-    collections::HashMap,
-    ops::ControlFlow,
-    time::{Duration, Instant},
-};
+mod ledger;
+mod letter;
+mod outgoing;
+mod scan;
+mod settle;
+mod survey;
 
-use quadrille_proto::DLQ_SUFFIX;
-use quadrille_telemetry::traces::FORCE_HEADER;
-use rdkafka::{
-    Message, Offset, TopicPartitionList,
-    consumer::{BaseConsumer, Consumer},
-    error::KafkaError,
-    message::{BorrowedMessage, Header, OwnedHeaders},
-    producer::{BaseProducer, BaseRecord, Producer},
-};
+use std::{collections::BTreeMap, ops::ControlFlow};
 
-use crate::{Cluster, Headers, client::Plain, dlq};
+use quadrille_proto::{DLQ_SUFFIX, Topics};
+use rdkafka::error::KafkaError;
 
-/// Records in one transaction of a redrive.
-const BATCH_RECORDS_MAX: usize = 500;
-const ANSWER_WITHIN: Duration = Duration::from_secs(20);
+pub use ledger::{Became, Settlement};
+pub use letter::DeadLetter;
 
-/// Why dead letters could not be read or sent.
+use crate::{AdminError, Cluster};
+use scan::{ANSWER_WITHIN, Scan, consumer, watermarks};
+use survey::{READER, Survey, span};
+
+/// Why dead letters could not be read or settled.
 #[derive(Debug, thiserror::Error)]
 pub enum RedriveError {
     #[error("Kafka: {0}")]
     Kafka(#[from] KafkaError),
+    #[error(transparent)]
+    Admin(#[from] AdminError),
     #[error("there is no topic {0}; a dead-letter topic is named <topic>{DLQ_SUFFIX}")]
     NoTopic(String),
     #[error("{0} is not a dead-letter topic: its name does not end in {DLQ_SUFFIX}")]
     NotDeadLetters(String),
-    #[error("no more dead letters came from {topic} within {} s, at {at:?} of {end:?}", ANSWER_WITHIN.as_secs())]
+    #[error(
+        "there is no topic {}, which says what became of dead letters; create it with `quadrille topics create`",
+        Topics::DEAD_LETTERS
+    )]
+    NoLedger,
+    #[error(
+        "an open transaction hides a part of {}; wait until the redrive that has it ends or times out, then run this again",
+        Topics::DEAD_LETTERS
+    )]
+    LedgerHeld,
+    #[error(
+        "another redrive or discard of {topic} has begun and goes on alone; {done} were done before that"
+    )]
+    TakenOver { topic: String, done: u64 },
+    #[error(
+        "{topic}: {reason}; {done} were done before that: run this again, it goes on where it ended"
+    )]
+    Unsettled {
+        topic: String,
+        done: u64,
+        reason: String,
+    },
+    #[error("no more records came from {topic} within {} s, with the offsets {left:?} to be read{why}", ANSWER_WITHIN.as_secs())]
     Stalled {
         topic: String,
-        at: HashMap<i32, i64>,
-        end: HashMap<i32, i64>,
+        left: BTreeMap<i32, (i64, i64)>,
+        why: String,
+    },
+    #[error("{refused} dead letters of {topic} could not be sent back, among them {first:?}")]
+    Refused {
+        topic: String,
+        refused: u64,
+        first: Option<Refused>,
     },
 }
 
-/// One dead letter, for people.
-#[derive(Debug, Clone)]
-pub struct DeadLetter {
-    pub partition: i32,
-    pub offset: i64,
-    pub timestamp_ms: Option<i64>,
-    pub key: Option<Vec<u8>>,
-    pub payload: Option<Vec<u8>>,
-    /// Name and value, in order.
-    pub headers: Vec<(String, Vec<u8>)>,
-}
-
-impl DeadLetter {
-    /// The last value under a header's name.
-    pub fn header(&self, name: &str) -> Option<&str> {
-        let (_, value) = self.headers.iter().rev().find(|(key, _)| key == name)?;
-        std::str::from_utf8(value).ok()
-    }
-
-    pub fn class(&self) -> Option<&str> {
-        self.header(dlq::CLASS)
-    }
-
-    pub fn message(&self) -> Option<&str> {
-        self.header(dlq::MESSAGE)
-    }
-
-    pub fn attempts(&self) -> Option<&str> {
-        self.header(dlq::ATTEMPTS_HEADER)
-    }
-
-    /// `topic-partition-offset` where it failed.
-    pub fn failed_at(&self) -> Option<String> {
-        let place = [dlq::TOPIC, dlq::PARTITION, dlq::OFFSET].map(|name| self.header(name));
-        let [Some(topic), Some(partition), Some(offset)] = place else {
-            return None;
-        };
-        Some(format!("{topic}-{partition}-{offset}"))
-    }
-}
-
-/// Reads all dead letters of a topic, partition by partition as they come, until its present end.
+/// Reads all dead letters of a topic, settled ones too, partition by partition as they come, until its present end.
 ///
 /// # Errors
-/// The topic is not one of dead letters, or cannot be read.
+/// There is no such topic, or it cannot be read.
 pub fn list_dead_letters(
     cluster: &Cluster,
     topic: &str,
     mut each: impl FnMut(DeadLetter) -> ControlFlow<()>,
 ) -> Result<(), RedriveError> {
-    let mut scan = Scan::open(cluster, topic, "quadrille.dlq.reader", Start::Beginning)?;
+    let reader = consumer(cluster, READER, "read_committed")?;
+    let offsets = watermarks(&reader, topic)?;
+    let offsets = offsets.ok_or_else(|| RedriveError::NoTopic(topic.to_owned()))?;
+    let mut scan = Scan::of(reader, topic, offsets)?;
     while let Some(message) = scan.next()? {
-        let letter = DeadLetter {
-            partition: message.partition(),
-            offset: message.offset(),
-            timestamp_ms: message.timestamp().to_millis(),
-            key: message.key().map(<[u8]>::to_vec),
-            payload: message.payload().map(<[u8]>::to_vec),
-            headers: Headers(message.headers())
-                .iter()
-                .map(|(name, value)| (name.into_owned(), value.unwrap_or_default().to_vec()))
-                .collect(),
-        };
-        if each(letter).is_break() {
+        if each(DeadLetter::read(&message)).is_break() {
             break;
         }
     }
     Ok(())
 }
 
-/// Sends dead letters back where they came from, each once: the sends and the place reached in the
-/// dead-letter topic are one transaction. A second redrive goes on where the first ended.
+/// What is to be done with letters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// To the topic they came from, original bytes, key, time and headers.
+    SendBack,
+    /// Nothing is sent; they are not open any more.
+    Discard,
+}
+
+/// What to do, with which letters, and for whom.
+pub struct Order<'a> {
+    pub action: Action,
+    /// Asked of each open letter; of a case's several letters the newest one's answer counts.
+    pub select: &'a dyn Fn(&DeadLetter) -> bool,
+    pub by: &'a str,
+    pub reason: &'a str,
+}
+
+/// How far it has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// Looking for what is open.
+    Reading { letters: u64 },
+    /// Committed so far, of all that was chosen.
+    Settling { done: u64, total: u64 },
+}
+
+/// What was done.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Settled {
+    /// Cases sent back, or discarded.
+    pub count: u64,
+    /// Cases that could not be sent back, and are open still.
+    pub refused: u64,
+    /// The first of those.
+    pub named: Vec<Refused>,
+}
+
+/// A letter that could not be sent back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    pub partition: i32,
+    pub offset: i64,
+    pub reason: String,
+}
+
+/// What has become of a letter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    Open,
+    /// Open, but a later letter stands for the same case.
+    Repeated,
+    Settled(Settlement),
+}
+
+/// Which letters are to be shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// The newest letter of each open case.
+    Open,
+    All,
+}
+
+/// A dead-letter topic and the ledger's part of it.
+#[derive(Debug, Clone, Copy)]
+pub struct DeadLetters<'a> {
+    pub cluster: &'a Cluster,
+    pub topic: &'a str,
+}
+
+impl DeadLetters<'_> {
+    /// Shows letters, each partition's in order. Changes nothing and needs no ledger.
+    ///
+    /// # Errors
+    /// The topic is not one of dead letters, or cannot be read.
+    pub fn list(
+        &self,
+        scope: Scope,
+        select: &dyn Fn(&DeadLetter) -> bool,
+        progress: &mut dyn FnMut(Progress),
+        mut each: impl FnMut(DeadLetter, State) -> ControlFlow<()>,
+    ) -> Result<(), RedriveError> {
+        self.check()?;
+        let survey = Survey::make(self.cluster, self.topic, select, progress)?;
+        let offsets = match scope {
+            Scope::Open => span(&survey.wanted),
+            Scope::All => survey.found.offsets.clone(),
+        };
+        let reader = consumer(self.cluster, READER, "read_committed")?;
+        let mut scan = Scan::of(reader, self.topic, offsets)?;
+        while let Some(message) = scan.next()? {
+            let letter = DeadLetter::read(&message);
+            let (partition, offset) = (letter.partition, letter.offset);
+            let of_partition = survey.wanted.get(&partition);
+            let state = match of_partition.is_some_and(|letters| letters.contains_key(&offset)) {
+                true => State::Open,
+                false if scope == Scope::Open || !select(&letter) => continue,
+                false => {
+                    let case = letter.case(self.topic);
+                    match survey.ledger.settlement(partition, case, offset) {
+                        Some(settlement) => State::Settled(settlement.clone()),
+                        None => State::Repeated,
+                    }
+                }
+            };
+            if each(letter, state).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends letters back, or gives them up, each case once: what is sent and what the ledger says of it are one
+    /// transaction. Cut short, it goes on where it ended when it is run again; a second run at the same time ends the
+    /// first.
+    ///
+    /// # Errors
+    /// Nothing of the transaction at fault is visible; what was reported to `progress` is done.
+    pub fn settle(
+        &self,
+        order: &Order<'_>,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Settled, RedriveError> {
+        self.check()?;
+        settle::Run::prepare(self.cluster, self.topic, order, progress)?.settle()
+    }
+
+    fn check(&self) -> Result<(), RedriveError> {
+        match self.topic.ends_with(DLQ_SUFFIX) {
+            true => Ok(()),
+            false => Err(RedriveError::NotDeadLetters(self.topic.to_owned())),
+        }
+    }
+}
+
+/// Sends everything that is open back where it came from.
 pub struct Redrive<'a> {
     pub cluster: &'a Cluster,
     pub topic: &'a str,
@@ -120,215 +237,30 @@ impl Redrive<'_> {
     /// Runs to the present end; calls `progress` with the count so far.
     ///
     /// # Errors
-    /// Nothing of the transaction at fault is visible; what was reported to `progress` is done.
+    /// As [`DeadLetters::settle`]; or letters could not be sent back.
     pub fn run(&self, mut progress: impl FnMut(u64)) -> Result<u64, RedriveError> {
-        let source = self
-            .topic
-            .strip_suffix(DLQ_SUFFIX)
-            .ok_or_else(|| RedriveError::NotDeadLetters(self.topic.to_owned()))?;
-        let name = format!("quadrille.redrive.{source}");
-        let mut settings = self.cluster.client_config();
-        settings
-            .set("transactional.id", &name)
-            .set("client.id", &name);
-        let producer: BaseProducer = settings.create()?;
-        // A redrive that was cut short is ended here, before its place is read.
-        producer.init_transactions(ANSWER_WITHIN)?;
-        let mut scan = Scan::open(self.cluster, self.topic, &name, Start::Committed)?;
-        let mut total = 0;
-        loop {
-            let mut sent = 0;
-            while sent < BATCH_RECORDS_MAX {
-                let Some(message) = scan.next()? else { break };
-                if sent == 0 {
-                    producer.begin_transaction()?;
-                }
-                send_back(&producer, source, &message)?;
-                sent += 1;
-            }
-            if sent == 0 {
-                return Ok(total);
-            }
-            let group = scan
-                .consumer
-                .group_metadata()
-                .ok_or_else(|| RedriveError::NoTopic(name.clone()))?;
-            producer.send_offsets_to_transaction(&scan.reached()?, &group, ANSWER_WITHIN)?;
-            producer.commit_transaction(ANSWER_WITHIN)?;
-            total += sent as u64;
-            progress(total);
-        }
-    }
-}
-
-/// The original bytes, key and headers; the errors' headers go, the attempts stay. It is traced from here on.
-fn send_back(
-    producer: &BaseProducer,
-    source: &str,
-    message: &BorrowedMessage<'_>,
-) -> Result<(), KafkaError> {
-    let headers = Headers(message.headers());
-    let origin = headers
-        .last_text(dlq::ORIGIN_HEADER)
-        .map(str::to_owned)
-        .or_else(|| {
-            let place =
-                [dlq::TOPIC, dlq::PARTITION, dlq::OFFSET].map(|name| headers.last_text(name));
-            let [topic, partition, offset] = place;
-            Some(format!("{}-{}-{}", topic?, partition?, offset?))
-        });
-    let attempts = dlq::attempts_before(headers).to_string();
-    let mut back = OwnedHeaders::new();
-    for (name, value) in headers.iter() {
-        let ours = name.starts_with(dlq::CONNECT_PREFIX)
-            || name.starts_with(dlq::SERVICE_PREFIX)
-            || name == dlq::ORIGIN_HEADER
-            || name == FORCE_HEADER;
-        if !ours {
-            back = back.insert(Header { key: &name, value });
-        }
-    }
-    back = back.insert(Header {
-        key: dlq::ATTEMPTS_HEADER,
-        value: Some(&attempts),
-    });
-    // Whoever sends a record back wants to see what becomes of it.
-    back = back.insert(Header {
-        key: FORCE_HEADER,
-        value: Some("1"),
-    });
-    if let Some(origin) = &origin {
-        back = back.insert(Header {
-            key: dlq::ORIGIN_HEADER,
-            value: Some(origin),
-        });
-    }
-    let topic = headers.last_text(dlq::TOPIC).unwrap_or(source);
-    let partition = headers
-        .last_text(dlq::PARTITION)
-        .and_then(|text| text.parse().ok());
-    let mut record = BaseRecord::<'_, [u8], [u8]>::to(topic)
-        .partition(partition.unwrap_or_else(|| message.partition()))
-        .headers(back);
-    record.payload = message.payload();
-    record.key = message.key();
-    record.timestamp = message.timestamp().to_millis();
-    producer.send(record).map_err(|(error, _)| error)
-}
-
-enum Start {
-    Beginning,
-    Committed,
-}
-
-/// Reads a topic from a start to the end it had when the scan began.
-struct Scan {
-    consumer: BaseConsumer<Plain>,
-    topic: String,
-    next: HashMap<i32, i64>,
-    end: HashMap<i32, i64>,
-}
-
-impl Scan {
-    fn open(
-        cluster: &Cluster,
-        topic: &str,
-        group: &str,
-        start: Start,
-    ) -> Result<Self, RedriveError> {
-        let mut settings = cluster.client_config();
-        settings
-            .set("group.id", group)
-            .set("enable.auto.commit", "false")
-            .set("enable.partition.eof", "true")
-            .set("isolation.level", "read_committed")
-            .set("auto.offset.reset", "earliest")
-            .set("queued.max.messages.kbytes", "8192")
-            .set(
-                "fetch.wait.max.ms",
-                if cluster.embedded { "10" } else { "500" },
-            );
-        let consumer: BaseConsumer<Plain> = settings.create_with_context(Plain)?;
-        let metadata = consumer.fetch_metadata(Some(topic), ANSWER_WITHIN)?;
-        let found = metadata
-            .topics()
-            .iter()
-            .find(|t| t.name() == topic && t.error().is_none());
-        let found = found.ok_or_else(|| RedriveError::NoTopic(topic.to_owned()))?;
-        let partitions: Vec<i32> = found.partitions().iter().map(|p| p.id()).collect();
-        let mut list = TopicPartitionList::new();
-        for partition in &partitions {
-            list.add_partition(topic, *partition);
-        }
-        let committed = match start {
-            Start::Beginning => None,
-            Start::Committed => Some(consumer.committed_offsets(list, ANSWER_WITHIN)?),
+        let letters = DeadLetters {
+            cluster: self.cluster,
+            topic: self.topic,
         };
-        let (mut next, mut end) = (HashMap::new(), HashMap::new());
-        let mut from = TopicPartitionList::new();
-        for partition in partitions {
-            let (low, high) = consumer.fetch_watermarks(topic, partition, ANSWER_WITHIN)?;
-            let stored = committed
-                .as_ref()
-                .and_then(|list| list.find_partition(topic, partition));
-            let start = match stored.map(|element| element.offset()) {
-                Some(Offset::Offset(offset)) => offset.max(low),
-                _ => low,
-            };
-            if start < high {
-                from.add_partition_offset(topic, partition, Offset::Offset(start))?;
-                next.insert(partition, start);
-                end.insert(partition, high);
+        let order = Order {
+            action: Action::SendBack,
+            select: &|_| true,
+            by: "",
+            reason: "",
+        };
+        let settled = letters.settle(&order, &mut |it| {
+            if let Progress::Settling { done, .. } = it {
+                progress(done);
             }
+        })?;
+        match settled.refused {
+            0 => Ok(settled.count),
+            refused => Err(RedriveError::Refused {
+                topic: self.topic.to_owned(),
+                refused,
+                first: settled.named.into_iter().next(),
+            }),
         }
-        consumer.assign(&from)?;
-        Ok(Scan {
-            consumer,
-            topic: topic.to_owned(),
-            next,
-            end,
-        })
-    }
-
-    fn next(&mut self) -> Result<Option<BorrowedMessage<'_>>, RedriveError> {
-        let deadline = Instant::now() + ANSWER_WITHIN;
-        while self
-            .next
-            .iter()
-            .any(|(partition, next)| *next < self.end[partition])
-        {
-            match self.consumer.poll(Duration::from_millis(200)) {
-                Some(Ok(message)) => {
-                    let (partition, offset) = (message.partition(), message.offset());
-                    if offset < self.end[&partition] {
-                        self.next.insert(partition, offset + 1);
-                        return Ok(Some(message));
-                    }
-                    self.next.insert(partition, self.end[&partition]);
-                }
-                // Past the last record only markers are left.
-                Some(Err(KafkaError::PartitionEOF(partition))) => {
-                    self.next.insert(partition, self.end[&partition]);
-                }
-                Some(Err(error)) => return Err(error.into()),
-                None if Instant::now() > deadline => {
-                    return Err(RedriveError::Stalled {
-                        topic: self.topic.clone(),
-                        at: self.next.clone(),
-                        end: self.end.clone(),
-                    });
-                }
-                None => {}
-            }
-        }
-        Ok(None)
-    }
-
-    fn reached(&self) -> Result<TopicPartitionList, KafkaError> {
-        let mut list = TopicPartitionList::new();
-        for (partition, next) in &self.next {
-            list.add_partition_offset(&self.topic, *partition, Offset::Offset(*next))?;
-        }
-        Ok(list)
     }
 }

@@ -398,7 +398,11 @@ fn exists(consumer: &BaseConsumer<Plain>, topic: &str) -> Result<bool, KafkaErro
 }
 
 /// None where there is none, or no answer: then it is asked again.
-fn topic_id(cluster: &Cluster, consumer: &BaseConsumer<Plain>, topic: &str) -> Option<String> {
+pub(crate) fn topic_id(
+    cluster: &Cluster,
+    consumer: &BaseConsumer<Plain>,
+    topic: &str,
+) -> Option<String> {
     let described = client::describe(cluster, consumer.client(), &[topic], ANSWER_WITHIN);
     described.ok()?.pop()?.id
 }

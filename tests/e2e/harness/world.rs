@@ -26,7 +26,7 @@ use super::{
 const DIABETES: &str = include_str!("../../../pipelines/diabetes.toml");
 const PIMA: &[u8] = include_bytes!("../../../data/pima.csv");
 /// So that a value of 2 MB is the service's to refuse, not the broker's.
-const MESSAGE_BYTES_MAX: usize = 4 << 20;
+pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
 
 /// A model of the diabetes pipeline, trained once a run.
 pub fn model() -> &'static PathBuf {

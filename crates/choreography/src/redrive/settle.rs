@@ -1,0 +1,529 @@
+//! Letters settled, batch by batch: what is sent back and what the ledger says of it are one transaction.
+//!
+//! One settler a topic: a second one ends the transaction of the first, which then gives up. Where it is not known how a
+//! transaction ended, or it came to nothing, the producer is not used again; a new one ends it for certain, and the
+//! ledger says what had been done.
+
+use std::{collections::HashMap, time::Duration};
+
+use quadrille_proto::Topics;
+use rdkafka::{
+    Message,
+    error::{KafkaError, RDKafkaErrorCode},
+    message::{BorrowedMessage, OwnedMessage},
+    producer::BaseRecord,
+};
+
+use super::{
+    Action, Became, DeadLetter, Order, Progress, RedriveError, Refused, Settled, Settlement,
+    ledger::{Entry, Ledger, Wanted},
+    letter::CaseId,
+    outgoing,
+    scan::{ANSWER_WITHIN, Scan, consumer},
+    survey::{Found, Knowledge, READER, Survey, now_ms, read_ledger, settler, span},
+};
+use crate::{
+    Admin, Backoff, Cluster, client,
+    producer::{LaneProducer, SendError, TRANSACTION_TIMEOUT},
+    transaction::NotCommitted,
+};
+
+/// Letters in one transaction.
+const BATCH_RECORDS_MAX: usize = 500;
+/// Bytes of letters in one transaction, unless one has more.
+const BATCH_BYTES_MAX: usize = 4 << 20;
+/// Settlements that are taken off the ledger, or made up for, in one transaction.
+const UPKEEP_RECORDS_MAX: usize = 5_000;
+/// How often a new producer is made in vain before a run gives up.
+const SESSIONS_MAX: u32 = 6;
+/// Letters that could not be sent back and are named; the others are only counted.
+const REFUSED_NAMED_MAX: usize = 20;
+/// The slowest line to Kafka that is reckoned with.
+const BYTES_PER_SECOND_MIN: usize = 1 << 20;
+/// The index of a ledger's record among those that were sent: it is no letter's.
+const LEDGER: usize = usize::MAX;
+
+/// Why a transaction came to nothing, or perhaps to nothing.
+enum Fault {
+    /// A letter cannot be sent; nothing was.
+    Letter(String),
+    /// A new producer finds out what became of it, and may do better.
+    Restart(String),
+    /// Nothing: it is committed, but the producer must not be used again.
+    Spent,
+    /// Somebody else settles letters of this topic now.
+    TakenOver,
+}
+
+/// A letter in a batch.
+pub(super) struct Pending {
+    pub message: OwnedMessage,
+    case: CaseId,
+    origin: String,
+    class: String,
+    pub attempts: u32,
+    /// Topic and partition.
+    pub target: (String, i32),
+}
+
+/// One run over a topic: a survey, and as many sessions as it takes.
+pub(super) struct Run<'a> {
+    cluster: &'a Cluster,
+    topic: &'a str,
+    order: &'a Order<'a>,
+    progress: &'a mut dyn FnMut(Progress),
+    admin: Admin,
+    /// Partitions of the topics letters go back to.
+    targets: HashMap<String, Option<i32>>,
+    found: Found,
+    wanted: Wanted,
+    bytes_max: usize,
+    /// So many of the next letters go one by one: one of them cannot be sent.
+    alone: usize,
+    /// Letters of a transaction that may have been committed.
+    in_doubt: u64,
+    total: u64,
+    settled: Settled,
+}
+
+impl<'a> Run<'a> {
+    pub fn prepare(
+        cluster: &'a Cluster,
+        topic: &'a str,
+        order: &'a Order<'a>,
+        progress: &'a mut dyn FnMut(Progress),
+    ) -> Result<Self, RedriveError> {
+        let survey = Survey::make(cluster, topic, order.select, progress)?;
+        Ok(Run {
+            cluster,
+            topic,
+            order,
+            progress,
+            admin: Admin::connect(cluster)?,
+            targets: HashMap::new(),
+            found: survey.found,
+            total: survey.wanted.values().map(|it| it.len() as u64).sum(),
+            wanted: survey.wanted,
+            bytes_max: survey.bytes_max,
+            alone: 0,
+            in_doubt: 0,
+            settled: Settled::default(),
+        })
+    }
+
+    pub fn settle(mut self) -> Result<Settled, RedriveError> {
+        let new = || Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        let (mut backoff, mut before) = (new(), 0);
+        loop {
+            let reason = match self.session()? {
+                Ok(()) => return Ok(self.settled),
+                Err(Fault::Spent) => continue,
+                Err(Fault::TakenOver) => {
+                    return Err(RedriveError::TakenOver {
+                        topic: self.topic.to_owned(),
+                        done: self.settled.count,
+                    });
+                }
+                Err(Fault::Restart(reason) | Fault::Letter(reason)) => reason,
+            };
+            // Only what comes to nothing again and again is given up.
+            if std::mem::replace(&mut before, self.settled.count) < self.settled.count {
+                backoff = new();
+            }
+            let wait = backoff.next_wait();
+            if backoff.attempts() >= SESSIONS_MAX {
+                return Err(RedriveError::Unsettled {
+                    topic: self.topic.to_owned(),
+                    done: self.settled.count,
+                    reason,
+                });
+            }
+            tracing::warn!(
+                topic = self.topic,
+                reason,
+                "transaction not committed; trying again with a new producer"
+            );
+            std::thread::sleep(wait);
+        }
+    }
+
+    /// From one producer to the next. The inner error is a transaction's.
+    fn session(&mut self) -> Result<Result<(), Fault>, RedriveError> {
+        let timeout = TRANSACTION_TIMEOUT
+            + Duration::from_secs((self.bytes_max / BYTES_PER_SECOND_MIN) as u64);
+        let settler = Settler {
+            producer: self.connect(timeout)?,
+            timeout,
+            discards: matches!(self.order.action, Action::Discard),
+        };
+        // Ends the transaction of whoever was here before: what it did is known from here on.
+        if let Err(error) = settler.producer.init_transactions(ANSWER_WITHIN) {
+            return Ok(Err(settler.fault(&error)));
+        }
+        let ledger = read_ledger(self.cluster, self.topic, &self.found, Knowledge::Whole)?;
+        let ledger = ledger.ok_or(RedriveError::NoLedger)?;
+        self.drop_settled(&ledger);
+        for records in self.upkeep(&ledger).chunks(UPKEEP_RECORDS_MAX) {
+            if let Err(fault) = settler.transact(&[], records) {
+                return Ok(Err(fault));
+            }
+            if settler.producer.is_spent() {
+                return Ok(Err(Fault::Spent));
+            }
+        }
+        self.batches(&settler, &ledger)
+    }
+
+    /// All that is wanted, batch by batch.
+    fn batches(
+        &mut self,
+        settler: &Settler,
+        ledger: &Ledger,
+    ) -> Result<Result<(), Fault>, RedriveError> {
+        let reader = consumer(self.cluster, READER, "read_committed")?;
+        let mut scan = Scan::of(reader, self.topic, span(&self.wanted))?;
+        let (mut batch, mut bytes) = (Vec::new(), 0);
+        while let Some(message) = scan.next()? {
+            let letters = self.wanted.get(&message.partition());
+            let Some(case) = letters.and_then(|letters| letters.get(&message.offset())) else {
+                continue;
+            };
+            let size = message.payload_len() + message.key_len();
+            let records_max = if self.alone > 0 { 1 } else { BATCH_RECORDS_MAX };
+            let full = batch.len() >= records_max || bytes + size > BATCH_BYTES_MAX;
+            let case = *case;
+            if full && !batch.is_empty() {
+                self.alone = self.alone.saturating_sub(1);
+                if let Err(fault) = self.batch(settler, ledger, std::mem::take(&mut batch)) {
+                    return Ok(Err(fault));
+                }
+                bytes = 0;
+            }
+            if let Some(pending) = self.pending(&message, case)? {
+                bytes += size;
+                batch.push(pending);
+            }
+        }
+        Ok(match batch.is_empty() {
+            true => Ok(()),
+            false => self.batch(settler, ledger, batch),
+        })
+    }
+
+    /// Settles a batch; where one letter cannot be sent, the others alone.
+    fn batch(
+        &mut self,
+        settler: &Settler,
+        ledger: &Ledger,
+        batch: Vec<Pending>,
+    ) -> Result<(), Fault> {
+        match self.transact(settler, ledger, &batch) {
+            Err(Fault::Letter(reason)) => {
+                match batch.as_slice() {
+                    [alone] => self.refuse(&alone.message, reason),
+                    // Which others cannot be sent is found out one by one.
+                    all => self.alone = all.len(),
+                }
+                if settler.producer.is_spent() {
+                    return Err(Fault::Spent);
+                }
+                if batch.len() > 1 {
+                    for pending in batch {
+                        self.alone = self.alone.saturating_sub(1);
+                        self.batch(settler, ledger, vec![pending])?;
+                    }
+                }
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    fn transact(
+        &mut self,
+        settler: &Settler,
+        ledger: &Ledger,
+        batch: &[Pending],
+    ) -> Result<(), Fault> {
+        let entries: Vec<Write> = batch.iter().map(|it| self.entry(ledger, it)).collect();
+        let count = batch.len() as u64;
+        self.in_doubt = count;
+        let result = settler.transact(batch, &entries);
+        if let Err(Fault::Letter(_)) = &result {
+            self.in_doubt = 0;
+        }
+        result?;
+        self.in_doubt = 0;
+        for pending in batch {
+            self.forget(&pending.message);
+        }
+        self.settled.count += count;
+        (self.progress)(Progress::Settling {
+            done: self.settled.count,
+            total: self.total,
+        });
+        match settler.producer.is_spent() {
+            true => Err(Fault::Spent),
+            false => Ok(()),
+        }
+    }
+
+    fn forget(&mut self, message: &OwnedMessage) {
+        if let Some(letters) = self.wanted.get_mut(&message.partition()) {
+            letters.remove(&message.offset());
+        }
+    }
+
+    /// What somebody settled since the survey is not wanted any more; what was in doubt turns out to be done, or not.
+    fn drop_settled(&mut self, ledger: &Ledger) {
+        let before: usize = self.wanted.values().map(|letters| letters.len()).sum();
+        for (partition, letters) in &mut self.wanted {
+            letters.retain(|offset, case| ledger.settlement(*partition, *case, *offset).is_none());
+        }
+        self.wanted.retain(|_, letters| !letters.is_empty());
+        let after: usize = self.wanted.values().map(|letters| letters.len()).sum();
+        let gone = (before - after) as u64;
+        let done = gone.min(std::mem::take(&mut self.in_doubt));
+        self.settled.count += done;
+        self.total -= gone - done;
+    }
+
+    /// What the ledger lacks from the time before it, and what it need not keep.
+    fn upkeep(&self, ledger: &Ledger) -> Vec<Write> {
+        let floors = self.found.floors(self.order.by);
+        let lacking = floors.filter(|(partition, it)| !ledger.covers(*partition, it.through));
+        let floors = lacking.map(|(partition, settlement)| {
+            let entry = Entry {
+                partition,
+                case: None,
+                origin: String::new(),
+                class: String::new(),
+                settlement: &settlement,
+            };
+            let (key, value) = ledger.encode(&entry);
+            (key, Some(value))
+        });
+        let first = |partition| Some(self.found.offsets.get(&partition)?.0);
+        let expired = ledger.expired(first).into_iter().map(|key| (key, None));
+        floors.chain(expired).collect()
+    }
+
+    fn entry(&self, ledger: &Ledger, pending: &Pending) -> Write {
+        let became = match self.order.action {
+            Action::Discard => Became::Discarded,
+            Action::SendBack => Became::SentBack {
+                topic: pending.target.0.clone(),
+                partition: pending.target.1,
+                attempts: pending.attempts,
+            },
+        };
+        let settlement = Settlement {
+            became,
+            by: self.order.by.to_owned(),
+            at_ms: now_ms(),
+            reason: self.order.reason.to_owned(),
+            through: pending.message.offset(),
+        };
+        let (key, value) = ledger.encode(&Entry {
+            partition: pending.message.partition(),
+            case: Some(pending.case),
+            origin: pending.origin.clone(),
+            class: pending.class.clone(),
+            settlement: &settlement,
+        });
+        (key, Some(value))
+    }
+
+    /// A letter for a batch; None where it cannot be sent back, which stays open.
+    fn pending(
+        &mut self,
+        message: &BorrowedMessage<'_>,
+        case: CaseId,
+    ) -> Result<Option<Pending>, RedriveError> {
+        let letter = DeadLetter::read(message);
+        let pending = Pending {
+            case,
+            origin: letter.place(),
+            class: letter.class().unwrap_or_default().to_owned(),
+            attempts: letter
+                .attempts()
+                .and_then(|it| it.parse().ok())
+                .unwrap_or(0),
+            target: letter.target(self.topic),
+            message: message.detach(),
+        };
+        if matches!(self.order.action, Action::Discard) {
+            return Ok(Some(pending));
+        }
+        let refusal = match letter.is_truncated() {
+            true => Some("it does not hold the original's bytes".to_owned()),
+            false => self.no_such_target(&pending.target)?,
+        };
+        Ok(match refusal {
+            None => Some(pending),
+            Some(reason) => {
+                self.refuse(&pending.message, reason);
+                None
+            }
+        })
+    }
+
+    fn no_such_target(
+        &mut self,
+        (topic, partition): &(String, i32),
+    ) -> Result<Option<String>, RedriveError> {
+        let partitions = match self.targets.get(topic) {
+            Some(known) => *known,
+            None => {
+                let found = self.admin.partitions(topic)?;
+                self.targets.insert(topic.clone(), found);
+                found
+            }
+        };
+        Ok(match partitions {
+            None => Some(format!("there is no topic {topic}")),
+            Some(count) if !(0..count).contains(partition) => {
+                Some(format!("{topic} has no partition {partition}"))
+            }
+            Some(_) => None,
+        })
+    }
+
+    fn refuse(&mut self, message: &OwnedMessage, reason: String) {
+        self.settled.refused += 1;
+        if self.settled.named.len() < REFUSED_NAMED_MAX {
+            self.settled.named.push(Refused {
+                partition: message.partition(),
+                offset: message.offset(),
+                reason,
+            });
+        }
+        // Not tried again in this run.
+        self.forget(message);
+    }
+
+    fn connect(&self, timeout: Duration) -> Result<LaneProducer, RedriveError> {
+        let limits = [Topics::DEAD_LETTERS, source(self.topic)].map(|topic| {
+            match self.admin.partitions(topic)? {
+                Some(_) => self.admin.message_bytes_max(topic),
+                None => Ok(usize::MAX),
+            }
+        });
+        let [ledger, source] = limits;
+        let batch_bytes_max = ledger?.min(source?);
+        let settings =
+            outgoing::settings(self.cluster, &settler(self.topic), timeout, batch_bytes_max);
+        Ok(LaneProducer::start(&settings, "redrive")?)
+    }
+}
+
+fn source(topic: &str) -> &str {
+    topic
+        .strip_suffix(quadrille_proto::DLQ_SUFFIX)
+        .unwrap_or(topic)
+}
+
+/// Key and value of a ledger's record; None is a tombstone.
+type Write = (String, Option<Vec<u8>>);
+
+/// A producer of letters and of the ledger's records.
+struct Settler {
+    producer: LaneProducer,
+    timeout: Duration,
+    /// Letters are not sent anywhere.
+    discards: bool,
+}
+
+impl Settler {
+    /// One transaction.
+    fn transact(&self, batch: &[Pending], entries: &[Write]) -> Result<(), Fault> {
+        self.producer.begin().map_err(|error| self.fault(&error))?;
+        match self.send(batch, entries) {
+            Ok(()) => self.commit(),
+            Err(fault) => Err(self.abort(fault)),
+        }
+    }
+
+    fn send(&self, batch: &[Pending], entries: &[Write]) -> Result<(), Fault> {
+        if !self.discards {
+            for (index, pending) in batch.iter().enumerate() {
+                self.queue(outgoing::record(pending, index), index)?;
+            }
+        }
+        for (key, value) in entries {
+            let mut record =
+                BaseRecord::<'_, [u8], [u8], usize>::with_opaque_to(Topics::DEAD_LETTERS, LEDGER)
+                    .partition(0);
+            record.key = Some(key.as_bytes());
+            record.payload = value.as_deref();
+            self.queue(record, LEDGER)?;
+        }
+        match self.producer.wait_delivered_within(self.timeout) {
+            Ok(()) => Ok(()),
+            Err(Some(failure)) => Err(self.undelivered(failure.index, &failure.error)),
+            Err(None) => Err(Fault::Restart(format!(
+                "Kafka did not confirm all records within {} s",
+                self.timeout.as_secs()
+            ))),
+        }
+    }
+
+    fn queue(&self, record: BaseRecord<'_, [u8], [u8], usize>, index: usize) -> Result<(), Fault> {
+        match self.producer.send(record) {
+            Ok(()) => Ok(()),
+            Err(SendError::TooLarge) if index != LEDGER => {
+                Err(Fault::Letter("it is too large".to_owned()))
+            }
+            Err(SendError::TooLarge) => Err(Fault::Restart("a settlement is too large".to_owned())),
+            Err(SendError::Failed(undelivered)) => Err(Fault::Restart(undelivered.reason)),
+        }
+    }
+
+    /// The one place where a transaction is committed. Where its end is not known for certain, the producer is given up.
+    fn commit(&self) -> Result<(), Fault> {
+        self.producer.commit().map_err(|error| match error {
+            NotCommitted::Aborted(error) | NotCommitted::Doubtful(error) => self.fault(&error),
+        })
+    }
+
+    /// Readers of the source wait for a transaction that is not ended until it times out.
+    fn abort(&self, fault: Fault) -> Fault {
+        match (self.producer.abort(), fault) {
+            (Ok(()), fault) | (Err(_), fault @ Fault::TakenOver) => fault,
+            (Err(error), fault) => match (self.fault(&error), fault) {
+                (Fault::TakenOver, _) => Fault::TakenOver,
+                (_, Fault::Restart(reason) | Fault::Letter(reason)) => {
+                    Fault::Restart(format!("{reason}; abort failed: {error}"))
+                }
+                (_, fault) => fault,
+            },
+        }
+    }
+
+    fn fault(&self, error: &KafkaError) -> Fault {
+        match self.producer.is_rivalled(error) {
+            true => Fault::TakenOver,
+            false => Fault::Restart(error.to_string()),
+        }
+    }
+
+    /// A delivery that failed: by the letter's own fault, or by nobody's.
+    fn undelivered(&self, index: usize, error: &KafkaError) -> Fault {
+        let own = client::is_too_large(error)
+            || matches!(
+                error.rdkafka_error_code(),
+                Some(
+                    RDKafkaErrorCode::UnknownTopicOrPartition
+                        | RDKafkaErrorCode::UnknownTopic
+                        | RDKafkaErrorCode::UnknownPartition
+                        | RDKafkaErrorCode::TopicAuthorizationFailed
+                        | RDKafkaErrorCode::InvalidTimestamp
+                        | RDKafkaErrorCode::InvalidRecord
+                )
+            );
+        match own && index != LEDGER {
+            true => Fault::Letter(error.to_string()),
+            false => self.fault(error),
+        }
+    }
+}
