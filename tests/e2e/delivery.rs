@@ -81,7 +81,7 @@ fn two_instances_of_each_service_share_the_work() {
     oracle::check(&world, services[6].address(), &sent);
     for service in &services {
         let line = format!(
-            "messaging_client_consumed_messages_total{{pipeline=\"{}\"}}",
+            "messaging_client_consumed_messages_total{{pipeline=\"{}\",",
             world.pipeline
         );
         let consumed = service.metric(&line).expect("the metric");

@@ -124,10 +124,15 @@ struct LagLabels {
     partition: i32,
 }
 
+/// What OpenTelemetry requires of messaging metrics, and where it is one: the group and the topic. Records are sent to an
+/// output topic and to one of dead letters, so those have neither.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct OperationLabels {
+struct MessagingLabels {
     pipeline: String,
+    messaging_system: &'static str,
     messaging_operation_name: &'static str,
+    messaging_consumer_group_name: Option<String>,
+    messaging_destination_name: Option<String>,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -164,8 +169,8 @@ fn counts() -> Histogram {
 /// What the loop of one service counts; a [`StageMetrics`] is its view for one pipeline.
 #[derive(Clone)]
 pub struct LoopMetrics {
-    consumed: Family<PipelineLabel, Counter>,
-    sent: Family<PipelineLabel, Counter>,
+    consumed: Family<MessagingLabels, Counter>,
+    sent: Family<MessagingLabels, Counter>,
     bytes: Family<PipelineLabel, Counter>,
     dead_letters: Family<ReasonLabels, Counter>,
     absorbed: Family<ReasonLabels, Counter>,
@@ -181,8 +186,8 @@ pub struct LoopMetrics {
     queue: Family<LaneLabels, Gauge>,
     late: Family<PipelineLabel, Counter>,
     batch: Family<PipelineLabel, Histogram, fn() -> Histogram>,
-    process: DurationFamily<PipelineLabel>,
-    operation: DurationFamily<OperationLabels>,
+    process: DurationFamily<MessagingLabels>,
+    operation: DurationFamily<MessagingLabels>,
     age: DurationFamily<PipelineLabel>,
 }
 
@@ -340,13 +345,16 @@ impl LoopMetrics {
         let label = PipelineLabel {
             pipeline: pipeline.to_owned(),
         };
-        let commit = OperationLabels {
+        let messaging = |operation, of_input: bool| MessagingLabels {
             pipeline: pipeline.to_owned(),
-            messaging_operation_name: "commit",
+            messaging_system: "kafka",
+            messaging_operation_name: operation,
+            messaging_consumer_group_name: of_input.then(|| group.to_owned()),
+            messaging_destination_name: of_input.then(|| topic.to_owned()),
         };
         StageMetrics {
-            consumed: self.consumed.get_or_create_owned(&label),
-            sent: self.sent.get_or_create_owned(&label),
+            consumed: self.consumed.get_or_create_owned(&messaging("poll", true)),
+            sent: self.sent.get_or_create_owned(&messaging("send", false)),
             bytes: self.bytes.get_or_create_owned(&label),
             letters_truncated: self.letters_truncated.get_or_create_owned(&label),
             retries: self.retries.get_or_create_owned(&label),
@@ -355,8 +363,12 @@ impl LoopMetrics {
             lane_restarts: self.lane_restarts.get_or_create_owned(&label),
             assigned: self.assigned.get_or_create_owned(&label),
             batch: self.batch.get_or_create_owned(&label),
-            process: self.process.get_or_create_owned(&label),
-            commit: self.operation.get_or_create_owned(&commit),
+            process: self
+                .process
+                .get_or_create_owned(&messaging("process", true)),
+            commit: self
+                .operation
+                .get_or_create_owned(&messaging("commit", true)),
             age: self.age.get_or_create_owned(&label),
             late: self.late.get_or_create_owned(&label),
             families: self.clone(),
@@ -508,7 +520,9 @@ mod tests {
         stage.lag(4, 17, Duration::from_millis(1_500));
         let text = registry.encode();
         for line in [
-            r#"messaging_client_consumed_messages_total{pipeline="p"} 3"#,
+            r#"messaging_client_consumed_messages_total{pipeline="p",messaging_system="kafka",messaging_operation_name="poll",messaging_consumer_group_name="quadrille.feature.p",messaging_destination_name="p.records"} 3"#,
+            r#"messaging_process_duration_seconds_count{pipeline="p",messaging_system="kafka",messaging_operation_name="process","#,
+            r#"messaging_client_operation_duration_seconds_count{pipeline="p",messaging_system="kafka",messaging_operation_name="commit","#,
             r#"quadrille_dead_letters_total{pipeline="p",reason="not_json"} 2"#,
             r#"kafka_consumergroup_lag{consumergroup="quadrille.feature.p",topic="p.records",partition="4"} 17"#,
             r#"quadrille_consumergroup_lag_seconds{consumergroup="quadrille.feature.p",topic="p.records",partition="4"} 1.5"#,

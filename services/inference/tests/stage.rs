@@ -127,13 +127,16 @@ impl World {
                 self.sent += 1;
             }
         });
-        let line = format!(
-            "messaging_client_consumed_messages_total{{pipeline=\"ward\"}} {}",
-            self.sent
-        );
+        let name = "messaging_client_consumed_messages_total{pipeline=\"ward\",";
+        let value = format!(" {}", self.sent);
+        let consumed = |line: &str| line.starts_with(name) && line.ends_with(&value);
         let deadline = Instant::now() + PATIENCE;
-        while !self.registry.encode().lines().any(|l| l == line) {
-            assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {line}");
+        while !self.registry.encode().lines().any(consumed) {
+            assert!(
+                Instant::now() < deadline,
+                "not within {PATIENCE:?}: {} consumed",
+                self.sent
+            );
             std::thread::park_timeout(Duration::from_millis(5));
         }
     }

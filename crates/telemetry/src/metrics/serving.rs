@@ -17,6 +17,7 @@ struct RpcLabels {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct HttpLabels {
     http_request_method: String,
+    url_scheme: &'static str,
     http_route: String,
     http_response_status_code: u16,
 }
@@ -71,6 +72,8 @@ impl RequestMetrics {
     ) {
         let labels = HttpLabels {
             http_request_method: method.to_owned(),
+            // The services' ports speak no TLS: what ends it stands before them.
+            url_scheme: "http",
             http_route: route.to_owned(),
             http_response_status_code: status,
         };
@@ -164,6 +167,15 @@ impl ModelTimes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_requests_duration_has_the_attributes_that_are_required() {
+        let registry = Registry::default();
+        let requests = RequestMetrics::register(&registry);
+        requests.http("GET", "/livez", 200, Duration::from_millis(3), None);
+        let line = r#"http_server_request_duration_seconds_count{http_request_method="GET",url_scheme="http",http_route="/livez",http_response_status_code="200"} 1"#;
+        assert!(registry.encode().contains(line), "{}", registry.encode());
+    }
 
     #[test]
     fn a_traced_request_is_the_example_of_its_bucket() {
