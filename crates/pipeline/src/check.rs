@@ -11,8 +11,8 @@ use crate::error::Error;
 use crate::feature::output_names;
 use crate::quote::{quote, suggest};
 use crate::spec::{
-    Argmax, Bands, Decision, FeatureSpec, Label, ModelSpec, RecordSpec, Spec, Threshold, Truth,
-    UnknownFields,
+    Argmax, Bands, Decision, FeatureSpec, Label, ModelSpec, PAST_MAX_DEFAULT, RecordSpec, Spec,
+    Threshold, Truth, UnknownFields,
 };
 use crate::table::{At, Source, Table};
 use crate::time::duration_ms;
@@ -86,6 +86,7 @@ fn record<'a>(table: At<'a, DeValue<'a>>) -> Result<RecordSpec, Error> {
         "event_time",
         "unknown_fields",
         "future_max",
+        "past_max",
         "fields",
     ];
     let mut table = table.table(&keys)?;
@@ -106,6 +107,7 @@ fn record<'a>(table: At<'a, DeValue<'a>>) -> Result<RecordSpec, Error> {
         .map(unknown_fields)
         .transpose()?;
     let future_ms_max = table.take("future_max").map(duration).transpose()?;
+    let past_ms_max = table.take("past_max").map(duration).transpose()?;
     let fields = fields::read(table.need("fields", "[[record.fields]]")?, &mut names)?;
     Ok(RecordSpec {
         id: id.map(|id| id.value),
@@ -114,6 +116,9 @@ fn record<'a>(table: At<'a, DeValue<'a>>) -> Result<RecordSpec, Error> {
         unknown_fields: unknown_fields.unwrap_or(UnknownFields::Refuse),
         future_ms_max: future_ms_max
             .or_else(|| duration_ms(FUTURE_MAX_DEFAULT))
+            .unwrap_or_default(),
+        past_ms_max: past_ms_max
+            .or_else(|| duration_ms(PAST_MAX_DEFAULT))
             .unwrap_or_default(),
         fields,
     })

@@ -335,7 +335,9 @@ impl<'a> Draft<'a> {
             }
             _ => return Err(value.wrong_type(name, fix)),
         };
-        time::check(name, time_ms, self.now_ms, self.spec.future_ms_max).map(Some)
+        time::Bounds::of(self.now_ms, self.spec)
+            .check(name, time_ms)
+            .map(Some)
     }
 
     /// Refuses a record that lacks what it must have.

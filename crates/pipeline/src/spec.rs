@@ -6,7 +6,10 @@
 use quadrille_proto::{Field, FieldType};
 use serde::{Serialize, Serializer};
 
-use crate::time::duration_text;
+use crate::time::{duration_ms, duration_text};
+
+/// Older than any record that is replayed, and younger than seconds of this century taken for milliseconds.
+pub(crate) const PAST_MAX_DEFAULT: &str = "10000d";
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Spec {
@@ -32,7 +35,18 @@ pub(crate) struct RecordSpec {
     pub unknown_fields: UnknownFields,
     #[serde(rename = "future_max", serialize_with = "as_duration")]
     pub future_ms_max: i64,
+    /// The default is not in the canonical form: pipelines of before it keep their hash.
+    #[serde(
+        rename = "past_max",
+        serialize_with = "as_duration",
+        skip_serializing_if = "is_past_default"
+    )]
+    pub past_ms_max: i64,
     pub fields: Vec<FieldSpec>,
+}
+
+fn is_past_default(ms: &i64) -> bool {
+    Some(*ms) == duration_ms(PAST_MAX_DEFAULT)
 }
 
 fn as_duration<S: Serializer>(ms: &i64, serializer: S) -> Result<S::Ok, S::Error> {

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 
 use crate::invalid::{Invalid, InvalidKind};
 use crate::quote::quote;
+use crate::spec::RecordSpec;
 
 /// A duration such as `500ms`, `30s`, `5m`, `2h` or `1d`, in milliseconds.
 pub(crate) fn duration_ms(text: &str) -> Option<i64> {
@@ -47,33 +48,73 @@ pub(crate) fn parse_rfc3339(field: &str, text: &str) -> Result<i64, Invalid> {
     }
 }
 
-/// Refuses times before 1970 and those further ahead than clocks differ.
-pub(crate) fn check(
-    field: &str,
-    time_ms: i64,
-    now_ms: i64,
-    future_ms_max: i64,
-) -> Result<i64, Invalid> {
-    let bad = |reason, fix: String| Err(Invalid::new(InvalidKind::BadTime, field, reason, fix));
-    if time_ms < 0 {
-        let reason = format!("{} is before 1970", show(time_ms));
-        return bad(
-            reason,
-            "send the time of the event, not a placeholder".into(),
-        );
+/// The times that a record may bring.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    pub now_ms: i64,
+    pub future_ms_max: i64,
+    pub past_ms_max: i64,
+}
+
+impl Bounds {
+    pub fn of(now_ms: i64, spec: &RecordSpec) -> Self {
+        Bounds {
+            now_ms,
+            future_ms_max: spec.future_ms_max,
+            past_ms_max: spec.past_ms_max,
+        }
     }
-    if time_ms > now_ms.saturating_add(future_ms_max) {
-        let allowed = duration_text(future_ms_max);
-        let reason = format!(
-            "{} is more than {allowed} ahead of this machine's clock ({})",
-            show(time_ms),
-            show(now_ms)
-        );
-        let fix = "check the sender's clock and that numbers are milliseconds, or raise \
-                   record.future_max in the pipeline file";
-        return bad(reason, fix.into());
+
+    /// Refuses times before 1970, those further ahead than clocks differ, and those so old that they are no times.
+    pub fn check(self, field: &str, time_ms: i64) -> Result<i64, Invalid> {
+        let bad = |reason, fix: String| Err(Invalid::new(InvalidKind::BadTime, field, reason, fix));
+        let now = || show(self.now_ms);
+        if time_ms < 0 {
+            let reason = format!("{} is before 1970", show(time_ms));
+            return bad(
+                reason,
+                "send the time of the event, not a placeholder".into(),
+            );
+        }
+        if self.is_ahead(time_ms) {
+            let allowed = duration_text(self.future_ms_max);
+            let reason = format!(
+                "{} is more than {allowed} ahead of this machine's clock ({})",
+                show(time_ms),
+                now()
+            );
+            let fix = "check the sender's clock and that numbers are milliseconds, or raise \
+                       record.future_max in the pipeline file";
+            return bad(reason, fix.into());
+        }
+        if self.is_old(time_ms) {
+            let allowed = duration_text(self.past_ms_max);
+            let reason = format!(
+                "{} is more than {allowed} before this machine's clock ({})",
+                show(time_ms),
+                now()
+            );
+            let raise = "raise record.past_max in the pipeline file";
+            // Of this century, if it counts seconds.
+            let seconds = time_ms.saturating_mul(1_000);
+            let fix = match self.is_ahead(seconds) || self.is_old(seconds) {
+                true => format!("send the time of the event, or {raise}"),
+                false => format!(
+                    "{time_ms} looks like seconds since 1970: send milliseconds, {seconds}, or {raise}"
+                ),
+            };
+            return bad(reason, fix);
+        }
+        Ok(time_ms)
     }
-    Ok(time_ms)
+
+    fn is_ahead(self, time_ms: i64) -> bool {
+        time_ms > self.now_ms.saturating_add(self.future_ms_max)
+    }
+
+    fn is_old(self, time_ms: i64) -> bool {
+        time_ms < self.now_ms.saturating_sub(self.past_ms_max)
+    }
 }
 
 /// RFC 3339, or the number where no calendar reaches.
@@ -138,13 +179,43 @@ mod tests {
     #[test]
     fn a_time_too_far_ahead_names_the_setting() {
         let now = 1_700_000_000_000;
-        assert!(check("t", now + 300_000, now, 300_000).is_ok());
-        let error = check("t", now + 300_001, now, 300_000).unwrap_err();
+        let check = |time_ms, now_ms, future_ms_max| {
+            let bounds = Bounds {
+                now_ms,
+                future_ms_max,
+                past_ms_max: i64::MAX,
+            };
+            bounds.check("t", time_ms)
+        };
+        assert!(check(now + 300_000, now, 300_000).is_ok());
+        let error = check(now + 300_001, now, 300_000).unwrap_err();
         assert!(error.to_string().contains("more than 5m ahead"), "{error}");
         assert!(error.fix.contains("record.future_max"));
-        assert!(check("t", i64::MAX, now, 0).is_err());
-        assert!(check("t", -1, now, 0).is_err());
-        assert!(check("t", i64::MIN, now, 0).is_err());
-        assert!(check("t", 5, i64::MAX, i64::MAX).is_ok());
+        assert!(check(i64::MAX, now, 0).is_err());
+        assert!(check(-1, now, 0).is_err());
+        assert!(check(i64::MIN, now, 0).is_err());
+        assert!(check(5, i64::MAX, i64::MAX).is_ok());
+    }
+
+    #[test]
+    fn a_time_in_seconds_is_refused_with_the_milliseconds() {
+        let bounds = Bounds {
+            now_ms: 1_763_600_000_000,
+            future_ms_max: 300_000,
+            past_ms_max: duration_ms("10000d").unwrap(),
+        };
+        let error = bounds.check("t", 1_763_596_800).unwrap_err();
+        assert_eq!(error.class(), "bad_time");
+        assert!(error.to_string().contains("1970-01-21"), "{error}");
+        assert!(
+            error.fix.contains("send milliseconds, 1763596800000"),
+            "{error}"
+        );
+        assert!(error.fix.contains("record.past_max"), "{error}");
+        let oldest = bounds.now_ms - bounds.past_ms_max;
+        assert_eq!(bounds.check("t", oldest), Ok(oldest));
+        let error = bounds.check("t", oldest - 1).unwrap_err();
+        assert!(!error.fix.contains("seconds"), "{error}");
+        assert!(bounds.check("t", 0).is_err(), "a placeholder");
     }
 }
