@@ -34,7 +34,8 @@ pub fn read_struct(
         .zip(&texts)
         .map(|((name, value), text)| {
             let scalar = match (&value.kind, text) {
-                (_, Some(text)) => Scalar::Json(text),
+                // JSON has no such number, and null would be another value: it is refused as everywhere.
+                (_, Some(text)) => not_finite(value).map_or(Scalar::Json(text), Scalar::Number),
                 (Some(Kind::BoolValue(truth)), _) => Scalar::Bool(*truth),
                 (Some(Kind::NumberValue(number)), _) => Scalar::Number(*number),
                 (Some(Kind::StringValue(text)), _) => Scalar::Text(text),
@@ -48,6 +49,16 @@ pub fn read_struct(
 fn nested_text(value: &Value) -> Option<String> {
     match &value.kind {
         Some(Kind::StructValue(_) | Kind::ListValue(_)) => Some(to_json(value).to_string()),
+        _ => None,
+    }
+}
+
+/// The first number that is none, in lists and objects too.
+fn not_finite(value: &Value) -> Option<f64> {
+    match &value.kind {
+        Some(Kind::NumberValue(number)) => (!number.is_finite()).then_some(*number),
+        Some(Kind::ListValue(list)) => list.values.iter().find_map(not_finite),
+        Some(Kind::StructValue(object)) => object.fields.values().find_map(not_finite),
         _ => None,
     }
 }
@@ -96,5 +107,60 @@ pub fn pick<'a>(pipelines: &'a [Arc<Pipeline>], name: &str) -> Result<&'a Arc<Pi
             .ok_or_else(|| {
                 Status::not_found(format!("no pipeline {name:?}; there are {}", there()))
             }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prost_types::ListValue;
+
+    use super::*;
+
+    #[test]
+    fn a_number_that_is_none_is_refused_in_lists_and_objects_too() {
+        const NET: &str = r#"
+            name = "p"
+            [record]
+            key = "k"
+            unknown_fields = "keep"
+            [[record.fields]]
+            name = "v"
+            type = "vector"
+            length = 2
+            required = false
+            [[features]]
+            name = "v"
+            kind = "pass"
+            field = "v"
+            [model]
+            inputs = ["v"]
+            [decision]
+            threshold = 0.5
+            positive = "a"
+            negative = "b"
+        "#;
+        let pipeline = Pipeline::parse("p.toml", NET).unwrap();
+        let number = |number| Value {
+            kind: Some(Kind::NumberValue(number)),
+        };
+        let read = |field: &str, second: f64| {
+            let list = ListValue {
+                values: vec![number(1.0), number(second)],
+            };
+            let list = Value {
+                kind: Some(Kind::ListValue(list)),
+            };
+            let fields = [("k".to_owned(), number(7.0)), (field.to_owned(), list)];
+            let record = Struct {
+                fields: fields.into(),
+            };
+            read_struct(&pipeline, &record, NeedKey::Required)
+        };
+        assert_eq!(read("v", 2.0).unwrap().values, [1.0, 2.0]);
+        assert!(read("other", 2.0).is_ok());
+        for wrong in [f64::INFINITY, f64::NEG_INFINITY, f64::NAN] {
+            assert!(read("v", wrong).is_err(), "{wrong}");
+            assert_eq!(read("other", wrong).unwrap_err().class(), "out_of_range");
+        }
     }
 }
