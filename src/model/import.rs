@@ -16,7 +16,7 @@ use quadrille_model::{
 use quadrille_pipeline::{Decision, Pipeline, Truth};
 use quadrille_service::Error;
 
-use crate::{output, pipelines, registry};
+use crate::{output, pipelines, registry, train::created_at};
 
 /// Room for 32 rows of 4,096 inputs, and for other columns.
 const WARM_UP_BYTES_MAX: u64 = 16 << 20;
@@ -248,7 +248,7 @@ impl Args {
             preprocess: None,
             warm_up: None,
             recorded: Vec::new(),
-            created_at: now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+            created_at: created_at(),
         })
     }
 }
@@ -397,10 +397,17 @@ fn cells(
 ) -> Result<Vec<f64>, String> {
     let cell = |&at: &usize| match record.get(at).unwrap_or_default() {
         "" => Ok(f64::NAN),
-        text => text.parse().map_err(|_| {
-            let (line, name) = (line(record), &header[at]);
-            format!("line {line}, column {name:?}: {text:?} is not a number")
-        }),
+        text => match text.parse::<f64>() {
+            // What is too large for a number would be recorded as missing.
+            Ok(number) if !number.is_infinite() => Ok(number),
+            read => {
+                let (line, name) = (line(record), &header[at]);
+                let finite = if read.is_ok() { "finite " } else { "" };
+                Err(format!(
+                    "line {line}, column {name:?}: {text:?} is not a {finite}number"
+                ))
+            }
+        },
     };
     columns.iter().map(cell).collect()
 }
@@ -531,6 +538,15 @@ mod tests {
         assert!(found.inputs[1][0] == 3.0 && found.inputs[1][1].is_nan());
         assert_eq!(found.answers, Some(vec![vec![0.5], vec![0.001]]));
         assert_eq!(rows(csv, &inputs, &names(&["z"])).unwrap().answers, None);
+
+        for (cell, wrong) in [("1e999", "not a finite number"), ("x", "not a number")] {
+            let csv = format!("a,b\n1,2\n{cell},2\n");
+            let error = rows(csv.as_bytes(), &inputs, &outputs).unwrap_err();
+            assert!(
+                error.contains("line 3, column \"a\"") && error.contains(wrong),
+                "{error}"
+            );
+        }
 
         let many = format!("a,b\n{}", "1,2\n".repeat(ROWS_MAX + 1));
         let found = rows(many.as_bytes(), &inputs, &outputs).unwrap();

@@ -156,6 +156,10 @@ impl Pipeline {
         &self.inner.spec.record.key
     }
 
+    pub(crate) fn event_time_field(&self) -> Option<&str> {
+        self.inner.spec.record.event_time.as_deref()
+    }
+
     /// The field of the outside record that holds its id, if it has one.
     pub fn id_field(&self) -> Option<&str> {
         self.inner.spec.record.id.as_deref()

@@ -1,5 +1,6 @@
 //! Training data: a CSV file's rows as the model's inputs, by the code the stream uses.
 
+use std::collections::HashMap;
 use std::io::Read;
 
 use csv::{ByteRecord, ReaderBuilder, StringRecord, Trim};
@@ -10,6 +11,7 @@ use crate::pipeline::Pipeline;
 use crate::quote::{list, quote, suggest};
 use crate::record::Reading;
 use crate::spec::{Label, Truth};
+use crate::time::parse_rfc3339;
 
 /// Why a file cannot be trained on.
 #[derive(Debug, thiserror::Error)]
@@ -46,13 +48,18 @@ pub struct Training {
     pub rows: Vec<f64>,
     /// 1 for positive, 0 for negative; of several classes their number, counted from 0; or the value itself. One a row.
     pub labels: Vec<f64>,
+    /// The entity of each row, counted from 0 as they come. A row without a key, and any where the file has no column
+    /// of it, is an entity of its own.
+    pub entities: Vec<usize>,
+    /// The event time of each row in milliseconds since 1970; None where the file has none that can be read.
+    pub times_ms: Vec<Option<i64>>,
     /// Rows that cannot be used: the line in the file, counted from 1, and why.
     pub skipped: Vec<(u64, Invalid)>,
 }
 
 impl Pipeline {
-    /// Reads a CSV file of records with their truth. Id, key and event time are not read, and
-    /// other columns do not matter.
+    /// Reads a CSV file of records with their truth. Key and event time say which rows belong together; their columns
+    /// may be absent, and others do not matter.
     ///
     /// # Errors
     /// The file as a whole cannot be used; single rows that cannot are skipped and listed.
@@ -70,26 +77,36 @@ impl Pipeline {
         }
         let columns = self.training_columns(&header).map_err(Error::Header)?;
         let label_at = label_column(&header, label)?;
+        let column = |field: &str| names(&header).position(|name| name == field);
+        let key_at = column(self.key_field());
+        let time_at = self.event_time_field().and_then(column);
 
         let mut training = Training {
             inputs: self.inputs().to_vec(),
             rows: Vec::new(),
             labels: Vec::new(),
+            entities: Vec::new(),
+            times_ms: Vec::new(),
             skipped: Vec::new(),
         };
+        let mut entities = Entities::default();
         let (mut bytes, mut reading, mut features) =
             (ByteRecord::new(), Reading::default(), Vec::new());
         while csv.read_byte_record(&mut bytes)? {
             let line = bytes.position().map_or(0, csv::Position::line);
-            let truth = text(&bytes).and_then(|row| {
+            let read = text(&bytes).and_then(|row| {
                 columns.read(&row, self.draft(0, &mut reading), Use::Training)?;
-                truth(label, row.get(label_at).unwrap_or_default())
+                let truth = truth(label, row.get(label_at).unwrap_or_default())?;
+                Ok((row, truth))
             });
-            match truth {
-                Ok(truth) => {
+            match read {
+                Ok((row, truth)) => {
                     self.features(&reading.values, &mut features);
                     self.model_inputs(&features, &mut training.rows);
                     training.labels.push(truth);
+                    let cell = |at: Option<usize>| row.get(at?).map(str::trim);
+                    training.entities.push(entities.number(cell(key_at)));
+                    training.times_ms.push(cell(time_at).and_then(time_ms));
                 }
                 Err(invalid) => training.skipped.push((line, invalid)),
             }
@@ -101,6 +118,35 @@ impl Pipeline {
         }
         Ok(training)
     }
+}
+
+/// Numbers of entities, by their keys.
+#[derive(Default)]
+struct Entities {
+    known: HashMap<String, usize>,
+    count: usize,
+}
+
+impl Entities {
+    /// Without a key a row is an entity of its own.
+    fn number(&mut self, key: Option<&str>) -> usize {
+        let next = self.count;
+        let number = match key.filter(|key| !key.is_empty()) {
+            None => next,
+            Some(key) => match self.known.get(key) {
+                Some(known) => return *known,
+                None => *self.known.entry(key.to_owned()).or_insert(next),
+            },
+        };
+        self.count += 1;
+        number
+    }
+}
+
+/// Milliseconds, or RFC 3339: as records bring it.
+fn time_ms(cell: &str) -> Option<i64> {
+    let number = cell.parse().ok();
+    number.or_else(|| parse_rfc3339("", cell).ok())
 }
 
 fn label_column(header: &StringRecord, label: &Label) -> Result<usize, Error> {

@@ -1,7 +1,10 @@
 //! What is learned from: named inputs, rows and labels, and whether anything can be learned from them.
 
-use super::Error;
+use super::{Error, folds};
 use crate::{preprocess, scorer};
+
+/// Keeps the chances of synthetic rows apart from those of folds.
+const SYNTHETIC: u64 = 0x73_79_6e_74 << 32;
 
 /// Labelled rows.
 #[derive(Debug, Clone, PartialEq)]
@@ -99,6 +102,30 @@ impl Dataset {
         self.filter(|row| row % step == 0).rows
     }
 
+    /// At most `count` rows that nobody brought: each value is drawn for itself from what its column has, between the
+    /// ranks, and is missing as often. The outermost hundredths are left out: who has the highest value of all is known.
+    pub(super) fn synthetic(&self, count: usize, seed: u64) -> Vec<f64> {
+        let width = self.inputs.len();
+        let count = count.min(self.labels.len());
+        let mut rows = vec![f64::NAN; count * width];
+        for column in 0..width {
+            let values = self.rows.iter().skip(column).step_by(width);
+            let mut sorted: Vec<f64> = values.copied().filter(|it| !it.is_nan()).collect();
+            sorted.sort_by(f64::total_cmp);
+            let present = sorted.len() as f64 / self.labels.len().max(1) as f64;
+            let whole = sorted.iter().all(|value| value.fract() == 0.0);
+            let mut chances = folds::chances(seed, SYNTHETIC ^ column as u64);
+            for row in 0..count {
+                let (is_present, at) = (chances.fraction() < present, chances.fraction());
+                let value = quantile(&sorted, 0.01 + 0.98 * at);
+                if is_present {
+                    rows[row * width + column] = if whole { value.round() } else { value };
+                }
+            }
+        }
+        rows
+    }
+
     /// Gives a column its name.
     pub(super) fn explain(&self, reason: preprocess::Error) -> Error {
         match reason {
@@ -110,6 +137,19 @@ impl Dataset {
                 reason,
             },
         }
+    }
+}
+
+/// Between the two nearest ranks; NaN where there is none.
+fn quantile(sorted: &[f64], at: f64) -> f64 {
+    let place = at * sorted.len().saturating_sub(1) as f64;
+    let (low, high) = (place.floor() as usize, place.ceil() as usize);
+    match (sorted.get(low), sorted.get(high)) {
+        (Some(low), Some(high)) => {
+            let part = place.fract();
+            low * (1.0 - part) + high * part
+        }
+        _ => f64::NAN,
     }
 }
 
@@ -133,6 +173,42 @@ mod tests {
     fn sound_data_pass() {
         let rows = [1.0, f64::NAN, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0];
         assert!(data(&rows, &[0.0, 1.0, 0.0, 1.0]).check(2).is_ok());
+    }
+
+    #[test]
+    fn synthetic_rows_have_each_columns_distribution_and_are_nobodys() {
+        let width = 2;
+        let rows: Vec<f64> = (0..500)
+            .flat_map(|row| {
+                let glucose = 80.0 + f64::from(row) / 7.0;
+                let age = if row % 4 == 0 {
+                    f64::NAN
+                } else {
+                    f64::from(20 + row % 50)
+                };
+                [glucose, age]
+            })
+            .collect();
+        let labels: Vec<f64> = (0..500).map(|row| f64::from(row % 2)).collect();
+        let data = data(&rows, &labels);
+        let made = data.synthetic(200, 1);
+        assert_eq!(made.len(), 200 * width);
+        let real = |row: &[f64]| {
+            rows.chunks(width)
+                .any(|it| it[0] == row[0] && it[1] == row[1])
+        };
+        assert!(!made.chunks(width).any(real));
+        let glucose: Vec<f64> = made.iter().copied().step_by(width).collect();
+        let mean = glucose.iter().sum::<f64>() / 200.0;
+        assert!((mean - 115.6).abs() < 6.0, "{mean}");
+        assert!(glucose.iter().all(|it| (80.0..151.3).contains(it)));
+        let ages = made.iter().skip(1).step_by(width);
+        let missing = ages.clone().filter(|it| it.is_nan()).count();
+        assert!((25..75).contains(&missing), "{missing}");
+        assert!(ages.filter(|it| !it.is_nan()).all(|it| it.fract() == 0.0));
+        let bits = |rows: &[f64]| rows.iter().map(|it| it.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&made), bits(&data.synthetic(200, 1)));
+        assert_ne!(bits(&made), bits(&data.synthetic(200, 2)));
     }
 
     #[test]

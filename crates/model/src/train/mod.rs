@@ -5,6 +5,7 @@
 
 mod dataset;
 mod folds;
+mod split;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,6 +14,7 @@ use std::str::FromStr;
 pub use dataset::Dataset;
 use serde::{Deserialize, Serialize};
 use serde_json::Number;
+pub use split::Split;
 
 use crate::forest::{self, Forest, fit::Parameters};
 use crate::logistic::Logistic;
@@ -20,6 +22,7 @@ use crate::metrics::{self, Metrics};
 use crate::package::{Backend, ROWS_MAX};
 use crate::preprocess::{self, Imputation, Preprocess, Scaling};
 use crate::scorer::{self, Kernel};
+use split::Folds;
 
 /// Bounds of the options; see [`TrainOptions`].
 pub const FOLDS_MAX: usize = 100;
@@ -63,6 +66,24 @@ pub enum Error {
         label: f64,
         folds: usize,
     },
+    #[error("{rows} rows need as many entities or times, but there are {found}")]
+    Split { rows: usize, found: usize },
+    #[error(
+        "{count} entities have rows with the label {label}, too few for {folds} folds; bring more entities or use at most {count} folds"
+    )]
+    TooFewEntities {
+        count: usize,
+        label: f64,
+        folds: usize,
+    },
+    #[error(
+        "the rows have too few different times for {folds} folds and a beginning; bring more or use fewer folds"
+    )]
+    TooFewTimes { folds: usize },
+    #[error(
+        "the rows before fold {fold} in time all have the label {label}; bring earlier examples of both classes or use fewer folds"
+    )]
+    OneClassBefore { fold: usize, label: f64 },
     #[error(
         "input {input:?} has no value in any row; remove it from the model's inputs or bring data that has it"
     )]
@@ -130,6 +151,15 @@ impl fmt::Display for Algorithm {
     }
 }
 
+/// Rows that a package records with the model's answers, to be scored at every load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WarmUpRows {
+    /// Drawn from the distribution of each input: rows of nobody, since a package goes wherever its model is served.
+    Synthetic,
+    /// Rows of the training data.
+    Real,
+}
+
 /// How to train. What belongs to the other algorithm is ignored.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TrainOptions {
@@ -141,6 +171,8 @@ pub struct TrainOptions {
     /// Probability from which the confusion matrix counts a row as positive, 0 to 1.
     pub threshold: f64,
     pub imputation: Imputation,
+    /// Which rows the package records.
+    pub warm_up: WarmUpRows,
     /// Forest: trees, 1 to [`TREES_MAX`].
     pub trees: usize,
     /// Forest: most splits between root and leaf, 1 to [`DEPTH_MAX`].
@@ -162,6 +194,7 @@ impl TrainOptions {
             seed: 1,
             threshold: 0.5,
             imputation: Imputation::Median,
+            warm_up: WarmUpRows::Synthetic,
             trees: 100,
             depth_max: 8,
             min_leaf: 5,
@@ -257,7 +290,7 @@ impl fmt::Display for Step {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Evaluation {
-    /// Over all rows, each with the probability it got when it was left out.
+    /// Over all rows that were left out once, each with the probability it got then: all, unless folds are cut by time.
     pub metrics: Metrics,
     /// The AUC of each fold: how much the figure depends on the luck of the draw.
     pub auc_of_folds: Vec<f64>,
@@ -286,7 +319,7 @@ pub struct Trained {
     pub options: TrainOptions,
     pub(crate) inputs: Vec<String>,
     pub(crate) rows: usize,
-    /// Rows for the package to record, spread over the data.
+    /// Rows for the package to record.
     pub(crate) recorded: Vec<f64>,
     pub(crate) preprocess: Preprocess,
     pub(crate) fitted: Fitted,
@@ -324,8 +357,8 @@ impl Trained {
     }
 }
 
-/// Cross-validates `options.algorithm` on `data`, then fits it to all rows. Calls `progress` after each of the folds + 1
-/// steps; it takes about as long as fitting folds + 1 times.
+/// Cross-validates `options.algorithm` on `data`, each row for itself, then fits it to all rows. Calls `progress` after
+/// each of the folds + 1 steps; it takes about as long as fitting folds + 1 times.
 ///
 /// # Errors
 /// Options out of bounds, or data from which nothing can be learned; the message names the remedy.
@@ -334,29 +367,46 @@ pub fn train(
     options: &TrainOptions,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Trained, Error> {
+    train_split(data, Split::Rows, options, progress)
+}
+
+/// As [`train`], with folds that are cut as `split` says.
+///
+/// # Errors
+/// As [`train`]; or there is too little for such folds.
+pub fn train_split(
+    data: &Dataset,
+    split: Split<'_>,
+    options: &TrainOptions,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Trained, Error> {
     data.check(options.folds)?;
     options.check(data.inputs.len())?;
     let total = options.folds + 1;
-    let folds = folds::stratified(&data.labels, options.folds, options.seed);
-    let mut probabilities = vec![0.0; data.labels.len()];
+    let folds = Folds::cut(data, split, options)?;
+    let mut probabilities = vec![None; data.labels.len()];
     let mut auc_of_folds = Vec::with_capacity(options.folds);
     for fold in 0..options.folds {
-        let [inside, outside] =
-            [false, true].map(|left_out| data.filter(|row| (folds[row] == fold) == left_out));
+        let inside = data.filter(|row| folds.trains(fold, row));
+        let outside = data.filter(|row| folds.judges(fold, row));
+        folds.check_before(fold, &inside.labels)?;
         let (preprocess, fitted) = fit(&inside, options, fold as u64 + 1).map_err(in_fold)?;
         let answers = answer(&preprocess, &fitted, &outside.rows);
         auc_of_folds.extend(metrics::auc(&answers, &outside.labels));
-        let places = (0..folds.len()).filter(|&row| folds[row] == fold);
+        let places = (0..data.labels.len()).filter(|&row| folds.judges(fold, row));
         places
             .zip(answers)
-            .for_each(|(row, answer)| probabilities[row] = answer);
+            .for_each(|(row, answer)| probabilities[row] = Some(answer));
         progress(Progress {
             done: fold + 1,
             total,
             step: Step::Fold(fold + 1),
         });
     }
-    let metrics = metrics::evaluate(&probabilities, &data.labels, options.threshold)?;
+    let judged = probabilities.iter().zip(&data.labels);
+    let judged = judged.filter_map(|(answer, label)| Some(((*answer)?, *label)));
+    let (judged, truth): (Vec<f64>, Vec<f64>) = judged.unzip();
+    let metrics = metrics::evaluate(&judged, &truth, options.threshold)?;
     let (preprocess, fitted) = fit(data, options, 0)?;
     progress(Progress {
         done: total,
@@ -371,7 +421,10 @@ pub fn train(
         options: options.clone(),
         inputs: data.inputs.clone(),
         rows: data.labels.len(),
-        recorded: data.spread(ROWS_MAX),
+        recorded: match options.warm_up {
+            WarmUpRows::Synthetic => data.synthetic(ROWS_MAX, options.seed),
+            WarmUpRows::Real => data.spread(ROWS_MAX),
+        },
         preprocess,
         fitted,
     })

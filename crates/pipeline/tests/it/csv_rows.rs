@@ -145,6 +145,31 @@ fn rows_that_cannot_be_used_are_listed_with_their_lines() {
 }
 
 #[test]
+fn rows_of_one_key_are_one_entity_and_a_row_without_a_key_is_its_own() {
+    let row = "6,148,72,35,0,33.6,0.627,50,pos";
+    let data = format!(
+        "event_time,patient_id,{TRAINING}\n2026-01-31T12:00:00Z,a,{row}\n1700000000000,b,{row}\n,,{row}\n\
+         soon, a ,{row}\n7,,{row}\n"
+    );
+    let training = diabetes().read_training(data.as_bytes()).unwrap();
+    assert_eq!(training.entities, [0, 1, 2, 0, 3]);
+    assert_eq!(
+        training.times_ms,
+        [
+            Some(1_769_860_800_000),
+            Some(1_700_000_000_000),
+            None,
+            None,
+            Some(7)
+        ]
+    );
+    let data = format!("{TRAINING}\n{row}\n{row}\n");
+    let training = diabetes().read_training(data.as_bytes()).unwrap();
+    assert_eq!(training.entities, [0, 1]);
+    assert_eq!(training.times_ms, [None, None]);
+}
+
+#[test]
 fn data_that_cannot_train_says_why() {
     let fail = |data: &str| {
         diabetes()
