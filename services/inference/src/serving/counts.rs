@@ -78,7 +78,7 @@ pub(super) struct Counted {
 }
 
 impl Counted {
-    pub fn new(model: Arc<dyn Model>, counts: &Arc<Counts>) -> Arc<dyn Model> {
+    pub fn wrap(model: Arc<dyn Model>, counts: &Arc<Counts>) -> Arc<dyn Model> {
         Arc::new(Counted {
             model,
             counts: Arc::clone(counts),

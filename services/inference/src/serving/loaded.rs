@@ -90,7 +90,7 @@ impl Loaded {
         let manifest = package.manifest();
         let (name, version) = (&manifest.name, &manifest.version);
         let counts = Arc::new(Counts::default());
-        let model = Counted::new(package.model(), &counts);
+        let model = Counted::wrap(package.model(), &counts);
         let dear = model.cost() == Cost::Dear || batching.models.contains(name);
         let queue = dear.then(|| {
             let metrics = metrics.queue(name, version);
