@@ -5,7 +5,9 @@
 mod models;
 mod serving;
 
-pub use models::{Missed, ModelState, QueueMetrics, ServingMetrics, VariantMetrics};
+pub use models::{
+    Missed, ModelState, QueueMetrics, ServingMetrics, VariantMetrics, VariantRecords,
+};
 pub use serving::{ModelMetrics, ModelTimes, RequestMetrics};
 
 use std::{

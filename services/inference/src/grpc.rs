@@ -49,6 +49,7 @@ impl PredictService for Predict {
         let outputs = scored.map_err(Refusal::from)?;
         let id = choice.loaded.id();
         choice.times.compute(start.elapsed());
+        choice.records.scored(1);
         drop(step);
         Ok(Response::new(PredictResponse {
             probability: pipeline.headline(&outputs),

@@ -158,7 +158,7 @@ impl ServingMetrics {
         registry.register(
             "quadrille.variant.records",
             None,
-            "Records and requests scored, by the route that answered; one that is tried again counts again",
+            "Records of the stream and rows of requests scored, by the route that answered; one that is tried again counts again",
             m.records.clone(),
         );
         registry.register(
@@ -398,6 +398,21 @@ impl VariantMetrics {
             let counter = self.missed.get_or_create_owned(&self.labels.missed(missed));
             counter.inc_by(records);
         }
+    }
+
+    /// For a request, which is counted once it is answered.
+    pub fn records(&self) -> VariantRecords {
+        VariantRecords(self.records.clone())
+    }
+}
+
+/// The records that one route answered. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct VariantRecords(Counter);
+
+impl VariantRecords {
+    pub fn scored(&self, records: usize) {
+        self.0.inc_by(records as u64);
     }
 }
 

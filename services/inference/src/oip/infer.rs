@@ -152,6 +152,7 @@ impl Doors {
     /// # Errors
     /// Why there is no answer, and what to change.
     pub(crate) async fn score(&self, question: Question<'_>) -> Result<Scored, Refusal> {
+        let mut counted = None;
         let (through, loaded, times, rows) = match self.target(question.model, question.version)? {
             Target::Model(loaded) => {
                 if let Some(variant) = &question.ask.variant {
@@ -167,6 +168,7 @@ impl Doors {
             Target::Pipeline(pipeline) => {
                 let (choice, rows) = self.through(&pipeline, &question)?;
                 let through = Some((pipeline, choice.variant));
+                counted = Some(choice.records);
                 (through, choice.loaded, choice.times, rows)
             }
         };
@@ -179,6 +181,9 @@ impl Doors {
         let scores = loaded.score(rows.values, question.deadline).await?;
         times.compute(start.elapsed());
         drop(step);
+        if let Some(records) = counted {
+            records.scored(scores.len() / model.outputs().width().max(1));
+        }
         Ok(Scored {
             through,
             loaded,

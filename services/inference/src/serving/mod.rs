@@ -27,7 +27,7 @@ use quadrille_model::Package;
 use quadrille_pipeline::Pipeline;
 use quadrille_registry::{FRESH_WITHIN, ModelId, compare_versions};
 use quadrille_service::Error;
-use quadrille_telemetry::metrics::{ModelTimes, ServingMetrics};
+use quadrille_telemetry::metrics::{ModelTimes, ServingMetrics, VariantRecords};
 
 pub use crate::batch::Batching;
 pub(crate) use counts::Statistics;
@@ -130,6 +130,8 @@ pub struct Choice {
     pub config_hash: [u8; 32],
     /// Of the model in this pipeline.
     pub times: ModelTimes,
+    /// Counts what this route answers, once it has.
+    pub records: VariantRecords,
 }
 
 struct Shared {
@@ -277,12 +279,12 @@ impl Serving {
             }
         };
         let variant = routes.variant(pick);
-        variant.metrics.scored(1);
         Ok(Choice {
             variant: variant.name.clone(),
             loaded: Arc::clone(&variant.loaded),
             config_hash: variant.config_hash,
             times: variant.metrics.times.clone(),
+            records: variant.metrics.records(),
         })
     }
 

@@ -3,6 +3,7 @@
 mod grpc;
 mod meanings;
 mod openapi;
+mod port;
 mod rest;
 mod server;
 mod tfs;

@@ -146,7 +146,8 @@ pub fn scores(model: &Arc<dyn Model>, rows: &[f64]) -> Vec<f64> {
     outputs
 }
 
-fn start() -> Server {
+/// A service of one's own, for what counts all that is asked.
+pub fn start() -> Server {
     let folder = TempDir::new().expect("a folder");
     let diabetes = Pipeline::parse("diabetes.toml", DIABETES).expect("the shipped pipeline");
     let animals = Pipeline::parse("animals.toml", ANIMALS).expect("a pipeline");

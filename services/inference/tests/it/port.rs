@@ -1,0 +1,80 @@
+//! What all doors of the port have in common: who is counted, what is listed, what a body must say of itself.
+
+use quadrille_proto::v1::{PredictRequest, predict_service_client::PredictServiceClient};
+use serde_json::{Value, json};
+
+use crate::server::{Server, http, start};
+
+const JSON: (&str, &str) = ("Content-Type", "application/json");
+
+/// The records that the route of a pipeline has answered.
+fn counted(server: &Server, pipeline: &str) -> f64 {
+    let (_, _, body) = http(server.address, "GET", "/metrics", &[], b"");
+    let text = String::from_utf8_lossy(&body).into_owned();
+    let line = format!("quadrille_variant_records_total{{pipeline=\"{pipeline}\"");
+    let found = text.lines().find(|it| it.starts_with(&line));
+    let value = found.and_then(|line| line.rsplit(' ').next()?.parse().ok());
+    value.expect("it is counted")
+}
+
+fn animals(rows: usize) -> Value {
+    let column = |name: &str, datatype: &str, value: Value| json!({"name": name, "datatype": datatype, "shape": [rows], "data": vec![value; rows]});
+    json!({"inputs": [
+        column("weight", "FP64", json!(12.0)),
+        column("coat", "BYTES", json!("red")),
+        column("tame", "BOOL", json!(true)),
+    ]})
+}
+
+fn animal() -> prost_types::Struct {
+    use prost_types::value::Kind;
+    let fields = [
+        ("weight", Kind::NumberValue(12.0)),
+        ("coat", Kind::StringValue("red".to_owned())),
+        ("tame", Kind::BoolValue(true)),
+    ];
+    let fields = fields.into_iter();
+    let fields = fields.map(|(name, kind)| {
+        let kind = Some(kind);
+        (name.to_owned(), prost_types::Value { kind })
+    });
+    prost_types::Struct {
+        fields: fields.collect(),
+    }
+}
+
+#[test]
+fn a_route_counts_the_rows_it_answered_and_nothing_else() {
+    let server = start();
+    let ask = |method: &str, path: &str, body: &str| {
+        http(server.address, method, path, &[JSON], body.as_bytes()).0
+    };
+    let infer = |request: &Value| ask("POST", "/v2/models/animals/infer", &request.to_string());
+    // Probes and metadata.
+    for path in [
+        "/v2/models/animals/ready",
+        "/v2/models/animals",
+        "/v1/models/animals",
+        "/v1/models/animals/metadata",
+    ] {
+        assert_eq!(ask("GET", path, ""), 200, "{path}");
+    }
+    // Refused: an output that there is not.
+    let mut refused = animals(2);
+    refused["outputs"] = json!([{"name": "nothing"}]);
+    assert_eq!(infer(&refused), 400);
+    assert_eq!(counted(&server, "animals"), 0.0);
+    assert_eq!(infer(&animals(7)), 200);
+    assert_eq!(counted(&server, "animals"), 7.0);
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let client = PredictServiceClient::connect(server.url()).await;
+        let request = PredictRequest {
+            pipeline: "animals".to_owned(),
+            record: Some(animal()),
+        };
+        let mut client = client.expect("a connection");
+        client.predict(request).await.expect("an answer");
+    });
+    assert_eq!(counted(&server, "animals"), 8.0);
+}
