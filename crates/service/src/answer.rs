@@ -55,7 +55,8 @@ impl<E: FnOnce(Code) + Unpin> http_body::Body for Answer<E> {
                 }
             }
             Some(Err(_)) => this.ends(Code::Unknown),
-            None => this.ends(Code::Ok),
+            // An answer says how it ended by its trailers; one that has none broke off.
+            None => this.ends(Code::Unknown),
         }
         Poll::Ready(frame)
     }
@@ -70,10 +71,10 @@ impl<E: FnOnce(Code) + Unpin> http_body::Body for Answer<E> {
 }
 
 impl<E: FnOnce(Code)> Drop for Answer<E> {
-    /// Who asked has gone, or nothing was left to read.
+    /// Who asked has gone, or nothing was left to read and no status came.
     fn drop(&mut self) {
         let code = match self.body.is_end_stream() {
-            true => Code::Ok,
+            true => Code::Unknown,
             false => Code::Cancelled,
         };
         self.ends(code);
@@ -137,6 +138,11 @@ mod tests {
             told(vec![data(), trailers("8")], 2),
             [Code::ResourceExhausted]
         );
+    }
+
+    #[test]
+    fn an_answer_without_a_status_did_not_go_well() {
+        assert_eq!(told(vec![data()], 2), [Code::Unknown]);
     }
 
     #[test]

@@ -1,8 +1,12 @@
 //! `quadrille.v1.IngestService`: one record a call, or a stream with an acknowledgement for each.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{
+    pin::Pin,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
-use futures_util::{Stream, StreamExt};
+use futures_util::{Stream, StreamExt, stream};
 use prost::Message;
 use prost_types::Struct;
 use quadrille_choreography::PublishError;
@@ -189,13 +193,90 @@ impl IngestService for Ingest {
         let intakes = Arc::clone(&self.intakes);
         // Sent one after another, so that order is kept; confirmed as Kafka answers. While as many as may
         // wait do wait, nothing is read, and the sender's flow-control window closes.
-        let acknowledgements = request
-            .into_inner()
-            .take_while(|request| std::future::ready(request.is_ok()))
-            .filter_map(|request| std::future::ready(request.ok()))
-            .then(move |request| send(Arc::clone(&intakes), request, Arc::clone(&headers)))
-            .buffer_unordered(STREAM_IN_FLIGHT_MAX)
-            .map(Ok);
+        let acknowledgements = acknowledge(request.into_inner(), move |request| {
+            send(Arc::clone(&intakes), request, Arc::clone(&headers))
+        });
         Ok(Response::new(Box::pin(acknowledgements)))
+    }
+}
+
+/// Acknowledges what `send` sends. Where the requests end with an error, the answer does too, once all that came
+/// before it is acknowledged.
+fn acknowledge<F, C>(
+    requests: impl Stream<Item = Result<SubmitRequest, Status>> + Send,
+    send: impl FnMut(SubmitRequest) -> F + Send,
+) -> impl Stream<Item = Result<SubmitAck, Status>> + Send
+where
+    F: Future<Output = C> + Send,
+    C: Future<Output = SubmitAck> + Send,
+{
+    let failed = Arc::new(OnceLock::new());
+    let end = Arc::clone(&failed);
+    let good = move |request: &Result<SubmitRequest, Status>| {
+        if let Err(status) = request {
+            let _ = failed.set(status.clone());
+        }
+        std::future::ready(request.is_ok())
+    };
+    let end = stream::once(async move { end.get().cloned().map(Err) });
+    requests
+        .take_while(good)
+        .filter_map(|request| std::future::ready(request.ok()))
+        .then(send)
+        .buffer_unordered(STREAM_IN_FLIGHT_MAX)
+        .map(Ok)
+        .chain(end.filter_map(std::future::ready))
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::future::Either;
+
+    use super::*;
+
+    fn request(sequence: u64) -> Result<SubmitRequest, Status> {
+        Ok(SubmitRequest {
+            sequence,
+            ..SubmitRequest::default()
+        })
+    }
+
+    /// What is answered to requests of which the first is confirmed last.
+    async fn answered(requests: Vec<Result<SubmitRequest, Status>>) -> Vec<Result<u64, Code>> {
+        let (confirm, mut confirmed) = tokio::sync::mpsc::channel::<()>(1);
+        let mut confirmed = Some(async move {
+            let _ = confirmed.recv().await;
+        });
+        let send = move |request: SubmitRequest| {
+            let ack = SubmitAck {
+                sequence: request.sequence,
+                outcome: None,
+            };
+            let wait = match confirmed.take() {
+                Some(confirmed) => Either::Left(confirmed),
+                None => Either::Right(std::future::ready(())),
+            };
+            std::future::ready(async move {
+                wait.await;
+                ack
+            })
+        };
+        let mut answers = Box::pin(acknowledge(stream::iter(requests), send));
+        let mut confirm = Some(confirm);
+        let mut all = Vec::new();
+        while let Some(answer) = answers.next().await {
+            drop(confirm.take());
+            all.push(answer.map(|it| it.sequence).map_err(|it| it.code()));
+        }
+        all
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_breaks_off_ends_with_its_status_after_all_acknowledgements() {
+        let broken = Err(Status::resource_exhausted("too large"));
+        let requests = vec![request(1), request(2), broken];
+        let expected = [Ok(2), Ok(1), Err(Code::ResourceExhausted)];
+        assert_eq!(answered(requests).await, expected);
+        assert_eq!(answered(vec![request(1), request(2)]).await, [Ok(2), Ok(1)]);
     }
 }
