@@ -1,6 +1,7 @@
 //! End to end on a real Apache Kafka: one broker a run, the services as the processes people run.
 
 mod bad_input;
+mod balancing;
 mod commands;
 mod database;
 mod delivery;

@@ -60,7 +60,9 @@ fn status(rejection: &Rejection) -> Status {
         | Rejection::Publish(PublishError::TooLarge | PublishError::Busy) => {
             Code::ResourceExhausted
         }
-        Rejection::Publish(PublishError::Unconfirmed(_)) => Code::Unavailable,
+        Rejection::Unconfirmed { .. } | Rejection::Publish(PublishError::Unconfirmed(_)) => {
+            Code::Unavailable
+        }
     };
     Status::new(code, rejection.to_string())
 }
@@ -83,6 +85,17 @@ fn trace_headers(metadata: &MetadataMap) -> Arc<[(String, Vec<u8>)]> {
         .filter(|(name, value)| valid(name, value))
         .map(|(name, value)| (name.to_owned(), value.to_vec()))
         .collect()
+}
+
+/// The key that came beside the message: a proxy that may send a call again sets one.
+fn idempotency_key(metadata: &MetadataMap) -> Result<String, Status> {
+    match metadata.get("idempotency-key").map(|key| key.to_str()) {
+        None => Ok(String::new()),
+        Some(Ok(key)) => Ok(key.to_owned()),
+        Some(Err(_)) => Err(Status::invalid_argument(
+            "idempotency-key: send visible ASCII characters",
+        )),
+    }
 }
 
 fn sender(request: &SubmitRequest, headers: &Arc<[(String, Vec<u8>)]>) -> Sender {
@@ -174,7 +187,11 @@ impl IngestService for Ingest {
         request: Request<SubmitRequest>,
     ) -> Result<Response<SubmitResponse>, Status> {
         let headers = trace_headers(request.metadata());
-        let request = request.into_inner();
+        let key = idempotency_key(request.metadata())?;
+        let mut request = request.into_inner();
+        if request.idempotency_key.is_empty() {
+            request.idempotency_key = key;
+        }
         let intake = self.intake(&request.pipeline)?;
         let reading = read(&intake, &request).map_err(|rejection| status(&rejection))?;
         let accepted = intake.send(reading, &sender(&request, &headers)).await;

@@ -77,7 +77,7 @@ impl RecordOutcome {
             Err(rejection) => RecordOutcome {
                 line,
                 status: "rejected",
-                id: None,
+                id: rejection.id().map(str::to_owned),
                 topic: None,
                 partition: None,
                 offset: None,
@@ -96,7 +96,9 @@ fn code(rejection: &Rejection) -> StatusCode {
             StatusCode::PAYLOAD_TOO_LARGE
         }
         Rejection::Publish(PublishError::Busy) => StatusCode::TOO_MANY_REQUESTS,
-        Rejection::Publish(PublishError::Unconfirmed(_)) => StatusCode::SERVICE_UNAVAILABLE,
+        Rejection::Unconfirmed { .. } | Rejection::Publish(PublishError::Unconfirmed(_)) => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
     }
 }
 

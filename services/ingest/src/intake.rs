@@ -59,6 +59,11 @@ pub(crate) enum Rejection {
     TooLarge(String),
     #[error(transparent)]
     Publish(#[from] PublishError),
+    /// Sent, and Kafka has not said whether it has it: sent again with this id it is one record either way.
+    #[error(
+        "Kafka did not confirm the record: {why}; send it again with id {id:?}, in the record or as Idempotency-Key"
+    )]
+    Unconfirmed { id: String, why: String },
 }
 
 impl Rejection {
@@ -67,6 +72,14 @@ impl Rejection {
         match self {
             Rejection::Invalid(invalid) => &invalid.field,
             _ => "",
+        }
+    }
+
+    /// The id under which the record may be stored already.
+    pub fn id(&self) -> Option<&str> {
+        match self {
+            Rejection::Unconfirmed { id, .. } => Some(id),
+            _ => None,
         }
     }
 
@@ -149,11 +162,11 @@ impl Intake {
         let topic = Arc::clone(&self.topic);
         async move {
             let (id, confirmation) = sent?;
-            Ok(Accepted {
-                id,
-                topic,
-                place: confirmation.await?,
-            })
+            match confirmation.await {
+                Ok(place) => Ok(Accepted { id, topic, place }),
+                Err(PublishError::Unconfirmed(why)) => Err(Rejection::Unconfirmed { id, why }),
+                Err(error) => Err(error.into()),
+            }
         }
     }
 
