@@ -9,6 +9,7 @@ pub mod fields;
 mod front;
 mod health;
 mod healthcheck;
+mod methods;
 mod process;
 pub mod sealed;
 mod server;

@@ -7,6 +7,7 @@ use std::{
 };
 
 use axum::{Router, middleware};
+use prost_types::FileDescriptorSet;
 use quadrille_choreography::{
     Admin, AdminError, Backoff, Cluster, ConfigError, Delivery, Limits, Part, Schemas,
     Stage as Running, StageConfig, StageError, StageTopics, TopicIdentity, TopicSpec,
@@ -26,6 +27,7 @@ use crate::{
     evolution,
     front::{Front, Mounted, Routed},
     health::{Probe, ReadyFn, Requests},
+    methods::{Methods, served},
     server,
     spans::{self, Telling},
 };
@@ -356,10 +358,8 @@ where
     let logs = logs::Export::from_env(service, &instance).map_err(Error::Config)?;
     let tracing = Tracing::from_env(service, &instance, &registry).map_err(Error::Config)?;
     let push = Push::from_env(service, &instance, &registry).map_err(Error::Config)?;
-    let telling = Telling {
-        tracing: tracing.clone(),
-        metrics: RequestMetrics::register(&registry),
-    };
+    let requests = RequestMetrics::register(&registry);
+    let of_requests = tracing.clone();
     let context = Context {
         metrics: LoopMetrics::register(&registry),
         tracing: tracing.clone(),
@@ -394,7 +394,14 @@ where
     };
     let stages = assembly.stages;
     // The doors first: who hears that the service is ready asks at once.
-    let _ = mounted.set(mount(assembly.grpc, assembly.http, telling)?);
+    let descriptors = descriptors(&assembly.services)?;
+    let telling = Telling {
+        tracing: of_requests,
+        metrics: requests,
+        methods: Methods::of(&descriptors),
+    };
+    let routed = mount(assembly.grpc, assembly.http, &descriptors, telling)?;
+    let _ = mounted.set(routed);
     probe.assembled(
         stages.iter().map(Running::health).collect(),
         assembly.requests,
@@ -452,16 +459,37 @@ async fn ended(stages: &[Running]) {
     }
 }
 
-fn mount(grpc: Routes, http: Router, telling: Telling) -> Result<Routed, Error> {
-    let reflection = |error: tonic_reflection::server::Error| Error::Failed(error.to_string());
-    let descriptors = || {
+/// What the port answers by gRPC: the service's own, health and reflection.
+fn descriptors(services: &[&str]) -> Result<FileDescriptorSet, Error> {
+    const ALWAYS: [&str; 3] = [
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1.ServerReflection",
+        "grpc.reflection.v1alpha.ServerReflection",
+    ];
+    const SETS: [&[u8]; 4] = [
+        quadrille_proto::v1::FILE_DESCRIPTOR_SET,
+        tonic_health::pb::FILE_DESCRIPTOR_SET,
+        tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+        tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+    ];
+    served(&[services, &ALWAYS].concat(), &SETS)
+        .map_err(|error| Error::Failed(format!("descriptors of gRPC: {error}")))
+}
+
+fn mount(
+    grpc: Routes,
+    http: Router,
+    descriptors: &FileDescriptorSet,
+    telling: Telling,
+) -> Result<Routed, Error> {
+    let failed = |error: tonic_reflection::server::Error| Error::Failed(error.to_string());
+    let reflection = || {
         tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(quadrille_proto::v1::FILE_DESCRIPTOR_SET)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .register_file_descriptor_set(descriptors.clone())
     };
     let grpc = grpc
-        .add_service(descriptors().build_v1().map_err(reflection)?)
-        .add_service(descriptors().build_v1alpha().map_err(reflection)?);
+        .add_service(reflection().build_v1().map_err(failed)?)
+        .add_service(reflection().build_v1alpha().map_err(failed)?);
     let tell = middleware::from_fn_with_state(telling.clone(), spans::tell_http);
     Ok(Routed {
         grpc: grpc.into_axum_router().fallback(server::not_found),

@@ -5,7 +5,7 @@ use std::{convert::Infallible, time::Instant};
 use axum::{
     body::Body,
     extract::{MatchedPath, Request, State},
-    http::StatusCode,
+    http::{Method, StatusCode},
     middleware::Next,
     response::Response,
 };
@@ -22,7 +22,7 @@ use quadrille_telemetry::{
 
 use tonic::{Code, Status};
 
-use crate::answer::Answer;
+use crate::{answer::Answer, methods::Methods};
 
 /// The label of what is not one of our routes or methods: a path as it came would make a series of each.
 const OTHER: &str = "_OTHER";
@@ -32,6 +32,8 @@ const OTHER: &str = "_OTHER";
 pub(crate) struct Telling {
     pub tracing: Tracing,
     pub metrics: RequestMetrics,
+    /// Of gRPC, those that are served.
+    pub methods: Methods,
 }
 
 /// Runs an HTTP request in a span under the context it came with, and measures it.
@@ -44,7 +46,7 @@ pub(crate) async fn tell_http(
     let route = request.extensions().get::<MatchedPath>();
     let route = route.map_or(OTHER, MatchedPath::as_str).to_owned();
     let method = request.method().clone();
-    let context = begin(&telling.tracing, &request, false);
+    let context = begin(&telling.tracing, &request, describe_http);
     let response = match &context {
         Some(context) => next.run(request).with_context(context.clone()).await,
         None => next.run(request).await,
@@ -54,11 +56,27 @@ pub(crate) async fn tell_http(
     if let Some(context) = &context {
         finish_http(&context.span(), status);
     }
-    let (method, status) = (method.as_str(), status.as_u16());
+    let (method, status) = (known(&method), status.as_u16());
     telling
         .metrics
         .http(method, &route, status, began.elapsed(), trace);
     response
+}
+
+/// A method's name as a label: anyone may invent one, and each would make series of its own.
+fn known(method: &Method) -> &'static str {
+    match *method {
+        Method::CONNECT => "CONNECT",
+        Method::DELETE => "DELETE",
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::OPTIONS => "OPTIONS",
+        Method::PATCH => "PATCH",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::TRACE => "TRACE",
+        _ => OTHER,
+    }
 }
 
 /// Runs a gRPC call in a span under the context it came with, and measures it.
@@ -71,9 +89,10 @@ where
     F: Future<Output = Result<Response, Infallible>>,
 {
     let began = Instant::now();
-    // Its path is the method's full name.
-    let uri = request.uri().clone();
-    let context = begin(&telling.tracing, &request, true);
+    // Its path is the method's full name; whatever else is asked for is no label of anything.
+    let method = telling.methods.name(request.uri().path());
+    let method = method.unwrap_or_else(|| OTHER.into());
+    let context = begin(&telling.tracing, &request, |_| describe_grpc(&method));
     let response = match &context {
         Some(context) => run(request).with_context(context.clone()).await?,
         None => run(request).await?,
@@ -84,13 +103,9 @@ where
         if let Some(context) = &of_span {
             finish_grpc(&context.span(), code);
         }
-        let method = match code {
-            Code::Unimplemented => OTHER,
-            _ => uri.path().trim_start_matches('/'),
-        };
         telling
             .metrics
-            .rpc(method, code_name(code), began.elapsed(), trace);
+            .rpc(&method, code_name(code), began.elapsed(), trace);
     };
     Ok(match Status::from_header_map(response.headers()) {
         Some(status) => {
@@ -119,7 +134,11 @@ fn canonical(status: Status, response: Response) -> (Status, Response) {
     (status, response)
 }
 
-fn begin(tracing: &Tracing, request: &Request, grpc: bool) -> Option<Context> {
+fn begin(
+    tracing: &Tracing,
+    request: &Request,
+    describe: impl FnOnce(&Request) -> NewSpan,
+) -> Option<Context> {
     if !tracing.is_on() {
         return None;
     }
@@ -132,7 +151,7 @@ fn begin(tracing: &Tracing, request: &Request, grpc: bool) -> Option<Context> {
         None => Context::new(),
     };
     let forced = forces(header(FORCE_HEADER));
-    let span = tracing.begin_in(&parent, describe(request, grpc), forced)?;
+    let span = tracing.begin_in(&parent, describe(request), forced)?;
     Some(Context::new().with_span(span))
 }
 
@@ -159,21 +178,29 @@ fn code_name(code: Code) -> &'static str {
     }
 }
 
-fn describe(request: &Request, grpc: bool) -> NewSpan {
+fn describe_grpc(method: &str) -> NewSpan {
+    NewSpan::new(method.to_owned(), SpanKind::Server).with(vec![
+        KeyValue::new("rpc.system.name", "grpc"),
+        KeyValue::new("rpc.method", method.to_owned()),
+    ])
+}
+
+fn describe_http(request: &Request) -> NewSpan {
     let path = request.uri().path();
-    if grpc {
-        let method = path.trim_start_matches('/').to_owned();
-        return NewSpan::new(method.clone(), SpanKind::Server).with(vec![
-            KeyValue::new("rpc.system.name", "grpc"),
-            KeyValue::new("rpc.method", method),
-        ]);
-    }
-    let method = request.method().as_str().to_owned();
+    let method = known(request.method());
     let mut attributes = vec![
-        KeyValue::new("http.request.method", method.clone()),
+        KeyValue::new("http.request.method", method),
         KeyValue::new("url.path", path.to_owned()),
         KeyValue::new("url.scheme", "http"),
     ];
+    let method = match method {
+        OTHER => {
+            let original = request.method().as_str().to_owned();
+            attributes.push(KeyValue::new("http.request.method_original", original));
+            "HTTP"
+        }
+        method => method,
+    };
     let route = request.extensions().get::<MatchedPath>();
     // A path as it came would make a name of each id.
     let name = match route {
@@ -181,7 +208,7 @@ fn describe(request: &Request, grpc: bool) -> NewSpan {
             attributes.push(KeyValue::new("http.route", route.as_str().to_owned()));
             format!("{method} {}", route.as_str())
         }
-        None => method,
+        None => method.to_owned(),
     };
     NewSpan::new(name, SpanKind::Server).with(attributes)
 }

@@ -2,10 +2,19 @@
 
 use quadrille_proto::v1::{PredictRequest, predict_service_client::PredictServiceClient};
 use serde_json::{Value, json};
+use tonic::{Code, Request, Status, transport::Endpoint};
+use tonic_reflection::pb::v1::{
+    ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+    server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+};
 
-use crate::server::{Server, http, start};
+use crate::server::{Server, http, server, start};
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
+
+async fn running() -> &'static Server {
+    tokio::task::spawn_blocking(server).await.expect("a server")
+}
 
 /// The records that the route of a pipeline has answered.
 fn counted(server: &Server, pipeline: &str) -> f64 {
@@ -77,4 +86,44 @@ fn a_route_counts_the_rows_it_answered_and_nothing_else() {
         client.predict(request).await.expect("an answer");
     });
     assert_eq!(counted(&server, "animals"), 8.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reflection_lists_what_this_port_serves() {
+    let server = running().await;
+    let channel = Endpoint::from_shared(server.url()).expect("an address");
+    let channel = channel.connect().await.expect("a connection");
+    let mut client = ServerReflectionClient::new(channel);
+    let mut ask = async |request| {
+        let request = ServerReflectionRequest {
+            host: String::new(),
+            message_request: Some(request),
+        };
+        let requests = tokio_stream::once(request);
+        let answers = client.server_reflection_info(Request::new(requests)).await;
+        let mut answers = answers.expect("a stream").into_inner();
+        let answer = answers.message().await?;
+        let answer = answer.and_then(|answer| answer.message_response);
+        answer.ok_or_else(|| Status::unknown("nothing"))
+    };
+    let listed = ask(MessageRequest::ListServices(String::new())).await;
+    let Ok(MessageResponse::ListServicesResponse(listed)) = listed else {
+        panic!("no list: {listed:?}");
+    };
+    let mut names: Vec<String> = listed.service.into_iter().map(|it| it.name).collect();
+    names.sort();
+    let expected = [
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1.ServerReflection",
+        "grpc.reflection.v1alpha.ServerReflection",
+        "inference.GRPCInferenceService",
+        "quadrille.v1.PredictService",
+    ];
+    assert_eq!(names, expected);
+    let symbol = |name: &str| MessageRequest::FileContainingSymbol(name.to_owned());
+    let found = ask(symbol("quadrille.v1.PredictService")).await;
+    let found = found.expect("it is served");
+    assert!(matches!(found, MessageResponse::FileDescriptorResponse(_)));
+    let other = ask(symbol("quadrille.v1.IngestService")).await;
+    assert_eq!(other.map_err(|it| it.code()), Err(Code::NotFound));
 }
