@@ -68,6 +68,7 @@ pub fn serve() -> anyhow::Result<()> {
         limits: Default::default(),
         create_topics: None,
         drain_delay: Duration::ZERO,
+        http: Default::default(),
     };
     let config = inference::Config {
         service,

@@ -114,6 +114,7 @@ impl Member {
             limits: options.limits.clone(),
             create_topics: None,
             drain_delay: Duration::ZERO,
+            http: Default::default(),
         };
         let (stop, stopped) = oneshot::channel();
         let shutdown = async {

@@ -7,7 +7,7 @@ use quadrille_choreography::{Cluster, Delivery, LANES_MAX, Limits};
 use quadrille_pipeline::Pipeline;
 use quadrille_proto::Stage;
 
-use crate::{Config, Error};
+use crate::{Config, Error, HttpArgs};
 
 /// Partitions of topics created with `--create-topics`, where none of the pipeline's exists yet.
 const PARTITIONS_DEFAULT: i32 = 8;
@@ -117,6 +117,9 @@ pub struct Args {
     )]
     pub drain_delay: u64,
 
+    #[command(flatten)]
+    pub http: HttpArgs,
+
     /// Ask the service that listens there whether it is ready, and end: 0 if it is, 1 if not.
     #[arg(long)]
     pub healthcheck: bool,
@@ -178,6 +181,7 @@ impl Args {
             },
             create_topics: self.create_topics,
             drain_delay: Duration::from_secs(self.drain_delay),
+            http: self.http.resolve()?,
         })
     }
 

@@ -1,15 +1,10 @@
 //! Where a request goes first: a gRPC call straight to the assembled service, in one span and under its deadline,
 //! everything else to the routes of HTTP. A call is short, and each layer of a router costs it as much as its model.
 
-use std::{
-    convert::Infallible,
-    pin::Pin,
-    sync::{Arc, OnceLock},
-    task::{Context, Poll},
-};
+use std::sync::{Arc, OnceLock};
 
 use axum::{Router, extract::Request, response::Response};
-use tower::{Service, ServiceExt};
+use tower::ServiceExt;
 
 use crate::{
     server::{deadline, is_grpc},
@@ -17,7 +12,7 @@ use crate::{
 };
 
 /// The health service is there before anything is mounted.
-const HEALTH: &str = "/grpc.health.v1.Health/";
+pub(crate) const HEALTH: &str = "/grpc.health.v1.Health/";
 
 /// An assembled service.
 pub(crate) struct Routed {
@@ -45,27 +40,30 @@ impl Front {
     }
 }
 
-impl Service<Request> for Front {
-    type Response = Response;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request) -> Self::Future {
+impl Front {
+    pub async fn answer(&self, request: Request) -> Response {
         let routed = self.0.mounted.get();
         let routed = routed
             .filter(|_| is_grpc(request.headers()) && !request.uri().path().starts_with(HEALTH));
-        match routed {
+        let answered = match routed {
             Some(routed) => {
                 let (router, telling) = (routed.grpc.clone(), routed.telling.clone());
-                Box::pin(tell_grpc(telling, request, |request| {
+                tell_grpc(telling, request, |request| {
                     deadline(request, |request| router.oneshot(request))
-                }))
+                })
+                .await
             }
-            None => Box::pin(self.0.probes.clone().oneshot(request)),
+            None => self.0.probes.clone().oneshot(request).await,
+        };
+        match answered {
+            Ok(response) => response,
+            Err(never) => match never {},
         }
+    }
+
+    /// Whether a method of gRPC takes many messages.
+    pub fn is_stream(&self, path: &str) -> bool {
+        let routed = self.0.mounted.get();
+        routed.is_some_and(|routed| routed.telling.methods.is_stream(path))
     }
 }

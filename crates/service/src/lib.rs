@@ -4,6 +4,7 @@
 
 mod answer;
 mod args;
+mod edge;
 mod evolution;
 pub mod fields;
 mod front;
@@ -17,6 +18,7 @@ mod service;
 mod spans;
 
 pub use args::{Args, DeliveryArg};
+pub use edge::limits::{HttpArgs, HttpConfig};
 pub use health::{ReadyFn, Requests};
 pub use healthcheck::healthcheck;
 pub use process::{exit_code, run_to_exit, run_to_exit_logging, shutdown_signal};

@@ -7,23 +7,18 @@ use std::{
 };
 
 use axum::{
-    Router, ServiceExt as _,
+    Router,
     extract::Request,
     http::{HeaderMap, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::get,
-    serve::ListenerExt,
 };
 use quadrille_telemetry::{Registry, metrics::CONTENT_TYPE};
-use tokio::net::TcpListener;
 use tonic::{Status, service::Routes};
 use tower::ServiceExt;
 
-use crate::{
-    front::{Front, Mounted},
-    health::Probe,
-};
+use crate::{front::Mounted, health::Probe};
 
 /// Probes, metrics, `grpc.health.v1` and whatever is mounted.
 pub(crate) fn router(probe: Probe, registry: Registry, health: Routes, mounted: Mounted) -> Router {
@@ -141,22 +136,6 @@ fn parse_grpc_timeout(text: &str) -> Option<Duration> {
         "n" => Duration::from_nanos(value),
         _ => return None,
     })
-}
-
-/// Serves until `stop`, then lets running requests end.
-pub(crate) async fn serve(
-    listener: TcpListener,
-    front: Front,
-    stop: impl Future<Output = ()> + Send + 'static,
-) -> std::io::Result<()> {
-    let listener = listener.tap_io(|stream| {
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "TCP_NODELAY not set");
-        }
-    });
-    axum::serve(listener, front.into_make_service())
-        .with_graceful_shutdown(stop)
-        .await
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use quadrille_pipeline::Pipeline;
 use quadrille_proto::{Schema, Stage};
 use quadrille_telemetry::{
     Registry, Tracing, logs,
-    metrics::{LoopMetrics, RequestMetrics},
+    metrics::{LoopMetrics, PortMetrics, RequestMetrics},
     push::Push,
 };
 use tokio::sync::watch;
@@ -24,6 +24,7 @@ use tonic::service::Routes;
 
 use crate::{
     args::default_instance,
+    edge::{self, Edge, limits::HttpConfig},
     evolution,
     front::{Front, Mounted, Routed},
     health::{Probe, ReadyFn, Requests},
@@ -97,6 +98,8 @@ pub struct Config {
     pub create_topics: Option<i32>,
     /// How long requests are answered after the service has said that it is not ready any more.
     pub drain_delay: Duration,
+    /// What the port takes at once, and from whom.
+    pub http: HttpConfig,
 }
 
 impl Config {
@@ -359,6 +362,8 @@ where
     let tracing = Tracing::from_env(service, &instance, &registry).map_err(Error::Config)?;
     let push = Push::from_env(service, &instance, &registry).map_err(Error::Config)?;
     let requests = RequestMetrics::register(&registry);
+    let port = PortMetrics::register(&registry);
+    let http = config.http.clone();
     let of_requests = tracing.clone();
     let context = Context {
         metrics: LoopMetrics::register(&registry),
@@ -378,8 +383,8 @@ where
         Arc::clone(&mounted),
     );
     let (close, closing) = watch::channel(false);
-    let front = Front::new(router, Arc::clone(&mounted));
-    let server = tokio::spawn(server::serve(listener, front, async move {
+    let edge = Edge::new(http, port, Front::new(router, Arc::clone(&mounted)));
+    let mut server = tokio::spawn(edge::serve(listener, edge, async move {
         let mut closing = closing;
         let _ = closing.wait_for(|closing| *closing).await;
     }));
@@ -431,10 +436,11 @@ where
     // Load balancers go on sending requests until they have noticed.
     tokio::time::sleep(drain_delay.saturating_sub(drain_began.elapsed())).await;
     let _ = close.send(true);
-    if tokio::time::timeout(REQUESTS_END_WITHIN, server)
+    if tokio::time::timeout(REQUESTS_END_WITHIN, &mut server)
         .await
         .is_err()
     {
+        server.abort();
         tracing::warn!("requests still running were cut off");
     }
     let _ = stop.send(true);

@@ -8,7 +8,7 @@ mod serving;
 pub use models::{
     Missed, ModelState, QueueMetrics, ServingMetrics, VariantMetrics, VariantRecords,
 };
-pub use serving::{ModelMetrics, ModelTimes, RequestMetrics};
+pub use serving::{ModelMetrics, ModelTimes, PortMetrics, RequestMetrics};
 
 use std::{
     collections::BTreeMap,

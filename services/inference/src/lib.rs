@@ -44,6 +44,8 @@ pub struct Config {
 /// # Errors
 /// The model does not fit its pipeline, a setting turned out wrong, or the service cannot go on.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
+    let http = &config.service.http;
+    http.check_body("QUADRILLE_REQUEST_BYTES", config.limits.bytes_max)?;
     let pipelines = config.service.pipelines.clone();
     let batching = config.batching;
     let limits = config.limits;

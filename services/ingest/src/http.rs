@@ -114,6 +114,8 @@ enum Format {
     Csv,
 }
 
+const FORMATS: &str = "send application/json (one object), application/x-ndjson or text/csv (curl: -H 'Content-Type: application/json')";
+
 fn format(headers: &HeaderMap) -> Result<Format, String> {
     let kind = headers
         .get(header::CONTENT_TYPE)
@@ -126,7 +128,7 @@ fn format(headers: &HeaderMap) -> Result<Format, String> {
             .to_ascii_lowercase()
     });
     match essence.as_deref() {
-        None | Some("application/json") => Ok(Format::Json),
+        Some("application/json") => Ok(Format::Json),
         Some(
             "application/x-ndjson"
             | "application/ndjson"
@@ -134,9 +136,9 @@ fn format(headers: &HeaderMap) -> Result<Format, String> {
             | "application/jsonlines",
         ) => Ok(Format::NdJson),
         Some("text/csv" | "application/csv") => Ok(Format::Csv),
-        Some(other) => Err(format!(
-            "Content-Type {other}: send application/json (one object), application/x-ndjson or text/csv"
-        )),
+        // Any page in a browser may send a body without one, to any site.
+        None => Err(format!("no Content-Type: {FORMATS}")),
+        Some(other) => Err(format!("Content-Type {other}: {FORMATS}")),
     }
 }
 

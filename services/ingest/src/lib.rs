@@ -31,6 +31,8 @@ pub struct Config {
 /// A setting turned out wrong, or the service cannot go on.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
     let bounds = config.bounds;
+    let http = &config.service.http;
+    http.check_body("QUADRILLE_BODY_BYTES", bounds.body_bytes_max)?;
     quadrille_service::run(config.service, shutdown, |context| {
         assemble(context, bounds)
     })

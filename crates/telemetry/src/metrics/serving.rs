@@ -3,7 +3,11 @@
 use std::time::Duration;
 
 use opentelemetry::TraceId;
-use prometheus_client::{encoding::EncodeLabelSet, metrics::family::Family, registry::Unit};
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Unit,
+};
 
 use super::{DurationFamily, Durations, Registry, durations, observe};
 
@@ -78,6 +82,50 @@ impl RequestMetrics {
             http_response_status_code: status,
         };
         observe(&self.http.get_or_create(&labels), took, trace);
+    }
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct RefusedLabel {
+    reason: &'static str,
+}
+
+/// What the port holds, and what it does not take. Cheap to clone.
+#[derive(Clone)]
+pub struct PortMetrics {
+    connections: Gauge,
+    refused: Family<RefusedLabel, Counter>,
+}
+
+impl PortMetrics {
+    /// Once a service.
+    pub fn register(registry: &Registry) -> Self {
+        let metrics = PortMetrics {
+            connections: Gauge::default(),
+            refused: Family::default(),
+        };
+        registry.register(
+            "quadrille.connections",
+            None,
+            "Connections of clients that are open",
+            metrics.connections.clone(),
+        );
+        registry.register(
+            "quadrille.requests.refused",
+            None,
+            "Requests that were not taken, by reason: connections, requests, body_memory, body_timeout, host, origin, media_type",
+            metrics.refused.clone(),
+        );
+        metrics
+    }
+
+    pub fn connections(&self, open: usize) {
+        self.connections
+            .set(i64::try_from(open).unwrap_or(i64::MAX));
+    }
+
+    pub fn refused(&self, reason: &'static str) {
+        self.refused.get_or_create(&RefusedLabel { reason }).inc();
     }
 }
 

@@ -127,3 +127,22 @@ async fn reflection_lists_what_this_port_serves() {
     let other = ask(symbol("quadrille.v1.IngestService")).await;
     assert_eq!(other.map_err(|it| it.code()), Err(Code::NotFound));
 }
+
+#[test]
+fn a_body_says_that_it_is_json_unless_no_browser_can_have_sent_it() {
+    let body = animals(1).to_string();
+    let post = |headers: &[(&str, &str)]| {
+        let path = "/v2/models/animals-of-nobody/infer";
+        http(server().address, "POST", path, headers, body.as_bytes()).0
+    };
+    // curl's own, with -d.
+    assert_eq!(
+        post(&[("Content-Type", "application/x-www-form-urlencoded")]),
+        415
+    );
+    assert_eq!(post(&[("Sec-Fetch-Mode", "no-cors")]), 415);
+    // 404: it was read.
+    assert_eq!(post(&[JSON]), 404);
+    assert_eq!(post(&[]), 404, "as Triton's Python client asks");
+    assert_eq!(post(&[JSON, ("Origin", "http://evil.example")]), 403);
+}

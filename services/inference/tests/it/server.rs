@@ -196,6 +196,7 @@ pub fn start() -> Server {
         limits: Default::default(),
         create_topics: None,
         drain_delay: Duration::ZERO,
+        http: Default::default(),
     };
     let config = inference::Config {
         service,
@@ -308,7 +309,7 @@ pub fn http(
     body: &[u8],
 ) -> (u16, Option<usize>, Vec<u8>) {
     let mut stream = TcpStream::connect(address).expect("a connection");
-    let mut head = format!("{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n");
+    let mut head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
     for (name, value) in headers {
         head += &format!("{name}: {value}\r\n");
     }

@@ -1,0 +1,421 @@
+//! The body of a request as it comes: its bytes are counted against what may be held, and its time against what
+//! a body of its size may take. A slow body ends its own request, nobody else's.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use axum::body::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use tokio::time::{Instant, Sleep};
+use tonic::Status;
+
+use super::load::Load;
+
+/// What a body must come at, on average, once it has had its time to begin: 8 MiB take 17 minutes then.
+const BYTES_PER_SECOND_MIN: u64 = 8 << 10;
+/// What it must come at while memory or connections are scarce: 8 MiB take half a minute then.
+const SCARCE_BYTES_PER_SECOND_MIN: u64 = 256 << 10;
+/// Time that every body has, also then: a connection across the world begins slowly.
+const SCARCE_GRACE: Duration = Duration::from_secs(2);
+/// How often a body that is waited for is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// A body smaller than this frees too little to be refused for being slow while memory is scarce.
+const SMALL_BYTES: u64 = 64 << 10;
+
+/// Why a body was not read to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Cut {
+    /// More bytes are held than may be.
+    Memory = 1,
+    /// It came too slowly.
+    Slow = 2,
+}
+
+impl Cut {
+    pub fn message(self) -> &'static str {
+        match self {
+            Cut::Memory => {
+                "the service holds as many bytes of requests as it may (QUADRILLE_BODY_MEMORY); send it again a little later"
+            }
+            Cut::Slow => {
+                "the body came too slowly (QUADRILLE_BODY_TIMEOUT); send less at once, or over a faster connection"
+            }
+        }
+    }
+
+    pub fn status(self) -> Status {
+        match self {
+            Cut::Memory => Status::resource_exhausted(self.message()),
+            Cut::Slow => Status::deadline_exceeded(self.message()),
+        }
+    }
+}
+
+/// The bytes that a request holds; given back when the last owner is gone.
+#[derive(Debug)]
+pub(crate) struct Meter {
+    load: Arc<Load>,
+    held: AtomicUsize,
+    cut: AtomicU8,
+}
+
+impl Meter {
+    pub fn new(load: Arc<Load>) -> Arc<Self> {
+        Arc::new(Meter {
+            load,
+            held: AtomicUsize::new(0),
+            cut: AtomicU8::new(0),
+        })
+    }
+
+    pub fn cut(&self) -> Option<Cut> {
+        match self.cut.load(Ordering::Relaxed) {
+            1 => Some(Cut::Memory),
+            2 => Some(Cut::Slow),
+            _ => None,
+        }
+    }
+
+    fn refuse(&self, cut: Cut) -> axum::Error {
+        self.cut.store(cut as u8, Ordering::Relaxed);
+        axum::Error::new(cut.status())
+    }
+
+    fn take(&self, bytes: usize) -> bool {
+        let fits = self.load.take(bytes);
+        if fits {
+            self.held.fetch_add(bytes, Ordering::Relaxed);
+        }
+        fits
+    }
+
+    /// All but `kept` bytes are held no more.
+    fn keep(&self, kept: usize) {
+        let held = self.held.swap(kept, Ordering::Relaxed);
+        self.load.give(held.saturating_sub(kept));
+    }
+}
+
+impl Drop for Meter {
+    fn drop(&mut self) {
+        self.load.give(*self.held.get_mut());
+    }
+}
+
+/// How a body is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reading {
+    /// To its end, before anything is done with it.
+    Whole,
+    /// gRPC messages one after another: only the one that is coming is held, and between two there may be silence.
+    Messages,
+}
+
+/// A body that is counted and timed.
+pub(crate) struct Metered<B> {
+    body: B,
+    meter: Arc<Meter>,
+    pace: Pace,
+    /// Of [`Reading::Messages`].
+    messages: Option<Messages>,
+    /// There while it is waited for.
+    look: Option<Pin<Box<Sleep>>>,
+}
+
+impl<B> Metered<B> {
+    pub fn new(body: B, meter: Arc<Meter>, timeout: Duration, reading: Reading) -> Self {
+        Metered {
+            body,
+            meter,
+            pace: Pace::new(Instant::now(), timeout),
+            messages: (reading == Reading::Messages).then(Messages::default),
+            look: None,
+        }
+    }
+
+    /// Takes what came into account.
+    fn came(&mut self, data: &[u8]) -> Result<(), axum::Error> {
+        if !self.meter.take(data.len()) {
+            return Err(self.meter.refuse(Cut::Memory));
+        }
+        let now = Instant::now();
+        match &mut self.messages {
+            None => self.pace.came(now, data.len()),
+            Some(messages) => {
+                let open = messages.open + data.len();
+                messages.advance(data);
+                if messages.open < open {
+                    // A message is whole; the time of the next one counts from here.
+                    self.pace = Pace::new(now, self.pace.timeout);
+                    self.pace.came(now, messages.open);
+                } else {
+                    self.pace.came(now, data.len());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Ready when it has been waited for too long.
+    fn poll_patience(&mut self, task: &mut Context<'_>) -> Poll<()> {
+        // Between two messages nobody is waited for.
+        if self.messages.as_ref().is_some_and(|it| it.open == 0) {
+            self.look = None;
+            return Poll::Pending;
+        }
+        let every = LOOK_EVERY.min(self.pace.timeout);
+        let look = self
+            .look
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(every)));
+        loop {
+            ready!(look.as_mut().poll(task));
+            let now = Instant::now();
+            if self.pace.is_too_slow(now, &self.meter.load) {
+                return Poll::Ready(());
+            }
+            look.as_mut().reset(now + every);
+        }
+    }
+}
+
+/// How quickly a body, or a message of one, comes.
+#[derive(Debug)]
+struct Pace {
+    timeout: Duration,
+    began: Instant,
+    progressed: Instant,
+    received: u64,
+}
+
+impl Pace {
+    fn new(now: Instant, timeout: Duration) -> Self {
+        Pace {
+            timeout,
+            began: now,
+            progressed: now,
+            received: 0,
+        }
+    }
+
+    fn came(&mut self, now: Instant, bytes: usize) {
+        self.progressed = now;
+        self.received += bytes as u64;
+    }
+
+    fn is_too_slow(&self, now: Instant, load: &Load) -> bool {
+        let allowed = |grace: Duration, rate: u64| {
+            grace.saturating_add(Duration::from_millis(
+                self.received.saturating_mul(1_000) / rate,
+            ))
+        };
+        let took = now.duration_since(self.began);
+        let scarce = load.are_connections_scarce()
+            || (self.received >= SMALL_BYTES && load.is_memory_scarce());
+        now.duration_since(self.progressed) >= self.timeout
+            || took >= allowed(self.timeout, BYTES_PER_SECOND_MIN)
+            || (scarce && took >= allowed(SCARCE_GRACE, SCARCE_BYTES_PER_SECOND_MIN))
+    }
+}
+
+impl<B> Body for Metered<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<axum::BoxError>,
+{
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let this = self.get_mut();
+        if let Some(messages) = &this.messages {
+            // Whoever asks for more has taken the messages that were whole.
+            this.meter.keep(messages.open);
+        }
+        let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(task) else {
+            ready!(this.poll_patience(task));
+            return Poll::Ready(Some(Err(this.meter.refuse(Cut::Slow))));
+        };
+        let frame = match frame {
+            Some(Ok(frame)) => frame,
+            Some(Err(error)) => return Poll::Ready(Some(Err(axum::Error::new(error)))),
+            None => return Poll::Ready(None),
+        };
+        if let Some(data) = frame.data_ref() {
+            let came = this.came(data);
+            if let Err(error) = came {
+                return Poll::Ready(Some(Err(error)));
+            }
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Where messages end in a gRPC body: a flag, four bytes of length, and as many bytes.
+#[derive(Debug, Default)]
+struct Messages {
+    header: [u8; 5],
+    header_len: usize,
+    /// Of the message after its header.
+    left: usize,
+    /// Bytes of the message that is not whole yet, its header included.
+    open: usize,
+}
+
+impl Messages {
+    fn advance(&mut self, mut data: &[u8]) {
+        while let Some((first, rest)) = data.split_first() {
+            if self.header_len < self.header.len() {
+                self.header[self.header_len] = *first;
+                self.header_len += 1;
+                self.open += 1;
+                data = rest;
+                if self.header_len == self.header.len() {
+                    let [_, length @ ..] = self.header;
+                    self.left = u32::from_be_bytes(length) as usize;
+                }
+            } else {
+                let (now, later) = data.split_at(self.left.min(data.len()));
+                self.left -= now.len();
+                self.open += now.len();
+                data = later;
+            }
+            if self.header_len == self.header.len() && self.left == 0 {
+                self.header_len = 0;
+                self.open = 0;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::HttpConfig;
+
+    const KIB: usize = 1 << 10;
+    const TIMEOUT: Duration = Duration::from_secs(20);
+
+    fn load(body_memory_max: usize) -> Arc<Load> {
+        Arc::new(Load::new(&HttpConfig {
+            body_memory_max,
+            ..HttpConfig::default()
+        }))
+    }
+
+    /// After how many milliseconds a body of so many chunks of this size, one each `every_ms`, is too slow; none
+    /// where it comes to its end.
+    fn cut_after(load: &Load, chunks: usize, size: usize, every_ms: u64) -> Option<u64> {
+        let began = Instant::now();
+        let mut pace = Pace::new(began, TIMEOUT);
+        let (mut now_ms, mut next_ms, mut left) = (0, every_ms, chunks);
+        while left > 0 {
+            now_ms += 10;
+            let now = began + Duration::from_millis(now_ms);
+            if pace.is_too_slow(now, load) {
+                return Some(now_ms);
+            }
+            while left > 0 && next_ms <= now_ms {
+                pace.came(now, size);
+                (left, next_ms) = (left - 1, next_ms + every_ms);
+            }
+        }
+        None
+    }
+
+    #[test]
+    fn a_body_that_stands_still_or_drips_is_cut() {
+        let load = load(64 << 20);
+        assert_eq!(cut_after(&load, 2, KIB, 3_600_000), Some(20_000), "nothing");
+        assert_eq!(cut_after(&load, 1_000, 1, 1_000), Some(20_010), "a drip");
+        assert_eq!(cut_after(&load, 1_000, 16 * KIB, 1_000), None);
+        assert_eq!(cut_after(&load, 3, KIB, 15_000), Some(20_130), "a pause");
+    }
+
+    #[test]
+    fn a_slow_body_goes_when_memory_is_scarce_and_a_quick_one_stays() {
+        let load = load(4 << 20);
+        assert_eq!(cut_after(&load, 200, 32 * KIB, 1_000), None);
+        assert!(load.take(3 << 20));
+        assert!(cut_after(&load, 200, 32 * KIB, 1_000).is_some_and(|ms| ms < 5_000));
+        assert_eq!(cut_after(&load, 200, 32 * KIB, 100), None);
+        assert_eq!(cut_after(&load, 50, KIB, 100), None, "it holds little");
+    }
+
+    #[test]
+    fn a_slow_body_goes_when_connections_are_scarce() {
+        let load = load(64 << 20);
+        load.set_connections(HttpConfig::default().connections_max);
+        assert!(cut_after(&load, 100, KIB, 1_000).is_some_and(|ms| ms < 3_000));
+        assert_eq!(cut_after(&load, 100, KIB, 1), None);
+    }
+
+    #[test]
+    fn what_is_held_counts_until_its_request_is_gone() {
+        let load = load(100);
+        let meter = Meter::new(Arc::clone(&load));
+        assert!(meter.take(60) && meter.take(40) && !meter.take(1));
+        meter.keep(30);
+        assert_eq!(load.body_bytes(), 30);
+        assert!(meter.take(70));
+        drop(meter);
+        assert_eq!(load.body_bytes(), 0);
+    }
+
+    fn message(length: usize) -> Vec<u8> {
+        let mut bytes = vec![0, 0, 0, (length >> 8) as u8, length as u8];
+        bytes.resize(5 + length, 7);
+        bytes
+    }
+
+    #[test]
+    fn messages_are_told_apart_wherever_frames_are_cut() {
+        let body = [message(3), message(0), message(600), message(1)].concat();
+        for size in 1..=body.len() {
+            let mut messages = Messages::default();
+            for chunk in body.chunks(size) {
+                messages.advance(chunk);
+                assert!(messages.open < 605);
+            }
+            assert_eq!(messages.open, 0, "in pieces of {size}");
+        }
+        let mut messages = Messages::default();
+        messages.advance(&message(600)[..100]);
+        assert_eq!(messages.open, 100);
+    }
+
+    #[test]
+    fn a_stream_holds_the_message_that_is_coming_and_no_more() {
+        let load = load(1_000);
+        let meter = Meter::new(Arc::clone(&load));
+        let mut body = Metered::new((), Arc::clone(&meter), TIMEOUT, Reading::Messages);
+        for _ in 0..100 {
+            body.came(&message(600)).unwrap();
+            // The reader asks for more.
+            meter.keep(body.messages.as_ref().map_or(0, |it| it.open));
+        }
+        assert_eq!((load.body_bytes(), body.pace.received), (0, 0));
+        body.came(&message(900)[..500]).unwrap();
+        assert_eq!((load.body_bytes(), body.pace.received), (500, 500));
+        assert!(body.came(&[0; 501]).is_err());
+        assert_eq!(meter.cut(), Some(Cut::Memory));
+    }
+}

@@ -1,0 +1,340 @@
+//! One connection: what it does at the moment, and when it has to go.
+
+use std::{
+    io,
+    mem::MaybeUninit,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    sync::Notify,
+    time::{Instant, Sleep},
+};
+
+/// How HTTP/2 begins; no method of HTTP/1 does.
+const HTTP2_BEGINS: &[u8] = b"PRI";
+/// How long a connection that is closed gets to say so to the other side.
+pub(super) const CLOSE_WITHIN: Duration = Duration::from_millis(100);
+/// How long what is still coming is read, and thrown away, once the last answer is written.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BUFFER_BYTES: usize = 8 << 10;
+/// A connection whose time passes without a request is looked at again after this long, while it has one.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// How long a connection may do what.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patience {
+    pub header: Duration,
+    pub idle: Duration,
+}
+
+/// What becomes of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It stays, and is looked at again then.
+    Stays(Instant),
+    /// It is closed in order.
+    Goes,
+    /// It is cut off: there is no one to whom anything could be said.
+    Cut,
+}
+
+/// What a connection does at the moment. Shared by its task, its requests and whoever looks for one to close.
+#[derive(Debug)]
+pub(crate) struct Conn {
+    /// What all times here are counted from.
+    opened: Instant,
+    /// Requests whose answers are not written yet.
+    active: AtomicU32,
+    /// Milliseconds since `opened`: when the last request ended.
+    idle_since: AtomicU64,
+    /// Milliseconds since `opened`, and one: when the head of a request began to come; 0 where none does.
+    head_since: AtomicU64,
+    http2: AtomicBool,
+    asked: AtomicBool,
+    closing: AtomicBool,
+    pub(super) close: Notify,
+    /// Probes only.
+    pub reserved: bool,
+    /// It came from this machine to itself.
+    pub loopback: bool,
+}
+
+impl Conn {
+    pub fn new(reserved: bool, loopback: bool) -> Self {
+        Conn {
+            opened: Instant::now(),
+            active: AtomicU32::new(0),
+            idle_since: AtomicU64::new(0),
+            head_since: AtomicU64::new(0),
+            http2: AtomicBool::new(false),
+            asked: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
+            close: Notify::new(),
+            reserved,
+            loopback,
+        }
+    }
+
+    fn ms(&self, now: Instant) -> u64 {
+        let since = now.saturating_duration_since(self.opened);
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn at(&self, ms: u64) -> Instant {
+        self.opened + Duration::from_millis(ms)
+    }
+
+    /// A request has come; it is being answered until the guard is dropped.
+    pub fn begin(self: &Arc<Self>) -> Busy {
+        self.active.fetch_add(1, Ordering::AcqRel);
+        self.asked.store(true, Ordering::Relaxed);
+        self.head_since.store(0, Ordering::Relaxed);
+        Busy(Arc::clone(self))
+    }
+
+    fn end(&self, now: Instant) {
+        self.idle_since.store(self.ms(now), Ordering::Relaxed);
+        self.active.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Bytes have come.
+    fn came(&self, now: Instant, bytes: &[u8], first: bool) {
+        if first && bytes.starts_with(HTTP2_BEGINS) {
+            self.http2.store(true, Ordering::Relaxed);
+        }
+        // HTTP/2 has frames of its own between requests.
+        if !self.http2.load(Ordering::Relaxed) && !self.is_active() {
+            let now = self.ms(now) + 1;
+            let head = &self.head_since;
+            let _ = head.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn is_active(&self) -> bool {
+        self.active.load(Ordering::Acquire) > 0
+    }
+
+    /// Since when it has had no request; none where it has one, or is being closed.
+    pub(super) fn idle_since(&self) -> Option<Instant> {
+        let idle = !self.is_active() && !self.closing.load(Ordering::Relaxed);
+        idle.then(|| self.at(self.idle_since.load(Ordering::Relaxed)))
+    }
+
+    /// Asks it to close.
+    pub(super) fn ask_to_close(&self) {
+        self.closing.store(true, Ordering::Relaxed);
+        self.close.notify_one();
+    }
+
+    pub(super) fn verdict(&self, now: Instant, patience: Patience) -> Verdict {
+        if self.is_active() {
+            return Verdict::Stays(now + LOOK_EVERY);
+        }
+        let head_since = self.head_since.load(Ordering::Relaxed);
+        let http2 = self.http2.load(Ordering::Relaxed);
+        // Who has said nothing at all has no more time than who says something slowly.
+        let head_began = match head_since {
+            0 if http2 || self.asked.load(Ordering::Relaxed) => None,
+            0 => Some(self.opened),
+            ms => Some(self.at(ms - 1)),
+        };
+        if let Some(began) = head_began {
+            let until = began + patience.header;
+            return match now < until {
+                true => Verdict::Stays(until),
+                false => Verdict::Cut,
+            };
+        }
+        let until = self.at(self.idle_since.load(Ordering::Relaxed)) + patience.idle;
+        match now < until {
+            // A head that begins meanwhile has less time than that.
+            true => Verdict::Stays(until.min(now + patience.header.min(LOOK_EVERY))),
+            false => Verdict::Goes,
+        }
+    }
+}
+
+/// A request that is being answered.
+#[derive(Debug)]
+pub(crate) struct Busy(Arc<Conn>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.end(Instant::now());
+    }
+}
+
+/// A connection's bytes: tells what comes, and gives up where what goes out is not taken.
+pub(super) struct Wire {
+    stream: TcpStream,
+    conn: Arc<Conn>,
+    first: bool,
+    /// How long what is written may wait to be taken.
+    timeout: Duration,
+    /// There while it waits.
+    stalled: Option<Pin<Box<Sleep>>>,
+    /// There once nothing more is said.
+    lingering: Option<Pin<Box<Sleep>>>,
+}
+
+impl Wire {
+    pub fn new(stream: TcpStream, conn: Arc<Conn>, timeout: Duration) -> Self {
+        Wire {
+            stream,
+            conn,
+            first: true,
+            timeout,
+            stalled: None,
+            lingering: None,
+        }
+    }
+
+    fn watch<T>(
+        &mut self,
+        written: Poll<io::Result<T>>,
+        task: &mut Context<'_>,
+    ) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let timeout = self.timeout;
+        let stalled = self
+            .stalled
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
+        ready!(stalled.as_mut().poll(task));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut this.stream).poll_read(task, buffer))?;
+        if let Some(came @ [_, ..]) = buffer.filled().get(before..) {
+            this.conn.came(Instant::now(), came, this.first);
+            this.first = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.stream).poll_write(task, bytes);
+        this.watch(written, task)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.stream).poll_write_vectored(task, slices);
+        this.watch(written, task)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(task)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.lingering.is_none() {
+            ready!(Pin::new(&mut this.stream).poll_shutdown(task))?;
+        }
+        // An answer that comes before its request is whole, a refusal, is lost to a client that is still sending
+        // where the socket is closed with bytes unread: the system resets the connection then.
+        let until = || Box::pin(tokio::time::sleep(LINGER));
+        let lingering = this.lingering.get_or_insert_with(until);
+        let mut unread = [MaybeUninit::uninit(); LINGER_BUFFER_BYTES];
+        loop {
+            if lingering.as_mut().poll(task).is_ready() {
+                return Poll::Ready(Ok(()));
+            }
+            let mut buffer = ReadBuf::uninit(&mut unread);
+            let read = ready!(Pin::new(&mut this.stream).poll_read(task, &mut buffer));
+            if read.is_err() || buffer.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Patience = Patience {
+        header: Duration::from_secs(10),
+        idle: Duration::from_secs(300),
+    };
+
+    fn at(conn: &Conn, seconds: u64) -> Instant {
+        conn.opened + Duration::from_secs(seconds)
+    }
+
+    /// What becomes of it so many seconds after it was opened.
+    fn after(conn: &Conn, seconds: u64) -> Verdict {
+        conn.verdict(at(conn, seconds), PATIENCE)
+    }
+
+    #[test]
+    fn who_says_nothing_is_cut_after_the_time_of_a_head() {
+        let conn = Conn::new(false, true);
+        assert!(matches!(after(&conn, 9), Verdict::Stays(_)));
+        assert_eq!(after(&conn, 10), Verdict::Cut);
+    }
+
+    #[test]
+    fn a_head_that_drips_is_cut_also_after_other_requests() {
+        let conn = Arc::new(Conn::new(false, true));
+        conn.came(at(&conn, 0), b"GET / HTTP/1.1\r\n\r\n", true);
+        std::mem::forget(conn.begin());
+        conn.end(at(&conn, 5));
+        assert!(matches!(after(&conn, 200), Verdict::Stays(_)));
+        conn.came(at(&conn, 200), b"G", false);
+        assert!(matches!(after(&conn, 206), Verdict::Stays(_)));
+        conn.came(at(&conn, 206), b"E", false);
+        assert_eq!(after(&conn, 210), Verdict::Cut);
+    }
+
+    #[test]
+    fn an_idle_connection_goes_and_one_with_a_request_stays() {
+        let conn = Arc::new(Conn::new(false, true));
+        conn.came(at(&conn, 0), b"PRI * HTTP/2.0\r\n", true);
+        assert!(matches!(after(&conn, 299), Verdict::Stays(_)));
+        std::mem::forget(conn.begin());
+        assert!(matches!(after(&conn, 3_600), Verdict::Stays(_)));
+        assert_eq!(conn.idle_since(), None);
+        conn.end(at(&conn, 3_600));
+        assert_eq!(conn.idle_since(), Some(at(&conn, 3_600)));
+        conn.came(at(&conn, 3_700), b"a ping", false);
+        assert!(matches!(after(&conn, 3_899), Verdict::Stays(_)));
+        assert_eq!(after(&conn, 3_900), Verdict::Goes);
+    }
+}

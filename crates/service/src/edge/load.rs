@@ -1,0 +1,129 @@
+//! What the port holds at once: connections, requests and bytes of bodies, counted against their bounds.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use super::limits::HttpConfig;
+
+/// Counters and bounds, shared by all connections.
+#[derive(Debug)]
+pub(crate) struct Load {
+    connections: AtomicUsize,
+    requests: AtomicUsize,
+    body_bytes: AtomicUsize,
+    connections_max: usize,
+    requests_max: usize,
+    body_bytes_max: usize,
+}
+
+impl Load {
+    pub fn new(config: &HttpConfig) -> Self {
+        Load {
+            connections: AtomicUsize::new(0),
+            requests: AtomicUsize::new(0),
+            body_bytes: AtomicUsize::new(0),
+            connections_max: config.connections_max,
+            requests_max: config.requests_max,
+            body_bytes_max: config.body_memory_max,
+        }
+    }
+
+    /// How many connections are open now.
+    pub fn set_connections(&self, open: usize) {
+        self.connections.store(open, Ordering::Relaxed);
+    }
+
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    pub fn body_bytes(&self) -> usize {
+        self.body_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Counts a request until the guard is dropped; none where there are as many as may be.
+    pub fn begin(self: &Arc<Self>) -> Option<Begun> {
+        let begun = Begun(Arc::clone(self));
+        let before = self.requests.fetch_add(1, Ordering::Relaxed);
+        (before < self.requests_max).then_some(begun)
+    }
+
+    /// Whether so many bytes more may be held; they are counted if so.
+    pub fn take(&self, bytes: usize) -> bool {
+        let before = self.body_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let fits = before.saturating_add(bytes) <= self.body_bytes_max;
+        if !fits {
+            self.give(bytes);
+        }
+        fits
+    }
+
+    pub fn give(&self, bytes: usize) {
+        self.body_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Half of the memory for bodies is taken: who brings much slowly has to go, while there is room for the others.
+    pub fn is_memory_scarce(&self) -> bool {
+        self.body_bytes() > self.body_bytes_max / 2
+    }
+
+    /// The last eighth of the connections is in use: who keeps one for a slow body has to go.
+    pub fn are_connections_scarce(&self) -> bool {
+        self.connections() >= self.connections_max - self.connections_max / 8
+    }
+}
+
+/// A request that counts.
+#[derive(Debug)]
+pub(crate) struct Begun(Arc<Load>);
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        self.0.requests.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load() -> Arc<Load> {
+        Arc::new(Load::new(&HttpConfig {
+            connections_max: 16,
+            requests_max: 2,
+            body_memory_max: 100,
+            ..HttpConfig::default()
+        }))
+    }
+
+    #[test]
+    fn a_request_that_was_refused_leaves_room_for_the_next() {
+        let load = load();
+        let (first, second) = (load.begin(), load.begin());
+        assert!(first.is_some() && second.is_some());
+        assert!(load.begin().is_none());
+        drop(first);
+        assert!(load.begin().is_some());
+    }
+
+    #[test]
+    fn bytes_that_do_not_fit_are_not_counted() {
+        let load = load();
+        assert!(load.take(60) && load.is_memory_scarce());
+        assert!(!load.take(41) && load.take(40));
+        load.give(100);
+        assert_eq!(load.body_bytes(), 0);
+        assert!(!load.is_memory_scarce());
+    }
+
+    #[test]
+    fn connections_are_scarce_before_there_is_none_left() {
+        let load = load();
+        load.set_connections(13);
+        assert!(!load.are_connections_scarce());
+        load.set_connections(14);
+        assert!(load.are_connections_scarce());
+    }
+}

@@ -1,0 +1,301 @@
+//! The port: what comes from the network before it is anybody's request. Bounds in connections, requests, bytes and
+//! time hold here, and here it is checked who asks; all protocols and services share it.
+
+mod body;
+mod connection;
+pub(crate) mod limits;
+mod load;
+mod origin;
+mod serve;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use axum::{
+    Json,
+    body::{Body, Bytes},
+    extract::Request,
+    http::{HeaderMap, HeaderValue, StatusCode, Version, header},
+    response::{IntoResponse, Response},
+};
+use http_body::{Body as _, Frame, SizeHint};
+use hyper::body::Incoming;
+use quadrille_telemetry::metrics::PortMetrics;
+use tonic::{Code, Status};
+
+pub(crate) use self::serve::serve;
+use self::{
+    body::{Cut, Meter, Metered, Reading},
+    connection::{Busy, Conn},
+    limits::HttpConfig,
+    load::{Begun, Load},
+    origin::{Rules, is_preflight, media_type, share},
+};
+use crate::{front::Front, server::is_grpc};
+
+/// How long a browser may keep what it was told of another site's page, seconds.
+const PREFLIGHT_SECONDS: HeaderValue = HeaderValue::from_static("600");
+
+/// Cheap to clone: it is, for each connection and request.
+#[derive(Clone)]
+pub(crate) struct Edge(Arc<Inner>);
+
+struct Inner {
+    config: HttpConfig,
+    rules: Rules,
+    load: Arc<Load>,
+    metrics: PortMetrics,
+    front: Front,
+}
+
+/// Why a request is not answered by whom it was meant for.
+struct Refused {
+    status: StatusCode,
+    grpc: Code,
+    reason: &'static str,
+    message: String,
+}
+
+impl Edge {
+    pub fn new(config: HttpConfig, metrics: PortMetrics, front: Front) -> Self {
+        Edge(Arc::new(Inner {
+            rules: Rules::new(&config),
+            load: Arc::new(Load::new(&config)),
+            config,
+            metrics,
+            front,
+        }))
+    }
+
+    fn config(&self) -> &HttpConfig {
+        &self.0.config
+    }
+
+    fn count_connections(&self, open: usize) {
+        self.0.load.set_connections(open);
+        self.0.metrics.connections(open);
+    }
+
+    /// Answers a request, whatever there is to say.
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        conn: &Conn,
+        busy: Busy,
+    ) -> Response<Answered> {
+        let inner = &*self.0;
+        let (grpc, version) = (is_grpc(request.headers()), request.version());
+        let path = request.uri().path();
+        let admitted = match is_probe(path) {
+            true => Ok((None, None)),
+            false => inner.admit(&request, conn, grpc),
+        };
+        let (response, begun) = match admitted {
+            Ok((begun, origin))
+                if is_preflight(request.method(), request.headers()) && origin.is_some() =>
+            {
+                (preflight(request.headers(), origin), begun)
+            }
+            Ok((begun, origin)) => {
+                let mut response = inner.run(request, grpc).await;
+                if let Some(origin) = &origin {
+                    share(response.headers_mut(), origin);
+                }
+                (response, begun)
+            }
+            Err(refused) => (inner.refuse(refused, grpc), None),
+        };
+        let mut response = response.map(|body| Answered {
+            body,
+            _busy: busy,
+            _begun: begun,
+        });
+        if conn.reserved && version < Version::HTTP_2 {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
+        }
+        response
+    }
+}
+
+impl Inner {
+    /// Whether a request may be answered here and now; the other site whose page asks, where one does.
+    fn admit(
+        &self,
+        request: &Request<Incoming>,
+        conn: &Conn,
+        grpc: bool,
+    ) -> Result<(Option<Begun>, Option<HeaderValue>), Refused> {
+        let (uri, headers) = (request.uri(), request.headers());
+        let host = headers.get(header::HOST);
+        let host = host.map(|host| host.to_str().unwrap_or("\u{fffd}"));
+        let authority = uri
+            .authority()
+            .map(axum::http::uri::Authority::as_str)
+            .or(host);
+        let origin = self.rules.check(authority, headers, conn.loopback);
+        let origin = origin.map_err(|foreign| Refused {
+            status: StatusCode::FORBIDDEN,
+            grpc: Code::PermissionDenied,
+            reason: match foreign {
+                origin::Foreign::Host(_) => "host",
+                origin::Foreign::Origin(_) => "origin",
+            },
+            message: foreign.to_string(),
+        })?;
+        let watched = uri.path() == "/metrics" || is_health(uri.path());
+        if conn.reserved && !watched {
+            let most = self.config.connections_max;
+            return Err(Refused::busy(
+                "connections",
+                format!(
+                    "{most} connections are open, as many as may be (QUADRILLE_CONNECTIONS); try again, or ask another replica"
+                ),
+            ));
+        }
+        let begun = self.load.begin();
+        if begun.is_none() && !watched {
+            let most = self.config.requests_max;
+            return Err(Refused::busy(
+                "requests",
+                format!(
+                    "{most} requests are being answered, as many as may be (QUADRILLE_REQUESTS); try again, or ask another replica"
+                ),
+            ));
+        }
+        let bodiless = request.body().is_end_stream();
+        if let Some(message) = media_type(headers).filter(|_| !grpc && !bodiless) {
+            return Err(Refused {
+                status: StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                grpc: Code::InvalidArgument,
+                reason: "media_type",
+                message,
+            });
+        }
+        Ok((begun, origin.cloned()))
+    }
+
+    async fn run(&self, request: Request<Incoming>, grpc: bool) -> Response {
+        if request.body().is_end_stream() {
+            return self.front.answer(request.map(|_| Body::empty())).await;
+        }
+        let meter = Meter::new(Arc::clone(&self.load));
+        let reading = match grpc && self.front.is_stream(request.uri().path()) {
+            true => Reading::Messages,
+            false => Reading::Whole,
+        };
+        let timeout = self.config.body_timeout;
+        let metered = |body| Metered::new(body, Arc::clone(&meter), timeout, reading);
+        let request = request.map(|body| Body::new(metered(body)));
+        let response = self.front.answer(request).await;
+        match meter.cut() {
+            None => response,
+            Some(cut) => {
+                let refused = Refused::cut(cut);
+                match grpc {
+                    // tonic has passed the body's status on.
+                    true => {
+                        self.metrics.refused(refused.reason);
+                        response
+                    }
+                    false => self.refuse(refused, grpc),
+                }
+            }
+        }
+    }
+
+    fn refuse(&self, refused: Refused, grpc: bool) -> Response {
+        self.metrics.refused(refused.reason);
+        if grpc {
+            return Status::new(refused.grpc, refused.message).into_http();
+        }
+        let body = Json(serde_json::json!({ "error": refused.message }));
+        let mut response = (refused.status, body).into_response();
+        if refused.status == StatusCode::SERVICE_UNAVAILABLE {
+            let seconds = HeaderValue::from_static("1");
+            response.headers_mut().insert(header::RETRY_AFTER, seconds);
+        }
+        response
+    }
+}
+
+impl Refused {
+    fn busy(reason: &'static str, message: String) -> Self {
+        Refused {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            grpc: Code::ResourceExhausted,
+            reason,
+            message,
+        }
+    }
+
+    fn cut(cut: Cut) -> Self {
+        let message = cut.message().to_owned();
+        match cut {
+            Cut::Memory => Refused::busy("body_memory", message),
+            Cut::Slow => Refused {
+                status: StatusCode::REQUEST_TIMEOUT,
+                grpc: Code::DeadlineExceeded,
+                reason: "body_timeout",
+                message,
+            },
+        }
+    }
+}
+
+/// What orchestrators and load balancers ask, by whatever name, however busy it is.
+fn is_probe(path: &str) -> bool {
+    matches!(path, "/livez" | "/readyz")
+}
+
+fn is_health(path: &str) -> bool {
+    path.starts_with(crate::front::HEALTH)
+}
+
+/// What a page of an allowed origin may send: what it asks for.
+fn preflight(asked: &HeaderMap, origin: Option<HeaderValue>) -> Response {
+    let mut response = StatusCode::NO_CONTENT.into_response();
+    let headers = response.headers_mut();
+    if let Some(origin) = &origin {
+        share(headers, origin);
+    }
+    let methods = HeaderValue::from_static("GET, HEAD, POST");
+    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
+    if let Some(names) = asked.get(header::ACCESS_CONTROL_REQUEST_HEADERS) {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, names.clone());
+    }
+    headers.insert(header::ACCESS_CONTROL_MAX_AGE, PREFLIGHT_SECONDS);
+    response
+}
+
+/// An answer's body: its request counts, and its connection is busy, until it is written.
+pub(crate) struct Answered {
+    body: Body,
+    _busy: Busy,
+    _begun: Option<Begun>,
+}
+
+impl http_body::Body for Answered {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.get_mut().body).poll_frame(task)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

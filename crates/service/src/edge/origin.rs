@@ -1,0 +1,242 @@
+//! Who may ask: the name by which a service is asked, and the page that asks. Pure.
+//!
+//! A browser lets any page send requests to any address that the browser's machine reaches. It says whose page it was
+//! (`Origin`), and by which name the page found the address (`Host`): a name of the page's own that leads here (DNS
+//! rebinding) makes it the same site to the browser. No other client sends an `Origin`.
+
+use std::net::IpAddr;
+
+use axum::http::{HeaderMap, HeaderValue, Method, header};
+
+use super::limits::HttpConfig;
+
+/// Why a request is not answered.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Foreign {
+    #[error(
+        "{0:?} is no name of this service; ask by localhost or an IP address, or list the name in QUADRILLE_ALLOWED_HOSTS"
+    )]
+    Host(String),
+    #[error(
+        "pages of {0:?} may not ask this service; list the origin in QUADRILLE_ALLOWED_ORIGINS if they should"
+    )]
+    Origin(String),
+}
+
+/// The names and origins that are allowed.
+#[derive(Debug)]
+pub(crate) struct Rules {
+    hosts: Vec<String>,
+    origins: Vec<String>,
+}
+
+impl Rules {
+    pub fn new(config: &HttpConfig) -> Self {
+        Rules {
+            hosts: config.allowed_hosts.clone(),
+            origins: config.allowed_origins.clone(),
+        }
+    }
+
+    /// The other site whose page asks and may; none where no other site's page asks.
+    ///
+    /// `authority`: the host and port asked for; `loopback`: the connection came from this machine to itself.
+    pub fn check<'a>(
+        &self,
+        authority: Option<&str>,
+        headers: &'a HeaderMap,
+        loopback: bool,
+    ) -> Result<Option<&'a HeaderValue>, Foreign> {
+        // Without a list, only on loopback: what is reachable from elsewhere has names that nobody told it.
+        if let Some(authority) = authority
+            && (loopback || !self.hosts.is_empty())
+            && !self.is_ours(name_of(authority))
+        {
+            return Err(Foreign::Host(authority.to_owned()));
+        }
+        let Some(origin) = headers.get(header::ORIGIN) else {
+            return Ok(None);
+        };
+        let refused = || Foreign::Origin(String::from_utf8_lossy(origin.as_bytes()).into_owned());
+        let text = origin.to_str().map_err(|_| refused())?;
+        let site = text.split_once("://").map(|(_, site)| site);
+        let same = site.zip(authority);
+        if same.is_some_and(|(site, authority)| site.eq_ignore_ascii_case(authority)) {
+            return Ok(None);
+        }
+        let mut allowed = self.origins.iter();
+        match allowed.any(|allowed| allowed == "*" || allowed.eq_ignore_ascii_case(text)) {
+            true => Ok(Some(origin)),
+            false => Err(refused()),
+        }
+    }
+
+    /// An IP address cannot be rebound, and `localhost` is this machine by definition.
+    fn is_ours(&self, name: &str) -> bool {
+        let local = |name: &str| name == "localhost" || name.ends_with(".localhost");
+        let name = name.to_ascii_lowercase();
+        let is_address = || {
+            let bare = name.strip_prefix('[').and_then(|it| it.strip_suffix(']'));
+            bare.unwrap_or(&name).parse::<IpAddr>().is_ok()
+        };
+        let allowed = |pattern: &String| match pattern.strip_prefix('*') {
+            Some(end) => name.ends_with(end),
+            None => *pattern == name,
+        };
+        local(&name) || is_address() || self.hosts.iter().any(allowed)
+    }
+}
+
+/// The name in `name:port`.
+fn name_of(authority: &str) -> &str {
+    let name = match authority.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => authority,
+    };
+    name.strip_suffix('.').unwrap_or(name)
+}
+
+/// Whether a browser asks what it may send.
+pub(crate) fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {
+    method == Method::OPTIONS && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
+}
+
+/// Lets the page of an allowed origin read the answer.
+pub(crate) fn share(headers: &mut HeaderMap, origin: &HeaderValue) {
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+    headers.append(header::VARY, HeaderValue::from_static("origin"));
+}
+
+/// What is wrong with the media type of a body; none where it will do.
+///
+/// A page may send bodies of these types, or of none, to any site without asking: whoever means JSON says so.
+pub(crate) fn media_type(headers: &HeaderMap) -> Option<String> {
+    const FIX: &str = "say what the body is, for example Content-Type: application/json (curl: -H 'Content-Type: application/json')";
+    let Some(kind) = headers.get(header::CONTENT_TYPE) else {
+        let browser =
+            headers.contains_key(header::ORIGIN) || headers.contains_key("sec-fetch-mode");
+        return browser.then(|| format!("the body has no Content-Type; {FIX}"));
+    };
+    let kind = String::from_utf8_lossy(kind.as_bytes());
+    let essence = kind.split(';').next().unwrap_or_default().trim();
+    let simple = [
+        "application/x-www-form-urlencoded",
+        "multipart/form-data",
+        "text/plain",
+    ];
+    let simple = simple.iter().any(|it| essence.eq_ignore_ascii_case(it));
+    (simple || essence.is_empty()).then(|| format!("Content-Type {essence}: {FIX}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules(hosts: &[&str], origins: &[&str]) -> Rules {
+        let owned = |list: &[&str]| list.iter().map(|it| (*it).to_owned()).collect();
+        Rules {
+            hosts: owned(hosts),
+            origins: owned(origins),
+        }
+    }
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        let pairs = pairs.iter();
+        let pairs = pairs.map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+        pairs.collect()
+    }
+
+    fn host(rules: &Rules, authority: &str, loopback: bool) -> bool {
+        let headers = HeaderMap::new();
+        rules.check(Some(authority), &headers, loopback).is_ok()
+    }
+
+    #[test]
+    fn on_loopback_only_this_machines_own_names_are_answered() {
+        let rules = rules(&[], &[]);
+        for ours in [
+            "localhost",
+            "LocalHost:7001",
+            "app.localhost:7001",
+            "127.0.0.1:7001",
+            "127.9.9.9",
+            "[::1]:7001",
+            "[::1]",
+            "192.168.1.7:7001",
+            "localhost.",
+        ] {
+            assert!(host(&rules, ours, true), "{ours}");
+        }
+        for theirs in [
+            "evil.example",
+            "evil.example:7001",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "",
+        ] {
+            assert!(!host(&rules, theirs, true), "{theirs}");
+            assert!(host(&rules, theirs, false), "{theirs}: not on loopback");
+        }
+        // No browser leaves it out.
+        assert_eq!(rules.check(None, &HeaderMap::new(), true), Ok(None));
+    }
+
+    #[test]
+    fn listed_hosts_are_answered_and_then_no_others_anywhere() {
+        let rules = rules(&["predict.example", "*.cluster.local"], &[]);
+        for loopback in [true, false] {
+            assert!(host(&rules, "predict.example:443", loopback));
+            assert!(host(&rules, "ingest.ns.svc.cluster.local", loopback));
+            assert!(host(&rules, "10.0.0.7:7001", loopback), "a probe");
+            assert!(!host(&rules, "cluster.local", loopback));
+            assert!(!host(&rules, "evil.example", loopback));
+        }
+        let every = self::rules(&["*"], &[]);
+        assert!(host(&every, "anything", true));
+    }
+
+    #[test]
+    fn pages_of_other_sites_are_refused_unless_their_origin_is_listed() {
+        let rules = rules(&[], &["https://app.example"]);
+        let ask = |origin| {
+            let headers = headers(&[("origin", origin)]);
+            let checked = rules.check(Some("127.0.0.1:7004"), &headers, true);
+            checked.map(|origin| origin.cloned())
+        };
+        assert_eq!(ask("http://127.0.0.1:7004"), Ok(None), "our own page");
+        assert_eq!(
+            ask("https://app.example"),
+            Ok(Some(HeaderValue::from_static("https://app.example")))
+        );
+        for other in [
+            "http://evil.example",
+            "null",
+            "http://127.0.0.1:8000",
+            "http://app.example",
+        ] {
+            assert_eq!(ask(other), Err(Foreign::Origin(other.to_owned())));
+        }
+    }
+
+    #[test]
+    fn a_body_that_any_page_may_send_is_refused() {
+        for simple in [
+            "text/plain",
+            "TEXT/PLAIN; charset=utf-8",
+            "application/x-www-form-urlencoded",
+            "multipart/form-data; boundary=x",
+            "",
+        ] {
+            assert!(
+                media_type(&headers(&[("content-type", simple)])).is_some(),
+                "{simple}"
+            );
+        }
+        for meant in ["application/json", "application/octet-stream", "text/csv"] {
+            assert_eq!(media_type(&headers(&[("content-type", meant)])), None);
+        }
+        // Triton's Python client sends none; a browser always says whose page it is.
+        assert_eq!(media_type(&HeaderMap::new()), None);
+        assert!(media_type(&headers(&[("origin", "http://127.0.0.1:7004")])).is_some());
+    }
+}
