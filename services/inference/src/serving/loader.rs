@@ -245,6 +245,9 @@ impl Loader {
         // The count first: what changes after it is seen again.
         let count = *self.source.changed().borrow();
         let mut news = self.seen.replace(count) != Some(count);
+        if news {
+            self.forget_failures();
+        }
         let view = self.source.view();
         let finished = self.loads.take();
         let mut plans = self.plans(&view);
@@ -508,6 +511,18 @@ impl Loader {
         self.routes[place] = Some(Arc::new(routes));
     }
 
+    /// When the log has changed, what failed may succeed.
+    fn forget_failures(&mut self) {
+        let metrics = &self.metrics;
+        self.versions.retain(|id, version| {
+            let keeps = !matches!(version, Version::Failed { again_at: None, .. });
+            if !keeps {
+                metrics.state(&id.name, &id.version, None);
+            }
+            keeps
+        });
+    }
+
     /// Lets go of versions that neither serve nor should.
     fn forget(&mut self, plans: &[Option<Plan>]) {
         for (local, routes) in self.local.iter_mut().zip(&self.routes) {
@@ -527,11 +542,16 @@ impl Loader {
                 routes.revision > 0 && routes.variants.iter().any(|it| it.loaded.id() == id)
             })
         };
-        let gone: Vec<ModelId> = self
-            .versions
-            .keys()
-            .filter(|id| !wanted.contains(id) && !in_effect(id))
-            .cloned()
+        // Where nothing serves yet, a failure says that its deployment need not be tried again: forgotten, it would be, in
+        // turn with the next earlier one, for ever.
+        let searching = (plans.iter().zip(&self.routes))
+            .any(|(plan, routes)| plan.is_some() && routes.is_none());
+        let excludes = |version: &Version| {
+            searching && matches!(version, Version::Failed { again_at: None, .. })
+        };
+        let gone: Vec<ModelId> = (self.versions.iter())
+            .filter(|(id, version)| !wanted.contains(id) && !in_effect(id) && !excludes(version))
+            .map(|(id, _)| id.clone())
             .collect();
         for id in gone {
             self.metrics.state(&id.name, &id.version, None);
