@@ -294,7 +294,7 @@ fn a_difference_of_inputs_is_spelt_out() {
 fn training_records_rows_and_a_package_that_answers_otherwise_is_refused() {
     let package = tiny_package(Algorithm::RandomForest);
     let warm_up = package.manifest().warm_up.as_ref().unwrap();
-    assert_eq!(warm_up.rows.len(), 30);
+    assert_eq!(warm_up.rows.len(), 32);
     package.warm_up().unwrap();
     let mut manifest = package.manifest().clone();
     manifest.warm_up.as_mut().unwrap().rows[3].outputs[0] += 1e-6;

@@ -129,15 +129,22 @@ struct LagLabels {
     partition: i32,
 }
 
-/// What OpenTelemetry requires of messaging metrics, and where it is one: the group and the topic. Records are sent to an
-/// output topic and to one of dead letters, so those have neither.
+/// What OpenTelemetry requires of messaging metrics, and the group and the topic.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct MessagingLabels {
     pipeline: String,
     messaging_system: &'static str,
     messaging_operation_name: &'static str,
-    messaging_consumer_group_name: Option<String>,
-    messaging_destination_name: Option<String>,
+    messaging_consumer_group_name: String,
+    messaging_destination_name: String,
+}
+
+/// As [`MessagingLabels`]: records are sent by no group, to an output topic and to one of dead letters.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct SendLabels {
+    pipeline: String,
+    messaging_system: &'static str,
+    messaging_operation_name: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -175,7 +182,7 @@ fn counts() -> Histogram {
 #[derive(Clone)]
 pub struct LoopMetrics {
     consumed: Family<MessagingLabels, Counter>,
-    sent: Family<MessagingLabels, Counter>,
+    sent: Family<SendLabels, Counter>,
     bytes: Family<PipelineLabel, Counter>,
     dead_letters: Family<ReasonLabels, Counter>,
     absorbed: Family<ReasonLabels, Counter>,
@@ -358,12 +365,17 @@ impl LoopMetrics {
         let label = PipelineLabel {
             pipeline: pipeline.to_owned(),
         };
-        let messaging = |operation, of_input: bool| MessagingLabels {
+        let messaging = |operation| MessagingLabels {
             pipeline: pipeline.to_owned(),
             messaging_system: "kafka",
             messaging_operation_name: operation,
-            messaging_consumer_group_name: of_input.then(|| group.to_owned()),
-            messaging_destination_name: of_input.then(|| topic.to_owned()),
+            messaging_consumer_group_name: group.to_owned(),
+            messaging_destination_name: topic.to_owned(),
+        };
+        let send = SendLabels {
+            pipeline: pipeline.to_owned(),
+            messaging_system: "kafka",
+            messaging_operation_name: "send",
         };
         for reason in LOST_REASONS {
             // An increase is seen from 0 on only.
@@ -374,8 +386,8 @@ impl LoopMetrics {
             self.lost.get_or_create_owned(&labels);
         }
         StageMetrics {
-            consumed: self.consumed.get_or_create_owned(&messaging("poll", true)),
-            sent: self.sent.get_or_create_owned(&messaging("send", false)),
+            consumed: self.consumed.get_or_create_owned(&messaging("poll")),
+            sent: self.sent.get_or_create_owned(&send),
             bytes: self.bytes.get_or_create_owned(&label),
             letters_truncated: self.letters_truncated.get_or_create_owned(&label),
             retries: self.retries.get_or_create_owned(&label),
@@ -384,12 +396,8 @@ impl LoopMetrics {
             lane_restarts: self.lane_restarts.get_or_create_owned(&label),
             assigned: self.assigned.get_or_create_owned(&label),
             batch: self.batch.get_or_create_owned(&label),
-            process: self
-                .process
-                .get_or_create_owned(&messaging("process", true)),
-            commit: self
-                .operation
-                .get_or_create_owned(&messaging("commit", true)),
+            process: self.process.get_or_create_owned(&messaging("process")),
+            commit: self.operation.get_or_create_owned(&messaging("commit")),
             age: self.age.get_or_create_owned(&label),
             late: self.late.get_or_create_owned(&label),
             families: self.clone(),
