@@ -8,7 +8,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use quadrille_choreography::{Action, DeadLetters, Order, Progress};
+use quadrille_choreography::{Action, Admin, DeadLetters, Order, Progress, TopicSpec};
 use quadrille_proto::{Topics, dlq_of};
 use rdkafka::{
     ClientConfig, Message, Offset, TopicPartitionList,
@@ -63,6 +63,18 @@ fn letter(inbox: &str, number: u32) -> Raw {
         timestamp_ms: Some(base_ms() + i64::from(number % 1_000) * 1_000),
         ..Raw::json("p-1", record(&format!("r{number}"), "p-1", 148))
     }
+}
+
+/// Bytes that do not shrink.
+fn noise(length: usize) -> Vec<u8> {
+    let mut chance = 1_u64;
+    let next = || {
+        chance = chance
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        (chance >> 56) as u8
+    };
+    std::iter::repeat_with(next).take(length).collect()
 }
 
 /// How often each origin lies in the inbox.
@@ -181,18 +193,7 @@ fn a_letter_that_cannot_go_back_stays_open_and_holds_up_neither_the_others_nor_r
     write_letters(&world, 0..2);
     // Larger than the inbox takes, and of bytes that do not shrink.
     let mut large = letter(&inbox, 2);
-    let mut chance = 1_u64;
-    let mut noise = || {
-        chance = chance
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
-        (chance >> 56) as u8
-    };
-    large.value = Some(
-        (0..crate::harness::world::MESSAGE_BYTES_MAX + 1_000)
-            .map(|_| noise())
-            .collect(),
-    );
+    large.value = Some(noise(crate::harness::world::MESSAGE_BYTES_MAX + 1_000));
     client.send(&dlq_of(&inbox), &large);
     // Of a partition that is not there, and one that only names its original.
     let mut nowhere = letter(&inbox, 3);
@@ -231,6 +232,41 @@ fn a_letter_that_cannot_go_back_stays_open_and_holds_up_neither_the_others_nor_r
         "{:?}",
         asked.elapsed()
     );
+}
+
+#[test]
+fn a_letter_that_its_topic_refuses_is_found_among_the_others_of_its_batch() {
+    let world = World::new(1);
+    let client = Client::new(&world);
+    let topic = format!("{}.narrow", world.pipeline);
+    let spec = |name: String, message_bytes_max| TopicSpec {
+        name,
+        partitions: 1,
+        compacted: false,
+        message_bytes_max: Some(message_bytes_max),
+    };
+    let specs = [
+        spec(topic.clone(), 100_000),
+        spec(dlq_of(&topic), 1_000_000),
+    ];
+    let admin = Admin::connect(&world.cluster()).expect("a client");
+    admin.create(&specs).expect("topics");
+    for number in 0..7 {
+        let mut raw = letter(&topic, number);
+        if number == 3 {
+            raw.value = Some(noise(500_000));
+        }
+        client.send(&dlq_of(&topic), &raw);
+    }
+    client.flush();
+    let complaint = cli(&world).bad(1, &["dlq", "redrive", "--topic", &topic]);
+    assert!(
+        complaint.contains("1 dead letters could not be sent back"),
+        "{complaint}"
+    );
+    eventually("the others are back", PATIENCE, || {
+        (client.read(&topic).len() == 6).then_some(())
+    });
 }
 
 #[test]

@@ -224,16 +224,10 @@ impl<'a> Run<'a> {
                     // Which others cannot be sent is found out one by one.
                     all => self.alone = all.len(),
                 }
-                if settler.producer.is_spent() {
-                    return Err(Fault::Spent);
+                match settler.producer.is_spent() {
+                    true => Err(Fault::Spent),
+                    false => Ok(()),
                 }
-                if batch.len() > 1 {
-                    for pending in batch {
-                        self.alone = self.alone.saturating_sub(1);
-                        self.batch(settler, ledger, vec![pending])?;
-                    }
-                }
-                Ok(())
             }
             other => other,
         }
@@ -440,6 +434,13 @@ impl Settler {
         self.producer.begin().map_err(|error| self.fault(&error))?;
         match self.send(batch, entries) {
             Ok(()) => self.commit(),
+            // The client cannot abort while it sends again what came after the letter in its partition: it waits out its
+            // own timeout (librdkafka 2.12.1, idempotent producers). Another producer ends the transaction at once.
+            Err(Fault::Letter(reason)) if batch.len() > 1 => {
+                self.producer.spend();
+                self.producer.replaced();
+                Err(Fault::Letter(reason))
+            }
             Err(fault) => Err(self.abort(fault)),
         }
     }
@@ -492,9 +493,10 @@ impl Settler {
             (Ok(()), fault) | (Err(_), fault @ Fault::TakenOver) => fault,
             (Err(error), fault) => match (self.fault(&error), fault) {
                 (Fault::TakenOver, _) => Fault::TakenOver,
-                (_, Fault::Restart(reason) | Fault::Letter(reason)) => {
+                (_, Fault::Restart(reason)) => {
                     Fault::Restart(format!("{reason}; abort failed: {error}"))
                 }
+                // The producer is spent by that, and another one ends the transaction.
                 (_, fault) => fault,
             },
         }
