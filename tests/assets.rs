@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use quadrille_telemetry::{
     Registry,
-    metrics::{LoopMetrics, ModelMetrics, RequestMetrics},
+    metrics::{LoopMetrics, PortMetrics, RequestMetrics, ServingMetrics},
 };
 
 const RULES: &str = "deploy/prometheus/rules/quadrille.yml";
@@ -66,7 +66,8 @@ fn rules_and_dashboards_name_metrics_that_the_services_have() {
     let registry = Registry::default();
     LoopMetrics::register(&registry);
     RequestMetrics::register(&registry);
-    ModelMetrics::register(&registry);
+    ServingMetrics::register(&registry);
+    PortMetrics::register(&registry);
     let mut known: BTreeSet<String> = registry.names().into_iter().collect();
     // Labels that begin as metrics do.
     known.extend(
