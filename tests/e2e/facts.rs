@@ -26,7 +26,7 @@ use crate::registry::admin;
 const MESSAGE_BYTES_MAX: usize = 4 << 20;
 
 /// Records without an id: they get one of their place.
-pub fn send_nameless(world: &World, first: u32, count: u32) {
+fn send_nameless(world: &World, first: u32, count: u32) {
     let client = Client::new(world);
     for n in first..first + count {
         let key = format!("p{n}");
@@ -84,7 +84,7 @@ fn ends_with_64(process: &mut Process, words: &[&str]) {
 
 /// Waits until a stage has nothing left to read.
 #[track_caller]
-pub fn worked_off(world: &World, stage: Stage) {
+fn worked_off(world: &World, stage: Stage) {
     let (group, input) = (stage.group(&world.pipeline), stage.input(&world.pipeline));
     let admin = asked(world);
     eventually("its input is worked off", PATIENCE, || {
@@ -94,7 +94,7 @@ pub fn worked_off(world: &World, stage: Stage) {
 }
 
 #[track_caller]
-pub fn drained(process: &mut Process) {
+fn drained(process: &mut Process) {
     process.signal("TERM");
     assert_eq!(process.wait().code(), Some(0), "{}", process.log());
 }

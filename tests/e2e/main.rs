@@ -23,4 +23,3 @@ mod serving;
 mod surface;
 mod telemetry;
 mod traces;
-mod truncation;
