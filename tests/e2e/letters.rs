@@ -108,7 +108,9 @@ fn outcomes(world: &World, client: &Client, good: usize, letters: usize) -> Vec<
     let what = format!("{good} records and {letters} letters");
     eventually_or_show(&what, PATIENCE, || {
         let passed = client.read(&topics.records);
-        let found = client.read(&dlq_of(&topics.inbox));
+        let mut found = client.read(&dlq_of(&topics.inbox));
+        // What a test sent there itself is none.
+        found.retain(|letter| header(letter, CLASS).is_some());
         let classes: Vec<_> = found.iter().map(|it| header(it, CLASS)).collect();
         assert!(
             passed.len() <= good && found.len() <= letters,
@@ -230,7 +232,6 @@ fn narrow(world: &World, dlq: &str) {
         .set("message.timestamp.before.max.ms", "3600000");
     let altered = block_on(admin.alter_configs(&[config], &AdminOptions::new()));
     altered.expect("an answer")[0].as_ref().expect("altered");
-    // Refused, it leaves nothing on the topic.
     let probe: BaseProducer<Reports> = settings
         .set("message.timeout.ms", "5000")
         .create_with_context(Reports::default())

@@ -113,10 +113,15 @@ impl Queue {
         }
     }
 
-    #[cfg(test)]
     pub fn len(&self) -> usize {
         // SAFETY: the queue is ours until it is dropped.
         unsafe { ffi::rd_kafka_queue_length(self.0) }
+    }
+
+    /// What waits here, if anything does.
+    pub fn next_event(&self) -> Option<Event> {
+        // SAFETY: the queue is ours until it is dropped.
+        unsafe { events::poll(self.0, 0) }
     }
 }
 

@@ -11,7 +11,10 @@
 //! - What is larger than `receive.message.max.bytes` as it lies there breaks the connection, and the error names no
 //!   partition. A client that may receive it reads that one batch and knows its last offset.
 
-use std::time::{Duration, Instant};
+use std::{
+    ffi::CString,
+    time::{Duration, Instant},
+};
 
 use rdkafka::{
     Offset, TopicPartitionList,
@@ -22,7 +25,7 @@ use rdkafka::{
 use crate::{
     StageConfig,
     client::Plain,
-    native::{self, Event},
+    native::{self, Event, Queue},
 };
 
 /// How long one look at one offset may take.
@@ -31,10 +34,8 @@ const LOOK_WITHIN: Duration = Duration::from_secs(10);
 const SEARCH_WITHIN: Duration = Duration::from_secs(60);
 /// The largest that the client takes (`receive.message.max.bytes`).
 const RECEIVE_BYTES_MAX: &str = "2147483647";
-/// The client does not fetch on for that long once its queue is full, so what is in the queue is one batch.
-const FULL_FOR_MS: &str = "10000";
-/// How long it may take to notice that its queue is full.
-const NOTICED_WITHIN: Duration = Duration::from_millis(50);
+/// How often it is looked whether something came.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// A range of offsets that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -147,8 +148,9 @@ impl<'a> Search<'a> {
             .set("isolation.level", "read_committed")
             .set("auto.offset.reset", "error")
             .set("fetch.message.max.bytes", "1")
+            // Nothing more is fetched while one waits.
             .set("queued.min.messages", "1")
-            .set("fetch.queue.backoff.ms", FULL_FOR_MS)
+            .set("fetch.queue.backoff.ms", "10")
             .set("fetch.error.backoff.ms", "10")
             .set("fetch.wait.max.ms", "10");
         if let Some(bytes) = receive_bytes_max {
@@ -207,27 +209,30 @@ impl<'a> Search<'a> {
     /// The last offset of the one batch that a reader without a limit gets.
     fn last_of_huge(&self, partition: i32, first: i64) -> Result<i64, KafkaError> {
         let reader = self.reader(Some(RECEIVE_BYTES_MAX))?;
+        // A queue for the partition alone: in the consumer's there are also log lines, which the client counts as records
+        // when it looks whether that is full.
+        let topic = CString::new(&*self.config.input)?;
+        let queue = Queue::new(reader.client());
+        queue.take(reader.client(), &topic, partition);
         let deadline = self.assign(&reader, partition, first)?;
-        while native::queue_length(reader.client()) == 0 {
-            if Instant::now() > deadline {
-                return Err(late());
-            }
-            std::thread::park_timeout(Duration::from_millis(5));
-        }
-        // Until then it could fetch on when the first of its queue is taken.
-        std::thread::park_timeout(NOTICED_WITHIN);
-        let mut last = None;
         loop {
-            // What waits already is taken without waiting; before the first record there may be other events.
-            let wait = match last {
-                Some(_) => Duration::ZERO,
-                None => deadline.saturating_duration_since(Instant::now()),
-            };
-            match (native::next_event(reader.client(), wait), last) {
-                (Some(Event::Record(offset)), _) => last = Some(offset),
-                (Some(_), _) => {}
-                (None, Some(last)) => return Ok(last.max(first)),
-                (None, None) => return Err(late()),
+            // What waits came with one answer: nothing is fetched while anything waits. At first that is a mark of the
+            // client's own, without a record.
+            let waiting = queue.len();
+            if waiting == 0 {
+                if Instant::now() > deadline {
+                    return Err(late());
+                }
+                std::thread::park_timeout(LOOK_EVERY);
+            }
+            let mut last = None;
+            for _ in 0..waiting {
+                if let Some(Event::Record(offset)) = queue.next_event() {
+                    last = Some(offset);
+                }
+            }
+            if let Some(last) = last {
+                return Ok(last.max(first));
             }
         }
     }
@@ -269,8 +274,13 @@ mod tests {
     use std::convert::Infallible;
 
     use proptest::prelude::*;
+    use rdkafka::{
+        ClientConfig,
+        producer::{BaseProducer, BaseRecord, Producer as _},
+    };
 
     use super::*;
+    use crate::{Cluster, Delivery, EmbeddedBroker, Limits, TopicSpec};
 
     proptest! {
         #[test]
@@ -286,6 +296,62 @@ mod tests {
             prop_assert_eq!(found, Ok(last));
             prop_assert!(looks <= 2 * (64 - (more as u64).leading_zeros()) + 2, "{} looks", looks);
         }
+    }
+
+    /// A client's log lines wait in the queue of its records, and count there: nothing may depend on their number.
+    #[test]
+    fn a_batch_larger_than_may_be_received_is_found_with_its_end() {
+        let broker = EmbeddedBroker::start().unwrap();
+        let spec = TopicSpec {
+            name: "in".to_owned(),
+            partitions: 1,
+            compacted: false,
+            message_bytes_max: None,
+        };
+        broker.create(&[spec]).unwrap();
+        let cluster = broker.cluster().unwrap();
+        let producer: BaseProducer = ClientConfig::new()
+            .set("bootstrap.servers", cluster.bootstrap_servers())
+            .set("message.max.bytes", "10000000")
+            .set("batch.size", "10000000")
+            .set("linger.ms", "1000")
+            .create()
+            .unwrap();
+        let send = |bytes: usize| {
+            for _ in 0..3 {
+                let part = vec![b'x'; bytes];
+                let record = BaseRecord::<'_, [u8], [u8]>::to("in").payload(&part);
+                producer.send(record).map_err(|(error, _)| error).unwrap();
+            }
+            producer.flush(Duration::from_secs(60)).unwrap();
+        };
+        // The broker keeps 5 MiB of a partition.
+        for bytes in [700_000, 10, 700_000] {
+            send(bytes);
+        }
+        let limit = "receive.message.max.bytes=2000000";
+        let config = StageConfig {
+            cluster: Cluster::new(cluster.bootstrap_servers(), limit).unwrap(),
+            service: "feature",
+            pipeline: "p".to_owned(),
+            group: "g".to_owned(),
+            input: "in".to_owned(),
+            output: None,
+            instance: "i".to_owned(),
+            lanes: 1,
+            delivery: Delivery::ExactlyOnce,
+            limits: Limits::default(),
+            latency_objective: None,
+        };
+        let nothing = || {};
+        let last = |first| {
+            let found = Search::new(&config, &nothing).at(0, first).unwrap();
+            found.map(|found| found.last)
+        };
+        assert_eq!((last(0), last(1)), (Some(2), Some(2)));
+        assert_eq!((last(3), last(5)), (None, None));
+        assert_eq!((last(6), last(8)), (Some(8), Some(8)));
+        assert_eq!(last(9), None);
     }
 
     #[test]

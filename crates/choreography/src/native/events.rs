@@ -24,15 +24,23 @@ pub(crate) enum Event {
 /// The next event of a consumer that is polled by this alone; None when none came in time. The record itself is dropped.
 pub(crate) fn next_event<C: ClientContext>(client: &Client<C>, timeout: Duration) -> Option<Event> {
     let timeout_ms = c_int::try_from(timeout.as_millis()).unwrap_or(c_int::MAX);
-    // SAFETY: `client` outlives the calls; the queue is a reference of ours, given back after one use, and the event is
-    // destroyed after what belongs to it was copied.
+    // SAFETY: `client` outlives the calls; the queue is a reference of ours, given back after one use.
     unsafe {
         let queue = ffi::rd_kafka_queue_get_consumer(client.native_ptr());
         if queue.is_null() {
             return None;
         }
-        let event = ffi::rd_kafka_queue_poll(queue, timeout_ms);
+        let event = poll(queue, timeout_ms);
         ffi::rd_kafka_queue_destroy(queue);
+        event
+    }
+}
+
+/// SAFETY: `queue` is a live queue of librdkafka.
+pub(super) unsafe fn poll(queue: *mut ffi::rd_kafka_queue_t, timeout_ms: c_int) -> Option<Event> {
+    // SAFETY: as the function's contract; the event is destroyed after what belongs to it was copied.
+    unsafe {
+        let event = ffi::rd_kafka_queue_poll(queue, timeout_ms);
         if event.is_null() {
             return None;
         }
