@@ -34,7 +34,7 @@ const LAST: &str = "quadrille.errors.offset.last";
 const TRUNCATED: &str = "quadrille.errors.truncated";
 const TRUNCATED_COUNT: &str = "quadrille_dead_letters_truncated_total";
 
-/// A sender that compresses: one batch of all that it is given.
+/// A sender that compresses: one batch of all that it is given, sent by the flush.
 struct Sender(BaseProducer);
 
 impl Sender {
@@ -46,7 +46,7 @@ impl Sender {
             .set("message.max.bytes", "1000000000")
             .set("queue.buffering.max.kbytes", "2000000")
             .set("batch.size", "1000000000")
-            .set("linger.ms", "3000");
+            .set("linger.ms", "60000");
         Sender(settings.create().expect("a producer"))
     }
 

@@ -70,6 +70,8 @@ pub(crate) struct Batch<'c> {
     pub first_at: Instant,
     pub polled_at: Instant,
     last: LastPolled,
+    /// Partitions whose records were forgotten, until it is taken note of.
+    pub forgotten: Vec<i32>,
 }
 
 impl<'c> Batch<'c> {
@@ -80,6 +82,7 @@ impl<'c> Batch<'c> {
             first_at: Instant::now(),
             polled_at: Instant::now(),
             last: LastPolled::default(),
+            forgotten: Vec::new(),
         }
     }
 
@@ -115,6 +118,7 @@ impl<'c> Batch<'c> {
     /// read from elsewhere.
     pub fn forget(&mut self, revoked: &[i32]) {
         self.last.forget(revoked);
+        self.forgotten.extend_from_slice(revoked);
         self.messages
             .retain(|message| !revoked.contains(&message.partition()));
         self.bytes = self

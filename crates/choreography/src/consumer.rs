@@ -516,26 +516,23 @@ impl LaneConsumer {
         })
     }
 
-    /// Where a partition begins of which nothing was polled yet: at the group's offset, or at the first there is. None
-    /// where a handler's own store says that.
-    pub fn start_of(&self, partition: i32) -> KafkaResult<Option<i64>> {
-        if self.client.context().offsets_in == OffsetsIn::Store {
-            return Ok(None);
-        }
+    pub fn offsets_in(&self) -> OffsetsIn {
+        self.client.context().offsets_in
+    }
+
+    /// What the group has committed of a partition, if anything.
+    pub fn committed_of(&self, partition: i32) -> KafkaResult<Option<i64>> {
         let mut list = TopicPartitionList::with_capacity(1);
         list.add_partition(&self.topic, partition);
         let committed = self.client.committed_offsets(list, COMMITTED_WAIT)?;
-        let element = committed.find_partition(&self.topic, partition);
-        if let Some(element) = element {
-            element.error()?;
-            if let Offset::Offset(next) = element.offset() {
-                return Ok(Some(next));
-            }
-        }
-        let (first, _) = self
-            .client
-            .fetch_watermarks(&self.topic, partition, COMMITTED_WAIT)?;
-        Ok(Some(first))
+        let Some(element) = committed.find_partition(&self.topic, partition) else {
+            return Ok(None);
+        };
+        element.error()?;
+        Ok(match element.offset() {
+            Offset::Offset(next) => Some(next),
+            _ => None,
+        })
     }
 
     /// Sends a partition elsewhere and waits until that is so.

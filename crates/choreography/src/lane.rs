@@ -319,6 +319,9 @@ impl<H: Handler> Lane<H> {
                 self.dead_letters.tell_rest(&self.config.input, true);
                 return Ok(End::Drained);
             }
+            if !batch.forgotten.is_empty() {
+                self.suspicion.give_back(&mut batch.forgotten);
+            }
             if batch.is_empty() && self.suspicion.is_due() {
                 consumer.release();
                 if let Some(wait) = self.step_past(producer, consumer)? {

@@ -95,14 +95,21 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// The batch at this offset of a partition, if it cannot be read.
+    /// The batch at this offset of a partition, or at its beginning, if it cannot be read.
     ///
     /// # Errors
     /// No client could be made, or it was not found out in time.
-    pub fn at(&self, partition: i32, first: i64) -> Result<Option<Unreadable>, KafkaError> {
+    pub fn at(&self, partition: i32, first: Option<i64>) -> Result<Option<Unreadable>, KafkaError> {
         if Instant::now() > self.deadline {
             return Err(late());
         }
+        // Not by the lane's client, whose connection may break over and over.
+        let reader = self.reader(None)?;
+        let topic = &self.config.input;
+        let first = match first {
+            Some(first) => first,
+            None => reader.fetch_watermarks(topic, partition, LOOK_WITHIN)?.0,
+        };
         let found = |last, why| {
             Some(Unreadable {
                 partition,
@@ -111,7 +118,6 @@ impl<'a> Search<'a> {
                 why,
             })
         };
-        let reader = self.reader(None)?;
         match self.look(&reader, partition, first)? {
             Found::Good => Ok(None),
             Found::Unknown => Err(late()),
@@ -120,8 +126,7 @@ impl<'a> Search<'a> {
                 Ok(found(last, why))
             }
             Found::Bad { base, why } => {
-                let (_, end) =
-                    reader.fetch_watermarks(&self.config.input, partition, LOOK_WITHIN)?;
+                let (_, end) = reader.fetch_watermarks(topic, partition, LOOK_WITHIN)?;
                 let last = last_of(first, end, |offset| {
                     match self.look(&reader, partition, offset)? {
                         Found::Bad { base: other, .. } => Ok(other == base),
@@ -314,7 +319,7 @@ mod tests {
             .set("bootstrap.servers", cluster.bootstrap_servers())
             .set("message.max.bytes", "10000000")
             .set("batch.size", "10000000")
-            .set("linger.ms", "1000")
+            .set("linger.ms", "60000")
             .create()
             .unwrap();
         let send = |bytes: usize| {
@@ -345,7 +350,7 @@ mod tests {
         };
         let nothing = || {};
         let last = |first| {
-            let found = Search::new(&config, &nothing).at(0, first).unwrap();
+            let found = Search::new(&config, &nothing).at(0, Some(first)).unwrap();
             found.map(|found| found.last)
         };
         assert_eq!((last(0), last(1)), (Some(2), Some(2)));

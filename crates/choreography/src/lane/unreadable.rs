@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     Backoff, Cause, Delivery, Handler, Span,
-    consumer::LaneConsumer,
+    consumer::{LaneConsumer, OffsetsIn},
     dlq::{self, Failed, FailedAt},
     producer::{LaneProducer, SendError, Undelivered},
     unreadable::{Search, Unreadable},
@@ -37,6 +37,8 @@ pub(super) struct Suspicion {
     raised: Option<Raised>,
     /// Of each partition that was sent behind such a batch, where to: until something is polled there it has no position.
     passed: BTreeMap<i32, i64>,
+    /// Partitions whose records the lane forgot since the error, as they went, or are read from elsewhere.
+    given_back: Vec<i32>,
     backoff: Backoff,
     again_at: Instant,
 }
@@ -46,6 +48,7 @@ impl Default for Suspicion {
         Suspicion {
             raised: None,
             passed: BTreeMap::new(),
+            given_back: Vec::new(),
             backoff: Backoff::new(AGAIN_FIRST, AGAIN_MAX),
             again_at: Instant::now(),
         }
@@ -53,6 +56,27 @@ impl Default for Suspicion {
 }
 
 impl Suspicion {
+    /// Notes partitions whose records the lane forgot.
+    pub fn give_back(&mut self, partitions: &mut Vec<i32>) {
+        match self.raised {
+            Some(_) => self.given_back.append(partitions),
+            None => partitions.clear(),
+        }
+    }
+
+    /// The error, with the positions that hold: of what the lane gave back since then nothing is handled, and it may come
+    /// back, so that to go on behind its position would leave records out.
+    fn take(&mut self) -> Option<Raised> {
+        let mut raised = self.raised.take()?;
+        for (partition, next) in &mut raised.partitions {
+            if self.given_back.contains(partition) {
+                *next = None;
+            }
+        }
+        self.given_back.clear();
+        Some(raised)
+    }
+
     /// Whether a search is due.
     pub fn is_due(&self) -> bool {
         self.raised.is_some() && Instant::now() >= self.again_at
@@ -78,6 +102,7 @@ impl<H: Handler> Lane<H> {
                 .iter()
                 .map(|element| (element.partition(), next(element.offset())))
                 .collect();
+            self.suspicion.given_back.clear();
             self.suspicion.raised = Some(Raised {
                 error: error.to_string(),
                 partitions,
@@ -96,7 +121,7 @@ impl<H: Handler> Lane<H> {
         let Some(Raised {
             error,
             mut partitions,
-        }) = self.suspicion.raised.take()
+        }) = self.suspicion.take()
         else {
             return Ok(None);
         };
@@ -137,12 +162,17 @@ impl<H: Handler> Lane<H> {
         if self.suspicion.raised.is_none() {
             self.suspicion.backoff.reset();
         }
-        for unreadable in found {
-            match self.pass(producer, consumer, &unreadable) {
-                Ok(()) => {}
+        let mut left = found.as_slice();
+        while let Some((unreadable, others)) = left.split_first() {
+            match self.pass(producer, consumer, unreadable) {
+                Ok(()) => left = others,
                 Err(Unsettled::End(end)) => return Err(end),
                 Err(Unsettled::Aborted(reason) | Unsettled::Doubtful(reason)) => {
-                    // All of them are looked for again; of those passed by now nothing is found.
+                    // Those that are left are looked for again.
+                    let again = left.iter().map(|it| (it.partition, Some(it.first)));
+                    let raised = self.suspicion.raised.take();
+                    let mut partitions = raised.map_or_else(Vec::new, |it| it.partitions);
+                    partitions.extend(again);
                     self.suspicion.raised = Some(Raised { error, partitions });
                     return match self.aborted(reason)? {
                         super::Settled::Again(wait) => Ok(Some(wait)),
@@ -170,13 +200,12 @@ impl<H: Handler> Lane<H> {
         }
         let first = match next {
             Some(_) => next,
+            // Its store was not asked yet.
+            None if consumer.offsets_in() == OffsetsIn::Store => return Ok(None),
             // Another may have gone on from there before the partition came back.
             None => consumer
-                .start_of(partition)?
+                .committed_of(partition)?
                 .max(self.suspicion.passed.get(&partition).copied()),
-        };
-        let Some(first) = first else {
-            return Ok(None);
         };
         search.at(partition, first)
     }
@@ -287,4 +316,24 @@ impl<H: Handler> Lane<H> {
 
 fn fault(error: KafkaError) -> Unsettled {
     Unsettled::End(End::restart(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_position_before_records_that_were_given_back_is_none() {
+        let mut suspicion = Suspicion::default();
+        // Before the error it is nobody's concern.
+        suspicion.give_back(&mut vec![1]);
+        suspicion.raised = Some(Raised {
+            error: "e".to_owned(),
+            partitions: vec![(0, Some(5)), (1, Some(7)), (2, None)],
+        });
+        suspicion.give_back(&mut vec![0]);
+        let raised = suspicion.take().expect("raised");
+        assert_eq!(raised.partitions, [(0, None), (1, Some(7)), (2, None)]);
+        assert!(suspicion.take().is_none());
+    }
 }
