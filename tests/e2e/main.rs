@@ -23,3 +23,4 @@ mod serving;
 mod surface;
 mod telemetry;
 mod traces;
+mod truncation;

@@ -90,6 +90,15 @@ pub enum AdminError {
         "pipeline {pipeline} is on its way to another number of partitions; finish `quadrille topics migrate` before ingest starts"
     )]
     Draining { pipeline: String },
+    #[error(
+        "pipeline {pipeline}: offsets were committed in generation {committed}, but only {generation} is written on {topic}; was that topic created again? Run `quadrille topics accept`",
+        topic = Topics::PIPELINES
+    )]
+    Behind {
+        pipeline: String,
+        generation: u64,
+        committed: u64,
+    },
     #[error(transparent)]
     Facts(FactsError),
 }

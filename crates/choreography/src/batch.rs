@@ -4,6 +4,8 @@ use std::{collections::BTreeMap, time::Instant};
 
 use rdkafka::{Message, message::BorrowedMessage};
 
+use crate::native;
+
 /// The offsets of one partition that a batch covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span {
@@ -36,21 +38,37 @@ pub(crate) fn spans(offsets: impl Iterator<Item = (i32, i64)>) -> Vec<Span> {
     spans
 }
 
+/// Where a record lies, seen from the one polled before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Move {
+    On,
+    /// It is the same one.
+    Again,
+    /// Before it: the log is another one, or the client lost its place.
+    Back,
+}
+
 /// Of each partition the offset after the last record polled; 0 where none was since it was taken.
 #[derive(Default)]
 struct LastPolled(Vec<i64>);
 
 impl LastPolled {
-    /// Notes a record; false for the one that was noted last.
-    fn moves_to(&mut self, partition: i32, offset: i64) -> bool {
+    /// Notes a record that goes on from the last one, and says where it is.
+    fn moves_to(&mut self, partition: i32, offset: i64) -> Move {
         let at = partition.max(0) as usize;
         if self.0.len() <= at {
             self.0.resize(at + 1, 0);
         }
-        // Only that one: whoever makes a topic anew begins at 0 again.
-        let moves = self.0[at] != offset + 1;
-        self.0[at] = offset + 1;
-        moves
+        let next = &mut self.0[at];
+        if *next == offset + 1 {
+            return Move::Again;
+        }
+        let back = *next > offset;
+        *next = offset + 1;
+        match back {
+            true => Move::Back,
+            false => Move::On,
+        }
     }
 
     fn forget(&mut self, partitions: &[i32]) {
@@ -72,6 +90,8 @@ pub(crate) struct Batch<'c> {
     last: LastPolled,
     /// Partitions whose records were forgotten, until it is taken note of.
     pub forgotten: Vec<i32>,
+    /// Partitions that went back to offsets before those polled.
+    fallen: Vec<i32>,
 }
 
 impl<'c> Batch<'c> {
@@ -83,16 +103,26 @@ impl<'c> Batch<'c> {
             polled_at: Instant::now(),
             last: LastPolled::default(),
             forgotten: Vec::new(),
+            fallen: Vec::new(),
         }
     }
 
     /// Takes a record, unless it is the last one polled: at a rebalance the client reads again from where it
-    /// believes the lane to be, which may be one record behind.
+    /// believes the lane to be, which may be one record behind. One from before that has its partition's start
+    /// checked anew.
     pub fn push(&mut self, message: BorrowedMessage<'c>) {
         let (partition, offset) = (message.partition(), message.offset());
-        if !self.last.moves_to(partition, offset) {
-            tracing::warn!(partition, offset, "polled again; dropped");
-            return;
+        match self.last.moves_to(partition, offset) {
+            Move::On => {}
+            Move::Again => {
+                tracing::warn!(partition, offset, "polled again; dropped");
+                return;
+            }
+            Move::Back => {
+                if !self.fallen.contains(&partition) {
+                    self.fallen.push(partition);
+                }
+            }
         }
         if self.messages.is_empty() {
             self.first_at = Instant::now();
@@ -114,11 +144,26 @@ impl<'c> Batch<'c> {
         self.messages.len()
     }
 
+    /// The partitions that went back since the last call; what came then is in the batch.
+    pub fn take_fallen(&mut self) -> Vec<i32> {
+        std::mem::take(&mut self.fallen)
+    }
+
+    /// Of each record's leader epoch the first of a partition.
+    pub fn first_epoch(&self, partition: i32) -> Option<i32> {
+        let mut of = self
+            .messages
+            .iter()
+            .filter(|it| it.partition() == partition);
+        of.next().and_then(native::epoch)
+    }
+
     /// Forgets the records of partitions that are no longer held, whose next holder has them, or will be
     /// read from elsewhere.
     pub fn forget(&mut self, revoked: &[i32]) {
         self.last.forget(revoked);
         self.forgotten.extend_from_slice(revoked);
+        self.fallen.retain(|partition| !revoked.contains(partition));
         self.messages
             .retain(|message| !revoked.contains(&message.partition()));
         self.bytes = self
@@ -170,14 +215,26 @@ mod tests {
     #[test]
     fn the_record_polled_last_is_not_taken_twice_unless_its_partition_was_given_up() {
         let mut last = LastPolled::default();
-        assert!(last.moves_to(2, 7) && last.moves_to(0, 7));
-        assert!(!last.moves_to(2, 7));
-        assert!(last.moves_to(2, 9));
-        // Read from elsewhere.
-        assert!(last.moves_to(2, 0));
+        assert_eq!(
+            (last.moves_to(2, 7), last.moves_to(0, 7)),
+            (Move::On, Move::On)
+        );
+        assert_eq!(last.moves_to(2, 7), Move::Again);
+        assert_eq!(last.moves_to(2, 9), Move::On);
         last.forget(&[2, 5]);
-        assert!(last.moves_to(2, 0));
-        assert!(!last.moves_to(0, 7));
+        assert_eq!(last.moves_to(2, 0), Move::On);
+        assert_eq!(last.moves_to(0, 7), Move::Again);
+    }
+
+    #[test]
+    fn a_record_from_before_the_last_one_is_seen_unless_its_partition_was_given_up() {
+        let mut last = LastPolled::default();
+        assert_eq!(last.moves_to(2, 7), Move::On);
+        assert_eq!(last.moves_to(2, 3), Move::Back);
+        assert_eq!(last.moves_to(2, 4), Move::On);
+        assert_eq!(last.moves_to(2, 2), Move::Back);
+        last.forget(&[2]);
+        assert_eq!(last.moves_to(2, 3), Move::On);
     }
 
     proptest! {

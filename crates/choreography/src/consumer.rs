@@ -15,6 +15,8 @@
 //! the partition from its start (2.12.1 and later). So before the first record of a partition is handled,
 //! the lane asks for itself what is committed: [`LaneConsumer::check_starts`].
 
+mod starts;
+
 use std::{
     cell::Cell,
     collections::{BTreeMap, BTreeSet},
@@ -37,20 +39,18 @@ use rdkafka::{
 use quadrille_telemetry::StageMetrics;
 
 use crate::{
-    Delivery, Span, StageConfig,
+    Cluster, Delivery, StageConfig, StageIdentity,
     batch::Batch,
     client,
     config::RECEIVE,
     gates::{Closed, Gates},
     native,
-    start::{Committed, Sought, Start, judge},
+    start::Sought,
     status::LaneStatus,
 };
 
 /// Of a partition; with that many in the queue no more are fetched.
 const QUEUED_RECORDS_MIN: &str = "10000";
-/// How long other partitions wait while a new one's offset is asked for.
-const COMMITTED_WAIT: Duration = Duration::from_millis(500);
 /// How long a poll waits when there is nothing: bounds how late a stop is noticed, and the group's news.
 const IDLE_WAIT: Duration = Duration::from_millis(100);
 /// The same while the group changes, where others wait for this member.
@@ -59,6 +59,8 @@ const RESTLESS_WAIT: Duration = Duration::from_millis(20);
 const CLAIM_WAIT: Duration = Duration::from_millis(5);
 /// How long the client may take to begin a seek; its main thread answers at once, unless it is gone.
 const SEEK_WAIT: Duration = Duration::from_millis(500);
+/// How long other partitions wait while a new one's offset is asked for.
+const COMMITTED_WAIT: Duration = Duration::from_millis(500);
 /// A change of the group seldom comes alone.
 const RESTLESS_FOR: Duration = Duration::from_secs(3);
 
@@ -69,6 +71,18 @@ pub(crate) enum OffsetsIn {
     /// The handler's: what Kafka has is for whoever looks at the lag.
     Store,
 }
+
+/// What is known of a partition whose start is not checked yet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Check {
+    /// What has to come.
+    sought: Option<Sought>,
+    /// How often the client was sent to where the log begins to differ from what was handled.
+    finds: u32,
+}
+
+/// Begins the metadata committed beside an offset: the pipeline's generation follows.
+const GENERATION: &str = "generation=";
 
 /// What the callbacks leave for the lane.
 pub(crate) struct Events {
@@ -81,7 +95,7 @@ pub(crate) struct Events {
     delivery: Delivery,
     assigned: Mutex<BTreeSet<i32>>,
     /// Assigned, and it is not known whether they begin where the group's offsets say.
-    unchecked: Mutex<BTreeMap<i32, Option<Sought>>>,
+    unchecked: Mutex<BTreeMap<i32, Check>>,
     revoked: Mutex<Vec<i32>>,
     rebalanced: AtomicBool,
     /// A commit that nobody waited for was refused, as in the middle of a rebalance.
@@ -96,6 +110,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Events {
+    /// Elsewhere the start is the handler's to say, or a repetition is allowed.
+    fn checks_starts(&self) -> bool {
+        self.delivery == Delivery::ExactlyOnce && self.offsets_in == OffsetsIn::Kafka
+    }
+
     fn fail(&self, reason: String) {
         lock(&self.failed).get_or_insert(reason);
     }
@@ -122,9 +141,8 @@ impl Events {
             return self.fail(error.to_string());
         }
         lock(&self.assigned).extend(taken());
-        // Elsewhere the start is the handler's to say, or a repetition is allowed.
-        if self.delivery == Delivery::ExactlyOnce && self.offsets_in == OffsetsIn::Kafka {
-            lock(&self.unchecked).extend(taken().map(|partition| (partition, None)));
+        if self.checks_starts() {
+            lock(&self.unchecked).extend(taken().map(|partition| (partition, Check::default())));
         }
         self.status.joined();
     }
@@ -223,6 +241,8 @@ pub(crate) struct LaneConsumer {
     generation: Cell<i32>,
     /// When the group last changed.
     rebalanced_at: Cell<Instant>,
+    identity: Option<Arc<StageIdentity>>,
+    cluster: Cluster,
 }
 
 impl LaneConsumer {
@@ -315,7 +335,15 @@ impl LaneConsumer {
             attended_at: Cell::new(Instant::now()),
             generation: Cell::new(-1),
             rebalanced_at: Cell::new(Instant::now()),
+            identity: None,
+            cluster: config.cluster.clone(),
         })
+    }
+
+    /// Which topic this is to be, and of which generation.
+    pub fn of(mut self, identity: Option<Arc<StageIdentity>>) -> Self {
+        self.identity = identity;
+        self
     }
 
     /// How long to wait for a record.
@@ -379,131 +407,17 @@ impl LaneConsumer {
 
     /// A list to commit, from partitions and their next offsets.
     pub fn offsets(&self, next: &[(i32, i64)]) -> KafkaResult<TopicPartitionList> {
+        let generation = self.identity.as_ref().map_or(0, |it| it.generation());
         let mut list = TopicPartitionList::with_capacity(next.len());
         for (partition, next) in next {
-            list.add_partition_offset(&self.topic, *partition, Offset::Offset(*next))?;
+            let mut element = list.add_partition(&self.topic, *partition);
+            element.set_offset(Offset::Offset(*next))?;
+            if generation > 0 {
+                element.set_metadata(format!("{GENERATION}{generation}"));
+            }
         }
+        native::set_epochs(self.client.client(), &mut list);
         Ok(list)
-    }
-
-    /// Takes from the batch what a partition new to this lane should not have begun with, and sends the
-    /// partition where the group's offset says.
-    pub fn check_starts(&self, batch: &mut Batch<'_>) -> KafkaResult<()> {
-        let mut unchecked = lock(&self.client.context().unchecked);
-        let is_new = |partition: i32| unchecked.contains_key(&partition);
-        if unchecked.is_empty() || !batch.partitions().any(is_new) {
-            return Ok(());
-        }
-        let mut begun = batch.spans();
-        begun.retain(|span| is_new(span.partition));
-        let mut list = TopicPartitionList::with_capacity(begun.len());
-        for span in &begun {
-            list.add_partition(&self.topic, span.partition);
-        }
-        let committed = self.client.committed_offsets(list, COMMITTED_WAIT);
-        for Span {
-            partition, first, ..
-        } in begun
-        {
-            let found = committed.as_ref().ok();
-            let found = found.and_then(|list| list.find_partition(&self.topic, partition));
-            let found = found.filter(|element| element.error().is_ok());
-            let committed = match found.map(|element| element.offset()) {
-                None => Committed::Unknown,
-                Some(Offset::Offset(next)) => Committed::Next(next),
-                Some(_) => Committed::Nothing,
-            };
-            let sought = unchecked.get(&partition).copied().flatten();
-            let Some((offset, sought)) = self.sent(partition, first, committed, sought) else {
-                unchecked.remove(&partition);
-                continue;
-            };
-            batch.forget(&[partition]);
-            // Checked again by the first record that comes from there.
-            unchecked.insert(partition, sought);
-            let offset = Offset::Offset(offset);
-            self.client
-                .seek(&self.topic, partition, offset, Duration::ZERO)?;
-        }
-        Ok(())
-    }
-
-    /// The same for a new partition without new records, whose position passes what is no record (the markers of
-    /// transactions): it is committed once it is known not to take the group's offset back. Otherwise the lag of a
-    /// partition that moved before its last marker was committed would show 1 until the next record.
-    pub fn check_quiet_starts(&self) -> KafkaResult<()> {
-        let mut unchecked = lock(&self.client.context().unchecked);
-        if unchecked.is_empty() {
-            return Ok(());
-        }
-        let mut list = TopicPartitionList::new();
-        let mut reached = BTreeMap::new();
-        for element in self.client.position()?.elements() {
-            let partition = element.partition();
-            if let Offset::Offset(next) = element.offset()
-                && unchecked.get(&partition) == Some(&None)
-            {
-                list.add_partition(&self.topic, partition);
-                reached.insert(partition, next);
-            }
-        }
-        if reached.is_empty() {
-            return Ok(());
-        }
-        // Where it is not known, it is asked for again later.
-        let Ok(committed) = self.client.committed_offsets(list, COMMITTED_WAIT) else {
-            return Ok(());
-        };
-        for element in committed.elements() {
-            let next = reached.get(&element.partition());
-            let right = match (element.error(), element.offset()) {
-                (Err(_), _) => false,
-                (Ok(()), Offset::Offset(committed)) => next.is_some_and(|next| *next >= committed),
-                (Ok(()), _) => true,
-            };
-            if right {
-                unchecked.remove(&element.partition());
-            }
-        }
-        Ok(())
-    }
-
-    /// Where a new partition is sent, and what has to come there; None where it has begun right.
-    fn sent(
-        &self,
-        partition: i32,
-        first: i64,
-        committed: Committed,
-        sought: Option<Sought>,
-    ) -> Option<(i64, Option<Sought>)> {
-        let topic = self.topic.as_str();
-        match judge(first, committed, sought) {
-            Start::Right => None,
-            Start::Wait(sought) => {
-                tracing::debug!(topic, partition, "its offset is still being committed");
-                Some((sought.offset, Some(sought)))
-            }
-            Start::Early { next, sought } => {
-                tracing::warn!(
-                    topic,
-                    partition,
-                    offset = first,
-                    committed = next,
-                    "the client began before what is committed; it is sent there"
-                );
-                Some((next, sought))
-            }
-            Start::Missed(sought) => {
-                tracing::warn!(
-                    topic,
-                    partition,
-                    offset = first,
-                    missed = sought.offset,
-                    "the client left out what it was sent back to; it is sent there again"
-                );
-                Some((sought.offset, Some(sought)))
-            }
-        }
     }
 
     /// The offset that would be polled next of a partition, where something was polled since it was assigned or sought.

@@ -19,7 +19,7 @@ pub use fold::{FactsEvent, FactsHistory};
 pub use log::{FactsError, FactsLog};
 pub(crate) use watch::watch;
 
-use crate::AdminError;
+use crate::{AdminError, Cluster};
 
 /// Longer names are not Kafka's.
 const NAME_BYTES_MAX: usize = 249;
@@ -146,14 +146,21 @@ pub fn place_name(topic: &str, partition: i32, offset: i64, generation: u64) -> 
 pub struct StageIdentity {
     pub pipeline: String,
     pub topics: Vec<TopicState>,
+    part: Part,
     generation: AtomicU64,
 }
 
 impl StageIdentity {
-    pub(crate) fn new(pipeline: &str, topics: Vec<TopicState>, generation: u64) -> Self {
+    pub(crate) fn new(
+        pipeline: &str,
+        topics: Vec<TopicState>,
+        part: Part,
+        generation: u64,
+    ) -> Self {
         StageIdentity {
             pipeline: pipeline.to_owned(),
             topics,
+            part,
             generation: AtomicU64::new(generation),
         }
     }
@@ -161,6 +168,51 @@ impl StageIdentity {
     /// Enters the ids of records that have none.
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::Relaxed)
+    }
+
+    /// Goes on with the generation that is written down, at least this one.
+    ///
+    /// # Errors
+    /// The facts cannot be read, or do not go that far.
+    pub(crate) fn catch_up(&self, cluster: &Cluster, at_least: u64) -> Result<(), AdminError> {
+        if self.generation() >= at_least {
+            return Ok(());
+        }
+        let current = FactsLog::open(cluster)?.current(&self.pipeline);
+        let generation = current.map_or(0, |facts| facts.generation);
+        self.generation.fetch_max(generation, Ordering::Relaxed);
+        match generation >= at_least {
+            true => Ok(()),
+            false => Err(AdminError::Behind {
+                pipeline: self.pipeline.clone(),
+                generation,
+                committed: at_least,
+            }),
+        }
+    }
+
+    /// Begins a new generation after a log lost records: their places will be others'. Only where ids are made of places.
+    ///
+    /// # Errors
+    /// The facts cannot be read or written.
+    pub(crate) fn raise(&self, cluster: &Cluster, reason: &str) -> Result<(), AdminError> {
+        if self.part == Part::Follows {
+            return Ok(());
+        }
+        let mut log = FactsLog::open(cluster)?;
+        let Some(facts) = log.current(&self.pipeline) else {
+            return Ok(());
+        };
+        let next = Facts {
+            generation: facts.generation.saturating_add(1),
+            by: "ingest".to_owned(),
+            reason: reason.to_owned(),
+            ..facts
+        };
+        let standing = log.write(&next)?;
+        self.generation
+            .fetch_max(standing.generation, Ordering::Relaxed);
+        Ok(())
     }
 
     /// # Errors
@@ -264,7 +316,7 @@ mod tests {
             topic("p.inbox", Some("one"), 8),
             topic("p.records", None, 8),
         ];
-        let identity = StageIdentity::new("p", before.clone(), 0);
+        let identity = StageIdentity::new("p", before.clone(), Part::Follows, 0);
         identity.compare(&before).unwrap();
         identity.compare(&[]).unwrap();
         let other = identity.compare(&[topic("p.inbox", Some("two"), 8)]);

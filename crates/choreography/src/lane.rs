@@ -262,7 +262,8 @@ impl<H: Handler> Lane<H> {
             },
             self.topics.input_bytes_max,
         )
-        .map_err(End::restart)?;
+        .map_err(End::restart)?
+        .of(self.topics.identity.clone());
         let result = self.turn(&mut producer, &consumer);
         // What the group was assigned is given up with the consumer.
         let held = consumer

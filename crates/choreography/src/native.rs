@@ -15,8 +15,9 @@ use std::{
 use rdkafka::{
     ClientContext, bindings as ffi,
     client::Client,
-    error::RDKafkaErrorCode,
-    message::{BorrowedHeaders, OwnedHeaders},
+    error::{KafkaError, KafkaResult, RDKafkaErrorCode},
+    message::{BorrowedHeaders, BorrowedMessage, OwnedHeaders},
+    {Offset, TopicPartitionList},
 };
 
 use crate::facts::TopicState;
@@ -169,6 +170,15 @@ pub(crate) fn known_end<C: ClientContext>(
     topic: &CStr,
     partition: i32,
 ) -> Option<i64> {
+    known_bounds(client, topic, partition).map(|(_, end)| end)
+}
+
+/// Begin and end of a partition as the last fetch told them; None before the first.
+pub(crate) fn known_bounds<C: ClientContext>(
+    client: &Client<C>,
+    topic: &CStr,
+    partition: i32,
+) -> Option<(i64, i64)> {
     let (mut low, mut high) = (0, 0);
     // SAFETY: `client` and `topic` outlive the call; out-pointers are valid.
     let code = unsafe {
@@ -180,7 +190,74 @@ pub(crate) fn known_end<C: ClientContext>(
             &mut high,
         )
     };
-    (code == ffi::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR && high >= 0).then_some(high)
+    (code == ffi::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR && high >= 0)
+        .then_some((low, high))
+}
+
+/// Gives each element the leader epoch in which the client read what it polled last: committed beside an offset, it tells
+/// whether the log before that offset is still the one that was read (KIP-320).
+pub(crate) fn set_epochs<C: ClientContext>(client: &Client<C>, list: &mut TopicPartitionList) {
+    let positions = list.clone();
+    // SAFETY: client and lists live; the lists have the same elements, an array of `cnt` each.
+    unsafe {
+        let (list, positions) = (list.ptr(), positions.ptr());
+        ffi::rd_kafka_position(client.native_ptr(), positions);
+        for index in 0..usize::try_from((*list).cnt).unwrap_or(0) {
+            let epoch =
+                ffi::rd_kafka_topic_partition_get_leader_epoch((*positions).elems.add(index));
+            ffi::rd_kafka_topic_partition_set_leader_epoch((*list).elems.add(index), epoch);
+        }
+    }
+}
+
+/// The leader epoch and the metadata committed with an offset.
+pub(crate) fn committed_with(
+    list: &TopicPartitionList,
+    topic: &CStr,
+    partition: i32,
+) -> (Option<i32>, Option<String>) {
+    // SAFETY: the list lives, and what is found belongs to it; the metadata is copied, and foreign bytes are no panic.
+    unsafe {
+        let found = ffi::rd_kafka_topic_partition_list_find(list.ptr(), topic.as_ptr(), partition);
+        if found.is_null() {
+            return (None, None);
+        }
+        let epoch = ffi::rd_kafka_topic_partition_get_leader_epoch(found);
+        let metadata = bytes((*found).metadata, (*found).metadata_size);
+        let metadata = metadata.map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+        ((epoch >= 0).then_some(epoch), metadata)
+    }
+}
+
+/// The leader epoch a record was written in.
+pub(crate) fn epoch(message: &BorrowedMessage<'_>) -> Option<i32> {
+    // SAFETY: the message lives.
+    let epoch = unsafe { ffi::rd_kafka_message_leader_epoch(message.ptr()) };
+    (epoch >= 0).then_some(epoch)
+}
+
+/// Sends a partition somewhere else; nobody waits for it. With an epoch the client first asks whether the log before the
+/// offset is still the one of that epoch, and goes to where it begins to differ if not.
+pub(crate) fn seek<C: ClientContext>(
+    client: &Client<C>,
+    topic: &str,
+    (partition, offset): (i32, Offset),
+    epoch: Option<i32>,
+) -> KafkaResult<()> {
+    let mut list = TopicPartitionList::with_capacity(1);
+    list.add_partition_offset(topic, partition, offset)?;
+    // SAFETY: client and list outlive the calls; the list has one element; an error is destroyed once.
+    unsafe {
+        let element = (*list.ptr()).elems;
+        ffi::rd_kafka_topic_partition_set_leader_epoch(element, epoch.unwrap_or(-1));
+        let error = ffi::rd_kafka_seek_partitions(client.native_ptr(), list.ptr(), 0);
+        if !error.is_null() {
+            let code = ffi::rd_kafka_error_code(error);
+            ffi::rd_kafka_error_destroy(error);
+            return Err(KafkaError::Seek(RDKafkaErrorCode::from(code).to_string()));
+        }
+        Ok(())
+    }
 }
 
 /// Ids of topics that have none, as brokers before 2.8 say it.

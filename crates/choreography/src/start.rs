@@ -58,9 +58,113 @@ pub(crate) fn judge(first: i64, committed: Committed, sought: Option<Sought>) ->
     }
 }
 
+/// A record before the offset that is committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Before {
+    pub offset: i64,
+    /// The leader epoch it was written in, and the one committed beside the offset, where they are known.
+    pub epoch: Option<i32>,
+    pub committed_epoch: Option<i32>,
+    pub committed: i64,
+    /// Of the log; None where Kafka did not say.
+    pub end: Option<i64>,
+    /// How often the client was sent to where the log begins to differ.
+    pub tries: u32,
+}
+
+/// Why it came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Why {
+    /// The client's fault: it is sent to what is committed.
+    Client,
+    /// The log lost what is committed, and the client can find where it begins to differ.
+    Differs,
+    /// The log lost these offsets at least, and this record is the first one not handled, as far as can be known.
+    Lost(i64),
+}
+
+pub(crate) fn why(before: &Before) -> Why {
+    let Before {
+        offset,
+        epoch,
+        committed_epoch,
+        committed,
+        end,
+        tries,
+    } = *before;
+    // Epochs ascend in a log: nothing before what is committed can be of a later one.
+    if let (Some(epoch), Some(then)) = (epoch, committed_epoch)
+        && epoch > then
+    {
+        return Why::Lost(committed - offset);
+    }
+    match end {
+        Some(end) if committed > end => match committed_epoch {
+            Some(_) if tries < TRIES_MAX => Why::Differs,
+            _ => Why::Lost(committed - end),
+        },
+        _ => Why::Client,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const BEFORE: Before = Before {
+        offset: 3,
+        epoch: Some(1),
+        committed_epoch: Some(1),
+        committed: 10,
+        end: Some(20),
+        tries: 0,
+    };
+
+    #[test]
+    fn a_log_that_has_what_is_committed_was_read_from_too_early_by_the_client() {
+        assert_eq!(why(&BEFORE), Why::Client);
+        let unknown = Before {
+            end: None,
+            ..BEFORE
+        };
+        assert_eq!(why(&unknown), Why::Client);
+    }
+
+    #[test]
+    fn a_log_that_ends_before_what_is_committed_has_lost_it() {
+        let shorter = Before {
+            end: Some(7),
+            ..BEFORE
+        };
+        assert_eq!(why(&shorter), Why::Differs);
+        // It is looked for some times, and not for ever.
+        let tired = Before {
+            tries: TRIES_MAX,
+            ..shorter
+        };
+        assert_eq!(why(&tired), Why::Lost(3));
+        // Committed by a version that did not keep epochs: all that is there is handled again, ids tell what is new.
+        let unknown = Before {
+            committed_epoch: None,
+            ..shorter
+        };
+        assert_eq!(why(&unknown), Why::Lost(3));
+    }
+
+    #[test]
+    fn a_record_of_a_later_epoch_before_what_is_committed_is_new_however_long_the_log_is() {
+        let newer = Before {
+            epoch: Some(2),
+            ..BEFORE
+        };
+        assert_eq!(why(&newer), Why::Lost(7));
+        let found = Before {
+            end: Some(5),
+            tries: 1,
+            ..newer
+        };
+        assert_eq!(why(&found), Why::Lost(7));
+    }
 
     fn sought(offset: i64, tries: u32) -> Option<Sought> {
         Some(Sought { offset, tries })

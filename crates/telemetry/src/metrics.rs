@@ -36,6 +36,9 @@ const DURATION_BUCKETS: [f64; 14] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
 
+/// Why a log has offsets no longer.
+const LOST_REASONS: [&str; 2] = ["truncated", "expired"];
+
 /// The content type of [`Registry::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -185,6 +188,7 @@ pub struct LoopMetrics {
     absorbed: Family<ReasonLabels, Counter>,
     extras_dropped: Family<ReasonLabels, Counter>,
     letters_truncated: Family<PipelineLabel, Counter>,
+    lost: Family<ReasonLabels, Counter>,
     retries: Family<PipelineLabel, Counter>,
     aborts: Family<PipelineLabel, Counter>,
     rebalances: Family<PipelineLabel, Counter>,
@@ -211,6 +215,7 @@ impl LoopMetrics {
             absorbed: Family::default(),
             extras_dropped: Family::default(),
             letters_truncated: Family::default(),
+            lost: Family::default(),
             retries: Family::default(),
             aborts: Family::default(),
             rebalances: Family::default(),
@@ -267,6 +272,12 @@ impl LoopMetrics {
             None,
             "Dead letters that only name their original: its bytes could not be kept, or not be read",
             m.letters_truncated.clone(),
+        );
+        registry.register(
+            "quadrille.lost_records",
+            None,
+            "Records that Kafka lost: offsets that a log no longer has, by reason; transaction markers count as well",
+            m.lost.clone(),
         );
         registry.register(
             "quadrille.batch_retries",
@@ -366,6 +377,14 @@ impl LoopMetrics {
             messaging_system: "kafka",
             messaging_operation_name: "send",
         };
+        for reason in LOST_REASONS {
+            // An increase is seen from 0 on only.
+            let labels = ReasonLabels {
+                pipeline: pipeline.to_owned(),
+                reason,
+            };
+            self.lost.get_or_create_owned(&labels);
+        }
         StageMetrics {
             consumed: self.consumed.get_or_create_owned(&messaging("poll")),
             sent: self.sent.get_or_create_owned(&send),
@@ -441,6 +460,16 @@ impl StageMetrics {
         if let Some(age) = batch.age {
             observe(&self.age, age, batch.trace);
         }
+    }
+
+    /// Offsets that a log lost before they were read (`expired`) or after (`truncated`).
+    pub fn lost(&self, reason: &'static str, count: u64) {
+        let labels = ReasonLabels {
+            pipeline: self.pipeline.clone(),
+            reason,
+        };
+        let counter = self.families.lost.get_or_create_owned(&labels);
+        counter.inc_by(count);
     }
 
     pub fn dead_letters(&self, reason: &'static str, count: u64) {

@@ -46,7 +46,7 @@ impl Admin {
             check(facts, &topics, part)?;
             generation = facts.generation;
         }
-        let identity = StageIdentity::new(&config.pipeline, topics, generation);
+        let identity = StageIdentity::new(&config.pipeline, topics, part, generation);
         Ok(Some(Arc::new(identity)))
     }
 

@@ -1,0 +1,336 @@
+//! Whether a partition that is new to a lane begins where the group's offset says, and what to do where the log no longer
+//! has that: it was truncated, or retention was faster than the lane.
+
+use std::{collections::BTreeMap, ffi::CString};
+
+use rdkafka::{
+    Offset, TopicPartitionList,
+    consumer::{CommitMode, Consumer},
+    error::KafkaResult,
+};
+
+use super::{COMMITTED_WAIT, Check, GENERATION, LaneConsumer, lock};
+use crate::{
+    Span,
+    batch::Batch,
+    client, native,
+    start::{Before, Committed, Start, Why, judge, why},
+};
+
+/// The first record that came of a partition, and what is committed of it.
+#[derive(Debug, Clone, Copy)]
+struct First {
+    partition: i32,
+    offset: i64,
+    epoch: Option<i32>,
+    committed: Committed,
+    committed_epoch: Option<i32>,
+}
+
+impl LaneConsumer {
+    /// Takes from the batch what a partition new to this lane should not have begun with, and sends the
+    /// partition where the group's offset says; or, where the log has lost that, to where it begins to differ.
+    ///
+    /// # Errors
+    /// The client refuses a seek; or the topic is another one, of which nothing may be handled.
+    pub fn check_starts(&self, batch: &mut Batch<'_>) -> Result<(), String> {
+        let fallen = batch.take_fallen();
+        if !self.client.context().checks_starts() {
+            return Ok(());
+        }
+        let mut unchecked = lock(&self.client.context().unchecked);
+        let is_new = |partition: i32| unchecked.contains_key(&partition);
+        if fallen.is_empty() && (unchecked.is_empty() || !batch.partitions().any(is_new)) {
+            return Ok(());
+        }
+        let mut begun = batch.spans();
+        begun.retain(|span| {
+            unchecked.contains_key(&span.partition) && !fallen.contains(&span.partition)
+        });
+        let known = self.is_its_topic()?;
+        let mut list = TopicPartitionList::with_capacity(begun.len() + fallen.len());
+        for partition in begun
+            .iter()
+            .map(|span| span.partition)
+            .chain(fallen.iter().copied())
+        {
+            list.add_partition(&self.topic, partition);
+        }
+        let asked = known
+            .then(|| self.client.committed_offsets(list, COMMITTED_WAIT).ok())
+            .flatten();
+        for partition in fallen {
+            batch.forget(&[partition]);
+            unchecked.insert(partition, Check::default());
+            let (committed, epoch) = self.committed(asked.as_ref(), partition)?;
+            let offset = match committed {
+                Committed::Next(next) => Offset::Offset(next),
+                Committed::Nothing => Offset::Beginning,
+                Committed::Unknown => {
+                    return Err("a partition went back to earlier offsets".to_owned());
+                }
+            };
+            tracing::warn!(
+                topic = self.topic,
+                partition,
+                "partition went back to earlier offsets; its start is checked again"
+            );
+            self.seek(partition, offset, epoch)?;
+        }
+        for Span {
+            partition, first, ..
+        } in begun
+        {
+            let (committed, committed_epoch) = self.committed(asked.as_ref(), partition)?;
+            let check = unchecked.get(&partition).copied().unwrap_or_default();
+            let first = First {
+                partition,
+                offset: first,
+                epoch: batch.first_epoch(partition),
+                committed,
+                committed_epoch,
+            };
+            let Some((offset, epoch, check)) = self.sent(first, check)? else {
+                unchecked.remove(&partition);
+                continue;
+            };
+            batch.forget(&[partition]);
+            // Checked again by the first record that comes from there.
+            unchecked.insert(partition, check);
+            self.seek(partition, Offset::Offset(offset), epoch)?;
+        }
+        Ok(())
+    }
+
+    /// The same for a new partition without new records, whose position passes what is no record (the markers of
+    /// transactions): it is committed once it is known not to take the group's offset back. Otherwise the lag of a
+    /// partition that moved before its last marker was committed would show 1 until the next record.
+    pub fn check_quiet_starts(&self) -> KafkaResult<()> {
+        let mut unchecked = lock(&self.client.context().unchecked);
+        if unchecked.is_empty() {
+            return Ok(());
+        }
+        let mut list = TopicPartitionList::new();
+        let mut reached = BTreeMap::new();
+        for element in self.client.position()?.elements() {
+            let partition = element.partition();
+            if let Offset::Offset(next) = element.offset()
+                && unchecked.get(&partition) == Some(&Check::default())
+            {
+                list.add_partition(&self.topic, partition);
+                reached.insert(partition, next);
+            }
+        }
+        if reached.is_empty() {
+            return Ok(());
+        }
+        // Where it is not known, it is asked for again later.
+        let Ok(committed) = self.client.committed_offsets(list, COMMITTED_WAIT) else {
+            return Ok(());
+        };
+        for element in committed.elements() {
+            let next = reached.get(&element.partition());
+            let right = match (element.error(), element.offset()) {
+                (Err(_), _) => false,
+                (Ok(()), Offset::Offset(committed)) => next.is_some_and(|next| *next >= committed),
+                (Ok(()), _) => true,
+            };
+            if right {
+                unchecked.remove(&element.partition());
+            }
+        }
+        Ok(())
+    }
+
+    /// Before anything of a new partition is handled: who was away for long does not know of a topic made anew. False
+    /// where Kafka does not say.
+    fn is_its_topic(&self) -> Result<bool, String> {
+        let Some(identity) = &self.identity else {
+            return Ok(true);
+        };
+        let names = [self.topic.as_str()];
+        match client::describe(&self.cluster, self.client.client(), &names, COMMITTED_WAIT) {
+            Ok(now) => identity
+                .compare(&now)
+                .map(|()| true)
+                .map_err(|error| error.to_string()),
+            Err(error) => {
+                tracing::debug!(topic = self.topic, %error, "which topic it is was not said");
+                Ok(false)
+            }
+        }
+    }
+
+    fn seek(&self, partition: i32, offset: Offset, epoch: Option<i32>) -> Result<(), String> {
+        let sent = native::seek(
+            self.client.client(),
+            &self.topic,
+            (partition, offset),
+            epoch,
+        );
+        sent.map_err(|error| error.to_string())
+    }
+
+    /// What is committed of a partition, and in which leader epoch it was read.
+    fn committed(
+        &self,
+        asked: Option<&TopicPartitionList>,
+        partition: i32,
+    ) -> Result<(Committed, Option<i32>), String> {
+        let Some(list) = asked else {
+            return Ok((Committed::Unknown, None));
+        };
+        let found = list.find_partition(&self.topic, partition);
+        let found = found.filter(|element| element.error().is_ok());
+        let topic = CString::new(&*self.topic).map_err(|error| error.to_string())?;
+        let (epoch, metadata) = native::committed_with(list, &topic, partition);
+        let generation = metadata
+            .as_deref()
+            .and_then(|it| it.strip_prefix(GENERATION));
+        if let (Some(identity), Some(Ok(generation))) = (&self.identity, generation.map(str::parse))
+        {
+            let caught_up = identity.catch_up(&self.cluster, generation);
+            caught_up.map_err(|error| error.to_string())?;
+        }
+        Ok(match found.map(|element| element.offset()) {
+            None => (Committed::Unknown, None),
+            Some(Offset::Offset(next)) => (Committed::Next(next), epoch),
+            Some(_) => (Committed::Nothing, None),
+        })
+    }
+
+    /// Where a new partition is sent, and what has to come there; None where it has begun right.
+    fn sent(
+        &self,
+        first: First,
+        check: Check,
+    ) -> Result<Option<(i64, Option<i32>, Check)>, String> {
+        let (topic, partition, offset) = (self.topic.as_str(), first.partition, first.offset);
+        Ok(match judge(offset, first.committed, check.sought) {
+            Start::Right => {
+                self.report_expired(&first);
+                None
+            }
+            Start::Wait(sought) => {
+                tracing::debug!(topic, partition, "its offset is still being committed");
+                let sought = Some(sought);
+                Some((
+                    sought.map_or(offset, |it| it.offset),
+                    None,
+                    Check { sought, ..check },
+                ))
+            }
+            Start::Early { next, sought } => self.early(first, next, Check { sought, ..check })?,
+            Start::Missed(sought) => {
+                tracing::warn!(
+                    topic,
+                    partition,
+                    offset,
+                    missed = sought.offset,
+                    "the client left out what it was sent back to; it is sent there again"
+                );
+                let check = Check {
+                    sought: Some(sought),
+                    ..check
+                };
+                Some((sought.offset, None, check))
+            }
+        })
+    }
+
+    /// The client began before what is committed, by a fault of its own or because the log is shorter now.
+    fn early(
+        &self,
+        first: First,
+        committed: i64,
+        check: Check,
+    ) -> Result<Option<(i64, Option<i32>, Check)>, String> {
+        let (topic, partition, offset) = (self.topic.as_str(), first.partition, first.offset);
+        let bounds = self
+            .client
+            .fetch_watermarks(topic, partition, COMMITTED_WAIT);
+        let end = bounds.ok().map(|(_, end)| end);
+        let before = Before {
+            offset,
+            epoch: first.epoch,
+            committed_epoch: first.committed_epoch,
+            committed,
+            end,
+            tries: check.finds,
+        };
+        let there = (committed, first.committed_epoch);
+        Ok(match why(&before) {
+            Why::Client => {
+                tracing::warn!(
+                    topic,
+                    partition,
+                    offset,
+                    committed,
+                    "the client began before what is committed; it is sent there"
+                );
+                Some((there.0, there.1, check))
+            }
+            Why::Differs => {
+                tracing::warn!(
+                    topic,
+                    partition,
+                    committed,
+                    end,
+                    "the log ends before what is committed; looking for where it differs"
+                );
+                let finds = check.finds + 1;
+                Some((there.0, there.1, Check { finds, ..check }))
+            }
+            Why::Lost(lost) => {
+                tracing::error!(
+                    topic,
+                    partition,
+                    committed,
+                    end,
+                    lost,
+                    offset,
+                    "the log lost records that were handled; going on at the first that was not"
+                );
+                if let Some(identity) = &self.identity {
+                    let reason =
+                        format!("{topic}-{partition} lost {lost} offsets before {committed}");
+                    let raised = identity.raise(&self.cluster, &reason);
+                    raised.map_err(|error| error.to_string())?;
+                }
+                // From here the group's offset only goes on again, by which a commit in doubt is judged.
+                let back = self.offsets(&[(partition, offset)]);
+                let back = back.and_then(|back| self.client.commit(&back, CommitMode::Sync));
+                back.map_err(|error| error.to_string())?;
+                self.client
+                    .context()
+                    .metrics
+                    .lost("truncated", lost.unsigned_abs());
+                None
+            }
+        })
+    }
+
+    /// Counts what the log has deleted before it was read.
+    fn report_expired(&self, first: &First) {
+        let Committed::Next(committed) = first.committed else {
+            return;
+        };
+        let Ok(topic) = CString::new(&*self.topic) else {
+            return;
+        };
+        let bounds = native::known_bounds(self.client.client(), &topic, first.partition);
+        let begin = bounds.map_or(committed, |(begin, _)| begin);
+        if first.offset <= committed || begin <= committed {
+            return;
+        }
+        tracing::error!(
+            topic = self.topic,
+            partition = first.partition,
+            committed,
+            begin,
+            "the log has deleted records that were not read yet; going on at its beginning"
+        );
+        let lost = (begin - committed).unsigned_abs();
+        self.client.context().metrics.lost("expired", lost);
+    }
+}

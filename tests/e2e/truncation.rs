@@ -1,0 +1,153 @@
+//! Logs that lost records: a disk that is gone, offsets beyond the end, retention that was faster than a stage.
+
+use std::{fs, path::Path};
+
+use quadrille_local::{Kafka, kafka::DataDir};
+use quadrille_proto::Stage;
+use rdkafka::{
+    ClientConfig, Offset, TopicPartitionList,
+    admin::AdminOptions,
+    consumer::{BaseConsumer, CommitMode, Consumer},
+};
+use tempfile::TempDir;
+
+use crate::{
+    facts::{drained, send_nameless, worked_off},
+    harness::{
+        client::{Client, Raw, record},
+        oracle,
+        process::Process,
+        world::World,
+    },
+    registry::admin,
+};
+
+fn lost(process: &Process, world: &World, reason: &str) -> Option<f64> {
+    let pipeline = &world.pipeline;
+    process.metric(&format!(
+        "quadrille_lost_records_total{{pipeline=\"{pipeline}\",reason=\"{reason}\"}}"
+    ))
+}
+
+fn send_named(world: &World, numbers: std::ops::Range<u32>) {
+    let client = Client::new(world);
+    for n in numbers {
+        let json = record(&format!("r{n:03}"), "p-1", 100);
+        client.send(&world.topics().inbox, &Raw::json("p-1", json));
+    }
+    client.flush();
+}
+
+/// Says in ingest's name where it goes on.
+fn commit(world: &World, offset: i64) {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", &world.bootstrap)
+        .set("group.id", Stage::Ingest.group(&world.pipeline))
+        .create()
+        .expect("a consumer");
+    let mut list = TopicPartitionList::new();
+    list.add_partition_offset(&world.topics().inbox, 0, Offset::Offset(offset))
+        .expect("an offset");
+    consumer.commit(&list, CommitMode::Sync).expect("committed");
+}
+
+/// A partition's folder, wherever the broker keeps it.
+fn remove_partition(data: &Path, partition: &str) {
+    for entry in fs::read_dir(data).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.ends_with(partition) {
+            return fs::remove_dir_all(&path).expect("removed");
+        }
+        if path.is_dir() && path.join(partition).is_dir() {
+            return fs::remove_dir_all(path.join(partition)).expect("removed");
+        }
+    }
+    panic!("{partition} is not in {}", data.display());
+}
+
+/// The inbox loses its disk under running services, or while ingest is stopped.
+fn a_lost_disk(ingest_runs: bool) {
+    let data = TempDir::new().expect("a folder");
+    let mut options = Kafka::options();
+    options.data_dir = DataDir::Kept(data.path().to_owned());
+    let mut broker = options.start().expect("Apache Kafka starts");
+    let world = World::on(broker.bootstrap_servers(), 1);
+    let mut services = world.start_all();
+    send_nameless(&world, 0, 20);
+    oracle::stored(&world, services[3].address(), 20);
+    worked_off(&world, Stage::Ingest);
+    if !ingest_runs {
+        drained(&mut services[0]);
+    }
+    broker.stop();
+    remove_partition(data.path(), &format!("{}-0", world.topics().inbox));
+    broker.restart().expect("it comes back");
+    send_nameless(&world, 20, 5);
+    if !ingest_runs {
+        services[0] = services[0].launch.start();
+    }
+    // Their places are those of records that were handled: only the generation tells them apart.
+    oracle::stored(&world, services[3].address(), 25);
+    let ids = oracle::rows(&world, services[3].address());
+    let again = format!("{}@1-0-", world.topics().inbox);
+    assert_eq!(
+        ids.iter().filter(|id| id.starts_with(&again)).count(),
+        5,
+        "{ids:?}"
+    );
+    let lost = lost(&services[0], &world, "truncated");
+    assert!(lost.is_some_and(|lost| lost >= 15.0), "{lost:?}");
+    // And the log goes on as any.
+    send_nameless(&world, 25, 30);
+    oracle::stored(&world, services[3].address(), 55);
+}
+
+#[test]
+fn records_on_a_new_disk_are_handled_by_an_ingest_that_ran() {
+    a_lost_disk(true);
+}
+
+#[test]
+fn records_on_a_new_disk_are_handled_by_an_ingest_that_starts() {
+    a_lost_disk(false);
+}
+
+#[test]
+fn an_offset_beyond_the_end_skips_no_record() {
+    let world = World::new(1);
+    let mut services = world.start_all();
+    send_named(&world, 0..20);
+    oracle::stored(&world, services[3].address(), 20);
+    drained(&mut services[0]);
+    commit(&world, 1_000);
+    send_named(&world, 20..25);
+    services[0] = services[0].launch.start();
+    services[0].ready();
+    oracle::stored(&world, services[3].address(), 25);
+    let lost = lost(&services[0], &world, "truncated");
+    assert!(lost.is_some_and(|lost| lost >= 900.0), "{lost:?}");
+    send_named(&world, 25..30);
+    oracle::stored(&world, services[3].address(), 30);
+}
+
+#[test]
+fn what_retention_deleted_before_it_was_read_is_counted_and_the_rest_is_handled() {
+    let world = World::new(1);
+    let mut services = world.start_all();
+    send_named(&world, 0..20);
+    oracle::stored(&world, services[3].address(), 20);
+    drained(&mut services[0]);
+    send_named(&world, 20..30);
+    let mut before = TopicPartitionList::new();
+    before
+        .add_partition_offset(&world.topics().inbox, 0, Offset::Offset(26))
+        .expect("an offset");
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let deleting = admin(&world.bootstrap);
+    let deleted = runtime.block_on(deleting.delete_records(&before, &AdminOptions::new()));
+    deleted.expect("deleted");
+    services[0] = services[0].launch.start();
+    services[0].ready();
+    oracle::stored(&world, services[3].address(), 24);
+    assert_eq!(lost(&services[0], &world, "expired"), Some(6.0));
+}
