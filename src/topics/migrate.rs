@@ -125,8 +125,12 @@ fn wait_drained(admin: &Admin, pipeline: &str, within: Duration) -> Result<(), E
     let deadline = Instant::now() + within;
     let mut told = String::new();
     loop {
-        let Some(waits) = waits_for(admin, pipeline)? else {
-            return Ok(());
+        let waits = match waits_for(admin, pipeline) {
+            Ok(None) => return Ok(()),
+            Ok(Some(waits)) => waits,
+            // A broker that restarts does not end a wait of minutes.
+            Err(error) if error.is_retriable() => error.to_string(),
+            Err(error) => return Err(error.into()),
         };
         if waits != told {
             output::note(format_args!("waiting: {waits}"));
@@ -142,7 +146,7 @@ fn wait_drained(admin: &Admin, pipeline: &str, within: Duration) -> Result<(), E
     }
 }
 
-fn waits_for(admin: &Admin, pipeline: &str) -> Result<Option<String>, Error> {
+fn waits_for(admin: &Admin, pipeline: &str) -> Result<Option<String>, AdminError> {
     for stage in Stage::ALL {
         let (group, input) = (stage.group(pipeline), stage.input(pipeline));
         let progress = admin.progress(&group, &input)?;

@@ -1,6 +1,9 @@
 //! How a consumer group stands, seen from outside: who its members are, how far they are.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use rdkafka::{
     Offset, TopicPartitionList,
@@ -115,8 +118,8 @@ impl Admin {
             list.add_partition_offset(topic, it.partition, Offset::Offset(it.at()))
                 .map_err(unreachable)?;
         }
-        let mut open = list.count();
-        if open == 0 {
+        let mut open: BTreeSet<i32> = list.elements().iter().map(|it| it.partition()).collect();
+        if open.is_empty() {
             return Ok(false);
         }
         let mut config = self.cluster().client_config();
@@ -130,17 +133,20 @@ impl Admin {
             config.create_with_context(Plain).map_err(unreachable)?;
         consumer.assign(&list).map_err(unreachable)?;
         let deadline = Instant::now() + ANSWER_WITHIN;
-        while open > 0 && Instant::now() < deadline {
+        while !open.is_empty() && Instant::now() < deadline {
             match consumer.poll(Duration::from_millis(100)) {
                 Some(Ok(_)) => return Ok(true),
-                Some(Err(KafkaError::PartitionEOF(_))) => open -= 1,
+                // The client may say it of one partition more than once.
+                Some(Err(KafkaError::PartitionEOF(partition))) => {
+                    open.remove(&partition);
+                }
                 // It comes back, or the time is up.
                 Some(Err(error)) => tracing::debug!(topic, %error, "looking for records"),
                 None => {}
             }
         }
         // Where it is not known, there may be some.
-        Ok(open > 0)
+        Ok(!open.is_empty())
     }
 
     /// Sends a group without members to the beginning of a topic, where it has committed something else.
