@@ -3,13 +3,13 @@
 mod body;
 mod dialect;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use axum::{
     Json, Router,
     body::Bytes,
     extract::{DefaultBodyLimit, Path, State, rejection::BytesRejection},
-    http::HeaderMap,
+    http::{HeaderMap, header},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -19,7 +19,10 @@ use quadrille_proto::oip::{
 };
 use serde_json::{Value, json};
 
-use self::body::{Body, Verb};
+use self::{
+    body::{Body, Verb},
+    dialect::{AsNumbers, written},
+};
 use crate::{
     oip::{
         ask::Ask,
@@ -259,12 +262,15 @@ async fn ask(
         deadline: None,
     };
     let scored = doors.score(question).await?;
-    match (verb, body.is_columnar()) {
-        (Verb::Predict, true) => Ok(Json(json!({"outputs": rows(&scored)})).into_response()),
-        (Verb::Predict, false) => Ok(Json(json!({"predictions": rows(&scored)})).into_response()),
-        (Verb::Classify, _) => classified(&scored),
-        (Verb::Regress, _) => regressed(&scored),
-    }
+    let began = Instant::now();
+    let response = match (verb, body.is_columnar()) {
+        (Verb::Predict, true) => numbers("outputs", scored.rows()),
+        (Verb::Predict, false) => numbers("predictions", scored.rows()),
+        (Verb::Classify, _) => classified(&scored)?,
+        (Verb::Regress, _) => regressed(&scored)?,
+    };
+    scored.written(began);
+    Ok(response)
 }
 
 /// The one output that is asked for: the model's numbers.
@@ -282,8 +288,9 @@ fn numbers_of(
     }])
 }
 
-fn rows(scored: &Scored) -> Vec<&[f64]> {
-    scored.rows().collect()
+fn numbers(name: &str, rows: impl Iterator<Item = impl AsNumbers>) -> Response {
+    let headers = [(header::CONTENT_TYPE, "application/json")];
+    (headers, written(name, rows)).into_response()
 }
 
 /// Pairs of label and score a row, the likeliest first.
@@ -311,6 +318,6 @@ fn regressed(scored: &Scored) -> Result<Response, Refusal> {
             "the model gives several numbers a row; ask :classify or :predict",
         ));
     }
-    let results: Vec<Option<f64>> = scored.rows().map(|row| row.first().copied()).collect();
-    Ok(Json(json!({ "results": results })).into_response())
+    let results = scored.rows().filter_map(|row| row.first().copied());
+    Ok(numbers("results", results))
 }

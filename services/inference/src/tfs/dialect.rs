@@ -1,4 +1,4 @@
-//! What TensorFlow Serving's JSON has beyond JSON: `NaN`, `Infinity` and `-Infinity` as numbers, and bytes as `{"b64": "…"}`. Pure.
+//! What TensorFlow Serving's JSON has beyond JSON: `NaN`, `Infinity` and `-Infinity` as numbers, in requests and answers, and bytes as `{"b64": "…"}`. Pure.
 
 use std::borrow::Cow;
 
@@ -41,6 +41,50 @@ pub(super) fn plain(body: &[u8]) -> Cow<'_, [u8]> {
         at += length;
     }
     plain.map_or(Cow::Borrowed(body), Cow::Owned)
+}
+
+/// What stands in a list of an answer: a number, or a row of them.
+pub(super) trait AsNumbers {
+    fn write(&self, json: &mut Vec<u8>);
+}
+
+impl AsNumbers for f64 {
+    fn write(&self, json: &mut Vec<u8>) {
+        match self {
+            value if value.is_finite() => {
+                // Into memory, and every finite number has a text.
+                let _ = serde_json::to_writer(json, value);
+            }
+            value if value.is_nan() => json.extend_from_slice(b"NaN"),
+            value if *value > 0.0 => json.extend_from_slice(b"Infinity"),
+            _ => json.extend_from_slice(b"-Infinity"),
+        }
+    }
+}
+
+impl AsNumbers for &[f64] {
+    fn write(&self, json: &mut Vec<u8>) {
+        list(json, self.iter().copied());
+    }
+}
+
+/// An object of one list; what is not finite is a token.
+pub(super) fn written(name: &str, rows: impl Iterator<Item = impl AsNumbers>) -> Vec<u8> {
+    let mut json = format!("{{\"{name}\":").into_bytes();
+    list(&mut json, rows);
+    json.push(b'}');
+    json
+}
+
+fn list(json: &mut Vec<u8>, items: impl Iterator<Item = impl AsNumbers>) {
+    json.push(b'[');
+    for (at, item) in items.enumerate() {
+        if at > 0 {
+            json.push(b',');
+        }
+        item.write(json);
+    }
+    json.push(b']');
 }
 
 fn is_letter(byte: Option<&u8>) -> bool {
@@ -131,6 +175,20 @@ mod tests {
         ] {
             assert!(matches!(plain(same), Cow::Borrowed(it) if it == same));
         }
+    }
+
+    #[test]
+    fn answers_have_tokens_for_what_json_has_no_number_for_and_all_others_to_the_last_bit() {
+        let numbers = [0.1, f64::INFINITY, -0.0, f64::NEG_INFINITY, f64::NAN, 1e300];
+        let rows = [&numbers[..2], &numbers[2..], &[]];
+        let json = written("predictions", rows.into_iter());
+        let expected = br#"{"predictions":[[0.1,Infinity],[-0.0,-Infinity,NaN,1e+300],[]]}"#;
+        assert_eq!(
+            String::from_utf8_lossy(&json),
+            String::from_utf8_lossy(expected)
+        );
+        let json = written("results", numbers[..2].iter().copied());
+        assert_eq!(json, br#"{"results":[0.1,Infinity]}"#);
     }
 
     #[test]
