@@ -5,9 +5,12 @@
 
 mod age;
 mod batch;
+#[cfg(test)]
+mod fake;
 mod grpc;
 mod oip;
 pub mod serving;
+mod shadows;
 mod stage;
 mod tfs;
 

@@ -1,11 +1,6 @@
 //! The stream's handler: feature vectors in, scored together by variant, predictions out.
 
-use std::{
-    ffi::CStr,
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{ffi::CStr, sync::Arc, time::Instant};
 
 use prost::Message;
 use quadrille_choreography::{Failure, Handler, Incoming, Item, Output, Schemas};
@@ -18,16 +13,14 @@ use quadrille_service::{
     fields::now_ms,
     sealed::{Opener, malformed},
 };
-use quadrille_telemetry::metrics::Missed;
 
-use crate::serving::{Routes, Serving, Variant};
+use crate::{
+    serving::{Routes, Serving, Variant},
+    shadows::Shadows,
+};
 
 /// The header by which a record chooses its variant, as the loop takes names.
 const VARIANT_HEADER: &CStr = c"quadrille-variant";
-
-/// All shadows' time of one batch of a lane. Live outputs go out after it, so it is what shadows may add to a record's latency and take of a
-/// lane. Much more than a shadow as fast as its pipeline needs, so that a busy machine costs it nothing.
-const SHADOW_BUDGET: Duration = Duration::from_millis(100);
 
 /// What a record's route is where the variant that it asks for does not answer.
 const NOWHERE: usize = usize::MAX;
@@ -42,7 +35,7 @@ pub struct InferenceHandler {
     /// The model's inputs of the batch, in order.
     rows: Vec<f64>,
     scored: Scored,
-    shadows: Vec<Vec<f64>>,
+    shadows: Shadows,
     writer: Writer,
 }
 
@@ -62,63 +55,8 @@ impl InferenceHandler {
             pipeline,
             rows: Vec::new(),
             scored: Scored::default(),
-            shadows: Vec::new(),
+            shadows: Shadows::default(),
         }
-    }
-
-    /// Scores the batch by every shadow, as far as its time goes. What a shadow does wrong costs its own predictions and nothing else.
-    fn score_shadows(&mut self, routes: &Routes, output: &Output) {
-        let shadows = routes.split.shadows();
-        self.shadows.resize_with(shadows.len(), Vec::new);
-        let inputs = self.pipeline.inputs().len().max(1);
-        let budget = SHADOW_BUDGET / shadows.len().max(1) as u32;
-        for (outputs, route) in self.shadows.iter_mut().zip(shadows) {
-            outputs.clear();
-            let variant = &routes.variants[*route];
-            let start = Instant::now();
-            let mut alive = || output.alive();
-            let score = || {
-                within(budget, &self.rows, inputs, |rows| {
-                    variant.loaded.score_alive(rows, outputs, &mut alive);
-                });
-            };
-            if catch_unwind(AssertUnwindSafe(score)).is_err() {
-                outputs.clear();
-                let records = self.rows.len() / inputs;
-                variant.metrics.missed(Missed::Failed, records as u64);
-                tracing::warn!(
-                    pipeline = self.pipeline.name(),
-                    variant = variant.name,
-                    "a shadow panicked; the batch has no predictions of it"
-                );
-                continue;
-            }
-            variant.metrics.times.compute(start.elapsed());
-            let scored = outputs.len() / variant.width.max(1);
-            variant.metrics.scored(scored as u64);
-            let missed = (self.rows.len() / inputs).saturating_sub(scored);
-            variant.metrics.missed(Missed::Budget, missed as u64);
-        }
-    }
-}
-
-/// Hands over the first rows of a batch, as many as the budget is enough for: pieces grow for as long as what they took so far says that the
-/// next one will fit, so that a slow model takes little more than its budget, or one row.
-fn within(budget: Duration, rows: &[f64], inputs: usize, mut score: impl FnMut(&[f64])) {
-    let start = Instant::now();
-    let (mut rest, mut done) = (rows, 0_usize);
-    while !rest.is_empty() {
-        let took = start.elapsed();
-        let Some(left) = budget.checked_sub(took).filter(|left| !left.is_zero()) else {
-            return;
-        };
-        let fit = (left.as_nanos() * done as u128).checked_div(took.as_nanos());
-        let fit = fit.and_then(|fit| usize::try_from(fit).ok());
-        let count = fit.unwrap_or(usize::MAX).clamp(1, done.max(1) * 4);
-        let (now, later) = rest.split_at(rest.len().min(count.saturating_mul(inputs)));
-        score(now);
-        done += now.len() / inputs;
-        rest = later;
     }
 }
 
@@ -162,7 +100,7 @@ impl Handler for InferenceHandler {
         self.scored.route(&routes, items);
         let inputs = self.pipeline.inputs().len();
         self.scored.score(&routes, &self.rows, inputs, output);
-        self.score_shadows(&routes, output);
+        self.shadows.score(&routes, &self.rows, inputs);
         output.step("model", start);
         let scored = Instant::now();
         self.writer.remake(&routes);
@@ -179,21 +117,13 @@ impl Handler for InferenceHandler {
             let decision = self.pipeline.decide(outputs);
             let payload = self.writer.prediction(route, item, outputs, decision);
             output.emit(|bytes| payload.write(bytes));
-            for (shadow, outputs) in routes.split.shadows().iter().zip(&self.shadows) {
-                let width = routes.variants[*shadow].width;
-                let Some(outputs) = outputs.get(index * width..(index + 1) * width) else {
-                    continue;
-                };
-                let variant = &routes.variants[*shadow];
-                if variant.loaded.check(row, outputs).is_err() {
-                    variant.metrics.missed(Missed::Failed, 1);
-                    continue;
-                }
+            for (shadow, outputs) in self.shadows.beside(&routes, index, row) {
                 let decision = self.pipeline.decide(outputs);
-                let payload = self.writer.prediction(*shadow, item, outputs, decision);
+                let payload = self.writer.prediction(shadow, item, outputs, decision);
                 output.also(|bytes| payload.write(bytes));
             }
         }
+        self.shadows.done(&routes);
         self.scored.tell(&routes, items, start, scored);
     }
 }
@@ -390,53 +320,5 @@ fn made(variant: &Variant, shadow: bool) -> Prediction {
         config_hash: variant.config_hash.to_vec(),
         shadow,
         ..Prediction::default()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A row takes this long, whoever is slow.
-    fn work(row: Duration, rows: usize) {
-        let start = Instant::now();
-        while start.elapsed() < row * rows as u32 {
-            std::hint::spin_loop();
-        }
-    }
-
-    #[test]
-    fn a_slow_shadow_takes_its_time_and_no_more_and_a_fast_one_sees_every_row_in_order() {
-        let rows: Vec<f64> = (0..4_000).map(f64::from).collect();
-        let budget = Duration::from_millis(50);
-        let (start, mut seen) = (Instant::now(), Vec::new());
-        within(budget, &rows, 2, |piece| {
-            work(Duration::from_millis(2), piece.len() / 2);
-            seen.extend_from_slice(piece);
-        });
-        // All 2,000 rows would take 4 s. What it saw is the batch's beginning.
-        assert!(
-            start.elapsed() < Duration::from_secs(2),
-            "{:?}",
-            start.elapsed()
-        );
-        assert!((2..=100).contains(&seen.len()), "{} numbers", seen.len());
-        assert_eq!(seen, rows[..seen.len()]);
-
-        let mut seen = Vec::new();
-        within(Duration::from_secs(3_600), &rows, 2, |piece| {
-            seen.extend_from_slice(piece)
-        });
-        assert_eq!(seen, rows);
-    }
-
-    #[test]
-    fn a_shadow_that_takes_more_than_its_time_for_a_row_sees_one() {
-        let mut pieces = Vec::new();
-        within(Duration::from_millis(5), &[1.0; 100], 1, |piece| {
-            work(Duration::from_millis(10), 1);
-            pieces.push(piece.len());
-        });
-        assert_eq!(pieces, [1]);
     }
 }

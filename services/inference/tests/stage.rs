@@ -344,6 +344,9 @@ fn a_row_without_a_prediction_is_a_dead_letter_and_costs_neither_its_batch_nor_t
     // The live model fills what is missing; the shadow does not, and what it cannot say is not said.
     assert_eq!((of(&world, false), of(&world, true)), (20, 16));
     assert!(world.read("ward.features.dlq").is_empty());
+    let line = r#"quadrille_shadow_missed_total{pipeline="ward",variant="watch",model="m",version="2",reason="failed"} 4"#;
+    let text = world.replica.registry.encode();
+    assert!(text.contains(line), "{text}");
 
     world.replica.log.deploy(2, &[("stable", 2, LIVE)]);
     world.replica.turn();

@@ -1,11 +1,13 @@
 //! Dynamic batching for models that are dear to score: one bounded queue a model, for the stream and for requests
 //! together, and the threads that score what has gathered.
 
+mod pending;
 mod policy;
 mod queue;
 
 use std::time::Duration;
 
+pub(crate) use pending::Pending;
 pub(crate) use queue::Queue;
 
 /// How dear models are scored.

@@ -8,7 +8,10 @@ use std::{
     collections::VecDeque,
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -18,19 +21,20 @@ use tokio::sync::{Notify, futures::Notified, oneshot};
 
 use super::{
     Batching,
+    pending::Pending,
     policy::{Close, Gathered, Pace, Policy, Reason},
 };
-use crate::serving::Refused;
+use crate::serving::{Counts, Refused};
 
 /// Pieces of one request that wait or are scored at the same time, for each of the model's threads: one is scored, one waits.
 const PIECES_PER_WORKER: usize = 2;
 /// Pieces of the stream that wait, for each of the model's threads: enough that a thread never finds nothing, and so few that a lane is
 /// told within some batches' time that its pieces go on.
 const STREAM_PIECES_PER_WORKER: usize = 4;
-/// How long a lane waits for room before it shows that it lives.
+/// How long a lane waits before it looks whether the queue moves, and shows that it lives if so.
 const LANE_WAKES_EVERY: Duration = Duration::from_secs(1);
 
-type Answer = Result<Vec<f64>, Refused>;
+pub(super) type Answer = Result<Vec<f64>, Refused>;
 
 /// Rows that wait, and who waits for them.
 struct Job {
@@ -38,6 +42,8 @@ struct Job {
     count: usize,
     at: Instant,
     deadline: Option<Instant>,
+    /// Whether it is a request's first piece.
+    first: bool,
     answer: oneshot::Sender<Answer>,
 }
 
@@ -103,6 +109,9 @@ struct Shared {
     queued_rows_max: usize,
     stream_rows_max: usize,
     metrics: QueueMetrics,
+    counts: Arc<Counts>,
+    /// Batches that were scored: a lane that waits lives for as long as this grows.
+    scored: AtomicU64,
     waiting: Mutex<Waiting>,
     /// Something came, or the queue was closed.
     work: Condvar,
@@ -137,6 +146,7 @@ impl Queue {
         model: Arc<dyn Model>,
         batching: &Batching,
         metrics: QueueMetrics,
+        counts: Arc<Counts>,
     ) -> std::io::Result<Self> {
         let (rows_max, workers) = (batching.rows_max.max(1), batching.workers.max(1));
         let piece_rows = (rows_max / 2).max(1);
@@ -150,6 +160,8 @@ impl Queue {
             queued_rows_max: batching.queued_rows_max.max(1),
             stream_rows_max: piece_rows * STREAM_PIECES_PER_WORKER * workers,
             metrics,
+            counts,
+            scored: AtomicU64::new(0),
             waiting: Mutex::default(),
             work: Condvar::new(),
             room: Condvar::new(),
@@ -177,7 +189,7 @@ impl Queue {
         let inputs = shared.model.inputs().len().max(1);
         let piece = shared.piece_rows * inputs;
         if rows.len() <= piece {
-            let answer = shared.ask(rows, deadline).map_err(|(refused, _)| {
+            let answer = shared.ask(rows, deadline, true).map_err(|(refused, _)| {
                 shared.metrics.unanswered("overloaded");
                 refused
             })?;
@@ -198,7 +210,7 @@ impl Queue {
             while let Some(rows) =
                 next.take_if(|_| answers.len() < PIECES_PER_WORKER * self.workers)
             {
-                match shared.ask(rows, deadline) {
+                match shared.ask(rows, deadline, !begun) {
                     Ok(answer) => {
                         begun = true;
                         answers.push_back(answer);
@@ -222,8 +234,8 @@ impl Queue {
         }
     }
 
-    /// Scores a batch of the stream; waits for room instead of being refused, and calls `alive` now and then meanwhile. Blocks, so not for a
-    /// runtime's thread.
+    /// Scores a batch of the stream; waits for room instead of being refused, and calls `alive` now and then meanwhile, for as long as the
+    /// queue's threads get on. Blocks, so not for a runtime's thread.
     ///
     /// # Errors
     /// The model panicked.
@@ -235,34 +247,79 @@ impl Queue {
     ) -> Result<(), Refused> {
         let shared = &*self.shared;
         let inputs = shared.model.inputs().len().max(1);
-        let mut answers = VecDeque::new();
-        let mut take = |answer: oneshot::Receiver<Answer>| {
-            outputs.extend(answer.blocking_recv().unwrap_or(Err(Refused::Failed))?);
-            Ok(())
+        let mut answers: VecDeque<Pending> = VecDeque::new();
+        let mut lane = Lane {
+            shared,
+            seen: shared.scored.load(Ordering::Relaxed),
+            alive,
         };
         for piece in rows.chunks(shared.piece_rows * inputs) {
-            alive();
-            let (job, answer) = shared.job(piece.to_vec(), None);
+            (lane.alive)();
+            let (job, answer) = shared.job(piece.to_vec(), None, false);
             let mut waiting = shared.lock();
             while !waiting.stream.has_room(job.count, shared.stream_rows_max) {
                 let room = shared.room.wait_timeout(waiting, LANE_WAKES_EVERY);
                 waiting = room.unwrap_or_else(PoisonError::into_inner).0;
-                alive();
+                lane.looks();
             }
             shared.arrived(&mut waiting, job.at);
             waiting.stream.put(job);
             drop(waiting);
-            answers.push_back(answer);
+            answers.push_back(Pending(answer));
             // As many as may wait, and as many again that are being scored or answered.
-            if answers.len() > 2 * STREAM_PIECES_PER_WORKER * self.workers {
-                answers.pop_front().map_or(Ok(()), &mut take)?;
+            if answers.len() > 2 * STREAM_PIECES_PER_WORKER * self.workers
+                && let Some(answer) = answers.pop_front()
+            {
+                outputs.extend(lane.take(answer)?);
             }
         }
         for answer in answers {
-            take(answer)?;
-            alive();
+            outputs.extend(lane.take(answer)?);
+            (lane.alive)();
         }
         Ok(())
+    }
+
+    /// Puts a piece into the stream's line, if there is room, for one who does not wait as long as it takes. Who drops what is pending has it
+    /// not scored, if it is not at work yet.
+    pub fn begin(&self, rows: &[f64]) -> Option<Pending> {
+        let shared = &*self.shared;
+        let (job, answer) = shared.job(rows.to_vec(), None, false);
+        let mut waiting = shared.lock();
+        if !waiting.stream.has_room(job.count, shared.stream_rows_max) {
+            return None;
+        }
+        shared.arrived(&mut waiting, job.at);
+        waiting.stream.put(job);
+        Some(Pending(answer))
+    }
+}
+
+/// A lane that waits.
+struct Lane<'a> {
+    shared: &'a Shared,
+    /// Batches that had been scored when it showed last that it lives.
+    seen: u64,
+    alive: &'a mut dyn FnMut(),
+}
+
+impl Lane<'_> {
+    /// Shows that it lives if the queue moves. One whose threads stand still is for who watches the lanes.
+    fn looks(&mut self) {
+        let scored = self.shared.scored.load(Ordering::Relaxed);
+        if self.seen != scored {
+            self.seen = scored;
+            (self.alive)();
+        }
+    }
+
+    fn take(&mut self, mut answer: Pending) -> Answer {
+        loop {
+            match answer.wait(Instant::now() + LANE_WAKES_EVERY) {
+                Some(answer) => return answer,
+                None => self.looks(),
+            }
+        }
     }
 }
 
@@ -281,13 +338,19 @@ impl Shared {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn job(&self, rows: Vec<f64>, deadline: Option<Instant>) -> (Job, oneshot::Receiver<Answer>) {
+    fn job(
+        &self,
+        rows: Vec<f64>,
+        deadline: Option<Instant>,
+        first: bool,
+    ) -> (Job, oneshot::Receiver<Answer>) {
         let (answer, answered) = oneshot::channel();
         let job = Job {
             count: rows.len() / self.model.inputs().len().max(1),
             rows,
             at: Instant::now(),
             deadline,
+            first,
             answer,
         };
         (job, answered)
@@ -298,8 +361,9 @@ impl Shared {
         &self,
         rows: Vec<f64>,
         deadline: Option<Instant>,
+        first: bool,
     ) -> Result<oneshot::Receiver<Answer>, (Refused, Vec<f64>)> {
-        let (job, answer) = self.job(rows, deadline);
+        let (job, answer) = self.job(rows, deadline, first);
         let mut waiting = self.lock();
         if !waiting.requests.has_room(job.count, self.queued_rows_max) {
             return Err((Refused::Overloaded, job.rows));
@@ -319,6 +383,7 @@ impl Shared {
         let mut outputs = Vec::new();
         while let Some(batch) = self.take() {
             self.score(batch, &mut outputs);
+            self.scored.fetch_add(1, Ordering::Relaxed);
             self.lock().busy -= 1;
         }
     }
@@ -384,8 +449,14 @@ impl Shared {
                     self.metrics.unanswered("expired");
                     let _ = job.answer.send(Err(Refused::Expired));
                 } else if job.answer.is_closed() {
-                    self.metrics.unanswered("given_up");
+                    // Of the stream only shadows give up; what they miss is counted where they are.
+                    if !of_stream {
+                        self.metrics.unanswered("given_up");
+                    }
                 } else {
+                    if job.first {
+                        self.counts.queued(now.saturating_duration_since(job.at));
+                    }
                     rows += job.count;
                     batch.push(job);
                 }

@@ -32,12 +32,15 @@ impl Tally {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Counts {
+pub(crate) struct Counts {
     last_ms: AtomicU64,
     rows: AtomicU64,
     runs: Tally,
     answered: Tally,
     refused: Tally,
+    queued: Tally,
+    prepared: Tally,
+    written: Tally,
 }
 
 /// A version's counts at one moment. Pairs are how many and nanoseconds.
@@ -49,6 +52,12 @@ pub(crate) struct Statistics {
     pub runs: (u64, u64),
     pub answered: (u64, u64),
     pub refused: (u64, u64),
+    /// Requests of which rows were scored, and how long their first rows waited for that.
+    pub queued: (u64, u64),
+    /// Requests that were answered: making the model's rows of what they brought.
+    pub prepared: (u64, u64),
+    /// Requests that were answered: making what they asked for of the model's scores.
+    pub written: (u64, u64),
 }
 
 impl Counts {
@@ -60,6 +69,19 @@ impl Counts {
         }
     }
 
+    /// A request's first rows are scored now, and waited so long for it.
+    pub fn queued(&self, waited: Duration) {
+        self.queued.add(waited);
+    }
+
+    pub fn prepared(&self, took: Duration) {
+        self.prepared.add(took);
+    }
+
+    pub fn written(&self, took: Duration) {
+        self.written.add(took);
+    }
+
     pub fn read(&self) -> Statistics {
         Statistics {
             last_ms: self.last_ms.load(Relaxed),
@@ -67,6 +89,9 @@ impl Counts {
             runs: self.runs.read(),
             answered: self.answered.read(),
             refused: self.refused.read(),
+            queued: self.queued.read(),
+            prepared: self.prepared.read(),
+            written: self.written.read(),
         }
     }
 }

@@ -13,7 +13,7 @@ use std::{
 use quadrille_model::Model;
 use tokio::sync::Semaphore;
 
-use super::Refused;
+use super::{Counts, Refused};
 
 /// How long a request may hold a runtime's thread, on which probes are answered too.
 const HELD_MAX: Duration = Duration::from_millis(5);
@@ -30,6 +30,7 @@ const SMOOTHING: u64 = 8;
 #[derive(Debug)]
 pub(super) struct Direct {
     shared: Arc<Shared>,
+    counts: Arc<Counts>,
     /// One a core, for requests that hold a thread.
     threads: Semaphore,
     /// Those that hold one or wait for it.
@@ -53,9 +54,10 @@ impl Drop for Given {
 }
 
 impl Direct {
-    pub fn new(model: Arc<dyn Model>) -> Self {
+    pub fn new(model: Arc<dyn Model>, counts: &Arc<Counts>) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Direct {
+            counts: Arc::clone(counts),
             shared: Arc::new(Shared {
                 model,
                 row_ns: AtomicU64::new(0),
@@ -78,14 +80,18 @@ impl Direct {
         let count = rows.len() / model.inputs().len().max(1);
         let mut outputs = Vec::with_capacity(count * model.outputs().width());
         if self.shared.is_quick(count) {
+            self.counts.queued(Duration::ZERO);
             self.shared.measured(&rows, count, &mut outputs);
             return Ok((rows, outputs));
         }
+        let asked_at = Instant::now();
         let _place = self.places.try_acquire().map_err(|_| Refused::Overloaded)?;
         let _thread = self.threads.acquire().await.map_err(|_| Refused::Failed)?;
-        let (shared, given_up) = (Arc::clone(&self.shared), Arc::new(AtomicBool::new(false)));
+        let (shared, counts) = (Arc::clone(&self.shared), Arc::clone(&self.counts));
+        let given_up = Arc::new(AtomicBool::new(false));
         let _given = Given(Arc::clone(&given_up));
         let work = move || {
+            counts.queued(asked_at.elapsed());
             let goes_on = || match deadline {
                 _ if given_up.load(Ordering::Relaxed) => false,
                 Some(deadline) => Instant::now() < deadline,
@@ -191,7 +197,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_large_request_does_not_hold_the_runtimes_thread() {
-        let direct = Direct::new(slow());
+        let direct = Direct::new(slow(), &Arc::default());
         let rows: Vec<f64> = (0..1_000).map(f64::from).collect();
         let expected: Vec<f64> = rows.iter().map(|row| row * 2.0).collect();
         let mut others = 0_u32;
@@ -210,7 +216,7 @@ mod tests {
 
     #[tokio::test]
     async fn by_measure_a_few_rows_are_scored_where_they_are_asked_and_many_are_not() {
-        let direct = Direct::new(slow());
+        let direct = Direct::new(slow(), &Arc::default());
         let is_quick = |count| direct.shared.is_quick(count);
         assert!(is_quick(16) && !is_quick(17));
         direct.score(vec![1.0; 2], None).await.expect("scored");
@@ -220,10 +226,31 @@ mod tests {
     #[tokio::test]
     async fn a_large_request_ends_with_its_deadline() {
         let slow = slow();
-        let direct = Direct::new(Arc::clone(&slow) as Arc<dyn Model>);
+        let direct = Direct::new(Arc::clone(&slow) as Arc<dyn Model>, &Arc::default());
         let deadline = Instant::now() + Duration::from_millis(100);
         let scored = direct.score(vec![1.0; 10_000], Some(deadline)).await;
         assert_eq!(scored, Err(Refused::Expired));
         assert!(slow.rows.load(Ordering::Relaxed) < 1_000);
+    }
+
+    #[tokio::test]
+    async fn of_a_large_request_whose_caller_is_gone_the_rest_is_not_scored() {
+        let slow = slow();
+        let counts = Arc::default();
+        let direct = Arc::new(Direct::new(Arc::clone(&slow) as Arc<dyn Model>, &counts));
+        let asked = Arc::clone(&direct);
+        let asked = tokio::spawn(async move { asked.score(vec![1.0; 10_000], None).await });
+        while slow.rows.load(Ordering::Relaxed) == 0 {
+            tokio::task::yield_now().await;
+        }
+        asked.abort();
+        assert!(asked.await.is_err_and(|end| end.is_cancelled()));
+        // Its thread has ended.
+        while Arc::strong_count(&direct.shared) > 1 {
+            tokio::task::yield_now().await;
+        }
+        let rows = slow.rows.load(Ordering::Relaxed);
+        assert!(rows < 5_000, "{rows} of 10,000 rows");
+        assert_eq!(counts.read().queued.0, 1);
     }
 }

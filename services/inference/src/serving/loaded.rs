@@ -3,7 +3,7 @@
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use quadrille_model::{Cost, Model, Outputs, Package, package::Difference};
@@ -18,7 +18,7 @@ use super::{
     source::Files,
     verdict::{check as check_row, check_all},
 };
-use crate::batch::Queue;
+use crate::batch::{Pending, Queue};
 
 /// A step on a version's way into service, as metrics name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +62,17 @@ impl Failed {
 /// Numbers of one answer, 64 MiB: what a caller may ask for with 65,536 rows of a model of 128 outputs.
 const ANSWER_NUMBERS_MAX: usize = 8 << 20;
 
+/// What came of rows that somebody does not wait for as long as it takes.
+#[derive(Debug)]
+pub(crate) enum Begun {
+    /// Their outputs are there.
+    Done,
+    /// They are on their way through a dear model's queue.
+    Pending(Pending),
+    /// That queue is full.
+    Full,
+}
+
 /// A model version, ready to score.
 #[derive(Debug)]
 pub struct Loaded {
@@ -88,25 +99,38 @@ impl Loaded {
         metrics: &ServingMetrics,
     ) -> std::io::Result<Self> {
         let manifest = package.manifest();
-        let (name, version) = (&manifest.name, &manifest.version);
+        let id = ModelId {
+            name: manifest.name.clone(),
+            version: manifest.version.clone(),
+        };
+        Self::of(id, package.hash(), package.model(), batching, metrics)
+    }
+
+    /// # Errors
+    /// As [`Loaded::new`].
+    pub(crate) fn of(
+        id: ModelId,
+        hash: [u8; 32],
+        model: Arc<dyn Model>,
+        batching: &Batching,
+        metrics: &ServingMetrics,
+    ) -> std::io::Result<Self> {
+        let (name, version) = (&id.name, &id.version);
         let counts = Arc::new(Counts::default());
-        let model = Counted::wrap(package.model(), &counts);
+        let model = Counted::wrap(model, &counts);
         let dear = model.cost() == Cost::Dear || batching.models.contains(name);
         let queue = dear.then(|| {
             let metrics = metrics.queue(name, version);
-            Queue::start(Arc::clone(&model), batching, metrics)
+            Queue::start(Arc::clone(&model), batching, metrics, Arc::clone(&counts))
         });
         Ok(Loaded {
-            id: ModelId {
-                name: name.clone(),
-                version: version.clone(),
-            },
-            hash: package.hash(),
             times: metrics.times(name, version),
-            counts,
             queue: queue.transpose()?,
-            direct: Direct::new(Arc::clone(&model)),
+            direct: Direct::new(Arc::clone(&model), &counts),
+            counts,
             model,
+            hash,
+            id,
         })
     }
 
@@ -159,6 +183,30 @@ impl Loaded {
                 }
             }
         }
+    }
+
+    /// Scores rows of the stream for one who does not wait for a dear model as long as it takes.
+    ///
+    /// # Panics
+    /// When the model does.
+    pub(crate) fn begin(&self, rows: &[f64], outputs: &mut Vec<f64>) -> Begun {
+        match &self.queue {
+            None => {
+                self.model.score(rows, outputs);
+                Begun::Done
+            }
+            Some(queue) => queue.begin(rows).map_or(Begun::Full, Begun::Pending),
+        }
+    }
+
+    /// An answered request's rows took so long to be made.
+    pub(crate) fn prepared(&self, took: Duration) {
+        self.counts.prepared(took);
+    }
+
+    /// An answered request's answer took so long to be made of its scores.
+    pub(crate) fn written(&self, took: Duration) {
+        self.counts.written(took);
     }
 
     /// Checks that the outputs of one row of inputs are a prediction.
@@ -309,4 +357,80 @@ fn guarded<T>(step: Step, work: impl FnOnce() -> Result<T, Failed>) -> Result<T,
             format!("it panicked: {}", text.unwrap_or("no message")),
         ))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use quadrille_telemetry::Registry;
+
+    use super::*;
+    use crate::{fake, oip::refusal::Refusal};
+
+    #[tokio::test]
+    async fn an_answer_of_more_numbers_than_a_request_may_ask_for_is_refused_with_how_many_rows_it_may()
+     {
+        for queued in [false, true] {
+            let names = (0..1_000).map(|at| at.to_string()).collect();
+            let model = fake::Model::new(1, Outputs::Values(names), |_, _| {
+                panic!("rows were scored whose answer is too large")
+            });
+            let loaded = fake::loaded(model, queued, &Registry::default());
+            let refused = loaded.score(vec![1.0; 65_536], None).await;
+            let refused = refused.expect_err("half a gigabyte");
+            assert_eq!(refused, Refused::TooLarge { rows: 8_388 }.into());
+            assert_eq!(
+                (loaded.statistics().runs.0, loaded.statistics().refused.0),
+                (0, 1)
+            );
+            let refusal = Refusal::from(refused);
+            assert!(matches!(refusal, Refusal::TooLarge(_)), "{refusal:?}");
+            assert!(
+                refusal.to_string().contains("send at most 8388 rows"),
+                "{refusal}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn runs_and_rows_are_counted_apart_and_each_request_once_with_how_long_it_waited() {
+        let (told, batches) = std::sync::mpsc::channel();
+        let (go, gate) = std::sync::mpsc::channel::<()>();
+        let gate = std::sync::Mutex::new((told, gate));
+        let model = fake::Model::new(1, fake::value(), move |rows, outputs| {
+            let gate = gate.lock().expect("one thread");
+            gate.0.send(rows.len()).expect("the test listens");
+            gate.1.recv().expect("the test goes on");
+            outputs.extend_from_slice(rows);
+        });
+        let registry = Registry::default();
+        let loaded = Arc::new(fake::loaded(model, true, &registry));
+        let ask = |rows: usize| {
+            let loaded = Arc::clone(&loaded);
+            tokio::spawn(async move { loaded.score(vec![1.0; rows], None).await })
+        };
+        let mut asked = vec![ask(1)];
+        while loaded.statistics().queued.0 < 1 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(batches.recv(), Ok(1));
+        // Four of one row are scored together; a large one in two pieces, one of which is scored with them.
+        asked.extend([1, 1, 1, 1, fake::ROWS_MAX].map(ask));
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        for _ in 0..3 {
+            go.send(()).expect("a batch");
+        }
+        for answer in asked {
+            assert!(answer.await.expect("answered").is_ok());
+        }
+        let so_far = loaded.statistics();
+        assert_eq!(so_far.rows, 5 + fake::ROWS_MAX as u64);
+        assert_eq!(so_far.runs.0, 3, "{so_far:?}");
+        assert_eq!((so_far.answered.0, so_far.queued.0), (6, 6));
+        assert!(
+            so_far.queued.1 > 0 && so_far.queued.1 <= so_far.answered.1,
+            "{so_far:?}"
+        );
+    }
 }

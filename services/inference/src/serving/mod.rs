@@ -30,7 +30,8 @@ use quadrille_service::Error;
 use quadrille_telemetry::metrics::{ModelTimes, ServingMetrics, VariantRecords};
 
 pub use crate::batch::Batching;
-pub(crate) use counts::Statistics;
+pub(crate) use counts::{Counts, Statistics};
+pub(crate) use loaded::Begun;
 pub use loaded::{Failed, Loaded, Step};
 pub use loader::{Loader, Options};
 pub use log::Log;

@@ -1,7 +1,11 @@
 //! The queue with a model that waits where it is told to.
 
 use std::{
-    sync::{Barrier, mpsc},
+    sync::{
+        Barrier,
+        atomic::{AtomicBool, AtomicUsize},
+        mpsc,
+    },
     time::Duration,
 };
 
@@ -9,6 +13,7 @@ use quadrille_model::Outputs;
 use quadrille_telemetry::{Registry, metrics::ServingMetrics};
 
 use super::*;
+use crate::fake::{self, work};
 
 /// Doubles each row; waits where it is told to, panics on 13.
 struct Slow {
@@ -46,6 +51,7 @@ impl Model for Slow {
 struct World {
     queue: Arc<Queue>,
     registry: Registry,
+    counts: Arc<Counts>,
     batches: mpsc::Receiver<usize>,
     gate: Arc<Barrier>,
 }
@@ -60,9 +66,12 @@ fn world(gated: bool, batching: &Batching) -> World {
     });
     let registry = Registry::default();
     let metrics = ServingMetrics::register(&registry).queue("m", "1");
+    let counts = Arc::<Counts>::default();
+    let queue = Queue::start(model, batching, metrics, Arc::clone(&counts));
     World {
-        queue: Arc::new(Queue::start(model, batching, metrics).unwrap()),
+        queue: Arc::new(queue.unwrap()),
         registry,
+        counts,
         batches,
         gate,
     }
@@ -241,6 +250,8 @@ async fn a_large_request_goes_in_pieces_and_no_further_when_nobody_waits_for_it(
     );
     world.gate.wait();
     assert_eq!(small.await.unwrap(), Ok(vec![6.0]));
+    // A request counts once, however many pieces it has.
+    assert_eq!(world.counts.read().queued.0, 3);
     // One whose time is up is not begun.
     let late = world
         .queue
@@ -314,4 +325,149 @@ async fn requests_and_stream_have_half_of_a_batch_each_and_neither_starves() {
         }
         assert_eq!(lane.join().unwrap(), Ok(500));
     }
+}
+
+#[tokio::test]
+async fn of_a_request_whose_deadline_passes_between_pieces_the_rest_is_not_scored() {
+    let world = world(true, &one_worker());
+    let deadline = Instant::now() + Duration::from_millis(200);
+    let large = ask(&world, vec![2.0; 1_000], Some(deadline));
+    settle().await;
+    let mut scored = world.batches.recv().unwrap();
+    while Instant::now() <= deadline {
+        std::thread::yield_now();
+    }
+    world.gate.wait();
+    assert_eq!(large.await.unwrap(), Err(Refused::Expired));
+    // The next batch is another's: what was queued already of the large one is not scored either.
+    let small = ask(&world, vec![3.0], None);
+    settle().await;
+    let mut next = world.batches.recv().unwrap();
+    // On a busy machine its second piece may have been begun before the deadline.
+    if next > 1 {
+        scored += next;
+        world.gate.wait();
+        next = world.batches.recv().unwrap();
+    }
+    assert_eq!(next, 1, "the small one alone");
+    world.gate.wait();
+    assert_eq!(small.await.unwrap(), Ok(vec![6.0]));
+    assert!(scored <= 4, "{scored} of 1,000 rows were scored");
+}
+
+#[test]
+fn a_lane_that_waits_shows_that_it_lives_while_the_queue_moves_and_not_when_it_stands_still() {
+    let world = world(false, &one_worker());
+    let shared = &*world.queue.shared;
+    let mut signs = 0;
+    let mut alive = || signs += 1;
+    let mut lane = Lane {
+        shared,
+        seen: shared.scored.load(Ordering::Relaxed),
+        alive: &mut alive,
+    };
+    lane.looks();
+    shared.scored.fetch_add(1, Ordering::Relaxed);
+    lane.looks();
+    lane.looks();
+    assert_eq!(signs, 1);
+
+    // Behind a queue that is full of requests: nothing is answered yet, but batches are scored.
+    let (answer, answered) = oneshot::channel();
+    let (told, signs) = mpsc::channel();
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(move || {
+            let mut lane = Lane {
+                shared,
+                seen: 0,
+                alive: &mut || told.send(()).unwrap(),
+            };
+            lane.take(Pending(answered))
+        });
+        for _ in 0..2 {
+            signs.recv_timeout(Duration::from_secs(60)).expect("a sign");
+            shared.scored.fetch_add(1, Ordering::Relaxed);
+        }
+        answer.send(Ok(vec![1.0])).unwrap();
+        assert_eq!(waits.join().unwrap(), Ok(vec![1.0]));
+    });
+}
+
+#[tokio::test]
+async fn beside_saturated_lanes_a_request_of_one_row_is_in_the_batch_after_the_one_at_work() {
+    const ROW: Duration = Duration::from_micros(50);
+    const ASKED: usize = 300;
+    /// Batches that were begun, in which of them each request was, and how long full ones took.
+    #[derive(Default)]
+    struct Seen {
+        begun: AtomicUsize,
+        own: Mutex<Vec<(usize, usize)>>,
+        took: Mutex<Vec<Duration>>,
+    }
+    let seen = Arc::new(Seen::default());
+    let sees = Arc::clone(&seen);
+    let model = fake::Model::new(1, fake::value(), move |rows, outputs| {
+        let start = Instant::now();
+        let batch = sees.begun.fetch_add(1, Ordering::SeqCst) + 1;
+        let requests = rows.iter().filter(|row| **row >= 0.0);
+        let requests = requests.map(|row| (*row as usize, batch));
+        sees.own.lock().unwrap().extend(requests);
+        work(ROW * rows.len() as u32);
+        outputs.extend_from_slice(rows);
+        if rows.len() == 64 {
+            sees.took.lock().unwrap().push(start.elapsed());
+        }
+    });
+    let batching = Batching {
+        workers: 1,
+        ..Batching::default()
+    };
+    let metrics = ServingMetrics::register(&Registry::default()).queue("m", "1");
+    let queue = Arc::new(Queue::start(model, &batching, metrics, Arc::default()).unwrap());
+    let stop = Arc::new(AtomicBool::new(false));
+    let lanes: Vec<_> = (0..2)
+        .map(|_| {
+            let (queue, stop) = (Arc::clone(&queue), Arc::clone(&stop));
+            std::thread::spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    let mut outputs = Vec::new();
+                    queue
+                        .score_waiting(&[-1.0; 500], &mut outputs, &mut || {})
+                        .unwrap();
+                }
+            })
+        })
+        .collect();
+    let (mut later, mut waited) = (Vec::new(), Vec::new());
+    for request in 0..ASKED {
+        // The lanes have as much waiting as may.
+        while queue.shared.lock().stream.rows < queue.shared.stream_rows_max / 2 {
+            std::thread::yield_now();
+        }
+        let (asked_at, begun) = (Instant::now(), seen.begun.load(Ordering::SeqCst));
+        let answer = queue.score(vec![request as f64], None).await;
+        waited.push(asked_at.elapsed());
+        assert_eq!(answer, Ok(vec![request as f64]));
+        let own = seen.own.lock().unwrap().pop().expect("it was scored");
+        assert_eq!(own.0, request);
+        later.push(own.1 - begun);
+    }
+    stop.store(true, Ordering::Relaxed);
+    for lane in lanes {
+        lane.join().unwrap();
+    }
+    let mut took = seen.took.lock().unwrap().clone();
+    for times in [&mut took, &mut waited] {
+        times.sort_unstable();
+    }
+    later.sort_unstable();
+    let (p99, batch) = (waited[ASKED * 99 / 100], took[took.len() / 2]);
+    println!(
+        "a request of one row beside two saturated lanes: p50 {:?}, p99 {p99:?}; a batch of 64 rows: {batch:?}; p99 is {:.2} batches",
+        waited[ASKED / 2],
+        p99.as_secs_f64() / batch.as_secs_f64()
+    );
+    // The next batch; or the one after it, where the next was closed between the look at the count and the question.
+    assert!(later[ASKED / 2] <= 1, "{later:?}");
+    assert!(later[ASKED * 99 / 100] <= 2, "{later:?}");
 }
