@@ -38,6 +38,7 @@ impl PredictService for Predict {
             .serving
             .choose(pipeline.name(), key, variant.as_deref())
             .map_err(Refusal::from)?;
+        let asked_at = Instant::now();
         let (mut features, mut inputs) = (Vec::new(), Vec::new());
         let step = doors.tracing.step("features");
         pipeline.features(&reading.values, &mut features);
@@ -47,11 +48,13 @@ impl PredictService for Predict {
         let start = Instant::now();
         let scored = choice.loaded.score(inputs, deadline).await;
         let outputs = scored.map_err(Refusal::from)?;
+        let scored_at = Instant::now();
         let id = choice.loaded.id();
-        choice.times.compute(start.elapsed());
+        choice.times.compute(scored_at - start);
+        choice.loaded.prepared(start - asked_at);
         choice.records.scored(1);
         drop(step);
-        Ok(Response::new(PredictResponse {
+        let response = PredictResponse {
             probability: pipeline.headline(&outputs),
             decision: pipeline.decide(&outputs).to_owned(),
             model: id.name.clone(),
@@ -59,6 +62,8 @@ impl PredictService for Predict {
             pipeline: pipeline.name().to_owned(),
             config_hash: choice.config_hash.to_vec(),
             variant: choice.variant,
-        }))
+        };
+        choice.loaded.written(scored_at.elapsed());
+        Ok(Response::new(response))
     }
 }

@@ -130,7 +130,10 @@ fn statistics(id: ModelId, so_far: Statistics) -> ModelStatistics {
         inference_stats: Some(InferStatistics {
             success: duration(so_far.answered),
             fail: duration(so_far.refused),
+            queue: duration(so_far.queued),
+            compute_input: duration(so_far.prepared),
             compute_infer: duration(so_far.runs),
+            compute_output: duration(so_far.written),
         }),
     }
 }
@@ -166,8 +169,6 @@ pub(crate) fn statistics_json(models: &[ModelStatistics]) -> Value {
         let it = it.unwrap_or_default();
         json!({"count": it.count, "ns": it.ns})
     };
-    // Not measured apart; Triton's tools look for them.
-    let none = duration(&None);
     let model = |it: &ModelStatistics| {
         let times = it.inference_stats.unwrap_or_default();
         json!({
@@ -179,10 +180,10 @@ pub(crate) fn statistics_json(models: &[ModelStatistics]) -> Value {
             "inference_stats": {
                 "success": duration(&times.success),
                 "fail": duration(&times.fail),
-                "queue": none,
-                "compute_input": none,
+                "queue": duration(&times.queue),
+                "compute_input": duration(&times.compute_input),
                 "compute_infer": duration(&times.compute_infer),
-                "compute_output": none,
+                "compute_output": duration(&times.compute_output),
             },
             "batch_stats": [],
         })

@@ -100,7 +100,9 @@ impl Scored {
 
     /// Tells how long the answer took to be written.
     pub(crate) fn written(&self, began: Instant) {
-        self.times.output(began.elapsed());
+        let took = began.elapsed();
+        self.times.output(took);
+        self.loaded.written(took);
     }
 }
 
@@ -152,6 +154,7 @@ impl Doors {
     /// # Errors
     /// Why there is no answer, and what to change.
     pub(crate) async fn score(&self, question: Question<'_>) -> Result<Scored, Refusal> {
+        let asked_at = Instant::now();
         let mut counted = None;
         let (through, loaded, times, rows) = match self.target(question.model, question.version)? {
             Target::Model(loaded) => {
@@ -180,6 +183,7 @@ impl Doors {
         let start = Instant::now();
         let scores = loaded.score(rows.values, question.deadline).await?;
         times.compute(start.elapsed());
+        loaded.prepared(start - asked_at);
         drop(step);
         if let Some(records) = counted {
             records.scored(scores.len() / model.outputs().width().max(1));

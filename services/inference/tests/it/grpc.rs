@@ -678,6 +678,13 @@ async fn statistics_count_rows_runs_and_requests_of_a_version() {
     assert_eq!(after.inference_count, 6 - refused);
     assert_eq!(after.execution_count, 3 - refused);
     assert!(runs.count == 3 - refused && runs.ns > 0 && success.ns >= runs.ns);
+    let [queue, input, output] =
+        [times.queue, times.compute_input, times.compute_output].map(|it| it.expect("some"));
+    // One that is refused may have been begun.
+    assert!((success.count..=3).contains(&queue.count), "{queue:?}");
+    assert_eq!((input.count, output.count), (success.count, success.count));
+    assert!(input.ns > 0 && output.ns > 0, "{times:?}");
+    assert!(queue.ns < success.ns + fail.ns, "{times:?}");
     assert!(after.last_inference > 1_700_000_000_000);
     let all = client.model_statistics(ModelStatisticsRequest::default());
     assert!(all.await.expect("an answer").into_inner().model_stats.len() > 3);

@@ -265,7 +265,20 @@ fn names_configurations_and_statistics_are_listed() {
         let zoo = models.iter().find(|it| it["name"] == "zoo-forest");
         let zoo = zoo.expect("the model");
         assert_eq!(zoo["version"], "7");
-        assert!(zoo["inference_stats"]["compute_infer"]["ns"].is_u64());
+        for part in [
+            "success",
+            "fail",
+            "queue",
+            "compute_input",
+            "compute_infer",
+            "compute_output",
+        ] {
+            let times = &zoo["inference_stats"][part];
+            assert!(
+                times["count"].is_u64() && times["ns"].is_u64(),
+                "{part}: {answer}"
+            );
+        }
     }
     assert_eq!(get("/v2/models/nobody/stats").0, 404);
     assert_eq!(get("/v2/models/nobody/config").0, 404);
