@@ -7,12 +7,11 @@ use std::{
 };
 
 use quadrille_choreography::{Admin, TopicSpec};
-use quadrille_local::Kafka;
 use quadrille_proto::{Stage, Topics, dlq_of};
 use rdkafka::admin::AdminOptions;
 
 use crate::harness::{
-    PATIENCE,
+    PATIENCE, broker,
     cli::Cli,
     client::{Client, Raw},
     eventually,
@@ -305,7 +304,7 @@ fn a_migration_waits_until_everything_is_worked_off_and_every_key_keeps_its_orde
 /// An installation from before this topic.
 #[test]
 fn a_deployment_without_the_topic_of_facts_is_told_what_makes_it_and_goes_on() {
-    let broker = Kafka::options().start().expect("Apache Kafka starts");
+    let broker = broker::options().start().expect("Apache Kafka starts");
     let world = World::on(broker.bootstrap_servers(), 2);
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let deleting = admin(&world.bootstrap);

@@ -19,7 +19,7 @@ use rdkafka::{
 };
 
 use crate::harness::{
-    PATIENCE,
+    PATIENCE, broker,
     client::{Client, Raw, header, record},
     eventually, eventually_or_show, http,
     process::Process,
@@ -337,7 +337,7 @@ fn a_batch_larger_than_the_client_may_receive_is_stepped_past() {
 /// On a broker of its own, whose log is damaged on disk.
 #[test]
 fn a_batch_whose_checksum_fails_is_stepped_past() {
-    let kafka = Kafka::options().start().expect("Apache Kafka starts");
+    let kafka = broker::options().start().expect("Apache Kafka starts");
     let world = World::on(kafka.bootstrap_servers(), 2);
     let client = Client::new(&world);
     for id in ["g0", "damaged", "g1"] {
