@@ -1,7 +1,9 @@
-//! One Apache Kafka broker, its own controller, for development and tests.
+//! One Apache Kafka broker, its own controller, for development and tests; or a [`Cluster`] of three.
 
+mod cluster;
 mod metadata;
 mod release;
+pub mod secured;
 mod settings;
 
 use std::ffi::OsString;
@@ -11,7 +13,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+pub use self::cluster::Cluster;
 pub use self::release::Release;
+use self::secured::Secured;
 use crate::error::last_lines;
 use crate::guarded::{Failure, Guarded, Launch, Signal};
 use crate::scratch::{self, SeenBy};
@@ -45,6 +49,8 @@ pub struct Options {
     pub extra: Vec<(String, String)>,
     /// Where a proxy listens: a second listener tells its clients this port instead of its own. See [`crate::proxy`].
     pub proxy_port: Option<u16>,
+    /// Two more listeners, with TLS and with a password: see [`Kafka::secured`].
+    pub secured: bool,
     /// The Java machine's heap and collector, instead of our small ones.
     pub heap: Option<Vec<String>>,
 }
@@ -68,6 +74,10 @@ pub struct Kafka {
     libs: PathBuf,
     folder: PathBuf,
     ports: Ports,
+    /// Of a cluster that is not there yet; one that is has its own.
+    new_cluster_id: String,
+    /// None: alone.
+    member: Option<Member>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -76,26 +86,71 @@ struct Ports {
     controller: u16,
     /// Of the listener for a proxy, where there is one.
     proxied: u16,
+    /// Of the secured listeners, where they are.
+    tls: u16,
+    sasl: u16,
 }
 
 impl Ports {
+    const COUNT: usize = 5;
+
     fn choose(wanted: Option<u16>) -> Result<Self, Error> {
-        let free = port::free(3)?;
-        Ok(Self {
-            broker: wanted.unwrap_or(free[0]),
+        let mut ports = Self::of(&port::free(Self::COUNT)?);
+        ports.broker = wanted.unwrap_or(ports.broker);
+        Ok(ports)
+    }
+
+    /// Of [`Ports::COUNT`] free ones.
+    fn of(free: &[u16]) -> Self {
+        Self {
+            broker: free[0],
             controller: free[1],
             proxied: free[2],
-        })
+            tls: free[3],
+            sasl: free[4],
+        }
+    }
+}
+
+/// Which of a cluster's brokers one is.
+#[derive(Debug, Clone)]
+struct Member {
+    /// From 1 on.
+    id: i32,
+    /// Ports of all of them.
+    controllers: Vec<u16>,
+}
+
+impl Member {
+    fn voters(&self) -> String {
+        let voters: Vec<String> = (1..)
+            .zip(&self.controllers)
+            .map(|(id, port)| format!("{id}@127.0.0.1:{port}"))
+            .collect();
+        voters.join(",")
     }
 }
 
 impl Options {
     /// Fetches Kafka if this machine has not got it yet, starts it and returns when it answers.
     pub fn start(self) -> Result<Kafka, Error> {
-        settings::check(&self.extra)?;
         if let Some(port) = self.port {
             port::check_free(port)?;
         }
+        let ports = Ports::choose(self.port)?;
+        let mut kafka = self.prepare(ports, &new_cluster_id(), None)?;
+        kafka.start(Kafka::choose_ports_again)?;
+        Ok(kafka)
+    }
+
+    /// All but the start.
+    fn prepare(
+        self,
+        ports: Ports,
+        new_cluster_id: &str,
+        member: Option<Member>,
+    ) -> Result<Kafka, Error> {
+        settings::check(&self.extra)?;
         let java = java::find(JAVA)?;
         let libs = install(self.release)?;
         let (folder, process) = match &self.data_dir {
@@ -112,16 +167,16 @@ impl Options {
                 (folder, Guarded::new(Signal::Terminate, None)?)
             }
         };
-        let mut kafka = Kafka {
+        Ok(Kafka {
             process,
-            ports: Ports::choose(self.port)?,
+            ports,
             options: self,
             java,
             libs,
             folder,
-        };
-        kafka.start(Kafka::choose_ports_again)?;
-        Ok(kafka)
+            new_cluster_id: new_cluster_id.to_owned(),
+            member,
+        })
     }
 }
 
@@ -140,6 +195,16 @@ impl Kafka {
     #[must_use]
     pub fn proxied_port(&self) -> Option<u16> {
         self.options.proxy_port.map(|_| self.ports.proxied)
+    }
+
+    /// Where clients reach its secured listeners, and with what; `None` without [`Options::secured`].
+    #[must_use]
+    pub fn secured(&self) -> Option<Secured> {
+        self.options.secured.then(|| Secured {
+            tls: format!("127.0.0.1:{}", self.ports.tls),
+            sasl: format!("127.0.0.1:{}", self.ports.sasl),
+            certificate: secured::certificate(&self.folder),
+        })
     }
 
     /// The process id of the broker itself; `None` while it is stopped.
@@ -209,9 +274,12 @@ impl Kafka {
             user: None,
         };
         let port = self.ports.broker;
-        // A broker which answers on our port may be another's: ours knows the cluster's id.
+        let node = self.member.as_ref().map_or(1, |member| member.id);
+        // A broker which answers on our port may be another's: ours knows the cluster's id. One of several answers before
+        // it takes part.
         self.process.start(&launch, START_MAX, |_| {
-            metadata::cluster_of_live_broker(port).is_ok_and(|id| id == cluster_id)
+            metadata::of_broker(port)
+                .is_ok_and(|found| found.cluster_id == cluster_id && found.live.contains(&node))
         })
     }
 
@@ -222,8 +290,16 @@ impl Kafka {
         };
         write(
             "server.properties",
-            settings::server(&self.options, self.ports, &self.data()),
+            settings::server(
+                &self.options,
+                self.ports,
+                self.member.as_ref(),
+                &self.data(),
+            ),
         )?;
+        if self.options.secured {
+            secured::make_certificate(&self.java, &self.folder)?;
+        }
         let logging = self.options.release.logging();
         write(logging.file, logging.settings.to_owned())?;
         // Native libraries unpacked by a broker that was killed stay behind: not in /tmp.
@@ -246,15 +322,15 @@ impl Kafka {
     }
 
     fn format(&self) -> Result<(), Error> {
-        let id = new_cluster_id();
-        let args = [
-            "format",
-            "--standalone",
-            "-t",
-            &id,
-            "-c",
-            "server.properties",
-        ];
+        let id = self.new_cluster_id.as_str();
+        let mut args = vec!["format", "-t", id, "-c", "server.properties"];
+        if self.member.is_none() {
+            args.push("--standalone");
+        }
+        let credentials = secured::credentials();
+        if self.options.secured {
+            args.extend(credentials.iter().map(String::as_str));
+        }
         let formatted = Command::new(&self.java)
             .arg("-XX:TieredStopAtLevel=1") // short-lived: 1 s instead of 1.5 s
             .args(self.jvm("kafka.tools.StorageTool", &args))

@@ -77,6 +77,10 @@ impl Postgres {
         &self.url
     }
 
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     /// The process id of the server's first process; `None` while it is stopped.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {

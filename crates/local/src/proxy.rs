@@ -1,11 +1,14 @@
-//! A network between Kafka's clients and a broker, for tests: it can delay, freeze and cut connections, and hold back a
-//! request it is asked about. It knows the frame of Kafka's protocol and a request's header, nothing more.
+//! A network between clients and Kafka or PostgreSQL, for tests: it can delay, freeze and cut connections, and hold back a
+//! request it is asked about. Of Kafka's protocol it knows the frame and a request's header, of PostgreSQL's the frame and
+//! the text of a statement, nothing more.
 //!
-//! The broker has a second listener for it, whose clients are told the proxy's port: [`before`] starts both. Clients of
-//! [`Kafka::bootstrap_servers`] go past it, those of [`Proxy::bootstrap_servers`] through it.
+//! A broker has a second listener for it, whose clients are told the proxy's port: [`before`] starts both. Clients of
+//! [`Kafka::bootstrap_servers`] go past it, those of [`Proxy::bootstrap_servers`] through it. PostgreSQL does not say where
+//! it is: [`before_postgres`] puts a proxy before one that runs.
 
 mod connection;
 mod held;
+mod statements;
 
 use std::collections::HashMap;
 use std::io;
@@ -19,15 +22,22 @@ use std::time::Duration;
 pub use held::Held;
 
 use crate::kafka::{Kafka, Options};
-use crate::{Error, port};
+use crate::{Error, Postgres, port};
 
-/// What a request says of itself.
+/// What a request to Kafka says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
     /// Of Kafka's protocol: 0 Produce, 24 AddPartitionsToTxn, 25 AddOffsetsToTxn, 26 EndTxn, 28 TxnOffsetCommit.
     pub api_key: i16,
     pub correlation: i32,
     pub client_id: String,
+}
+
+/// A message of a client of PostgreSQL's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Statement {
+    /// Its SQL; empty where it has none.
+    pub sql: String,
 }
 
 /// What becomes of a request.
@@ -42,11 +52,12 @@ pub enum Verdict {
     Slow(Duration),
     /// It waits until it is released, and with it what the client sends after it on this connection.
     Hold(Held),
-    /// The client's connection is closed at once; the broker gets the request when it is released.
+    /// The client's connection is closed at once; the server gets the request when it is released.
     Late(Held),
 }
 
-type Rule = dyn FnMut(&Request) -> Verdict + Send;
+type Rule<R> = dyn FnMut(&R) -> Verdict + Send;
+type Open<R> = fn(&Arc<Network<R>>, u64, TcpStream, TcpStream) -> io::Result<()>;
 
 fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex
@@ -55,11 +66,10 @@ fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// What all connections share.
-#[derive(Default)]
-struct Network {
+struct Network<R> {
     /// 0: nobody is connected.
-    broker: AtomicU16,
-    rule: Mutex<Option<Box<Rule>>>,
+    server: AtomicU16,
+    rule: Mutex<Option<Box<Rule<R>>>>,
     delay_ms: AtomicU64,
     frozen: Mutex<bool>,
     thawed: Condvar,
@@ -68,8 +78,20 @@ struct Network {
     closed: AtomicBool,
 }
 
-impl Network {
-    fn judge(&self, request: &Request) -> Verdict {
+impl<R> Network<R> {
+    fn of(server: u16) -> Self {
+        Network {
+            server: AtomicU16::new(server),
+            rule: Mutex::default(),
+            delay_ms: AtomicU64::default(),
+            frozen: Mutex::default(),
+            thawed: Condvar::new(),
+            connections: Mutex::default(),
+            closed: AtomicBool::default(),
+        }
+    }
+
+    fn judge(&self, request: &R) -> Verdict {
         match &mut *lock(&self.rule) {
             Some(rule) => rule(request),
             None => Verdict::Pass,
@@ -91,6 +113,14 @@ impl Network {
         }
     }
 
+    /// A connection whose ends these are is over.
+    fn close(&self, id: u64, ends: [&TcpStream; 2]) {
+        lock(&self.connections).remove(&id);
+        for end in ends {
+            let _ = end.shutdown(Shutdown::Both);
+        }
+    }
+
     fn cut(&self) {
         for (_, ends) in lock(&self.connections).drain() {
             for end in ends {
@@ -100,10 +130,10 @@ impl Network {
     }
 }
 
-/// A running proxy. Dropping it ends it.
-pub struct Proxy {
+/// A running proxy of requests `R`. Dropping it ends it.
+pub struct Proxy<R = Request> {
     port: u16,
-    network: Arc<Network>,
+    network: Arc<Network<R>>,
 }
 
 /// A broker and the proxy before it.
@@ -111,7 +141,7 @@ pub struct Proxy {
 /// # Errors
 /// As [`Options::start`]; or no port is free.
 pub fn before(options: Options) -> Result<(Proxy, Kafka), Error> {
-    let proxy = Proxy::start()?;
+    let proxy = Proxy::start(0, connection::open)?;
     let options = Options {
         proxy_port: Some(proxy.port),
         ..options
@@ -119,32 +149,52 @@ pub fn before(options: Options) -> Result<(Proxy, Kafka), Error> {
     let kafka = options.start()?;
     proxy
         .network
-        .broker
+        .server
         .store(kafka.proxied_port().unwrap_or_default(), Ordering::Release);
     Ok((proxy, kafka))
 }
 
-impl Proxy {
-    fn start() -> Result<Self, Error> {
-        let failed = |source: io::Error| Error::io("listen on", Path::new("127.0.0.1"))(source);
-        let port = port::free(1)?.first().copied().unwrap_or_default();
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).map_err(failed)?;
-        let network = Arc::new(Network::default());
-        let accepting = Arc::clone(&network);
-        thread::Builder::new()
-            .name("proxy".to_owned())
-            .spawn(move || accept(&accepting, &listener))
-            .map_err(failed)?;
-        Ok(Proxy { port, network })
-    }
+/// A proxy before a server that runs; it may be restarted.
+///
+/// # Errors
+/// No port is free.
+pub fn before_postgres(postgres: &Postgres) -> Result<Proxy<Statement>, Error> {
+    Proxy::start(postgres.port(), statements::open)
+}
 
+impl Proxy {
     #[must_use]
     pub fn bootstrap_servers(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
+}
 
+impl Proxy<Statement> {
+    /// As [`Postgres::url`], through the proxy.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("postgres://postgres@127.0.0.1:{}/postgres", self.port)
+    }
+}
+
+impl<R: 'static> Proxy<R> {
+    fn start(server: u16, open: Open<R>) -> Result<Self, Error> {
+        let failed = |source: io::Error| Error::io("listen on", Path::new("127.0.0.1"))(source);
+        let port = port::free(1)?.first().copied().unwrap_or_default();
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).map_err(failed)?;
+        let network = Arc::new(Network::of(server));
+        let accepting = Arc::clone(&network);
+        thread::Builder::new()
+            .name("proxy".to_owned())
+            .spawn(move || accept(&accepting, &listener, open))
+            .map_err(failed)?;
+        Ok(Proxy { port, network })
+    }
+}
+
+impl<R> Proxy<R> {
     /// Asked about every request before it goes on; instead of the rule before. It must not wait.
-    pub fn rule(&self, rule: impl FnMut(&Request) -> Verdict + Send + 'static) {
+    pub fn rule(&self, rule: impl FnMut(&R) -> Verdict + Send + 'static) {
         *lock(&self.network.rule) = Some(Box::new(rule));
     }
 
@@ -176,7 +226,7 @@ impl Proxy {
     }
 }
 
-impl Drop for Proxy {
+impl<R> Drop for Proxy<R> {
     fn drop(&mut self) {
         self.network.closed.store(true, Ordering::Release);
         self.thaw();
@@ -186,17 +236,17 @@ impl Drop for Proxy {
     }
 }
 
-fn accept(network: &Arc<Network>, listener: &TcpListener) {
+fn accept<R>(network: &Arc<Network<R>>, listener: &TcpListener, open: Open<R>) {
     for (id, client) in (0..).zip(listener.incoming()) {
         if network.closed.load(Ordering::Acquire) {
             return;
         }
-        let broker = network.broker.load(Ordering::Acquire);
+        let server = network.server.load(Ordering::Acquire);
         if let Ok(client) = client
-            && let Ok(broker) = TcpStream::connect((Ipv4Addr::LOCALHOST, broker))
+            && let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, server))
         {
             // One that cannot be served is closed.
-            let _ = connection::open(network, id, client, broker);
+            let _ = open(network, id, client, server);
         }
     }
 }

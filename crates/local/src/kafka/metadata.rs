@@ -1,4 +1,4 @@
-//! One Metadata request (version 4), by hand: is the broker there, and of which cluster?
+//! One Metadata request (version 4), by hand: which brokers are there, and of which cluster?
 //! A port that accepts connections is not enough: the broker answers with itself in the list only
 //! once its controller lets it serve.
 
@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, TcpStream};
 use std::time::Duration;
 
 const ANSWER_MAX: Duration = Duration::from_secs(2);
-/// One broker and no topic fit in a hundred bytes.
+/// A broker takes some twenty bytes, and no topic is asked for.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
 const REQUEST: [u8; 28] = *b"\
@@ -19,8 +19,16 @@ const REQUEST: [u8; 28] = *b"\
     \x00\x00\x00\x00\
     \x00";
 
-/// The cluster id, if at least one broker is live.
-pub(super) fn cluster_of_live_broker(port: u16) -> io::Result<String> {
+/// A cluster as one of its brokers describes it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Found {
+    pub cluster_id: String,
+    /// Ids of the brokers that serve; at least one.
+    pub live: Vec<i32>,
+}
+
+/// The cluster of the broker on a port, if at least one broker is live.
+pub(super) fn of_broker(port: u16) -> io::Result<Found> {
     let mut broker = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
     broker.set_read_timeout(Some(ANSWER_MAX))?;
     broker.set_write_timeout(Some(ANSWER_MAX))?;
@@ -37,20 +45,26 @@ pub(super) fn cluster_of_live_broker(port: u16) -> io::Result<String> {
 }
 
 /// Correlation id, throttle time, brokers (id, host, port, rack), cluster id, …
-fn cluster(answer: &[u8]) -> Option<String> {
+fn cluster(answer: &[u8]) -> Option<Found> {
     let mut rest = answer;
     take(&mut rest, 8)?;
-    let brokers = i32::from_be_bytes(take(&mut rest, 4)?.try_into().ok()?);
+    let brokers = integer(&mut rest)?;
     if brokers < 1 {
         return None;
     }
+    let mut live = Vec::new();
     for _ in 0..brokers {
-        take(&mut rest, 4)?;
+        live.push(integer(&mut rest)?);
         string(&mut rest)?;
         take(&mut rest, 4)?;
         string(&mut rest)?;
     }
-    string(&mut rest)
+    let cluster_id = string(&mut rest)?;
+    Some(Found { cluster_id, live })
+}
+
+fn integer(rest: &mut &[u8]) -> Option<i32> {
+    Some(i32::from_be_bytes(take(rest, 4)?.try_into().ok()?))
 }
 
 /// A string, empty for null.
@@ -78,7 +92,11 @@ mod tests {
     #[test]
     fn the_cluster_is_read_only_when_a_broker_is_live() {
         let live = b"\0\0\0\x01\0\0\0\0\0\0\0\x01\0\0\0\x01\0\x01h\0\0\x23\x84\xff\xff\0\x02id\0";
-        assert_eq!(cluster(live).as_deref(), Some("id"));
+        let expected = Found {
+            cluster_id: "id".to_owned(),
+            live: vec![1],
+        };
+        assert_eq!(cluster(live), Some(expected));
         assert_eq!(cluster(b"\0\0\0\x01\0\0\0\0\0\0\0\0\0\x02id"), None);
         assert_eq!(cluster(&live[..20]), None);
     }

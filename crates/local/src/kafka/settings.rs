@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Options, Ports};
+use super::{Member, Options, Ports, secured};
 use crate::Error;
 
 const DEFAULTS: &str = "\
@@ -32,6 +32,17 @@ log.segment.bytes=134217728
 log.cleaner.dedupe.buffer.size=16777216
 ";
 
+/// What of it differs where there are several brokers: nothing is lost with one of them, and one may be missing.
+const OF_MANY: &str = "\
+offsets.topic.replication.factor=3
+transaction.state.log.replication.factor=3
+transaction.state.log.min.isr=2
+share.coordinator.state.topic.replication.factor=3
+share.coordinator.state.topic.min.isr=2
+default.replication.factor=3
+min.insync.replicas=2
+";
+
 /// Where the broker is and who it is: the rest of this crate relies on these.
 const OWNED: [&str; 11] = [
     "advertised.listeners",
@@ -54,8 +65,13 @@ pub(super) fn check(extra: &[(String, String)]) -> Result<(), Error> {
     }
 }
 
-/// The content of `server.properties`. Of a key given twice the last one counts.
-pub(super) fn server(options: &Options, ports: Ports, data: &Path) -> String {
+/// The content of `server.properties`. Of a key given twice the last one counts. `member`: None where it is alone.
+pub(super) fn server(
+    options: &Options,
+    ports: Ports,
+    member: Option<&Member>,
+    data: &Path,
+) -> String {
     let broker = format!("127.0.0.1:{}", ports.broker);
     let controller = format!("127.0.0.1:{}", ports.controller);
     // Of its own, so that the broker's requests to itself do not go through the proxy.
@@ -64,19 +80,38 @@ pub(super) fn server(options: &Options, ports: Ports, data: &Path) -> String {
         listeners = format!(",PROXIED://127.0.0.1:{}", ports.proxied);
         advertised = format!(",PROXIED://127.0.0.1:{proxy}");
     }
+    if options.secured {
+        let secured = format!(
+            ",SSL://127.0.0.1:{},SASL_SSL://127.0.0.1:{}",
+            ports.tls, ports.sasl
+        );
+        listeners.push_str(&secured);
+        advertised.push_str(&secured);
+    }
+    let node = member.map_or(1, |member| member.id);
+    let quorum = match member {
+        None => format!("controller.quorum.bootstrap.servers={controller}"),
+        Some(member) => format!("controller.quorum.voters={}", member.voters()),
+    };
     let mut file = format!(
         "process.roles=broker,controller
-node.id=1
+node.id={node}
 listeners=PLAINTEXT://{broker},CONTROLLER://{controller}{listeners}
 advertised.listeners=PLAINTEXT://{broker},CONTROLLER://{controller}{advertised}
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT,SSL:SSL,SASL_SSL:SASL_SSL
 inter.broker.listener.name=PLAINTEXT
 controller.listener.names=CONTROLLER
-controller.quorum.bootstrap.servers={controller}
+{quorum}
 log.dirs={}
 {DEFAULTS}",
         escaped(&data.to_string_lossy())
     );
+    if member.is_some() {
+        file.push_str(OF_MANY);
+    }
+    if options.secured {
+        file.push_str(&secured::settings());
+    }
     if let Some(partitions) = options.partitions_default {
         file.push_str(&format!("num.partitions={partitions}\n"));
     }
@@ -95,6 +130,14 @@ fn escaped(value: &str) -> String {
 mod tests {
     use super::*;
 
+    const PORTS: Ports = Ports {
+        broker: 1,
+        controller: 2,
+        proxied: 3,
+        tls: 4,
+        sasl: 5,
+    };
+
     #[test]
     fn extra_properties_come_last_and_stay_on_their_line() {
         let options = Options {
@@ -102,12 +145,7 @@ mod tests {
             extra: vec![("a".into(), "b\nlisteners=c\\".into())],
             ..Options::default()
         };
-        let ports = Ports {
-            broker: 1,
-            controller: 2,
-            proxied: 3,
-        };
-        let file = server(&options, ports, Path::new("/d"));
+        let file = server(&options, PORTS, None, Path::new("/d"));
         assert!(file.ends_with("num.partitions=8\na=b\\nlisteners=c\\\\\n"));
         assert!(file.contains("\nlog.dirs=/d\nauto.create.topics.enable=false\n"));
     }
@@ -118,16 +156,42 @@ mod tests {
             proxy_port: Some(9),
             ..Options::default()
         };
-        let ports = Ports {
-            broker: 1,
-            controller: 2,
-            proxied: 3,
-        };
-        let file = server(&options, ports, Path::new("/d"));
+        let file = server(&options, PORTS, None, Path::new("/d"));
         assert!(file.contains(
             "\nlisteners=PLAINTEXT://127.0.0.1:1,CONTROLLER://127.0.0.1:2,PROXIED://127.0.0.1:3\n"
         ));
         assert!(file.contains("\nadvertised.listeners=PLAINTEXT://127.0.0.1:1,CONTROLLER://127.0.0.1:2,PROXIED://127.0.0.1:9\n"));
+    }
+
+    #[test]
+    fn one_of_several_knows_the_others_and_keeps_nothing_alone() {
+        let member = Member {
+            id: 2,
+            controllers: vec![7, 2, 8],
+        };
+        let file = server(&Options::default(), PORTS, Some(&member), Path::new("/d"));
+        assert!(file.contains("\nnode.id=2\n"));
+        assert!(
+            file.contains("\ncontroller.quorum.voters=1@127.0.0.1:7,2@127.0.0.1:2,3@127.0.0.1:8\n")
+        );
+        let last = |key: &str| file.lines().rev().find(|line| line.starts_with(key));
+        let replicas = "offsets.topic.replication.factor=";
+        assert_eq!(last(replicas), Some(&*format!("{replicas}3")));
+    }
+
+    #[test]
+    fn secured_listeners_are_there_only_where_they_are_asked_for() {
+        let file = |secured| {
+            let options = Options {
+                secured,
+                ..Options::default()
+            };
+            server(&options, PORTS, None, Path::new("/d"))
+        };
+        let listeners = ",SSL://127.0.0.1:4,SASL_SSL://127.0.0.1:5\n";
+        assert_eq!(file(true).matches(listeners).count(), 2);
+        assert!(!file(false).contains("://127.0.0.1:4"));
+        assert!(!file(false).contains("keystore"));
     }
 
     #[test]

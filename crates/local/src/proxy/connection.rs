@@ -1,4 +1,4 @@
-//! One connection: a thread for what the client sends, one for what the broker answers.
+//! One connection to Kafka: a thread for what the client sends, one for what the broker answers.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -26,7 +26,7 @@ struct Orphaned {
 }
 
 pub(super) fn open(
-    network: &Arc<Network>,
+    network: &Arc<Network<Request>>,
     id: u64,
     client: TcpStream,
     broker: TcpStream,
@@ -44,23 +44,16 @@ pub(super) fn open(
     spawn("requests").spawn(move || {
         let ended = requests(&network, &fate, (&client, &broker));
         if !matches!(ended, Ok(End::Orphaned)) {
-            close(&network, id, [&client, &broker]);
+            network.close(id, [&client, &broker]);
         }
     })?;
     spawn("answers").spawn(move || {
         let (client, broker) = back;
         // However it ended, the connection is over.
         let _ = answers(&network_back, &fate_back, (&broker, &client));
-        close(&network_back, id, [&client, &broker]);
+        network_back.close(id, [&client, &broker]);
     })?;
     Ok(())
-}
-
-fn close(network: &Network, id: u64, ends: [&TcpStream; 2]) {
-    lock(&network.connections).remove(&id);
-    for end in ends {
-        let _ = end.shutdown(Shutdown::Both);
-    }
 }
 
 enum End {
@@ -70,7 +63,7 @@ enum End {
 }
 
 fn requests(
-    network: &Network,
+    network: &Network<Request>,
     fate: &Fate,
     (mut client, mut broker): (&TcpStream, &TcpStream),
 ) -> io::Result<End> {
@@ -112,7 +105,7 @@ fn requests(
 }
 
 fn answers(
-    network: &Network,
+    network: &Network<Request>,
     fate: &Fate,
     (mut broker, mut client): (&TcpStream, &TcpStream),
 ) -> io::Result<()> {

@@ -1,0 +1,88 @@
+//! Several brokers, each a controller as well: three replicas of everything, of which one may be missing.
+
+use std::thread;
+
+use super::{Kafka, Member, Options, Ports, STARTS_MAX, new_cluster_id};
+use crate::guarded::Failure;
+use crate::{Error, port};
+
+const BROKERS: usize = 3;
+/// Three on a small machine; what a test moves needs no more.
+const HEAP: [&str; 4] = [
+    "-Xms64m",
+    "-Xmx256m",
+    "-XX:+UseSerialGC",
+    "-XX:TieredStopAtLevel=1",
+];
+
+/// A cluster of three brokers. Dropping it ends them.
+#[derive(Debug)]
+pub struct Cluster {
+    brokers: Vec<Kafka>,
+}
+
+impl Cluster {
+    /// Starts all brokers and returns when each of them answers. The folder and the ports are the brokers' own to choose;
+    /// without a heap of its own each has a small one.
+    ///
+    /// # Errors
+    /// As [`Options::start`].
+    pub fn start(mut options: Options) -> Result<Self, Error> {
+        options
+            .heap
+            .get_or_insert_with(|| HEAP.map(str::to_owned).to_vec());
+        let mut starts = 0;
+        loop {
+            starts += 1;
+            match Self::start_once(&options) {
+                Err(Failure::PortClash(_)) if starts < STARTS_MAX => {}
+                outcome => return outcome.map_err(Error::from),
+            }
+        }
+    }
+
+    fn start_once(options: &Options) -> Result<Self, Failure> {
+        let ports: Vec<Ports> = port::free(BROKERS * Ports::COUNT)?
+            .chunks_exact(Ports::COUNT)
+            .map(Ports::of)
+            .collect();
+        let controllers: Vec<u16> = ports.iter().map(|ports| ports.controller).collect();
+        let cluster_id = new_cluster_id();
+        let mut brokers = Vec::new();
+        for (id, ports) in (1..).zip(ports) {
+            let controllers = controllers.clone();
+            let member = Member { id, controllers };
+            let options = options.clone();
+            brokers.push(options.prepare(ports, &cluster_id, Some(member))?);
+        }
+        // At once: two of them make a quorum, without which none answers.
+        let all = thread::scope(|scope| {
+            let starting: Vec<_> = brokers
+                .iter_mut()
+                .map(|broker| scope.spawn(|| broker.start_once()))
+                .collect();
+            let ended = starting.into_iter().map(|it| match it.join() {
+                Ok(outcome) => outcome,
+                Err(panic) => std::panic::resume_unwind(panic),
+            });
+            ended.collect::<Vec<_>>()
+        });
+        for started in all {
+            started?;
+        }
+        Ok(Cluster { brokers })
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn bootstrap_servers(&self) -> String {
+        let all: Vec<String> = self.brokers.iter().map(Kafka::bootstrap_servers).collect();
+        all.join(",")
+    }
+
+    /// One by one, to be stopped, killed and restarted.
+    #[must_use]
+    pub fn brokers(&mut self) -> &mut [Kafka] {
+        &mut self.brokers
+    }
+}
