@@ -81,3 +81,22 @@ async fn a_postgres_that_does_not_answer_is_a_retriable_error() {
     let error = AnyStore::open(&url).await.expect_err("nothing there");
     assert!(error.is_retriable(), "{error:?}");
 }
+
+/// As a load balancer does before a database that is away.
+#[tokio::test]
+async fn a_postgres_whose_connections_are_closed_at_once_is_a_retriable_error() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+    let listener = listener.expect("a port");
+    let port = listener.local_addr().expect("its address").port();
+    let closing = tokio::spawn(async move {
+        use tokio::io::AsyncReadExt as _;
+        while let Ok((mut connection, _)) = listener.accept().await {
+            // Its question was heard; closed unread it would be a reset.
+            let _ = connection.read(&mut [0; 64]).await;
+        }
+    });
+    let url = format!("postgres://nobody@127.0.0.1:{port}/none");
+    let error = AnyStore::open(&url).await.expect_err("nobody answers");
+    closing.abort();
+    assert!(error.is_retriable(), "{error:?}");
+}

@@ -100,6 +100,9 @@ const SQLITE_INTERRUPT: i32 = 9;
 fn is_transient(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed => true,
+        // A connection that broke while it was being made (the driver takes the missing answer to its question for TLS for
+        // a byte of 0), or a proxy before a database that is away. The database says of itself what is wrong.
+        sqlx::Error::Protocol(_) => true,
         sqlx::Error::Database(error) => match error.code() {
             Some(code) => match error.try_downcast_ref::<sqlx::sqlite::SqliteError>() {
                 Some(_) => is_transient_in_sqlite(&code),
