@@ -4,6 +4,9 @@
 //! are always full waits for the batch that is being scored and for its own. Both come in pieces of half a batch, so a request of many rows
 //! is no more than its pieces that are under way to those behind it; between pieces it is looked whether anybody still waits for the answer.
 
+mod lane;
+mod lines;
+
 use std::{
     collections::VecDeque,
     fmt,
@@ -12,9 +15,11 @@ use std::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
 
+use lane::Lane;
+use lines::{Job, Waiting};
 use quadrille_model::Model;
 use quadrille_telemetry::metrics::QueueMetrics;
 use tokio::sync::{Notify, futures::Notified, oneshot};
@@ -31,75 +36,8 @@ const PIECES_PER_WORKER: usize = 2;
 /// Pieces of the stream that wait, for each of the model's threads: enough that a thread never finds nothing, and so few that a lane is
 /// told within some batches' time that its pieces go on.
 const STREAM_PIECES_PER_WORKER: usize = 4;
-/// How long a lane waits before it looks whether the queue moves, and shows that it lives if so.
-const LANE_WAKES_EVERY: Duration = Duration::from_secs(1);
 
 pub(super) type Answer = Result<Vec<f64>, Refused>;
-
-/// Rows that wait, and who waits for them.
-struct Job {
-    rows: Vec<f64>,
-    count: usize,
-    at: Instant,
-    deadline: Option<Instant>,
-    /// Whether it is a request's first piece.
-    first: bool,
-    answer: oneshot::Sender<Answer>,
-}
-
-/// Jobs in the order they came.
-#[derive(Default)]
-struct Line {
-    jobs: VecDeque<Job>,
-    rows: usize,
-}
-
-impl Line {
-    /// An empty one takes a piece of any size: it would never have more room.
-    fn has_room(&self, rows: usize, rows_max: usize) -> bool {
-        self.jobs.is_empty() || self.rows + rows <= rows_max
-    }
-
-    fn put(&mut self, job: Job) {
-        self.rows += job.count;
-        self.jobs.push_back(job);
-    }
-
-    /// The next job, if it has no more rows than this.
-    fn take(&mut self, rows_max: usize) -> Option<Job> {
-        if self.jobs.front()?.count > rows_max {
-            return None;
-        }
-        let job = self.jobs.pop_front()?;
-        self.rows -= job.count;
-        Some(job)
-    }
-}
-
-#[derive(Default)]
-struct Waiting {
-    requests: Line,
-    stream: Line,
-    /// Where a batch has one row, the two take turns.
-    stream_is_next: bool,
-    /// Batches being scored.
-    busy: usize,
-    pace: Pace,
-    closed: bool,
-}
-
-impl Waiting {
-    /// When the first of what waits came.
-    fn oldest(&self) -> Option<Instant> {
-        let first = |line: &Line| line.jobs.front().map(|job| job.at);
-        let firsts = [first(&self.requests), first(&self.stream)];
-        firsts.into_iter().flatten().min()
-    }
-
-    fn rows(&self) -> usize {
-        self.requests.rows + self.stream.rows
-    }
-}
 
 struct Shared {
     model: Arc<dyn Model>,
@@ -258,7 +196,7 @@ impl Queue {
             let (job, answer) = shared.job(piece.to_vec(), None, false);
             let mut waiting = shared.lock();
             while !waiting.stream.has_room(job.count, shared.stream_rows_max) {
-                let room = shared.room.wait_timeout(waiting, LANE_WAKES_EVERY);
+                let room = shared.room.wait_timeout(waiting, lane::WAKES_EVERY);
                 waiting = room.unwrap_or_else(PoisonError::into_inner).0;
                 lane.looks();
             }
@@ -292,34 +230,6 @@ impl Queue {
         shared.arrived(&mut waiting, job.at);
         waiting.stream.put(job);
         Some(Pending(answer))
-    }
-}
-
-/// A lane that waits.
-struct Lane<'a> {
-    shared: &'a Shared,
-    /// Batches that had been scored when it showed last that it lives.
-    seen: u64,
-    alive: &'a mut dyn FnMut(),
-}
-
-impl Lane<'_> {
-    /// Shows that it lives if the queue moves. One whose threads stand still is for who watches the lanes.
-    fn looks(&mut self) {
-        let scored = self.shared.scored.load(Ordering::Relaxed);
-        if self.seen != scored {
-            self.seen = scored;
-            (self.alive)();
-        }
-    }
-
-    fn take(&mut self, mut answer: Pending) -> Answer {
-        loop {
-            match answer.wait(Instant::now() + LANE_WAKES_EVERY) {
-                Some(answer) => return answer,
-                None => self.looks(),
-            }
-        }
     }
 }
 
