@@ -61,11 +61,12 @@ pub(crate) struct Statistics {
 }
 
 impl Counts {
-    /// A request has an answer, or none.
-    pub fn request<T, E>(&self, answer: &Result<T, E>, took: Duration) {
-        match answer {
-            Ok(_) => self.answered.add(took),
-            Err(_) => self.refused.add(took),
+    /// A request is asked.
+    pub fn asked(&self) -> Asked<'_> {
+        Asked {
+            counts: self,
+            at: Instant::now(),
+            tally: &self.refused,
         }
     }
 
@@ -93,6 +94,27 @@ impl Counts {
             prepared: self.prepared.read(),
             written: self.written.read(),
         }
+    }
+}
+
+/// A request that has no answer yet. It counts as refused if it never has one: its deadline passes, or its caller goes.
+pub(crate) struct Asked<'a> {
+    counts: &'a Counts,
+    at: Instant,
+    tally: &'a Tally,
+}
+
+impl Asked<'_> {
+    pub fn ends<T, E>(mut self, answer: &Result<T, E>) {
+        if answer.is_ok() {
+            self.tally = &self.counts.answered;
+        }
+    }
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        self.tally.add(self.at.elapsed());
     }
 }
 

@@ -229,9 +229,9 @@ impl Loaded {
         if rows.is_empty() {
             return Ok(Vec::new());
         }
-        let start = Instant::now();
+        let asked = self.counts.asked();
         let answer = self.answer(rows, deadline).await;
-        self.counts.request(&answer, start.elapsed());
+        asked.ends(&answer);
         answer
     }
 

@@ -4,6 +4,7 @@ mod grpc;
 mod meanings;
 mod openapi;
 mod port;
+mod probes;
 mod rest;
 mod server;
 mod tfs;

@@ -62,7 +62,7 @@ negative = "leave"
 "#;
 
 /// One field, one input, and they differ: the raw value must never be scored as the feature.
-const GAUGE: &str = r#"
+pub const GAUGE: &str = r#"
 name = "gauge"
 [record]
 key = "place"
@@ -116,7 +116,7 @@ pub const ROWS_MAX: usize = 5_000;
 pub const VALUES_MAX: usize = 20_000;
 
 /// Longer than a loaded machine takes.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct Server {
     pub address: SocketAddr,
@@ -157,7 +157,7 @@ pub fn start() -> Server {
         rows: training.rows,
         labels: training.labels,
     };
-    let forest = package("diabetes-forest", pima, &folder.path().join("diabetes"));
+    let diabetes_forest = package("diabetes-forest", pima, &folder.path().join("diabetes"));
     let zoo = package("zoo-forest", zoo(&animals), &folder.path().join("animals"));
     let counted = GAUGE.replacen("gauge", "counted", 1);
     let counted = Pipeline::parse("counted.toml", &counted).expect("a pipeline");
@@ -171,8 +171,31 @@ pub fn start() -> Server {
         .save(&place, Overwrite::Refuse)
         .expect("saved");
 
+    // Bytes are as by default; rows and values are few, so that tests can bring too many.
+    let limits = inference::Limits {
+        rows_max: ROWS_MAX,
+        values_max: VALUES_MAX,
+        ..inference::Limits::default()
+    };
+    let pipelines = vec![diabetes, animals, gauge, cards, counted];
+    let (broker, address) = serve(pipelines, folder.path(), limits);
+    Server {
+        address,
+        diabetes: diabetes_forest.model(),
+        animals: zoo.model(),
+        gauge: levels.model(),
+        _broker: broker,
+        _folder: folder,
+    }
+}
+
+/// A service with the packages of this folder, once it is ready.
+pub fn serve(
+    pipelines: Vec<Pipeline>,
+    models: &Path,
+    limits: inference::Limits,
+) -> (EmbeddedBroker, SocketAddr) {
     let broker = EmbeddedBroker::start().expect("a broker");
-    let pipelines = [diabetes, animals, gauge, cards, counted];
     let mut specs: Vec<TopicSpec> = Vec::new();
     for pipeline in &pipelines {
         for spec in TopicSpec::of_pipeline(pipeline.name(), 1, 1_048_588) {
@@ -200,14 +223,9 @@ pub fn start() -> Server {
     };
     let config = inference::Config {
         service,
-        model: Some(folder.path().to_owned()),
+        model: Some(models.to_owned()),
         batching: inference::serving::Batching::default(),
-        // Bytes are as by default; rows and values are few, so that tests can bring too many.
-        limits: inference::Limits {
-            rows_max: ROWS_MAX,
-            values_max: VALUES_MAX,
-            ..inference::Limits::default()
-        },
+        limits,
     };
     // It has a runtime of its own, as the tests have: it outlives each of theirs.
     std::thread::spawn(move || {
@@ -215,26 +233,12 @@ pub fn start() -> Server {
         let end = runtime.block_on(inference::run(config, std::future::pending()));
         panic!("the service ended: {end:?}");
     });
-    let server = Server {
-        address,
-        diabetes: forest.model(),
-        animals: zoo.model(),
-        gauge: levels.model(),
-        _broker: broker,
-        _folder: folder,
-    };
-    server.wait();
-    server
-}
-
-impl Server {
-    fn wait(&self) {
-        let deadline = Instant::now() + PATIENCE;
-        while http(self.address, "GET", "/v2/health/ready", &[], b"").0 != 200 {
-            assert!(Instant::now() < deadline, "not ready within {PATIENCE:?}");
-            std::thread::park_timeout(Duration::from_millis(20));
-        }
+    let deadline = Instant::now() + PATIENCE;
+    while http(address, "GET", "/v2/health/ready", &[], b"").0 != 200 {
+        assert!(Instant::now() < deadline, "not ready within {PATIENCE:?}");
+        std::thread::park_timeout(Duration::from_millis(20));
     }
+    (broker, address)
 }
 
 fn zoo(pipeline: &Pipeline) -> Dataset {
@@ -281,8 +285,13 @@ fn network(pipeline: &Pipeline) -> Package {
 }
 
 fn package(name: &str, data: Dataset, place: &Path) -> Package {
+    forest(name, data, 20, place)
+}
+
+/// Trains a forest and keeps it there.
+pub fn forest(name: &str, data: Dataset, trees: usize, place: &Path) -> Package {
     let mut options = TrainOptions::new(Algorithm::RandomForest);
-    options.trees = 20;
+    options.trees = trees;
     options.folds = 2;
     let trained = train(&data, &options, &mut |_| {}).expect("training");
     let identity = Identity {
