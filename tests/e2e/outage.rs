@@ -36,7 +36,7 @@ fn a_broker_that_is_away_for_15_s_takes_no_synchronous_answer_down() {
     };
     let mut sent = load(50).send(&world, |_| {});
     oracle::check(&world, services[3].address(), &sent);
-    let [_, feature, inference, results] = &services[..] else {
+    let [ingest, feature, inference, results] = &services[..] else {
         panic!("four services")
     };
     let fields = [
@@ -75,6 +75,7 @@ fn a_broker_that_is_away_for_15_s_takes_no_synchronous_answer_down() {
 
     broker.stop();
     let stopped = Instant::now();
+    let spent = ingest.cpu();
     let count = format!("/v1/pipelines/{}/predictions/count", world.pipeline);
     let mut oldest = None;
     // Readiness is asked as often as a load balancer asks, and more.
@@ -93,6 +94,12 @@ fn a_broker_that_is_away_for_15_s_takes_no_synchronous_answer_down() {
             );
         }
     }
+    // Nobody asks ingest for anything.
+    let spent = ingest.cpu() - spent;
+    assert!(
+        spent < AWAY_FOR / 5,
+        "waiting for Kafka took {spent:?} of CPU"
+    );
     let oldest = oldest.expect("answers said how old the view was");
     assert!((11..=20).contains(&oldest), "{oldest} s");
 

@@ -71,7 +71,12 @@ fn ask(
         *consumer = Some(cluster.client_config().create_with_context(Plain)?);
     }
     match consumer {
-        Some(consumer) => client::describe(cluster, consumer.client(), names, ANSWER_WITHIN),
+        Some(consumer) => {
+            // Waits for a connection. A description waits for one as well, but the client looks for it again each time
+            // connecting fails: three quarters of a core as long as Kafka is away.
+            consumer.fetch_metadata(names.first().copied(), ANSWER_WITHIN)?;
+            client::describe(cluster, consumer.client(), names, ANSWER_WITHIN)
+        }
         None => Ok(Vec::new()),
     }
 }
