@@ -153,7 +153,9 @@ impl Survey {
 
     /// The topics that must agree in partitions: all but the shared ones.
     fn own(&self) -> impl Iterator<Item = &Found> {
-        self.topics.iter().filter(|found| !found.spec.compacted)
+        self.topics
+            .iter()
+            .filter(|found| !found.spec.is_compacted())
     }
 
     /// What keeps a pipeline from running, each with what to do.

@@ -10,6 +10,7 @@ use quadrille_choreography::{Admin, Cluster, Lookup, Schemas, TopicSpec};
 use quadrille_proto::{Kind, Schema, Stage};
 use rdkafka::{
     ClientConfig, Offset, TopicPartitionList,
+    admin::{AdminOptions, ResourceSpecifier},
     consumer::{BaseConsumer, CommitMode, Consumer},
 };
 
@@ -21,6 +22,7 @@ use crate::harness::{
     process::Process,
     world::World,
 };
+use crate::registry::admin;
 
 #[test]
 fn sigterm_drains_every_service_and_exits_0() {
@@ -162,6 +164,15 @@ fn missing_topics_are_refused_or_created_on_request() {
     );
     let mut created = launch.env("QUADRILLE_CREATE_TOPICS", "3").start();
     created.ready();
+    // Kafka deletes by the records' own timestamps, and a letter has its original's.
+    let letters = format!("{other}.records.dlq");
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let asked = admin(&world.bootstrap);
+    let topic = [ResourceSpecifier::Topic(&letters)];
+    let described = runtime.block_on(asked.describe_configs(&topic, &AdminOptions::new()));
+    let config = described.expect("an answer").remove(0).expect("a topic");
+    let retention = config.get("retention.ms").and_then(|it| it.value.clone());
+    assert_eq!(retention.as_deref(), Some("-1"));
 }
 
 #[test]

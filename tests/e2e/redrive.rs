@@ -8,7 +8,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use quadrille_choreography::{Action, Admin, DeadLetters, Order, Progress, TopicSpec};
+use quadrille_choreography::{Action, Admin, DeadLetters, Order, Progress, Retention, TopicSpec};
 use quadrille_proto::{Topics, dlq_of};
 use rdkafka::{
     ClientConfig, Message, Offset, TopicPartitionList,
@@ -242,7 +242,7 @@ fn a_letter_that_its_topic_refuses_is_found_among_the_others_of_its_batch() {
     let spec = |name: String, message_bytes_max| TopicSpec {
         name,
         partitions: 1,
-        compacted: false,
+        retention: Retention::Broker,
         message_bytes_max: Some(message_bytes_max),
     };
     let specs = [

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use futures_executor::block_on;
-use quadrille_choreography::{Cluster, TopicSpec};
+use quadrille_choreography::{Cluster, Retention, TopicSpec};
 use quadrille_local::Kafka;
 use quadrille_proto::{Topics, dlq_of};
 use rdkafka::{
@@ -46,7 +46,7 @@ impl NewFlow {
             spec: TopicSpec {
                 name,
                 partitions: PARTITIONS,
-                compacted: false,
+                retention: Retention::Broker,
                 message_bytes_max: Some(bytes),
             },
             retention_bytes: None,
@@ -72,7 +72,7 @@ impl NewFlow {
         let spec = TopicSpec {
             name: Topics::SCHEMAS.to_owned(),
             partitions: 1,
-            compacted: true,
+            retention: Retention::Compacted,
             message_bytes_max: None,
         };
         NewFlow {
@@ -156,7 +156,7 @@ impl Broker {
             .map(|(NewFlow { spec, .. }, (limit, retention))| {
                 let fixed = TopicReplication::Fixed(-1);
                 let mut topic = NewTopic::new(&spec.name, spec.partitions, fixed);
-                if spec.compacted {
+                if spec.is_compacted() {
                     topic = topic.set("cleanup.policy", "compact");
                 }
                 if let Some(limit) = limit {

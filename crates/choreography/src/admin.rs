@@ -140,17 +140,44 @@ pub const fn dead_letter_bytes_min(source_bytes_max: usize) -> usize {
     source_bytes_max + HEADROOM_BYTES
 }
 
+/// What is deleted from a topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retention {
+    /// What the broker's defaults say; by time, as a rule, and by records' own timestamps.
+    Broker,
+    /// All but a key's newest.
+    Compacted,
+    /// Nothing. A dead letter has the timestamp of its original: of a record older than the broker's retention it would
+    /// be deleted within minutes.
+    Unlimited,
+}
+
+impl Retention {
+    fn setting(self) -> Option<(&'static str, &'static str)> {
+        match self {
+            Retention::Broker => None,
+            Retention::Compacted => Some(("cleanup.policy", "compact")),
+            Retention::Unlimited => Some(("retention.ms", "-1")),
+        }
+    }
+}
+
 /// A topic to be created.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicSpec {
     pub name: String,
     pub partitions: i32,
-    pub compacted: bool,
+    pub retention: Retention,
     /// Bytes; None leaves it to the broker.
     pub message_bytes_max: Option<usize>,
 }
 
 impl TopicSpec {
+    /// As those that all pipelines share.
+    pub fn is_compacted(&self) -> bool {
+        self.retention == Retention::Compacted
+    }
+
     /// The topics of one pipeline, their dead letters, and the shared ones.
     pub fn of_pipeline(
         pipeline: &str,
@@ -160,14 +187,15 @@ impl TopicSpec {
         let topics = Topics::of(pipeline);
         let mut specs = Vec::new();
         for topic in topics.flow() {
-            let spec = |name: String, message_bytes_max| TopicSpec {
+            let spec = |name: String, message_bytes_max, retention| TopicSpec {
                 name,
                 partitions,
-                compacted: false,
+                retention,
                 message_bytes_max: Some(message_bytes_max),
             };
-            specs.push(spec(topic.to_owned(), message_bytes_max));
-            specs.push(spec(dlq_of(topic), dlq::bytes_max(message_bytes_max)));
+            let letters_bytes_max = dlq::bytes_max(message_bytes_max);
+            specs.push(spec(topic.to_owned(), message_bytes_max, Retention::Broker));
+            specs.push(spec(dlq_of(topic), letters_bytes_max, Retention::Unlimited));
         }
         specs.extend(TopicSpec::shared());
         specs
@@ -178,7 +206,7 @@ impl TopicSpec {
         let spec = |name: &str| TopicSpec {
             name: name.to_owned(),
             partitions: 1,
-            compacted: true,
+            retention: Retention::Compacted,
             message_bytes_max: (name == Topics::MODELS).then_some(MODELS_BYTES_MAX),
         };
         Topics::SHARED.map(spec).to_vec()
@@ -359,8 +387,8 @@ impl Admin {
             .map(|(spec, limit)| {
                 let mut topic =
                     NewTopic::new(&spec.name, spec.partitions, TopicReplication::Fixed(-1));
-                if spec.compacted {
-                    topic = topic.set("cleanup.policy", "compact");
+                if let Some((name, value)) = spec.retention.setting() {
+                    topic = topic.set(name, value);
                 }
                 match limit {
                     Some(limit) => topic.set("max.message.bytes", limit),

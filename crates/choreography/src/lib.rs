@@ -35,7 +35,9 @@ mod table;
 mod transaction;
 mod unreadable;
 
-pub use admin::{Admin, AdminError, StageTopics, TopicIdentity, TopicSpec, dead_letter_bytes_min};
+pub use admin::{
+    Admin, AdminError, Retention, StageTopics, TopicIdentity, TopicSpec, dead_letter_bytes_min,
+};
 pub use backoff::Backoff;
 pub use batch::Span;
 pub use config::{Cluster, ConfigError, Delivery, LANES_MAX, Limits, StageConfig};

@@ -285,7 +285,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::{Cluster, Delivery, EmbeddedBroker, Limits, TopicSpec};
+    use crate::{Cluster, Delivery, EmbeddedBroker, Limits, Retention, TopicSpec};
 
     proptest! {
         #[test]
@@ -310,7 +310,7 @@ mod tests {
         let spec = TopicSpec {
             name: "in".to_owned(),
             partitions: 1,
-            compacted: false,
+            retention: Retention::Broker,
             message_bytes_max: None,
         };
         broker.create(&[spec]).unwrap();

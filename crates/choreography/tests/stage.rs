@@ -11,7 +11,8 @@ use std::{
 
 use quadrille_choreography::{
     Admin, Delivery, EmbeddedBroker, Failure, Handler, Incoming, Item, Limits, Output, Publication,
-    Publisher, Stage, StageConfig, StageError, StageOptions, TopicSpec, list_dead_letters,
+    Publisher, Retention, Stage, StageConfig, StageError, StageOptions, TopicSpec,
+    list_dead_letters,
 };
 use quadrille_telemetry::{Registry, metrics::LoopMetrics};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
@@ -108,7 +109,7 @@ impl World {
         let spec = |name: &str| TopicSpec {
             name: name.to_owned(),
             partitions,
-            compacted: false,
+            retention: Retention::Broker,
             message_bytes_max: None,
         };
         let names = ["in", "in.dlq", "out", "quadrille.schemas"];

@@ -9,8 +9,8 @@ use std::{
 
 use quadrille_choreography::{
     Admin, Claimed, Delivery, EmbeddedBroker, Failure, GiveUp, Handler, Incoming, Item, Limits,
-    OffsetStore, Output, Publication, Publisher, Span, Stage, StageConfig, StageOptions, TopicSpec,
-    list_dead_letters,
+    OffsetStore, Output, Publication, Publisher, Retention, Span, Stage, StageConfig, StageOptions,
+    TopicSpec, list_dead_letters,
 };
 use quadrille_telemetry::{Registry, metrics::LoopMetrics};
 
@@ -174,7 +174,7 @@ impl World {
         let spec = |name: &str| TopicSpec {
             name: name.to_owned(),
             partitions: PARTITIONS,
-            compacted: false,
+            retention: Retention::Broker,
             message_bytes_max: None,
         };
         let names = ["in", "in.dlq", "quadrille.schemas"];

@@ -11,8 +11,8 @@ use common::*;
 use inference::InferenceHandler;
 use prost::Message;
 use quadrille_choreography::{
-    Admin, DeadLetter, Delivery, EmbeddedBroker, Limits, Publication, Publisher, Schemas, Stage,
-    StageConfig, StageOptions, TopicSpec, list_dead_letters,
+    Admin, DeadLetter, Delivery, EmbeddedBroker, Limits, Publication, Publisher, Retention,
+    Schemas, Stage, StageConfig, StageOptions, TopicSpec, list_dead_letters,
 };
 use quadrille_proto::{
     open, seal,
@@ -37,7 +37,7 @@ impl World {
         let spec = |name: &str| TopicSpec {
             name: name.to_owned(),
             partitions: 2,
-            compacted: false,
+            retention: Retention::Broker,
             message_bytes_max: None,
         };
         let names = [
