@@ -32,7 +32,7 @@ use rdkafka::{
     ClientContext, Offset, TopicPartitionList,
     config::RDKafkaLogLevel,
     consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, RebalanceProtocol},
-    error::{KafkaError, KafkaResult, RDKafkaErrorCode},
+    error::{KafkaError, KafkaResult},
     types::RDKafkaRespErr,
 };
 
@@ -98,8 +98,6 @@ pub(crate) struct Events {
     unchecked: Mutex<BTreeMap<i32, Check>>,
     revoked: Mutex<Vec<i32>>,
     rebalanced: AtomicBool,
-    /// A commit that nobody waited for was refused, as in the middle of a rebalance.
-    uncommitted: AtomicBool,
     failed: Mutex<Option<String>>,
 }
 
@@ -193,15 +191,6 @@ impl ClientContext for Events {
 }
 
 impl ConsumerContext for Events {
-    fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
-        if let Err(error) = result
-            && error.rdkafka_error_code() != Some(RDKafkaErrorCode::NoOffset)
-        {
-            tracing::debug!(%error, "offsets not committed");
-            self.uncommitted.store(true, Ordering::Release);
-        }
-    }
-
     fn rebalance(
         &self,
         consumer: &BaseConsumer<Self>,
@@ -320,7 +309,6 @@ impl LaneConsumer {
             unchecked: Mutex::default(),
             revoked: Mutex::default(),
             rebalanced: AtomicBool::new(false),
-            uncommitted: AtomicBool::new(false),
             failed: Mutex::default(),
         };
         let client: BaseConsumer<Events> = settings.create_with_context(events)?;
@@ -394,12 +382,6 @@ impl LaneConsumer {
             .fetch_metadata(Some(&self.topic), Duration::ZERO);
     }
 
-    /// Whether a commit that nobody waited for was refused since the last call.
-    pub fn commit_refused(&self) -> bool {
-        let events = self.client.context();
-        events.uncommitted.swap(false, Ordering::AcqRel)
-    }
-
     /// Why the assignment could not be taken, if it could not.
     pub fn failed(&self) -> Option<String> {
         lock(&self.client.context().failed).take()
@@ -447,6 +429,27 @@ impl LaneConsumer {
             Offset::Offset(next) => Some(next),
             _ => None,
         })
+    }
+
+    /// Which of these partitions the group has committed up to their offsets, or beyond.
+    pub fn are_committed(&self, offsets: &TopicPartitionList) -> KafkaResult<Vec<(i32, i64)>> {
+        let mut list = TopicPartitionList::with_capacity(offsets.count());
+        for element in offsets.elements() {
+            list.add_partition(&self.topic, element.partition());
+        }
+        let committed = self.client.committed_offsets(list, COMMITTED_WAIT)?;
+        let mut found = Vec::new();
+        for element in offsets.elements() {
+            let partition = element.partition();
+            let there = committed.find_partition(&self.topic, partition);
+            let there = there.filter(|it| it.error().is_ok()).map(|it| it.offset());
+            if let (Offset::Offset(next), Some(Offset::Offset(there))) = (element.offset(), there)
+                && there >= next
+            {
+                found.push((partition, next));
+            }
+        }
+        Ok(found)
     }
 
     /// Sends a partition elsewhere and waits until that is so.

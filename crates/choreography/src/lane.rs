@@ -271,7 +271,10 @@ impl<H: Handler> Lane<H> {
             .assignment()
             .map_or(0, |assignment| assignment.count());
         tracing::debug!(lane = self.task, held, "session ends");
-        drop(consumer);
+        match &result {
+            Ok(End::Drained) => self.leave(consumer),
+            _ => drop(consumer),
+        }
         result
     }
 
@@ -316,7 +319,6 @@ impl<H: Handler> Lane<H> {
             self.status.progress();
             if self.stop.requested() {
                 drop(batch);
-                self.drain(consumer);
                 self.dead_letters.tell_rest(&self.config.input, true);
                 return Ok(End::Drained);
             }

@@ -1,7 +1,11 @@
 //! How a lane makes a decided batch durable: what it sends, and the offsets with it, in one transaction;
 //! or, at least once, the store's own transaction and offsets that follow.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use rdkafka::{
     TopicPartitionList,
@@ -26,6 +30,10 @@ const OFFSETS_EVERY: Duration = Duration::from_millis(1000);
 /// lane begins again, without them.
 const REPLACED_WITHIN: Duration = TRANSACTION_TIMEOUT;
 
+/// How long leaving the group may take, and the last commit of offsets before it: some milliseconds where Kafka answers.
+const LEAVES_WITHIN: Duration = Duration::from_secs(5);
+const NOT_LEFT: &str = "Kafka does not answer: the group was not left in order and gives the partitions to others when the session times out";
+
 const DOUBT_ENDED: &str =
     "Kafka did not say whether the batch was committed; the group's offsets do";
 
@@ -43,13 +51,29 @@ pub(super) enum Unsettled {
 }
 
 impl<H: Handler> Lane<H> {
-    /// Offsets committed without waiting are confirmed before the group is left.
-    pub(super) fn drain(&self, consumer: &LaneConsumer) {
-        if self.config.delivery == Delivery::AtLeastOnce
-            && let Err(error) = consumer.client.commit_consumer_state(CommitMode::Sync)
-        {
-            // Nothing stored since the last commit is the usual reason.
-            tracing::debug!(%error, "no offsets to commit");
+    /// Leaves the group for good; what was committed without waiting is confirmed before. On a thread of its own: the
+    /// client waits for a broker that is silent, for a minute and more, and the service is to end.
+    pub(super) fn leave(&self, consumer: LaneConsumer) {
+        let (left, is_left) = mpsc::channel();
+        let at_least_once = self.config.delivery == Delivery::AtLeastOnce;
+        let leaving = thread::Builder::new().name(format!("leave-{}", self.index));
+        let spawned = leaving.spawn(move || {
+            if at_least_once
+                && let Err(error) = consumer.client.commit_consumer_state(CommitMode::Sync)
+            {
+                // Nothing stored since the last commit is the usual reason.
+                tracing::debug!(%error, "no offsets to commit");
+            }
+            drop(consumer);
+            // Nobody may wait any more.
+            let _ = left.send(());
+        });
+        if let Err(error) = spawned {
+            // The consumer went with the thread that did not begin.
+            tracing::debug!(%error, "no thread to leave the group on");
+        } else if is_left.recv_timeout(LEAVES_WITHIN).is_err() {
+            let lane = &self.task;
+            tracing::warn!(lane, "{NOT_LEFT}");
         }
     }
 
@@ -198,11 +222,6 @@ impl<H: Handler> Lane<H> {
         consumer: &LaneConsumer,
     ) -> Result<(), End> {
         consumer.check_quiet_starts().map_err(End::restart)?;
-        if consumer.commit_refused() {
-            // Nothing may come that would be committed with it, and the lag would stay.
-            self.idle.clear();
-            self.offsets_kept = true;
-        }
         let positions = consumer.positions().map_err(End::restart)?;
         let news: Vec<(i32, i64)> = positions
             .into_iter()
@@ -211,24 +230,42 @@ impl<H: Handler> Lane<H> {
         if news.is_empty() {
             return Ok(());
         }
+        if self.config.delivery == Delivery::AtLeastOnce {
+            return self.commit_idle_kept(consumer, news);
+        }
         let offsets = consumer.offsets(&news).map_err(End::restart)?;
-        let result = match self.config.delivery {
-            Delivery::ExactlyOnce => {
-                self.renew(producer)?;
-                begin(producer).and_then(|()| self.commit_transaction(producer, consumer, &offsets))
-            }
-            Delivery::AtLeastOnce => {
-                let commit = consumer.client.commit(&offsets, CommitMode::Async);
-                commit.map_err(|error| Unsettled::Aborted(error.to_string()))
-            }
-        };
-        match result {
+        self.renew(producer)?;
+        let committed =
+            begin(producer).and_then(|()| self.commit_transaction(producer, consumer, &offsets));
+        match committed {
             Ok(()) => self.idle.extend(news),
             // Where it stands is committed again later.
             Err(Unsettled::Aborted(reason) | Unsettled::Doubtful(reason)) => {
                 tracing::debug!(lane = self.task, reason, "idle position not committed");
             }
             Err(Unsettled::End(end)) => return Err(end),
+        }
+        Ok(())
+    }
+
+    /// The same without transactions. A commit that nobody waits for may be refused, as in the middle of a rebalance, and
+    /// no one hears of it: librdkafka (2.12.1) says so to a callback alone that its Rust client does not set. Nothing may
+    /// come that would be committed with it, and the lag would stay. So it is asked for, once a second, until it is there.
+    fn commit_idle_kept(
+        &mut self,
+        consumer: &LaneConsumer,
+        mut news: Vec<(i32, i64)>,
+    ) -> Result<(), End> {
+        let offsets = consumer.offsets(&news).map_err(End::restart)?;
+        let committed = consumer.are_committed(&offsets).unwrap_or_default();
+        news.retain(|it| !committed.contains(it));
+        self.idle.extend(committed);
+        if news.is_empty() {
+            return Ok(());
+        }
+        let offsets = consumer.offsets(&news).map_err(End::restart)?;
+        if let Err(error) = consumer.client.commit(&offsets, CommitMode::Async) {
+            tracing::debug!(lane = self.task, %error, "idle position not committed");
         }
         Ok(())
     }
