@@ -17,7 +17,7 @@ use rdkafka::{
 
 use crate::{
     Cluster, FactsError, StageConfig, StageIdentity, TableError, TopicState,
-    client::{self, Plain},
+    client::{self, Plain, Troubles},
     dlq::{self, HEADROOM_BYTES},
 };
 
@@ -30,13 +30,22 @@ pub(crate) const MODELS_BYTES_MAX: usize = (4 << 20) + (64 << 10);
 /// Kafka's default `max.message.bytes`.
 const MESSAGE_BYTES_DEFAULT: usize = 1_048_588;
 
+/// Errors of connections that are looked at in one go: of one connection the client repeats one twice a minute.
+const ERRORS_MAX: usize = 1_000;
+
 /// Why topics cannot be used as they are.
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
     #[error(
-        "Kafka at {servers} does not answer: {source}; check KAFKA_BOOTSTRAP_SERVERS and KAFKA_PROPERTIES"
+        "Kafka at {servers} does not answer: {source}{}; check KAFKA_BOOTSTRAP_SERVERS and KAFKA_PROPERTIES",
+        reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default()
     )]
-    Unreachable { servers: String, source: KafkaError },
+    Unreachable {
+        servers: String,
+        source: KafkaError,
+        /// What the client said last of its connections: a password or a certificate that was refused, say.
+        reason: Option<Box<str>>,
+    },
     #[error(
         "topics are missing: {}; create them with `quadrille topics create`, or start with --create-topics",
         topics.join(", ")
@@ -251,7 +260,7 @@ impl StageTopics {
 /// Questions about topics. Every call blocks.
 pub struct Admin {
     cluster: Cluster,
-    consumer: BaseConsumer<Plain>,
+    consumer: BaseConsumer<Troubles>,
     admin: AdminClient<Plain>,
 }
 
@@ -262,11 +271,14 @@ impl Admin {
         let unreachable = |source| AdminError::Unreachable {
             servers: cluster.bootstrap_servers.clone(),
             source,
+            reason: None,
         };
         let config = cluster.client_config();
         Ok(Admin {
             cluster: cluster.clone(),
-            consumer: config.create_with_context(Plain).map_err(unreachable)?,
+            consumer: config
+                .create_with_context(Troubles::default())
+                .map_err(unreachable)?,
             admin: config.create_with_context(Plain).map_err(unreachable)?,
         })
     }
@@ -542,9 +554,16 @@ impl Admin {
     }
 
     pub(crate) fn unreachable(&self, source: KafkaError) -> AdminError {
+        // The client's errors wait to be polled; nothing else does here.
+        for _ in 0..ERRORS_MAX {
+            if self.consumer.poll(Duration::ZERO).is_none() {
+                break;
+            }
+        }
         AdminError::Unreachable {
             servers: self.cluster.bootstrap_servers.clone(),
             source,
+            reason: self.consumer.context().last().map(Into::into),
         }
     }
 }

@@ -1,7 +1,10 @@
 //! What all of this crate's Kafka clients have in common: logging and how errors are read.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -82,6 +85,39 @@ impl ClientContext for Plain {
 }
 
 impl rdkafka::consumer::ConsumerContext for Plain {}
+
+/// The context of a client that asks and is not polled otherwise: why its connections fail. Its calls themselves say
+/// no more than that they do.
+#[derive(Debug, Default)]
+pub(crate) struct Troubles(Mutex<Option<String>>);
+
+impl Troubles {
+    /// What was said last, of whatever is not merely that nobody is connected.
+    pub fn last(&self) -> Option<String> {
+        self.reason().clone()
+    }
+
+    fn reason(&self) -> MutexGuard<'_, Option<String>> {
+        self.0
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl ClientContext for Troubles {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
+            *self.reason() = Some(reason.to_owned());
+        }
+        report(&error, reason);
+    }
+}
+
+impl rdkafka::consumer::ConsumerContext for Troubles {}
 
 /// Topics as the brokers describe them; those that are not there are left out. The embedded broker does not answer
 /// the question for ids: of its topics there is the number of partitions alone.
