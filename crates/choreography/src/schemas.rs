@@ -5,7 +5,7 @@ mod shared;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, OnceLock, PoisonError, RwLock},
     time::{Duration, Instant},
 };
 
@@ -23,6 +23,8 @@ use crate::{
 
 /// How long the topic may stay unreadable or a schema unconfirmed; the caller tries again.
 const WITHIN: Duration = Duration::from_secs(30);
+/// How much longer a read may take once the service ends: what is not decided by then is handled by whoever is next.
+const ENDS_WITHIN: Duration = Duration::from_secs(3);
 /// Between looks at a topic that cannot be read yet, as one made just now; news end the wait.
 const NEWS_WAIT: Duration = Duration::from_millis(100);
 
@@ -51,6 +53,7 @@ struct Inner {
     cluster: Cluster,
     known: RwLock<HashMap<SchemaId, Arc<Schema>>>,
     table: Shared<Table, TableError>,
+    ended_at: OnceLock<Instant>,
 }
 
 /// The schemas of a cluster. Cheap to clone; every call may block.
@@ -63,7 +66,13 @@ impl Schemas {
             cluster: cluster.clone(),
             known: RwLock::default(),
             table: Shared::new(Table::new(cluster, Topics::SCHEMAS)),
+            ended_at: OnceLock::new(),
         }))
+    }
+
+    /// The service ends: nobody waits for a topic any more that cannot be read, or not for long.
+    pub fn end(&self) {
+        self.0.ended_at.get_or_init(Instant::now);
     }
 
     /// What is known already, without asking Kafka.
@@ -162,7 +171,8 @@ impl Schemas {
                 Standing::Unreadable { why, .. } => why.clone(),
                 _ => format!("its end was not reached, only {}", table.next_offset()),
             };
-            if Instant::now() > deadline {
+            let ended = self.0.ended_at.get();
+            if Instant::now() > ended.map_or(deadline, |at| deadline.min(*at + ENDS_WITHIN)) {
                 let within = WITHIN;
                 return Err(TableError::Unreadable { topic, within, why });
             }
@@ -189,5 +199,27 @@ impl Schemas {
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(id, Arc::new(schema));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lookup_is_given_up_when_the_service_ends() {
+        // Nobody listens there.
+        let cluster = Cluster::new("127.0.0.1:1", "").unwrap();
+        let schemas = Schemas::new(&cluster);
+        schemas.end();
+        let begun = Instant::now();
+        let id: SchemaId = Schema {
+            kind: Kind::Record,
+            pipeline: "p".to_owned(),
+            fields: Vec::new(),
+        }
+        .id();
+        assert!(matches!(schemas.lookup(id, begun), Lookup::Unreadable(_)));
+        assert!(begun.elapsed() < WITHIN / 2, "{:?}", begun.elapsed());
     }
 }

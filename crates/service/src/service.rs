@@ -365,11 +365,12 @@ where
     let port = PortMetrics::register(&registry);
     let http = config.http.clone();
     let of_requests = tracing.clone();
+    let schemas = Schemas::new(&config.cluster);
     let context = Context {
         metrics: LoopMetrics::register(&registry),
         tracing: tracing.clone(),
         registry: registry.clone(),
-        schemas: Schemas::new(&config.cluster),
+        schemas: schemas.clone(),
         config: Arc::new(config),
         stopping,
     };
@@ -431,6 +432,7 @@ where
             .await;
     }
     stages.iter().for_each(Running::stop);
+    schemas.end();
     let drained =
         blocking(move || stages.into_iter().map(Running::join).collect::<Vec<_>>()).await?;
     // Load balancers go on sending requests until they have noticed.
