@@ -2,7 +2,7 @@
 //! as exactly one dead letter with its own bytes.
 
 mod hops;
-mod quiescence;
+pub mod quiescence;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
