@@ -3,6 +3,7 @@
 mod bad_input;
 mod balancing;
 mod commands;
+mod compression;
 mod cuts;
 mod database;
 mod delivery;

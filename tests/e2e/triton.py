@@ -123,6 +123,12 @@ def by_grpc():
         assert stats.version == "1" and stats.inference_count >= 26, stats
         assert stats.inference_stats.success.ns > stats.inference_stats.compute_infer.ns > 0, stats
 
+        many = tensor(grpc, "input", ROWS.repeat(500, 0).astype(np.float32))
+        plain = client.infer(MODEL, [many]).as_numpy("probabilities")
+        for coding in ["gzip", "deflate"]:
+            result = client.infer(MODEL, [many], compression_algorithm=coding)
+            assert (result.as_numpy("probabilities") == plain).all(), coding
+
         calls = queue.Queue()
         client.async_infer(MODEL, [right], lambda result, error: calls.put((result, error)))
         result, error = calls.get(timeout=60)
@@ -167,6 +173,22 @@ def by_http():
                 result = client.infer(MODEL, inputs, outputs=outputs)
                 found = result.as_numpy("probabilities")
                 assert (found == expected).all(), (datatype, found, expected)
+        for values in [ROWS.repeat(500, 0).astype(np.float32), ROWS.astype(np.float32)]:
+            plain = client.infer(MODEL, [tensor(http, "input", values)])
+            plain = plain.as_numpy("probabilities")
+            for coding in ["gzip", "deflate"]:
+                for binary in [True, False]:
+                    inputs = [tensor(http, "input", values, binary_data=binary)]
+                    outputs = [http.InferRequestedOutput("probabilities", binary_data=binary)]
+                    result = client.infer(
+                        MODEL,
+                        inputs,
+                        outputs=outputs,
+                        request_compression_algorithm=coding,
+                        response_compression_algorithm=coding,
+                    )
+                    assert (result.as_numpy("probabilities") == plain).all(), (coding, binary)
+        inputs = [tensor(http, "input", as_datatype(DATATYPES[-1]))]
         result = client.async_infer(MODEL, inputs).get_result()
         assert (result.as_numpy("probabilities") == answers[0][-1]).all()
     return answers

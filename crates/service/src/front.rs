@@ -7,6 +7,7 @@ use axum::{Router, extract::Request, response::Response};
 use tower::ServiceExt;
 
 use crate::{
+    MessageMax,
     server::{deadline, is_grpc},
     spans::{Telling, tell_grpc},
 };
@@ -59,6 +60,12 @@ impl Front {
             Ok(response) => response,
             Err(never) => match never {},
         }
+    }
+
+    /// The largest message that is taken by gRPC.
+    pub fn message_max(&self) -> MessageMax {
+        let routed = self.0.mounted.get();
+        routed.map_or(MessageMax::default(), |routed| routed.telling.message_max)
     }
 
     /// Whether a method of gRPC takes many messages.

@@ -23,4 +23,4 @@ pub use health::{ReadyFn, Requests};
 pub use healthcheck::healthcheck;
 pub use process::{exit_code, run_to_exit, run_to_exit_logging, shutdown_signal};
 pub use server::Deadline;
-pub use service::{Assembly, Config, Context, Error, run};
+pub use service::{Assembly, Config, Context, Error, MessageMax, run};

@@ -328,11 +328,41 @@ fn prepare(config: &Config, pipeline: &Pipeline) -> Result<StageTopics, AdminErr
     Ok(topics)
 }
 
+/// The largest message that a service takes by gRPC, uncompressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MessageMax {
+    pub bytes: usize,
+    /// What raises it; none where nothing does.
+    pub setting: Option<&'static str>,
+}
+
+impl Default for MessageMax {
+    /// gRPC's own.
+    fn default() -> Self {
+        MessageMax {
+            bytes: 4 << 20,
+            setting: None,
+        }
+    }
+}
+
+impl MessageMax {
+    /// What the sender of a larger one can do.
+    pub(crate) fn fix(self) -> String {
+        match self.setting {
+            None => "send less at once".to_owned(),
+            Some(setting) => format!("send less at once, or raise {setting}"),
+        }
+    }
+}
+
 /// A service, ready to serve.
 pub struct Assembly {
     pub stages: Vec<Running>,
     pub http: Router,
     pub grpc: Routes,
+    /// What `grpc` takes at most.
+    pub message_max: MessageMax,
     /// Full names of its gRPC services, for health checks.
     pub services: Vec<&'static str>,
     pub requests: Requests,
@@ -405,6 +435,7 @@ where
         tracing: of_requests,
         metrics: requests,
         methods: Methods::of(&descriptors),
+        message_max: assembly.message_max,
     };
     let routed = mount(assembly.grpc, assembly.http, &descriptors, telling)?;
     let _ = mounted.set(routed);

@@ -22,7 +22,7 @@ use quadrille_telemetry::{
 
 use tonic::{Code, Status};
 
-use crate::{answer::Answer, methods::Methods};
+use crate::{MessageMax, answer::Answer, methods::Methods};
 
 /// The label of what is not one of our routes or methods: a path as it came would make a series of each.
 const OTHER: &str = "_OTHER";
@@ -34,6 +34,7 @@ pub(crate) struct Telling {
     pub metrics: RequestMetrics,
     /// Of gRPC, those that are served.
     pub methods: Methods,
+    pub message_max: MessageMax,
 }
 
 /// Runs an HTTP request in a span under the context it came with, and measures it.
@@ -109,7 +110,7 @@ where
     };
     Ok(match Status::from_header_map(response.headers()) {
         Some(status) => {
-            let (status, response) = canonical(status, response);
+            let (status, response) = canonical(status, response, telling.message_max);
             end(status.code());
             response
         }
@@ -125,11 +126,11 @@ fn trace_id(context: Option<&Context>) -> Option<TraceId> {
 }
 
 /// tonic's code for a message beyond its limit is not the one that others give: RESOURCE_EXHAUSTED.
-fn canonical(status: Status, response: Response) -> (Status, Response) {
+fn canonical(status: Status, response: Response, max: MessageMax) -> (Status, Response) {
     if status.code() != Code::OutOfRange {
         return (status, response);
     }
-    let status = Status::resource_exhausted(format!("{}; send less at once", status.message()));
+    let status = Status::resource_exhausted(format!("{}; {}", status.message(), max.fix()));
     let response = status.clone().into_http();
     (status, response)
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use quadrille_choreography::{Stage as Running, StageOptions};
 use quadrille_proto::v1::feature_service_server::{FeatureServiceServer, SERVICE_NAME};
-use quadrille_service::{Assembly, Config, Context, Error, Requests};
+use quadrille_service::{Assembly, Config, Context, Error, MessageMax, Requests};
 use tonic::service::Routes;
 
 pub use stage::FeatureHandler;
@@ -48,6 +48,7 @@ async fn assemble(context: Context) -> Result<Assembly, Error> {
         stages,
         http: axum::Router::new(),
         grpc: Routes::new(FeatureServiceServer::new(service)),
+        message_max: MessageMax::default(),
         services: vec![SERVICE_NAME],
         requests: Requests::OutliveKafka,
         ready: None,

@@ -21,7 +21,7 @@ use quadrille_proto::{
     oip::grpc_inference_service_server,
     v1::predict_service_server::{self, PredictServiceServer},
 };
-use quadrille_service::{Assembly, Context, Error, Requests};
+use quadrille_service::{Assembly, Context, Error, MessageMax, Requests};
 use quadrille_telemetry::metrics::ServingMetrics;
 use tonic::service::Routes;
 
@@ -117,6 +117,10 @@ async fn assemble(context: Context, serving: Serving, limits: Limits) -> Result<
             aged,
         )
         .into(),
+        message_max: MessageMax {
+            bytes: limits.bytes_max,
+            setting: Some("QUADRILLE_REQUEST_BYTES"),
+        },
         services: vec![
             predict_service_server::SERVICE_NAME,
             grpc_inference_service_server::SERVICE_NAME,

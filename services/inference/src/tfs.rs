@@ -228,7 +228,7 @@ async fn ask(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Refusal> {
     let (named, verb) = Named::of(&parts).split()?;
-    let body = read(&headers, body, doors.limits)?;
+    let body = read(body, doors.limits)?;
     let mut body = Body::read(&body, verb, doors.limits)?;
     let mut ask = Ask {
         variant: variant(&headers),

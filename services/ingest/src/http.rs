@@ -163,7 +163,9 @@ async fn push(
         Ok(body) => body,
         Err(rejection) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
             let limit = intake.bounds.body_bytes_max;
-            let message = format!("the body is larger than {limit} bytes; send it in parts");
+            let message = format!(
+                "the body is larger than {limit} bytes, uncompressed; send it in parts, or raise QUADRILLE_BODY_BYTES"
+            );
             return error(StatusCode::PAYLOAD_TOO_LARGE, message);
         }
         Err(rejection) => return error(rejection.status(), rejection.body_text()),

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use quadrille_choreography::{Stage as Running, StageOptions};
 use quadrille_proto::v1::ingest_service_server::{IngestServiceServer, SERVICE_NAME};
-use quadrille_service::{Assembly, Context, Error, Requests};
+use quadrille_service::{Assembly, Context, Error, MessageMax, Requests};
 use tonic::service::Routes;
 
 pub use intake::Bounds;
@@ -71,18 +71,21 @@ async fn assemble(context: Context, bounds: Bounds) -> Result<Assembly, Error> {
         let intakes = Arc::clone(&intakes);
         Arc::new(move || intakes.iter().try_for_each(|intake| intake.ready()))
     };
+    let message_max = MessageMax {
+        bytes: bounds
+            .body_bytes_max
+            .max(bounds.record_bytes_max.saturating_mul(2)),
+        setting: Some("QUADRILLE_BODY_BYTES"),
+    };
     let service = IngestServiceServer::new(grpc::Ingest {
         intakes: Arc::clone(&intakes),
     })
-    .max_decoding_message_size(
-        bounds
-            .body_bytes_max
-            .max(bounds.record_bytes_max.saturating_mul(2)),
-    );
+    .max_decoding_message_size(message_max.bytes);
     Ok(Assembly {
         stages,
         http: http::router(intakes, bounds),
         grpc: Routes::new(service),
+        message_max,
         services: vec![SERVICE_NAME],
         requests: Requests::NeedKafka,
         ready: Some(ready),

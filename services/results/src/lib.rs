@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use quadrille_choreography::{Backoff, Delivery, Stage as Running, StageOptions};
 use quadrille_proto::v1::results_service_server::SERVICE_NAME;
-use quadrille_service::{Assembly, Context, Error, Requests};
+use quadrille_service::{Assembly, Context, Error, MessageMax, Requests};
 use tonic::service::Routes;
 
 use crate::{
@@ -123,6 +123,7 @@ async fn assemble(context: Context, store: AnyStore) -> Result<Assembly, Error> 
         stages,
         http: rest::router(store.clone(), names.clone()),
         grpc: Routes::new(grpc::grpc(store, names)),
+        message_max: MessageMax::default(),
         services: vec![SERVICE_NAME],
         requests: Requests::OutliveKafka,
         ready: None,

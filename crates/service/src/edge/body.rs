@@ -2,10 +2,11 @@
 //! a body of its size may take. A slow body ends its own request, nobody else's.
 
 use std::{
+    borrow::Cow,
     pin::Pin,
     sync::{
-        Arc,
-        atomic::{AtomicU8, AtomicUsize, Ordering},
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -16,7 +17,8 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 use tonic::Status;
 
-use super::load::Load;
+use super::load::{Lease, Load};
+use crate::service::MessageMax;
 
 /// What a body must come at, on average, once it has had its time to begin: 8 MiB take 17 minutes then.
 const BYTES_PER_SECOND_MIN: u64 = 8 << 10;
@@ -31,30 +33,47 @@ const SMALL_BYTES: u64 = 64 << 10;
 
 /// Why a body was not read to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
 pub(crate) enum Cut {
     /// More bytes are held than may be.
-    Memory = 1,
+    Memory,
     /// It came too slowly.
-    Slow = 2,
+    Slow,
+    /// It is compressed otherwise than it says, damaged, or not whole.
+    Corrupt,
+    /// A message is larger than that once it is decompressed.
+    TooLarge(MessageMax),
 }
 
 impl Cut {
-    pub fn message(self) -> &'static str {
-        match self {
+    pub fn message(self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
             Cut::Memory => {
                 "the service holds as many bytes of requests as it may (QUADRILLE_BODY_MEMORY); send it again a little later"
             }
             Cut::Slow => {
                 "the body came too slowly (QUADRILLE_BODY_TIMEOUT); send less at once, or over a faster connection"
             }
-        }
+            Cut::Corrupt => {
+                "the body cannot be decompressed: it is damaged, ends too early, or is compressed otherwise than it says (deflate is the zlib format); send it again, whole"
+            }
+            Cut::TooLarge(max) => {
+                return format!(
+                    "the message is larger than {} bytes once it is decompressed; {}",
+                    max.bytes,
+                    max.fix()
+                )
+                .into();
+            }
+        })
     }
 
     pub fn status(self) -> Status {
+        let message = self.message();
         match self {
-            Cut::Memory => Status::resource_exhausted(self.message()),
-            Cut::Slow => Status::deadline_exceeded(self.message()),
+            Cut::Memory | Cut::TooLarge(_) => Status::resource_exhausted(message),
+            Cut::Slow => Status::deadline_exceeded(message),
+            // As gRPC has it for what was sent in a coding that is known.
+            Cut::Corrupt => Status::internal(message),
         }
     }
 }
@@ -64,7 +83,7 @@ impl Cut {
 pub(crate) struct Meter {
     load: Arc<Load>,
     held: AtomicUsize,
-    cut: AtomicU8,
+    cut: OnceLock<Cut>,
 }
 
 impl Meter {
@@ -72,21 +91,30 @@ impl Meter {
         Arc::new(Meter {
             load,
             held: AtomicUsize::new(0),
-            cut: AtomicU8::new(0),
+            cut: OnceLock::new(),
         })
     }
 
     pub fn cut(&self) -> Option<Cut> {
-        match self.cut.load(Ordering::Relaxed) {
-            1 => Some(Cut::Memory),
-            2 => Some(Cut::Slow),
-            _ => None,
+        self.cut.get().copied()
+    }
+
+    pub fn refuse(&self, cut: Cut) -> axum::Error {
+        let _ = self.cut.set(cut);
+        axum::Error::new(cut.status())
+    }
+
+    /// What came, now that it is counted.
+    pub fn hold(&self, bytes: Bytes) -> Result<Bytes, Cut> {
+        match self.take(bytes.len()) {
+            true => Ok(bytes),
+            false => Err(Cut::Memory),
         }
     }
 
-    fn refuse(&self, cut: Cut) -> axum::Error {
-        self.cut.store(cut as u8, Ordering::Relaxed);
-        axum::Error::new(cut.status())
+    /// Counts so many bytes until the guard is dropped; none where they may not be held.
+    pub fn lease(&self, bytes: usize) -> Option<Lease> {
+        self.load.lease(bytes)
     }
 
     fn take(&self, bytes: usize) -> bool {
@@ -98,7 +126,7 @@ impl Meter {
     }
 
     /// All but `kept` bytes are held no more.
-    fn keep(&self, kept: usize) {
+    pub fn keep(&self, kept: usize) {
         let held = self.held.swap(kept, Ordering::Relaxed);
         self.load.give(held.saturating_sub(kept));
     }

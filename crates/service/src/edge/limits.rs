@@ -13,7 +13,7 @@ pub struct HttpConfig {
     pub requests_max: usize,
     /// Requests of one HTTP/2 connection at once.
     pub streams_max: u32,
-    /// Bytes of request bodies held at once, over all requests.
+    /// Bytes of request bodies held at once, decompressed, over all requests, and of what compressing holds.
     pub body_memory_max: usize,
     /// How long the head of a request may take.
     pub header_timeout: Duration,
@@ -82,7 +82,7 @@ pub struct HttpArgs {
     #[arg(long, env = "QUADRILLE_STREAMS", default_value_t = 128, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub streams: u32,
 
-    /// MiB of request bodies held at once; more are answered 503 or RESOURCE_EXHAUSTED.
+    /// MiB of request bodies, decompressed, held at once; more are answered 503 or RESOURCE_EXHAUSTED.
     #[arg(long, env = "QUADRILLE_BODY_MEMORY", default_value_t = 64, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub body_memory: u32,
 

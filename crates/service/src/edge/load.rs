@@ -60,6 +60,12 @@ impl Load {
         fits
     }
 
+    /// Counts so many bytes until the guard is dropped; none where they may not be held.
+    pub fn lease(self: &Arc<Self>, bytes: usize) -> Option<Lease> {
+        let load = self.take(bytes).then(|| Arc::clone(self))?;
+        Some(Lease { load, bytes })
+    }
+
     pub fn give(&self, bytes: usize) {
         self.body_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
@@ -82,6 +88,19 @@ pub(crate) struct Begun(Arc<Load>);
 impl Drop for Begun {
     fn drop(&mut self) {
         self.0.requests.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Bytes that count.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    load: Arc<Load>,
+    bytes: usize,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.load.give(self.bytes);
     }
 }
 

@@ -2,13 +2,18 @@
 //! time hold here, and here it is checked who asks; all protocols and services share it.
 
 mod body;
+mod coding;
 mod connection;
+mod framing;
+mod inflate;
 pub(crate) mod limits;
 mod load;
 mod origin;
+mod pack;
 mod serve;
 #[cfg(test)]
 mod tests;
+mod turn;
 
 use std::{
     pin::Pin,
@@ -31,7 +36,9 @@ use tonic::{Code, Status};
 pub(crate) use self::serve::serve;
 use self::{
     body::{Cut, Meter, Metered, Reading},
+    coding::{CODINGS, GRPC_ACCEPT, GRPC_CODINGS, GRPC_ENCODING},
     connection::{Busy, Conn},
+    inflate::{Inflated, InflatedMessages},
     limits::HttpConfig,
     load::{Begun, Load},
     origin::{Rules, is_preflight, media_type, share},
@@ -40,6 +47,9 @@ use crate::{front::Front, server::is_grpc};
 
 /// How long a browser may keep what it was told of another site's page, seconds.
 const PREFLIGHT_SECONDS: HeaderValue = HeaderValue::from_static("600");
+
+/// The reason of a refusal that says what would be understood.
+const ENCODING: &str = "encoding";
 
 /// Cheap to clone: it is, for each connection and request.
 #[derive(Clone)]
@@ -90,6 +100,7 @@ impl Edge {
     ) -> Response<Answered> {
         let inner = &*self.0;
         let (grpc, version) = (is_grpc(request.headers()), request.version());
+        let packed = coding::of_answer(request.headers(), grpc);
         let path = request.uri().path();
         let admitted = match is_probe(path) {
             true => Ok((None, None)),
@@ -109,6 +120,11 @@ impl Edge {
                 (response, begun)
             }
             Err(refused) => (inner.refuse(refused, grpc), None),
+        };
+        let response = match packed {
+            None => response,
+            Some(coding) if grpc => pack::pack_messages(response, coding, &inner.load),
+            Some(coding) => pack::pack(response, coding, &inner.load),
         };
         let mut response = response.map(|body| Answered {
             body,
@@ -180,20 +196,43 @@ impl Inner {
         Ok((begun, origin.cloned()))
     }
 
-    async fn run(&self, request: Request<Incoming>, grpc: bool) -> Response {
+    async fn run(&self, mut request: Request<Incoming>, grpc: bool) -> Response {
         if request.body().is_end_stream() {
             return self.front.answer(request.map(|_| Body::empty())).await;
         }
-        let meter = Meter::new(Arc::clone(&self.load));
+        let coding = match coding::of_request(request.headers(), grpc) {
+            Ok(coding) => coding,
+            Err(given) => return self.refuse(Refused::coding(&given), grpc),
+        };
+        let meter = || Meter::new(Arc::clone(&self.load));
+        let (raw, inflated) = (meter(), coding.map(|_| meter()));
         let reading = match grpc && self.front.is_stream(request.uri().path()) {
             true => Reading::Messages,
             false => Reading::Whole,
         };
         let timeout = self.config.body_timeout;
-        let metered = |body| Metered::new(body, Arc::clone(&meter), timeout, reading);
-        let request = request.map(|body| Body::new(metered(body)));
+        let metered = |body| Metered::new(body, Arc::clone(&raw), timeout, reading);
+        let request = match coding.zip(inflated.clone()) {
+            None => request.map(|body| Body::new(metered(body))),
+            Some((coding, meter)) if grpc => {
+                request.headers_mut().remove(GRPC_ENCODING);
+                let max = self.front.message_max();
+                request.map(|body| {
+                    let messages =
+                        InflatedMessages::new(metered(body), coding, meter, reading, max);
+                    Body::new(messages)
+                })
+            }
+            Some((coding, meter)) => {
+                let headers = request.headers_mut();
+                headers.remove(header::CONTENT_ENCODING);
+                headers.remove(header::CONTENT_LENGTH);
+                let of_body = Arc::clone(&raw);
+                request.map(|body| Body::new(Inflated::new(metered(body), coding, of_body, meter)))
+            }
+        };
         let response = self.front.answer(request).await;
-        match meter.cut() {
+        match raw.cut().or_else(|| inflated?.cut()) {
             None => response,
             Some(cut) => {
                 let refused = Refused::cut(cut);
@@ -211,14 +250,23 @@ impl Inner {
 
     fn refuse(&self, refused: Refused, grpc: bool) -> Response {
         self.metrics.refused(refused.reason);
+        let codings = refused.reason == ENCODING;
         if grpc {
-            return Status::new(refused.grpc, refused.message).into_http();
+            let mut response = Status::new(refused.grpc, refused.message).into_http();
+            if codings {
+                response.headers_mut().insert(GRPC_ACCEPT, GRPC_CODINGS);
+            }
+            return response;
         }
         let body = Json(serde_json::json!({ "error": refused.message }));
         let mut response = (refused.status, body).into_response();
         if refused.status == StatusCode::SERVICE_UNAVAILABLE {
             let seconds = HeaderValue::from_static("1");
             response.headers_mut().insert(header::RETRY_AFTER, seconds);
+        }
+        if codings {
+            let headers = response.headers_mut();
+            headers.insert(header::ACCEPT_ENCODING, CODINGS);
         }
         response
     }
@@ -234,14 +282,38 @@ impl Refused {
         }
     }
 
+    /// A body is compressed in a way that is not known here.
+    fn coding(given: &str) -> Self {
+        Refused {
+            status: StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            grpc: Code::Unimplemented,
+            reason: ENCODING,
+            message: format!(
+                "the body is compressed with {given:?}; compress it once with gzip or deflate, or not at all"
+            ),
+        }
+    }
+
     fn cut(cut: Cut) -> Self {
-        let message = cut.message().to_owned();
+        let message = cut.message().into_owned();
         match cut {
             Cut::Memory => Refused::busy("body_memory", message),
             Cut::Slow => Refused {
                 status: StatusCode::REQUEST_TIMEOUT,
                 grpc: Code::DeadlineExceeded,
                 reason: "body_timeout",
+                message,
+            },
+            Cut::Corrupt => Refused {
+                status: StatusCode::BAD_REQUEST,
+                grpc: Code::Internal,
+                reason: "body_corrupt",
+                message,
+            },
+            Cut::TooLarge(_) => Refused {
+                status: StatusCode::PAYLOAD_TOO_LARGE,
+                grpc: Code::ResourceExhausted,
+                reason: "body_size",
                 message,
             },
         }

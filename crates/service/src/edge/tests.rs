@@ -1,17 +1,24 @@
 //! The port as clients meet it, over sockets.
 
+mod compression;
+
 use std::{
+    collections::VecDeque,
     net::SocketAddr,
+    pin::Pin,
     sync::{Arc, OnceLock},
+    task::{Context, Poll},
     time::Duration,
 };
 
 use axum::{
     Router,
     body::Bytes,
+    http::header::CONTENT_TYPE,
     middleware::from_fn_with_state,
     routing::{get, post},
 };
+use http_body::Frame;
 use quadrille_telemetry::{
     Registry, Tracing,
     metrics::{PortMetrics, RequestMetrics},
@@ -25,6 +32,7 @@ use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use super::{Edge, limits::HttpConfig};
 use crate::{
+    MessageMax,
     front::{Front, Mounted, Routed},
     health::Probe,
     methods::Methods,
@@ -37,23 +45,34 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// More than sockets hold.
 const LARGE_BYTES: usize = 64 << 20;
 
-/// A port with these settings: `POST /echo` answers how long the body was, `GET /never` never, `GET /large` much.
+/// A port with these settings: `POST /echo` answers how long the body was, `GET /never` never, `GET /large` much,
+/// `GET /text` and `GET /stream` some text; the gRPC method `test.Echo/Call` what it got.
 async fn start(config: HttpConfig) -> SocketAddr {
     let registry = Registry::default();
     let mounted: Mounted = Arc::new(OnceLock::new());
     let echo = post(|body: Bytes| async move { body.len().to_string() });
     let large = get(|| async { vec![b'x'; LARGE_BYTES] });
+    let stream = get(|| async {
+        let parts = (0..8).map(|_| Ok::<_, axum::Error>(Frame::data(Bytes::from(text()))));
+        axum::body::Body::new(Parts(parts.collect()))
+    });
+    let again = post(|body: Bytes| async move { ([(CONTENT_TYPE, "application/grpc")], body) });
     let telling = Telling {
         tracing: Tracing::from_env("test", "test", &registry).unwrap(),
         metrics: RequestMetrics::register(&registry),
         methods: Methods::default(),
+        message_max: MessageMax::default(),
     };
     let routed = Routed {
-        grpc: Router::new().fallback(server::not_found),
+        grpc: Router::new()
+            .route("/test.Echo/Call", again)
+            .fallback(server::not_found),
         http: Router::new()
             .route("/echo", echo)
             .route("/never", get(std::future::pending::<()>))
             .route("/large", large)
+            .route("/text", get(|| async { text() }))
+            .route("/stream", stream)
             .layer(from_fn_with_state(telling.clone(), tell_http)),
         telling,
     };
@@ -67,6 +86,26 @@ async fn start(config: HttpConfig) -> SocketAddr {
     let address = listener.local_addr().unwrap();
     tokio::spawn(super::serve(listener, edge, std::future::pending()));
     address
+}
+
+/// Some KiB.
+fn text() -> String {
+    (0..2_000).map(|n| format!("line {n}\n")).collect()
+}
+
+/// A body whose length nobody knows before it is over.
+struct Parts(VecDeque<Result<Frame<Bytes>, axum::Error>>);
+
+impl http_body::Body for Parts {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Poll::Ready(self.0.pop_front())
+    }
 }
 
 /// A connection on which something has been said.

@@ -19,6 +19,9 @@ pub(crate) enum Refusal {
     Unknown(String),
     #[error("{0}")]
     TooLarge(String),
+    /// It was not even read to its end.
+    #[error("{0}")]
+    BodyTooLarge(String),
     #[error("{0}")]
     Busy(String),
     #[error("{0}")]
@@ -42,6 +45,7 @@ impl Refusal {
         match self {
             Refusal::Invalid(_) | Refusal::TooLarge(_) => StatusCode::BAD_REQUEST,
             Refusal::Unknown(_) => StatusCode::NOT_FOUND,
+            Refusal::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Refusal::Busy(_) => StatusCode::TOO_MANY_REQUESTS,
             Refusal::NotReady(_) => StatusCode::SERVICE_UNAVAILABLE,
             Refusal::Expired(_) => StatusCode::GATEWAY_TIMEOUT,
@@ -88,9 +92,9 @@ impl From<Refusal> for Status {
         match refusal {
             Refusal::Invalid(message) => Status::invalid_argument(message),
             Refusal::Unknown(message) => Status::not_found(message),
-            Refusal::TooLarge(message) | Refusal::Busy(message) => {
-                Status::resource_exhausted(message)
-            }
+            Refusal::TooLarge(message)
+            | Refusal::BodyTooLarge(message)
+            | Refusal::Busy(message) => Status::resource_exhausted(message),
             Refusal::NotReady(message) => Status::unavailable(message),
             Refusal::Expired(message) => Status::deadline_exceeded(message),
             Refusal::Conflict(message) => Status::failed_precondition(message),

@@ -184,7 +184,7 @@ async fn infer(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Refusal> {
-    let body = read(&headers, body, doors.limits)?;
+    let body = read(body, doors.limits)?;
     let (text, mut binary) = split(&headers, &body)?;
     let mut request: InferJson<'_> = serde_json::from_slice(text)
         .map_err(|error| Refusal::invalid(format!("the body is no inference request: {error}")))?;
@@ -225,21 +225,10 @@ async fn infer(
 }
 
 /// A body as it came.
-pub(crate) fn read(
-    headers: &HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-    limits: Limits,
-) -> Result<Bytes, Refusal> {
-    if let Some(encoding) = headers.get(header::CONTENT_ENCODING)
-        && encoding != "identity"
-    {
-        return Err(Refusal::invalid(format!(
-            "Content-Encoding {encoding:?} is not understood here; send the body uncompressed"
-        )));
-    }
+pub(crate) fn read(body: Result<Bytes, BytesRejection>, limits: Limits) -> Result<Bytes, Refusal> {
     body.map_err(|rejection| match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => Refusal::TooLarge(format!(
-            "the body has more than {} bytes; send fewer rows at once",
+        StatusCode::PAYLOAD_TOO_LARGE => Refusal::BodyTooLarge(format!(
+            "the body has more than {} bytes, uncompressed; send fewer rows at once, or raise QUADRILLE_REQUEST_BYTES",
             limits.bytes_max
         )),
         _ => Refusal::invalid(format!("the body did not arrive: {rejection}")),
