@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod balancing;
+mod browsers;
 mod commands;
 mod compression;
 mod cuts;

@@ -160,7 +160,7 @@ impl Inner {
             grpc: Code::PermissionDenied,
             reason: match foreign {
                 origin::Foreign::Host(_) => "host",
-                origin::Foreign::Origin(_) => "origin",
+                origin::Foreign::Origin(_) | origin::Foreign::Page => "origin",
             },
             message: foreign.to_string(),
         })?;

@@ -3,12 +3,18 @@
 //! A browser lets any page send requests to any address that the browser's machine reaches. It says whose page it was
 //! (`Origin`), and by which name the page found the address (`Host`): a name of the page's own that leads here (DNS
 //! rebinding) makes it the same site to the browser. No other client sends an `Origin`.
+//!
+//! Browsers send it with everything but a GET whose answer the page could not read: an image, a script. Whether that
+//! loads tells the page what there is all the same; of those, browsers say where they come from in `Sec-Fetch-Site`.
 
 use std::net::IpAddr;
 
-use axum::http::{HeaderMap, HeaderValue, Method, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
 use super::limits::HttpConfig;
+
+const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+const FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 
 /// Why a request is not answered.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -21,6 +27,10 @@ pub(crate) enum Foreign {
         "pages of {0:?} may not ask this service; list the origin in QUADRILLE_ALLOWED_ORIGINS if they should"
     )]
     Origin(String),
+    #[error(
+        "pages of other sites may not load anything of this service; list * in QUADRILLE_ALLOWED_ORIGINS if they should, or let them ask by fetch and list their origins"
+    )]
+    Page,
 }
 
 /// The names and origins that are allowed.
@@ -55,7 +65,10 @@ impl Rules {
             return Err(Foreign::Host(authority.to_owned()));
         }
         let Some(origin) = headers.get(header::ORIGIN) else {
-            return Ok(None);
+            return match loads_for_other_site(headers) && self.origins.iter().all(|it| it != "*") {
+                true => Err(Foreign::Page),
+                false => Ok(None),
+            };
         };
         let refused = || Foreign::Origin(String::from_utf8_lossy(origin.as_bytes()).into_owned());
         let text = origin.to_str().map_err(|_| refused())?;
@@ -96,6 +109,18 @@ fn name_of(authority: &str) -> &str {
     name.strip_suffix('.').unwrap_or(name)
 }
 
+/// Whether a page of another site has a browser load this as a part of itself. A link that somebody follows is none.
+fn loads_for_other_site(headers: &HeaderMap) -> bool {
+    let Some(site) = headers.get(FETCH_SITE) else {
+        return false;
+    };
+    let other = site == "cross-site" || site == "same-site";
+    other
+        && headers
+            .get(FETCH_MODE)
+            .is_none_or(|mode| mode != "navigate")
+}
+
 /// Whether a browser asks what it may send.
 pub(crate) fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {
     method == Method::OPTIONS && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
@@ -113,8 +138,7 @@ pub(crate) fn share(headers: &mut HeaderMap, origin: &HeaderValue) {
 pub(crate) fn media_type(headers: &HeaderMap) -> Option<String> {
     const FIX: &str = "say what the body is, for example Content-Type: application/json (curl: -H 'Content-Type: application/json')";
     let Some(kind) = headers.get(header::CONTENT_TYPE) else {
-        let browser =
-            headers.contains_key(header::ORIGIN) || headers.contains_key("sec-fetch-mode");
+        let browser = headers.contains_key(header::ORIGIN) || headers.contains_key(FETCH_MODE);
         return browser.then(|| format!("the body has no Content-Type; {FIX}"));
     };
     let kind = String::from_utf8_lossy(kind.as_bytes());
@@ -216,6 +240,25 @@ mod tests {
         ] {
             assert_eq!(ask(other), Err(Foreign::Origin(other.to_owned())));
         }
+    }
+
+    #[test]
+    fn what_a_page_of_another_site_loads_is_refused_and_a_link_is_followed() {
+        let ask = |origins, site, mode| {
+            let headers = headers(&[("sec-fetch-site", site), ("sec-fetch-mode", mode)]);
+            let checked = rules(&[], origins).check(Some("127.0.0.1:7004"), &headers, true);
+            checked.map(|origin| origin.cloned())
+        };
+        for site in ["cross-site", "same-site"] {
+            assert_eq!(ask(&[], site, "no-cors"), Err(Foreign::Page), "{site}");
+            assert_eq!(ask(&[], site, "navigate"), Ok(None), "{site}");
+            assert_eq!(ask(&["*"], site, "no-cors"), Ok(None), "{site}");
+        }
+        assert_eq!(ask(&[], "same-origin", "cors"), Ok(None), "our own page");
+        assert_eq!(ask(&[], "none", "navigate"), Ok(None), "typed in");
+        let unsaid = headers(&[("sec-fetch-site", "cross-site")]);
+        let checked = rules(&[], &[]).check(None, &unsaid, true);
+        assert_eq!(checked, Err(Foreign::Page));
     }
 
     #[test]
