@@ -12,6 +12,7 @@ use super::limits::HttpConfig;
 pub(crate) struct Load {
     connections: AtomicUsize,
     requests: AtomicUsize,
+    streams: AtomicUsize,
     body_bytes: AtomicUsize,
     connections_max: usize,
     requests_max: usize,
@@ -23,6 +24,7 @@ impl Load {
         Load {
             connections: AtomicUsize::new(0),
             requests: AtomicUsize::new(0),
+            streams: AtomicUsize::new(0),
             body_bytes: AtomicUsize::new(0),
             connections_max: config.connections_max,
             requests_max: config.requests_max,
@@ -44,10 +46,23 @@ impl Load {
     }
 
     /// Counts a request until the guard is dropped; none where there are as many as may be.
-    pub fn begin(self: &Arc<Self>) -> Option<Begun> {
-        let begun = Begun(Arc::clone(self));
+    pub fn begin(self: &Arc<Self>, length: Length) -> Option<Begun> {
+        if length == Length::Open {
+            let before = self.streams.fetch_add(1, Ordering::Relaxed);
+            if before >= self.streams_max() {
+                self.streams.fetch_sub(1, Ordering::Relaxed);
+                return None;
+            }
+        }
+        let load = Arc::clone(self);
+        let begun = Begun { load, length };
         let before = self.requests.fetch_add(1, Ordering::Relaxed);
         (before < self.requests_max).then_some(begun)
+    }
+
+    /// Streams may be silent for as long as they like: all that may be at once would keep everyone else out.
+    pub fn streams_max(&self) -> usize {
+        self.requests_max.div_ceil(2)
     }
 
     /// Whether so many bytes more may be held; they are counted if so.
@@ -81,13 +96,28 @@ impl Load {
     }
 }
 
+/// How long a request may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Length {
+    /// Until it is answered.
+    Bounded,
+    /// As long as its sender likes.
+    Open,
+}
+
 /// A request that counts.
 #[derive(Debug)]
-pub(crate) struct Begun(Arc<Load>);
+pub(crate) struct Begun {
+    load: Arc<Load>,
+    length: Length,
+}
 
 impl Drop for Begun {
     fn drop(&mut self) {
-        self.0.requests.fetch_sub(1, Ordering::Relaxed);
+        self.load.requests.fetch_sub(1, Ordering::Relaxed);
+        if self.length == Length::Open {
+            self.load.streams.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -120,11 +150,26 @@ mod tests {
     #[test]
     fn a_request_that_was_refused_leaves_room_for_the_next() {
         let load = load();
-        let (first, second) = (load.begin(), load.begin());
+        let begin = || load.begin(Length::Bounded);
+        let (first, second) = (begin(), begin());
         assert!(first.is_some() && second.is_some());
-        assert!(load.begin().is_none());
+        assert!(begin().is_none());
         drop(first);
-        assert!(load.begin().is_some());
+        assert!(begin().is_some());
+    }
+
+    #[test]
+    fn streams_leave_room_for_what_ends() {
+        let load = load();
+        let stream = load.begin(Length::Open);
+        assert!(stream.is_some() && load.begin(Length::Open).is_none());
+        let call = load.begin(Length::Bounded);
+        assert!(call.is_some() && load.begin(Length::Bounded).is_none());
+        drop((stream, call));
+        let call = (load.begin(Length::Bounded), load.begin(Length::Bounded));
+        assert!(load.begin(Length::Open).is_none(), "no room at all");
+        drop(call);
+        assert!(load.begin(Length::Open).is_some());
     }
 
     #[test]

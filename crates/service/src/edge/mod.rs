@@ -40,7 +40,7 @@ use self::{
     connection::{Busy, Conn},
     inflate::{Inflated, InflatedMessages},
     limits::HttpConfig,
-    load::{Begun, Load},
+    load::{Begun, Length, Load},
     origin::{Rules, is_preflight, media_type, share},
 };
 use crate::{front::Front, server::is_grpc};
@@ -174,13 +174,20 @@ impl Inner {
                 ),
             ));
         }
-        let begun = self.load.begin();
+        let length = match grpc && self.front.is_stream(uri.path()) {
+            true => Length::Open,
+            false => Length::Bounded,
+        };
+        let begun = self.load.begin(length);
         if begun.is_none() && !watched {
-            let most = self.config.requests_max;
+            let (what, most) = match length {
+                Length::Bounded => ("requests", self.config.requests_max),
+                Length::Open => ("streams or twice as many requests", self.load.streams_max()),
+            };
             return Err(Refused::busy(
                 "requests",
                 format!(
-                    "{most} requests are being answered, as many as may be (QUADRILLE_REQUESTS); try again, or ask another replica"
+                    "{most} {what} are being answered, as many as may be (QUADRILLE_REQUESTS); try again, or ask another replica"
                 ),
             ));
         }

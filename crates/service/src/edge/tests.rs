@@ -35,7 +35,7 @@ use crate::{
     MessageMax,
     front::{Front, Mounted, Routed},
     health::Probe,
-    methods::Methods,
+    methods::{Methods, served},
     server,
     spans::{Telling, tell_http},
 };
@@ -57,15 +57,17 @@ async fn start(config: HttpConfig) -> SocketAddr {
         axum::body::Body::new(Parts(parts.collect()))
     });
     let again = post(|body: Bytes| async move { ([(CONTENT_TYPE, "application/grpc")], body) });
+    let sets = [quadrille_proto::v1::FILE_DESCRIPTOR_SET];
     let telling = Telling {
         tracing: Tracing::from_env("test", "test", &registry).unwrap(),
         metrics: RequestMetrics::register(&registry),
-        methods: Methods::default(),
+        methods: Methods::of(&served(&["quadrille.v1.IngestService"], &sets).unwrap()),
         message_max: MessageMax::default(),
     };
     let routed = Routed {
         grpc: Router::new()
             .route("/test.Echo/Call", again)
+            .route(STREAM, post(std::future::pending::<()>))
             .fallback(server::not_found),
         http: Router::new()
             .route("/echo", echo)
@@ -107,6 +109,9 @@ impl http_body::Body for Parts {
         Poll::Ready(self.0.pop_front())
     }
 }
+
+/// A method of gRPC that takes many messages.
+const STREAM: &str = "/quadrille.v1.IngestService/SubmitStream";
 
 /// A connection on which something has been said.
 async fn say(address: SocketAddr, text: &str) -> TcpStream {
@@ -292,6 +297,34 @@ async fn requests_are_bounded_over_all_connections() {
     assert_status(&probe, 200);
     drop(never);
     eventually(|| echo(address, 1), "HTTP/1.1 200").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_that_say_nothing_leave_room_for_calls() {
+    let config = HttpConfig {
+        requests_max: 4,
+        ..HttpConfig::default()
+    };
+    let address = start(config).await;
+    let lines = format!(
+        "POST {STREAM} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/grpc\r\nTransfer-Encoding: chunked"
+    );
+    let mut silent = Vec::new();
+    for _ in 0..2 {
+        silent.push(say(address, &format!("{lines}\r\n\r\n")).await);
+    }
+    let another = || async {
+        let mut stream = say(
+            address,
+            &format!("{lines}\r\nConnection: close\r\ngrpc-timeout: 1n\r\n\r\n"),
+        )
+        .await;
+        hear(&mut stream).await
+    };
+    // RESOURCE_EXHAUSTED
+    let refused = eventually(another, "grpc-status: 8").await;
+    assert!(refused.contains("QUADRILLE_REQUESTS"), "{refused}");
+    assert_status(&echo(address, 1).await, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
