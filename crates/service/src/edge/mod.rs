@@ -11,6 +11,7 @@ mod load;
 mod origin;
 mod pack;
 mod serve;
+mod taken;
 #[cfg(test)]
 mod tests;
 mod turn;
@@ -18,7 +19,7 @@ mod turn;
 use std::{
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use axum::{
@@ -126,8 +127,11 @@ impl Edge {
             Some(coding) if grpc => pack::pack_messages(response, coding, &inner.load),
             Some(coding) => pack::pack(response, coding, &inner.load),
         };
+        taken::gave(1);
         let mut response = response.map(|body| Answered {
             body,
+            rest: Bytes::new(),
+            given: 1,
             _busy: busy,
             _begun: begun,
         });
@@ -352,9 +356,17 @@ fn preflight(asked: &HeaderMap, origin: Option<HeaderValue>) -> Response {
     response
 }
 
+/// What is given out of an answer at once: HTTP/2 takes what it is given whole, however little the peer takes of it,
+/// and then nothing counts it any more.
+const PIECE_BYTES: usize = 16 << 10;
+
 /// An answer's body: its request counts, and its connection is busy, until it is written.
 pub(crate) struct Answered {
     body: Body,
+    /// What it gave and is not given out yet.
+    rest: Bytes,
+    /// Pieces given out, and one.
+    given: u64,
     _busy: Busy,
     _begun: Option<Begun>,
 }
@@ -367,14 +379,35 @@ impl http_body::Body for Answered {
         self: Pin<&mut Self>,
         task: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.get_mut().body).poll_frame(task)
+        let this = self.get_mut();
+        taken::asked();
+        if this.rest.is_empty() {
+            match ready!(Pin::new(&mut this.body).poll_frame(task)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => this.rest = data,
+                    Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+                },
+                end => return Poll::Ready(end),
+            }
+        }
+        this.given += 1;
+        taken::gave(this.given);
+        let piece = this.rest.split_to(this.rest.len().min(PIECE_BYTES));
+        Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let (mut hint, rest) = (self.body.size_hint(), self.rest.len() as u64);
+        match hint.exact() {
+            Some(exact) => SizeHint::with_exact(exact.saturating_add(rest)),
+            None => {
+                hint.set_lower(hint.lower().saturating_add(rest));
+                hint
+            }
+        }
     }
 }

@@ -15,7 +15,7 @@ use std::{
 use axum::{extract::Request, response::Response};
 use hyper::{body::Incoming, service::Service};
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+    rt::{TokioIo, TokioTimer},
     server::conn::auto::Builder,
 };
 use tokio::{
@@ -29,6 +29,7 @@ use super::{
     Answered, Edge,
     connection::{CLOSE_WITHIN, Conn, Patience, Verdict, Wire},
     limits::HttpConfig,
+    taken::Streams,
 };
 
 /// Connections for probes beyond the bound: more than all that look after one replica.
@@ -56,8 +57,10 @@ const ERRORS_MAX: usize = 64;
 /// How long a peer may take to answer a ping.
 const PONG_WITHIN: Duration = Duration::from_secs(20);
 
-fn builder(config: &HttpConfig) -> Builder<TokioExecutor> {
-    let mut builder = Builder::new(TokioExecutor::new());
+fn builder(config: &HttpConfig) -> Builder<Streams> {
+    let mut builder = Builder::new(Streams {
+        timeout: config.body_timeout,
+    });
     builder
         .http1()
         .timer(TokioTimer::new())
@@ -112,7 +115,7 @@ pub(crate) async fn serve(
 
 struct Connections {
     edge: Edge,
-    builder: Builder<TokioExecutor>,
+    builder: Builder<Streams>,
     draining: watch::Receiver<bool>,
     tasks: JoinSet<()>,
     open: HashMap<Id, Arc<Conn>>,
@@ -193,7 +196,7 @@ impl Connections {
 /// What serves one connection.
 struct Task {
     edge: Edge,
-    builder: Builder<TokioExecutor>,
+    builder: Builder<Streams>,
     draining: watch::Receiver<bool>,
     conn: Arc<Conn>,
 }

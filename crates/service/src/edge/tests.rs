@@ -415,6 +415,40 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_answer_over_http2_that_nobody_takes_counts_and_is_reset() {
+    for window in [0_u32, 1] {
+        let config = HttpConfig {
+            requests_max: 1,
+            body_timeout: Duration::from_secs(2),
+            ..HttpConfig::default()
+        };
+        let address = start(config).await;
+        // :method GET, :scheme http, :path /large, :authority localhost
+        let mut head = vec![0x82, 0x86, 0x04, 6];
+        head.extend_from_slice(b"/large");
+        head.extend_from_slice(&[0x41, 9]);
+        head.extend_from_slice(b"localhost");
+        let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+        let window = [&[0, 4], &window.to_be_bytes()[..]].concat();
+        bytes.extend(frame(4, 0, 0, &window));
+        bytes.extend(frame(1, 0x5, 1, &head));
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(&bytes).await.unwrap();
+        let refused = eventually(|| echo(address, 1), "HTTP/1.1 503").await;
+        assert!(refused.contains("QUADRILLE_REQUESTS"), "{refused}");
+        eventually(|| echo(address, 1), "HTTP/1.1 200").await;
+        let mut heard = Vec::new();
+        // RST_STREAM of the one there is.
+        let reset = [0, 0, 4, 3, 0, 0, 0, 0, 1];
+        while !heard.windows(reset.len()).any(|it| it == reset) {
+            let read = tokio::time::timeout(PATIENCE, stream.read_buf(&mut heard));
+            assert!(read.await.expect("it is reset").unwrap() > 0);
+        }
+        assert!(heard.len() < 64 << 10, "{}", heard.len());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_begins_requests_and_takes_them_back_at_once_is_thrown_out() {
     let address = start(HttpConfig::default()).await;
     // :method GET, :scheme http, :path /, :authority localhost
