@@ -83,13 +83,14 @@ fn services_speak_tls_and_scram_and_say_why_they_are_not_let_in() {
     let sent = load.send(&world, |_| {});
     oracle::check(&world, services[3].address(), &sent);
 
-    let refused = |servers: &str, properties: &str| {
-        let launch = world.launch(Stage::Feature, "refused");
+    let refused = |instance: &str, servers: &str, properties: &str| {
+        let launch = world.launch(Stage::Feature, instance);
         through(launch, servers, properties).start()
     };
-    let mut wrong = refused(&secured.sasl, &sasl(certificate, "wrong"));
-    says_why(&mut wrong, "Authentication failed");
+    // Side by side: each waits for an answer before it says why there is none.
+    let mut wrong = refused("wrong", &secured.sasl, &sasl(certificate, "wrong"));
     // Not among those that this machine trusts.
-    let mut untrusted = refused(&secured.tls, "security.protocol=SSL");
+    let mut untrusted = refused("untrusted", &secured.tls, "security.protocol=SSL");
+    says_why(&mut wrong, "Authentication failed");
     says_why(&mut untrusted, "certificate verify failed");
 }
