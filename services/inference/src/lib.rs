@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod age;
+mod aside;
 mod batch;
 #[cfg(test)]
 mod fake;
@@ -107,7 +108,7 @@ async fn assemble(context: Context, serving: Serving, limits: Limits) -> Result<
     Ok(Assembly {
         stages,
         http: age::told(
-            oip::rest::router(doors.clone()).merge(tfs::router(doors.clone())),
+            aside::aside(oip::rest::router(doors.clone()).merge(tfs::router(doors.clone()))),
             aged.clone(),
         ),
         grpc: age::told(
