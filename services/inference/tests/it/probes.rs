@@ -192,11 +192,12 @@ fn probes_are_answered_while_large_requests_to_a_large_forest_are_asked_over_and
         at(99),
         at(100),
     );
-    // Below 50 ms on a machine of its own. One that others use as well is given more; but probes that wait for a request to be scored wait
-    // most of the time, and are few for it.
-    let slow = times.iter().filter(|it| **it > Duration::from_millis(250));
+    // Below 50 ms on a machine of its own. Others may use it as well, which makes requests slower alike: a probe is slow that takes a quarter
+    // of what they take. Those that wait for a request to be scored wait most of the time, and are few for it.
+    let limit = took / answered.load(Ordering::Relaxed) as u32;
+    let slow = times.iter().filter(|it| **it > limit);
     let slow = slow.sum::<Duration>().as_secs_f64() / took.as_secs_f64();
-    assert!(slow < 0.25, "probes waited {slow:.2} of the time");
+    assert!(slow < 0.4, "probes waited {slow:.2} of the time");
 }
 
 #[test]
