@@ -434,10 +434,15 @@ async fn an_answer_over_http2_that_nobody_takes_counts_and_is_reset() {
         bytes.extend(frame(1, 0x5, 1, &head));
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(&bytes).await.unwrap();
+        let mut heard = Vec::new();
+        // HEADERS: it is the one request, and not one of those that follow.
+        while !heard.windows(6).any(|it| it == [1, 4, 0, 0, 0, 1]) {
+            let read = tokio::time::timeout(PATIENCE, stream.read_buf(&mut heard));
+            assert!(read.await.expect("an answer").unwrap() > 0);
+        }
         let refused = eventually(|| echo(address, 1), "HTTP/1.1 503").await;
         assert!(refused.contains("QUADRILLE_REQUESTS"), "{refused}");
         eventually(|| echo(address, 1), "HTTP/1.1 200").await;
-        let mut heard = Vec::new();
         // RST_STREAM of the one there is.
         let reset = [0, 0, 4, 3, 0, 0, 0, 0, 1];
         while !heard.windows(reset.len()).any(|it| it == reset) {
