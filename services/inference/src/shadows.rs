@@ -26,7 +26,7 @@ const BUDGET: Duration = Duration::from_millis(20);
 /// A lane's shadows.
 #[derive(Default)]
 pub(crate) struct Shadows {
-    /// The deployment that they are of.
+    /// [`Routes::made`] of the routes that they are of.
     of: Option<u64>,
     list: Vec<Shadow>,
 }
@@ -34,8 +34,8 @@ pub(crate) struct Shadows {
 impl Shadows {
     /// Has every shadow score the batch, as far as its time goes.
     pub fn score(&mut self, routes: &Routes, rows: &[f64], inputs: usize) {
-        if self.of != Some(routes.revision) {
-            self.of = Some(routes.revision);
+        if self.of != Some(routes.made) {
+            self.of = Some(routes.made);
             let shadows = routes.split.shadows();
             let now = Instant::now();
             let shadow = |route: &usize| Shadow::new(*route, shadows.len(), now);

@@ -252,7 +252,7 @@ fn compute(variant: &Variant, rows: &[f64], outputs: &mut Vec<f64>, output: &Out
 /// Writes predictions: one message a route, of which model, version, variant and hash stay.
 struct Writer {
     schema: SchemaId,
-    /// The deployment they are made of, which is not held: old models must go.
+    /// [`Routes::made`] of the routes they are made of, which are not held: old models must go.
     made_of: Option<u64>,
     predictions: Vec<Prediction>,
 }
@@ -271,8 +271,8 @@ impl Payload<'_> {
 impl Writer {
     fn remake(&mut self, routes: &Routes) {
         let now = now_ms();
-        if self.made_of != Some(routes.revision) {
-            self.made_of = Some(routes.revision);
+        if self.made_of != Some(routes.made) {
+            self.made_of = Some(routes.made);
             let shadows = routes.split.shadows();
             let places = routes.variants.iter().enumerate();
             let made = places.map(|(route, variant)| made(variant, shadows.contains(&route)));

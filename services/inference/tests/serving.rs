@@ -11,7 +11,7 @@ use std::{
 };
 
 use common::*;
-use inference::serving::{Loaded, ModelState, NotServed};
+use inference::serving::{Loaded, ModelState, NotServed, source::Files};
 use quadrille_registry::Role;
 
 #[test]
@@ -217,6 +217,78 @@ fn where_a_deployment_is_removed_what_serves_goes_on_and_a_replica_that_starts_h
     started.log.deploy(3, &[("stable", 1, LIVE)]);
     started.turn();
     assert_eq!(started.version("k"), 1);
+}
+
+/// The files of version `version` with the answers of another.
+fn renamed(version: u32, other: u32) -> Files {
+    let mut files = files(other);
+    let mut manifest: serde_json::Value =
+        serde_json::from_slice(&files.manifest).expect("a manifest");
+    manifest["version"] = version.to_string().into();
+    files.manifest = manifest.to_string().into_bytes();
+    files
+}
+
+#[test]
+fn a_version_that_is_deleted_and_pushed_with_other_content_is_loaded_anew() {
+    let mut replica = Replica::new(None);
+    replica.log.push(1);
+    replica.log.deploy(1, &[("stable", 1, LIVE)]);
+    replica.turn();
+    assert_eq!(replica.version("k"), 1);
+    replica.log.unset(2);
+    replica.turn();
+    replica.log.drop_files(1);
+    replica.turn();
+    assert_eq!(replica.version("k"), 1, "what serves goes on");
+    replica.log.push_files(1, renamed(1, 7));
+    replica.log.away(1);
+    replica.log.deploy(3, &[("stable", 1, LIVE)]);
+    replica.turn();
+    // The old one until the new one can be had, and the standing says so.
+    assert_eq!(replica.version("k"), 1);
+    let standing = replica.serving.standings()[0].clone();
+    assert_eq!((standing.seen, standing.serving), (Some(3), Some(1)));
+    assert!(
+        replica.why().contains("does not answer"),
+        "{}",
+        replica.why()
+    );
+    replica.log.back(1);
+    replica.now += Duration::from_secs(2);
+    replica.turn();
+    assert_eq!(replica.answers("k"), (1, vec![answer(7)]));
+    assert_eq!(replica.serving.standings()[0].serving, Some(3));
+    // Not again and again.
+    let swaps = r#"quadrille_model_swaps_total{pipeline="ward"} 2"#;
+    replica.turn();
+    assert!(replica.registry.encode().contains(swaps));
+}
+
+#[test]
+fn other_content_of_a_deployed_version_takes_effect_in_the_same_revision() {
+    let mut replica = Replica::new(None);
+    replica.log.push(1);
+    replica.log.deploy(1, &[("stable", 1, LIVE)]);
+    replica.turn();
+    replica.log.push_files(1, renamed(1, 7));
+    replica.turn();
+    assert_eq!(replica.answers("k"), (1, vec![answer(7)]));
+}
+
+#[test]
+fn a_log_that_is_made_anew_takes_effect_although_its_revisions_begin_again() {
+    let mut replica = Replica::new(None);
+    replica.log.push(1);
+    replica.log.push(2);
+    replica.log.deploy(1, &[("stable", 1, LIVE)]);
+    replica.turn();
+    assert_eq!(replica.version("k"), 1);
+    replica.log.made_anew();
+    replica.log.deploy(1, &[("stable", 2, LIVE)]);
+    replica.turn();
+    assert_eq!(replica.version("k"), 2);
+    assert_eq!(replica.why(), "");
 }
 
 #[test]

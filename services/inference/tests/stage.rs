@@ -216,6 +216,31 @@ fn a_key_meets_the_same_variant_in_the_stream_and_on_request() {
 }
 
 #[test]
+fn predictions_name_the_model_of_a_log_that_is_made_anew() {
+    let mut world = World::start(replica(&[("stable", 1, LIVE)]));
+    world.send(&keys(4), None);
+    world.replica.log.made_anew();
+    world.replica.log.push(2);
+    let routes = [("new", 2, LIVE), ("dark", 1, Role::Shadow)];
+    world.replica.log.deploy(1, &routes);
+    world.replica.turn();
+    world.send(&keys(4), None);
+    let predictions = world.predictions();
+    let of = |version: &str, variant: &str| {
+        let of = |it: &&Prediction| it.version == version && it.variant == variant;
+        predictions.iter().filter(of).count()
+    };
+    assert_eq!((of("1", "stable"), of("2", "new")), (4, 4));
+    assert_eq!(of("1", "dark"), 4, "the new deployment's shadow");
+    assert_eq!(predictions.len(), 12);
+    for prediction in &predictions {
+        let version: u32 = prediction.version.parse().expect("a number");
+        assert_eq!(prediction.outputs, [answer(version)]);
+    }
+    world.stop();
+}
+
+#[test]
 fn shadows_follow_each_prediction_and_are_marked() {
     let routes = [
         ("stable", 1, LIVE),

@@ -257,8 +257,8 @@ impl Loader {
         loop {
             // What has failed may call for an earlier deployment.
             plans = self.plans(&view);
-            self.want(&plans, std::mem::take(&mut news));
-            self.take_effect(&plans);
+            self.want(&plans, &view, std::mem::take(&mut news));
+            self.take_effect(&plans, &view);
             if !self.begin_loads(&view, now) {
                 break;
             }
@@ -305,11 +305,17 @@ impl Loader {
         plan.split.is_err() || plan.routes_want().any(fails)
     }
 
-    /// Notes versions that are new, and those that failed before the log changed.
-    fn want(&mut self, plans: &[Option<Plan>], news: bool) {
+    /// Notes versions that are new, those that were deleted and pushed again with other content, and those that failed before the log
+    /// changed.
+    fn want(&mut self, plans: &[Option<Plan>], view: &View, news: bool) {
         for id in plans.iter().flatten().flat_map(Plan::wants) {
             match self.versions.get(id) {
                 None => self.set(id, Version::Wanted),
+                Some(Version::Ready(loaded)) if is_outdated(loaded, view) => {
+                    // It may serve until the other one is ready.
+                    self.draining.push(Arc::clone(loaded));
+                    self.set(id, Version::Wanted);
+                }
                 Some(Version::Failed { .. }) if news => self.set(id, Version::Wanted),
                 Some(_) => {}
             }
@@ -417,7 +423,7 @@ impl Loader {
     }
 
     /// Swaps in the deployments of which everything is ready.
-    fn take_effect(&mut self, plans: &[Option<Plan>]) {
+    fn take_effect(&mut self, plans: &[Option<Plan>], view: &View) {
         for (place, plan) in plans.iter().enumerate() {
             let Some(plan) = plan else {
                 self.standings[place].why =
@@ -426,8 +432,7 @@ impl Loader {
             };
             let revision = plan.deployment.revision;
             self.standings[place].seen = Some(revision);
-            let serving = self.routes[place].as_ref().map(|routes| routes.revision);
-            let ready = match serving == Some(revision) {
+            let ready = match self.is_in_effect(place, plan, view) {
                 true => Ok(()),
                 false => self
                     .ready(place, plan)
@@ -448,6 +453,16 @@ impl Loader {
             self.standings[place].why =
                 ready.err().map(|why| format!("revision {revision}: {why}"));
         }
+    }
+
+    /// Whether a plan is what serves: the whole deployment, as the revisions of a log that is made anew begin again, with the models that
+    /// the log has.
+    fn is_in_effect(&self, place: usize, plan: &Plan, view: &View) -> bool {
+        self.routes[place].as_ref().is_some_and(|routes| {
+            let mut models = routes.variants.iter().map(|variant| &variant.loaded);
+            routes.deployment == plan.deployment
+                && (plan.is_local() || !models.any(|loaded| is_outdated(loaded, view)))
+        })
     }
 
     /// A plan's routes, if everything is ready.
@@ -638,6 +653,12 @@ impl Loader {
         let reported = self.reported.as_ref().map_or(now, |(_, at)| *at) + REPORT_EVERY;
         again.chain(drained).fold(reported, Instant::min)
     }
+}
+
+/// Whether the log has other content under a loaded version's name; one that the log no longer has stays what it was.
+fn is_outdated(loaded: &Loaded, view: &View) -> bool {
+    let hash = view.models.get(loaded.id());
+    hash.is_some_and(|hash| hash != loaded.hash())
 }
 
 fn status(id: &ModelId, state: ModelState, loaded: Option<&Arc<Loaded>>) -> ModelStatus {

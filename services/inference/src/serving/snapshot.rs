@@ -1,6 +1,9 @@
 //! What serves at one moment. The loader replaces it as a whole; lanes and doors read it.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use quadrille_pipeline::Pipeline;
 use quadrille_registry::{Deployment, Pick, Route, Split};
@@ -19,9 +22,16 @@ pub struct Variant {
     pub metrics: VariantMetrics,
 }
 
+/// Counts the [`Routes`] that this process has made.
+static MADE: AtomicU64 = AtomicU64::new(0);
+
 /// A deployment in effect: every route's model is ready.
 pub struct Routes {
+    /// Tells these from all others of this process, which a revision does not: those of a log that is made anew begin again.
+    pub(crate) made: u64,
     pub revision: u64,
+    /// What is in effect.
+    pub(super) deployment: Deployment,
     pub split: Split,
     /// In the deployment's order.
     pub variants: Vec<Variant>,
@@ -47,6 +57,8 @@ impl Routes {
             }
         };
         Routes {
+            made: MADE.fetch_add(1, Ordering::Relaxed),
+            deployment: deployment.clone(),
             revision: deployment.revision,
             split,
             variants: deployment.routes.iter().zip(loaded).map(variant).collect(),

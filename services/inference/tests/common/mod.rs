@@ -234,6 +234,11 @@ impl Memory {
         });
     }
 
+    /// The log of deployments is made anew: its revisions begin again.
+    pub fn made_anew(&self) {
+        self.change(|log| log.view.deployments.clear());
+    }
+
     /// So that the log itself does not grow; what is loaded stays.
     pub fn drop_files(&self, version: u32) {
         self.lock().files.remove(&id(version));
@@ -381,6 +386,13 @@ impl Replica {
 
     /// The version that answers for an entity, known by its answer as well.
     pub fn version(&self, key: &str) -> u32 {
+        let (version, outputs) = self.answers(key);
+        assert_eq!(outputs, [answer(version)]);
+        version
+    }
+
+    /// The version that answers for an entity, and what.
+    pub fn answers(&self, key: &str) -> (u32, Vec<f64>) {
         let choice = self
             .serving
             .choose("ward", Some(key), None)
@@ -388,8 +400,7 @@ impl Replica {
         let version: u32 = choice.loaded.id().version.parse().expect("a number");
         let mut outputs = Vec::new();
         choice.loaded.score_waiting(&[1.0, 2.0], &mut outputs);
-        assert_eq!(outputs, [answer(version)]);
-        version
+        (version, outputs)
     }
 
     /// Why the newest deployment is not in effect.
