@@ -1,8 +1,14 @@
 //! The body of a question in TensorFlow Serving's REST form, as tensors. Pure.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    fmt,
+};
 
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error as _, MapAccess, Visitor},
+};
 use serde_json::value::RawValue;
 
 use super::dialect::{is_bytes, plain, text_of_bytes};
@@ -45,7 +51,41 @@ struct ExamplesJson<'a> {
     context: Object<'a>,
 }
 
-type Object<'a> = BTreeMap<String, &'a RawValue>;
+/// Values by their names, each there once: which of two values is meant cannot be known.
+#[derive(Default)]
+struct Object<'a>(BTreeMap<String, &'a RawValue>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Object<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Once;
+
+        impl<'de> Visitor<'de> for Once {
+            type Value = BTreeMap<String, &'de RawValue>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut values = BTreeMap::new();
+                while let Some((name, value)) = map.next_entry::<String, &RawValue>()? {
+                    match values.entry(name) {
+                        Entry::Vacant(place) => place.insert(value),
+                        Entry::Occupied(twice) => {
+                            let name = twice.key();
+                            return Err(A::Error::custom(format!(
+                                "{name:?} is there twice; send it once"
+                            )));
+                        }
+                    };
+                }
+                Ok(values)
+            }
+        }
+
+        deserializer.deserialize_map(Once).map(Object)
+    }
+}
 
 /// A question's tensors: their names, shapes and elements.
 #[derive(Debug)]
@@ -67,8 +107,8 @@ impl Body {
             Verb::Classify | Verb::Regress => {
                 let body: ExamplesJson<'_> = parse(bytes, "{\"examples\": [{…}, …]}")?;
                 let examples = body.examples.into_iter().map(|mut example| {
-                    for (name, value) in &body.context {
-                        example.entry(name.clone()).or_insert(value);
+                    for (name, value) in &body.context.0 {
+                        example.0.entry(name.clone()).or_insert(value);
                     }
                     example
                 });
@@ -90,7 +130,7 @@ impl Body {
             (Some(instances), None) => Self::unnamed(instances, Columnar(false), limits),
             (None, Some(inputs)) if inputs.get().starts_with('{') => {
                 let inputs: Object<'_> = parse(inputs.get().as_bytes(), "inputs by their names")?;
-                let tensors = inputs.into_iter().map(|(name, value)| {
+                let tensors = inputs.0.into_iter().map(|(name, value)| {
                     let flat = flatten(value, limits).map_err(|error| of(&name, error))?;
                     Ok((name, flat))
                 });
@@ -126,10 +166,10 @@ impl Body {
     fn row_wise(rows: Vec<Object<'_>>, limits: Limits) -> Result<Self, Error> {
         let mut columns: Vec<(String, Flat)> = Vec::new();
         for (at, row) in rows.into_iter().enumerate() {
-            if at > 0 && row.len() != columns.len() {
+            if at > 0 && row.0.len() != columns.len() {
                 return Err(differs(at));
             }
-            for (place, (name, value)) in row.into_iter().enumerate() {
+            for (place, (name, value)) in row.0.into_iter().enumerate() {
                 let flat = flatten(value, limits).map_err(|error| of(&name, error))?;
                 match columns.get_mut(place) {
                     None if at == 0 => columns.push((name, first(flat))),
