@@ -14,7 +14,7 @@ use quadrille_telemetry::{Tracing, metrics::ModelTimes};
 
 use super::{
     ask::Ask,
-    outputs::{Made, Precision, Wanted, make, offered, plan},
+    outputs::{Made, Precision, Wanted, check_precision, make, offered, plan},
     refusal::Refusal,
     rows::{Form, Rows, records, rows},
     tensor::{Error, Limits, Tensor},
@@ -183,6 +183,7 @@ impl Doors {
         let start = Instant::now();
         let scores = loaded.score(rows.values, question.deadline).await?;
         times.compute(start.elapsed());
+        check_precision(&wanted, &scores)?;
         loaded.prepared(start - asked_at);
         drop(step);
         if let Some(records) = counted {

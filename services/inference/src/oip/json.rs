@@ -171,7 +171,7 @@ impl Reading {
         self.leaf()?;
         match word {
             "true" | "false" => self.truth(word == "true")?,
-            "null" => self.number(f64::NAN)?,
+            "null" => self.null()?,
             _ => {
                 let number = word.parse().map_err(|_| invalid("is no JSON"))?;
                 self.number(number)?;
@@ -182,10 +182,25 @@ impl Reading {
 
     fn truth(&mut self, truth: bool) -> Result<(), Error> {
         match self.cells.get_or_insert_with(|| Cells::Bools(Vec::new())) {
-            Cells::Bools(bools) => bools.push(truth),
+            Cells::Bools(bools) => bools.push(Some(truth)),
+            // Nulls alone do not say of what kind they are.
+            Cells::Numbers(numbers) if numbers.iter().all(|it| it.is_nan()) => {
+                let nulls = vec![None; numbers.len()].into_iter();
+                self.cells = Some(Cells::Bools(nulls.chain([Some(truth)]).collect()));
+            }
             _ => return Err(mixed()),
         }
         Ok(())
+    }
+
+    fn null(&mut self) -> Result<(), Error> {
+        match &mut self.cells {
+            Some(Cells::Bools(bools)) => {
+                bools.push(None);
+                Ok(())
+            }
+            _ => self.number(f64::NAN),
+        }
     }
 
     fn number(&mut self, number: f64) -> Result<(), Error> {
@@ -211,7 +226,7 @@ fn ragged() -> Error {
 }
 
 fn mixed() -> Error {
-    invalid("mixes numbers, texts and truths; send one kind (null is a missing number)")
+    invalid("mixes numbers, texts and truths; send one kind (null is a missing number or truth)")
 }
 
 /// Checks that data came in the shape that is given for it, or flat.
@@ -295,7 +310,11 @@ mod tests {
         assert_eq!(flat("[]").unwrap().shape, [0]);
         assert_eq!(
             flat("[true,false]").unwrap().cells,
-            Cells::Bools(vec![true, false])
+            Cells::Bools(vec![Some(true), Some(false)])
+        );
+        assert_eq!(
+            flat("[null,true,null]").unwrap().cells,
+            Cells::Bools(vec![None, Some(true), None])
         );
         let Cells::Numbers(numbers) = flat("[null, 1]").unwrap().cells else {
             panic!("numbers")
@@ -313,6 +332,8 @@ mod tests {
             ("[1,\"a\"]", "mixes"),
             ("[null,\"a\"]", "mixes"),
             ("[true,1]", "mixes"),
+            ("[null,1,true]", "mixes"),
+            ("[null,true,1]", "mixes"),
             ("[{}]", "object"),
         ] {
             let refused = flat(text).unwrap_err().to_string();

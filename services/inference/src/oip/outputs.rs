@@ -7,7 +7,10 @@ use quadrille_pipeline::Pipeline;
 use quadrille_proto::oip::{InferTensorContents, model_infer_request::InferRequestedOutputTensor};
 use serde::Serialize;
 
-use super::{ask, tensor::Error};
+use super::{
+    ask,
+    tensor::{Error, is_beyond_single},
+};
 
 /// The probabilities of classes: [N, classes], or [N, 1], the positive one's, where there are two.
 pub(crate) const PROBABILITIES: &str = "probabilities";
@@ -154,6 +157,28 @@ pub(crate) enum Values<'a> {
     Texts(Vec<Cow<'a, str>>),
 }
 
+/// Checks that the answer's numbers are ones of the precision that is asked for.
+///
+/// # Errors
+/// A regression's value that single precision would make an infinity.
+pub(crate) fn check_precision(wanted: &[Wanted], scores: &[f64]) -> Result<(), Error> {
+    let singles = wanted.iter().find(|it| {
+        matches!(it.name, PROBABILITIES | VALUES)
+            && it.precision == Precision::Single
+            && it.classes.is_none()
+    });
+    let beyond = singles.and_then(|wanted| {
+        let beyond = scores.iter().find(|it| is_beyond_single(**it));
+        beyond.map(|beyond| (wanted.name, beyond))
+    });
+    match beyond {
+        None => Ok(()),
+        Some((name, beyond)) => Err(Error::Invalid(format!(
+            "output {name:?}: {beyond:e} is no FP32; ask for FP64"
+        ))),
+    }
+}
+
 /// Makes an output of `scores`, row-major, n × the width of `outputs`.
 pub(crate) fn make<'a>(
     wanted: &Wanted,
@@ -230,10 +255,11 @@ fn class<'a>(outputs: &'a Outputs, threshold: f64, row: &[f64]) -> &'a str {
     }
 }
 
-/// A row's largest numbers with their index and label, the largest first. Of a binary classifier both classes are told.
+/// A row's largest numbers with their index and label, the largest first. Of a binary classifier both classes are told, of a
+/// tie the positive one first: it is the label, see [`class`].
 pub(crate) fn ranked(outputs: &Outputs, row: &[f64]) -> Vec<(usize, f64)> {
     let mut ranked: Vec<(usize, f64)> = match (outputs, row.first()) {
-        (Outputs::Binary(_), Some(positive)) => vec![(0, 1.0 - positive), (1, *positive)],
+        (Outputs::Binary(_), Some(positive)) => vec![(1, *positive), (0, 1.0 - positive)],
         _ => row.iter().copied().enumerate().collect(),
     };
     ranked.sort_by(|a, b| b.1.partial_cmp(&a.1).unwrap_or(Ordering::Equal));
@@ -392,6 +418,37 @@ mod tests {
             all[1].values,
             Values::Texts(vec!["no".into(), "yes".into()])
         );
+    }
+
+    #[test]
+    fn of_two_equally_likely_classes_the_label_comes_first() {
+        let outputs = Outputs::Binary(quadrille_model::package::Labels {
+            negative: "no".to_owned(),
+            positive: "yes".to_owned(),
+        });
+        let first = |score| {
+            let (at, _) = ranked(&outputs, &[score])[0];
+            (labels(&outputs)[at], class(&outputs, 0.5, &[score]))
+        };
+        assert_eq!(first(0.5), ("yes", "yes"));
+        assert_eq!(first(0.49), ("no", "no"));
+        assert_eq!(first(0.51), ("yes", "yes"));
+    }
+
+    #[test]
+    fn a_value_that_single_precision_does_not_have_is_refused_where_it_is_asked_for() {
+        let outputs = Outputs::Values(vec!["y".to_owned()]);
+        let single = ParameterChoice::StringParam("FP32".to_owned());
+        let asked = [asked(VALUES, Some(("datatype", single)))];
+        let wanted = plan(&asked, offered(&outputs, false), Precision::Double).unwrap();
+        let refused = check_precision(&wanted, &[1.0, 1e39]).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "output \"values\": 1e39 is no FP32; ask for FP64"
+        );
+        assert!(check_precision(&wanted, &[3e38, -3e38]).is_ok());
+        let double = plan(&[], offered(&outputs, false), Precision::Double).unwrap();
+        assert!(check_precision(&double, &[1e39]).is_ok());
     }
 
     #[test]

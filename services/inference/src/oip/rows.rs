@@ -232,7 +232,10 @@ impl Records<'_> {
                     Some(number) if !number.is_nan() => Scalar::Number(*number),
                     _ => Scalar::Null,
                 },
-                Column::Bools(bools) => bools.get(at).map_or(Scalar::Null, |it| Scalar::Bool(*it)),
+                Column::Bools(bools) => {
+                    let truth = bools.get(at).copied().flatten();
+                    truth.map_or(Scalar::Null, Scalar::Bool)
+                }
                 Column::Texts(texts) => texts.get(at).map_or(Scalar::Null, |it| Scalar::Text(it)),
             };
             Some((&*field.name, scalar))

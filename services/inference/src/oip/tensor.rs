@@ -118,11 +118,11 @@ impl Datatype {
     }
 }
 
-/// Elements that came as JSON, in row-major order. A null is a number that is missing: NaN.
+/// Elements that came as JSON, in row-major order. A null is a missing one: NaN among numbers, none among truths.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Cells {
     Numbers(Vec<f64>),
-    Bools(Vec<bool>),
+    Bools(Vec<Option<bool>>),
     Texts(Vec<String>),
 }
 
@@ -157,7 +157,8 @@ pub(crate) struct Tensor<'a> {
 #[derive(Debug, PartialEq)]
 pub(crate) enum Column<'a> {
     Numbers(Vec<f64>),
-    Bools(Vec<bool>),
+    /// None is missing.
+    Bools(Vec<Option<bool>>),
     Texts(Vec<&'a str>),
 }
 
@@ -256,7 +257,7 @@ impl<'a> Tensor<'a> {
             Data::Raw(raw) => self.write_raw(raw, slots),
             Data::Typed(contents) => self.write_typed(contents, slots),
             Data::Json(Cells::Bools(bools)) => {
-                put(slots, bools.iter().map(|truth| f64::from(*truth)));
+                put(slots, bools.iter().map(|it| it.map_or(f64::NAN, f64::from)));
                 Ok(())
             }
             Data::Json(Cells::Texts(texts)) => {
@@ -267,7 +268,7 @@ impl<'a> Tensor<'a> {
                 let fits = |number: &f64| {
                     whole.is_none_or(|(min, max)| {
                         number.is_nan() || (number.fract() == 0.0 && (min..=max).contains(number))
-                    })
+                    }) && (self.datatype != Fp32 || !is_beyond_single(*number))
                 };
                 if let Some(beyond) = numbers.iter().find(|number| !fits(number)) {
                     return Err(self.wrong(format!("{beyond} is no {name}; send one")));
@@ -412,7 +413,9 @@ impl<'a> Tensor<'a> {
         let mut numbers = vec![0.0; count];
         self.write(&mut numbers, 0, 1)?;
         if self.datatype == Bool {
-            return Ok(Column::Bools(numbers.iter().map(|it| *it != 0.0).collect()));
+            // NaN is what came as a null.
+            let truth = |it: &f64| (!it.is_nan()).then_some(*it != 0.0);
+            return Ok(Column::Bools(numbers.iter().map(truth).collect()));
         }
         Ok(Column::Numbers(numbers))
     }
@@ -420,6 +423,11 @@ impl<'a> Tensor<'a> {
     pub(crate) fn wrong(&self, what: impl std::fmt::Display) -> Error {
         wrong(self.name, what)
     }
+}
+
+/// Whether single precision makes an infinity of a number that is none.
+pub(crate) fn is_beyond_single(number: f64) -> bool {
+    number.is_finite() && (number as f32).is_infinite()
 }
 
 fn put<'s>(slots: impl Iterator<Item = &'s mut f64>, numbers: impl Iterator<Item = f64>) {
@@ -685,6 +693,40 @@ mod tests {
             limits: Limits::default(),
         };
         assert!(read(&json).is_err());
+    }
+
+    #[test]
+    fn a_number_that_single_precision_does_not_have_is_refused_as_such() {
+        let json = |datatype, number| Tensor {
+            name: "x",
+            datatype,
+            shape: &[1],
+            data: Data::Json(Cells::Numbers(vec![number])),
+            limits: Limits::default(),
+        };
+        let refused = read(&json(Fp32, -1e39)).unwrap_err().to_string();
+        assert!(refused.contains("is no FP32; send one"), "{refused}");
+        for (datatype, number) in [(Fp64, 1e39), (Fp32, 3e38), (Fp32, f64::INFINITY)] {
+            assert_eq!(read(&json(datatype, number)), Ok(vec![number]));
+        }
+        assert!(read(&json(Fp32, f64::NAN)).is_ok_and(|it| it[0].is_nan()));
+    }
+
+    #[test]
+    fn a_null_among_truths_is_missing() {
+        let json = |cells| Tensor {
+            name: "x",
+            datatype: Bool,
+            shape: &[2],
+            data: Data::Json(cells),
+            limits: Limits::default(),
+        };
+        let numbers = json(Cells::Numbers(vec![1.0, f64::NAN]));
+        let column = |truths: [Option<bool>; 2]| Ok(Column::Bools(truths.to_vec()));
+        assert_eq!(numbers.column(), column([Some(true), None]));
+        let truths = json(Cells::Bools(vec![None, Some(false)]));
+        assert_eq!(truths.column(), column([None, Some(false)]));
+        assert!(read(&truths).is_ok_and(|it| it[0].is_nan() && it[1] == 0.0));
     }
 
     #[test]

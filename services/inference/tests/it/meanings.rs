@@ -133,6 +133,97 @@ fn an_answer_that_is_no_number_is_refused_by_rest_and_by_tensorflow_serving() {
 }
 
 #[test]
+fn a_null_is_a_missing_truth_and_no_true_one() {
+    let animals = |weight: Value, tame: Value| {
+        let count = tame.as_array().map(Vec::len);
+        let tensor = |name: &str, datatype: &str, data: Value| json!({"name": name, "shape": [count], "datatype": datatype, "data": data});
+        let coat: Vec<&str> = vec!["red"; count.unwrap_or_default()];
+        infer(
+            "animals",
+            json!([
+                tensor("weight", "FP64", weight),
+                tensor("coat", "BYTES", json!(coat)),
+                tensor("tame", "BOOL", tame),
+            ]),
+        )
+    };
+    // As over the protocols that have a null of their own: the field is required.
+    for (tame, row) in [
+        (json!([null]), ""),
+        (json!([1, null]), "row 1: "),
+        (json!([true, null]), "row 1: "),
+        (json!([null, false]), "row 0: "),
+    ] {
+        let weights = tame.as_array().map(|it| vec![50.0; it.len()]);
+        let (status, answer) = animals(json!(weights), tame.clone());
+        assert_eq!(status, 400, "{tame}: {answer}");
+        let said = error(&answer);
+        assert!(
+            said.starts_with(row) && said.contains("field \"tame\": is null"),
+            "{tame}: {answer}"
+        );
+    }
+    let expected = scores(
+        &server().animals,
+        &[50.0, 1.0, 0.0, 1.0, 50.0, 1.0, 0.0, 0.0],
+    );
+    for tame in [json!([true, false]), json!([1, 0])] {
+        let (status, answer) = animals(json!([50, 50]), tame);
+        assert_eq!(status, 200, "{answer}");
+        assert_eq!(answer["outputs"][0]["data"], json!(expected));
+    }
+    // What a model reads by its own name may be missing, as a number may be.
+    let zoo = json!([{
+        "name": "input", "shape": [1, 4], "datatype": "FP64", "data": [50, 1, 0, null]
+    }]);
+    let expected = scores(&server().animals, &[50.0, 1.0, 0.0, f64::NAN]);
+    assert_eq!(
+        infer("zoo-forest", zoo).1["outputs"][0]["data"],
+        json!(expected)
+    );
+}
+
+#[test]
+fn a_name_that_comes_twice_is_refused_and_never_the_last_value_taken() {
+    let model = "/v1/models/cards";
+    let twice = r#"{"x0": -0.8, "x1": 0, "x\u0030": 10}"#;
+    for (verb, body) in [
+        ("predict", format!(r#"{{"instances": [{twice}]}}"#)),
+        ("predict", format!(r#"{{"inputs": {twice}}}"#)),
+        ("classify", format!(r#"{{"examples": [{twice}]}}"#)),
+        (
+            "regress",
+            format!(r#"{{"examples": [{{"x1": 0}}], "context": {twice}}}"#),
+        ),
+    ] {
+        let path = format!("{model}:{verb}");
+        let (status, _, answer) = http(server().address, "POST", &path, &[], body.as_bytes());
+        let answer = String::from_utf8_lossy(&answer);
+        assert_eq!(status, 400, "{body}: {answer}");
+        assert!(
+            answer.contains(r#"\"x0\" is there twice"#),
+            "{body}: {answer}"
+        );
+    }
+    // An example's own value instead of the one that all share is no second one.
+    let body = json!({"examples": [{"x0": 1, "x1": 0}], "context": {"x0": 2}});
+    let (status, answer) = post("/v1/models/cards:regress", &body);
+    assert_eq!(status, 200, "{answer}");
+}
+
+#[test]
+fn a_number_beyond_its_datatype_is_refused_and_no_infinity() {
+    let wide = |datatype: &str| {
+        let column = |name: &str, number: f64| json!({"name": name, "shape": [1], "datatype": datatype, "data": [number]});
+        infer("cards", json!([column("x0", 1e39), column("x1", 0.0)]))
+    };
+    let (status, answer) = wide("FP32");
+    assert_eq!(status, 400, "{answer}");
+    assert!(error(&answer).contains("is no FP32"), "{answer}");
+    assert!(!error(&wide("FP64").1).contains("is no FP"));
+}
+
+#[test]
 fn a_raw_value_is_never_scored_as_the_feature_that_is_made_of_it() {
     // Below the forest's split at 3 as a logarithm, above it as it came.
     let raw = 12.0_f64;
