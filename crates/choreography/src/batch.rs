@@ -44,37 +44,62 @@ enum Move {
     On,
     /// It is the same one.
     Again,
-    /// Before it: the log is another one, or the client lost its place.
+    /// Behind a gap at which a newer leader epoch begins: a marker lay there, or the log was cut within what the client
+    /// had fetched and the lane had not polled. The client goes on at the cut then, and leaves out what lies before it.
+    Gap,
+    /// Not behind it: the log is another one, or the client lost its place.
     Back,
 }
 
-/// Of each partition the offset after the last record polled; 0 where none was since it was taken.
+/// The record of a partition that was polled last.
+#[derive(Debug, Clone, Copy, Default)]
+struct Last {
+    /// The offset after it; 0 where none was polled since the partition was taken.
+    next: i64,
+    /// The leader epoch it was written in; None where its format has none.
+    epoch: Option<i32>,
+    /// The newest leader epoch that came behind a gap. What lies before such a gap is read a second time, up to the same
+    /// gap, which is no news then.
+    gap: Option<i32>,
+}
+
+/// Of each partition the record polled last.
 #[derive(Default)]
-struct LastPolled(Vec<i64>);
+struct LastPolled(Vec<Last>);
 
 impl LastPolled {
-    /// Notes a record that goes on from the last one, and says where it is.
-    fn moves_to(&mut self, partition: i32, offset: i64) -> Move {
+    /// Notes a record unless it is the last one, and says where it is.
+    fn moves_to(&mut self, partition: i32, offset: i64, epoch: Option<i32>) -> Move {
         let at = partition.max(0) as usize;
         if self.0.len() <= at {
-            self.0.resize(at + 1, 0);
+            self.0.resize(at + 1, Last::default());
         }
-        let next = &mut self.0[at];
-        if *next == offset + 1 {
+        let last = &mut self.0[at];
+        let (next, before) = (last.next, last.epoch);
+        // A log that lost its last record can have another one there, of a newer epoch.
+        if next == offset + 1 && before == epoch {
             return Move::Again;
         }
-        let back = *next > offset;
-        *next = offset + 1;
-        match back {
-            true => Move::Back,
-            false => Move::On,
+        (last.next, last.epoch) = (offset + 1, epoch);
+        if next > offset {
+            return Move::Back;
         }
+        if next == 0 || next == offset {
+            return Move::On;
+        }
+        // Unknown epochs say nothing.
+        let is_newer = before.zip(epoch).is_some_and(|(before, now)| now > before);
+        if !is_newer || last.gap >= epoch {
+            return Move::On;
+        }
+        last.gap = epoch;
+        Move::Gap
     }
 
     fn forget(&mut self, partitions: &[i32]) {
         for partition in partitions {
-            if let Some(next) = self.0.get_mut((*partition).max(0) as usize) {
-                *next = 0;
+            if let Some(last) = self.0.get_mut((*partition).max(0) as usize) {
+                (last.next, last.epoch) = (0, None);
             }
         }
     }
@@ -90,7 +115,7 @@ pub(crate) struct Batch<'c> {
     last: LastPolled,
     /// Partitions whose records were forgotten, until it is taken note of.
     pub forgotten: Vec<i32>,
-    /// Partitions that went back to offsets before those polled.
+    /// Partitions that did not go on from the record polled last.
     fallen: Vec<i32>,
 }
 
@@ -108,17 +133,20 @@ impl<'c> Batch<'c> {
     }
 
     /// Takes a record, unless it is the last one polled: at a rebalance the client reads again from where it
-    /// believes the lane to be, which may be one record behind. One from before that has its partition's start
-    /// checked anew.
+    /// believes the lane to be, which may be one record behind. One that does not go on from the last has its
+    /// partition's start checked anew.
     pub fn push(&mut self, message: BorrowedMessage<'c>) {
         let (partition, offset) = (message.partition(), message.offset());
-        match self.last.moves_to(partition, offset) {
+        match self
+            .last
+            .moves_to(partition, offset, native::epoch(&message))
+        {
             Move::On => {}
             Move::Again => {
                 tracing::warn!(partition, offset, "polled again; dropped");
                 return;
             }
-            Move::Back => {
+            Move::Gap | Move::Back => {
                 if !self.fallen.contains(&partition) {
                     self.fallen.push(partition);
                 }
@@ -144,7 +172,7 @@ impl<'c> Batch<'c> {
         self.messages.len()
     }
 
-    /// The partitions that went back since the last call; what came then is in the batch.
+    /// The partitions that did not go on since the last call; what came then is in the batch.
     pub fn take_fallen(&mut self) -> Vec<i32> {
         std::mem::take(&mut self.fallen)
     }
@@ -212,29 +240,69 @@ mod tests {
 
     use super::*;
 
+    const EPOCH: Option<i32> = Some(4);
+    const NEWER: Option<i32> = Some(5);
+
     #[test]
     fn the_record_polled_last_is_not_taken_twice_unless_its_partition_was_given_up() {
         let mut last = LastPolled::default();
-        assert_eq!(
-            (last.moves_to(2, 7), last.moves_to(0, 7)),
-            (Move::On, Move::On)
-        );
-        assert_eq!(last.moves_to(2, 7), Move::Again);
-        assert_eq!(last.moves_to(2, 9), Move::On);
-        last.forget(&[2, 5]);
-        assert_eq!(last.moves_to(2, 0), Move::On);
-        assert_eq!(last.moves_to(0, 7), Move::Again);
+        for epoch in [EPOCH, None] {
+            last.forget(&[0, 2]);
+            assert_eq!(last.moves_to(2, 7, epoch), Move::On);
+            assert_eq!(last.moves_to(0, 7, epoch), Move::On);
+            assert_eq!(last.moves_to(2, 7, epoch), Move::Again);
+            assert_eq!(last.moves_to(2, 9, epoch), Move::On);
+            last.forget(&[2, 5]);
+            assert_eq!(last.moves_to(2, 0, epoch), Move::On);
+            assert_eq!(last.moves_to(0, 7, epoch), Move::Again);
+        }
+    }
+
+    #[test]
+    fn another_record_in_the_place_of_the_last_one_is_not_dropped() {
+        let mut last = LastPolled::default();
+        assert_eq!(last.moves_to(0, 7, EPOCH), Move::On);
+        assert_eq!(last.moves_to(0, 7, NEWER), Move::Back);
+        assert_eq!(last.moves_to(0, 7, NEWER), Move::Again);
+        assert_eq!(last.moves_to(0, 8, NEWER), Move::On);
     }
 
     #[test]
     fn a_record_from_before_the_last_one_is_seen_unless_its_partition_was_given_up() {
         let mut last = LastPolled::default();
-        assert_eq!(last.moves_to(2, 7), Move::On);
-        assert_eq!(last.moves_to(2, 3), Move::Back);
-        assert_eq!(last.moves_to(2, 4), Move::On);
-        assert_eq!(last.moves_to(2, 2), Move::Back);
+        assert_eq!(last.moves_to(2, 7, EPOCH), Move::On);
+        assert_eq!(last.moves_to(2, 3, EPOCH), Move::Back);
+        assert_eq!(last.moves_to(2, 4, EPOCH), Move::On);
+        assert_eq!(last.moves_to(2, 2, EPOCH), Move::Back);
         last.forget(&[2]);
-        assert_eq!(last.moves_to(2, 3), Move::On);
+        assert_eq!(last.moves_to(2, 3, EPOCH), Move::On);
+    }
+
+    #[test]
+    fn a_gap_at_which_a_newer_epoch_begins_is_seen_once() {
+        let mut last = LastPolled::default();
+        assert_eq!(last.moves_to(1, 100, EPOCH), Move::On);
+        assert_eq!(last.moves_to(1, 120, NEWER), Move::Gap);
+        assert_eq!(last.moves_to(1, 122, NEWER), Move::On);
+        // Read again up to the same gap: a marker lies there.
+        last.forget(&[1]);
+        assert_eq!(last.moves_to(1, 100, EPOCH), Move::On);
+        assert_eq!(last.moves_to(1, 120, NEWER), Move::On);
+        // The next leader's is another one.
+        assert_eq!(last.moves_to(1, 130, Some(6)), Move::Gap);
+    }
+
+    #[test]
+    fn a_gap_within_an_epoch_or_between_unknown_ones_is_a_marker() {
+        for (before, after) in [(EPOCH, EPOCH), (None, EPOCH), (EPOCH, None), (None, None)] {
+            let mut last = LastPolled::default();
+            assert_eq!(last.moves_to(0, 5, before), Move::On);
+            assert_eq!(last.moves_to(0, 7, after), Move::On);
+        }
+        // Nor is a newer epoch without a gap, nor the first record polled.
+        let mut last = LastPolled::default();
+        assert_eq!(last.moves_to(0, 5, EPOCH), Move::On);
+        assert_eq!(last.moves_to(0, 6, NEWER), Move::On);
     }
 
     proptest! {

@@ -236,27 +236,41 @@ pub(crate) fn epoch(message: &BorrowedMessage<'_>) -> Option<i32> {
     (epoch >= 0).then_some(epoch)
 }
 
-/// Sends a partition somewhere else; nobody waits for it. With an epoch the client first asks whether the log before the
-/// offset is still the one of that epoch, and goes to where it begins to differ if not.
+/// Sends a partition somewhere else and waits until the client has begun to. With an epoch the client first asks whether
+/// the log before the offset is still the one of that epoch, and goes to where it begins to differ if not.
+///
+/// # Errors
+/// The client does not read the partition, or has dropped the seek: a rebalance overtook it.
 pub(crate) fn seek<C: ClientContext>(
     client: &Client<C>,
     topic: &str,
     (partition, offset): (i32, Offset),
     epoch: Option<i32>,
+    timeout: Duration,
 ) -> KafkaResult<()> {
+    // Without a time to wait the client does not say what became of it.
+    let timeout_ms = i32::try_from(timeout.as_millis())
+        .unwrap_or(i32::MAX)
+        .max(1);
     let mut list = TopicPartitionList::with_capacity(1);
     list.add_partition_offset(topic, partition, offset)?;
     // SAFETY: client and list outlive the calls; the list has one element; an error is destroyed once.
     unsafe {
         let element = (*list.ptr()).elems;
         ffi::rd_kafka_topic_partition_set_leader_epoch(element, epoch.unwrap_or(-1));
-        let error = ffi::rd_kafka_seek_partitions(client.native_ptr(), list.ptr(), 0);
+        let error = ffi::rd_kafka_seek_partitions(client.native_ptr(), list.ptr(), timeout_ms);
+        let code = match error.is_null() {
+            // The call as a whole; what became of the partition is with the partition.
+            true => (*element).err,
+            false => ffi::rd_kafka_error_code(error),
+        };
         if !error.is_null() {
-            let code = ffi::rd_kafka_error_code(error);
             ffi::rd_kafka_error_destroy(error);
-            return Err(KafkaError::Seek(RDKafkaErrorCode::from(code).to_string()));
         }
-        Ok(())
+        match code {
+            ffi::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR => Ok(()),
+            code => Err(KafkaError::Seek(RDKafkaErrorCode::from(code).to_string())),
+        }
     }
 }
 
@@ -365,10 +379,13 @@ unsafe fn text(text: *const c_char) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use rdkafka::{
         ClientConfig,
         consumer::{BaseConsumer, Consumer},
         mocking::MockCluster,
+        producer::{BaseProducer, BaseRecord, Producer},
     };
 
     use super::*;
@@ -383,5 +400,72 @@ mod tests {
         let consumer: BaseConsumer = settings.create().unwrap();
         let asked = describe_topics(consumer.client(), &["t"], Duration::from_millis(200));
         assert!(asked.is_err(), "{asked:?}");
+    }
+
+    #[test]
+    fn a_seek_that_the_client_does_not_begin_is_an_error() {
+        const PATIENCE: Duration = Duration::from_secs(60);
+        let broker = MockCluster::new(1).unwrap();
+        broker.create_topic("t", 2, 1).unwrap();
+        let mut settings = ClientConfig::new();
+        settings
+            .set("bootstrap.servers", broker.bootstrap_servers())
+            .set("group.id", "g");
+        let consumer: BaseConsumer = settings.create().unwrap();
+        let sought = |partition| {
+            seek(
+                consumer.client(),
+                "t",
+                (partition, Offset::Offset(0)),
+                None,
+                PATIENCE,
+            )
+        };
+        assert!(sought(0).is_err(), "nobody reads it");
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset("t", 0, Offset::Offset(0))
+            .unwrap();
+        consumer.assign(&list).unwrap();
+        // Which the client's main thread begins.
+        let deadline = Instant::now() + PATIENCE;
+        while sought(0).is_err() {
+            assert!(Instant::now() < deadline, "it is read");
+        }
+        assert!(sought(1).is_err(), "nobody reads that one");
+        consumer.unassign().unwrap();
+        while sought(0).is_ok() {
+            assert!(Instant::now() < deadline, "it was given up");
+        }
+    }
+
+    /// By which a partition that was sent back is told from one that stands where its start is right.
+    #[test]
+    fn a_partition_has_no_position_after_a_seek_until_something_comes() {
+        const PATIENCE: Duration = Duration::from_secs(60);
+        let broker = MockCluster::new(1).unwrap();
+        broker.create_topic("t", 1, 1).unwrap();
+        let mut settings = ClientConfig::new();
+        settings
+            .set("bootstrap.servers", broker.bootstrap_servers())
+            .set("group.id", "g");
+        let producer: BaseProducer = settings.create().unwrap();
+        producer
+            .send(BaseRecord::<(), _>::to("t").payload("p"))
+            .unwrap();
+        producer.flush(PATIENCE).unwrap();
+        let consumer: BaseConsumer = settings.create().unwrap();
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset("t", 0, Offset::Offset(0))
+            .unwrap();
+        consumer.assign(&list).unwrap();
+        let position = || {
+            let positions = consumer.position().unwrap();
+            positions.find_partition("t", 0).unwrap().offset()
+        };
+        consumer.poll(PATIENCE).unwrap().unwrap();
+        assert_eq!(position(), Offset::Offset(1));
+        let there = (0, Offset::Offset(1));
+        seek(consumer.client(), "t", there, None, PATIENCE).unwrap();
+        assert_eq!(position(), Offset::Invalid);
     }
 }

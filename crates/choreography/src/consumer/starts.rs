@@ -9,7 +9,7 @@ use rdkafka::{
     error::KafkaResult,
 };
 
-use super::{COMMITTED_WAIT, Check, GENERATION, LaneConsumer, lock};
+use super::{COMMITTED_WAIT, Check, GENERATION, LaneConsumer, SEEK_WAIT, lock};
 use crate::{
     Span,
     batch::Batch,
@@ -67,13 +67,13 @@ impl LaneConsumer {
                 Committed::Next(next) => Offset::Offset(next),
                 Committed::Nothing => Offset::Beginning,
                 Committed::Unknown => {
-                    return Err("a partition went back to earlier offsets".to_owned());
+                    return Err("a partition does not go on from its last record".to_owned());
                 }
             };
             tracing::warn!(
                 topic = self.topic,
                 partition,
-                "partition went back to earlier offsets; its start is checked again"
+                "partition does not go on from its last record; its start is checked again"
             );
             self.seek(partition, offset, epoch)?;
         }
@@ -105,6 +105,7 @@ impl LaneConsumer {
     /// The same for a new partition without new records, whose position passes what is no record (the markers of
     /// transactions): it is committed once it is known not to take the group's offset back. Otherwise the lag of a
     /// partition that moved before its last marker was committed would show 1 until the next record.
+    /// One that was sent back just now has no position until something comes from there.
     pub fn check_quiet_starts(&self) -> KafkaResult<()> {
         let mut unchecked = lock(&self.client.context().unchecked);
         if unchecked.is_empty() {
@@ -161,14 +162,17 @@ impl LaneConsumer {
         }
     }
 
+    /// Waited for: a seek that a rebalance overtakes is dropped, and what lies between would be left out. Nothing the
+    /// client does for it calls back here, so the lock may be held.
     fn seek(&self, partition: i32, offset: Offset, epoch: Option<i32>) -> Result<(), String> {
         let sent = native::seek(
             self.client.client(),
             &self.topic,
             (partition, offset),
             epoch,
+            SEEK_WAIT,
         );
-        sent.map_err(|error| error.to_string())
+        sent.map_err(|error| format!("{}-{partition} could not be sent back: {error}", self.topic))
     }
 
     /// What is committed of a partition, and in which leader epoch it was read.
