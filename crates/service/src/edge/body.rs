@@ -8,16 +8,19 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicUsize, Ordering},
     },
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
     time::Duration,
 };
 
 use axum::body::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 use tonic::Status;
 
-use super::load::{Lease, Load};
+use super::{
+    connection::{Conn, Place},
+    load::{Lease, Load},
+};
 use crate::service::MessageMax;
 
 /// What a body must come at, on average, once it has had its time to begin: 8 MiB take 17 minutes then.
@@ -26,8 +29,6 @@ const BYTES_PER_SECOND_MIN: u64 = 8 << 10;
 const SCARCE_BYTES_PER_SECOND_MIN: u64 = 256 << 10;
 /// Time that every body has, also then: a connection across the world begins slowly.
 const SCARCE_GRACE: Duration = Duration::from_secs(2);
-/// How often a body that is waited for is looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A body smaller than this frees too little to be refused for being slow while memory is scarce.
 const SMALL_BYTES: u64 = 64 << 10;
 
@@ -154,18 +155,26 @@ pub(crate) struct Metered<B> {
     pace: Pace,
     /// Of [`Reading::Messages`].
     messages: Option<Messages>,
-    /// There while it is waited for.
-    look: Option<Pin<Box<Sleep>>>,
+    conn: Arc<Conn>,
+    /// There once it is waited for.
+    place: Option<Place>,
 }
 
 impl<B> Metered<B> {
-    pub fn new(body: B, meter: Arc<Meter>, timeout: Duration, reading: Reading) -> Self {
+    pub fn new(
+        body: B,
+        meter: Arc<Meter>,
+        timeout: Duration,
+        reading: Reading,
+        conn: Arc<Conn>,
+    ) -> Self {
         Metered {
             body,
             meter,
-            pace: Pace::new(Instant::now(), timeout),
+            pace: Pace::new(timeout),
             messages: (reading == Reading::Messages).then(Messages::default),
-            look: None,
+            conn,
+            place: None,
         }
     }
 
@@ -174,80 +183,75 @@ impl<B> Metered<B> {
         if !self.meter.take(data.len()) {
             return Err(self.meter.refuse(Cut::Memory));
         }
-        let now = Instant::now();
         match &mut self.messages {
-            None => self.pace.came(now, data.len()),
+            None => self.pace.came(data.len()),
             Some(messages) => {
                 let open = messages.open + data.len();
                 messages.advance(data);
                 if messages.open < open {
                     // A message is whole; the time of the next one counts from here.
-                    self.pace = Pace::new(now, self.pace.timeout);
-                    self.pace.came(now, messages.open);
+                    self.pace = Pace::new(self.pace.timeout);
+                    self.pace.came(messages.open);
                 } else {
-                    self.pace.came(now, data.len());
+                    self.pace.came(data.len());
                 }
             }
         }
         Ok(())
     }
 
-    /// Ready when it has been waited for too long.
-    fn poll_patience(&mut self, task: &mut Context<'_>) -> Poll<()> {
+    /// Whether it has been waited for too long. Its connection has it looked at again.
+    fn is_too_slow(&mut self, task: &Context<'_>) -> bool {
         // Between two messages nobody is waited for.
         if self.messages.as_ref().is_some_and(|it| it.open == 0) {
-            self.look = None;
-            return Poll::Pending;
+            return false;
         }
-        let every = LOOK_EVERY.min(self.pace.timeout);
-        let look = self
-            .look
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep(every)));
-        loop {
-            ready!(look.as_mut().poll(task));
-            let now = Instant::now();
-            if self.pace.is_too_slow(now, &self.meter.load) {
-                return Poll::Ready(());
-            }
-            look.as_mut().reset(now + every);
+        if self.pace.is_too_slow(Instant::now(), &self.meter.load) {
+            return true;
         }
+        let place = self.place.get_or_insert_with(|| self.conn.place());
+        place.set(task.waker());
+        false
     }
 }
 
-/// How quickly a body, or a message of one, comes.
+/// How quickly a body, or a message of one, comes. Its time begins when it is waited for: most come at once, and no
+/// clock is read for them.
 #[derive(Debug)]
 struct Pace {
     timeout: Duration,
-    began: Instant,
-    progressed: Instant,
+    began: Option<Instant>,
+    progressed: Option<Instant>,
     received: u64,
 }
 
 impl Pace {
-    fn new(now: Instant, timeout: Duration) -> Self {
+    fn new(timeout: Duration) -> Self {
         Pace {
             timeout,
-            began: now,
-            progressed: now,
+            began: None,
+            progressed: None,
             received: 0,
         }
     }
 
-    fn came(&mut self, now: Instant, bytes: usize) {
-        self.progressed = now;
+    fn came(&mut self, bytes: usize) {
+        // As of the next look.
+        self.progressed = None;
         self.received += bytes as u64;
     }
 
-    fn is_too_slow(&self, now: Instant, load: &Load) -> bool {
+    fn is_too_slow(&mut self, now: Instant, load: &Load) -> bool {
         let allowed = |grace: Duration, rate: u64| {
             grace.saturating_add(Duration::from_millis(
                 self.received.saturating_mul(1_000) / rate,
             ))
         };
-        let took = now.duration_since(self.began);
+        let took = now.duration_since(*self.began.get_or_insert(now));
+        let stood = now.duration_since(*self.progressed.get_or_insert(now));
         let scarce = load.are_connections_scarce()
             || (self.received >= SMALL_BYTES && load.is_memory_scarce());
-        now.duration_since(self.progressed) >= self.timeout
+        stood >= self.timeout
             || took >= allowed(self.timeout, BYTES_PER_SECOND_MIN)
             || (scarce && took >= allowed(SCARCE_GRACE, SCARCE_BYTES_PER_SECOND_MIN))
     }
@@ -271,8 +275,10 @@ where
             this.meter.keep(messages.open);
         }
         let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(task) else {
-            ready!(this.poll_patience(task));
-            return Poll::Ready(Some(Err(this.meter.refuse(Cut::Slow))));
+            return match this.is_too_slow(task) {
+                true => Poll::Ready(Some(Err(this.meter.refuse(Cut::Slow)))),
+                false => Poll::Pending,
+            };
         };
         let frame = match frame {
             Some(Ok(frame)) => frame,
@@ -353,7 +359,8 @@ mod tests {
     /// where it comes to its end.
     fn cut_after(load: &Load, chunks: usize, size: usize, every_ms: u64) -> Option<u64> {
         let began = Instant::now();
-        let mut pace = Pace::new(began, TIMEOUT);
+        let mut pace = Pace::new(TIMEOUT);
+        pace.is_too_slow(began, load);
         let (mut now_ms, mut next_ms, mut left) = (0, every_ms, chunks);
         while left > 0 {
             now_ms += 10;
@@ -362,7 +369,7 @@ mod tests {
                 return Some(now_ms);
             }
             while left > 0 && next_ms <= now_ms {
-                pace.came(now, size);
+                pace.came(size);
                 (left, next_ms) = (left - 1, next_ms + every_ms);
             }
         }
@@ -434,7 +441,8 @@ mod tests {
     fn a_stream_holds_the_message_that_is_coming_and_no_more() {
         let load = load(1_000);
         let meter = Meter::new(Arc::clone(&load));
-        let mut body = Metered::new((), Arc::clone(&meter), TIMEOUT, Reading::Messages);
+        let conn = Arc::new(Conn::new(false, true));
+        let mut body = Metered::new((), Arc::clone(&meter), TIMEOUT, Reading::Messages, conn);
         for _ in 0..100 {
             body.came(&message(600)).unwrap();
             // The reader asks for more.

@@ -5,10 +5,10 @@ use std::{
     mem::MaybeUninit,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
@@ -47,6 +47,42 @@ pub(super) enum Verdict {
     Cut,
 }
 
+/// Requests whose bodies are waited for, each at its own place.
+#[derive(Debug, Default)]
+struct Waiting {
+    wakers: Vec<Option<Waker>>,
+    free: Vec<usize>,
+}
+
+/// A body's place among those that its connection has looked at now and then.
+#[derive(Debug)]
+pub(super) struct Place {
+    conn: Arc<Conn>,
+    at: usize,
+}
+
+impl Place {
+    /// Whom to wake.
+    pub fn set(&self, waker: &Waker) {
+        let mut waiting = self.conn.waiting();
+        if let Some(kept) = waiting.wakers.get_mut(self.at)
+            && !kept.as_ref().is_some_and(|kept| kept.will_wake(waker))
+        {
+            *kept = Some(waker.clone());
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut waiting = self.conn.waiting();
+        if let Some(kept) = waiting.wakers.get_mut(self.at) {
+            *kept = None;
+            waiting.free.push(self.at);
+        }
+    }
+}
+
 /// What a connection does at the moment. Shared by its task, its requests and whoever looks for one to close.
 #[derive(Debug)]
 pub(crate) struct Conn {
@@ -61,6 +97,7 @@ pub(crate) struct Conn {
     http2: AtomicBool,
     asked: AtomicBool,
     closing: AtomicBool,
+    waiting: Mutex<Waiting>,
     pub(super) close: Notify,
     /// Probes only.
     pub reserved: bool,
@@ -78,6 +115,7 @@ impl Conn {
             http2: AtomicBool::new(false),
             asked: AtomicBool::new(false),
             closing: AtomicBool::new(false),
+            waiting: Mutex::default(),
             close: Notify::new(),
             reserved,
             loopback,
@@ -93,6 +131,30 @@ impl Conn {
         self.opened + Duration::from_millis(ms)
     }
 
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has a body looked at whenever the connection is. A timer for each body would cost a call more
+    /// than its model: the runtime's driver is woken for it.
+    pub(super) fn place(self: &Arc<Self>) -> Place {
+        let mut waiting = self.waiting();
+        let at = waiting.free.pop().unwrap_or_else(|| {
+            waiting.wakers.push(None);
+            waiting.wakers.len() - 1
+        });
+        Place {
+            conn: Arc::clone(self),
+            at,
+        }
+    }
+
+    fn wake_waiting(&self) {
+        for waker in self.waiting().wakers.iter().flatten() {
+            waker.wake_by_ref();
+        }
+    }
+
     /// A request has come; it is being answered until the guard is dropped.
     pub fn begin(self: &Arc<Self>) -> Busy {
         self.active.fetch_add(1, Ordering::AcqRel);
@@ -101,19 +163,28 @@ impl Conn {
         Busy(Arc::clone(self))
     }
 
-    fn end(&self, now: Instant) {
-        self.idle_since.store(self.ms(now), Ordering::Relaxed);
-        self.active.fetch_sub(1, Ordering::AcqRel);
+    fn end(&self, now: impl FnOnce() -> Instant) {
+        // While others are being answered it is not idle, and the clock need not be read.
+        let idle = || self.idle_since.store(self.ms(now()), Ordering::Relaxed);
+        let seems_last = self.active.load(Ordering::Acquire) == 1;
+        match seems_last {
+            true => {
+                idle();
+                self.active.fetch_sub(1, Ordering::AcqRel);
+            }
+            false if self.active.fetch_sub(1, Ordering::AcqRel) == 1 => idle(),
+            false => {}
+        }
     }
 
     /// Bytes have come.
-    fn came(&self, now: Instant, bytes: &[u8], first: bool) {
+    fn came(&self, now: impl FnOnce() -> Instant, bytes: &[u8], first: bool) {
         if first && bytes.starts_with(HTTP2_BEGINS) {
             self.http2.store(true, Ordering::Relaxed);
         }
         // HTTP/2 has frames of its own between requests.
         if !self.http2.load(Ordering::Relaxed) && !self.is_active() {
-            let now = self.ms(now) + 1;
+            let now = self.ms(now()) + 1;
             let head = &self.head_since;
             let _ = head.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
         }
@@ -135,7 +206,16 @@ impl Conn {
         self.close.notify_one();
     }
 
-    pub(super) fn verdict(&self, now: Instant, patience: Patience) -> Verdict {
+    /// What becomes of it; all bodies that are waited for are looked at as well.
+    pub(super) fn look(&self, now: Instant, patience: Patience, every: Duration) -> Verdict {
+        self.wake_waiting();
+        match self.verdict(now, patience) {
+            Verdict::Stays(until) => Verdict::Stays(until.min(now + every)),
+            verdict => verdict,
+        }
+    }
+
+    fn verdict(&self, now: Instant, patience: Patience) -> Verdict {
         if self.is_active() {
             return Verdict::Stays(now + LOOK_EVERY);
         }
@@ -169,7 +249,7 @@ pub(crate) struct Busy(Arc<Conn>);
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.end(Instant::now());
+        self.0.end(Instant::now);
     }
 }
 
@@ -226,7 +306,7 @@ impl AsyncRead for Wire {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut this.stream).poll_read(task, buffer))?;
         if let Some(came @ [_, ..]) = buffer.filled().get(before..) {
-            this.conn.came(Instant::now(), came, this.first);
+            this.conn.came(Instant::now, came, this.first);
             this.first = false;
         }
         Poll::Ready(Ok(()))
@@ -313,27 +393,27 @@ mod tests {
     #[test]
     fn a_head_that_drips_is_cut_also_after_other_requests() {
         let conn = Arc::new(Conn::new(false, true));
-        conn.came(at(&conn, 0), b"GET / HTTP/1.1\r\n\r\n", true);
+        conn.came(|| at(&conn, 0), b"GET / HTTP/1.1\r\n\r\n", true);
         std::mem::forget(conn.begin());
-        conn.end(at(&conn, 5));
+        conn.end(|| at(&conn, 5));
         assert!(matches!(after(&conn, 200), Verdict::Stays(_)));
-        conn.came(at(&conn, 200), b"G", false);
+        conn.came(|| at(&conn, 200), b"G", false);
         assert!(matches!(after(&conn, 206), Verdict::Stays(_)));
-        conn.came(at(&conn, 206), b"E", false);
+        conn.came(|| at(&conn, 206), b"E", false);
         assert_eq!(after(&conn, 210), Verdict::Cut);
     }
 
     #[test]
     fn an_idle_connection_goes_and_one_with_a_request_stays() {
         let conn = Arc::new(Conn::new(false, true));
-        conn.came(at(&conn, 0), b"PRI * HTTP/2.0\r\n", true);
+        conn.came(|| at(&conn, 0), b"PRI * HTTP/2.0\r\n", true);
         assert!(matches!(after(&conn, 299), Verdict::Stays(_)));
         std::mem::forget(conn.begin());
         assert!(matches!(after(&conn, 3_600), Verdict::Stays(_)));
         assert_eq!(conn.idle_since(), None);
-        conn.end(at(&conn, 3_600));
+        conn.end(|| at(&conn, 3_600));
         assert_eq!(conn.idle_since(), Some(at(&conn, 3_600)));
-        conn.came(at(&conn, 3_700), b"a ping", false);
+        conn.came(|| at(&conn, 3_700), b"a ping", false);
         assert!(matches!(after(&conn, 3_899), Verdict::Stays(_)));
         assert_eq!(after(&conn, 3_900), Verdict::Goes);
     }

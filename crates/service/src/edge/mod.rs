@@ -96,7 +96,7 @@ impl Edge {
     async fn answer(
         &self,
         request: Request<Incoming>,
-        conn: &Conn,
+        conn: &Arc<Conn>,
         busy: Busy,
     ) -> Response<Answered> {
         let inner = &*self.0;
@@ -114,7 +114,7 @@ impl Edge {
                 (preflight(request.headers(), origin), begun)
             }
             Ok((begun, origin)) => {
-                let mut response = inner.run(request, grpc).await;
+                let mut response = inner.run(request, conn, grpc).await;
                 if let Some(origin) = &origin {
                     share(response.headers_mut(), origin);
                 }
@@ -207,7 +207,7 @@ impl Inner {
         Ok((begun, origin.cloned()))
     }
 
-    async fn run(&self, mut request: Request<Incoming>, grpc: bool) -> Response {
+    async fn run(&self, mut request: Request<Incoming>, conn: &Arc<Conn>, grpc: bool) -> Response {
         if request.body().is_end_stream() {
             return self.front.answer(request.map(|_| Body::empty())).await;
         }
@@ -222,7 +222,10 @@ impl Inner {
             false => Reading::Whole,
         };
         let timeout = self.config.body_timeout;
-        let metered = |body| Metered::new(body, Arc::clone(&raw), timeout, reading);
+        let metered = |body| {
+            let conn = Arc::clone(conn);
+            Metered::new(body, Arc::clone(&raw), timeout, reading, conn)
+        };
         let request = match coding.zip(inflated.clone()) {
             None => request.map(|body| Body::new(metered(body))),
             Some((coding, meter)) if grpc => {

@@ -38,6 +38,8 @@ const RESERVE_MAX: usize = 32;
 const RESERVE_PATIENCE: Duration = Duration::from_secs(3);
 /// A connection that has just been opened, or has just answered, is about to be used.
 const EVICTED_AFTER: Duration = Duration::from_secs(1);
+/// How often a connection, and what comes on it, is looked at, at least.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long nothing is accepted after the system refused: too many files are open, mostly.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
 /// An HTTP/1 head, and what is read ahead of a body.
@@ -202,20 +204,28 @@ struct Task {
 }
 
 impl Task {
-    async fn run(mut self, stream: TcpStream) {
-        let config = self.edge.config();
+    async fn run(self, stream: TcpStream) {
+        let Task {
+            edge,
+            builder,
+            mut draining,
+            conn,
+        } = self;
+        let config = edge.config();
+        let look_every = LOOK_EVERY.min(config.body_timeout);
         let patience = Patience {
             header: config.header_timeout,
             idle: config.idle_timeout,
         };
-        let wire = Wire::new(stream, Arc::clone(&self.conn), config.body_timeout);
+        let wire = Wire::new(stream, Arc::clone(&conn), config.body_timeout);
         let service = Requests {
-            edge: self.edge.clone(),
-            conn: Arc::clone(&self.conn),
+            edge: edge.clone(),
+            conn: Arc::clone(&conn),
         };
-        let connection = self.builder.serve_connection(TokioIo::new(wire), service);
+        let connection = builder.serve_connection(TokioIo::new(wire), service);
         let mut connection = std::pin::pin!(connection);
-        let look = tokio::time::sleep(patience.header.min(patience.idle));
+        let look = patience.header.min(patience.idle).min(look_every);
+        let look = tokio::time::sleep(look);
         let mut look = std::pin::pin!(look);
         let mut closing = false;
         loop {
@@ -226,22 +236,22 @@ impl Task {
                     }
                     return;
                 }
-                () = self.conn.close.notified(), if !closing => {
+                () = conn.close.notified(), if !closing => {
                     closing = true;
                     connection.as_mut().graceful_shutdown();
                     look.as_mut().reset(Instant::now() + CLOSE_WITHIN);
                 }
-                _ = self.draining.wait_for(|draining| *draining), if !closing => {
+                _ = draining.wait_for(|draining| *draining), if !closing => {
                     closing = true;
                     connection.as_mut().graceful_shutdown();
                     look.as_mut().reset(Instant::now() + CLOSE_WITHIN);
                 }
-                () = look.as_mut() => match self.conn.verdict(Instant::now(), patience) {
+                () = look.as_mut() => match conn.look(Instant::now(), patience, look_every) {
                     // It has said that it closes; who has no request has no more to wait for.
-                    _ if closing && !self.conn.is_active() => return,
+                    _ if closing && !conn.is_active() => return,
                     _ if closing => look.as_mut().reset(Instant::now() + CLOSE_WITHIN),
                     Verdict::Stays(until) => look.as_mut().reset(until),
-                    Verdict::Goes => self.conn.ask_to_close(),
+                    Verdict::Goes => conn.ask_to_close(),
                     Verdict::Cut => return,
                 }
             }
