@@ -178,6 +178,7 @@ fn refused(file: &Path, error: &package::Error) -> Error {
             "; are the inputs named in the order of the graph's columns, is --activation right, and the output the one with \
              the answers (--output-tensor)?"
         }
+        package::Error::NoProbability { .. } => " (--activation, --outputs)",
         package::Error::Parts(_) => "; check --inputs, --outputs and --output-tensor",
         _ => "",
     };

@@ -2,10 +2,11 @@
 
 mod common;
 
-use common::{import_options, named};
+use common::{import_options, named, score};
 use proptest::prelude::*;
 use prost::Message as _;
-use quadrille_model::import::import;
+use quadrille_model::import::{ImportOptions, import};
+use quadrille_model::package::{Activation, Error, Labels};
 use quadrille_model::{Outputs, Package};
 use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::type_proto::{Tensor, Value};
@@ -394,4 +395,38 @@ fn what_is_no_forest_is_refused_by_name() {
         ],
     );
     below("output 3", &[vec![Node::Leaf(vec![(3, 1.0)])]]);
+}
+
+#[test]
+fn logits_are_no_probabilities_and_are_refused_where_rows_are_recorded() {
+    let trees = [vec![Node::Leaf(vec![(0, 4.25)])]];
+    let labels = Labels {
+        negative: "ok".to_owned(),
+        positive: "fraud".to_owned(),
+    };
+    let with = |outputs, activation| {
+        let options = ImportOptions {
+            activation,
+            recorded: vec![1.0; 2 * INPUTS],
+            ..import_options(INPUTS, outputs)
+        };
+        import(file(&trees, 1), options)
+    };
+    let binary = Outputs::Binary(labels);
+    let refused = with(binary.clone(), Activation::None).unwrap_err();
+    assert!(
+        matches!(&refused, Error::NoProbability { row: 1, .. }),
+        "{refused}"
+    );
+    let said = refused.to_string();
+    assert!(
+        said.contains("4.25 for \"fraud\"") && said.contains("activation sigmoid"),
+        "{said}"
+    );
+    let package = with(binary, Activation::Sigmoid).unwrap();
+    let probability = score(&package, &[1.0; INPUTS]);
+    assert!((probability[0] - 0.9859).abs() < 1e-3, "{probability:?}");
+    // A regression's value may be any number.
+    let values = Outputs::Values(vec!["y".to_owned()]);
+    with(values, Activation::None).unwrap();
 }

@@ -25,7 +25,7 @@ use crate::logistic::{self, Logistic};
 pub use crate::scorer::Activation;
 use crate::scorer::{self, Kernel, Scorer};
 use crate::train::Trained;
-use crate::{Model, Outputs, onnx};
+use crate::{Model, NotANumber, Outputs, onnx};
 
 /// The manifest's file name.
 pub const MANIFEST_FILE: &str = "manifest.json";
@@ -94,6 +94,11 @@ pub enum Error {
     WarmUpRows(String),
     #[error("the model does not give the recorded answers: {0}")]
     WarmUp(#[from] Mismatch),
+    #[error(
+        "{answer} to recorded row {row} (counting from 1), which is no probability; a network that ends in logits needs the activation \
+         sigmoid or softmax, and numbers that are meant as they are are values, not classes"
+    )]
+    NoProbability { row: usize, answer: NotANumber },
     #[error("the parts of the package do not fit: {0}")]
     Parts(#[from] scorer::Error),
     #[error("the model {model} wants other inputs: {difference}")]
@@ -243,11 +248,11 @@ impl Package {
     /// again where the model is to run.
     ///
     /// # Errors
-    /// [`Error::WarmUp`] with the first row and output that is off.
+    /// [`Error::WarmUp`] with the first row and output that is off, [`Error::NoProbability`] with the first that is none.
     pub fn warm_up(&self) -> Result<(), Error> {
         match &self.manifest.warm_up {
             None => Ok(()),
-            Some(warm_up) => Ok(warm_up.check(&*self.model)?),
+            Some(warm_up) => warm_up.check(&*self.model),
         }
     }
 

@@ -104,8 +104,8 @@ impl WarmUp {
         Ok(())
     }
 
-    /// Scores the rows together and compares.
-    pub(super) fn check(&self, model: &dyn Model) -> Result<(), Mismatch> {
+    /// Scores the rows together and compares. What is recorded are numbers, so what it compares with are ones too.
+    pub(super) fn check(&self, model: &dyn Model) -> Result<(), Error> {
         let mut answers = Vec::new();
         model.score(&self.inputs(), &mut answers);
         let names = model.outputs().names();
@@ -116,15 +116,21 @@ impl WarmUp {
                 // NaN is within nothing.
                 let within = (got - expected).abs() <= allowed;
                 if !within {
-                    return Err(Mismatch {
-                        row: number,
-                        output: name.clone(),
+                    let (row, output) = (number, name.clone());
+                    let tolerance = self.tolerance;
+                    return Err(Error::WarmUp(Mismatch {
+                        row,
+                        output,
                         expected,
                         got,
-                        tolerance: self.tolerance,
-                    });
+                        tolerance,
+                    }));
                 }
             }
+            (model.outputs().check(answers)).map_err(|answer| Error::NoProbability {
+                row: number,
+                answer,
+            })?;
         }
         Ok(())
     }

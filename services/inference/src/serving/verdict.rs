@@ -31,6 +31,11 @@ impl std::fmt::Display for NoPrediction {
             write!(f, "row {row}: ")?;
         }
         write!(f, "{}, which is no prediction; ", self.answer)?;
+        if self.answer.is_no_probability() {
+            return f.write_str(
+                "a probability is from 0 to 1: import a network that ends in logits with --activation sigmoid or softmax",
+            );
+        }
         if !self.lacks_inputs() {
             return f.write_str(
                 "no input is missing, so the model fails on these values: look at its training range and its package",
@@ -58,6 +63,11 @@ pub(super) fn check(
 ) -> Result<(), NoPrediction> {
     let Err(answer) = model.outputs().check(outputs) else {
         return Ok(());
+    };
+    // Numbers that are no probabilities come of the model, whatever is missing.
+    let inputs = match answer.is_no_probability() {
+        true => &[][..],
+        false => inputs,
     };
     let missing = || {
         let named = inputs.iter().zip(model.inputs());
@@ -101,4 +111,40 @@ pub enum NotScored {
     Refused(#[from] Refused),
     #[error(transparent)]
     NoPrediction(#[from] NoPrediction),
+}
+
+#[cfg(test)]
+mod tests {
+    use quadrille_model::{Outputs, package::Labels};
+
+    use super::*;
+    use crate::fake;
+
+    #[test]
+    fn a_logit_is_no_prediction_and_the_models_affair_whatever_is_missing() {
+        let labels = Labels {
+            negative: "ok".to_owned(),
+            positive: "fraud".to_owned(),
+        };
+        let model = fake::Model::new(2, Outputs::Binary(labels), |_, _| {});
+        let no = check(&*model, &[f64::NAN, 1.0], &[4.2]).expect_err("no probability");
+        assert!(!no.lacks_inputs());
+        assert_eq!(
+            no.to_string(),
+            "the model answers 4.2 for \"fraud\", which is no prediction; a probability is from 0 to 1: import a network that \
+             ends in logits with --activation sigmoid or softmax"
+        );
+        let no = check(&*model, &[f64::NAN, 1.0], &[f64::NAN]).expect_err("no number");
+        assert!(no.lacks_inputs() && no.to_string().contains("x0 is missing"));
+        check(&*model, &[f64::NAN, 1.0], &[1.0]).expect("a prediction");
+    }
+
+    #[test]
+    fn an_infinite_value_is_no_prediction() {
+        let model = fake::Model::new(1, fake::value(), |_, _| {});
+        let no = check_all(&*model, &[1.0, 2.0], &[4.2, f64::INFINITY]).expect_err("no value");
+        let said = no.to_string();
+        assert!(said.starts_with("row 1: the model answers inf"), "{said}");
+        check_all(&*model, &[1.0, 2.0], &[4.2, -1e300]).expect("values");
+    }
 }
