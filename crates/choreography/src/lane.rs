@@ -8,11 +8,12 @@ mod ages;
 mod claims;
 mod commit;
 mod dead_letters;
+mod places;
 mod send;
 mod unreadable;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -22,15 +23,15 @@ use quadrille_telemetry::{StageMetrics, Tracing, metrics::Committed};
 use rdkafka::{Message, consumer::Consumer, error::KafkaError, message::BorrowedMessage};
 
 use self::{
-    ages::Ages, claims::Claims, commit::Unsettled, dead_letters::DeadLetters, send::Suspects,
-    unreadable::Suspicion,
+    ages::Ages, claims::Claims, commit::Unsettled, dead_letters::DeadLetters, places::Places,
+    send::Suspects, unreadable::Suspicion,
 };
 use crate::{
     Backoff, Cause, Delivery, Handler, Headers, Incoming, StageConfig,
     admin::StageTopics,
     batch::Batch,
     consumer::{LaneConsumer, OffsetsIn},
-    judge::{Buried, Judge},
+    judge::Judge,
     producer::LaneProducer,
     spans::Spans,
     status::{LaneStatus, Stop},
@@ -118,16 +119,10 @@ pub(crate) struct Lane<H: Handler> {
     /// Attempts of the batch in hand.
     attempts: Backoff,
     failed_commits: u32,
-    /// Records the broker would not take, by partition and offset.
-    refused: HashMap<(i32, i64), Cause>,
-    /// Records of the batch in hand whose dead letters are confirmed already, although it is not committed.
-    buried: Buried,
-    /// Records of which the broker would not take what is beside their outcome.
-    extras_refused: HashSet<(i32, i64)>,
+    /// Of the batch in hand.
+    places: Places,
     /// Of the last attempt.
     extras_dropped: u64,
-    /// Records whose dead letter the broker would not take, and why: theirs only name them.
-    truncated: HashMap<(i32, i64), &'static str>,
     /// Of the last attempt.
     letters_truncated: u64,
     /// Of the batch in hand.
@@ -174,11 +169,8 @@ impl<H: Handler> Lane<H> {
             spans,
             attempts,
             failed_commits: 0,
-            refused: HashMap::new(),
-            buried: Buried::new(),
-            extras_refused: HashSet::new(),
+            places: Places::default(),
             extras_dropped: 0,
-            truncated: HashMap::new(),
             letters_truncated: 0,
             suspects: Suspects::default(),
             suspicion: Suspicion::default(),
@@ -322,9 +314,7 @@ impl<H: Handler> Lane<H> {
                 self.dead_letters.tell_rest(&self.config.input, true);
                 return Ok(End::Drained);
             }
-            if !batch.forgotten.is_empty() {
-                self.suspicion.give_back(&mut batch.forgotten);
-            }
+            self.forget(&mut batch);
             if batch.is_empty() && self.suspicion.is_due() {
                 consumer.release();
                 if let Some(wait) = self.step_past(producer, consumer)? {
@@ -338,6 +328,8 @@ impl<H: Handler> Lane<H> {
             self.collect(consumer, &mut batch)?;
             consumer.check_starts(&mut batch).map_err(End::restart)?;
             self.check_claimed(consumer, &mut batch)?;
+            // Before anything that came since is handled.
+            self.forget(&mut batch);
             self.claim(consumer, &mut claims)?;
             if lag_at.elapsed() >= LAG_EVERY {
                 lag_at = Instant::now();
@@ -370,12 +362,18 @@ impl<H: Handler> Lane<H> {
     fn fresh(&mut self) {
         self.attempts.reset();
         self.failed_commits = 0;
-        self.refused.clear();
-        self.buried.clear();
-        self.extras_refused.clear();
-        self.truncated.clear();
+        self.places.clear();
         self.suspects = Suspects::default();
         self.last_commit = Instant::now();
+    }
+
+    /// Forgets what is known of records that the batch forgot.
+    fn forget(&mut self, batch: &mut Batch<'_>) {
+        if !batch.forgotten.is_empty() {
+            self.places.forget(&batch.forgotten);
+            self.suspects.forget(&batch.forgotten);
+            self.suspicion.give_back(&mut batch.forgotten);
+        }
     }
 
     /// Polls until the batch is full or the queue is dry; waits for a first record, not for a second,
@@ -520,7 +518,7 @@ impl<H: Handler> Lane<H> {
         self.spans.open(&incoming, batch.first_at, batch.polled_at);
         if let Err(cause) = self
             .judge
-            .decide(&mut self.handler, &incoming, &self.buried)
+            .decide(&mut self.handler, &incoming, &self.places.buried)
         {
             self.spans.undone(&incoming, cause.class, &cause.message);
             return Err(End::Fatal(cause));

@@ -122,7 +122,7 @@ impl<H: Handler> Lane<H> {
                 let stored = store.commit(&spans, &|| self.stop.requested_for(STORE_ENDS_WITHIN));
                 store_span = store.describe();
                 if let Err(failure) = stored {
-                    self.judge.bury(incoming, &mut self.buried);
+                    self.judge.bury(incoming, &mut self.places.buried);
                     return Err(store_failure(failure));
                 }
             }

@@ -36,6 +36,14 @@ pub(super) struct Suspects {
     singled_out: usize,
 }
 
+impl Suspects {
+    /// Forgets the records of partitions that the batch forgot.
+    pub fn forget(&mut self, partitions: &[i32]) {
+        let stays = |(partition, _): &(i32, i64)| !partitions.contains(partition);
+        self.places.retain(stays);
+    }
+}
+
 impl<H: Handler> Lane<H> {
     /// Notes what the broker refused as the records' own fault, so that the batch is sent otherwise when it is handled
     /// again: an output's record becomes a dead letter, a dead letter one that only names its original, and what was
@@ -63,12 +71,12 @@ impl<H: Handler> Lane<H> {
         for (failure, place, class) in found {
             self.suspects.places.remove(&place);
             if failure.index & BESIDE != 0 {
-                self.extras_refused.insert(place);
+                self.places.extras_refused.insert(place);
             } else if let Decision::Dead { .. } = self.judge.decision(failure.index) {
-                self.truncated.insert(place, class);
+                self.places.truncated.insert(place, class);
             } else {
                 let detail = format!("the broker refused its output: {}", failure.error);
-                self.refused.insert(place, unsendable(class, detail));
+                self.places.refused.insert(place, unsendable(class, detail));
             }
         }
     }
@@ -113,9 +121,10 @@ impl<H: Handler> Lane<H> {
             if !self.suspects.places.is_empty() {
                 self.isolate(producer, record, &mut grouped)?;
             }
-            let refused = (!self.refused.is_empty())
+            let refused = (!self.places.refused.is_empty())
                 .then(|| {
-                    self.refused
+                    self.places
+                        .refused
                         .get(&(record.partition, record.offset))
                         .cloned()
                 })
@@ -145,7 +154,7 @@ impl<H: Handler> Lane<H> {
 
     fn is_buried(&self, record: &Incoming<'_>) -> bool {
         let place = (record.partition, record.offset);
-        !self.buried.is_empty() && self.buried.contains_key(&place)
+        !self.places.buried.is_empty() && self.places.buried.contains_key(&place)
     }
 
     /// Sends a record's output; the inner error is the record's own: it is too large.
@@ -183,6 +192,7 @@ impl<H: Handler> Lane<H> {
     ) -> Result<usize, Undelivered> {
         let mut sent = 0;
         let refused = self
+            .places
             .extras_refused
             .contains(&(record.partition, record.offset));
         for payload in self.judge.extras(index) {
@@ -217,10 +227,10 @@ impl<H: Handler> Lane<H> {
         let size = record.payload.map_or(0, <[u8]>::len) + record.key.map_or(0, <[u8]>::len);
         let mut why = match size > dlq::LETTER_BYTES_MAX {
             true => Some("too_large"),
-            false if self.truncated.is_empty() => None,
+            false if self.places.truncated.is_empty() => None,
             false => {
                 let place = (record.partition, record.offset);
-                self.truncated.get(&place).copied()
+                self.places.truncated.get(&place).copied()
             }
         };
         loop {
