@@ -37,6 +37,9 @@ pub(super) struct Suspicion {
     raised: Option<Raised>,
     /// Of each partition that was sent behind such a batch, where to: until something is polled there it has no position.
     passed: BTreeMap<i32, i64>,
+    /// Of each partition the first and the last offset of a batch whose letter is confirmed and which was not stepped past
+    /// yet: its store does not answer, and with each try the letter would be sent again.
+    confirmed: BTreeMap<i32, (i64, i64)>,
     /// Partitions whose records the lane forgot since the error, as they went, or are read from elsewhere.
     given_back: Vec<i32>,
     backoff: Backoff,
@@ -48,6 +51,7 @@ impl Default for Suspicion {
         Suspicion {
             raised: None,
             passed: BTreeMap::new(),
+            confirmed: BTreeMap::new(),
             given_back: Vec::new(),
             backoff: Backoff::new(AGAIN_FIRST, AGAIN_MAX),
             again_at: Instant::now(),
@@ -58,6 +62,9 @@ impl Default for Suspicion {
 impl Suspicion {
     /// Notes partitions whose records the lane forgot.
     pub fn give_back(&mut self, partitions: &mut Vec<i32>) {
+        for partition in &*partitions {
+            self.confirmed.remove(partition);
+        }
         match self.raised {
             Some(_) => self.given_back.append(partitions),
             None => partitions.clear(),
@@ -75,6 +82,17 @@ impl Suspicion {
         }
         self.given_back.clear();
         Some(raised)
+    }
+
+    /// Notes that the letter of a batch is confirmed.
+    fn confirm(&mut self, unreadable: &Unreadable) {
+        let range = (unreadable.first, unreadable.last);
+        self.confirmed.insert(unreadable.partition, range);
+    }
+
+    fn is_confirmed(&self, unreadable: &Unreadable) -> bool {
+        let range = (unreadable.first, unreadable.last);
+        self.confirmed.get(&unreadable.partition) == Some(&range)
     }
 
     /// Whether a search is due.
@@ -248,8 +266,11 @@ impl<H: Handler> Lane<H> {
                 false => self.commit_or_ask(producer, consumer, &offsets)?,
             }
         } else {
-            self.send_unread(producer, unreadable)
-                .map_err(|undelivered| Unsettled::Aborted(undelivered.reason))?;
+            if !self.suspicion.is_confirmed(unreadable) {
+                self.send_unread(producer, unreadable)
+                    .map_err(|undelivered| Unsettled::Aborted(undelivered.reason))?;
+                self.suspicion.confirm(unreadable);
+            }
             if !behind {
                 let spans = [Span {
                     partition,
@@ -260,6 +281,7 @@ impl<H: Handler> Lane<H> {
                 self.keep_offsets(consumer, &offsets);
             }
         }
+        self.suspicion.confirmed.remove(&partition);
         self.metrics.letters_truncated.inc();
         self.metrics.dead_letters("unreadable", 1);
         let topic = self.config.input.as_str();
@@ -335,5 +357,25 @@ mod tests {
         let raised = suspicion.take().expect("raised");
         assert_eq!(raised.partitions, [(0, None), (1, Some(7)), (2, None)]);
         assert!(suspicion.take().is_none());
+    }
+
+    #[test]
+    fn a_confirmed_letter_is_known_until_its_partition_was_given_back() {
+        let batch = |partition, last| Unreadable {
+            partition,
+            first: 5,
+            last,
+            why: "w".to_owned(),
+        };
+        let mut suspicion = Suspicion::default();
+        suspicion.confirm(&batch(0, 9));
+        suspicion.confirm(&batch(1, 9));
+        let known = |suspicion: &Suspicion| {
+            [batch(0, 9), batch(1, 9), batch(1, 8)].map(|it| suspicion.is_confirmed(&it))
+        };
+        assert_eq!(known(&suspicion), [true, true, false]);
+        // Whether or not something is to be looked for.
+        suspicion.give_back(&mut vec![0]);
+        assert_eq!(known(&suspicion), [false, true, false]);
     }
 }
