@@ -9,7 +9,7 @@ use std::{
 use jiff::Timestamp;
 use quadrille_model::{
     Outputs, Package,
-    import::{ImportOptions, import},
+    import::{ImportOptions, Renamed, import, renamed},
     onnx,
     package::{self, Activation, Labels, Overwrite, ROWS_MAX, WarmUp, WarmUpRow},
 };
@@ -20,6 +20,9 @@ use crate::{output, pipelines, registry, train::created_at};
 
 /// Room for 32 rows of 4,096 inputs, and for other columns.
 const WARM_UP_BYTES_MAX: u64 = 16 << 20;
+
+/// So many classes that the file calls otherwise are shown; there may be thousands.
+const RENAMED_MAX: usize = 20;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -152,6 +155,11 @@ pub fn run(args: &Args) -> Result<(), Error> {
         rows.put(&mut options, args.tolerance);
     }
     let package = import(onnx, options).map_err(|error| refused(&args.file, &error))?;
+    let renamed = renamed(&package).map_err(|error| refused(&args.file, &error))?;
+    renamed
+        .iter()
+        .take(RENAMED_MAX)
+        .for_each(|it| output::note(taken_for(it)));
     package
         .save(&args.out, overwrite)
         .map_err(|error| match error {
@@ -171,6 +179,15 @@ pub fn run(args: &Args) -> Result<(), Error> {
     Ok(())
 }
 
+fn taken_for(renamed: &Renamed) -> String {
+    let Renamed {
+        column,
+        file,
+        named,
+    } = renamed;
+    format!("column {column} (counting from 0): the file's class {file:?} is taken for {named:?}")
+}
+
 /// What the file or an option does wrong is the user's to change.
 fn refused(file: &Path, error: &package::Error) -> Error {
     let hint = match error {
@@ -178,6 +195,7 @@ fn refused(file: &Path, error: &package::Error) -> Error {
             "; are the inputs named in the order of the graph's columns, is --activation right, and the output the one with \
              the answers (--output-tensor)?"
         }
+        package::Error::ClassOrder { .. } => " (--outputs)",
         package::Error::NoProbability { .. } => " (--activation, --outputs)",
         package::Error::Parts(_) => "; check --inputs, --outputs and --output-tensor",
         _ => "",
@@ -637,6 +655,44 @@ mod tests {
         assert!(
             matches!(&again, Error::Config(it) if it.contains("--replace")),
             "{again}"
+        );
+    }
+
+    #[test]
+    fn classes_in_another_order_than_the_files_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let onnx = format!("{GOLDEN}/rf-iris.onnx");
+        let out = folder.path().join("iris");
+        let import = |outputs| {
+            run(&args(&[
+                &onnx,
+                "--name",
+                "iris",
+                "--inputs",
+                "a,b,c,d",
+                "--outputs",
+                outputs,
+                "--out",
+                out.to_str().unwrap(),
+            ])
+            .unwrap())
+        };
+        let refused = import("classes:1,0,2").unwrap_err();
+        assert!(
+            matches!(&refused, Error::Config(it) if it.contains("the classes 0, 1, 2, in this order")
+                && it.contains("(--outputs)")),
+            "{refused}"
+        );
+        assert!(!out.exists());
+        import("classes:0,1,2").unwrap();
+        let renamed = Renamed {
+            column: 1,
+            file: "normal".to_owned(),
+            named: "abnormal".to_owned(),
+        };
+        assert_eq!(
+            taken_for(&renamed),
+            "column 1 (counting from 0): the file's class \"normal\" is taken for \"abnormal\""
         );
     }
 

@@ -1,6 +1,7 @@
 //! Models from elsewhere: an ONNX file becomes a package.
 
 use crate::Outputs;
+use crate::onnx::Classes;
 use crate::package::{
     Activation, Artefact, Backend, Error, FORMAT, Manifest, Onnx, Package, WRITTEN_BY, WarmUp,
 };
@@ -65,6 +66,7 @@ pub fn import(onnx: Vec<u8>, options: ImportOptions) -> Result<Package, Error> {
         written_by: WRITTEN_BY.to_owned(),
     };
     let package = Package::pack(&manifest, onnx)?;
+    check_classes(&package)?;
     let width = package.manifest().inputs.len();
     if manifest.warm_up.is_some() || options.recorded.len() < width {
         return Ok(package);
@@ -75,4 +77,61 @@ pub fn import(onnx: Vec<u8>, options: ImportOptions) -> Result<Package, Error> {
     recorded.tolerance = 1e-5;
     manifest.warm_up = Some(recorded);
     Package::pack(&manifest, package.into_artefact())
+}
+
+/// A class that the file and the package call otherwise: of a column, the file's name and the package's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Renamed {
+    /// Counting from 0.
+    pub column: usize,
+    pub file: String,
+    pub named: String,
+}
+
+/// What each column of the answers is called in the package.
+fn columns(outputs: &Outputs) -> Vec<&str> {
+    match outputs {
+        Outputs::Binary(labels) => vec![&labels.negative, &labels.positive],
+        Outputs::Classes(names) => names.iter().map(String::as_str).collect(),
+        Outputs::Values(_) => Vec::new(),
+    }
+}
+
+/// The classes of a package's ONNX file, where it says what they are called, and as many are named.
+fn classes(package: &Package) -> Result<Option<Classes>, Error> {
+    let manifest = package.manifest();
+    let output = manifest.onnx.as_ref().and_then(|it| it.output.as_deref());
+    let classes = Classes::read(package.artefact_bytes(), output)?;
+    let count = columns(&manifest.outputs).len();
+    Ok(classes.filter(|classes| classes.names.len() == count))
+}
+
+fn check_classes(package: &Package) -> Result<(), Error> {
+    let named = columns(&package.manifest().outputs);
+    match classes(package)?.filter(|classes| classes.contradict(&named)) {
+        None => Ok(()),
+        Some(classes) => Err(Error::ClassOrder {
+            file: classes.names,
+            named: named.into_iter().map(str::to_owned).collect(),
+        }),
+    }
+}
+
+/// The classes that an imported package calls otherwise than its file does: whoever imports it should see which is taken for which. Numbers
+/// that a file has for names are none.
+///
+/// # Errors
+/// The package's file is not ONNX.
+pub fn renamed(package: &Package) -> Result<Vec<Renamed>, Error> {
+    let named = columns(&package.manifest().outputs);
+    let classes = classes(package)?.filter(|classes| !classes.are_numbers);
+    let names = classes.map_or(Vec::new(), |classes| classes.names);
+    let pairs = names.into_iter().zip(named).enumerate();
+    let differ = pairs.filter(|(_, (file, named))| file != named);
+    let renamed = |(column, (file, named)): (usize, (String, &str))| Renamed {
+        column,
+        file,
+        named: named.to_owned(),
+    };
+    Ok(differ.map(renamed).collect())
 }

@@ -9,10 +9,12 @@ use std::path::PathBuf;
 
 use common::{import_options, named};
 use proptest::prelude::*;
-use quadrille_model::import::{ImportOptions, import};
-use quadrille_model::package::{Error, WarmUp, WarmUpRow};
+use prost::Message as _;
+use quadrille_model::import::{ImportOptions, Renamed, import, renamed};
+use quadrille_model::package::{Error, Labels, WarmUp, WarmUpRow};
 use quadrille_model::{Cost, Outputs, Package, Quantity};
 use serde::Deserialize;
+use tract_onnx::pb::{AttributeProto, ModelProto};
 
 /// Of ONNX Runtime's sums in single precision against ours in double; times the answer where that is above 1.
 const TOLERANCE: f64 = 1e-6;
@@ -213,7 +215,7 @@ fn the_same_row_has_the_same_answer_in_any_batch() {
 
 #[test]
 fn of_two_classes_the_positive_one_is_the_second() {
-    let labels = quadrille_model::package::Labels {
+    let labels = Labels {
         negative: "no".to_owned(),
         positive: "yes".to_owned(),
     };
@@ -228,6 +230,100 @@ fn of_two_classes_the_positive_one_is_the_second() {
         let options = import_options(case.rows[0].len(), Outputs::Binary(labels.clone()));
         case.check(name, &import(bytes(name), options).unwrap());
     }
+}
+
+/// The golden model with these classes wherever a node of this operator has some; how many have.
+fn with_classes(name: &str, operators: &[&str], classes: &[&str]) -> (Vec<u8>, usize) {
+    let mut model = ModelProto::decode(&*bytes(name)).unwrap();
+    let mut found = 0;
+    for node in &mut model.graph.as_mut().unwrap().node {
+        if !operators.contains(&&*node.op_type) {
+            continue;
+        }
+        node.attribute
+            .retain(|it| !it.name.starts_with("classlabels_"));
+        node.attribute.push(AttributeProto {
+            name: "classlabels_strings".to_owned(),
+            strings: classes.iter().map(|it| it.as_bytes().to_vec()).collect(),
+            r#type: 8,
+            ..AttributeProto::default()
+        });
+        found += 1;
+    }
+    (model.encode_to_vec(), found)
+}
+
+#[test]
+fn a_classifier_whose_classes_are_in_another_order_is_refused_with_the_files_order() {
+    let binary = |negative: &str, positive: &str| {
+        Outputs::Binary(Labels {
+            negative: negative.to_owned(),
+            positive: positive.to_owned(),
+        })
+    };
+    // The engine of networks takes no linear classifier with texts for classes.
+    for (name, operator) in [
+        ("rf-wine-two", "TreeEnsembleClassifier"),
+        ("lgbm-two", "ZipMap"),
+    ] {
+        let case = Case::read(name);
+        let width = case.rows[0].len();
+        let (onnx, found) = with_classes(name, &[operator], &["abnormal", "normal"]);
+        assert_eq!(found, 1, "{name} {operator}");
+        let import = |outputs| import(onnx.clone(), import_options(width, outputs));
+        // As a pipeline has them, and sorted by name as an exporter has them.
+        let refused = import(binary("normal", "abnormal")).unwrap_err();
+        assert!(
+            matches!(&refused, Error::ClassOrder { file, .. } if *file == ["abnormal", "normal"]),
+            "{name} {operator}: {refused}"
+        );
+        let said = refused.to_string();
+        assert!(said.contains("the classes abnormal, normal,"), "{said}");
+        let classes = Outputs::Classes(vec!["normal".to_owned(), "abnormal".to_owned()]);
+        assert!(import(classes).is_err(), "{name} {operator}");
+
+        let same = import(binary("abnormal", "normal")).unwrap();
+        assert_eq!(renamed(&same).unwrap(), []);
+        let other = import(binary("fine", "alarm")).unwrap();
+        case.check(name, &other);
+        let pair = |column, file: &str, named: &str| Renamed {
+            column,
+            file: file.to_owned(),
+            named: named.to_owned(),
+        };
+        assert_eq!(
+            renamed(&other).unwrap(),
+            [pair(0, "abnormal", "fine"), pair(1, "normal", "alarm")]
+        );
+    }
+}
+
+#[test]
+fn a_map_says_what_columns_are_called_before_the_classifier_does() {
+    let case = Case::read("lgbm-two");
+    let (onnx, found) = with_classes("lgbm-two", &["ZipMap"], &["b", "a"]);
+    assert_eq!(found, 1);
+    let classes = Outputs::Classes(vec!["b".to_owned(), "a".to_owned()]);
+    let package = import(onnx, import_options(case.rows[0].len(), classes)).unwrap();
+    assert_eq!(renamed(&package).unwrap(), []);
+}
+
+#[test]
+fn numbers_for_classes_are_positions() {
+    let named = |names: [&str; 3]| {
+        let outputs = Outputs::Classes(names.map(str::to_owned).to_vec());
+        import(bytes("rf-iris"), import_options(4, outputs))
+    };
+    for names in [
+        ["setosa", "versicolor", "virginica"],
+        ["0", "1", "2"],
+        ["1", "2", "3"],
+    ] {
+        let package = named(names).unwrap();
+        assert_eq!(renamed(&package).unwrap(), [], "{names:?}");
+    }
+    let refused = named(["2", "1", "0"]).unwrap_err();
+    assert!(matches!(refused, Error::ClassOrder { .. }), "{refused}");
 }
 
 #[test]

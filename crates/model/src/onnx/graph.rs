@@ -9,6 +9,7 @@ use tract_onnx::pb::{GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoPr
 
 use super::Error;
 use super::attributes::{elements, short};
+use super::classes::{self, Classes};
 
 /// The most nodes of a graph.
 const NODES_MAX: usize = 20_000;
@@ -18,6 +19,8 @@ pub(crate) struct Graph {
     pub model: ModelProto,
     /// The name of the value that holds the answers: a node's output.
     pub output: String,
+    /// What its columns are called.
+    pub classes: Option<Classes>,
 }
 
 impl Graph {
@@ -51,7 +54,8 @@ impl Graph {
                 }
             }
         }
-        let wanted = choose(graph, &makers, output)?;
+        let (wanted, map) = choose(graph, &makers, output)?;
+        let classes = classes::find(graph, map.map(|at| &graph.node[at]), &wanted);
         let kept = ancestors(graph, &makers, &wanted);
         let mut at = 0;
         graph.node.retain(|_| {
@@ -72,6 +76,7 @@ impl Graph {
         Ok(Graph {
             model,
             output: wanted,
+            classes,
         })
     }
 
@@ -186,26 +191,25 @@ fn check(graph: &GraphProto) -> Result<(), Error> {
     Ok(())
 }
 
-/// The value that holds the answers. Maps and what packs tensors into them are looked through.
+/// The value that holds the answers. Maps and what packs tensors into them are looked through; the map's node is told.
 fn choose(
     graph: &GraphProto,
     makers: &HashMap<&str, usize>,
     output: Option<&str>,
-) -> Result<String, Error> {
+) -> Result<(String, Option<usize>), Error> {
     let names = || {
         let names: Vec<String> = graph.output.iter().map(|it| short(&it.name)).collect();
         names.join(", ")
     };
     let through = |value: &str| {
-        let maker = makers.get(value).map(|at| &graph.node[*at]);
-        match maker.filter(|node| node.op_type == "ZipMap") {
-            Some(node) => node.input.first().cloned(),
-            None => None,
-        }
+        let at = *makers.get(value)?;
+        let node = &graph.node[at];
+        let packed = node.input.first().filter(|_| node.op_type == "ZipMap")?;
+        Some((packed.clone(), Some(at)))
     };
     if let Some(output) = output {
         return match graph.output.iter().any(|it| it.name == output) {
-            true => Ok(through(output).unwrap_or_else(|| output.to_owned())),
+            true => Ok(through(output).unwrap_or_else(|| (output.to_owned(), None))),
             false => Err(Error::graph(format!(
                 "has no output {:?}; it has {}",
                 short(output),
@@ -219,7 +223,7 @@ fn choose(
         }
         let kind = tensor_type(value).map(|(kind, _)| kind);
         if matches!(kind, Some(DataType::Float | DataType::Double)) {
-            return Ok(value.name.clone());
+            return Ok((value.name.clone(), None));
         }
     }
     Err(Error::graph(format!(

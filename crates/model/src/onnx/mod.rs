@@ -6,6 +6,7 @@
 //! makes of a broken graph, panics included, is an error.
 
 mod attributes;
+mod classes;
 mod domain;
 mod graph;
 mod network;
@@ -15,6 +16,7 @@ mod trees;
 use prost::Message as _;
 use tract_onnx::pb::ModelProto;
 
+pub use self::classes::Classes;
 use self::graph::Graph;
 pub(crate) use self::network::Network;
 pub(crate) use self::trees::Trees;

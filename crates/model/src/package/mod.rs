@@ -99,6 +99,15 @@ pub enum Error {
          sigmoid or softmax, and numbers that are meant as they are are values, not classes"
     )]
     NoProbability { row: usize, answer: NotANumber },
+    #[error(
+        "the columns of the file's answers are the classes {}, in this order, and the outputs call them {}: answers would be given to the \
+         wrong class; name the outputs in the file's order, or export the model with its classes in yours (of two the second is the positive one)",
+        file.join(", "), named.join(", ")
+    )]
+    ClassOrder {
+        file: Vec<String>,
+        named: Vec<String>,
+    },
     #[error("the parts of the package do not fit: {0}")]
     Parts(#[from] scorer::Error),
     #[error("the model {model} wants other inputs: {difference}")]
