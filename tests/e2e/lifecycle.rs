@@ -175,6 +175,27 @@ fn missing_topics_are_refused_or_created_on_request() {
     assert_eq!(retention.as_deref(), Some("-1"));
 }
 
+/// Each lane checks where its partitions begin, by questions that must not wait behind its own fetches.
+#[test]
+fn the_first_records_of_quiet_partitions_are_handled_at_once() {
+    let world = World::new(1);
+    let mut services = world.start_all();
+    services.iter_mut().for_each(|service| {
+        service.ready();
+    });
+    let load = Load {
+        records: 20,
+        keys: 5,
+        rate: 1_000,
+    };
+    let began = Instant::now();
+    load.send(&world, |_| {});
+    oracle::stored(&world, services[3].address(), 20);
+    let took = began.elapsed();
+    // Some 40 s where the questions wait, half a second where they do not.
+    assert!(took < Duration::from_secs(10), "{took:?}");
+}
+
 #[test]
 fn a_broker_that_stops_and_comes_back_under_load_loses_nothing() {
     let mut broker = broker::options().start().expect("Apache Kafka starts");

@@ -571,9 +571,12 @@ impl LaneConsumer {
 
     /// Where a partition's log begins and where it ends, for a reader of what is committed; None without an answer.
     pub fn log_range(&self, partition: i32) -> Option<(i64, i64)> {
-        let range = self
-            .client
-            .fetch_watermarks(&self.topic, partition, COMMITTED_WAIT);
+        let range = match &self.identity {
+            Some(identity) => identity
+                .client(&self.cluster)
+                .and_then(|asking| asking.fetch_watermarks(&self.topic, partition, COMMITTED_WAIT)),
+            None => (self.client).fetch_watermarks(&self.topic, partition, COMMITTED_WAIT),
+        };
         range.ok().filter(|(begin, end)| (0..=*end).contains(begin))
     }
 

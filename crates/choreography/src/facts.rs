@@ -1,6 +1,7 @@
 //! What a pipeline was made with: the number of partitions, its topics' ids, its file, and a generation that enters
 //! the ids ingest makes. Kept on the compacted topic `quadrille.pipelines`; of two writers the first wins.
 
+mod asking;
 mod establish;
 mod fold;
 mod log;
@@ -13,13 +14,16 @@ use std::{
 
 use prost::Message;
 use quadrille_proto::v1;
+use rdkafka::{consumer::BaseConsumer, error::KafkaResult};
+
+use self::asking::Asking;
 
 pub use establish::Part;
 pub use fold::{FactsEvent, FactsHistory};
 pub use log::{FactsError, FactsLog};
 pub(crate) use watch::watch;
 
-use crate::{AdminError, Cluster};
+use crate::{AdminError, Cluster, client::Plain};
 
 /// Longer names are not Kafka's.
 const NAME_BYTES_MAX: usize = 249;
@@ -148,6 +152,7 @@ pub struct StageIdentity {
     pub topics: Vec<TopicState>,
     part: Part,
     generation: AtomicU64,
+    asking: Asking,
 }
 
 impl StageIdentity {
@@ -162,7 +167,16 @@ impl StageIdentity {
             topics,
             part,
             generation: AtomicU64::new(generation),
+            asking: Asking::default(),
         }
+    }
+
+    /// The client that asks about its topics.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub(crate) fn client(&self, cluster: &Cluster) -> KafkaResult<&BaseConsumer<Plain>> {
+        self.asking.client(cluster)
     }
 
     /// Enters the ids of records that have none.

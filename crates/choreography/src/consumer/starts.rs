@@ -150,7 +150,10 @@ impl LaneConsumer {
             return Ok(true);
         };
         let names = [self.topic.as_str()];
-        match client::describe(&self.cluster, self.client.client(), &names, COMMITTED_WAIT) {
+        let described = identity.client(&self.cluster).and_then(|asking| {
+            client::describe(&self.cluster, asking.client(), &names, COMMITTED_WAIT)
+        });
+        match described {
             Ok(now) => identity
                 .compare(&now)
                 .map(|()| true)
@@ -250,10 +253,7 @@ impl LaneConsumer {
         check: Check,
     ) -> Result<Option<(i64, Option<i32>, Check)>, String> {
         let (topic, partition, offset) = (self.topic.as_str(), first.partition, first.offset);
-        let bounds = self
-            .client
-            .fetch_watermarks(topic, partition, COMMITTED_WAIT);
-        let end = bounds.ok().map(|(_, end)| end);
+        let end = self.log_range(partition).map(|(_, end)| end);
         let before = Before {
             offset,
             epoch: first.epoch,

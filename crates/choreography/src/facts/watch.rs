@@ -2,17 +2,10 @@
 
 use std::time::Duration;
 
-use rdkafka::{
-    consumer::{BaseConsumer, Consumer},
-    error::KafkaError,
-};
+use rdkafka::{consumer::Consumer, error::KafkaError};
 
 use super::StageIdentity;
-use crate::{
-    AdminError, Cluster,
-    client::{self, Plain},
-    status::Stop,
-};
+use crate::{AdminError, Cluster, client, status::Stop};
 
 /// Bounds how long records of a topic that was made anew are taken for the old one's. One question costs less than a
 /// lane's look at its lag.
@@ -28,14 +21,13 @@ pub(crate) fn watch(
     identity: &StageIdentity,
     stop: &Stop,
 ) -> Result<(), AdminError> {
-    let mut consumer = None;
     let names: Vec<&str> = identity.topics.iter().map(|it| it.name.as_str()).collect();
     loop {
         stop.sleep(LOOK_EVERY);
         if stop.requested() {
             return Ok(());
         }
-        let looked = look(cluster, &mut consumer, &names, identity);
+        let looked = look(cluster, &names, identity);
         if let Err(changed) = looked {
             let pipeline = &identity.pipeline;
             tracing::error!(pipeline, error = %changed, "a topic changed; the stage ends");
@@ -45,13 +37,8 @@ pub(crate) fn watch(
     }
 }
 
-fn look(
-    cluster: &Cluster,
-    consumer: &mut Option<BaseConsumer<Plain>>,
-    names: &[&str],
-    identity: &StageIdentity,
-) -> Result<(), AdminError> {
-    let described = ask(cluster, consumer, names);
+fn look(cluster: &Cluster, names: &[&str], identity: &StageIdentity) -> Result<(), AdminError> {
+    let described = ask(cluster, names, identity);
     match described {
         Ok(now) => identity.compare(&now),
         // Kafka is away, and the lanes say so: the next look tells.
@@ -64,19 +51,12 @@ fn look(
 
 fn ask(
     cluster: &Cluster,
-    consumer: &mut Option<BaseConsumer<Plain>>,
     names: &[&str],
+    identity: &StageIdentity,
 ) -> Result<Vec<super::TopicState>, KafkaError> {
-    if consumer.is_none() {
-        *consumer = Some(cluster.client_config().create_with_context(Plain)?);
-    }
-    match consumer {
-        Some(consumer) => {
-            // Waits for a connection. A description waits for one as well, but the client looks for it again each time
-            // connecting fails: three quarters of a core as long as Kafka is away.
-            consumer.fetch_metadata(names.first().copied(), ANSWER_WITHIN)?;
-            client::describe(cluster, consumer.client(), names, ANSWER_WITHIN)
-        }
-        None => Ok(Vec::new()),
-    }
+    let consumer = identity.client(cluster)?;
+    // Waits for a connection. A description waits for one as well, but the client looks for it again each time connecting
+    // fails: three quarters of a core as long as Kafka is away.
+    consumer.fetch_metadata(names.first().copied(), ANSWER_WITHIN)?;
+    client::describe(cluster, consumer.client(), names, ANSWER_WITHIN)
 }
