@@ -22,6 +22,7 @@ mod handler;
 mod judge;
 mod lane;
 mod native;
+mod offsets;
 mod partition;
 mod producer;
 mod publisher;

@@ -4,7 +4,7 @@
 //! ARCHITECTURE.md, "Delivery".
 
 use std::{
-    cell::Cell,
+    cell::{Cell, OnceCell},
     sync::{
         Arc, Condvar, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicI64, Ordering},
@@ -14,9 +14,8 @@ use std::{
 };
 
 use rdkafka::{
-    ClientContext, TopicPartitionList,
+    ClientContext,
     config::{ClientConfig, RDKafkaLogLevel},
-    consumer::ConsumerGroupMetadata,
     error::{KafkaError, KafkaResult},
     producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext},
 };
@@ -24,14 +23,15 @@ use rdkafka::{
 use crate::{
     Delivery, StageConfig, client, dlq,
     native::TopicSettings,
+    offsets::{OffsetSender, Offsets},
     transaction::{self, DOUBT_AFTER, NotCommitted},
 };
 
 /// Ends a zombie's transaction on the broker; also the bound of one commit.
 pub(crate) const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
-/// Offsets that are sent while their group's coordinator goes for good wait for a connection to come or go, without
-/// limit: librdkafka (2.12.1) looks for the new coordinator only then. So connections that are not used go, and the
-/// wait ends.
+/// Offsets that are sent while their group's coordinator goes for good wait for a connection to come or go:
+/// librdkafka (2.12.1) looks for the new coordinator only then. So connections that are not used go, and the wait ends;
+/// where it does not, see `offsets.rs`.
 const IDLE_CONNECTION_MAX: Duration = Duration::from_secs(15);
 /// How long the event thread sleeps when nothing happens; an event wakes it at once.
 const EVENT_WAIT: Duration = Duration::from_millis(500);
@@ -160,6 +160,8 @@ pub(crate) struct LaneProducer {
     /// Of the topics it compresses; before the client, which they belong to.
     topics: Vec<TopicSettings>,
     producer: Arc<BaseProducer<Events>>,
+    /// There once offsets were sent.
+    offsets: OnceCell<OffsetSender>,
     deliveries: Arc<Deliveries>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -249,6 +251,7 @@ impl LaneProducer {
         Ok(LaneProducer {
             topics: Vec::new(),
             producer,
+            offsets: OnceCell::new(),
             deliveries,
             stop,
             thread: Some(thread),
@@ -399,15 +402,23 @@ impl LaneProducer {
         std::mem::take(&mut *self.deliveries.refused())
     }
 
-    pub fn send_offsets(
-        &self,
-        offsets: &TopicPartitionList,
-        group: &ConsumerGroupMetadata,
-    ) -> KafkaResult<()> {
-        self.timed(|| {
-            self.producer
-                .send_offsets_to_transaction(offsets, group, TRANSACTION_TIMEOUT)
-        })
+    /// Sends offsets into the open transaction. Where that took long the producer is spent.
+    ///
+    /// # Errors
+    /// The client's, or the time was up; then the producer must not be used again.
+    pub fn send_offsets(&self, offsets: &Arc<Offsets>) -> KafkaResult<()> {
+        self.timed(|| self.sender()?.send(offsets))
+    }
+
+    fn sender(&self) -> KafkaResult<&OffsetSender> {
+        if let Some(sender) = self.offsets.get() {
+            return Ok(sender);
+        }
+        let producer = Arc::clone(&self.producer);
+        let sender = OffsetSender::start("offsets", TRANSACTION_TIMEOUT, move |offsets| {
+            producer.send_offsets_to_transaction(&offsets.list, &offsets.group, TRANSACTION_TIMEOUT)
+        })?;
+        Ok(self.offsets.get_or_init(|| sender))
     }
 
     /// Ends the open transaction, by an abort where it cannot be committed. To be called when nothing is outstanding:

@@ -2,14 +2,14 @@
 //! or, at least once, the store's own transaction and offsets that follow.
 
 use std::{
-    sync::mpsc,
+    sync::{Arc, mpsc},
     thread,
     time::{Duration, Instant},
 };
 
 use rdkafka::{
     TopicPartitionList,
-    consumer::{CommitMode, Consumer, ConsumerGroupMetadata},
+    consumer::{CommitMode, Consumer},
     error::KafkaError,
 };
 
@@ -18,6 +18,7 @@ use crate::{
     Backoff, Delivery, Failure, Handler, Incoming, Span,
     batch::Batch,
     consumer::LaneConsumer,
+    offsets::Offsets,
     producer::{LaneProducer, TRANSACTION_TIMEOUT, Undelivered},
     spans::Settling,
     transaction::{self, NotCommitted},
@@ -157,7 +158,8 @@ impl<H: Handler> Lane<H> {
             .client
             .group_metadata()
             .ok_or_else(|| Unsettled::End(End::restart("no group metadata")))?;
-        self.send_offsets(producer, offsets, &group)?;
+        let list = offsets.clone();
+        self.send_offsets(producer, &Arc::new(Offsets { list, group }))?;
         let result = producer.commit();
         self.status.progress();
         match result {
@@ -296,12 +298,11 @@ impl<H: Handler> Lane<H> {
     fn send_offsets(
         &self,
         producer: &LaneProducer,
-        offsets: &TopicPartitionList,
-        group: &ConsumerGroupMetadata,
+        offsets: &Arc<Offsets>,
     ) -> Result<(), Unsettled> {
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
         loop {
-            let Err(error) = producer.send_offsets(offsets, group) else {
+            let Err(error) = producer.send_offsets(offsets) else {
                 return Ok(());
             };
             self.status.progress();
