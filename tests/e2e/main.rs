@@ -15,6 +15,7 @@ mod explain;
 mod facts;
 mod forgotten;
 mod frozen;
+mod hanging;
 mod harness;
 mod letters;
 mod lifecycle;

@@ -19,8 +19,8 @@ mod starts;
 
 use std::{
     cell::Cell,
-    collections::{BTreeMap, BTreeSet},
-    ffi::CString,
+    collections::BTreeMap,
+    ffi::{CStr, CString},
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
@@ -61,6 +61,11 @@ const CLAIM_WAIT: Duration = Duration::from_millis(5);
 const SEEK_WAIT: Duration = Duration::from_millis(500);
 /// How long other partitions wait while a new one's offset is asked for.
 const COMMITTED_WAIT: Duration = Duration::from_millis(500);
+/// After that a partition held and not read counts as behind. An open transaction of a predecessor that was killed holds
+/// its offset back for 20 s, with the broker's defaults.
+const UNREAD_MAX: Duration = Duration::from_secs(30);
+/// Between two lines of the log about partitions that are not read.
+const UNREAD_TOLD_EVERY: Duration = Duration::from_secs(60);
 /// A change of the group seldom comes alone.
 const RESTLESS_FOR: Duration = Duration::from_secs(3);
 
@@ -93,7 +98,8 @@ pub(crate) struct Events {
     status: Arc<LaneStatus>,
     offsets_in: OffsetsIn,
     delivery: Delivery,
-    assigned: Mutex<BTreeSet<i32>>,
+    /// Each partition held, and since when.
+    assigned: Mutex<BTreeMap<i32, Instant>>,
     /// Assigned, and it is not known whether they begin where the group's offsets say.
     unchecked: Mutex<BTreeMap<i32, Check>>,
     revoked: Mutex<Vec<i32>>,
@@ -138,7 +144,8 @@ impl Events {
         if let Err(error) = result {
             return self.fail(error.to_string());
         }
-        lock(&self.assigned).extend(taken());
+        let now = Instant::now();
+        lock(&self.assigned).extend(taken().map(|partition| (partition, now)));
         if self.checks_starts() {
             lock(&self.unchecked).extend(taken().map(|partition| (partition, Check::default())));
         }
@@ -232,6 +239,8 @@ pub(crate) struct LaneConsumer {
     rebalanced_at: Cell<Instant>,
     identity: Option<Arc<StageIdentity>>,
     cluster: Cluster,
+    /// When the log last said that partitions are not read.
+    unread_told_at: Cell<Option<Instant>>,
 }
 
 impl LaneConsumer {
@@ -325,6 +334,7 @@ impl LaneConsumer {
             rebalanced_at: Cell::new(Instant::now()),
             identity: None,
             cluster: config.cluster.clone(),
+            unread_told_at: Cell::new(None),
         })
     }
 
@@ -513,6 +523,35 @@ impl LaneConsumer {
             let behind = Duration::from_millis(behind.unsigned_abs());
             events.metrics.lag(partition, lag, behind);
         }
+        self.report_unread(&topic);
+    }
+
+    /// Counts what is held for long and was never fetched as behind, for it has no lag: the client waits without limit,
+    /// and without a word, for an offset that a transaction is committing.
+    fn report_unread(&self, topic: &CStr) {
+        let events = self.client.context();
+        let mut unread = Vec::new();
+        for (partition, since) in &*lock(&events.assigned) {
+            let waits = since.elapsed();
+            if waits > UNREAD_MAX
+                && native::known_end(self.client.client(), topic, *partition).is_none()
+            {
+                events.metrics.behind(*partition, waits);
+                unread.push(*partition);
+            }
+        }
+        if unread.is_empty() {
+            return self.unread_told_at.set(None);
+        }
+        let told_at = self.unread_told_at.get();
+        if told_at.is_none_or(|at| at.elapsed() >= UNREAD_TOLD_EVERY) {
+            self.unread_told_at.set(Some(Instant::now()));
+            tracing::warn!(
+                topic = self.topic,
+                partitions = ?unread,
+                "held, but not read: Kafka does not say where they go on; a transaction that never ended holds their offsets back: see docs/runbooks/QuadrilleConsumerStuck.md"
+            );
+        }
     }
 
     /// Records fetched that were not polled yet.
@@ -525,7 +564,7 @@ impl LaneConsumer {
     pub fn lead(&self) {
         let events = self.client.context();
         self.with_gates(|gates| {
-            for partition in &*lock(&events.assigned) {
+            for partition in lock(&events.assigned).keys() {
                 gates.lead(self.client.client(), *partition);
             }
         });

@@ -503,12 +503,16 @@ impl StageMetrics {
 
     /// What is left of a partition: records, and how far behind the present they are.
     pub fn lag(&self, partition: i32, records: i64, behind: Duration) {
-        let (labels, families) = (self.lag_labels(partition), &self.families);
-        families.lag.get_or_create(&labels).set(records);
-        families
-            .lag_seconds
-            .get_or_create(&labels)
-            .set(behind.as_secs_f64());
+        let labels = self.lag_labels(partition);
+        self.families.lag.get_or_create(&labels).set(records);
+        self.behind(partition, behind);
+    }
+
+    /// How far a partition is behind the present, where nobody knows by how many records.
+    pub fn behind(&self, partition: i32, behind: Duration) {
+        let labels = self.lag_labels(partition);
+        let gauge = self.families.lag_seconds.get_or_create(&labels);
+        gauge.set(behind.as_secs_f64());
     }
 
     /// A partition this replica no longer holds has no lag here.
