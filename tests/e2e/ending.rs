@@ -64,7 +64,9 @@ fn ended_under_load(mut broker: Kafka, away: fn(&mut Kafka), back: fn(&mut Kafka
 
 #[test]
 fn sigterm_ends_every_service_in_time_while_kafka_is_stopped() {
-    let broker = broker::options().start().expect("Apache Kafka starts");
+    let broker = broker::that_goes_away()
+        .start()
+        .expect("Apache Kafka starts");
     ended_under_load(broker, Kafka::stop, |broker| {
         broker.restart().expect("it comes back");
     });
@@ -72,14 +74,18 @@ fn sigterm_ends_every_service_in_time_while_kafka_is_stopped() {
 
 #[test]
 fn sigterm_ends_every_service_in_time_while_kafka_is_silent() {
-    let broker = broker::options().start().expect("Apache Kafka starts");
+    let broker = broker::that_goes_away()
+        .start()
+        .expect("Apache Kafka starts");
     let silent = |broker: &mut Kafka| signal(broker, "STOP");
     ended_under_load(broker, silent, |broker| signal(broker, "CONT"));
 }
 
 #[test]
 fn sigterm_ends_a_service_that_never_found_kafka() {
-    let mut broker = broker::options().start().expect("Apache Kafka starts");
+    let mut broker = broker::that_goes_away()
+        .start()
+        .expect("Apache Kafka starts");
     let world = World::on(broker.bootstrap_servers(), 2);
     broker.stop();
     let mut services: Vec<Process> = Stage::ALL

@@ -153,7 +153,9 @@ pub fn signal(broker: &Kafka, name: &str) {
 
 #[test]
 fn a_broker_that_stood_still_longer_than_anyone_waits_loses_nothing() {
-    let broker = broker::options().start().expect("Apache Kafka starts");
+    let broker = broker::that_goes_away()
+        .start()
+        .expect("Apache Kafka starts");
     let world = World::on(broker.bootstrap_servers(), 4);
     // Requests are given up as well.
     let properties = format!("{SHORT},socket.timeout.ms=6000");

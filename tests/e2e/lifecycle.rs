@@ -198,7 +198,9 @@ fn the_first_records_of_quiet_partitions_are_handled_at_once() {
 
 #[test]
 fn a_broker_that_stops_and_comes_back_under_load_loses_nothing() {
-    let mut broker = broker::options().start().expect("Apache Kafka starts");
+    let mut broker = broker::that_goes_away()
+        .start()
+        .expect("Apache Kafka starts");
     let world = World::on(broker.bootstrap_servers(), 4);
     let services = world.start_all();
     let load = Load {
@@ -308,7 +310,9 @@ fn replicas_beyond_the_partitions_are_ready_and_idle() {
 
 #[test]
 fn schemas_are_read_by_who_began_before_kafka_was_back() {
-    let mut broker = broker::options().start().expect("Apache Kafka starts");
+    let mut broker = broker::that_goes_away()
+        .start()
+        .expect("Apache Kafka starts");
     let cluster = Cluster::new(&broker.bootstrap_servers(), "").expect("a cluster");
     Admin::connect(&cluster)
         .and_then(|admin| admin.create(&TopicSpec::shared()))

@@ -23,7 +23,9 @@ fn view_age(head: &str) -> Option<u64> {
 
 #[test]
 fn a_broker_that_is_away_for_15_s_takes_no_synchronous_answer_down() {
-    let mut broker = broker::options().start().expect("Apache Kafka starts");
+    let mut broker = broker::that_goes_away()
+        .start()
+        .expect("Apache Kafka starts");
     let world = World::on(broker.bootstrap_servers(), 2);
     let mut services = world.start_all();
     for service in &mut services {

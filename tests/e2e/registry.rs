@@ -302,7 +302,9 @@ fn create(runtime: &tokio::runtime::Runtime, bootstrap: &str, extra: &[(&str, &s
 
 #[test]
 fn a_follower_lives_through_a_broker_that_stops_and_a_topic_that_is_made_anew() {
-    let mut broker = broker::options().start().expect("Apache Kafka starts");
+    let mut broker = broker::that_goes_away()
+        .start()
+        .expect("Apache Kafka starts");
     let cluster = Cluster::new(&broker.bootstrap_servers(), "").expect("a cluster");
     let specs = TopicSpec::shared();
     Admin::connect(&cluster)

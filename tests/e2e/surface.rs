@@ -318,7 +318,9 @@ fn a_call_whose_deadline_has_passed_says_so() {
 
 #[test]
 fn a_push_is_refused_while_kafka_is_away_and_accepted_when_it_is_back() {
-    let mut broker = broker::options().start().expect("Apache Kafka starts");
+    let mut broker = broker::that_goes_away()
+        .start()
+        .expect("Apache Kafka starts");
     let world = World::on(broker.bootstrap_servers(), 2);
     let mut ingest = world.start(Stage::Ingest, "a");
     ingest.ready();

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use quadrille_local::{Kafka, kafka::DataDir};
+use quadrille_local::kafka::DataDir;
 use quadrille_proto::Stage;
 use rdkafka::{
     ClientConfig, Offset, TopicPartitionList,
@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use crate::{
     facts::{drained, send_nameless, worked_off},
     harness::{
+        broker,
         client::{Client, Raw, record},
         oracle,
         process::Process,
@@ -68,7 +69,7 @@ fn remove_partition(data: &Path, partition: &str) {
 /// The inbox loses its disk under running services, or while ingest is stopped.
 fn a_lost_disk(ingest_runs: bool) {
     let data = TempDir::new().expect("a folder");
-    let mut options = Kafka::options();
+    let mut options = broker::that_goes_away();
     options.data_dir = DataDir::Kept(data.path().to_owned());
     let mut broker = options.start().expect("Apache Kafka starts");
     let world = World::on(broker.bootstrap_servers(), 1);
