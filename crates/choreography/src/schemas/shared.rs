@@ -153,7 +153,8 @@ mod tests {
         let (begun, begins) = mpsc::channel();
         let (end, ends) = mpsc::channel::<()>();
         thread::scope(|scope| {
-            let shared = &shared;
+            // Ends with the test: else the reader would outlive its failure, and keep it from showing.
+            let (shared, end) = (&shared, end);
             let slow = move |reads: &mut u32| {
                 begun.send(()).expect("it is waited for");
                 ends.recv().expect("it is ended");
