@@ -13,6 +13,7 @@ use quadrille_choreography::{
     TopicSpec, list_dead_letters,
 };
 use quadrille_telemetry::{Registry, metrics::LoopMetrics};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Of a topic.
@@ -240,6 +241,27 @@ impl World {
         }
     }
 
+    /// A batch of three records. With zstd the client takes no more than it may receive: 100 MB.
+    fn send_unreadable(&self, partition: i32) {
+        let cluster = self.broker.cluster().expect("a cluster");
+        let mut settings = rdkafka::ClientConfig::new();
+        settings
+            .set("bootstrap.servers", cluster.bootstrap_servers())
+            .set("compression.type", "zstd")
+            .set("message.max.bytes", "1000000000")
+            .set("queue.buffering.max.kbytes", "2000000")
+            .set("batch.size", "1000000000")
+            .set("linger.ms", "60000");
+        let sender: BaseProducer = settings.create().expect("a producer");
+        let part = vec![b'x'; 40 << 20];
+        for _ in 0..3 {
+            let record = BaseRecord::<'_, [u8], [u8]>::to("in").partition(partition);
+            let sent = sender.send(record.payload(&part));
+            sent.map_err(|(error, _)| error).expect("it is taken");
+        }
+        sender.flush(PATIENCE).expect("confirmed");
+    }
+
     /// Waits until exactly these rows are there.
     #[track_caller]
     fn stored(&self, rows: impl IntoIterator<Item = (i32, i64)>) {
@@ -392,6 +414,23 @@ fn an_outage_of_the_store_makes_one_dead_letter_of_a_record_however_long_it_is()
     let letters = world.letters();
     assert_eq!(letters.len(), 5, "{letters:?}");
     assert!(letters.iter().all(|(_, payload)| payload == b"poison"));
+    end(stage);
+}
+
+#[test]
+fn an_outage_of_the_store_makes_one_letter_of_a_batch_that_cannot_be_read() {
+    let world = World::new();
+    let stage = world.start("a");
+    until("all are held", || held(&stage) == 2);
+    world.send(0, &["0"]);
+    world.stored([(0, 0)]);
+    world.database.set(Reach::Refuses);
+    world.send_unreadable(0);
+    world.asked_in_vain(4);
+    world.database.set(Reach::Answers);
+    world.send(0, &["4"]);
+    world.stored([(0, 0), (0, 4)]);
+    assert_eq!(world.letters(), [(0, Vec::new())]);
     end(stage);
 }
 
