@@ -1,8 +1,8 @@
 //! JSON records and lists of fields.
 
-use quadrille_pipeline::{Invalid, InvalidKind, NeedKey, Reading, Scalar};
+use quadrille_pipeline::{Invalid, InvalidKind, NeedKey, Pipeline, Reading, Scalar};
 
-use crate::{NOW_MS, RECORD, diabetes, ward};
+use crate::{NOW_MS, RECORD, WARD, diabetes, ward};
 
 /// What is said of the shipped record with `old` replaced by `new`.
 fn invalid(old: &str, new: &str) -> Invalid {
@@ -241,6 +241,18 @@ fn times_are_read_and_bad_ones_refused() {
         );
     }
     assert_eq!(invalid(time, "true").class(), "wrong_type");
+}
+
+#[test]
+fn a_time_in_seconds_is_refused_unless_a_pipeline_takes_times_that_old() {
+    let record = r#"{"bed": "a", "at": 1769860740, "temperature": 37, "sex": "f"}"#;
+    let error = of_ward(record).unwrap_err();
+    assert_eq!((error.class(), error.field.as_str()), ("bad_time", "at"));
+    assert!(error.fix.contains("1769860740000"), "{error}");
+    let old = WARD.replacen("event_time =", "past_max = \"30000d\"\nevent_time =", 1);
+    let old = Pipeline::parse("ward.toml", &old).unwrap();
+    let reading = old.read_json(record.as_bytes(), NOW_MS).unwrap();
+    assert_eq!(reading.event_time_ms, Some(1_769_860_740));
 }
 
 #[test]
