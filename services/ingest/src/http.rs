@@ -350,3 +350,26 @@ where
     };
     RecordOutcome::of(line, result)
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    /// Whoever has no `Origin` gets as far as this: an old browser, or a page's form.
+    #[test]
+    fn a_body_that_does_not_say_what_it_is_is_not_taken_for_json() {
+        let of = |kind: &'static str| {
+            let kind = HeaderValue::from_static(kind);
+            format(&HeaderMap::from_iter([(header::CONTENT_TYPE, kind)]))
+        };
+        let json = of("application/json; charset=utf-8");
+        assert_eq!(json, Ok(Format::Json));
+        let untyped = format(&HeaderMap::new());
+        for refused in [untyped, of(""), of("text/plain"), of("application/x-json")] {
+            let why = refused.expect_err("it could be anything");
+            assert!(why.contains("application/json"), "{why}");
+        }
+    }
+}
