@@ -144,6 +144,49 @@ fn a_push_with_an_idempotency_key_is_one_record_however_often_it_is_sent() {
         trace.contains("0af7651916cd43dd8448eb211c80319c"),
         "{trace}"
     );
+    // Each line of a body has a key of its own.
+    let lines = format!("{body}\n{body}\n");
+    let headers = [
+        ("Content-Type", "application/x-ndjson"),
+        ("Idempotency-Key", "lines"),
+    ];
+    let (address, path) = (services[0].address(), records_path(&world));
+    for _ in 0..2 {
+        let (status, answer) = http::post(address, &path, &headers, lines.as_bytes());
+        assert_eq!(status, 200, "{answer}");
+        for id in ["\"id\":\"lines-0\"", "\"id\":\"lines-1\""] {
+            assert!(answer.contains(id), "{answer}");
+        }
+    }
+    oracle::stored(&world, services[3].address(), 3);
+}
+
+/// A load balancer knows headers alone.
+#[test]
+fn a_call_by_grpc_has_the_key_of_its_header_unless_its_message_brings_one() {
+    let world = World::new(2);
+    let services = world.start_all();
+    let json = record("x", "p-1", 148).replace("\"id\":\"x\",", "");
+    let request = |own: &str| {
+        let mut request = Request::new(SubmitRequest {
+            pipeline: world.pipeline.clone(),
+            record: Some(structure(&json)),
+            sequence: 0,
+            idempotency_key: own.to_owned(),
+        });
+        let key = "balancer".parse().expect("ASCII");
+        request.metadata_mut().insert("idempotency-key", key);
+        request
+    };
+    Runtime::new().expect("a runtime").block_on(async {
+        let client = IngestServiceClient::connect(url(&services[0])).await;
+        let mut client = client.expect("connected");
+        for (own, id) in [("", "balancer"), ("", "balancer"), ("mine", "mine")] {
+            let answer = client.submit(request(own)).await.expect("accepted");
+            assert_eq!(answer.into_inner().id, id);
+        }
+    });
+    oracle::stored(&world, services[3].address(), 2);
 }
 
 #[test]
