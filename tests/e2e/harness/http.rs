@@ -36,9 +36,10 @@ pub fn try_whole(
     for (name, value) in headers {
         request += &format!("{name}: {value}\r\n");
     }
-    stream.write_all(format!("{request}\r\n").as_bytes()).ok()?;
+    // At once, as most clients do: HAProxy sends nothing again of which it had only the head.
+    let whole = [request.as_bytes(), b"\r\n", body].concat();
     // The server may answer and close before it has read a body that is too large.
-    let _ = stream.write_all(body);
+    let _ = stream.write_all(&whole);
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer);
     let text = String::from_utf8_lossy(&answer);
