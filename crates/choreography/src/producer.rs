@@ -326,6 +326,7 @@ impl LaneProducer {
 
     /// Queues a record; waits for room where the queue is full.
     pub fn send(&self, mut record: BaseRecord<'_, [u8], [u8], usize>) -> Result<(), SendError> {
+        record.timestamp = client::timestamp(record.timestamp);
         let bytes = record.payload.map_or(0, <[u8]>::len);
         let queued_bytes = self.queued_bytes.get().saturating_add(bytes);
         if queued_bytes > self.queue_bytes_max {
@@ -468,5 +469,39 @@ impl Drop for LaneProducer {
             // The thread's last poll lasts up to EVENT_WAIT; it ends by itself and drops the client.
             drop(thread);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{EmbeddedBroker, Retention, TopicSpec, list_dead_letters};
+
+    /// Outputs, dead letters and what is sent back: all of them are sent here.
+    #[test]
+    fn a_record_of_the_first_moment_of_1970_keeps_its_time_whoever_sends_it() {
+        let broker = EmbeddedBroker::start().unwrap();
+        let spec = TopicSpec {
+            name: "t".to_owned(),
+            partitions: 1,
+            retention: Retention::Broker,
+            message_bytes_max: None,
+        };
+        broker.create(&[spec]).unwrap();
+        let cluster = broker.cluster().unwrap();
+        let producer = LaneProducer::start(&cluster.client_config(), "test").unwrap();
+        for timestamp in [0, 1_700_000_000_000] {
+            let record = BaseRecord::<'_, [u8], [u8], usize>::with_opaque_to("t", 0);
+            let sent = producer.send(record.payload(b"old").timestamp(timestamp));
+            assert!(sent.is_ok(), "it is taken");
+        }
+        assert!(producer.wait_delivered().is_ok(), "it is confirmed");
+        let mut times = Vec::new();
+        list_dead_letters(&cluster, "t", |record| {
+            times.push(record.timestamp_ms);
+            std::ops::ControlFlow::Continue(())
+        })
+        .unwrap();
+        assert_eq!(times, [Some(1), Some(1_700_000_000_000)]);
     }
 }

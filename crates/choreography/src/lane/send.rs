@@ -290,7 +290,7 @@ impl<H: Handler> Lane<H> {
         // A timestamp that the topic's own bounds refuse is left out with the rest.
         letter.timestamp = match why {
             Some("refused") => None,
-            _ => client::timestamp(record.timestamp_ms),
+            _ => record.timestamp_ms,
         };
         let span = self
             .spans
@@ -340,7 +340,7 @@ impl Sending<'_> {
             .partition(self.partition)
             .payload(self.payload);
         output.key = self.key;
-        output.timestamp = client::timestamp(self.record.timestamp_ms);
+        output.timestamp = self.record.timestamp_ms;
         output.headers = self.record.headers.0.map(|headers| headers.detach());
         if let Some(context) = spans.send(self.index, topic, self.partition, self.key) {
             output.headers = Some(spans::carry(output.headers.take(), &context));
