@@ -44,6 +44,9 @@ enum Move {
     On,
     /// It is the same one.
     Again,
+    /// Behind a gap at which a newer leader epoch begins: a marker lay there, or the log was cut within what the client
+    /// had fetched and the lane had not polled. The client goes on at the cut then, and leaves out what lies before it.
+    Gap,
     /// Not behind it: the log is another one, or the client lost its place.
     Back,
 }
@@ -55,6 +58,9 @@ struct Last {
     next: i64,
     /// The leader epoch it was written in; None where its format has none.
     epoch: Option<i32>,
+    /// The newest leader epoch that came behind a gap. What lies before such a gap is read a second time, up to the same
+    /// gap, which is no news then.
+    gap: Option<i32>,
 }
 
 /// Of each partition the record polled last.
@@ -78,7 +84,16 @@ impl LastPolled {
         if next > offset {
             return Move::Back;
         }
-        Move::On
+        if next == 0 || next == offset {
+            return Move::On;
+        }
+        // Unknown epochs say nothing.
+        let is_newer = before.zip(epoch).is_some_and(|(before, now)| now > before);
+        if !is_newer || last.gap >= epoch {
+            return Move::On;
+        }
+        last.gap = epoch;
+        Move::Gap
     }
 
     fn forget(&mut self, partitions: &[i32]) {
@@ -131,7 +146,7 @@ impl<'c> Batch<'c> {
                 tracing::warn!(partition, offset, "polled again; dropped");
                 return;
             }
-            Move::Back => {
+            Move::Gap | Move::Back => {
                 if !self.fallen.contains(&partition) {
                     self.fallen.push(partition);
                 }
@@ -261,6 +276,33 @@ mod tests {
         assert_eq!(last.moves_to(2, 2, EPOCH), Move::Back);
         last.forget(&[2]);
         assert_eq!(last.moves_to(2, 3, EPOCH), Move::On);
+    }
+
+    #[test]
+    fn a_gap_at_which_a_newer_epoch_begins_is_seen_once() {
+        let mut last = LastPolled::default();
+        assert_eq!(last.moves_to(1, 100, EPOCH), Move::On);
+        assert_eq!(last.moves_to(1, 120, NEWER), Move::Gap);
+        assert_eq!(last.moves_to(1, 122, NEWER), Move::On);
+        // Read again up to the same gap: a marker lies there.
+        last.forget(&[1]);
+        assert_eq!(last.moves_to(1, 100, EPOCH), Move::On);
+        assert_eq!(last.moves_to(1, 120, NEWER), Move::On);
+        // The next leader's is another one.
+        assert_eq!(last.moves_to(1, 130, Some(6)), Move::Gap);
+    }
+
+    #[test]
+    fn a_gap_within_an_epoch_or_between_unknown_ones_is_a_marker() {
+        for (before, after) in [(EPOCH, EPOCH), (None, EPOCH), (EPOCH, None), (None, None)] {
+            let mut last = LastPolled::default();
+            assert_eq!(last.moves_to(0, 5, before), Move::On);
+            assert_eq!(last.moves_to(0, 7, after), Move::On);
+        }
+        // Nor is a newer epoch without a gap, nor the first record polled.
+        let mut last = LastPolled::default();
+        assert_eq!(last.moves_to(0, 5, EPOCH), Move::On);
+        assert_eq!(last.moves_to(0, 6, NEWER), Move::On);
     }
 
     proptest! {
