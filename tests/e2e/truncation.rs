@@ -113,6 +113,38 @@ fn records_on_a_new_disk_are_handled_by_an_ingest_that_starts() {
     a_lost_disk(false);
 }
 
+/// It stands still meanwhile, and so sees only the log that has grown beyond what it stored.
+#[test]
+fn predictions_on_a_new_disk_that_outgrew_the_old_one_are_stored_by_results_that_ran() {
+    let data = TempDir::new().expect("a folder");
+    let mut options = broker::that_goes_away();
+    options.data_dir = DataDir::Kept(data.path().to_owned());
+    let mut broker = options.start().expect("Apache Kafka starts");
+    let world = World::on(broker.bootstrap_servers(), 1);
+    let others = [Stage::Ingest, Stage::Feature, Stage::Inference];
+    let _others = others.map(|stage| world.start(stage, "a"));
+    let launch = world.launch(Stage::Results, "a");
+    let results = launch
+        .env("KAFKA_PROPERTIES", "session.timeout.ms=120000")
+        .start();
+    send_nameless(&world, 0, 20);
+    oracle::stored(&world, results.address(), 20);
+    worked_off(&world, Stage::Results);
+    results.signal("STOP");
+    broker.stop();
+    remove_partition(data.path(), &format!("{}-0", world.topics().predictions));
+    broker.restart().expect("it comes back");
+    // Markers of transactions are places as well: more of them than before.
+    for n in 0..8 {
+        send_nameless(&world, 20 + 5 * n, 5);
+        worked_off(&world, Stage::Inference);
+    }
+    results.signal("CONT");
+    oracle::stored(&world, results.address(), 60);
+    let lost = lost(&results, &world, "truncated");
+    assert!(lost.is_some_and(|lost| lost >= 20.0), "{lost:?}");
+}
+
 #[test]
 fn an_offset_beyond_the_end_skips_no_record() {
     let world = World::new(1);

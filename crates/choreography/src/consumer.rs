@@ -84,6 +84,17 @@ struct Check {
     sought: Option<Sought>,
     /// How often the client was sent to where the log begins to differ from what was handled.
     finds: u32,
+    /// Since when.
+    differs_since: Option<Instant>,
+    /// What its gate is closed for.
+    rest: Option<Rest>,
+}
+
+/// A partition that is left alone before it is looked at again, and where it is sent then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Rest {
+    until: Instant,
+    next: i64,
 }
 
 /// Begins the metadata committed beside an offset: the pipeline's generation follows.
@@ -617,6 +628,12 @@ impl LaneConsumer {
             None => (self.client).fetch_watermarks(&self.topic, partition, COMMITTED_WAIT),
         };
         range.ok().filter(|(begin, end)| (0..=*end).contains(begin))
+    }
+
+    /// Counts records that the log lost after they were handled.
+    pub fn count_lost(&self, records: i64) {
+        let metrics = &self.client.context().metrics;
+        metrics.lost("truncated", records.unsigned_abs());
     }
 
     fn with_gates<T>(&self, then: impl FnOnce(&mut Gates) -> T) -> Option<T> {

@@ -1,7 +1,13 @@
 //! Whether a partition that is new to a lane began where it should: pure, decided by the first record that came.
 
+use std::time::Duration;
+
 /// How often a partition is sent back to a record that it had.
-const TRIES_MAX: u32 = 3;
+pub(crate) const TRIES_MAX: u32 = 3;
+/// How long a log has to look shorter than what is committed before that is believed of it alone. A former leader that is
+/// cut off from the others answers as if the log ended where its own does, until the controller has missed its heartbeats
+/// (`broker.session.timeout.ms`, 9 s) and the client has heard of its successor.
+pub(crate) const LOST_AFTER: Duration = Duration::from_secs(30);
 
 /// What the group has committed of a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +76,8 @@ pub(crate) struct Before {
     pub end: Option<i64>,
     /// How often the client was sent to where the log begins to differ.
     pub tries: u32,
+    /// Since when it has been looked for.
+    pub differs_for: Duration,
 }
 
 /// Why it came.
@@ -91,6 +99,7 @@ pub(crate) fn why(before: &Before) -> Why {
         committed,
         end,
         tries,
+        differs_for,
     } = *before;
     // Epochs ascend in a log: nothing before what is committed can be of a later one.
     if let (Some(epoch), Some(then)) = (epoch, committed_epoch)
@@ -100,9 +109,11 @@ pub(crate) fn why(before: &Before) -> Why {
     }
     match end {
         Some(end) if committed > end => match committed_epoch {
-            Some(_) if tries < TRIES_MAX => Why::Differs,
+            Some(_) if tries < TRIES_MAX || differs_for < LOST_AFTER => Why::Differs,
             _ => Why::Lost(committed - end),
         },
+        // Not said, and it did differ: it is not known to have what is committed.
+        None if tries > 0 && committed_epoch.is_some() => Why::Differs,
         _ => Why::Client,
     }
 }
@@ -118,6 +129,7 @@ mod tests {
         committed: 10,
         end: Some(20),
         tries: 0,
+        differs_for: Duration::ZERO,
     };
 
     #[test]
@@ -128,6 +140,12 @@ mod tests {
             ..BEFORE
         };
         assert_eq!(why(&unknown), Why::Client);
+        let differed = Before {
+            tries: 1,
+            differs_for: LOST_AFTER,
+            ..unknown
+        };
+        assert_eq!(why(&differed), Why::Differs);
     }
 
     #[test]
@@ -140,6 +158,7 @@ mod tests {
         // It is looked for some times, and not for ever.
         let tired = Before {
             tries: TRIES_MAX,
+            differs_for: LOST_AFTER,
             ..shorter
         };
         assert_eq!(why(&tired), Why::Lost(3));
@@ -149,6 +168,24 @@ mod tests {
             ..shorter
         };
         assert_eq!(why(&unknown), Why::Lost(3));
+    }
+
+    /// A former leader that is cut off answers at once, and as often as it is asked.
+    #[test]
+    fn a_log_is_not_taken_for_cut_because_it_was_asked_often() {
+        let asked = Before {
+            end: Some(7),
+            tries: 100,
+            differs_for: LOST_AFTER - Duration::from_millis(1),
+            ..BEFORE
+        };
+        assert_eq!(why(&asked), Why::Differs);
+        // A record that can only be new says so at once.
+        let newer = Before {
+            epoch: Some(2),
+            ..asked
+        };
+        assert_eq!(why(&newer), Why::Lost(7));
     }
 
     #[test]

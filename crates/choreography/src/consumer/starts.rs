@@ -1,7 +1,11 @@
 //! Whether a partition that is new to a lane begins where the group's offset says, and what to do where the log no longer
 //! has that: it was truncated, or retention was faster than the lane.
 
-use std::{collections::BTreeMap, ffi::CString};
+use std::{
+    collections::BTreeMap,
+    ffi::CString,
+    time::{Duration, Instant},
+};
 
 use rdkafka::{
     Offset, TopicPartitionList,
@@ -9,13 +13,17 @@ use rdkafka::{
     error::KafkaResult,
 };
 
-use super::{COMMITTED_WAIT, Check, GENERATION, LaneConsumer, SEEK_WAIT, lock};
+use super::{COMMITTED_WAIT, Check, GENERATION, LaneConsumer, Rest, SEEK_WAIT, lock};
 use crate::{
     Span,
     batch::Batch,
     client, native,
-    start::{Before, Committed, Start, Why, judge, why},
+    start::{Before, Committed, Start, TRIES_MAX, Why, judge, why},
 };
+
+/// How long a partition is left alone whose log still looks shorter than what is committed: other partitions go on
+/// meanwhile, and Kafka is not asked without a pause.
+const REST: Duration = Duration::from_secs(1);
 
 /// The first record that came of a partition, and what is committed of it.
 #[derive(Debug, Clone, Copy)]
@@ -34,11 +42,13 @@ impl LaneConsumer {
     /// # Errors
     /// The client refuses a seek; or the topic is another one, of which nothing may be handled.
     pub fn check_starts(&self, batch: &mut Batch<'_>) -> Result<(), String> {
-        let fallen = batch.take_fallen();
         if !self.client.context().checks_starts() {
+            batch.take_fallen();
             return Ok(());
         }
         let mut unchecked = lock(&self.client.context().unchecked);
+        self.end_rests(&mut unchecked, batch)?;
+        let fallen = batch.take_fallen();
         let is_new = |partition: i32| unchecked.contains_key(&partition);
         if fallen.is_empty() && (unchecked.is_empty() || !batch.partitions().any(is_new)) {
             return Ok(());
@@ -97,7 +107,39 @@ impl LaneConsumer {
             batch.forget(&[partition]);
             // Checked again by the first record that comes from there.
             unchecked.insert(partition, check);
-            self.seek(partition, Offset::Offset(offset), epoch)?;
+            match check.rest {
+                Some(_) => self.close(partition),
+                None => self.seek(partition, Offset::Offset(offset), epoch)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes from the batch what was on its way when a partition's gate was closed, to leave it alone for a while; and
+    /// where that is over, sends the partition to where it is looked at again, and opens its gate.
+    fn end_rests(
+        &self,
+        unchecked: &mut BTreeMap<i32, Check>,
+        batch: &mut Batch<'_>,
+    ) -> Result<(), String> {
+        for (&partition, check) in unchecked {
+            let Some(rest) = check.rest else {
+                continue;
+            };
+            if batch.partitions().any(|it| it == partition) {
+                batch.forget(&[partition]);
+            }
+            if Instant::now() < rest.until {
+                continue;
+            }
+            check.rest = None;
+            let mut closed = self.closed().into_iter();
+            let Some(gate) = closed.find(|gate| gate.partition == partition) else {
+                continue;
+            };
+            let seek = || self.seek(partition, Offset::Offset(rest.next), None);
+            self.with_gates(|gates| gates.open(self.client.client(), gate, seek))
+                .transpose()?;
         }
         Ok(())
     }
@@ -141,6 +183,25 @@ impl LaneConsumer {
             }
         }
         Ok(())
+    }
+
+    /// Whether a record lies before what is committed and was written after it: its leader epoch is a newer one, and epochs
+    /// ascend in a log. So the log was cut, and has grown again. Where Kafka does not say, it is not.
+    ///
+    /// # Errors
+    /// The topic is another one.
+    pub fn is_rewritten(
+        &self,
+        partition: i32,
+        offset: i64,
+        epoch: Option<i32>,
+    ) -> Result<bool, String> {
+        let mut list = TopicPartitionList::with_capacity(1);
+        list.add_partition(&self.topic, partition);
+        let asked = self.client.committed_offsets(list, COMMITTED_WAIT).ok();
+        let (committed, then) = self.committed(asked.as_ref(), partition)?;
+        let is_newer = epoch.zip(then).is_some_and(|(epoch, then)| epoch > then);
+        Ok(is_newer && matches!(committed, Committed::Next(next) if next > offset))
     }
 
     /// Before anything of a new partition is handled: who was away for long does not know of a topic made anew. False
@@ -261,6 +322,9 @@ impl LaneConsumer {
             committed,
             end,
             tries: check.finds,
+            differs_for: check
+                .differs_since
+                .map_or(Duration::ZERO, |since| since.elapsed()),
         };
         let there = (committed, first.committed_epoch);
         Ok(match why(&before) {
@@ -282,8 +346,23 @@ impl LaneConsumer {
                     end,
                     "the log ends before what is committed; looking for where it differs"
                 );
-                let finds = check.finds + 1;
-                Some((there.0, there.1, Check { finds, ..check }))
+                let finds = check.finds.saturating_add(1);
+                let differs_since = check.differs_since.or_else(|| Some(Instant::now()));
+                let rest = (finds > TRIES_MAX).then(|| Rest {
+                    until: Instant::now() + REST,
+                    next: offset,
+                });
+                let check = Check {
+                    finds,
+                    differs_since,
+                    rest,
+                    ..check
+                };
+                // Looked for often enough, it comes again where it lies: further on records would be passed over.
+                match rest {
+                    Some(_) => Some((offset, None, check)),
+                    None => Some((there.0, there.1, check)),
+                }
             }
             Why::Lost(lost) => {
                 tracing::error!(
@@ -305,10 +384,7 @@ impl LaneConsumer {
                 let back = self.offsets(&[(partition, offset)]);
                 let back = back.and_then(|back| self.client.commit(&back, CommitMode::Sync));
                 back.map_err(|error| error.to_string())?;
-                self.client
-                    .context()
-                    .metrics
-                    .lost("truncated", lost.unsigned_abs());
+                self.count_lost(lost);
                 None
             }
         })

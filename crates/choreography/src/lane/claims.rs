@@ -158,16 +158,33 @@ impl<H: Handler> Lane<H> {
             begin,
             "the log ends before what was read of it: records were lost in Kafka; what is there is read from its beginning"
         );
+        let lost = stored - end;
+        let is_told = self.cut(consumer, partition, begin, lost)?;
+        Ok(is_told.then_some(begin))
+    }
+
+    /// Tells the store that a log lost records (`lost`, at least) and goes on at an offset before what is stored. False where
+    /// that is to be tried again.
+    fn cut(
+        &mut self,
+        consumer: &LaneConsumer,
+        partition: i32,
+        next: i64,
+        lost: i64,
+    ) -> Result<bool, End> {
         let stop = &self.stop;
         let give_up = || stop.requested_for(STORE_ENDS_WITHIN);
         let Some(store) = self.handler.store() else {
-            return Ok(None);
+            return Ok(false);
         };
-        match store.truncated(partition, begin, &give_up) {
-            Ok(()) => Ok(Some(begin)),
+        match store.truncated(partition, next, &give_up) {
+            Ok(()) => {
+                consumer.count_lost(lost);
+                Ok(true)
+            }
             Err(Failure::Retry(cause)) => {
                 tracing::warn!(lane = self.task, %cause, partition, "the cut is not stored yet");
-                Ok(None)
+                Ok(false)
             }
             Err(Failure::DeadLetter(cause)) => Err(End::restart(cause)),
             Err(Failure::Fatal(cause)) => Err(End::Fatal(cause)),
@@ -176,7 +193,8 @@ impl<H: Handler> Lane<H> {
 
     /// Takes from the batch what came from before a gate was opened, and what lies before the offset that the store has:
     /// the client can go back to a partition's beginning (`auto.offset.reset`), and committing that would take the
-    /// offset back. Then the gate is opened anew. To be called before [`Lane::claim`].
+    /// offset back. Then the gate is opened anew; behind what is stored, or where the log was cut off and has grown beyond it
+    /// at once, where it was cut. To be called before [`Lane::claim`].
     pub(super) fn check_claimed(
         &mut self,
         consumer: &LaneConsumer,
@@ -198,13 +216,26 @@ impl<H: Handler> Lane<H> {
             if span.first >= next {
                 continue;
             }
-            tracing::warn!(
-                topic = self.config.input,
-                partition,
-                offset = span.first,
-                stored = next,
-                "the client went back before what is stored; it is sent there again"
-            );
+            let epoch = batch.first_epoch(partition);
+            let rewritten = consumer.is_rewritten(partition, span.first, epoch);
+            if rewritten.map_err(End::restart)? {
+                tracing::error!(
+                    topic = self.config.input,
+                    partition,
+                    offset = span.first,
+                    stored = next,
+                    "the log was cut before what was read of it and has grown again: records were lost in Kafka; going on where it was cut"
+                );
+                self.cut(consumer, partition, span.first, next - span.first)?;
+            } else {
+                tracing::warn!(
+                    topic = self.config.input,
+                    partition,
+                    offset = span.first,
+                    stored = next,
+                    "the client went back before what is stored; it is sent there again"
+                );
+            }
             batch.forget(&[partition]);
             consumer.close(partition);
         }
