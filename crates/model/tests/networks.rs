@@ -4,7 +4,7 @@ mod common;
 
 use common::{import_options, named};
 use prost::Message as _;
-use quadrille_model::import::import;
+use quadrille_model::import::{ImportOptions, import};
 use quadrille_model::package::Error;
 use quadrille_model::{Outputs, Package};
 use tract_onnx::pb::tensor_proto::DataType;
@@ -79,6 +79,18 @@ fn package(
     node: Vec<NodeProto>,
     initializer: Vec<TensorProto>,
 ) -> Result<Package, Error> {
+    recorded(sizes, inputs, width, node, initializer, vec![])
+}
+
+/// As [`package`], with answers to these rows recorded.
+fn recorded(
+    sizes: &[i64],
+    inputs: usize,
+    width: usize,
+    node: Vec<NodeProto>,
+    initializer: Vec<TensorProto>,
+    rows: Vec<f64>,
+) -> Result<Package, Error> {
     let graph = GraphProto {
         node,
         initializer,
@@ -96,7 +108,10 @@ fn package(
         opset_import: vec![opset],
         ..ModelProto::default()
     };
-    let options = import_options(inputs, Outputs::Values(named("y", width)));
+    let options = ImportOptions {
+        recorded: rows,
+        ..import_options(inputs, Outputs::Values(named("y", width)))
+    };
     import(model.encode_to_vec(), options)
 }
 
@@ -143,6 +158,54 @@ fn a_row_that_a_run_fails_at_costs_no_other_row_its_answer() {
             _ => assert_eq!(answer, [0.5, 0.5], "row {row}"),
         }
     }
+}
+
+/// Examples that are alike hide it: what all of them have in common does not change by mixing.
+#[test]
+fn a_network_that_mixes_rows_is_noticed_by_one_example_and_asked_row_by_row() {
+    let nodes = vec![
+        node("ReduceMean", &["X"], "mean", vec![ints("axes", &[0])]),
+        node("Sub", &["X", "mean"], "Y", vec![]),
+    ];
+    let rows = vec![3.0, 5.0];
+    let package = recorded(&[0, 2], 2, 2, nodes, vec![], rows).unwrap();
+    let mut answers = vec![];
+    let rows: Vec<f64> = (0..200).map(f64::from).collect();
+    package.model().score(&rows, &mut answers);
+    // A row alone is its own mean.
+    assert_eq!(answers, vec![0.0; 200]);
+}
+
+#[test]
+fn a_comparison_is_no_test_for_what_is_missing() {
+    let to = AttributeProto {
+        name: "to".to_owned(),
+        i: DataType::Float as i64,
+        r#type: 2,
+        ..AttributeProto::default()
+    };
+    let answered = |test: NodeProto, row: [f64; 2]| {
+        let nodes = vec![
+            test,
+            node("Cast", &["test"], "is", vec![to.clone()]),
+            node("Mul", &["is", "w"], "Y", vec![]),
+        ];
+        let package = package(&[0, 2], 2, 2, nodes, vec![constant("w", &[1, 2])]).unwrap();
+        let mut answers = vec![];
+        package.model().score(&row, &mut answers);
+        answers
+    };
+    let gap = [f64::NAN, 7.0];
+    let greater = || node("Greater", &["X", "w"], "test", vec![]);
+    assert!(answered(greater(), gap).iter().all(|it| it.is_nan()));
+    assert_eq!(answered(greater(), [0.0, 7.0]), [0.0, 0.5]);
+    let other = node("Equal", &["X", "w"], "test", vec![]);
+    assert!(answered(other, gap).iter().all(|it| it.is_nan()));
+    // NaN alone differs from itself.
+    let itself = node("Equal", &["X", "X"], "test", vec![]);
+    assert_eq!(answered(itself, gap), [0.0, 0.5]);
+    let is_nan = node("IsNaN", &["X"], "test", vec![]);
+    assert_eq!(answered(is_nan, gap), [0.5, 0.0]);
 }
 
 #[test]

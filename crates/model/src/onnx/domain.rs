@@ -31,21 +31,19 @@ impl Domain {
         Self::whole(kind).unwrap_or(Domain::All)
     }
 
-    /// Of a network. One that tests for NaN, or compares, may mean something by what is missing; arithmetic alone does not.
+    /// Of a network. One that tests for NaN may mean something by what is missing. Arithmetic does not, nor does a comparison
+    /// with something else: NaN is not greater, and not less.
     pub fn of_network(kind: DataType, graph: &GraphProto) -> Self {
-        const TESTS: [&str; 6] = [
-            "Equal",
-            "Greater",
-            "GreaterOrEqual",
-            "IsNaN",
-            "Less",
-            "LessOrEqual",
-        ];
         let mut nodes = graph.node.iter();
-        let tests = nodes.any(|node| match node.op_type.as_str() {
-            "Imputer" => Attributes(node).replaced().is_nan(),
-            operator => TESTS.contains(&operator),
-        });
+        let tests = nodes.any(
+            |node| match (node.op_type.as_str(), node.input.as_slice()) {
+                ("IsNaN", _) => true,
+                ("Imputer", _) => Attributes(node).replaced().is_nan(),
+                // NaN alone differs from itself.
+                ("Equal", [one, other]) => one == other,
+                _ => false,
+            },
+        );
         match (Self::whole(kind), tests) {
             (Some(whole), _) => whole,
             (None, true) => Domain::All,

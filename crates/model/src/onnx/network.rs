@@ -25,6 +25,9 @@ const BATCHES: [usize; 4] = [64, 8, 2, 1];
 /// The plan that the others are compared with: see [`Network::choose`].
 const BATCH_MEASURE: usize = 8;
 
+/// So many examples differ from each other.
+const EXAMPLES_MANY: usize = 16;
+
 /// The most nodes of a network.
 const NODES_MAX: usize = 2_000;
 
@@ -187,7 +190,7 @@ impl Network {
                 tensor.shape = None;
             }
         }
-        let rows = probe(examples, BATCHES[0] * inputs);
+        let rows = probe(examples, inputs, BATCHES[0]);
         let network = Network {
             inputs,
             width: 0,
@@ -321,11 +324,19 @@ impl Network {
     }
 }
 
-/// `count` numbers for rows to try: those of the examples over and over or, without any, numbers from -2 to 2 that look
-/// like chance.
-fn probe(examples: &[f64], count: usize) -> Vec<f64> {
+/// Rows to try: the examples over and over or, without any, numbers from -2 to 2 that look like chance. Where examples are
+/// few, each third row is one of zeros: a network that mixes rows does not change rows that are equal, and with a third
+/// of them no two plans have the same mixture.
+fn probe(examples: &[f64], inputs: usize, rows: usize) -> Vec<f64> {
+    let count = rows * inputs;
     if !examples.is_empty() {
-        return examples.iter().copied().cycle().take(count).collect();
+        let mut probe: Vec<f64> = examples.iter().copied().cycle().take(count).collect();
+        if examples.len() < EXAMPLES_MANY * inputs {
+            let places = probe.chunks_exact_mut(inputs).enumerate();
+            let zeros = places.filter(|(place, _)| place % 3 == 1);
+            zeros.for_each(|(_, row)| row.fill(0.0));
+        }
+        return probe;
     }
     let mut state = 1_u64;
     let mut next = || {
