@@ -168,7 +168,7 @@ impl Inner {
             },
             message: foreign.to_string(),
         })?;
-        let watched = uri.path() == "/metrics" || is_health(uri.path());
+        let watched = uri.path() == "/metrics" || is_health_check(uri.path());
         if conn.reserved && !watched {
             let most = self.config.connections_max;
             return Err(Refused::busy(
@@ -178,7 +178,8 @@ impl Inner {
                 ),
             ));
         }
-        let length = match grpc && self.front.is_stream(uri.path()) {
+        let stays = self.front.is_stream(uri.path()) || is_health_watch(uri.path());
+        let length = match grpc && stays {
             true => Length::Open,
             false => Length::Bounded,
         };
@@ -339,8 +340,13 @@ fn is_probe(path: &str) -> bool {
     matches!(path, "/livez" | "/readyz")
 }
 
-fn is_health(path: &str) -> bool {
-    path.starts_with(crate::front::HEALTH)
+fn is_health_check(path: &str) -> bool {
+    path.strip_prefix(crate::front::HEALTH) == Some("Check")
+}
+
+/// The same question for as long as the one who asks likes.
+fn is_health_watch(path: &str) -> bool {
+    path.strip_prefix(crate::front::HEALTH) == Some("Watch")
 }
 
 /// What a page of an allowed origin may send: what it asks for.

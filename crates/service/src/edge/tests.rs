@@ -233,6 +233,26 @@ async fn probes_are_answered_while_every_connection_is_busy() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn health_that_is_watched_counts_among_the_streams_and_a_check_is_answered_beyond_them() {
+    let config = HttpConfig {
+        requests_max: 4,
+        ..HttpConfig::default()
+    };
+    let address = start(config).await;
+    let channel = Endpoint::from_shared(format!("http://{address}")).unwrap();
+    let mut health = HealthClient::new(channel.connect().await.unwrap());
+    let mut watched = Vec::new();
+    for _ in 0..2 {
+        watched.push(health.watch(HealthCheckRequest::default()).await.unwrap());
+    }
+    let refused = health.watch(HealthCheckRequest::default()).await;
+    assert_eq!(refused.unwrap_err().code(), Code::ResourceExhausted);
+    let check = health.check(HealthCheckRequest::default()).await;
+    assert!(check.is_ok(), "{check:?}");
+    drop(watched);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_idle_connection_makes_room_for_a_new_one() {
     let config = HttpConfig {
         connections_max: 2,
