@@ -57,6 +57,8 @@ const TRUNCATED: &str =
     "dead letters without the original's bytes were sent: no letter could hold them";
 /// After a poll that failed.
 const POLL_FAILED: Duration = Duration::from_millis(50);
+/// Between two lines of the log about polls that fail: while Kafka is away they do twenty times a second.
+const POLL_FAILED_TOLD_EVERY: Duration = Duration::from_secs(10);
 /// Restarts because another client took the transactional id, before the service gives up.
 const FENCED_MAX: u32 = 5;
 pub(crate) struct LaneOptions {
@@ -131,6 +133,8 @@ pub(crate) struct Lane<H: Handler> {
     /// Of each partition the timestamp, in ms, of the last record committed, or since when it is held without any.
     handled: BTreeMap<i32, i64>,
     last_commit: Instant,
+    /// When the log last said that a poll failed.
+    poll_failed_at: Option<Instant>,
     dead_letters: DeadLetters,
     /// How long a batch's sends and commit take, smoothed: one that stalled does not hold up the next.
     commit_takes: Duration,
@@ -176,6 +180,7 @@ impl<H: Handler> Lane<H> {
             suspicion: Suspicion::default(),
             handled: BTreeMap::new(),
             last_commit: Instant::now(),
+            poll_failed_at: None,
             dead_letters: DeadLetters::default(),
             commit_takes: Duration::ZERO,
             idle: BTreeMap::new(),
@@ -453,7 +458,13 @@ impl<H: Handler> Lane<H> {
                 Ok(true)
             }
             _ => {
-                tracing::warn!(lane = self.task, %error, "poll failed; the client goes on");
+                let told_at = self.poll_failed_at;
+                if told_at.is_none_or(|at| at.elapsed() >= POLL_FAILED_TOLD_EVERY) {
+                    self.poll_failed_at = Some(Instant::now());
+                    tracing::warn!(lane = self.task, %error, "poll failed; the client goes on");
+                } else {
+                    tracing::debug!(lane = self.task, %error, "poll failed");
+                }
                 self.stop.sleep(POLL_FAILED);
                 Ok(false)
             }
