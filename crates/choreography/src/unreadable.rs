@@ -319,7 +319,7 @@ mod tests {
             .set("bootstrap.servers", cluster.bootstrap_servers())
             .set("message.max.bytes", "10000000")
             .set("batch.size", "10000000")
-            .set("linger.ms", "60000")
+            .set("linger.ms", "1000")
             .create()
             .unwrap();
         let send = |bytes: usize| {
