@@ -186,6 +186,13 @@ impl<'c> Batch<'c> {
         of.next().and_then(native::epoch)
     }
 
+    /// The leader epoch that a partition's last record was written in.
+    pub fn last_epoch(&self, partition: i32) -> Option<i32> {
+        let mut of = self.messages.iter().rev();
+        of.find(|it| it.partition() == partition)
+            .and_then(native::epoch)
+    }
+
     /// Forgets the records of partitions that are no longer held, whose next holder has them, or will be
     /// read from elsewhere.
     pub fn forget(&mut self, revoked: &[i32]) {

@@ -210,6 +210,19 @@ pub(crate) fn set_epochs<C: ClientContext>(client: &Client<C>, list: &mut TopicP
     }
 }
 
+/// Gives each element the leader epoch that is known of its partition.
+pub(crate) fn put_epochs(list: &mut TopicPartitionList, of: impl Fn(i32) -> Option<i32>) {
+    // SAFETY: the list lives, an array of `cnt`.
+    unsafe {
+        let list = list.ptr();
+        for index in 0..usize::try_from((*list).cnt).unwrap_or(0) {
+            let element = (*list).elems.add(index);
+            let epoch = of((*element).partition).unwrap_or(-1);
+            ffi::rd_kafka_topic_partition_set_leader_epoch(element, epoch);
+        }
+    }
+}
+
 /// The leader epoch and the metadata committed with an offset.
 pub(crate) fn committed_with(
     list: &TopicPartitionList,

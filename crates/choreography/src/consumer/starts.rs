@@ -186,7 +186,7 @@ impl LaneConsumer {
     }
 
     /// Whether a record lies before what is committed and was written after it: its leader epoch is a newer one, and epochs
-    /// ascend in a log. So the log was cut, and has grown again. Where Kafka does not say, it is not.
+    /// ascend in a log. So the log was cut, and has grown again. None where Kafka does not say.
     ///
     /// # Errors
     /// The topic is another one.
@@ -195,13 +195,17 @@ impl LaneConsumer {
         partition: i32,
         offset: i64,
         epoch: Option<i32>,
-    ) -> Result<bool, String> {
+    ) -> Result<Option<bool>, String> {
         let mut list = TopicPartitionList::with_capacity(1);
         list.add_partition(&self.topic, partition);
         let asked = self.client.committed_offsets(list, COMMITTED_WAIT).ok();
         let (committed, then) = self.committed(asked.as_ref(), partition)?;
         let is_newer = epoch.zip(then).is_some_and(|(epoch, then)| epoch > then);
-        Ok(is_newer && matches!(committed, Committed::Next(next) if next > offset))
+        Ok(match committed {
+            Committed::Unknown => None,
+            Committed::Nothing => Some(false),
+            Committed::Next(next) => Some(is_newer && next > offset),
+        })
     }
 
     /// Before anything of a new partition is handled: who was away for long does not know of a topic made anew. False

@@ -218,23 +218,36 @@ impl<H: Handler> Lane<H> {
             }
             let epoch = batch.first_epoch(partition);
             let rewritten = consumer.is_rewritten(partition, span.first, epoch);
-            if rewritten.map_err(End::restart)? {
-                tracing::error!(
-                    topic = self.config.input,
-                    partition,
-                    offset = span.first,
-                    stored = next,
-                    "the log was cut before what was read of it and has grown again: records were lost in Kafka; going on where it was cut"
-                );
-                self.cut(consumer, partition, span.first, next - span.first)?;
-            } else {
-                tracing::warn!(
-                    topic = self.config.input,
-                    partition,
-                    offset = span.first,
-                    stored = next,
-                    "the client went back before what is stored; it is sent there again"
-                );
+            let is_told = match rewritten.map_err(End::restart)? {
+                None => false,
+                Some(true) => {
+                    tracing::error!(
+                        topic = self.config.input,
+                        partition,
+                        offset = span.first,
+                        stored = next,
+                        "the log was cut before what was read of it and has grown again: records were lost in Kafka; going on where it was cut"
+                    );
+                    self.cut(consumer, partition, span.first, next - span.first)?
+                }
+                Some(false) => {
+                    tracing::warn!(
+                        topic = self.config.input,
+                        partition,
+                        offset = span.first,
+                        stored = next,
+                        "the client went back before what is stored; it is sent there again"
+                    );
+                    true
+                }
+            };
+            if !is_told {
+                // It comes again and is judged again: behind what is stored it would be passed over.
+                batch.forget(&[partition]);
+                let moved = consumer.move_to(partition, span.first);
+                moved.map_err(End::restart)?;
+                self.stop.sleep(AGAIN_FIRST);
+                continue;
             }
             batch.forget(&[partition]);
             consumer.close(partition);

@@ -18,6 +18,7 @@ use crate::{
     Backoff, Delivery, Failure, Handler, Incoming, Span,
     batch::Batch,
     consumer::LaneConsumer,
+    native,
     offsets::Offsets,
     producer::{LaneProducer, TRANSACTION_TIMEOUT, Undelivered},
     spans::Settling,
@@ -113,9 +114,11 @@ impl<H: Handler> Lane<H> {
         let mut store_span = None;
         let spans = batch.spans();
         let next: Vec<(i32, i64)> = spans.iter().map(|s| (s.partition, s.next)).collect();
-        let offsets = consumer
+        let mut offsets = consumer
             .offsets(&next)
             .map_err(|e| Unsettled::End(End::restart(e)))?;
+        // Of the records themselves: the client forgets its position's where it finds the log cut, at any time.
+        native::put_epochs(&mut offsets, |partition| batch.last_epoch(partition));
         if transactional {
             self.commit_or_ask(producer, consumer, &offsets)?;
         } else {
