@@ -14,9 +14,11 @@ use std::{
 
 use rdkafka::{
     TopicPartitionList,
-    consumer::ConsumerGroupMetadata,
+    consumer::{BaseConsumer, Consumer, ConsumerContext, ConsumerGroupMetadata},
     error::{KafkaError, KafkaResult, RDKafkaErrorCode},
 };
+
+use crate::native;
 
 /// What the client has beyond its own time to say that it is up.
 const GRACE: Duration = Duration::from_millis(500);
@@ -25,6 +27,21 @@ const GRACE: Duration = Duration::from_millis(500);
 pub(crate) struct Offsets {
     pub list: TopicPartitionList,
     pub group: ConsumerGroupMetadata,
+}
+
+impl Offsets {
+    /// These offsets in the name of the member that the consumer is now; None where it is none. Kafka compares a
+    /// transaction's offsets with the group only if they name a member or a generation: those of nobody (no member id,
+    /// generation -1) it takes, whoever holds the partitions. A client that was thrown out of its group becomes nobody
+    /// before the lane hears of it, which is in its next poll.
+    pub fn of<C: ConsumerContext>(
+        consumer: &BaseConsumer<C>,
+        list: TopicPartitionList,
+    ) -> Option<Self> {
+        let group = consumer.group_metadata()?;
+        // Asked after it: a member that was thrown out joins again only once its partitions were given up, in a poll.
+        (native::generation(consumer.client()) >= 0).then_some(Offsets { list, group })
+    }
 }
 
 /// A thread that waits for offsets to send. It ends when this is dropped, or once the call it is in has ended.
@@ -78,7 +95,12 @@ impl OffsetSender {
 
 #[cfg(test)]
 mod tests {
-    use rdkafka::consumer::{BaseConsumer, Consumer};
+    use std::time::Instant;
+
+    use rdkafka::{
+        mocking::MockCluster,
+        types::{RDKafkaApiKey, RDKafkaRespErr},
+    };
 
     use super::*;
 
@@ -122,5 +144,41 @@ mod tests {
         assert_eq!(sender.send(&offsets), late);
         assert_eq!(sender.send(&offsets), late);
         drop(end);
+    }
+
+    #[test]
+    fn offsets_are_sent_in_the_name_of_a_member_alone_and_not_of_one_that_was_thrown_out() {
+        const PATIENCE: Duration = Duration::from_secs(60);
+        let broker = MockCluster::new(1).unwrap();
+        broker.create_topic("t", 1, 1).unwrap();
+        let consumer: BaseConsumer = rdkafka::ClientConfig::new()
+            .set("bootstrap.servers", broker.bootstrap_servers())
+            .set("group.id", "g")
+            .set("partition.assignment.strategy", "cooperative-sticky")
+            .set("heartbeat.interval.ms", "100")
+            .create()
+            .unwrap();
+        let is_member = || Offsets::of(&consumer, TopicPartitionList::new()).is_some();
+        assert!(!is_member(), "it has not joined");
+        consumer.subscribe(&["t"]).unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        let held = || consumer.assignment().unwrap().count();
+        while held() == 0 {
+            assert!(Instant::now() < deadline, "it joins");
+            consumer.poll(Duration::from_millis(10));
+        }
+        assert!(is_member());
+        let thrown_out = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_ILLEGAL_GENERATION];
+        broker.request_errors(RDKafkaApiKey::Heartbeat, &thrown_out);
+        while is_member() {
+            assert!(Instant::now() < deadline, "it is thrown out");
+            thread::yield_now();
+        }
+        // A lane hears of it in its next poll.
+        assert_eq!(held(), 1);
+        while held() == 1 {
+            assert!(Instant::now() < deadline, "its partition is taken away");
+            consumer.poll(Duration::from_millis(10));
+        }
     }
 }

@@ -36,6 +36,8 @@ const REPLACED_WITHIN: Duration = TRANSACTION_TIMEOUT;
 const LEAVES_WITHIN: Duration = Duration::from_secs(5);
 const NOT_LEFT: &str = "Kafka does not answer: the group was not left in order and gives the partitions to others when the session times out";
 
+const NO_MEMBER: &str = "the group has thrown this member out";
+
 const DOUBT_ENDED: &str =
     "Kafka did not say whether the batch was committed; the group's offsets do";
 
@@ -157,12 +159,11 @@ impl<H: Handler> Lane<H> {
         consumer: &LaneConsumer,
         offsets: &TopicPartitionList,
     ) -> Result<(), Unsettled> {
-        let group = consumer
-            .client
-            .group_metadata()
-            .ok_or_else(|| Unsettled::End(End::restart("no group metadata")))?;
-        let list = offsets.clone();
-        self.send_offsets(producer, &Arc::new(Offsets { list, group }))?;
+        let Some(offsets) = Offsets::of(&consumer.client, offsets.clone()) else {
+            // The next poll takes the partitions away.
+            return Err(self.abort(producer, NO_MEMBER.to_owned()));
+        };
+        self.send_offsets(producer, &Arc::new(offsets))?;
         let result = producer.commit();
         self.status.progress();
         match result {
