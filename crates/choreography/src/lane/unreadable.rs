@@ -71,11 +71,31 @@ impl Suspicion {
         }
     }
 
+    /// Notes an error, and where partitions were when it came. The client's position of one whose gate is closed is from
+    /// before what the lane gave back when it closed it.
+    fn raise(
+        &mut self,
+        error: String,
+        positions: impl Iterator<Item = (i32, Offset)>,
+        is_closed: impl Fn(i32) -> bool,
+    ) {
+        let next = |(partition, offset)| match offset {
+            Offset::Offset(next) if !is_closed(partition) => (partition, Some(next)),
+            _ => (partition, None),
+        };
+        let partitions = positions.map(next).collect();
+        self.given_back.clear();
+        self.raised = Some(Raised { error, partitions });
+    }
+
     /// The error, with the positions that hold: of what the lane gave back since then nothing is handled, and it may come
-    /// back, so that to go on behind its position would leave records out.
-    fn take(&mut self) -> Option<Raised> {
+    /// back, so that to go on behind its position would leave records out. Where a closed gate will be opened is not
+    /// known; what cannot be read behind it is reported again then.
+    fn take(&mut self, is_closed: impl Fn(i32) -> bool) -> Option<Raised> {
         let mut raised = self.raised.take()?;
-        for (partition, next) in &mut raised.partitions {
+        let partitions = &mut raised.partitions;
+        partitions.retain(|(partition, _)| !is_closed(*partition));
+        for (partition, next) in partitions {
             if self.given_back.contains(partition) {
                 *next = None;
             }
@@ -111,20 +131,11 @@ impl<H: Handler> Lane<H> {
     ) -> Result<(), End> {
         if self.suspicion.raised.is_none() {
             let positions = consumer.client.position().map_err(End::restart)?;
-            let next = |offset| match offset {
-                Offset::Offset(next) => Some(next),
-                _ => None,
-            };
             let elements = positions.elements();
-            let partitions = elements
-                .iter()
-                .map(|element| (element.partition(), next(element.offset())))
-                .collect();
-            self.suspicion.given_back.clear();
-            self.suspicion.raised = Some(Raised {
-                error: error.to_string(),
-                partitions,
-            });
+            let positions = elements.iter().map(|it| (it.partition(), it.offset()));
+            let is_closed = |partition| consumer.is_closed(partition);
+            self.suspicion
+                .raise(error.to_string(), positions, is_closed);
         }
         Ok(())
     }
@@ -136,10 +147,11 @@ impl<H: Handler> Lane<H> {
         producer: &mut LaneProducer,
         consumer: &LaneConsumer,
     ) -> Result<Option<Duration>, End> {
+        let is_closed = |partition| consumer.is_closed(partition);
         let Some(Raised {
             error,
             mut partitions,
-        }) = self.suspicion.take()
+        }) = self.suspicion.take(is_closed)
         else {
             return Ok(None);
         };
@@ -354,9 +366,28 @@ mod tests {
             partitions: vec![(0, Some(5)), (1, Some(7)), (2, None)],
         });
         suspicion.give_back(&mut vec![0]);
-        let raised = suspicion.take().expect("raised");
+        let raised = suspicion.take(|_| false).expect("raised");
         assert_eq!(raised.partitions, [(0, None), (1, Some(7)), (2, None)]);
-        assert!(suspicion.take().is_none());
+        assert!(suspicion.take(|_| false).is_none());
+    }
+
+    #[test]
+    fn a_partition_has_no_position_while_its_gate_is_closed_and_is_not_looked_at() {
+        let at = |closed: i32| {
+            let positions = [5, 7]
+                .map(Offset::Offset)
+                .into_iter()
+                .chain([Offset::Invalid]);
+            let mut suspicion = Suspicion::default();
+            suspicion.raise("e".to_owned(), (0..).zip(positions), |it| it == closed);
+            suspicion
+        };
+        // Closed when the error came, and open since.
+        let raised = at(0).take(|_| false).expect("raised");
+        assert_eq!(raised.partitions, [(0, None), (1, Some(7)), (2, None)]);
+        // Still closed, or closed since.
+        let raised = at(0).take(|it| it < 2).expect("raised");
+        assert_eq!(raised.partitions, [(2, None)]);
     }
 
     #[test]
