@@ -17,7 +17,7 @@ mod json;
 mod load;
 mod pipeline;
 pub mod projection;
-mod quote;
+pub mod quote;
 mod record;
 mod spec;
 mod table;

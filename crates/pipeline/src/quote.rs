@@ -8,12 +8,12 @@ const LISTED_MAX: usize = 12;
 const COMPARED_MAX: usize = 64;
 
 /// The text in double quotes, escaped, at most about 80 characters of it.
-pub(crate) fn quote(text: &str) -> String {
+pub fn quote(text: &str) -> String {
     format!("{:?}", cut(text))
 }
 
 /// At most 80 characters of the text.
-pub(crate) fn cut(text: &str) -> String {
+pub fn cut(text: &str) -> String {
     match text.char_indices().nth(SHOWN_MAX) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
@@ -45,6 +45,8 @@ pub(crate) fn suggest<'a>(
 
 /// The name a few letters away, if there is one.
 fn nearest<'a>(meant: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    // No character takes more than four bytes.
+    let meant = (meant.len() <= 4 * COMPARED_MAX).then_some(meant)?;
     let meant: Vec<char> = meant
         .to_lowercase()
         .chars()

@@ -2,6 +2,7 @@
 
 mod body;
 mod dialect;
+mod rows;
 
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 

@@ -26,6 +26,10 @@ impl Default for Limits {
     }
 }
 
+/// Inputs of a request, and outputs that it asks for, at most: twice the columns of the widest model, as a record may have
+/// fields that no feature is made of.
+pub(crate) const INPUTS_MAX: usize = 2 * quadrille_model::INPUTS_MAX;
+
 /// What is wrong with the tensors of a request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Error {

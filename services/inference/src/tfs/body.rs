@@ -1,17 +1,14 @@
 //! The body of a question in TensorFlow Serving's REST form, as tensors. Pure.
 
-use std::{
-    collections::{BTreeMap, btree_map::Entry},
-    fmt,
-};
+use std::marker::PhantomData;
 
-use serde::{
-    Deserialize, Deserializer,
-    de::{Error as _, MapAccess, Visitor},
-};
+use serde::{Deserialize, de::DeserializeSeed};
 use serde_json::value::RawValue;
 
-use super::dialect::{is_bytes, plain, text_of_bytes};
+use super::{
+    dialect::{is_bytes, plain, text_of_bytes},
+    rows::{Object, row_wise},
+};
 use crate::oip::{
     json::{Flat, flatten_with},
     tensor::{Cells, Data, Datatype, Error, Limits, Tensor, wrong},
@@ -45,46 +42,10 @@ struct ExamplesJson<'a> {
     #[serde(rename = "signature_name")]
     _signature_name: Option<String>,
     #[serde(borrow)]
-    examples: Vec<Object<'a>>,
+    examples: &'a RawValue,
     /// What all examples share.
     #[serde(borrow, default)]
     context: Object<'a>,
-}
-
-/// Values by their names, each there once: which of two values is meant cannot be known.
-#[derive(Default)]
-struct Object<'a>(BTreeMap<String, &'a RawValue>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for Object<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Once;
-
-        impl<'de> Visitor<'de> for Once {
-            type Value = BTreeMap<String, &'de RawValue>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut values = BTreeMap::new();
-                while let Some((name, value)) = map.next_entry::<String, &RawValue>()? {
-                    match values.entry(name) {
-                        Entry::Vacant(place) => place.insert(value),
-                        Entry::Occupied(twice) => {
-                            let name = twice.key();
-                            return Err(A::Error::custom(format!(
-                                "{name:?} is there twice; send it once"
-                            )));
-                        }
-                    };
-                }
-                Ok(values)
-            }
-        }
-
-        deserializer.deserialize_map(Once).map(Object)
-    }
 }
 
 /// A question's tensors: their names, shapes and elements.
@@ -105,14 +66,10 @@ impl Body {
         match verb {
             Verb::Predict => Self::predict(bytes, limits),
             Verb::Classify | Verb::Regress => {
-                let body: ExamplesJson<'_> = parse(bytes, "{\"examples\": [{…}, …]}")?;
-                let examples = body.examples.into_iter().map(|mut example| {
-                    for (name, value) in &body.context.0 {
-                        example.0.entry(name.clone()).or_insert(value);
-                    }
-                    example
-                });
-                Self::row_wise(examples.collect(), limits)
+                let wanted = "{\"examples\": [{…}, …]}";
+                let body: ExamplesJson<'_> = parse(bytes, wanted, PhantomData)?;
+                let (list, context) = (body.examples, &body.context);
+                Ok(Self::rows(row_wise(list, wanted, context, limits)?, limits))
             }
         }
     }
@@ -121,18 +78,24 @@ impl Body {
         let body: PredictJson<'_> = parse(
             bytes,
             "{\"instances\": […]}, row by row, or {\"inputs\": …}, column by column",
+            PhantomData,
         )?;
         match (body.instances, body.inputs) {
             (Some(instances), None) if holds_objects(instances) => {
-                let rows = parse(instances.get().as_bytes(), "instances of one kind")?;
-                Self::row_wise(rows, limits)
+                let none = Object::default();
+                let rows = row_wise(instances, "instances of one kind", &none, limits)?;
+                Ok(Self::rows(rows, limits))
             }
             (Some(instances), None) => Self::unnamed(instances, Columnar(false), limits),
             (None, Some(inputs)) if inputs.get().starts_with('{') => {
-                let inputs: Object<'_> = parse(inputs.get().as_bytes(), "inputs by their names")?;
+                let inputs: Object<'_> = parse(
+                    inputs.get().as_bytes(),
+                    "inputs by their names",
+                    PhantomData,
+                )?;
                 let tensors = inputs.0.into_iter().map(|(name, value)| {
-                    let flat = flatten(value, limits).map_err(|error| of(&name, error))?;
-                    Ok((name, flat))
+                    let flat = flatten(value, limits).map_err(|error| of(&name.0, error))?;
+                    Ok((name.0.into_owned(), flat))
                 });
                 Ok(Body {
                     columnar: true,
@@ -162,31 +125,13 @@ impl Body {
         })
     }
 
-    /// Objects with the same names, each a row.
-    fn row_wise(rows: Vec<Object<'_>>, limits: Limits) -> Result<Self, Error> {
-        let mut columns: Vec<(String, Flat)> = Vec::new();
-        for (at, row) in rows.into_iter().enumerate() {
-            if at > 0 && row.0.len() != columns.len() {
-                return Err(differs(at));
-            }
-            for (place, (name, value)) in row.0.into_iter().enumerate() {
-                let flat = flatten(value, limits).map_err(|error| of(&name, error))?;
-                match columns.get_mut(place) {
-                    None if at == 0 => columns.push((name, first(flat))),
-                    Some((known, column)) if *known == name => {
-                        append(column, flat, limits.values_max)
-                            .map_err(|error| of(&name, error))?;
-                    }
-                    _ => return Err(differs(at)),
-                }
-            }
-        }
-        Ok(Body {
+    fn rows(columns: Vec<(String, Flat)>, limits: Limits) -> Self {
+        Body {
             columnar: false,
             unnamed: false,
             tensors: columns,
             limits,
-        })
+        }
     }
 
     /// Names the one tensor, if it came without a name.
@@ -226,8 +171,15 @@ impl Body {
 /// Whether answers are asked for column by column.
 struct Columnar(bool);
 
-fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8], wanted: &str) -> Result<T, Error> {
-    serde_json::from_slice(bytes)
+pub(super) fn parse<'a, S: DeserializeSeed<'a>>(
+    bytes: &'a [u8],
+    wanted: &str,
+    seed: S,
+) -> Result<S::Value, Error> {
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let parsed = seed.deserialize(&mut json);
+    parsed
+        .and_then(|value| json.end().map(|()| value))
         .map_err(|error| Error::Invalid(format!("the body is not {wanted}: {error}")))
 }
 
@@ -240,51 +192,13 @@ fn holds_objects(list: &RawValue) -> bool {
     inside.starts_with('{') && !is_bytes(first)
 }
 
-fn flatten(data: &RawValue, limits: Limits) -> Result<Flat, Error> {
+pub(super) fn flatten(data: &RawValue, limits: Limits) -> Result<Flat, Error> {
     flatten_with(data, limits.values_max, text_of_bytes)
 }
 
-fn of(name: &str, error: Error) -> Error {
+pub(super) fn of(name: &str, error: Error) -> Error {
     match error {
         Error::Invalid(what) => wrong(name, what),
         error => error,
     }
-}
-
-fn differs(row: usize) -> Error {
-    Error::Invalid(format!(
-        "row {row} does not have the names of row 0; send the same in every row (null is a missing number)"
-    ))
-}
-
-/// A row's value as a column's beginning. A list of one is as good as its element.
-fn first(mut flat: Flat) -> Flat {
-    if flat.shape == [1] {
-        flat.shape.clear();
-    }
-    flat.shape.insert(0, 1);
-    flat
-}
-
-fn append(column: &mut Flat, flat: Flat, values_max: usize) -> Result<(), Error> {
-    let differs = |what: &str| Error::Invalid(format!("its {what} differ from row to row"));
-    let row = first(flat);
-    if row.shape.get(1..) != column.shape.get(1..) {
-        return Err(differs("shapes"));
-    }
-    if column.cells.len() + row.cells.len() > values_max {
-        return Err(Error::TooLarge(format!(
-            "the rows have more than {values_max} values; send fewer at once"
-        )));
-    }
-    match (&mut column.cells, row.cells) {
-        (Cells::Numbers(all), Cells::Numbers(more)) => all.extend(more),
-        (Cells::Bools(all), Cells::Bools(more)) => all.extend(more),
-        (Cells::Texts(all), Cells::Texts(more)) => all.extend(more),
-        _ => return Err(differs("kinds")),
-    }
-    if let Some(rows) = column.shape.first_mut() {
-        *rows += 1;
-    }
-    Ok(())
 }
