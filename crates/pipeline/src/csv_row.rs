@@ -6,9 +6,12 @@ use csv::StringRecord;
 
 use crate::invalid::{Invalid, InvalidKind};
 use crate::json::{close, keep_scalar};
-use crate::record::{Draft, NeedKey, Role, Slots, duplicate, missing};
+use crate::record::{Draft, NeedKey, Role, Slots, check_unknown_name, duplicate, missing};
 use crate::spec::{RecordSpec, UnknownFields};
 use crate::value::Scalar;
+
+/// Columns of a CSV file, at most: a header of nothing but commas would become many times its size.
+const COLUMNS_MAX: usize = 65_536;
 
 /// What each column of a CSV file is to a pipeline.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +54,11 @@ impl CsvColumns {
         header: &StringRecord,
         used: Use,
     ) -> Result<Self, Invalid> {
+        if header.len() > COLUMNS_MAX {
+            let reason = format!("the header has {} columns", header.len());
+            let fix = format!("send at most {COLUMNS_MAX}");
+            return Err(Invalid::new(InvalidKind::RowLength, "", reason, fix));
+        }
         let mut columns = Vec::new();
         let mut seen = HashSet::new();
         for name in names(header) {
@@ -72,7 +80,10 @@ impl CsvColumns {
                 None if spec.unknown_fields == UnknownFields::Refuse => {
                     return Err(slots.unknown(name));
                 }
-                _ => Column::Kept(name.to_owned()),
+                _ => {
+                    check_unknown_name(name)?;
+                    Column::Kept(name.to_owned())
+                }
             });
         }
         let required = spec.fields.iter().filter(|field| field.required);
@@ -91,6 +102,16 @@ impl CsvColumns {
                 Err(no_column(missing(first, others, spec)))
             }
         }
+    }
+
+    /// Bytes that a row's record comes of: its cells, and the names of those that are kept beside it.
+    pub fn record_bytes(&self, row: &StringRecord) -> usize {
+        let kept = |(column, cell): (&Column, &str)| match column {
+            Column::Kept(name) if !cell.is_empty() => name.len(),
+            _ => 0,
+        };
+        let names: usize = self.columns.iter().zip(row).map(kept).sum();
+        row.as_slice().len() + names
     }
 
     /// Reads a row; of training data nothing but the fields.

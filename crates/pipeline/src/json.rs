@@ -9,7 +9,7 @@ use serde_json::error::Category;
 use serde_json::value::RawValue;
 
 use crate::invalid::{Invalid, InvalidKind};
-use crate::record::{Draft, NeedKey, duplicate};
+use crate::record::{Draft, NeedKey, check_unknown_name, duplicate};
 use crate::value::{Scalar, Value};
 
 /// Reads one JSON object.
@@ -119,6 +119,9 @@ impl<'de> Visitor<'de> for Object<'_, '_, '_> {
                     }
                 }
                 Found::Unknown(name) => {
+                    if let Err(invalid) = check_unknown_name(&name) {
+                        return Err(state.fail(invalid));
+                    }
                     if unknown.contains(&name) {
                         return Err(state.fail(duplicate(&name)));
                     }
@@ -162,19 +165,27 @@ pub(crate) fn keep_scalar(
     name: &str,
     value: Scalar<'_>,
 ) -> Result<(), Invalid> {
+    check_scalar(name, value)?;
     let json = match value {
         Scalar::Null => Cow::Borrowed("null"),
         Scalar::Bool(truth) => Cow::Borrowed(if truth { "true" } else { "false" }),
-        Scalar::Number(number) if !number.is_finite() => {
-            let reason = "is not a finite number";
-            let fix = "send a finite number, or null";
-            return Err(Invalid::new(InvalidKind::OutOfRange, name, reason, fix));
-        }
         Scalar::Number(number) => Cow::Owned(serde_json::Value::from(number).to_string()),
         Scalar::Text(text) => Cow::Owned(serde_json::Value::from(text).to_string()),
         Scalar::Json(json) => Cow::Borrowed(json),
     };
     keep(extra, name, &json)
+}
+
+/// Refuses a number that JSON does not have.
+pub(crate) fn check_scalar(name: &str, value: Scalar<'_>) -> Result<(), Invalid> {
+    match value {
+        Scalar::Number(number) if !number.is_finite() => {
+            let reason = "is not a finite number";
+            let fix = "send a finite number, or null";
+            Err(Invalid::new(InvalidKind::OutOfRange, name, reason, fix))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Ends an object of kept fields, if there are any.

@@ -257,7 +257,8 @@ impl Pipeline {
         json::read(bytes, self.draft(now_ms, reading))
     }
 
-    /// Reads a list of fields, as gRPC brings them.
+    /// Reads a list of fields, as gRPC brings them. Of a question ([`NeedKey::Optional`]) what the pipeline does not name is
+    /// neither kept nor compared.
     ///
     /// # Errors
     /// As [`Pipeline::read_json`].
@@ -278,8 +279,16 @@ impl Pipeline {
                     }
                     value => draft.put(slot, value.into())?,
                 },
-                None if !unknown.insert(name) => return Err(crate::record::duplicate(name)),
-                None => json::keep_scalar(&mut draft.reading.extra, name, value)?,
+                None => {
+                    crate::record::check_unknown_name(name)?;
+                    if need_key == NeedKey::Optional {
+                        json::check_scalar(name, value)?;
+                    } else if unknown.insert(name) {
+                        json::keep_scalar(&mut draft.reading.extra, name, value)?;
+                    } else {
+                        return Err(crate::record::duplicate(name));
+                    }
+                }
             }
         }
         json::close(&mut draft.reading.extra);

@@ -13,6 +13,9 @@ use crate::value::Value;
 /// Bytes an id or a key may have at most: both are indexed in SQL and travel with every message.
 pub const ID_LEN_MAX: usize = 512;
 
+/// Bytes that the name of a field may have which the pipeline does not name: it is copied into each record that has it.
+pub(crate) const UNKNOWN_NAME_LEN_MAX: usize = 256;
+
 /// A record as it was read.
 #[derive(Debug, Clone, Default)]
 pub struct Reading {
@@ -31,7 +34,7 @@ pub struct Reading {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NeedKey {
     Required,
-    /// A question about a record needs no entity.
+    /// A question about a record needs no entity, and nothing that the pipeline does not name.
     Optional,
 }
 
@@ -372,6 +375,16 @@ pub(crate) fn duplicate(name: &str) -> Invalid {
         "is there twice",
         "send each field once",
     )
+}
+
+/// Refuses the name of an unknown field that is too long to be kept.
+pub(crate) fn check_unknown_name(name: &str) -> Result<(), Invalid> {
+    if name.len() <= UNKNOWN_NAME_LEN_MAX {
+        return Ok(());
+    }
+    let reason = format!("the name has {} bytes", name.len());
+    let fix = format!("give fields names of at most {UNKNOWN_NAME_LEN_MAX} bytes");
+    Err(Invalid::new(InvalidKind::UnknownField, name, reason, fix))
 }
 
 /// The first of the fields that are not there, the others mentioned.

@@ -12,7 +12,7 @@ use axum::{
 };
 use futures_util::{StreamExt, stream::FuturesOrdered};
 use quadrille_choreography::PublishError;
-use quadrille_pipeline::Invalid;
+use quadrille_pipeline::{Invalid, Pipeline};
 use quadrille_service::fields::now_ms;
 use quadrille_telemetry::propagation::{BAGGAGE, TRACEPARENT, TRACESTATE, is_valid_traceparent};
 use serde::Serialize;
@@ -177,7 +177,7 @@ async fn push(
     match format(&headers) {
         Ok(Format::Json) => one(intake, &body, &sender).await,
         Ok(Format::NdJson) => answer(intake, ndjson(intake, &body), &sender).await,
-        Ok(Format::Csv) => match csv_rows(intake, &body) {
+        Ok(Format::Csv) => match csv_rows(&intake.pipeline, intake.bounds, &body) {
             Ok(rows) => answer(intake, rows, &sender).await,
             Err(invalid) => {
                 let field = invalid.field.clone();
@@ -241,26 +241,26 @@ fn ndjson<'a>(
 }
 
 fn csv_rows<'a>(
-    intake: &'a Intake,
+    pipeline: &'a Pipeline,
+    bounds: Bounds,
     body: &'a [u8],
 ) -> Result<Box<dyn Iterator<Item = (u64, Read)> + Send + 'a>, Invalid> {
     let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
     let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(body);
-    let header = reader.headers().cloned().unwrap_or_default();
-    let columns = intake.pipeline.csv_reader(&header)?;
+    let columns = match reader.headers() {
+        Ok(header) => pipeline.csv_reader(header)?,
+        Err(_) => pipeline.csv_reader(&csv::StringRecord::new())?,
+    };
     let mut rows = reader.into_records();
     Ok(Box::new(std::iter::from_fn(move || {
         let row = rows.next()?;
         Some(match row {
             Ok(row) => {
                 let line = row.position().map_or(0, csv::Position::line);
-                (
-                    line,
-                    intake
-                        .pipeline
-                        .read_csv_row(&columns, &row, now_ms())
-                        .map_err(Into::into),
-                )
+                let fits = bounds.check_record(columns.record_bytes(&row));
+                let read = || pipeline.read_csv_row(&columns, &row, now_ms());
+                let read = fits.map_err(Rejection::TooLarge).and_then(|()| Ok(read()?));
+                (line, read)
             }
             Err(error) => {
                 let line = error.position().map_or(0, csv::Position::line);
@@ -356,6 +356,55 @@ mod tests {
     use axum::http::HeaderValue;
 
     use super::*;
+
+    #[test]
+    fn a_row_is_as_large_as_its_record_and_names_of_columns_are_short() {
+        const FILE: &str = r#"
+            name = "p"
+            [record]
+            key = "k"
+            unknown_fields = "keep"
+            [[record.fields]]
+            name = "a"
+            type = "number"
+            [[features]]
+            name = "a"
+            kind = "pass"
+            field = "a"
+            [model]
+            inputs = ["a"]
+            [decision]
+            threshold = 0.5
+            positive = "y"
+            negative = "n"
+        "#;
+        let pipeline = Pipeline::parse("p.toml", FILE).unwrap();
+        let bounds = Bounds {
+            record_bytes_max: 300,
+            ..Bounds::default()
+        };
+        let name = "n".repeat(256);
+        let large = "x".repeat(400);
+        let body = format!(
+            "k,a,{name}\n1,2,{large}\n1,2,{}\n1,2,3\n1,2,\n",
+            "x".repeat(50)
+        );
+        let rows = csv_rows(&pipeline, bounds, body.as_bytes()).unwrap();
+        let rows: Vec<_> = rows
+            .map(|(_, row)| row.map(|row| row.extra.len()))
+            .collect();
+        assert!(matches!(rows[0], Err(Rejection::TooLarge(_))), "{rows:?}");
+        assert!(
+            matches!(rows[1], Err(Rejection::TooLarge(_))),
+            "its column's name counts"
+        );
+        assert_eq!((&rows[2], &rows[3]), (&Ok(256 + 8), &Ok(0)));
+        for header in [format!("k,a,{name}n"), format!("k,a{}", ",".repeat(70_000))] {
+            let body = format!("{header}\n1,2,3\n");
+            let refused = csv_rows(&pipeline, bounds, body.as_bytes()).err().unwrap();
+            assert!(refused.to_string().len() < 600, "{refused}");
+        }
+    }
 
     /// Whoever has no `Origin` gets as far as this: an old browser, or a page's form.
     #[test]

@@ -348,6 +348,47 @@ fn a_list_of_fields_reads_like_json() {
 }
 
 #[test]
+fn the_name_of_an_unknown_field_is_short_wherever_it_comes_from() {
+    let of = |bytes: usize| {
+        let name = "n".repeat(bytes);
+        let json = RECORD.replacen('{', &format!("{{\"{name}\": 1, "), 1);
+        let fields = [
+            ("patient_id", Scalar::Text("a")),
+            (name.as_str(), Scalar::Null),
+        ];
+        let class = |read: Result<_, quadrille_pipeline::Invalid>| {
+            let refused = read.err().filter(|it| it.reason.contains("257 bytes"));
+            refused.map(|it| (it.class(), it.to_string().len() < 300))
+        };
+        let listed = |need| class(diabetes().read_fields(fields.into_iter(), NOW_MS, need));
+        [
+            class(diabetes().read_json(json.as_bytes(), NOW_MS)),
+            listed(NeedKey::Required),
+            listed(NeedKey::Optional),
+        ]
+    };
+    assert_eq!(of(256), [None; 3]);
+    assert_eq!(of(257), [Some(("unknown_field", true)); 3]);
+}
+
+#[test]
+fn a_question_keeps_nothing_that_it_does_not_know() {
+    let json: serde_json::Value = serde_json::from_str(RECORD).unwrap();
+    let known = json.as_object().unwrap().iter();
+    let known = known.map(|(name, value)| match value {
+        serde_json::Value::String(text) => (name.as_str(), Scalar::Text(text)),
+        number => (name.as_str(), Scalar::Number(number.as_f64().unwrap())),
+    });
+    let read = |value| {
+        let fields = known.clone().chain([("x", value)]);
+        diabetes().read_fields(fields, NOW_MS, NeedKey::Optional)
+    };
+    assert!(read(Scalar::Json("[1, 2]")).unwrap().extra.is_empty());
+    let refused = read(Scalar::Number(f64::NAN)).unwrap_err();
+    assert_eq!(refused.class(), "out_of_range");
+}
+
+#[test]
 fn a_list_of_fields_keeps_what_it_does_not_know() {
     let read = |value| {
         let json: serde_json::Value = serde_json::from_str(RECORD).unwrap();

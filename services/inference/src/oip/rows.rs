@@ -1,6 +1,6 @@
 //! A request's tensors as a model's rows, or as a pipeline's records. Pure.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::HashSet};
 
 use quadrille_pipeline::Scalar;
 
@@ -188,6 +188,7 @@ pub(crate) fn records<'a>(
             "the request has no inputs; send the record's fields, a tensor [N] each".to_owned(),
         ));
     };
+    check_distinct(tensors)?;
     let vectors: Vec<Option<Vec<String>>> = tensors.iter().map(|it| elements(it.name)).collect();
     let wide = |vector: &Option<Vec<String>>| vector.as_ref().map_or(1, Vec::len);
     let count = common_length(tensors.iter().zip(vectors.iter().map(wide)))?;
@@ -220,6 +221,28 @@ pub(crate) fn records<'a>(
         columns: columns.collect::<Result<_, Error>>()?,
         count,
     })
+}
+
+/// Refuses a name that is there twice, before anything is made of a field's name.
+fn check_distinct(tensors: &[Tensor<'_>]) -> Result<(), Error> {
+    /// So few are compared without asking for memory.
+    const FEW: usize = 16;
+    let names = || tensors.iter().map(|tensor| tensor.name);
+    let twice = match tensors.len() {
+        ..=FEW => {
+            let mut tensors = tensors.iter().enumerate();
+            tensors.find(|(at, it)| names().take(*at).any(|before| before == it.name))
+        }
+        _ => {
+            let mut seen = HashSet::with_capacity(tensors.len());
+            let mut tensors = tensors.iter().enumerate();
+            tensors.find(|(_, it)| !seen.insert(it.name))
+        }
+    };
+    match twice {
+        None => Ok(()),
+        Some((_, tensor)) => Err(tensor.wrong("is there twice; send each field once")),
+    }
 }
 
 impl Records<'_> {
@@ -341,6 +364,21 @@ mod tests {
             })
             .collect();
         assert!(matches!(rows(&tensors, &columns), Err(Error::TooLarge(_))));
+    }
+
+    #[test]
+    fn a_repeated_name_is_refused_before_its_elements_are_asked_for() {
+        for count in [2, 17, 5_000] {
+            let mut names = names(count);
+            names[count - 1] = "c0".to_owned();
+            let tensors: Vec<_> = names.iter().map(|it| tensor(it, &[0], vec![])).collect();
+            let elements = |_: &str| -> Option<Vec<String>> { panic!("not asked") };
+            let refused = records(&tensors, elements).unwrap_err().to_string();
+            assert!(
+                refused.contains("input \"c0\": is there twice"),
+                "{refused}"
+            );
+        }
     }
 
     #[test]
