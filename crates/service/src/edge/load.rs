@@ -60,9 +60,11 @@ impl Load {
         (before < self.requests_max).then_some(begun)
     }
 
-    /// Streams may be silent for as long as they like: all that may be at once would keep everyone else out.
+    /// Streams may be silent for as long as they like: all that may be at once would keep everyone else out, whether there
+    /// is no room for a request then or no connection to bring it.
     pub fn streams_max(&self) -> usize {
-        self.requests_max.div_ceil(2)
+        let connections = (self.connections_max / 2).max(1);
+        self.requests_max.div_ceil(2).min(connections)
     }
 
     /// Whether so many bytes more may be held; they are counted if so.
@@ -170,6 +172,22 @@ mod tests {
         assert!(load.begin(Length::Open).is_none(), "no room at all");
         drop(call);
         assert!(load.begin(Length::Open).is_some());
+    }
+
+    #[test]
+    fn streams_on_connections_of_their_own_leave_half_of_these_to_others() {
+        let load = |connections_max| {
+            Arc::new(Load::new(&HttpConfig {
+                connections_max,
+                ..HttpConfig::default()
+            }))
+        };
+        let many = load(512);
+        let streams: Vec<_> = (0..512).filter_map(|_| many.begin(Length::Open)).collect();
+        assert_eq!(streams.len(), 256);
+        let one = load(1);
+        let stream = one.begin(Length::Open);
+        assert!(stream.is_some() && one.begin(Length::Open).is_none());
     }
 
     #[test]
