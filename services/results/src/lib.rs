@@ -12,6 +12,7 @@ pub mod reader;
 pub mod rest;
 mod stage;
 pub mod store;
+mod told;
 pub mod wire;
 
 use std::time::Duration;

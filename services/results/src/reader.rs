@@ -1,19 +1,22 @@
 //! The questions gRPC and REST have in common, checked and answered from a store.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
+
+use quadrille_pipeline::quote::quote;
 
 use crate::domain::{BadRequest, Count, Filter, Prediction};
 use crate::page_token;
 use crate::store::{self, AnyStore, Store};
+use crate::told::Told;
 
 /// Why a question has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
     BadRequest(#[from] BadRequest),
-    #[error("unknown pipeline {name:?}; known here: {known}")]
+    #[error("unknown pipeline {}; known here: {known}", quote(name))]
     UnknownPipeline { name: String, known: String },
-    #[error("pipeline {pipeline:?} has no prediction of id {id:?}{}", of_shadow(shadow.as_deref()))]
+    #[error("pipeline {pipeline:?} has no prediction of id {}{}", quote(id), of_shadow(shadow.as_deref()))]
     UnknownPrediction {
         pipeline: String,
         id: String,
@@ -32,19 +35,31 @@ pub enum Error {
 }
 
 fn of_shadow(shadow: Option<&str>) -> String {
-    shadow.map_or(String::new(), |name| format!(" by a shadow {name:?}"))
+    shadow.map_or(String::new(), |name| {
+        format!(" by a shadow {}", quote(name))
+    })
 }
 
 impl From<store::Error> for Error {
     fn from(error: store::Error) -> Self {
+        static SLOW: Told = Told::new();
+        static AWAY: Told = Told::new();
+        static FAILED: Told = Told::new();
+        let now = Instant::now();
         if let store::Error::TooSlow { seconds } = error {
-            tracing::warn!(seconds, "a question was too slow");
+            if let Some(count) = SLOW.due(now) {
+                tracing::warn!(seconds, count, "questions were too slow");
+            }
             Error::TooSlow { seconds }
         } else if error.is_retriable() {
-            tracing::warn!(%error, "database away");
+            if let Some(count) = AWAY.due(now) {
+                tracing::warn!(%error, count, "database away");
+            }
             Error::Away(error)
         } else {
-            tracing::error!(%error, "database failed");
+            if let Some(count) = FAILED.due(now) {
+                tracing::error!(%error, count, "database failed");
+            }
             Error::Failed(error)
         }
     }
@@ -139,5 +154,63 @@ impl Reader {
             name: pipeline.into(),
             known,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tracing::{Event, Metadata, Subscriber, span};
+
+    use super::*;
+
+    /// Counts lines.
+    struct Lines(Arc<AtomicUsize>);
+
+    impl Subscriber for Lines {
+        fn enabled(&self, _: &Metadata<'_>) -> bool {
+            true
+        }
+
+        fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+            span::Id::from_u64(1)
+        }
+
+        fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+        fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+        fn event(&self, _: &Event<'_>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+
+        fn enter(&self, _: &span::Id) {}
+
+        fn exit(&self, _: &span::Id) {}
+    }
+
+    #[test]
+    fn questions_that_find_no_answer_are_not_a_line_each() {
+        let lines = Arc::new(AtomicUsize::new(0));
+        tracing::subscriber::with_default(Lines(Arc::clone(&lines)), || {
+            for _ in 0..1_000 {
+                let _ = Error::from(store::Error::TooSlow { seconds: 1 });
+            }
+        });
+        // One, or two where a second ends meanwhile.
+        let lines = lines.load(Ordering::Relaxed);
+        assert!((1..=2).contains(&lines), "{lines}");
+    }
+
+    #[test]
+    fn an_error_is_short_whatever_it_names() {
+        let name = "\u{1}".repeat(1 << 20);
+        let error = Error::UnknownPrediction {
+            pipeline: "p".to_owned(),
+            id: name.clone(),
+            shadow: Some(name),
+        };
+        assert!(error.to_string().len() < 2_000);
     }
 }
