@@ -13,8 +13,8 @@ use quadrille_proto::Topics;
 use tokio::sync::watch;
 
 use crate::{
-    Error, ModelEntry, ModelId, PackageBytes, S3Settings, Store, StoreError, Uri, View,
-    compare_versions,
+    ARTEFACT_BYTES_MAX, Error, ModelEntry, ModelId, PackageBytes, S3Settings, Store, StoreError,
+    Uri, View, compare_versions,
     fold::{Deployments, DeploymentsView, Models, ModelsView},
     wire,
 };
@@ -23,8 +23,6 @@ use crate::{
 pub const FRESH_WITHIN: Duration = Duration::from_secs(10);
 /// How long a thread waits for news; news wakes it, so it only bounds how soon it stops.
 const NEWS_WAIT: Duration = Duration::from_millis(500);
-/// The most of a package that is put aside before its bytes have come, whatever its manifest says.
-const RESERVE_BYTES_MAX: u64 = 256 << 20;
 
 /// How a thread keeps what it reads.
 pub(crate) trait Fold: Default + Send + 'static {
@@ -447,7 +445,7 @@ fn fetch(cluster: &Cluster, entry: &ModelEntry) -> Result<PackageBytes, Error> {
     let offsets: Vec<i64> = (entry.chunk_offsets.iter().copied())
         .chain([entry.manifest_offset])
         .collect();
-    let reserve = entry.artefact_bytes.min(RESERVE_BYTES_MAX) as usize;
+    let reserve = entry.artefact_bytes.min(ARTEFACT_BYTES_MAX) as usize;
     let (mut manifest, mut artefact) = (Vec::new(), Vec::with_capacity(reserve));
     fetch_records(cluster, Topics::MODELS, &offsets, |record| {
         let value = record

@@ -25,7 +25,7 @@ pub use change::{NoSuchChange, WEIGHT_DEFAULT, promote, rollback};
 pub use deployment::{Action, Deployment, Invalid, ModelId, Role, Route, SHARE_WHOLE};
 pub use error::Error;
 pub use follower::{FRESH_WITHIN, Follower};
-pub use package::{CHUNK_BYTES, PackageBytes, Sha256Hex};
+pub use package::{ARTEFACT_BYTES_MAX, CHUNK_BYTES, PackageBytes, Sha256Hex};
 pub use ranges::{KeyRange, KeyRanges};
 pub use registry::{Deleted, Pushed, Registry};
 pub use split::{Pick, Split};

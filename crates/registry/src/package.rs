@@ -7,6 +7,10 @@ use sha2::{Digest as _, Sha256};
 /// Bytes of a chunk: well below the smallest limit on messages that is in use.
 pub const CHUNK_BYTES: usize = 512 << 10;
 
+/// The largest artefact, as packages have it: what a manifest on the log says is believed up to here, and no further bytes
+/// are read for it.
+pub const ARTEFACT_BYTES_MAX: u64 = 256 << 20;
+
 /// A SHA-256, shown as 64 lower-case hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Sha256Hex(pub [u8; 32]);

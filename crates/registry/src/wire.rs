@@ -232,8 +232,14 @@ pub(crate) fn decode_manifest(key: &PushKey, value: &[u8]) -> Result<Pushed, Str
             manifest.chunks
         ));
     }
+    if bytes > crate::ARTEFACT_BYTES_MAX {
+        return Err(format!(
+            "the manifest says {bytes} bytes, an artefact has at most {}",
+            crate::ARTEFACT_BYTES_MAX
+        ));
+    }
     Ok(Pushed {
-        bytes: bytes + manifest.manifest_json.len() as u64,
+        bytes: bytes.saturating_add(manifest.manifest_json.len() as u64),
         artefact_bytes: bytes,
         chunks: manifest.chunks,
         artefact_uri,
@@ -415,6 +421,42 @@ mod tests {
         assert!(error.contains("route x is neither"), "{error}");
         let error = decode_deployment(&[]).unwrap_err();
         assert!(error.contains("the action 0 is not known"), "{error}");
+    }
+
+    #[test]
+    fn a_manifest_of_more_than_an_artefact_may_have_is_void() {
+        let key = PushKey {
+            id: id("m", "1"),
+            sha256: Sha256Hex([7; 32]),
+            push: "p".to_owned(),
+        };
+        let decode = |bytes: u64, uri: &str| {
+            let chunk = if uri.is_empty() { 1 << 31 } else { 0 };
+            let manifest = ModelManifest {
+                name: "m".to_owned(),
+                version: "1".to_owned(),
+                sha256: vec![7; 32],
+                manifest_json: b"{}".to_vec(),
+                artefact_bytes: bytes,
+                chunks: if chunk == 0 {
+                    0
+                } else {
+                    bytes.div_ceil(chunk) as u32
+                },
+                chunk_bytes: chunk as u32,
+                artefact_uri: uri.to_owned(),
+                ..ModelManifest::default()
+            };
+            decode_manifest(&key, &encode_manifest(manifest)).map(|pushed| pushed.bytes)
+        };
+        for uri in ["", "s3://bucket/model.bin"] {
+            assert_eq!(decode(256 << 20, uri), Ok((256 << 20) + 2), "{uri}");
+            for bytes in [(256 << 20) + 1, 50 << 30] {
+                let why = decode(bytes, uri).unwrap_err();
+                assert!(why.contains("at most 268435456"), "{why}");
+            }
+        }
+        assert!(decode(u64::MAX, "s3://bucket/model.bin").is_err());
     }
 
     #[test]

@@ -24,7 +24,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use quadrille_model::Package;
-use quadrille_pipeline::Pipeline;
+use quadrille_pipeline::{Pipeline, quote::quote};
 use quadrille_registry::{FRESH_WITHIN, ModelId, compare_versions};
 use quadrille_service::Error;
 use quadrille_telemetry::metrics::{ModelTimes, ServingMetrics, VariantRecords};
@@ -39,6 +39,10 @@ use snapshot::Snapshot;
 pub use snapshot::{Routes, Variant};
 use source::{NoLog, Source};
 pub use verdict::{NoPrediction, NotScored};
+
+// What a package may hold its way to it has room for; neither crate knows the other.
+const _: () =
+    assert!(quadrille_model::package::ARTEFACT_BYTES_MAX == quadrille_registry::ARTEFACT_BYTES_MAX);
 
 /// Where a version is on its way into service.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,10 +76,12 @@ pub struct Standing {
 /// Why there is nothing to score with; the message says what there is.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotServed {
-    #[error("no model {name:?} is served; there is {}", list(known))]
+    #[error("no model {} is served; there is {}", quote(name), list(known))]
     UnknownModel { name: String, known: Vec<String> },
     #[error(
-        "no version {version:?} of model {name:?} is served; there is {}",
+        "no version {} of model {} is served; there is {}",
+        quote(version),
+        quote(name),
         list(known)
     )]
     UnknownVersion {
@@ -85,10 +91,12 @@ pub enum NotServed {
     },
     #[error("not ready: {why}")]
     NotReady { why: String },
-    #[error("no pipeline {name:?} is served; there is {}", list(known))]
+    #[error("no pipeline {} is served; there is {}", quote(name), list(known))]
     UnknownPipeline { name: String, known: Vec<String> },
     #[error(
-        "pipeline {pipeline:?} has no variant {variant:?} that answers; there is {}",
+        "pipeline {} has no variant {} that answers; there is {}",
+        quote(pipeline),
+        quote(variant),
         list(known)
     )]
     UnknownVariant {
