@@ -20,6 +20,19 @@ pub fn cut(text: &str) -> String {
     }
 }
 
+/// Bytes of a whole message at most: what is told over gRPC travels as a header, three bytes for some of them.
+pub const MESSAGE_BYTES_MAX: usize = 4 << 10;
+
+/// A message, cut where it is too long for one.
+pub fn message(mut text: String) -> String {
+    if text.len() > MESSAGE_BYTES_MAX {
+        text.truncate(text.floor_char_boundary(MESSAGE_BYTES_MAX));
+        text.push('…');
+        text.shrink_to_fit();
+    }
+    text
+}
+
 /// The names, quoted, the first dozen of them.
 pub(crate) fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
     let mut names = names.map(quote);
@@ -95,6 +108,17 @@ mod tests {
     fn a_long_text_is_cut_at_a_character() {
         let shown = quote(&"é".repeat(1_000_000));
         assert_eq!(shown.chars().count(), SHOWN_MAX + 3);
+    }
+
+    #[test]
+    fn a_long_message_is_cut_at_a_character() {
+        assert_eq!(message("é".repeat(2_048)), "é".repeat(2_048));
+        assert_eq!(
+            message("é".repeat(2_049)),
+            format!("{}…", "é".repeat(2_048))
+        );
+        let odd = message(format!("a{}", "é".repeat(1 << 20)));
+        assert_eq!(odd, format!("a{}…", "é".repeat(2_047)));
     }
 
     #[test]

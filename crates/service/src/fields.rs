@@ -6,7 +6,7 @@ use std::{
 };
 
 use prost_types::{Struct, Value, value::Kind};
-use quadrille_pipeline::{Invalid, NeedKey, Pipeline, Reading, Scalar};
+use quadrille_pipeline::{Invalid, NeedKey, Pipeline, Reading, Scalar, quote::quote};
 use tonic::Status;
 
 /// Milliseconds since the Unix epoch.
@@ -105,7 +105,11 @@ pub fn pick<'a>(pipelines: &'a [Arc<Pipeline>], name: &str) -> Result<&'a Arc<Pi
             .iter()
             .find(|pipeline| pipeline.name() == name)
             .ok_or_else(|| {
-                Status::not_found(format!("no pipeline {name:?}; there are {}", there()))
+                Status::not_found(format!(
+                    "no pipeline {}; there are {}",
+                    quote(name),
+                    there()
+                ))
             }),
     }
 }
@@ -115,6 +119,12 @@ mod tests {
     use prost_types::ListValue;
 
     use super::*;
+
+    #[test]
+    fn a_long_name_of_a_pipeline_is_not_sent_back() {
+        let refused = pick(&[], &"\u{1}".repeat(1 << 20)).unwrap_err();
+        assert!(refused.message().len() < 1_000, "{refused}");
+    }
 
     #[test]
     fn a_number_that_is_none_is_refused_in_lists_and_objects_too() {

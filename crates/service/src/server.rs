@@ -14,6 +14,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use quadrille_pipeline::quote::cut;
 use quadrille_telemetry::{Registry, metrics::CONTENT_TYPE};
 use tonic::{Status, service::Routes};
 use tower::ServiceExt;
@@ -75,11 +76,12 @@ pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
 /// The answer to a path nobody serves.
 pub(crate) async fn not_found(request: Request) -> Response {
     if is_grpc(request.headers()) {
-        return Status::unimplemented(format!("no method {}", request.uri().path())).into_http();
+        return Status::unimplemented(format!("no method {}", cut(request.uri().path())))
+            .into_http();
     }
     (
         StatusCode::NOT_FOUND,
-        format!("no such path: {}\n", request.uri().path()),
+        format!("no such path: {}\n", cut(request.uri().path())),
     )
         .into_response()
 }

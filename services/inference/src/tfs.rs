@@ -15,6 +15,7 @@ use axum::{
     routing::get,
 };
 use quadrille_model::Outputs;
+use quadrille_pipeline::quote::quote;
 use quadrille_proto::oip::{
     model_infer_request::InferRequestedOutputTensor, model_metadata_response::TensorMetadata,
 };
@@ -160,7 +161,9 @@ fn labelled(doors: &Doors, model: &str, label: &str) -> Result<Choice, Refusal> 
     // An unknown model has no labels at all.
     serving.model(model, None)?;
     Err(Refusal::Unknown(format!(
-        "no label {label:?} leads to a version of {model:?}; labels are the variants of pipelines: {}",
+        "no label {} leads to a version of {}; labels are the variants of pipelines: {}",
+        quote(label),
+        quote(model),
         others.join(", ")
     )))
 }

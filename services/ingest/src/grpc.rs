@@ -10,7 +10,7 @@ use futures_util::{Stream, StreamExt, stream};
 use prost::Message;
 use prost_types::Struct;
 use quadrille_choreography::PublishError;
-use quadrille_pipeline::{NeedKey, Reading};
+use quadrille_pipeline::{NeedKey, Reading, quote::quote};
 use quadrille_proto::v1::{
     SubmitAck, SubmitError, SubmitRequest, SubmitResponse, ingest_service_server::IngestService,
     submit_ack::Outcome,
@@ -47,7 +47,8 @@ fn find(intakes: &[Arc<Intake>], name: &str) -> Result<Arc<Intake>, Status> {
             .map(|intake| intake.pipeline.name())
             .collect();
         Status::not_found(format!(
-            "no pipeline {name:?}; there are {}",
+            "no pipeline {}; there are {}",
+            quote(name),
             there.join(", ")
         ))
     })

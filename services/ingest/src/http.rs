@@ -12,7 +12,7 @@ use axum::{
 };
 use futures_util::{StreamExt, stream::FuturesOrdered};
 use quadrille_choreography::PublishError;
-use quadrille_pipeline::{Invalid, Pipeline};
+use quadrille_pipeline::{Invalid, Pipeline, quote::quote};
 use quadrille_service::fields::now_ms;
 use quadrille_telemetry::propagation::{BAGGAGE, TRACEPARENT, TRACESTATE, is_valid_traceparent};
 use serde::Serialize;
@@ -156,7 +156,8 @@ async fn push(
             .iter()
             .map(|intake| intake.pipeline.name())
             .collect();
-        let message = format!("no pipeline {pipeline:?}; there are {}", there.join(", "));
+        let there = there.join(", ");
+        let message = format!("no pipeline {}; there are {there}", quote(&pipeline));
         return error(StatusCode::NOT_FOUND, message);
     };
     let body = match body {

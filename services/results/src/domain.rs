@@ -1,6 +1,7 @@
 //! What is stored and what may be asked of it: no SQL, no protocol, no Kafka.
 
 use jiff::Timestamp;
+use quadrille_pipeline::quote::quote;
 
 /// The longest id and the longest key, in bytes. An index entry of PostgreSQL holds pipeline, key,
 /// time and id, and must stay under 2,704 bytes; a longer one would fail its whole batch for ever.
@@ -223,12 +224,13 @@ pub struct Count {
 /// A question that cannot be answered as it is; says which field to change and how.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadRequest {
-    #[error("limit must be a whole number from 1 to {max}, not {given:?}", max = Limit::MAX)]
+    #[error("limit must be a whole number from 1 to {max}, not {}", quote(given), max = Limit::MAX)]
     Limit { given: String },
     #[error("from must be before to (from is inclusive, to is exclusive)")]
     EmptyRange,
     #[error(
-        "{field} must be a time like 2026-01-31T12:00:00Z (RFC 3339; write + as %2B in a URL), not {given:?}"
+        "{field} must be a time like 2026-01-31T12:00:00Z (RFC 3339; write + as %2B in a URL), not {}",
+        quote(given)
     )]
     Time { field: &'static str, given: String },
     #[error(
@@ -236,9 +238,9 @@ pub enum BadRequest {
          next_page_token unchanged and leave the filters as they were, or leave it out to start again"
     )]
     PageToken,
-    #[error("unknown query parameter {name:?}; known here: {known}")]
+    #[error("unknown query parameter {}; known here: {known}", quote(name))]
     UnknownParameter { name: String, known: String },
-    #[error("query parameter {name:?} is given more than once")]
+    #[error("query parameter {} is given more than once", quote(name))]
     RepeatedParameter { name: String },
     #[error("the query string cannot be read: {reason}")]
     Query { reason: String },
@@ -248,7 +250,7 @@ pub enum BadRequest {
     Nul { field: &'static str },
     #[error("{field} must not be empty")]
     Empty { field: &'static str },
-    #[error("shadow must be true or false, not {given:?}")]
+    #[error("shadow must be true or false, not {}", quote(given))]
     Shadow { given: String },
 }
 

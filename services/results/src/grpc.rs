@@ -1,6 +1,7 @@
 //! `quadrille.v1.ResultsService` over a store.
 
 use prost_types::Timestamp;
+use quadrille_pipeline::quote::message;
 use quadrille_proto::v1::results_service_server::{ResultsService, ResultsServiceServer};
 use quadrille_proto::v1::{
     CountPredictionsRequest, CountPredictionsResponse, GetPredictionRequest,
@@ -126,7 +127,7 @@ fn ms(field: &'static str, time: &Timestamp) -> Result<i64, BadRequest> {
 }
 
 fn status(error: Error) -> Status {
-    let message = error.to_string();
+    let message = message(error.to_string());
     match error {
         Error::BadRequest(_) => Status::invalid_argument(message),
         Error::UnknownPipeline { .. } | Error::UnknownPrediction { .. } => {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use quadrille_model::Outputs;
-use quadrille_pipeline::Pipeline;
+use quadrille_pipeline::{Pipeline, quote::quote};
 use quadrille_proto::{
     FieldType,
     oip::{
@@ -152,7 +152,8 @@ fn one_repository(name: &str) -> Result<(), Refusal> {
     match name {
         "" => Ok(()),
         _ => Err(Refusal::Unknown(format!(
-            "no repository {name:?}; there is one, without a name"
+            "no repository {}; there is one, without a name",
+            quote(name)
         ))),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use quadrille_pipeline::quote::quote;
 use quadrille_proto::oip::{InferParameter, infer_parameter::ParameterChoice};
 
 use super::{outputs::Precision, rows::Form, tensor::Error};
@@ -104,6 +105,7 @@ pub(crate) fn truth(name: &str, value: &InferParameter) -> Result<bool, Error> {
 
 pub(crate) fn no_shared_memory(tensor: &str) -> Error {
     Error::Invalid(format!(
-        "{tensor:?} names shared memory, which this server does not have; send the data in the request"
+        "{} names shared memory, which this server does not have; send the data in the request",
+        quote(tensor)
     ))
 }

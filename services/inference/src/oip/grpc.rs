@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, pin::Pin, time::Instant};
 
 use futures_util::{Stream, StreamExt};
+use quadrille_pipeline::quote::message;
 use quadrille_proto::oip::{
     InferParameter, ModelConfigRequest, ModelConfigResponse, ModelInferRequest, ModelInferResponse,
     ModelMetadataRequest, ModelMetadataResponse, ModelReadyRequest, ModelReadyResponse,
@@ -309,7 +310,7 @@ impl Doors {
                 }
             }
             Err(refusal) => ModelStreamInferResponse {
-                error_message: refusal.to_string(),
+                error_message: message(refusal.to_string()),
                 infer_response: Some(ModelInferResponse {
                     model_name: request.model_name,
                     id: request.id,

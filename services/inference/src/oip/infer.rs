@@ -6,7 +6,7 @@ use std::{
 };
 
 use quadrille_model::Outputs;
-use quadrille_pipeline::{NeedKey, Pipeline};
+use quadrille_pipeline::{NeedKey, Pipeline, quote::quote};
 use quadrille_proto::oip::model_infer_request::InferRequestedOutputTensor;
 use quadrille_registry::ModelId;
 use quadrille_service::fields::now_ms;
@@ -160,8 +160,9 @@ impl Doors {
             Target::Model(loaded) => {
                 if let Some(variant) = &question.ask.variant {
                     return Err(Refusal::Invalid(format!(
-                        "variant {variant:?}: variants belong to pipelines, and {:?} is asked as a model; ask the pipeline, or leave the variant out",
-                        question.model
+                        "variant {}: variants belong to pipelines, and {} is asked as a model; ask the pipeline, or leave the variant out",
+                        quote(variant),
+                        quote(question.model)
                     )));
                 }
                 let rows = rows(question.tensors, loaded.model().inputs())?;
@@ -267,8 +268,9 @@ fn ambiguous(pipeline: &Pipeline, name: &str, field: &str) -> Refusal {
         ),
     };
     Refusal::Invalid(format!(
-        "input {name:?}: it may be the record's field or what the model reads; name it {field:?} if it is the record's (features \
-         are computed of it then), {inputs}, or say which by the parameter \"inputs\": \"record\" or \"features\""
+        "input {}: it may be the record's field or what the model reads; name it {field:?} if it is the record's (features \
+         are computed of it then), {inputs}, or say which by the parameter \"inputs\": \"record\" or \"features\"",
+        quote(name)
     ))
 }
 

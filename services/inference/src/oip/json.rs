@@ -2,6 +2,7 @@
 
 use std::{borrow::Cow, collections::BTreeMap};
 
+use quadrille_pipeline::quote::quote;
 use quadrille_proto::oip::{InferParameter, infer_parameter::ParameterChoice};
 use serde_json::{Map, Value, value::RawValue};
 
@@ -252,7 +253,8 @@ pub(crate) fn parameters(
             },
             _ => {
                 return Err(Error::Invalid(format!(
-                    "parameter {name:?} must be a text, a number, true or false"
+                    "parameter {} must be a text, a number, true or false",
+                    quote(&name)
                 )));
             }
         };

@@ -3,7 +3,7 @@
 use std::{borrow::Cow, cmp::Ordering};
 
 use quadrille_model::Outputs;
-use quadrille_pipeline::Pipeline;
+use quadrille_pipeline::{Pipeline, quote::quote};
 use quadrille_proto::oip::{InferTensorContents, model_infer_request::InferRequestedOutputTensor};
 use serde::Serialize;
 
@@ -91,8 +91,8 @@ pub(crate) fn plan(
         let name = offered.iter().find(|name| **name == output.name);
         let name = name.ok_or_else(|| {
             Error::Invalid(format!(
-                "output {:?}: there is no such output; ask for {}",
-                output.name,
+                "output {}: there is no such output; ask for {}",
+                quote(&output.name),
                 offered.join(", ")
             ))
         })?;

@@ -5,8 +5,9 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use quadrille_pipeline::quote::message;
 use serde_json::json;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use crate::serving::{NotScored, NotServed, Refused};
 
@@ -89,17 +90,18 @@ impl From<NotScored> for Refusal {
 
 impl From<Refusal> for Status {
     fn from(refusal: Refusal) -> Self {
-        match refusal {
-            Refusal::Invalid(message) => Status::invalid_argument(message),
-            Refusal::Unknown(message) => Status::not_found(message),
-            Refusal::TooLarge(message)
-            | Refusal::BodyTooLarge(message)
-            | Refusal::Busy(message) => Status::resource_exhausted(message),
-            Refusal::NotReady(message) => Status::unavailable(message),
-            Refusal::Expired(message) => Status::deadline_exceeded(message),
-            Refusal::Conflict(message) => Status::failed_precondition(message),
-            Refusal::Broken(message) => Status::internal(message),
-        }
+        let (code, text) = match refusal {
+            Refusal::Invalid(text) => (Code::InvalidArgument, text),
+            Refusal::Unknown(text) => (Code::NotFound, text),
+            Refusal::TooLarge(text) | Refusal::BodyTooLarge(text) | Refusal::Busy(text) => {
+                (Code::ResourceExhausted, text)
+            }
+            Refusal::NotReady(text) => (Code::Unavailable, text),
+            Refusal::Expired(text) => (Code::DeadlineExceeded, text),
+            Refusal::Conflict(text) => (Code::FailedPrecondition, text),
+            Refusal::Broken(text) => (Code::Internal, text),
+        };
+        Status::new(code, message(text))
     }
 }
 
@@ -107,7 +109,7 @@ impl From<Refusal> for Status {
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let status = self.status();
-        let mut response = error(status, &self.to_string());
+        let mut response = error(status, message(self.to_string()));
         if matches!(self, Refusal::Busy(_) | Refusal::NotReady(_)) {
             let headers = response.headers_mut();
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
@@ -116,6 +118,7 @@ impl IntoResponse for Refusal {
     }
 }
 
-pub(crate) fn error(status: StatusCode, message: &str) -> Response {
+pub(crate) fn error(status: StatusCode, message: impl Into<String>) -> Response {
+    let message: String = message.into();
     (status, Json(json!({ "error": message }))).into_response()
 }

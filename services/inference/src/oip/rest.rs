@@ -28,7 +28,7 @@ use super::{
     json::{fits, flatten, parameters},
     outputs::{Made, Values},
     refusal::{Refusal, error},
-    tensor::{Data, Datatype, Error, Limits, Tensor, wrong},
+    tensor::{Data, Datatype, Error, Limits, Tensor, shown, wrong},
 };
 
 /// Where the JSON of a body ends and its bytes begin.
@@ -270,11 +270,11 @@ fn tensor<'a>(
                 error => error,
             })?;
             if !fits(&flat, &input.shape) {
-                let (found, shape) = (flat.shape, &input.shape);
+                let (found, shape) = (shown(&flat.shape), shown(&input.shape));
                 return Err(wrong(
                     name,
                     format!(
-                        "data of shape {found:?} for shape {shape:?}; let them agree, or send the data flat"
+                        "data of shape {found} for shape {shape}; let them agree, or send the data flat"
                     ),
                 ));
             }

@@ -2,9 +2,9 @@
 
 use std::{borrow::Cow, collections::HashSet};
 
-use quadrille_pipeline::Scalar;
+use quadrille_pipeline::{Scalar, quote::quote};
 
-use super::tensor::{Column, Error, Tensor, wrong};
+use super::tensor::{Column, Error, Tensor, shown, wrong};
 
 /// Rows of a model's inputs, one after another.
 #[derive(Debug, Clone, PartialEq)]
@@ -83,8 +83,8 @@ fn check_rows(tensor: &Tensor<'_>, count: usize) -> Result<(), Error> {
     match count <= most {
         true => Ok(()),
         false => Err(Error::TooLarge(format!(
-            "input {:?}: {count} rows are too many for one request; send at most {most}",
-            tensor.name
+            "input {}: {count} rows are too many for one request; send at most {most}",
+            quote(tensor.name)
         ))),
     }
 }
@@ -119,10 +119,10 @@ fn places(tensors: &[Tensor<'_>], columns: &[String]) -> Result<Vec<usize>, Erro
 
 fn unknown(tensor: &Tensor<'_>, tensors: usize, columns: &[String]) -> Error {
     let (width, names) = (columns.len(), columns.join(", "));
-    let shape = tensor.shape;
+    let shape = shown(tensor.shape);
     match tensors {
         1 => tensor.wrong(format!(
-            "has shape {shape:?}; send [N, {width}] with the columns {names}, a single row as [1, {width}]"
+            "has shape {shape}; send [N, {width}] with the columns {names}, a single row as [1, {width}]"
         )),
         _ => tensor.wrong(format!("the model has no such input; its inputs are {names}")),
     }
@@ -140,15 +140,20 @@ fn common_length<'t, 'a: 't>(
             [_] if wide == 1 => {}
             [_, rest @ ..] if !rest.is_empty() && width(rest) == Some(wide) => {}
             _ if wide == 1 => {
-                return Err(tensor.wrong(format!("has shape {shape:?}; send [N] or [N, 1]")));
+                let shape = shown(shape);
+                return Err(tensor.wrong(format!("has shape {shape}; send [N] or [N, 1]")));
             }
-            _ => return Err(tensor.wrong(format!("has shape {shape:?}; send [N, {wide}]"))),
+            _ => {
+                let shape = shown(shape);
+                return Err(tensor.wrong(format!("has shape {shape}; send [N, {wide}]")));
+            }
         }
         check_rows(tensor, length)?;
         match common {
             Some((before, name)) if before != length => {
                 return Err(tensor.wrong(format!(
-                    "has {length} rows where {name:?} has {before}; send as many of each"
+                    "has {length} rows where {} has {before}; send as many of each",
+                    quote(name)
                 )));
             }
             _ => common = Some((length, tensor.name)),

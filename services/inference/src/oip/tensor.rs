@@ -1,6 +1,7 @@
 //! A tensor of a request: its datatype, its shape, and its elements as numbers or texts, whatever form they came in.
 //! Pure: nothing here is trusted, and nothing is allocated before shape and data agree.
 
+use quadrille_pipeline::quote::quote;
 use quadrille_proto::oip::InferTensorContents;
 
 /// What a request may bring, at most. A request that brings more is refused before anything is made of it.
@@ -41,7 +42,19 @@ pub(crate) enum Error {
 
 /// An error of one input, by its name.
 pub(crate) fn wrong(input: &str, what: impl std::fmt::Display) -> Error {
-    Error::Invalid(format!("input {input:?}: {what}"))
+    Error::Invalid(format!("input {}: {what}", quote(input)))
+}
+
+/// A shape, as far as it is worth showing.
+pub(crate) fn shown(shape: &[i64]) -> String {
+    const SIDES_MAX: usize = 8;
+    match shape.get(..SIDES_MAX) {
+        Some(first) if shape.len() > SIDES_MAX => {
+            let first: Vec<String> = first.iter().map(i64::to_string).collect();
+            format!("[{}, … {} sides]", first.join(", "), shape.len())
+        }
+        _ => format!("{shape:?}"),
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,7 +105,10 @@ impl Datatype {
         found.map(|(datatype, ..)| *datatype).ok_or_else(|| {
             let known: Vec<&str> = DATATYPES.iter().map(|(_, known, _)| *known).collect();
             let known = known.join(", ");
-            wrong(input, format!("no datatype {name:?}; send one of {known}"))
+            wrong(
+                input,
+                format!("no datatype {}; send one of {known}", quote(name)),
+            )
         })
     }
 
@@ -176,8 +192,8 @@ impl<'a> Tensor<'a> {
         for side in self.shape {
             let side = usize::try_from(*side).map_err(|_| {
                 self.wrong(format!(
-                    "shape {:?} has a negative side; send the sides of the data",
-                    self.shape
+                    "shape {} has a negative side; send the sides of the data",
+                    shown(self.shape)
                 ))
             })?;
             count = count.saturating_mul(side);
@@ -185,8 +201,9 @@ impl<'a> Tensor<'a> {
         let most = self.limits.values_max;
         if count > most {
             return Err(Error::TooLarge(format!(
-                "input {:?}: shape {:?} has more than {most} elements; send fewer rows at once",
-                self.name, self.shape
+                "input {}: shape {} has more than {most} elements; send fewer rows at once",
+                quote(self.name),
+                shown(self.shape)
             )));
         }
         self.check_length(count)?;
@@ -205,9 +222,9 @@ impl<'a> Tensor<'a> {
         if found == wanted {
             return Ok(());
         }
-        let shape = self.shape;
+        let shape = shown(self.shape);
         Err(self.wrong(format!(
-            "{name} of shape {shape:?} has {wanted} {unit}, not {found}; let shape and data agree"
+            "{name} of shape {shape} has {wanted} {unit}, not {found}; let shape and data agree"
         )))
     }
 
@@ -381,9 +398,9 @@ impl<'a> Tensor<'a> {
         }
         let (found, wanted) = (texts.len(), self.count()?);
         if found != wanted {
-            let shape = self.shape;
+            let shape = shown(self.shape);
             return Err(self.wrong(format!(
-                "BYTES of shape {shape:?} has {wanted} elements, not {found}; let shape and data agree"
+                "BYTES of shape {shape} has {wanted} elements, not {found}; let shape and data agree"
             )));
         }
         Ok(texts)

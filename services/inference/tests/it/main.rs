@@ -1,5 +1,6 @@
 //! The protocols of a running service: an in-process one on the embedded broker, asked as clients ask.
 
+mod bounds;
 mod compression;
 mod grpc;
 mod meanings;
