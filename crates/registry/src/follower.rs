@@ -116,12 +116,12 @@ impl Progress {
     }
 
     /// How long ago it was known to have been read to its end; None if it never was. A topic that is missing has nothing to be read.
-    pub fn age(&self) -> Option<Duration> {
+    pub fn age(&self, now: Instant) -> Option<Duration> {
         if self.missing.load(Ordering::Relaxed) {
             return Some(Duration::ZERO);
         }
         let as_of = self.complete_ms.load(Ordering::Relaxed).checked_sub(1)?;
-        let now = self.began.elapsed();
+        let now = now.saturating_duration_since(self.began);
         Some(now.saturating_sub(Duration::from_millis(as_of)))
     }
 
@@ -278,8 +278,8 @@ impl Follower {
 
     /// How long ago both topics were known to have been read to their ends; None if one never was.
     pub fn age(&self) -> Option<Duration> {
-        let shared = &self.0.shared;
-        Some(shared.models.age()?.max(shared.deployments.age()?))
+        let (shared, now) = (&self.0.shared, Instant::now());
+        Some(shared.models.age(now)?.max(shared.deployments.age(now)?))
     }
 
     /// The topics that are not there.

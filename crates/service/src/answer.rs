@@ -6,36 +6,31 @@ use std::{
     task::{Context as Task, Poll, ready},
 };
 
-use axum::body::{Body, Bytes};
+use axum::body::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
-use opentelemetry::Context;
-use tonic::{Code, Status};
+use tonic::{Code, Status, body::Body};
 
-pub(crate) struct Answer<E: FnOnce(Code)> {
+use crate::spans::Told;
+
+pub(crate) struct Answer {
     body: Body,
-    context: Option<Context>,
-    /// Called once, with the status.
-    end: Option<E>,
+    /// Whose span is current while the body is made; gone once its status is known.
+    told: Option<Told>,
 }
 
-impl<E: FnOnce(Code)> Answer<E> {
-    /// `context`: current while the body is made.
-    pub fn new(body: Body, context: Option<Context>, end: E) -> Self {
-        Answer {
-            body,
-            context,
-            end: Some(end),
-        }
+impl Answer {
+    pub fn new(body: Body, told: Option<Told>) -> Self {
+        Answer { body, told }
     }
 
     fn ends(&mut self, code: Code) {
-        if let Some(end) = self.end.take() {
-            end(code);
+        if let Some(told) = self.told.take() {
+            told.end(code);
         }
     }
 }
 
-impl<E: FnOnce(Code) + Unpin> http_body::Body for Answer<E> {
+impl http_body::Body for Answer {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -44,7 +39,7 @@ impl<E: FnOnce(Code) + Unpin> http_body::Body for Answer<E> {
         task: &mut Task<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let this = self.get_mut();
-        let current = this.context.clone().map(Context::attach);
+        let current = this.told.as_ref().and_then(Told::attach);
         let frame = ready!(Pin::new(&mut this.body).poll_frame(task));
         drop(current);
         match &frame {
@@ -58,7 +53,7 @@ impl<E: FnOnce(Code) + Unpin> http_body::Body for Answer<E> {
             // An answer says how it ended by its trailers; one that has none broke off.
             None => this.ends(Code::Unknown),
         }
-        Poll::Ready(frame)
+        Poll::Ready(frame.map(|frame| frame.map_err(axum::Error::new)))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -70,7 +65,7 @@ impl<E: FnOnce(Code) + Unpin> http_body::Body for Answer<E> {
     }
 }
 
-impl<E: FnOnce(Code)> Drop for Answer<E> {
+impl Drop for Answer {
     /// Who asked has gone, or nothing was left to read and no status came.
     fn drop(&mut self) {
         let code = match self.body.is_end_stream() {
@@ -83,11 +78,13 @@ impl<E: FnOnce(Code)> Drop for Answer<E> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::sync::Arc;
 
-    use axum::http::HeaderMap;
+    use axum::http::{HeaderMap, Request};
+    use quadrille_telemetry::{Registry, Tracing, metrics::RequestMetrics};
 
     use super::*;
+    use crate::{MessageMax, methods::Methods, spans::Telling};
 
     /// A body of frames.
     struct Frames(Vec<Frame<Bytes>>);
@@ -115,39 +112,48 @@ mod tests {
         Frame::trailers(trailers)
     }
 
-    /// What is told of a body of which so many frames are read.
-    fn told(frames: Vec<Frame<Bytes>>, read: usize) -> Vec<Code> {
-        let codes = Arc::new(Mutex::new(Vec::new()));
-        let told = Arc::clone(&codes);
-        let end = move |code| told.lock().unwrap().push(code);
-        let mut answer = Answer::new(Body::new(Frames(frames)), None, end);
+    /// The codes that are told of a body of which so many frames are read.
+    fn told(frames: Vec<Frame<Bytes>>, read: usize) -> Vec<String> {
+        let registry = Registry::default();
+        let telling = Arc::new(Telling {
+            tracing: Tracing::from_env("test", "test", &registry).unwrap(),
+            metrics: RequestMetrics::register(&registry),
+            methods: Methods::default(),
+            message_max: MessageMax::default(),
+        });
+        let told = Told::begin(&telling, None, &Request::new(()));
+        let mut answer = Answer::new(Body::new(Frames(frames)), Some(told));
         let mut task = Task::from_waker(std::task::Waker::noop());
         for _ in 0..read {
             let _ = Pin::new(&mut answer).poll_frame(&mut task);
         }
         drop(answer);
-        let codes = codes.lock().unwrap();
-        codes.clone()
+        let metrics = registry.encode();
+        let counts = metrics.lines().filter(|line| line.contains("_count{"));
+        let code = |line: &str| {
+            let (_, code) = line.split_once("rpc_response_status_code=\"")?;
+            let (code, count) = code.split_once("\"} ")?;
+            assert_eq!(count, "1", "{line}");
+            Some(code.to_owned())
+        };
+        counts.filter_map(code).collect()
     }
 
     #[test]
     fn the_status_is_the_trailers() {
-        assert_eq!(told(vec![data(), trailers("0")], 2), [Code::Ok]);
-        assert_eq!(told(vec![data(), trailers("0")], 3), [Code::Ok]);
-        assert_eq!(
-            told(vec![data(), trailers("8")], 2),
-            [Code::ResourceExhausted]
-        );
+        assert_eq!(told(vec![data(), trailers("0")], 2), ["OK"]);
+        assert_eq!(told(vec![data(), trailers("0")], 3), ["OK"]);
+        assert_eq!(told(vec![data(), trailers("8")], 2), ["RESOURCE_EXHAUSTED"]);
     }
 
     #[test]
     fn an_answer_without_a_status_did_not_go_well() {
-        assert_eq!(told(vec![data()], 2), [Code::Unknown]);
+        assert_eq!(told(vec![data()], 2), ["UNKNOWN"]);
     }
 
     #[test]
     fn an_answer_nobody_reads_to_its_end_was_cancelled() {
-        assert_eq!(told(vec![data(), trailers("0")], 1), [Code::Cancelled]);
-        assert_eq!(told(vec![data(), trailers("0")], 0), [Code::Cancelled]);
+        assert_eq!(told(vec![data(), trailers("0")], 1), ["CANCELLED"]);
+        assert_eq!(told(vec![data(), trailers("0")], 0), ["CANCELLED"]);
     }
 }

@@ -4,6 +4,7 @@
 
 mod answer;
 mod args;
+mod calls;
 mod edge;
 mod evolution;
 pub mod fields;
@@ -18,6 +19,7 @@ mod service;
 mod spans;
 
 pub use args::{Args, DeliveryArg};
+pub use calls::Calls;
 pub use edge::limits::{HttpArgs, HttpConfig};
 pub use health::{ReadyFn, Requests};
 pub use healthcheck::healthcheck;

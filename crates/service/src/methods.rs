@@ -1,10 +1,14 @@
 //! The gRPC methods that the port serves, as the descriptors have them: for reflection, for labels of metrics, and to
 //! know which take many messages.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+};
 
 use prost::{DecodeError, Message};
 use prost_types::{FileDescriptorProto, FileDescriptorSet, ServiceDescriptorProto};
+use quadrille_telemetry::metrics::RpcDurations;
 
 /// Everything in encoded descriptor sets but the services that are not among `services`.
 ///
@@ -32,13 +36,16 @@ fn full_name(file: &FileDescriptorProto, service: &ServiceDescriptorProto) -> St
 
 /// Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Methods(Arc<HashMap<String, Method>>);
+pub(crate) struct Methods(Arc<HashMap<String, Arc<Method>>>);
 
 #[derive(Debug)]
-struct Method {
+pub(crate) struct Method {
     /// `package.Service/Method`.
-    name: Arc<str>,
-    stream: bool,
+    pub name: String,
+    /// Whether it takes many messages.
+    pub stream: bool,
+    /// How long it takes where all goes well, which is most often: to look it up by labels takes as long as a small model.
+    pub well: OnceLock<RpcDurations>,
 }
 
 impl Methods {
@@ -48,23 +55,21 @@ impl Methods {
             for service in &file.service {
                 let full = full_name(file, service);
                 for method in &service.method {
-                    let name: Arc<str> = format!("{full}/{}", method.name()).into();
-                    let stream = method.client_streaming();
-                    methods.insert(format!("/{name}"), Method { name, stream });
+                    let of = Method {
+                        stream: method.client_streaming(),
+                        well: OnceLock::new(),
+                        name: format!("{full}/{}", method.name()),
+                    };
+                    methods.insert(format!("/{}", of.name), Arc::new(of));
                 }
             }
         }
         Methods(Arc::new(methods))
     }
 
-    /// A method's full name by its path; none where it is not served.
-    pub fn name(&self, path: &str) -> Option<Arc<str>> {
-        self.0.get(path).map(|method| Arc::clone(&method.name))
-    }
-
-    /// Whether it takes many messages.
-    pub fn is_stream(&self, path: &str) -> bool {
-        self.0.get(path).is_some_and(|method| method.stream)
+    /// A method by its path; none where it is not served.
+    pub fn get(&self, path: &str) -> Option<&Arc<Method>> {
+        self.0.get(path)
     }
 }
 
@@ -79,14 +84,15 @@ mod tests {
         let services = served.file.iter().flat_map(|file| &file.service);
         assert_eq!(services.count(), 1);
         let methods = Methods::of(&served);
-        let name = |path| methods.name(path);
+        let name = |path| methods.get(path).map(|method| method.name.as_str());
         assert_eq!(
-            name("/quadrille.v1.IngestService/Submit").as_deref(),
+            name("/quadrille.v1.IngestService/Submit"),
             Some("quadrille.v1.IngestService/Submit")
         );
         assert_eq!(name("/quadrille.v1.PredictService/Predict"), None);
         assert_eq!(name("/quadrille.v1.IngestService/Invented"), None);
-        assert!(methods.is_stream("/quadrille.v1.IngestService/SubmitStream"));
-        assert!(!methods.is_stream("/quadrille.v1.IngestService/Submit"));
+        let is_stream = |path| methods.get(path).is_some_and(|method| method.stream);
+        assert!(is_stream("/quadrille.v1.IngestService/SubmitStream"));
+        assert!(!is_stream("/quadrille.v1.IngestService/Submit"));
     }
 }

@@ -98,11 +98,7 @@ pub(crate) async fn deadline<F>(
 where
     F: Future<Output = Result<Response, Infallible>>,
 {
-    let timeout = request
-        .headers()
-        .get("grpc-timeout")
-        .and_then(|value| value.to_str().ok());
-    match timeout.and_then(parse_grpc_timeout) {
+    match timeout_of(request.headers()) {
         None => run(request).await,
         // A timer of nothing would let a quick answer through.
         Some(Duration::ZERO) => Ok(too_late()),
@@ -118,7 +114,13 @@ where
     }
 }
 
-fn too_late() -> Response {
+/// How long a call may take, where it says so.
+pub(crate) fn timeout_of(headers: &HeaderMap) -> Option<Duration> {
+    let timeout = headers.get("grpc-timeout")?;
+    parse_grpc_timeout(timeout.to_str().ok()?)
+}
+
+pub(crate) fn too_late<B: Default>() -> Response<B> {
     Status::deadline_exceeded("the call's deadline has passed").into_http()
 }
 

@@ -24,6 +24,7 @@ use tonic::service::Routes;
 
 use crate::{
     args::default_instance,
+    calls::Calls,
     edge::{self, Edge, limits::HttpConfig},
     evolution,
     front::{Front, Mounted, Routed},
@@ -360,11 +361,9 @@ impl MessageMax {
 pub struct Assembly {
     pub stages: Vec<Running>,
     pub http: Router,
-    pub grpc: Routes,
+    pub grpc: Calls,
     /// What `grpc` takes at most.
     pub message_max: MessageMax,
-    /// Full names of its gRPC services, for health checks.
-    pub services: Vec<&'static str>,
     pub requests: Requests,
     /// What readiness needs besides the stages' partitions.
     pub ready: Option<Arc<ReadyFn>>,
@@ -430,13 +429,14 @@ where
     };
     let stages = assembly.stages;
     // The doors first: who hears that the service is ready asks at once.
-    let descriptors = descriptors(&assembly.services)?;
-    let telling = Telling {
+    let services = assembly.grpc.names();
+    let descriptors = descriptors(&services)?;
+    let telling = Arc::new(Telling {
         tracing: of_requests,
         metrics: requests,
         methods: Methods::of(&descriptors),
         message_max: assembly.message_max,
-    };
+    });
     let routed = mount(assembly.grpc, assembly.http, &descriptors, telling)?;
     let _ = mounted.set(routed);
     probe.assembled(
@@ -444,11 +444,7 @@ where
         assembly.requests,
         assembly.ready,
     );
-    let reporting = tokio::spawn(
-        probe
-            .clone()
-            .report(reporter.clone(), assembly.services.clone()),
-    );
+    let reporting = tokio::spawn(probe.clone().report(reporter.clone(), services.clone()));
 
     tokio::select! {
         () = &mut shutdown => {}
@@ -457,7 +453,7 @@ where
     probe.drain();
     let drain_began = Instant::now();
     reporting.abort();
-    for service in std::iter::once(&"").chain(&assembly.services) {
+    for service in std::iter::once(&"").chain(&services) {
         reporter
             .set_service_status(*service, tonic_health::ServingStatus::NotServing)
             .await;
@@ -516,22 +512,21 @@ fn descriptors(services: &[&str]) -> Result<FileDescriptorSet, Error> {
 }
 
 fn mount(
-    grpc: Routes,
+    grpc: Calls,
     http: Router,
     descriptors: &FileDescriptorSet,
-    telling: Telling,
+    telling: Arc<Telling>,
 ) -> Result<Routed, Error> {
     let failed = |error: tonic_reflection::server::Error| Error::Failed(error.to_string());
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_file_descriptor_set(descriptors.clone())
     };
-    let grpc = grpc
-        .add_service(reflection().build_v1().map_err(failed)?)
-        .add_service(reflection().build_v1alpha().map_err(failed)?);
-    let tell = middleware::from_fn_with_state(telling.clone(), spans::tell_http);
+    let tell = middleware::from_fn_with_state(Arc::clone(&telling), spans::tell_http);
     Ok(Routed {
-        grpc: grpc.into_axum_router().fallback(server::not_found),
+        grpc: grpc
+            .with(reflection().build_v1().map_err(failed)?)
+            .with(reflection().build_v1alpha().map_err(failed)?),
         http: http.layer(tell).fallback(server::not_found),
         telling,
     })

@@ -1,16 +1,15 @@
 //! The span and the duration of a request from outside, by OpenTelemetry's conventions for HTTP and RPC.
 
-use std::{convert::Infallible, time::Instant};
+use std::{sync::Arc, time::Instant};
 
 use axum::{
-    body::Body,
     extract::{MatchedPath, Request, State},
     http::{Method, StatusCode},
     middleware::Next,
     response::Response,
 };
 use opentelemetry::{
-    Context, KeyValue,
+    Context, ContextGuard, KeyValue,
     trace::{self, FutureExt, SpanContext, SpanKind, SpanRef, TraceContextExt, TraceId},
 };
 use quadrille_telemetry::{
@@ -22,13 +21,15 @@ use quadrille_telemetry::{
 
 use tonic::{Code, Status};
 
-use crate::{MessageMax, answer::Answer, methods::Methods};
+use crate::{
+    MessageMax,
+    methods::{self, Methods},
+};
 
 /// The label of what is not one of our routes or methods: a path as it came would make a series of each.
 const OTHER: &str = "_OTHER";
 
 /// What a request is told to.
-#[derive(Clone)]
 pub(crate) struct Telling {
     pub tracing: Tracing,
     pub metrics: RequestMetrics,
@@ -39,7 +40,7 @@ pub(crate) struct Telling {
 
 /// Runs an HTTP request in a span under the context it came with, and measures it.
 pub(crate) async fn tell_http(
-    State(telling): State<Telling>,
+    State(telling): State<Arc<Telling>>,
     request: Request,
     next: Next,
 ) -> Response {
@@ -80,42 +81,59 @@ fn known(method: &Method) -> &'static str {
     }
 }
 
-/// Runs a gRPC call in a span under the context it came with, and measures it.
-pub(crate) async fn tell_grpc<F>(
-    telling: Telling,
-    request: Request,
-    run: impl FnOnce(Request) -> F,
-) -> Result<Response, Infallible>
-where
-    F: Future<Output = Result<Response, Infallible>>,
-{
-    let began = Instant::now();
-    // Its path is the method's full name; whatever else is asked for is no label of anything.
-    let method = telling.methods.name(request.uri().path());
-    let method = method.unwrap_or_else(|| OTHER.into());
-    let context = begin(&telling.tracing, &request, |_| describe_grpc(&method));
-    let response = match &context {
-        Some(context) => run(request).with_context(context.clone()).await?,
-        None => run(request).await?,
-    };
-    let trace = trace_id(context.as_ref());
-    let of_span = context.clone();
-    let end = move |code| {
-        if let Some(context) = &of_span {
+/// What a gRPC call's span and duration are made of, until it ends.
+pub(crate) struct Told {
+    telling: Arc<Telling>,
+    /// None where it is not served; whatever else is asked for is no label of anything.
+    method: Option<Arc<methods::Method>>,
+    began: Instant,
+    context: Option<Context>,
+}
+
+impl Told {
+    /// Begins a span under the context that the call came with.
+    pub fn begin<B>(
+        telling: &Arc<Telling>,
+        method: Option<Arc<methods::Method>>,
+        request: &Request<B>,
+    ) -> Self {
+        let mut told = Told {
+            telling: Arc::clone(telling),
+            method,
+            began: Instant::now(),
+            context: None,
+        };
+        told.context = begin(&telling.tracing, request, |_| describe_grpc(told.method()));
+        told
+    }
+
+    fn method(&self) -> &str {
+        self.method.as_ref().map_or(OTHER, |method| &method.name)
+    }
+
+    pub fn message_max(&self) -> MessageMax {
+        self.telling.message_max
+    }
+
+    /// Makes its span the current one until the guard is dropped.
+    pub fn attach(&self) -> Option<ContextGuard> {
+        self.context.clone().map(Context::attach)
+    }
+
+    pub fn end(self, code: Code) {
+        if let Some(context) = &self.context {
             finish_grpc(&context.span(), code);
         }
-        telling
-            .metrics
-            .rpc(&method, code_name(code), began.elapsed(), trace);
-    };
-    Ok(match Status::from_header_map(response.headers()) {
-        Some(status) => {
-            let (status, response) = canonical(status, response, telling.message_max);
-            end(status.code());
-            response
+        let trace = trace_id(self.context.as_ref());
+        let (metrics, took) = (&self.telling.metrics, self.began.elapsed());
+        let durations = || metrics.rpc(self.method(), code_name(code));
+        match &self.method {
+            Some(method) if code == Code::Ok => {
+                method.well.get_or_init(durations).observe(took, trace);
+            }
+            _ => durations().observe(took, trace),
         }
-        None => response.map(|body| Body::new(Answer::new(body, context, end))),
-    })
+    }
 }
 
 /// The trace of a request that is sampled.
@@ -126,7 +144,11 @@ fn trace_id(context: Option<&Context>) -> Option<TraceId> {
 }
 
 /// tonic's code for a message beyond its limit is not the one that others give: RESOURCE_EXHAUSTED.
-fn canonical(status: Status, response: Response, max: MessageMax) -> (Status, Response) {
+pub(crate) fn canonical<B: Default>(
+    status: Status,
+    response: Response<B>,
+    max: MessageMax,
+) -> (Status, Response<B>) {
     if status.code() != Code::OutOfRange {
         return (status, response);
     }
@@ -135,10 +157,10 @@ fn canonical(status: Status, response: Response, max: MessageMax) -> (Status, Re
     (status, response)
 }
 
-fn begin(
+fn begin<B>(
     tracing: &Tracing,
-    request: &Request,
-    describe: impl FnOnce(&Request) -> NewSpan,
+    request: &Request<B>,
+    describe: impl FnOnce(&Request<B>) -> NewSpan,
 ) -> Option<Context> {
     if !tracing.is_on() {
         return None;

@@ -8,7 +8,7 @@ mod serving;
 pub use models::{
     Missed, ModelState, QueueMetrics, ServingMetrics, VariantMetrics, VariantRecords,
 };
-pub use serving::{ModelMetrics, ModelTimes, PortMetrics, RequestMetrics};
+pub use serving::{ModelMetrics, ModelTimes, PortMetrics, RequestMetrics, RpcDurations};
 
 use std::{
     collections::BTreeMap,

@@ -9,9 +9,8 @@ mod stage;
 use std::sync::Arc;
 
 use quadrille_choreography::{Stage as Running, StageOptions};
-use quadrille_proto::v1::feature_service_server::{FeatureServiceServer, SERVICE_NAME};
-use quadrille_service::{Assembly, Config, Context, Error, MessageMax, Requests};
-use tonic::service::Routes;
+use quadrille_proto::v1::feature_service_server::FeatureServiceServer;
+use quadrille_service::{Assembly, Calls, Config, Context, Error, MessageMax, Requests};
 
 pub use stage::FeatureHandler;
 
@@ -47,9 +46,8 @@ async fn assemble(context: Context) -> Result<Assembly, Error> {
     Ok(Assembly {
         stages,
         http: axum::Router::new(),
-        grpc: Routes::new(FeatureServiceServer::new(service)),
+        grpc: Calls::default().with(FeatureServiceServer::new(service)),
         message_max: MessageMax::default(),
-        services: vec![SERVICE_NAME],
         requests: Requests::OutliveKafka,
         ready: None,
     })

@@ -2,7 +2,7 @@
 
 use axum::{
     Router,
-    http::{HeaderName, HeaderValue},
+    http::{HeaderMap, HeaderName, HeaderValue},
     response::Response,
 };
 use tower::util::MapResponseLayer;
@@ -15,10 +15,14 @@ const VIEW_AGE: HeaderName = HeaderName::from_static("quadrille-view-age");
 /// The same endpoints, with the view's age on their answers.
 pub(crate) fn told(router: Router, serving: Serving) -> Router {
     router.layer(MapResponseLayer::new(move |mut response: Response| {
-        if let Some(age) = serving.stale() {
-            let seconds = HeaderValue::from(age.as_secs());
-            response.headers_mut().insert(VIEW_AGE, seconds);
-        }
+        tell(response.headers_mut(), &serving);
         response
     }))
+}
+
+/// Puts the view's age into an answer's headers.
+pub(crate) fn tell(headers: &mut HeaderMap, serving: &Serving) {
+    if let Some(age) = serving.stale() {
+        headers.insert(VIEW_AGE, HeaderValue::from(age.as_secs()));
+    }
 }

@@ -18,13 +18,9 @@ mod tfs;
 use std::{path::PathBuf, sync::Arc};
 
 use quadrille_choreography::{Stage as Running, StageOptions};
-use quadrille_proto::{
-    oip::grpc_inference_service_server,
-    v1::predict_service_server::{self, PredictServiceServer},
-};
-use quadrille_service::{Assembly, Context, Error, MessageMax, Requests};
+use quadrille_proto::v1::predict_service_server::PredictServiceServer;
+use quadrille_service::{Assembly, Calls, Context, Error, MessageMax, Requests};
 use quadrille_telemetry::metrics::ServingMetrics;
-use tonic::service::Routes;
 
 use crate::oip::infer::Doors;
 pub use crate::oip::tensor::Limits;
@@ -111,21 +107,14 @@ async fn assemble(context: Context, serving: Serving, limits: Limits) -> Result<
             aside::aside(oip::rest::router(doors.clone()).merge(tfs::router(doors.clone()))),
             aged.clone(),
         ),
-        grpc: age::told(
-            Routes::new(PredictServiceServer::new(grpc::Predict(doors.clone())))
-                .add_service(oip::grpc::service(doors))
-                .into_axum_router(),
-            aged,
-        )
-        .into(),
+        grpc: Calls::default()
+            .with(PredictServiceServer::new(grpc::Predict(doors.clone())))
+            .with(oip::grpc::service(doors))
+            .telling(move |headers| age::tell(headers, &aged)),
         message_max: MessageMax {
             bytes: limits.bytes_max,
             setting: Some("QUADRILLE_REQUEST_BYTES"),
         },
-        services: vec![
-            predict_service_server::SERVICE_NAME,
-            grpc_inference_service_server::SERVICE_NAME,
-        ],
         requests: Requests::OutliveKafka,
         ready: Some(Arc::new(move || ready.ready())),
     })

@@ -11,9 +11,8 @@ mod stage;
 use std::sync::Arc;
 
 use quadrille_choreography::{Stage as Running, StageOptions};
-use quadrille_proto::v1::ingest_service_server::{IngestServiceServer, SERVICE_NAME};
-use quadrille_service::{Assembly, Context, Error, MessageMax, Requests};
-use tonic::service::Routes;
+use quadrille_proto::v1::ingest_service_server::IngestServiceServer;
+use quadrille_service::{Assembly, Calls, Context, Error, MessageMax, Requests};
 
 pub use intake::Bounds;
 pub use stage::InboxHandler;
@@ -84,9 +83,8 @@ async fn assemble(context: Context, bounds: Bounds) -> Result<Assembly, Error> {
     Ok(Assembly {
         stages,
         http: http::router(intakes, bounds),
-        grpc: Routes::new(service),
+        grpc: Calls::default().with(service),
         message_max,
-        services: vec![SERVICE_NAME],
         requests: Requests::NeedKafka,
         ready: Some(ready),
     })

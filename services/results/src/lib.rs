@@ -18,9 +18,7 @@ pub mod wire;
 use std::time::Duration;
 
 use quadrille_choreography::{Backoff, Delivery, Stage as Running, StageOptions};
-use quadrille_proto::v1::results_service_server::SERVICE_NAME;
-use quadrille_service::{Assembly, Context, Error, MessageMax, Requests};
-use tonic::service::Routes;
+use quadrille_service::{Assembly, Calls, Context, Error, MessageMax, Requests};
 
 use crate::{
     stage::{Offsets, ResultsHandler},
@@ -123,9 +121,8 @@ async fn assemble(context: Context, store: AnyStore) -> Result<Assembly, Error> 
     Ok(Assembly {
         stages,
         http: rest::router(store.clone(), names.clone()),
-        grpc: Routes::new(grpc::grpc(store, names)),
+        grpc: Calls::default().with(grpc::grpc(store, names)),
         message_max: MessageMax::default(),
-        services: vec![SERVICE_NAME],
         requests: Requests::OutliveKafka,
         ready: None,
     })

@@ -1,6 +1,7 @@
 //! The port: what comes from the network before it is anybody's request. Bounds in connections, requests, bytes and
 //! time hold here, and here it is checked who asks; all protocols and services share it.
 
+mod answering;
 mod body;
 mod coding;
 mod connection;
@@ -16,11 +17,7 @@ mod taken;
 mod tests;
 mod turn;
 
-use std::{
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll, ready},
-};
+use std::sync::Arc;
 
 use axum::{
     Json,
@@ -29,13 +26,14 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, Version, header},
     response::{IntoResponse, Response},
 };
-use http_body::{Body as _, Frame, SizeHint};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use quadrille_telemetry::metrics::PortMetrics;
 use tonic::{Code, Status};
 
 pub(crate) use self::serve::serve;
 use self::{
+    answering::{Answering, Leaving, Meters, New},
     body::{Cut, Meter, Metered, Reading},
     coding::{CODINGS, GRPC_ACCEPT, GRPC_CODINGS, GRPC_ENCODING},
     connection::{Busy, Conn},
@@ -44,7 +42,7 @@ use self::{
     load::{Begun, Length, Load},
     origin::{Rules, is_preflight, media_type, share},
 };
-use crate::{front::Front, server::is_grpc};
+use crate::{front::Front, server::is_grpc, spans::Told};
 
 /// How long a browser may keep what it was told of another site's page, seconds.
 const PREFLIGHT_SECONDS: HeaderValue = HeaderValue::from_static("600");
@@ -92,54 +90,91 @@ impl Edge {
         self.0.metrics.connections(open);
     }
 
+    /// Takes a request.
+    fn begin(&self, request: Request<Incoming>, conn: &Arc<Conn>) -> Answering {
+        Answering::New(Some(New {
+            edge: self.clone(),
+            request,
+            conn: Arc::clone(conn),
+            busy: conn.begin(),
+        }))
+    }
+
     /// Answers a request, whatever there is to say.
-    async fn answer(
-        &self,
-        request: Request<Incoming>,
-        conn: &Arc<Conn>,
-        busy: Busy,
-    ) -> Response<Answered> {
+    fn answer(&self, request: Request<Incoming>, conn: &Arc<Conn>, busy: Busy) -> Answering {
         let inner = &*self.0;
-        let (grpc, version) = (is_grpc(request.headers()), request.version());
-        let packed = coding::of_answer(request.headers(), grpc);
+        let grpc = is_grpc(request.headers());
         let path = request.uri().path();
-        let admitted = match is_probe(path) {
-            true => Ok((None, None)),
-            false => inner.admit(&request, conn, grpc),
+        let method = inner.front.method(path).filter(|_| grpc).cloned();
+        let mut leaving = Leaving {
+            edge: self.clone(),
+            grpc,
+            packed: coding::of_answer(request.headers(), grpc),
+            meters: Meters::default(),
+            origin: None,
+            close: conn.reserved && request.version() < Version::HTTP_2,
+            busy,
+            begun: None,
         };
-        let (response, begun) = match admitted {
-            Ok((begun, origin))
-                if is_preflight(request.method(), request.headers()) && origin.is_some() =>
-            {
-                (preflight(request.headers(), origin), begun)
+        let streams = method.as_ref().is_some_and(|method| method.stream);
+        if !is_probe(path) {
+            match inner.admit(&request, conn, grpc, streams) {
+                Ok((begun, origin)) => (leaving.begun, leaving.origin) = (begun, origin),
+                Err(refused) => return leaving.refuse(refused),
             }
-            Ok((begun, origin)) => {
-                let mut response = inner.run(request, conn, grpc).await;
-                if let Some(origin) = &origin {
-                    share(response.headers_mut(), origin);
-                }
-                (response, begun)
-            }
-            Err(refused) => (inner.refuse(refused, grpc), None),
-        };
-        let response = match packed {
-            None => response,
-            Some(coding) if grpc => pack::pack_messages(response, coding, &inner.load),
-            Some(coding) => pack::pack(response, coding, &inner.load),
-        };
-        taken::gave(1);
-        let mut response = response.map(|body| Answered {
-            body,
-            rest: Bytes::new(),
-            given: 1,
-            _busy: busy,
-            _begun: begun,
-        });
-        if conn.reserved && version < Version::HTTP_2 {
-            let close = HeaderValue::from_static("close");
-            response.headers_mut().insert(header::CONNECTION, close);
         }
-        response
+        if is_preflight(request.method(), request.headers()) && leaving.origin.is_some() {
+            let response = preflight(request.headers(), leaving.origin.take());
+            return leaving.leave_now(response);
+        }
+        let reading = match streams {
+            true => Reading::Messages,
+            false => Reading::Whole,
+        };
+        let routed = inner.front.calls(path).filter(|_| grpc);
+        let Some(routed) = routed else {
+            return match inner.read(request, conn, grpc, reading) {
+                Ok((request, meters)) => {
+                    leaving.meters = meters;
+                    let response = inner.front.answer(request);
+                    leaving.leave_later(response)
+                }
+                Err(refused) => leaving.refuse(refused),
+            };
+        };
+        match inner.read(request, conn, grpc, reading) {
+            Ok((request, meters)) => {
+                leaving.meters = meters;
+                let told = Told::begin(&routed.telling, method, &request);
+                Answering::Call(routed.grpc.begin(request, told), Some(leaving))
+            }
+            Err(refused) => leaving.refuse(refused),
+        }
+    }
+}
+
+/// A body that holds another one.
+trait Holds {
+    fn holding<B>(body: B) -> Self
+    where
+        B: http_body::Body<Data = Bytes, Error = axum::Error> + Send + 'static;
+}
+
+impl Holds for Body {
+    fn holding<B>(body: B) -> Self
+    where
+        B: http_body::Body<Data = Bytes, Error = axum::Error> + Send + 'static,
+    {
+        Body::new(body)
+    }
+}
+
+impl Holds for tonic::body::Body {
+    fn holding<B>(body: B) -> Self
+    where
+        B: http_body::Body<Data = Bytes, Error = axum::Error> + Send + 'static,
+    {
+        tonic::body::Body::new(body)
     }
 }
 
@@ -150,6 +185,7 @@ impl Inner {
         request: &Request<Incoming>,
         conn: &Conn,
         grpc: bool,
+        streams: bool,
     ) -> Result<(Option<Begun>, Option<HeaderValue>), Refused> {
         let (uri, headers) = (request.uri(), request.headers());
         let host = headers.get(header::HOST);
@@ -178,8 +214,7 @@ impl Inner {
                 ),
             ));
         }
-        let stays = self.front.is_stream(uri.path()) || is_health_watch(uri.path());
-        let length = match grpc && stays {
+        let length = match streams || (grpc && is_health_watch(uri.path())) {
             true => Length::Open,
             false => Length::Bounded,
         };
@@ -196,8 +231,10 @@ impl Inner {
                 ),
             ));
         }
-        let bodiless = request.body().is_end_stream();
-        if let Some(message) = media_type(headers).filter(|_| !grpc && !bodiless) {
+        if !grpc
+            && !request.body().is_end_stream()
+            && let Some(message) = media_type(headers)
+        {
             return Err(Refused {
                 status: StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 grpc: Code::InvalidArgument,
@@ -208,34 +245,32 @@ impl Inner {
         Ok((begun, origin.cloned()))
     }
 
-    async fn run(&self, mut request: Request<Incoming>, conn: &Arc<Conn>, grpc: bool) -> Response {
+    /// The request with a body that is counted and timed.
+    fn read<B: Holds + Default>(
+        &self,
+        mut request: Request<Incoming>,
+        conn: &Arc<Conn>,
+        grpc: bool,
+        reading: Reading,
+    ) -> Result<(Request<B>, Meters), Refused> {
         if request.body().is_end_stream() {
-            return self.front.answer(request.map(|_| Body::empty())).await;
+            return Ok((request.map(|_| B::default()), Meters::default()));
         }
-        let coding = match coding::of_request(request.headers(), grpc) {
-            Ok(coding) => coding,
-            Err(given) => return self.refuse(Refused::coding(&given), grpc),
-        };
+        let coding = coding::of_request(request.headers(), grpc);
+        let coding = coding.map_err(|given| Refused::coding(&given))?;
         let meter = || Meter::new(Arc::clone(&self.load));
         let (raw, inflated) = (meter(), coding.map(|_| meter()));
-        let reading = match grpc && self.front.is_stream(request.uri().path()) {
-            true => Reading::Messages,
-            false => Reading::Whole,
-        };
+        let of_body = Arc::clone(&raw);
         let timeout = self.config.body_timeout;
-        let metered = |body| {
-            let conn = Arc::clone(conn);
-            Metered::new(body, Arc::clone(&raw), timeout, reading, conn)
-        };
+        let metered = |body| Metered::new(body, of_body, timeout, reading, Arc::clone(conn));
         let request = match coding.zip(inflated.clone()) {
-            None => request.map(|body| Body::new(metered(body))),
+            None => request.map(|body| B::holding(metered(body))),
             Some((coding, meter)) if grpc => {
                 request.headers_mut().remove(GRPC_ENCODING);
                 let max = self.front.message_max();
                 request.map(|body| {
-                    let messages =
-                        InflatedMessages::new(metered(body), coding, meter, reading, max);
-                    Body::new(messages)
+                    let body = metered(body);
+                    B::holding(InflatedMessages::new(body, coding, meter, reading, max))
                 })
             }
             Some((coding, meter)) => {
@@ -243,24 +278,11 @@ impl Inner {
                 headers.remove(header::CONTENT_ENCODING);
                 headers.remove(header::CONTENT_LENGTH);
                 let of_body = Arc::clone(&raw);
-                request.map(|body| Body::new(Inflated::new(metered(body), coding, of_body, meter)))
+                request.map(|body| B::holding(Inflated::new(metered(body), coding, of_body, meter)))
             }
         };
-        let response = self.front.answer(request).await;
-        match raw.cut().or_else(|| inflated?.cut()) {
-            None => response,
-            Some(cut) => {
-                let refused = Refused::cut(cut);
-                match grpc {
-                    // tonic has passed the body's status on.
-                    true => {
-                        self.metrics.refused(refused.reason);
-                        response
-                    }
-                    false => self.refuse(refused, grpc),
-                }
-            }
-        }
+        let raw = Some(raw);
+        Ok((request, Meters { raw, inflated }))
     }
 
     fn refuse(&self, refused: Refused, grpc: bool) -> Response {
@@ -363,60 +385,4 @@ fn preflight(asked: &HeaderMap, origin: Option<HeaderValue>) -> Response {
     }
     headers.insert(header::ACCESS_CONTROL_MAX_AGE, PREFLIGHT_SECONDS);
     response
-}
-
-/// What is given out of an answer at once: HTTP/2 takes what it is given whole, however little the peer takes of it,
-/// and then nothing counts it any more.
-const PIECE_BYTES: usize = 16 << 10;
-
-/// An answer's body: its request counts, and its connection is busy, until it is written.
-pub(crate) struct Answered {
-    body: Body,
-    /// What it gave and is not given out yet.
-    rest: Bytes,
-    /// Pieces given out, and one.
-    given: u64,
-    _busy: Busy,
-    _begun: Option<Begun>,
-}
-
-impl http_body::Body for Answered {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        task: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let this = self.get_mut();
-        taken::asked();
-        if this.rest.is_empty() {
-            match ready!(Pin::new(&mut this.body).poll_frame(task)) {
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => this.rest = data,
-                    Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
-                },
-                end => return Poll::Ready(end),
-            }
-        }
-        this.given += 1;
-        taken::gave(this.given);
-        let piece = this.rest.split_to(this.rest.len().min(PIECE_BYTES));
-        Poll::Ready(Some(Ok(Frame::data(piece))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.rest.is_empty() && self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let (mut hint, rest) = (self.body.size_hint(), self.rest.len() as u64);
-        match hint.exact() {
-            Some(exact) => SizeHint::with_exact(exact.saturating_add(rest)),
-            None => {
-                hint.set_lower(hint.lower().saturating_add(rest));
-                hint
-            }
-        }
-    }
 }

@@ -86,17 +86,21 @@ impl Rules {
 
     /// An IP address cannot be rebound, and `localhost` is this machine by definition.
     fn is_ours(&self, name: &str) -> bool {
-        let local = |name: &str| name == "localhost" || name.ends_with(".localhost");
-        let name = name.to_ascii_lowercase();
+        let ends = |end: &str| {
+            let at = name.len().checked_sub(end.len());
+            let tail = at.and_then(|at| name.get(at..));
+            tail.is_some_and(|tail| tail.eq_ignore_ascii_case(end))
+        };
+        let local = name.eq_ignore_ascii_case("localhost") || ends(".localhost");
         let is_address = || {
             let bare = name.strip_prefix('[').and_then(|it| it.strip_suffix(']'));
-            bare.unwrap_or(&name).parse::<IpAddr>().is_ok()
+            bare.unwrap_or(name).parse::<IpAddr>().is_ok()
         };
         let allowed = |pattern: &String| match pattern.strip_prefix('*') {
-            Some(end) => name.ends_with(end),
-            None => *pattern == name,
+            Some(end) => ends(end),
+            None => pattern.eq_ignore_ascii_case(name),
         };
-        local(&name) || is_address() || self.hosts.iter().any(allowed)
+        local || is_address() || self.hosts.iter().any(allowed)
     }
 }
 

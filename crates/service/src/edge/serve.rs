@@ -7,7 +7,6 @@
 use std::{
     collections::{HashMap, VecDeque},
     convert::Infallible,
-    pin::Pin,
     sync::Arc,
     time::Duration,
 };
@@ -26,7 +25,8 @@ use tokio::{
 };
 
 use super::{
-    Answered, Edge,
+    Edge,
+    answering::{Answered, Answering},
     connection::{CLOSE_WITHIN, Conn, Patience, Verdict, Wire},
     limits::HttpConfig,
     taken::Streams,
@@ -268,11 +268,9 @@ struct Requests {
 impl Service<Request<Incoming>> for Requests {
     type Response = Response<Answered>;
     type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+    type Future = Answering;
 
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let (edge, conn) = (self.edge.clone(), Arc::clone(&self.conn));
-        let busy = conn.begin();
-        Box::pin(async move { Ok(edge.answer(request, &conn, busy).await) })
+    fn call(&self, request: Request<Incoming>) -> Answering {
+        self.edge.begin(request, &self.conn)
     }
 }

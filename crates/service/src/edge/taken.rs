@@ -5,13 +5,13 @@
 
 use std::{
     cell::Cell,
-    future::poll_fn,
-    pin::{Pin, pin},
-    task::Poll,
+    pin::Pin,
+    task::{Context, Poll},
     time::Duration,
 };
 
 use hyper::rt::Executor;
+use pin_project_lite::pin_project;
 use tokio::time::Sleep;
 
 thread_local! {
@@ -41,28 +41,45 @@ where
     F::Output: Send + 'static,
 {
     fn execute(&self, stream: F) {
-        let timeout = self.timeout;
-        tokio::spawn(async move {
-            let mut stream = pin!(stream);
-            let mut given = 0;
-            let mut stalled: Option<Pin<Box<Sleep>>> = None;
-            // What is not run any more is reset.
-            poll_fn(|task| {
-                GIVEN.set(given);
-                if stream.as_mut().poll(task).is_ready() {
-                    return Poll::Ready(());
-                }
-                let now = GIVEN.replace(0);
-                if now != given {
-                    (given, stalled) = (now, None);
-                }
-                if given == 0 {
-                    return Poll::Pending;
-                }
-                let sleep = || Box::pin(tokio::time::sleep(timeout));
-                stalled.get_or_insert_with(sleep).as_mut().poll(task)
-            })
-            .await;
+        tokio::spawn(Stream {
+            stream,
+            timeout: self.timeout,
+            given: 0,
+            stalled: None,
         });
+    }
+}
+
+pin_project! {
+    /// One stream. No block of `async`, which would hold it twice: it is copied to where it runs.
+    struct Stream<F> {
+        #[pin]
+        stream: F,
+        timeout: Duration,
+        given: u64,
+        stalled: Option<Pin<Box<Sleep>>>,
+    }
+}
+
+impl<F: Future> Future for Stream<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<()> {
+        let this = self.project();
+        GIVEN.set(*this.given);
+        if this.stream.poll(task).is_ready() {
+            return Poll::Ready(());
+        }
+        let now = GIVEN.replace(0);
+        if now != *this.given {
+            (*this.given, *this.stalled) = (now, None);
+        }
+        if *this.given == 0 {
+            return Poll::Pending;
+        }
+        let sleep = || Box::pin(tokio::time::sleep(*this.timeout));
+        let stalled = this.stalled.get_or_insert_with(sleep);
+        // What is not run any more is reset.
+        stalled.as_mut().poll(task)
     }
 }

@@ -4,6 +4,7 @@ mod compression;
 
 use std::{
     collections::VecDeque,
+    convert::Infallible,
     net::SocketAddr,
     pin::Pin,
     sync::{Arc, OnceLock},
@@ -14,7 +15,7 @@ use std::{
 use axum::{
     Router,
     body::Bytes,
-    http::header::CONTENT_TYPE,
+    http::{self, header::CONTENT_TYPE},
     middleware::from_fn_with_state,
     routing::{get, post},
 };
@@ -27,12 +28,16 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
-use tonic::{Code, service::Routes, transport::Endpoint};
+use tonic::{
+    Code, Status, body::Body, codegen::BoxFuture, server::NamedService, service::Routes,
+    transport::Endpoint,
+};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+use tower::Service;
 
 use super::{Edge, limits::HttpConfig};
 use crate::{
-    MessageMax,
+    Calls, MessageMax,
     front::{Front, Mounted, Routed},
     health::Probe,
     methods::{Methods, served},
@@ -56,19 +61,15 @@ async fn start(config: HttpConfig) -> SocketAddr {
         let parts = (0..8).map(|_| Ok::<_, axum::Error>(Frame::data(Bytes::from(text()))));
         axum::body::Body::new(Parts(parts.collect()))
     });
-    let again = post(|body: Bytes| async move { ([(CONTENT_TYPE, "application/grpc")], body) });
     let sets = [quadrille_proto::v1::FILE_DESCRIPTOR_SET];
-    let telling = Telling {
+    let telling = Arc::new(Telling {
         tracing: Tracing::from_env("test", "test", &registry).unwrap(),
         metrics: RequestMetrics::register(&registry),
         methods: Methods::of(&served(&["quadrille.v1.IngestService"], &sets).unwrap()),
         message_max: MessageMax::default(),
-    };
+    });
     let routed = Routed {
-        grpc: Router::new()
-            .route("/test.Echo/Call", again)
-            .route(STREAM, post(|| async { axum::body::Body::new(Silent) }))
-            .fallback(server::not_found),
+        grpc: Calls::default().with(Echo).with(Silence),
         http: Router::new()
             .route("/echo", echo)
             .route("/never", get(std::future::pending::<()>))
@@ -122,6 +123,63 @@ impl http_body::Body for Silent {
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         Poll::Pending
+    }
+}
+
+/// Answers what it got.
+#[derive(Clone)]
+struct Echo;
+
+/// Answers with a body that has begun.
+#[derive(Clone)]
+struct Silence;
+
+impl NamedService for Echo {
+    const NAME: &'static str = "test.Echo";
+}
+
+impl NamedService for Silence {
+    const NAME: &'static str = "quadrille.v1.IngestService";
+}
+
+impl Service<http::Request<Body>> for Echo {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<http::Response<Body>, Infallible>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        Box::pin(async move {
+            let body = axum::body::Body::new(request.into_body());
+            let body = match axum::body::to_bytes(body, LARGE_BYTES).await {
+                Ok(bytes) => Body::new(axum::body::Body::from(bytes)),
+                Err(error) => {
+                    let status = Status::from_error(Box::new(error));
+                    return Ok(status.into_http());
+                }
+            };
+            let mut response = http::Response::new(body);
+            let kind = http::HeaderValue::from_static("application/grpc");
+            response.headers_mut().insert(CONTENT_TYPE, kind);
+            Ok(response)
+        })
+    }
+}
+
+impl Service<http::Request<Body>> for Silence {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<http::Response<Body>, Infallible>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: http::Request<Body>) -> Self::Future {
+        Box::pin(async { Ok(http::Response::new(Body::new(Silent))) })
     }
 }
 

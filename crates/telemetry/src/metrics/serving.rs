@@ -55,14 +55,14 @@ impl RequestMetrics {
         metrics
     }
 
-    /// `method` is `package.Service/Method`, `status` the code's name.
-    pub fn rpc(&self, method: &str, status: &str, took: Duration, trace: Option<TraceId>) {
+    /// Of calls that end alike: `method` is `package.Service/Method`, `status` the code's name.
+    pub fn rpc(&self, method: &str, status: &str) -> RpcDurations {
         let labels = RpcLabels {
             rpc_system_name: "grpc",
             rpc_method: method.to_owned(),
             rpc_response_status_code: status.to_owned(),
         };
-        observe(&self.rpc.get_or_create(&labels), took, trace);
+        RpcDurations(self.rpc.get_or_create_owned(&labels))
     }
 
     /// `route` is the route's pattern, never the path that came.
@@ -82,6 +82,16 @@ impl RequestMetrics {
             http_response_status_code: status,
         };
         observe(&self.http.get_or_create(&labels), took, trace);
+    }
+}
+
+/// How long the calls of one method take that end with one status.
+#[derive(Debug)]
+pub struct RpcDurations(Durations);
+
+impl RpcDurations {
+    pub fn observe(&self, took: Duration, trace: Option<TraceId>) {
+        observe(&self.0, took, trace);
     }
 }
 
@@ -230,12 +240,8 @@ mod tests {
         let registry = Registry::default();
         let requests = RequestMetrics::register(&registry);
         let trace = TraceId::from_hex("0af7651916cd43dd8448eb211c80319c").unwrap();
-        requests.rpc(
-            "quadrille.v1.PredictService/Predict",
-            "OK",
-            Duration::from_millis(3),
-            Some(trace),
-        );
+        let well = requests.rpc("quadrille.v1.PredictService/Predict", "OK");
+        well.observe(Duration::from_millis(3), Some(trace));
         let text = registry.encode();
         let bucket = text
             .lines()

@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 
-use axum::{body::to_bytes, http};
+use axum::body::to_bytes;
 use flate2::{
     Compression,
     read::{GzDecoder, ZlibDecoder},

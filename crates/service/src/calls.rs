@@ -1,0 +1,160 @@
+//! The gRPC services of a port. A call goes straight to the one that its path names, in one span and under its deadline:
+//! it is short, and each layer of a router costs it as much as its model.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::{Duration, Instant},
+};
+
+use axum::http::{HeaderMap, Request, Response};
+use tokio::time::Sleep;
+use tonic::{Status, body::Body, codegen::BoxFuture, server::NamedService};
+use tower::Service;
+
+use crate::{
+    answer::Answer,
+    server::{Deadline, timeout_of, too_late},
+    spans::{Told, canonical},
+};
+
+/// Puts something into the headers of every answer.
+type TellFn = dyn Fn(&mut HeaderMap) + Send + Sync;
+
+/// The services that a port answers by gRPC.
+#[derive(Default)]
+pub struct Calls {
+    services: Vec<(&'static str, Box<dyn Callee>)>,
+    tell: Option<Arc<TellFn>>,
+}
+
+impl Calls {
+    /// And this service, as tonic generates it.
+    pub fn with<S>(mut self, service: S) -> Self
+    where
+        S: Service<
+                Request<Body>,
+                Response = Response<Body>,
+                Error = Infallible,
+                Future = BoxFuture<Response<Body>, Infallible>,
+            > + NamedService
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+    {
+        self.services.push((S::NAME, Box::new(service)));
+        self
+    }
+
+    /// With this in the headers of every answer, its initial metadata.
+    pub fn telling(mut self, tell: impl Fn(&mut HeaderMap) + Send + Sync + 'static) -> Self {
+        self.tell = Some(Arc::new(tell));
+        self
+    }
+
+    /// Full names of the services.
+    pub fn names(&self) -> Vec<&'static str> {
+        self.services.iter().map(|(name, _)| *name).collect()
+    }
+
+    /// Begins a call.
+    pub(crate) fn begin(&self, mut request: Request<Body>, told: Told) -> Calling {
+        let timeout = timeout_of(request.headers());
+        // A timer of nothing would let a quick answer through.
+        if timeout == Some(Duration::ZERO) {
+            return self.calling(Box::pin(async { Ok(too_late()) }), None, told);
+        }
+        if let Some(deadline) = timeout.and_then(|timeout| Instant::now().checked_add(timeout)) {
+            request.extensions_mut().insert(Deadline(deadline));
+        }
+        let late = timeout.map(|timeout| Box::pin(tokio::time::sleep(timeout)));
+        let path = request.uri().path();
+        let name = path.strip_prefix('/').and_then(|path| path.split_once('/'));
+        let named = |(service, _): &&(&str, _)| name.is_some_and(|(name, _)| name == *service);
+        let call = match self.services.iter().find(named) {
+            Some((_, service)) => service.answer(request),
+            None => {
+                let status = Status::unimplemented(format!("no method {path}"));
+                Box::pin(async move { Ok(status.into_http()) })
+            }
+        };
+        self.calling(call, late, told)
+    }
+
+    fn calling(
+        &self,
+        call: BoxFuture<Response<Body>, Infallible>,
+        late: Option<Pin<Box<Sleep>>>,
+        told: Told,
+    ) -> Calling {
+        Calling {
+            call,
+            late,
+            told: Some(told),
+            tell: self.tell.clone(),
+        }
+    }
+}
+
+trait Callee: Send + Sync {
+    fn answer(&self, request: Request<Body>) -> BoxFuture<Response<Body>, Infallible>;
+}
+
+impl<S> Callee for S
+where
+    S: Service<Request<Body>, Future = BoxFuture<Response<Body>, Infallible>> + Clone + Send + Sync,
+{
+    fn answer(&self, request: Request<Body>) -> BoxFuture<Response<Body>, Infallible> {
+        // Always ready; its clone is one of a few pointers.
+        self.clone().call(request)
+    }
+}
+
+/// A call that is being answered.
+pub(crate) struct Calling {
+    call: BoxFuture<Response<Body>, Infallible>,
+    /// Its deadline, where it has one.
+    late: Option<Pin<Box<Sleep>>>,
+    /// Gone once it is answered.
+    told: Option<Told>,
+    tell: Option<Arc<TellFn>>,
+}
+
+impl Future for Calling {
+    type Output = Response<Answer>;
+
+    fn poll(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Response<Answer>> {
+        let this = self.get_mut();
+        let current = this.told.as_ref().and_then(Told::attach);
+        let polled = this.call.as_mut().poll(task);
+        drop(current);
+        let mut response = match polled {
+            Poll::Ready(Ok(response)) => response,
+            Poll::Ready(Err(never)) => match never {},
+            Poll::Pending => match &mut this.late {
+                None => return Poll::Pending,
+                Some(late) => {
+                    ready!(late.as_mut().poll(task));
+                    too_late()
+                }
+            },
+        };
+        let mut told = this.told.take();
+        if let Some(status) = Status::from_header_map(response.headers()) {
+            let told = told.take();
+            let max = told.as_ref().map(Told::message_max).unwrap_or_default();
+            let (status, canonical) = canonical(status, response, max);
+            response = canonical;
+            if let Some(told) = told {
+                told.end(status.code());
+            }
+        }
+        if let Some(tell) = &this.tell {
+            tell(response.headers_mut());
+        }
+        Poll::Ready(response.map(|body| Answer::new(body, told)))
+    }
+}

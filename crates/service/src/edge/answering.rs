@@ -1,0 +1,257 @@
+//! A request on its way to its answer, and what is done to an answer before it goes. No block of `async` around a gRPC
+//! call: it would hold the request once a layer, and be copied as often.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use axum::{
+    body::{Body, Bytes},
+    extract::Request,
+    http::{HeaderValue, header},
+    response::Response,
+};
+use http_body::{Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::{
+    Edge, Refused,
+    body::{Cut, Meter},
+    coding::Coding,
+    connection::{Busy, Conn},
+    load::Begun,
+    origin::share,
+    pack, taken,
+};
+use crate::{answer::Answer, calls::Calling};
+
+/// A request that is being answered.
+pub(crate) enum Answering {
+    /// Not begun yet: the connection's task only passes it on.
+    New(Option<New>),
+    /// It was refused, or there is nothing to wait for.
+    Now(Option<Response<Answered>>),
+    Call(Calling, Option<Leaving>),
+    Http(Pin<Box<dyn Future<Output = Response<Answered>> + Send>>),
+}
+
+impl Future for Answering {
+    type Output = Result<Response<Answered>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        if let Answering::New(new) = this
+            && let Some(new) = new.take()
+        {
+            *this = new.edge.answer(new.request, &new.conn, new.busy);
+        }
+        let response = match this {
+            Answering::New(_) => None,
+            Answering::Now(response) => response.take(),
+            Answering::Http(response) => Some(ready!(response.as_mut().poll(task))),
+            Answering::Call(calling, leaving) => {
+                let response = ready!(Pin::new(calling).poll(task));
+                leaving.take().map(|it| it.leave(response.map(Said::Call)))
+            }
+        };
+        match response {
+            Some(response) => {
+                taken::gave(1);
+                Poll::Ready(Ok(response))
+            }
+            // It has been answered: whoever asks again waits for nothing.
+            None => Poll::Pending,
+        }
+    }
+}
+
+/// A request as it came.
+pub(crate) struct New {
+    pub edge: Edge,
+    pub request: Request<Incoming>,
+    pub conn: Arc<Conn>,
+    pub busy: Busy,
+}
+
+/// The bytes that a request holds, as they come and inflated.
+#[derive(Default)]
+pub(super) struct Meters {
+    pub raw: Option<Arc<Meter>>,
+    pub inflated: Option<Arc<Meter>>,
+}
+
+impl Meters {
+    fn cut(&self) -> Option<Cut> {
+        let meters = [&self.raw, &self.inflated];
+        meters.into_iter().flatten().find_map(|meter| meter.cut())
+    }
+}
+
+/// What is done to an answer before it goes.
+pub(crate) struct Leaving {
+    pub edge: Edge,
+    pub grpc: bool,
+    pub packed: Option<Coding>,
+    pub meters: Meters,
+    /// The other site whose page asks, where one does.
+    pub origin: Option<HeaderValue>,
+    /// Its connection is closed after it.
+    pub close: bool,
+    pub busy: Busy,
+    pub begun: Option<Begun>,
+}
+
+impl Leaving {
+    pub fn refuse(self, refused: Refused) -> Answering {
+        let response = self.edge.0.refuse(refused, self.grpc);
+        self.leave_now(response)
+    }
+
+    pub fn leave_now(self, response: Response) -> Answering {
+        Answering::Now(Some(self.leave(response.map(Said::Http))))
+    }
+
+    pub fn leave_later(
+        self,
+        response: impl Future<Output = Response> + Send + 'static,
+    ) -> Answering {
+        Answering::Http(Box::pin(async move {
+            self.leave(response.await.map(Said::Http))
+        }))
+    }
+
+    fn leave(self, response: Response<Said>) -> Response<Answered> {
+        let inner = &*self.edge.0;
+        let mut response = match self.meters.cut().map(Refused::cut) {
+            None => response,
+            // tonic has passed the body's status on.
+            Some(refused) if self.grpc => {
+                inner.metrics.refused(refused.reason);
+                response
+            }
+            Some(refused) => inner.refuse(refused, false).map(Said::Http),
+        };
+        if let Some(origin) = &self.origin {
+            share(response.headers_mut(), origin);
+        }
+        let mut response = match self.packed {
+            None => response,
+            Some(coding) => {
+                let response = response.map(Body::new);
+                let packed = match self.grpc {
+                    true => pack::pack_messages(response, coding, &inner.load),
+                    false => pack::pack(response, coding, &inner.load),
+                };
+                packed.map(Said::Http)
+            }
+        };
+        if self.close {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
+        }
+        response.map(|said| Answered {
+            said,
+            rest: Bytes::new(),
+            given: 1,
+            _busy: self.busy,
+            _begun: self.begun,
+        })
+    }
+}
+
+/// What is given out of an answer at once: HTTP/2 takes what it is given whole, however little the peer takes of it,
+/// and then nothing counts it any more.
+const PIECE_BYTES: usize = 16 << 10;
+
+/// What an answer says.
+pub(super) enum Said {
+    Http(Body),
+    Call(Answer),
+}
+
+impl http_body::Body for Said {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        match self.get_mut() {
+            Said::Http(body) => Pin::new(body).poll_frame(task),
+            Said::Call(body) => Pin::new(body).poll_frame(task),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Said::Http(body) => body.is_end_stream(),
+            Said::Call(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Said::Http(body) => body.size_hint(),
+            Said::Call(body) => body.size_hint(),
+        }
+    }
+}
+
+/// An answer's body: its request counts, and its connection is busy, until it is written.
+pub(crate) struct Answered {
+    said: Said,
+    /// What it gave and is not given out yet.
+    rest: Bytes,
+    /// Pieces given out, and one.
+    given: u64,
+    _busy: Busy,
+    _begun: Option<Begun>,
+}
+
+impl http_body::Body for Answered {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let this = self.get_mut();
+        taken::asked();
+        if this.rest.is_empty() {
+            match ready!(Pin::new(&mut this.said).poll_frame(task)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => this.rest = data,
+                    Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+                },
+                end => return Poll::Ready(end),
+            }
+        }
+        this.given += 1;
+        taken::gave(this.given);
+        let piece = match this.rest.len() > PIECE_BYTES {
+            true => this.rest.split_to(PIECE_BYTES),
+            false => std::mem::take(&mut this.rest),
+        };
+        Poll::Ready(Some(Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty() && self.said.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let (mut hint, rest) = (self.said.size_hint(), self.rest.len() as u64);
+        match hint.exact() {
+            Some(exact) => SizeHint::with_exact(exact.saturating_add(rest)),
+            None => {
+                hint.set_lower(hint.lower().saturating_add(rest));
+                hint
+            }
+        }
+    }
+}
