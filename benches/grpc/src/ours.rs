@@ -1,6 +1,6 @@
 //! The inference service as it is run, with its spans and metrics; its model is a forest whose trees reach their depth.
-//! Its lane has nothing to do: the embedded broker, which it asks a hundred times a second where it asks a real one
-//! twice, goes as soon as the service is there.
+//! Its lane has nothing to do, and asks the embedded broker, in the same process, for news a hundred times a second where
+//! it asks a real one twice.
 
 use std::{
     net::{Ipv4Addr, TcpListener},
@@ -79,9 +79,9 @@ pub fn serve() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Runtime::new()?;
     let service = runtime.spawn(inference::run(config, std::future::pending()));
     runtime.block_on(Client::connect(address))?;
-    drop(broker);
     println!("{address}");
     runtime.block_on(service)??;
+    drop(broker);
     Ok(())
 }
 
