@@ -13,6 +13,7 @@ mod health;
 mod healthcheck;
 mod methods;
 mod process;
+mod scrape;
 pub mod sealed;
 mod server;
 mod service;

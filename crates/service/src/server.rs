@@ -3,6 +3,7 @@
 
 use std::{
     convert::Infallible,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -19,7 +20,7 @@ use quadrille_telemetry::{Registry, metrics::CONTENT_TYPE};
 use tonic::{Status, service::Routes};
 use tower::ServiceExt;
 
-use crate::{front::Mounted, health::Probe};
+use crate::{front::Mounted, health::Probe, scrape::Scrape};
 
 /// Probes, metrics, `grpc.health.v1` and whatever is mounted.
 pub(crate) fn router(probe: Probe, registry: Registry, health: Routes, mounted: Mounted) -> Router {
@@ -28,8 +29,16 @@ pub(crate) fn router(probe: Probe, registry: Registry, health: Routes, mounted: 
         Ok(()) => (StatusCode::OK, "ok\n".to_owned()),
         Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
     };
-    let metrics =
-        move || async move { ([(header::CONTENT_TYPE, CONTENT_TYPE)], registry.encode()) };
+    let scrape = Arc::new(Scrape::new(registry));
+    let metrics = move || async move {
+        match scrape.answer(Instant::now()) {
+            Some(text) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response(),
+            None => {
+                let why = "others have not taken their metrics yet; ask again a little later\n";
+                (StatusCode::SERVICE_UNAVAILABLE, why).into_response()
+            }
+        }
+    };
     health
         .into_axum_router()
         .route("/livez", get(move || async move { answer(live.live()) }))
