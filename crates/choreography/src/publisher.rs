@@ -34,6 +34,8 @@ const CONFIRM_WITHIN: Duration = Duration::from_secs(10);
 const EVENT_WAIT: Duration = Duration::from_millis(500);
 /// Between two producers that fail for good, at first and at most: nothing is sent meanwhile, and readiness says so.
 const REPLACED_AFTER: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// How long a record waits before it is offered again to a full queue, at first and at most: each of many streams may have one.
+const OFFERED_AFTER: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(250));
 /// Bounds what waits for Kafka; beyond it senders are told to come back.
 const QUEUE_KIB_MAX: usize = 16 << 10;
 
@@ -69,6 +71,8 @@ impl PublishError {
 }
 
 type Ticket = oneshot::Sender<Result<Acknowledged, PublishError>>;
+type Answer = oneshot::Receiver<Result<Acknowledged, PublishError>>;
+type Outgoing<'r> = BaseRecord<'r, [u8], [u8], Box<Ticket>>;
 
 struct Events;
 
@@ -265,6 +269,47 @@ impl Publisher {
         &self,
         publication: &Publication<'_>,
     ) -> impl Future<Output = Result<Acknowledged, PublishError>> + Send + use<> {
+        let (record, answer, span) = self.outgoing(publication);
+        let sent = self.send(record).map_err(|(error, _)| error);
+        confirmed(sent, answer, span)
+    }
+
+    /// As [`Publisher::publish`], but a full queue is waited for: the record is made once, and offered again ever more rarely.
+    ///
+    /// # Errors
+    /// As [`Publisher::publish`], but never [`PublishError::Busy`].
+    pub async fn publish_waiting(
+        &self,
+        publication: &Publication<'_>,
+    ) -> impl Future<Output = Result<Acknowledged, PublishError>> + Send + use<> {
+        let (mut record, answer, span) = self.outgoing(publication);
+        let mut backoff = Backoff::new(OFFERED_AFTER.0, OFFERED_AFTER.1);
+        let sent = loop {
+            match self.send(record) {
+                Ok(()) => break Ok(()),
+                Err((PublishError::Busy, back)) => record = back,
+                Err((error, _)) => break Err(error),
+            }
+            tokio::time::sleep(backoff.next_wait()).await;
+        };
+        confirmed(sent, answer, span)
+    }
+
+    fn send<'r>(&self, record: Outgoing<'r>) -> Result<(), (PublishError, Outgoing<'r>)> {
+        let sent = self.0.line.producer.load().send(record);
+        sent.map_err(|(error, record)| {
+            let error = if client::is_queue_full(&error) {
+                PublishError::Busy
+            } else if client::is_too_large(&error) {
+                PublishError::TooLarge
+            } else {
+                PublishError::Unconfirmed(error.to_string())
+            };
+            (error, record)
+        })
+    }
+
+    fn outgoing<'r>(&self, publication: &Publication<'r>) -> (Outgoing<'r>, Answer, Option<Span>) {
         let (ticket, answer) = oneshot::channel();
         let mut record = BaseRecord::with_opaque_to(publication.topic, Box::new(ticket))
             .partition(publication.partition)
@@ -281,35 +326,32 @@ impl Publisher {
             }
             record.headers = Some(headers);
         }
-        let mut span = self.0.send_span(publication);
+        let span = self.0.send_span(publication);
         if let Some(span) = &span {
             record.headers = Some(spans::carry(record.headers.take(), span.span_context()));
         }
-        let line = &self.0.line;
-        let sent = line.producer.load().send(record).map_err(|(error, _)| {
-            if client::is_queue_full(&error) {
-                PublishError::Busy
-            } else if client::is_too_large(&error) {
-                PublishError::TooLarge
-            } else {
-                PublishError::Unconfirmed(error.to_string())
-            }
-        });
-        async move {
-            let answer = match sent {
-                Err(error) => Err(error),
-                Ok(()) => answer.await.unwrap_or_else(|_| {
-                    Err(PublishError::Unconfirmed(
-                        "the service is stopping".to_owned(),
-                    ))
-                }),
-            };
-            if let (Some(span), Err(error)) = (&mut span, &answer) {
-                span.fail(error.class(), &error.to_string());
-            }
-            answer
-        }
+        (record, answer, span)
     }
+}
+
+/// What became of a record that was sent or not.
+async fn confirmed(
+    sent: Result<(), PublishError>,
+    answer: Answer,
+    mut span: Option<Span>,
+) -> Result<Acknowledged, PublishError> {
+    let answer = match sent {
+        Err(error) => Err(error),
+        Ok(()) => answer.await.unwrap_or_else(|_| {
+            Err(PublishError::Unconfirmed(
+                "the service is stopping".to_owned(),
+            ))
+        }),
+    };
+    if let (Some(span), Err(error)) = (&mut span, &answer) {
+        span.fail(error.class(), &error.to_string());
+    }
+    answer
 }
 
 impl Inner {
@@ -340,5 +382,69 @@ impl Inner {
         let name = format!("send {}", publication.topic);
         let span = NewSpan::new(name, SpanKind::Producer).with(attributes);
         self.tracing.begin(Some(parent), span)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        pin::pin,
+        sync::atomic::AtomicUsize,
+        task::{Poll, Wake, Waker},
+        time::Instant,
+    };
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_record_is_offered_ever_more_rarely_to_a_full_queue() {
+        let mut runtime = tokio::runtime::Builder::new_multi_thread();
+        let runtime = runtime.worker_threads(1).enable_time().build().unwrap();
+        let _entered = runtime.enter();
+        // Nobody is there: what is sent stays in the queue.
+        let cluster = Cluster::new("127.0.0.1:1", "").unwrap();
+        let publisher = Publisher::connect(&cluster, "test", 1 << 20).unwrap();
+        let payload = vec![0; 1_000_000];
+        let publication = Publication {
+            topic: "t",
+            partition: 0,
+            key: b"k",
+            payload: Some(&payload),
+            timestamp_ms: None,
+            headers: &[],
+        };
+        let mut queued = Vec::new();
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        let mut task = std::task::Context::from_waker(&waker);
+        loop {
+            let mut sent = Box::pin(publisher.publish(&publication));
+            match sent.as_mut().poll(&mut task) {
+                Poll::Ready(refused) => break assert_eq!(refused, Err(PublishError::Busy)),
+                Poll::Pending => queued.push(sent),
+            }
+            assert!(queued.len() < 100, "the queue has a bound");
+        }
+        let mut waiting = pin!(publisher.publish_waiting(&publication));
+        let (began, mut offered) = (Instant::now(), 0);
+        while began.elapsed() < Duration::from_secs(1) {
+            assert!(waiting.as_mut().poll(&mut task).is_pending());
+            offered += 1;
+            let before = woken.0.load(Ordering::Relaxed);
+            while woken.0.load(Ordering::Relaxed) == before && began.elapsed().as_secs() < 1 {
+                std::thread::yield_now();
+            }
+        }
+        // 5 + 10 + 20 … + 250 ms, or half of that each: every 5 ms would be 200 times.
+        assert!((3..=20).contains(&offered), "{offered}");
     }
 }

@@ -3,7 +3,6 @@
 use std::{
     pin::Pin,
     sync::{Arc, OnceLock},
-    time::Duration,
 };
 
 use futures_util::{Stream, StreamExt, stream};
@@ -23,8 +22,6 @@ use crate::intake::{Accepted, Intake, Rejection, Sender};
 
 /// Records of one stream that wait for Kafka; beyond it the stream is not read.
 const STREAM_IN_FLIGHT_MAX: usize = 1_000;
-/// How long a stream's record waits before it is offered again to a full queue.
-const BUSY_WAIT: Duration = Duration::from_millis(5);
 
 pub(crate) struct Ingest {
     pub intakes: Arc<[Arc<Intake>]>,
@@ -154,23 +151,8 @@ async fn begin(
     let reading = read(&intake, request)
         .map_err(|rejection| (status(&rejection), rejection.field().to_owned()))?;
     let sender = sender(request, headers);
-    loop {
-        let mut confirmation = Box::pin(intake.send(reading.clone(), &sender));
-        // A full queue is known at once; a stream waits for room instead of failing.
-        match futures_util::poll!(&mut confirmation) {
-            std::task::Poll::Ready(Err(rejection)) if rejection.is_busy() => {
-                tokio::time::sleep(BUSY_WAIT).await;
-            }
-            std::task::Poll::Ready(result) => {
-                return Ok(futures_util::future::Either::Left(std::future::ready(
-                    result,
-                )));
-            }
-            std::task::Poll::Pending => {
-                return Ok(futures_util::future::Either::Right(confirmation));
-            }
-        }
-    }
+    // A stream waits for room instead of failing; its record counts meanwhile, for nothing more is read.
+    Ok(intake.send_waiting(reading, &sender).await)
 }
 
 fn rejected(status: &Status, field: &str) -> Outcome {

@@ -82,10 +82,6 @@ impl Rejection {
             _ => None,
         }
     }
-
-    pub fn is_busy(&self) -> bool {
-        matches!(self, Rejection::Publish(PublishError::Busy))
-    }
 }
 
 impl From<Invalid> for Rejection {
@@ -158,29 +154,32 @@ impl Intake {
         reading: Reading,
         sender: &Sender,
     ) -> impl Future<Output = Result<Accepted, Rejection>> + Send + use<> {
-        let sent = self.publish(reading, sender);
-        let topic = Arc::clone(&self.topic);
-        async move {
-            let (id, confirmation) = sent?;
-            match confirmation.await {
-                Ok(place) => Ok(Accepted { id, topic, place }),
-                Err(PublishError::Unconfirmed(why)) => Err(Rejection::Unconfirmed { id, why }),
-                Err(error) => Err(error.into()),
-            }
-        }
+        let sent = self.prepare(reading, sender).map(|prepared| {
+            let confirmation = self.publisher.publish(&self.publication(&prepared, sender));
+            (prepared.id, confirmation)
+        });
+        confirmed(sent, Arc::clone(&self.topic))
     }
 
-    fn publish(
+    /// As [`Intake::send`], but a full queue is waited for: the first future is ready when the record is sent, the second when
+    /// Kafka has confirmed it.
+    pub async fn send_waiting(
         &self,
         reading: Reading,
         sender: &Sender,
-    ) -> Result<
-        (
-            String,
-            impl Future<Output = Result<Acknowledged, PublishError>> + Send + use<>,
-        ),
-        Rejection,
-    > {
+    ) -> impl Future<Output = Result<Accepted, Rejection>> + Send + use<> {
+        let sent = match self.prepare(reading, sender) {
+            Ok(prepared) => {
+                let publication = self.publication(&prepared, sender);
+                let confirmation = self.publisher.publish_waiting(&publication).await;
+                Ok((prepared.id, confirmation))
+            }
+            Err(rejection) => Err(rejection),
+        };
+        confirmed(sent, Arc::clone(&self.topic))
+    }
+
+    fn prepare(&self, reading: Reading, sender: &Sender) -> Result<Prepared, Rejection> {
         let id = match (reading.id, &sender.idempotency_key) {
             (Some(id), _) => id,
             (None, Some(key)) => {
@@ -189,11 +188,11 @@ impl Intake {
             }
             (None, None) => Uuid::now_v7().to_string(),
         };
-        let now = now_ms();
+        let now_ms = now_ms();
         let record = Record {
             id,
             key: reading.key,
-            event_time_ms: reading.event_time_ms.unwrap_or(now),
+            event_time_ms: reading.event_time_ms.unwrap_or(now_ms),
             values: reading.values,
             extra: reading.extra,
         };
@@ -206,14 +205,48 @@ impl Intake {
                 self.topic
             )));
         }
-        let confirmation = self.publisher.publish(&Publication {
+        Ok(Prepared {
+            id: record.id,
+            key: record.key,
+            payload,
+            now_ms,
+        })
+    }
+
+    fn publication<'a>(&'a self, prepared: &'a Prepared, sender: &'a Sender) -> Publication<'a> {
+        Publication {
             topic: &self.topic,
-            partition: partition_of(record.key.as_bytes(), self.partitions),
-            key: record.key.as_bytes(),
-            payload: Some(&payload),
-            timestamp_ms: Some(now),
+            partition: partition_of(prepared.key.as_bytes(), self.partitions),
+            key: prepared.key.as_bytes(),
+            payload: Some(&prepared.payload),
+            timestamp_ms: Some(prepared.now_ms),
             headers: &sender.headers,
-        });
-        Ok((record.id, confirmation))
+        }
+    }
+}
+
+/// A record as it is sent.
+struct Prepared {
+    id: String,
+    key: String,
+    payload: Vec<u8>,
+    now_ms: i64,
+}
+
+async fn confirmed(
+    sent: Result<
+        (
+            String,
+            impl Future<Output = Result<Acknowledged, PublishError>>,
+        ),
+        Rejection,
+    >,
+    topic: Arc<str>,
+) -> Result<Accepted, Rejection> {
+    let (id, confirmation) = sent?;
+    match confirmation.await {
+        Ok(place) => Ok(Accepted { id, topic, place }),
+        Err(PublishError::Unconfirmed(why)) => Err(Rejection::Unconfirmed { id, why }),
+        Err(error) => Err(error.into()),
     }
 }
