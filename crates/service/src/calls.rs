@@ -10,6 +10,7 @@ use std::{
 };
 
 use axum::http::{HeaderMap, Request, Response};
+use quadrille_pipeline::quote::cut;
 use tokio::time::Sleep;
 use tonic::{Status, body::Body, codegen::BoxFuture, server::NamedService};
 use tower::Service;
@@ -77,7 +78,7 @@ impl Calls {
         let call = match self.services.iter().find(named) {
             Some((_, service)) => service.answer(request),
             None => {
-                let status = Status::unimplemented(format!("no method {path}"));
+                let status = Status::unimplemented(format!("no method {}", cut(path)));
                 Box::pin(async move { Ok(status.into_http()) })
             }
         };

@@ -222,7 +222,7 @@ impl Inner {
         if begun.is_none() && !watched {
             let (what, most) = match length {
                 Length::Bounded => ("requests", self.config.requests_max),
-                Length::Open => ("streams or twice as many requests", self.load.streams_max()),
+                Length::Open => ("streams (or all requests)", self.load.streams_max()),
             };
             return Err(Refused::busy(
                 "requests",
