@@ -82,6 +82,8 @@ pub(crate) enum OffsetsIn {
 struct Check {
     /// What has to come.
     sought: Option<Sought>,
+    /// How often the client began before what is committed, although the log has it.
+    early: u32,
     /// How often the client was sent to where the log begins to differ from what was handled.
     finds: u32,
     /// Since when.

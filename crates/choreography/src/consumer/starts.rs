@@ -21,8 +21,8 @@ use crate::{
     start::{Before, Committed, Start, TRIES_MAX, Why, judge, why},
 };
 
-/// How long a partition is left alone whose log still looks shorter than what is committed: other partitions go on
-/// meanwhile, and Kafka is not asked without a pause.
+/// How long a partition is left alone whose log still looks shorter than what is committed, or which begins too early
+/// again and again: other partitions go on meanwhile, and Kafka is not asked without a pause.
 const REST: Duration = Duration::from_secs(1);
 
 /// The first record that came of a partition, and what is committed of it.
@@ -33,6 +33,47 @@ struct First {
     epoch: Option<i32>,
     committed: Committed,
     committed_epoch: Option<i32>,
+}
+
+impl Check {
+    /// It began before what is committed, which the log (of this end, where Kafka said it) has. Sent there often enough,
+    /// it is left alone first.
+    fn began_early(self, committed: i64, end: Option<i64>) -> Self {
+        let early = self.early.saturating_add(1);
+        // Whatever it looked like before: if it looks shorter again, that is news.
+        let (finds, differs_since) = match end {
+            Some(_) => (0, None),
+            None => (self.finds, self.differs_since),
+        };
+        Check {
+            early,
+            finds,
+            differs_since,
+            rest: Rest::once(early, committed),
+            ..self
+        }
+    }
+
+    /// Its log looks shorter than what is committed; `first` is the record that came. Looked for often enough, it comes
+    /// again where it lies, after a while: further on records would be passed over.
+    fn looks_shorter(self, first: i64) -> Self {
+        let finds = self.finds.saturating_add(1);
+        Check {
+            finds,
+            differs_since: self.differs_since.or_else(|| Some(Instant::now())),
+            rest: Rest::once(finds, first),
+            ..self
+        }
+    }
+}
+
+impl Rest {
+    fn once(times: u32, next: i64) -> Option<Self> {
+        (times > TRIES_MAX).then(|| Rest {
+            until: Instant::now() + REST,
+            next,
+        })
+    }
 }
 
 impl LaneConsumer {
@@ -158,7 +199,8 @@ impl LaneConsumer {
         for element in self.client.position()?.elements() {
             let partition = element.partition();
             if let Offset::Offset(next) = element.offset()
-                && unchecked.get(&partition) == Some(&Check::default())
+                && let Some(check) = unchecked.get(&partition)
+                && (check.sought, check.finds, check.rest) == (None, 0, None)
             {
                 list.add_partition(&self.topic, partition);
                 reached.insert(partition, next);
@@ -340,6 +382,7 @@ impl LaneConsumer {
                     committed,
                     "the client began before what is committed; it is sent there"
                 );
+                let check = check.began_early(committed, end);
                 Some((there.0, there.1, check))
             }
             Why::Differs => {
@@ -350,23 +393,8 @@ impl LaneConsumer {
                     end,
                     "the log ends before what is committed; looking for where it differs"
                 );
-                let finds = check.finds.saturating_add(1);
-                let differs_since = check.differs_since.or_else(|| Some(Instant::now()));
-                let rest = (finds > TRIES_MAX).then(|| Rest {
-                    until: Instant::now() + REST,
-                    next: offset,
-                });
-                let check = Check {
-                    finds,
-                    differs_since,
-                    rest,
-                    ..check
-                };
-                // Looked for often enough, it comes again where it lies: further on records would be passed over.
-                match rest {
-                    Some(_) => Some((offset, None, check)),
-                    None => Some((there.0, there.1, check)),
-                }
+                let check = check.looks_shorter(offset);
+                Some((there.0, there.1, check))
             }
             Why::Lost(lost) => {
                 tracing::error!(
@@ -416,5 +444,50 @@ impl LaneConsumer {
         );
         let lost = (begin - committed).unsigned_abs();
         self.client.context().metrics.lost("expired", lost);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partition_that_begins_too_early_again_and_again_is_sent_on_after_a_rest() {
+        let mut check = Check::default();
+        for _ in 0..TRIES_MAX {
+            check = check.began_early(10, Some(20));
+            assert_eq!(check.rest, None);
+        }
+        for end in [Some(20), None] {
+            check = Check {
+                rest: None,
+                ..check
+            }
+            .began_early(10, end);
+            assert_eq!(check.rest.map(|rest| rest.next), Some(10));
+        }
+    }
+
+    #[test]
+    fn a_log_that_has_what_is_committed_after_all_is_looked_at_anew_if_it_looks_shorter_again() {
+        let shorter = Check::default().looks_shorter(7).looks_shorter(7);
+        assert_eq!(shorter.finds, 2);
+        let unknown = shorter.began_early(10, None);
+        let looked = |check: Check| (check.finds, check.differs_since);
+        assert_eq!(looked(unknown), looked(shorter));
+        assert_eq!(looked(shorter.began_early(10, Some(10))), (0, None));
+    }
+
+    #[test]
+    fn a_log_that_still_looks_shorter_comes_again_from_the_same_record_after_a_rest() {
+        let mut check = Check::default();
+        for _ in 0..TRIES_MAX {
+            check = check.looks_shorter(7);
+            assert_eq!(check.rest, None);
+        }
+        let since = check.differs_since;
+        check = check.looks_shorter(7);
+        assert_eq!(check.rest.map(|rest| rest.next), Some(7));
+        assert!(since.is_some() && check.differs_since == since);
     }
 }
