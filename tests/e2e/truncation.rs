@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use quadrille_local::kafka::DataDir;
+use quadrille_local::{Kafka, kafka::DataDir};
 use quadrille_proto::Stage;
 use rdkafka::{
     ClientConfig, Offset, TopicPartitionList,
@@ -66,12 +66,29 @@ fn remove_partition(data: &Path, partition: &str) {
     panic!("{partition} is not in {}", data.display());
 }
 
+/// An Apache Kafka that keeps its data in this folder.
+fn on_disk(data: &TempDir) -> Kafka {
+    let mut options = broker::that_goes_away();
+    options.data_dir = DataDir::Kept(data.path().to_owned());
+    options.start().expect("Apache Kafka starts")
+}
+
+/// Deletes the inbox up to an offset, as retention does.
+fn expire(world: &World, offset: i64) {
+    let mut before = TopicPartitionList::new();
+    before
+        .add_partition_offset(&world.topics().inbox, 0, Offset::Offset(offset))
+        .expect("an offset");
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let deleting = admin(&world.bootstrap);
+    let deleted = runtime.block_on(deleting.delete_records(&before, &AdminOptions::new()));
+    deleted.expect("deleted");
+}
+
 /// The inbox loses its disk under running services, or while ingest is stopped.
 fn a_lost_disk(ingest_runs: bool) {
     let data = TempDir::new().expect("a folder");
-    let mut options = broker::that_goes_away();
-    options.data_dir = DataDir::Kept(data.path().to_owned());
-    let mut broker = options.start().expect("Apache Kafka starts");
+    let mut broker = on_disk(&data);
     let world = World::on(broker.bootstrap_servers(), 1);
     let mut services = world.start_all();
     send_nameless(&world, 0, 20);
@@ -117,9 +134,7 @@ fn records_on_a_new_disk_are_handled_by_an_ingest_that_starts() {
 #[test]
 fn predictions_on_a_new_disk_that_outgrew_the_old_one_are_stored_by_results_that_ran() {
     let data = TempDir::new().expect("a folder");
-    let mut options = broker::that_goes_away();
-    options.data_dir = DataDir::Kept(data.path().to_owned());
-    let mut broker = options.start().expect("Apache Kafka starts");
+    let mut broker = on_disk(&data);
     let world = World::on(broker.bootstrap_servers(), 1);
     let others = [Stage::Ingest, Stage::Feature, Stage::Inference];
     let _others = others.map(|stage| world.start(stage, "a"));
@@ -171,16 +186,32 @@ fn what_retention_deleted_before_it_was_read_is_counted_and_the_rest_is_handled(
     oracle::stored(&world, services[3].address(), 20);
     drained(&mut services[0]);
     send_named(&world, 20..30);
-    let mut before = TopicPartitionList::new();
-    before
-        .add_partition_offset(&world.topics().inbox, 0, Offset::Offset(26))
-        .expect("an offset");
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let deleting = admin(&world.bootstrap);
-    let deleted = runtime.block_on(deleting.delete_records(&before, &AdminOptions::new()));
-    deleted.expect("deleted");
+    expire(&world, 26);
     services[0] = services[0].launch.start();
     services[0].ready();
     oracle::stored(&world, services[3].address(), 24);
     assert_eq!(lost(&services[0], &world, "expired"), Some(6.0));
+}
+
+/// A gap and a newer epoch: the log could have been cut, too.
+#[test]
+fn a_start_behind_a_gap_and_in_a_newer_epoch_is_looked_at_twice_and_counted_once() {
+    let data = TempDir::new().expect("a folder");
+    let mut broker = on_disk(&data);
+    let world = World::on(broker.bootstrap_servers(), 1);
+    let mut services = world.start_all();
+    send_named(&world, 0..20);
+    oracle::stored(&world, services[3].address(), 20);
+    worked_off(&world, Stage::Ingest);
+    drained(&mut services[0]);
+    broker.restart().expect("it comes back");
+    send_named(&world, 20..30);
+    expire(&world, 26);
+    services[0] = services[0].launch.start();
+    services[0].ready();
+    oracle::stored(&world, services[3].address(), 24);
+    assert_eq!(lost(&services[0], &world, "expired"), Some(6.0));
+    let log = services[0].log();
+    let twice = log.matches("begins behind a gap and in a newer leader epoch");
+    assert_eq!(twice.count(), 1, "{log}");
 }

@@ -63,6 +63,23 @@ struct Last {
     gap: Option<i32>,
 }
 
+impl Last {
+    /// Whether a record lies behind a gap after `next`, at which a leader epoch begins that is newer than the one before it;
+    /// once for each epoch. Unknown epochs say nothing.
+    fn is_behind_gap(
+        &mut self,
+        (next, before): (i64, Option<i32>),
+        (offset, epoch): (i64, Option<i32>),
+    ) -> bool {
+        let is_newer = before.zip(epoch).is_some_and(|(before, now)| now > before);
+        if offset <= next || !is_newer || self.gap >= epoch {
+            return false;
+        }
+        self.gap = epoch;
+        true
+    }
+}
+
 /// Of each partition the record polled last.
 #[derive(Default)]
 struct LastPolled(Vec<Last>);
@@ -70,11 +87,7 @@ struct LastPolled(Vec<Last>);
 impl LastPolled {
     /// Notes a record unless it is the last one, and says where it is.
     fn moves_to(&mut self, partition: i32, offset: i64, epoch: Option<i32>) -> Move {
-        let at = partition.max(0) as usize;
-        if self.0.len() <= at {
-            self.0.resize(at + 1, Last::default());
-        }
-        let last = &mut self.0[at];
+        let last = self.of(partition);
         let (next, before) = (last.next, last.epoch);
         // A log that lost its last record can have another one there, of a newer epoch.
         if next == offset + 1 && before == epoch {
@@ -87,13 +100,18 @@ impl LastPolled {
         if next == 0 || next == offset {
             return Move::On;
         }
-        // Unknown epochs say nothing.
-        let is_newer = before.zip(epoch).is_some_and(|(before, now)| now > before);
-        if !is_newer || last.gap >= epoch {
-            return Move::On;
+        match last.is_behind_gap((next, before), (offset, epoch)) {
+            true => Move::Gap,
+            false => Move::On,
         }
-        last.gap = epoch;
-        Move::Gap
+    }
+
+    fn of(&mut self, partition: i32) -> &mut Last {
+        let at = partition.max(0) as usize;
+        if self.0.len() <= at {
+            self.0.resize(at + 1, Last::default());
+        }
+        &mut self.0[at]
     }
 
     fn forget(&mut self, partitions: &[i32]) {
@@ -177,6 +195,18 @@ impl<'c> Batch<'c> {
         std::mem::take(&mut self.fallen)
     }
 
+    /// Whether a partition began (at this offset, of this leader epoch) behind what is committed of it, and behind a gap at
+    /// which a newer epoch begins: a marker lay there, or the log was cut within what the client had fetched and the lane
+    /// had not polled. True once for each epoch.
+    pub fn begins_behind_gap(
+        &mut self,
+        partition: i32,
+        committed: (i64, Option<i32>),
+        first: (i64, Option<i32>),
+    ) -> bool {
+        self.last.of(partition).is_behind_gap(committed, first)
+    }
+
     /// Of each record's leader epoch the first of a partition.
     pub fn first_epoch(&self, partition: i32) -> Option<i32> {
         let mut of = self
@@ -193,8 +223,15 @@ impl<'c> Batch<'c> {
             .and_then(native::epoch)
     }
 
-    /// Forgets the records of partitions that are no longer held, whose next holder has them, or will be
-    /// read from elsewhere.
+    /// Forgets all of partitions that are no longer held; their next holder has their records.
+    pub fn give_up(&mut self, revoked: &[i32]) {
+        self.forget(revoked);
+        for partition in revoked {
+            *self.last.of(*partition) = Last::default();
+        }
+    }
+
+    /// Forgets the records of partitions that are no longer held, or will be read from elsewhere.
     pub fn forget(&mut self, revoked: &[i32]) {
         self.last.forget(revoked);
         self.forgotten.extend_from_slice(revoked);
@@ -297,6 +334,25 @@ mod tests {
         assert_eq!(last.moves_to(1, 120, NEWER), Move::On);
         // The next leader's is another one.
         assert_eq!(last.moves_to(1, 130, Some(6)), Move::Gap);
+    }
+
+    #[test]
+    fn a_start_behind_a_gap_at_which_a_newer_epoch_begins_is_seen_once() {
+        let mut batch = Batch::new();
+        let committed = (100, EPOCH);
+        // It goes on from what is committed, or within its epoch, or nothing is known.
+        assert!(!batch.begins_behind_gap(1, committed, (100, NEWER)));
+        assert!(!batch.begins_behind_gap(1, committed, (105, EPOCH)));
+        assert!(!batch.begins_behind_gap(1, committed, (105, None)));
+        assert!(!batch.begins_behind_gap(1, (100, None), (105, NEWER)));
+        assert!(batch.begins_behind_gap(1, committed, (105, NEWER)));
+        // Sent back, it comes to the same gap: a marker lies there.
+        batch.forget(&[1]);
+        assert!(!batch.begins_behind_gap(1, committed, (105, NEWER)));
+        // The next leader's is another one, and so is the gap of a partition that was given up and came back.
+        assert!(batch.begins_behind_gap(1, committed, (105, Some(6))));
+        batch.give_up(&[1]);
+        assert!(batch.begins_behind_gap(1, committed, (105, NEWER)));
     }
 
     #[test]

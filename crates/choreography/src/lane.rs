@@ -473,7 +473,7 @@ impl<H: Handler> Lane<H> {
 
     fn after_rebalance(&self, consumer: &LaneConsumer, batch: &mut Batch<'_>) -> Result<(), End> {
         if let Some(revoked) = consumer.rebalanced() {
-            batch.forget(&revoked);
+            batch.give_up(&revoked);
         }
         match consumer.failed() {
             Some(reason) => Err(End::restart(format!("assignment not taken: {reason}"))),

@@ -35,6 +35,9 @@ struct First {
     committed_epoch: Option<i32>,
 }
 
+/// Where a partition is sent, with which leader epoch, and what is known of it then.
+type Sent = (i64, Option<i32>, Check);
+
 impl Check {
     /// It began before what is committed, which the log (of this end, where Kafka said it) has. Sent there often enough,
     /// it is left alone first.
@@ -141,7 +144,11 @@ impl LaneConsumer {
                 committed,
                 committed_epoch,
             };
-            let Some((offset, epoch, check)) = self.sent(first, check)? else {
+            let sent = match self.sent_behind_gap(batch, &first, check) {
+                Some(back) => Some(back),
+                None => self.sent(first, check)?,
+            };
+            let Some((offset, epoch, check)) = sent else {
                 unchecked.remove(&partition);
                 continue;
             };
@@ -313,12 +320,30 @@ impl LaneConsumer {
         })
     }
 
+    /// Where a partition is sent that began behind what is committed, as behind a marker, but with a newer leader epoch: if
+    /// the log was cut while its records waited for the lane, the client goes on at the cut, and leaves out what lies
+    /// before it and was not polled. Sent back once, it comes again if it lies behind a marker.
+    fn sent_behind_gap(&self, batch: &mut Batch<'_>, first: &First, check: Check) -> Option<Sent> {
+        let Committed::Next(next) = first.committed else {
+            return None;
+        };
+        let committed = (next, first.committed_epoch);
+        let came = (first.offset, first.epoch);
+        if !batch.begins_behind_gap(first.partition, committed, came) {
+            return None;
+        }
+        tracing::info!(
+            topic = self.topic,
+            partition = first.partition,
+            offset = first.offset,
+            committed = next,
+            "partition begins behind a gap and in a newer leader epoch; it is sent to what is committed"
+        );
+        Some((next, first.committed_epoch, check))
+    }
+
     /// Where a new partition is sent, and what has to come there; None where it has begun right.
-    fn sent(
-        &self,
-        first: First,
-        check: Check,
-    ) -> Result<Option<(i64, Option<i32>, Check)>, String> {
+    fn sent(&self, first: First, check: Check) -> Result<Option<Sent>, String> {
         let (topic, partition, offset) = (self.topic.as_str(), first.partition, first.offset);
         Ok(match judge(offset, first.committed, check.sought) {
             Start::Right => {
@@ -353,12 +378,7 @@ impl LaneConsumer {
     }
 
     /// The client began before what is committed, by a fault of its own or because the log is shorter now.
-    fn early(
-        &self,
-        first: First,
-        committed: i64,
-        check: Check,
-    ) -> Result<Option<(i64, Option<i32>, Check)>, String> {
+    fn early(&self, first: First, committed: i64, check: Check) -> Result<Option<Sent>, String> {
         let (topic, partition, offset) = (self.topic.as_str(), first.partition, first.offset);
         let end = self.log_range(partition).map(|(_, end)| end);
         let before = Before {
