@@ -8,15 +8,16 @@ use rdkafka::{
     ClientConfig, Offset, TopicPartitionList,
     admin::AdminOptions,
     consumer::{BaseConsumer, CommitMode, Consumer},
+    producer::{BaseProducer, BaseRecord, Producer},
 };
 use tempfile::TempDir;
 
 use crate::{
     facts::{drained, send_nameless, worked_off},
     harness::{
-        broker,
+        PATIENCE, broker,
         client::{Client, Raw, record},
-        oracle,
+        eventually_or_show, oracle,
         process::Process,
         world::World,
     },
@@ -71,6 +72,24 @@ fn on_disk(data: &TempDir) -> Kafka {
     let mut options = broker::that_goes_away();
     options.data_dir = DataDir::Kept(data.path().to_owned());
     options.start().expect("Apache Kafka starts")
+}
+
+/// Takes places in the inbox by records of a transaction that is aborted, and its marker.
+fn send_aborted(world: &World, records: u32) {
+    let producer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", &world.bootstrap)
+        .set("transactional.id", format!("{}-aborted", world.pipeline))
+        .create()
+        .expect("a producer");
+    producer.init_transactions(PATIENCE).expect("an epoch");
+    producer.begin_transaction().expect("begun");
+    let inbox = world.topics().inbox;
+    for _ in 0..records {
+        let record = BaseRecord::<(), _>::to(&inbox).payload("aborted");
+        producer.send(record.partition(0)).expect("queued");
+    }
+    producer.flush(PATIENCE).expect("sent");
+    producer.abort_transaction(PATIENCE).expect("aborted");
 }
 
 /// Deletes the inbox up to an offset, as retention does.
@@ -128,6 +147,43 @@ fn records_on_a_new_disk_are_handled_by_an_ingest_that_ran() {
 #[test]
 fn records_on_a_new_disk_are_handled_by_an_ingest_that_starts() {
     a_lost_disk(false);
+}
+
+/// Its position, which is committed when nothing comes, would take the offset back without a word; then the ids of new
+/// records would be those of lost ones.
+#[test]
+fn markers_alone_on_a_new_disk_do_not_hide_that_the_old_one_is_lost() {
+    let data = TempDir::new().expect("a folder");
+    let mut broker = on_disk(&data);
+    let world = World::on(broker.bootstrap_servers(), 1);
+    let others = [Stage::Feature, Stage::Inference, Stage::Results];
+    let others = others.map(|stage| world.start(stage, "a"));
+    // It mostly keeps its partition meanwhile.
+    let launch = world.launch(Stage::Ingest, "a");
+    let ingest = launch
+        .env("KAFKA_PROPERTIES", "session.timeout.ms=30000")
+        .start();
+    send_nameless(&world, 0, 20);
+    oracle::stored(&world, others[2].address(), 20);
+    worked_off(&world, Stage::Ingest);
+    broker.stop();
+    remove_partition(data.path(), &format!("{}-0", world.topics().inbox));
+    broker.restart().expect("it comes back");
+    send_aborted(&world, 3);
+    eventually_or_show("the cut is seen", PATIENCE, || {
+        let log = ingest.log();
+        let has_fallen = log.contains("does not go on from its last");
+        // Its session may end first; it begins from what is committed then.
+        let has_joined_again = log.matches("\"assigned\"").count() > 1;
+        match has_fallen || has_joined_again {
+            true => Ok(()),
+            false => Err(log),
+        }
+    });
+    send_nameless(&world, 20, 5);
+    oracle::stored(&world, others[2].address(), 25);
+    let lost = lost(&ingest, &world, "truncated");
+    assert_eq!(lost, Some(16.0));
 }
 
 /// It stands still meanwhile, and so sees only the log that has grown beyond what it stored.

@@ -16,6 +16,15 @@ pub struct Span {
     pub next: i64,
 }
 
+/// Where the client stands in a partition: behind what was polled last, a record or the marker of a transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Position {
+    pub partition: i32,
+    pub next: i64,
+    /// The leader epoch of what was polled last, where it is known.
+    pub epoch: Option<i32>,
+}
+
 /// Folds (partition, offset) pairs, in order within each partition, into spans sorted by partition.
 pub(crate) fn spans(offsets: impl Iterator<Item = (i32, i64)>) -> Vec<Span> {
     let mut spans: Vec<Span> = Vec::new();
@@ -164,11 +173,7 @@ impl<'c> Batch<'c> {
                 tracing::warn!(partition, offset, "polled again; dropped");
                 return;
             }
-            Move::Gap | Move::Back => {
-                if !self.fallen.contains(&partition) {
-                    self.fallen.push(partition);
-                }
-            }
+            Move::Gap | Move::Back => self.fall(partition),
         }
         if self.messages.is_empty() {
             self.first_at = Instant::now();
@@ -188,6 +193,30 @@ impl<'c> Batch<'c> {
 
     pub fn len(&self) -> usize {
         self.messages.len()
+    }
+
+    /// Has a partition's start checked anew.
+    pub fn fall(&mut self, partition: i32) {
+        if !self.fallen.contains(&partition) {
+            self.fallen.push(partition);
+        }
+    }
+
+    /// Notes a position, which passes markers of transactions as well. False where they do not go on from what was polled
+    /// last, no more than a record in their place would: the partition's start is checked anew.
+    pub fn goes_on_to(&mut self, position: &Position) -> bool {
+        let Position {
+            partition,
+            next,
+            epoch,
+        } = *position;
+        match self.last.moves_to(partition, next - 1, epoch) {
+            Move::On | Move::Again => true,
+            Move::Gap | Move::Back => {
+                self.fall(partition);
+                false
+            }
+        }
     }
 
     /// The partitions that did not go on since the last call; what came then is in the batch.
@@ -353,6 +382,31 @@ mod tests {
         assert!(batch.begins_behind_gap(1, committed, (105, Some(6))));
         batch.give_up(&[1]);
         assert!(batch.begins_behind_gap(1, committed, (105, NEWER)));
+    }
+
+    #[test]
+    fn a_position_behind_markers_is_judged_as_a_record_in_the_place_of_the_last_one() {
+        let mut batch = Batch::new();
+        let at = |next, epoch| Position {
+            partition: 1,
+            next,
+            epoch,
+        };
+        assert_eq!(batch.last.moves_to(1, 99, EPOCH), Move::On);
+        assert!(batch.goes_on_to(&at(100, EPOCH)), "of the record itself");
+        // One marker, also of the next leader.
+        assert!(batch.goes_on_to(&at(101, NEWER)));
+        assert!(batch.goes_on_to(&at(103, NEWER)), "within an epoch");
+        assert!(batch.take_fallen().is_empty());
+        // Records can have been left out before the marker.
+        assert!(!batch.goes_on_to(&at(106, Some(6))));
+        assert_eq!(batch.take_fallen(), [1]);
+        batch.forget(&[1]);
+        assert!(batch.goes_on_to(&at(106, Some(6))));
+        // The log was cut before what was polled.
+        assert!(!batch.goes_on_to(&at(90, Some(7))));
+        assert_eq!(batch.take_fallen(), [1]);
+        assert_eq!(batch.last.moves_to(1, 90, Some(7)), Move::On);
     }
 
     #[test]

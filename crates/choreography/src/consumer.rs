@@ -40,7 +40,7 @@ use quadrille_telemetry::StageMetrics;
 
 use crate::{
     Cluster, Delivery, StageConfig, StageIdentity,
-    batch::Batch,
+    batch::{Batch, Position},
     client,
     config::RECEIVE,
     gates::{Closed, Gates},
@@ -484,19 +484,39 @@ impl LaneConsumer {
             .seek(&self.topic, partition, Offset::Offset(next), SEEK_WAIT)
     }
 
-    /// Of each partition the offset that would be read next, where something was read.
-    pub fn positions(&self) -> KafkaResult<Vec<(i32, i64)>> {
+    /// Where the client stands in each partition of which something was polled, and whose start is right.
+    pub fn positions(&self) -> KafkaResult<Vec<Position>> {
         let unchecked = lock(&self.client.context().unchecked);
-        let mut positions = Vec::new();
-        for element in self.client.position()?.elements() {
-            if let Offset::Offset(next) = element.offset()
-                && !unchecked.contains_key(&element.partition())
-                && !self.is_closed(element.partition())
-            {
-                positions.push((element.partition(), next));
-            }
-        }
+        let mut positions = self.all_positions()?;
+        positions
+            .retain(|it| !unchecked.contains_key(&it.partition) && !self.is_closed(it.partition));
         Ok(positions)
+    }
+
+    fn all_positions(&self) -> KafkaResult<Vec<Position>> {
+        let list = self.client.position()?;
+        let elements = list.elements().into_iter().zip(native::epochs(&list));
+        let position = elements.filter_map(|(element, epoch)| match element.offset() {
+            Offset::Offset(next) => Some(Position {
+                partition: element.partition(),
+                next,
+                epoch,
+            }),
+            _ => None,
+        });
+        Ok(position.collect())
+    }
+
+    /// A list to commit positions.
+    pub fn offsets_at(&self, positions: &[Position]) -> KafkaResult<TopicPartitionList> {
+        let next: Vec<(i32, i64)> = positions.iter().map(|it| (it.partition, it.next)).collect();
+        let mut list = self.offsets(&next)?;
+        // Of the same moment.
+        native::put_epochs(&mut list, |partition| {
+            let mut at = positions.iter();
+            at.find(|it| it.partition == partition)?.epoch
+        });
+        Ok(list)
     }
 
     /// Writes down what is left to read, from what the client knows already: its statistics say the

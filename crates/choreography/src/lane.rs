@@ -347,7 +347,7 @@ impl<H: Handler> Lane<H> {
                 self.commit_kept(consumer);
                 if idle_since.elapsed() >= IDLE_COMMIT_EVERY {
                     idle_since = Instant::now();
-                    self.commit_idle(producer, consumer)?;
+                    self.commit_idle(producer, consumer, &mut batch)?;
                 }
                 continue;
             }

@@ -223,6 +223,21 @@ pub(crate) fn put_epochs(list: &mut TopicPartitionList, of: impl Fn(i32) -> Opti
     }
 }
 
+/// Each element's leader epoch, in their order.
+pub(crate) fn epochs(list: &TopicPartitionList) -> Vec<Option<i32>> {
+    // SAFETY: the list lives, an array of `cnt`.
+    unsafe {
+        let list = list.ptr();
+        (0..usize::try_from((*list).cnt).unwrap_or(0))
+            .map(|index| {
+                let element = (*list).elems.add(index);
+                let epoch = ffi::rd_kafka_topic_partition_get_leader_epoch(element);
+                (epoch >= 0).then_some(epoch)
+            })
+            .collect()
+    }
+}
+
 /// The leader epoch and the metadata committed with an offset.
 pub(crate) fn committed_with(
     list: &TopicPartitionList,

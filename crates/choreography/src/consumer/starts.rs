@@ -10,7 +10,6 @@ use std::{
 use rdkafka::{
     Offset, TopicPartitionList,
     consumer::{CommitMode, Consumer},
-    error::KafkaResult,
 };
 
 use super::{COMMITTED_WAIT, Check, GENERATION, LaneConsumer, Rest, SEEK_WAIT, lock};
@@ -196,39 +195,42 @@ impl LaneConsumer {
     /// transactions): it is committed once it is known not to take the group's offset back. Otherwise the lag of a
     /// partition that moved before its last marker was committed would show 1 until the next record.
     /// One that was sent back just now has no position until something comes from there.
-    pub fn check_quiet_starts(&self) -> KafkaResult<()> {
+    pub fn check_quiet_starts(&self, batch: &mut Batch<'_>) -> Result<(), String> {
         let mut unchecked = lock(&self.client.context().unchecked);
         if unchecked.is_empty() {
             return Ok(());
         }
-        let mut list = TopicPartitionList::new();
-        let mut reached = BTreeMap::new();
-        for element in self.client.position()?.elements() {
-            let partition = element.partition();
-            if let Offset::Offset(next) = element.offset()
-                && let Some(check) = unchecked.get(&partition)
-                && (check.sought, check.finds, check.rest) == (None, 0, None)
-            {
-                list.add_partition(&self.topic, partition);
-                reached.insert(partition, next);
-            }
-        }
+        let mut reached = self.all_positions().map_err(|error| error.to_string())?;
+        reached.retain(|it| {
+            let check = unchecked.get(&it.partition);
+            check.is_some_and(|it| (it.sought, it.finds, it.rest) == (None, 0, None))
+        });
         if reached.is_empty() {
             return Ok(());
         }
-        // Where it is not known, it is asked for again later.
-        let Ok(committed) = self.client.committed_offsets(list, COMMITTED_WAIT) else {
-            return Ok(());
-        };
-        for element in committed.elements() {
-            let next = reached.get(&element.partition());
-            let right = match (element.error(), element.offset()) {
-                (Err(_), _) => false,
-                (Ok(()), Offset::Offset(committed)) => next.is_some_and(|next| *next >= committed),
-                (Ok(()), _) => true,
+        let mut list = TopicPartitionList::with_capacity(reached.len());
+        for at in &reached {
+            list.add_partition(&self.topic, at.partition);
+        }
+        let asked = self.client.committed_offsets(list, COMMITTED_WAIT).ok();
+        for at in reached {
+            let partition = at.partition;
+            let (committed, then) = self.committed(asked.as_ref(), partition)?;
+            let is_right = match committed {
+                // It is asked for again later.
+                Committed::Unknown => false,
+                Committed::Nothing => true,
+                Committed::Next(next) => {
+                    let polled = (at.next - 1, at.epoch);
+                    let is_behind_gap = batch.begins_behind_gap(partition, (next, then), polled);
+                    if is_behind_gap {
+                        batch.fall(partition);
+                    }
+                    !is_behind_gap && at.next >= next
+                }
             };
-            if right {
-                unchecked.remove(&element.partition());
+            if is_right {
+                unchecked.remove(&partition);
             }
         }
         Ok(())

@@ -16,7 +16,7 @@ use rdkafka::{
 use super::{End, Lane};
 use crate::{
     Backoff, Delivery, Failure, Handler, Incoming, Span,
-    batch::Batch,
+    batch::{Batch, Position},
     consumer::LaneConsumer,
     native,
     offsets::Offsets,
@@ -226,25 +226,27 @@ impl<H: Handler> Lane<H> {
         &mut self,
         producer: &mut LaneProducer,
         consumer: &LaneConsumer,
+        batch: &mut Batch<'_>,
     ) -> Result<(), End> {
-        consumer.check_quiet_starts().map_err(End::restart)?;
-        let positions = consumer.positions().map_err(End::restart)?;
-        let news: Vec<(i32, i64)> = positions
-            .into_iter()
-            .filter(|(partition, next)| self.idle.get(partition) != Some(next))
-            .collect();
+        consumer.check_quiet_starts(batch).map_err(End::restart)?;
+        let mut news = consumer.positions().map_err(End::restart)?;
+        // Where the log was cut, what lies before a position need not be what was handled.
+        news.retain(|at| self.idle.get(&at.partition) != Some(&at.next) && batch.goes_on_to(at));
         if news.is_empty() {
             return Ok(());
         }
         if self.config.delivery == Delivery::AtLeastOnce {
             return self.commit_idle_kept(consumer, news);
         }
-        let offsets = consumer.offsets(&news).map_err(End::restart)?;
+        let offsets = consumer.offsets_at(&news).map_err(End::restart)?;
         self.renew(producer)?;
         let committed =
             begin(producer).and_then(|()| self.commit_transaction(producer, consumer, &offsets));
         match committed {
-            Ok(()) => self.idle.extend(news),
+            Ok(()) => {
+                let committed = news.iter().map(|at| (at.partition, at.next));
+                self.idle.extend(committed);
+            }
             // Where it stands is committed again later.
             Err(Unsettled::Aborted(reason) | Unsettled::Doubtful(reason)) => {
                 tracing::debug!(lane = self.task, reason, "idle position not committed");
@@ -260,16 +262,16 @@ impl<H: Handler> Lane<H> {
     fn commit_idle_kept(
         &mut self,
         consumer: &LaneConsumer,
-        mut news: Vec<(i32, i64)>,
+        mut news: Vec<Position>,
     ) -> Result<(), End> {
-        let offsets = consumer.offsets(&news).map_err(End::restart)?;
+        let offsets = consumer.offsets_at(&news).map_err(End::restart)?;
         let committed = consumer.are_committed(&offsets).unwrap_or_default();
-        news.retain(|it| !committed.contains(it));
+        news.retain(|at| !committed.contains(&(at.partition, at.next)));
         self.idle.extend(committed);
         if news.is_empty() {
             return Ok(());
         }
-        let offsets = consumer.offsets(&news).map_err(End::restart)?;
+        let offsets = consumer.offsets_at(&news).map_err(End::restart)?;
         if let Err(error) = consumer.client.commit(&offsets, CommitMode::Async) {
             tracing::debug!(lane = self.task, %error, "idle position not committed");
         }
