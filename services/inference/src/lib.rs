@@ -4,7 +4,6 @@
 #![forbid(unsafe_code)]
 
 mod age;
-mod aside;
 mod batch;
 #[cfg(test)]
 mod fake;
@@ -104,7 +103,7 @@ async fn assemble(context: Context, serving: Serving, limits: Limits) -> Result<
     Ok(Assembly {
         stages,
         http: age::told(
-            aside::aside(oip::rest::router(doors.clone()).merge(tfs::router(doors.clone()))),
+            oip::rest::router(doors.clone()).merge(tfs::router(doors.clone())),
             aged.clone(),
         ),
         grpc: Calls::default()

@@ -19,6 +19,7 @@ use hyper::body::Incoming;
 
 use super::{
     Edge, Refused,
+    aside::{LARGE_BYTES, aside},
     body::{Cut, Meter},
     coding::Coding,
     connection::{Busy, Conn},
@@ -35,7 +36,10 @@ pub(crate) enum Answering {
     /// It was refused, or there is nothing to wait for.
     Now(Option<Response<Answered>>),
     Call(Calling, Option<Leaving>),
-    Http(Pin<Box<dyn Future<Output = Response<Answered>> + Send>>),
+    Http(
+        Pin<Box<dyn Future<Output = Response> + Send>>,
+        Option<Leaving>,
+    ),
 }
 
 impl Future for Answering {
@@ -51,9 +55,14 @@ impl Future for Answering {
         let response = match this {
             Answering::New(_) => None,
             Answering::Now(response) => response.take(),
-            Answering::Http(response) => Some(ready!(response.as_mut().poll(task))),
+            Answering::Http(answer, leaving) => {
+                let large = leaving.as_ref().is_some_and(Leaving::is_large);
+                let response = ready!(aside(large, || answer.as_mut().poll(task)));
+                leaving.take().map(|it| it.leave(response.map(Said::Http)))
+            }
             Answering::Call(calling, leaving) => {
-                let response = ready!(Pin::new(calling).poll(task));
+                let large = leaving.as_ref().is_some_and(Leaving::is_large);
+                let response = ready!(aside(large, || Pin::new(calling).poll(task)));
                 leaving.take().map(|it| it.leave(response.map(Said::Call)))
             }
         };
@@ -81,9 +90,20 @@ pub(crate) struct New {
 pub(super) struct Meters {
     pub raw: Option<Arc<Meter>>,
     pub inflated: Option<Arc<Meter>>,
+    /// Its head says that it is large, or that it may be.
+    pub large: bool,
 }
 
 impl Meters {
+    /// Whether so much of it has come that to decode it holds up what else waits for the thread.
+    fn is_large(&self) -> bool {
+        let large = |meter: &Option<Arc<Meter>>| {
+            let meter = meter.as_ref();
+            meter.is_some_and(|meter| meter.held() >= LARGE_BYTES)
+        };
+        self.large || large(&self.raw) || large(&self.inflated)
+    }
+
     fn cut(&self) -> Option<Cut> {
         let meters = [&self.raw, &self.inflated];
         meters.into_iter().flatten().find_map(|meter| meter.cut())
@@ -94,6 +114,8 @@ impl Meters {
 pub(crate) struct Leaving {
     pub edge: Edge,
     pub grpc: bool,
+    /// Messages come while it is answered.
+    pub streams: bool,
     pub packed: Option<Coding>,
     pub meters: Meters,
     /// The other site whose page asks, where one does.
@@ -114,13 +136,8 @@ impl Leaving {
         Answering::Now(Some(self.leave(response.map(Said::Http))))
     }
 
-    pub fn leave_later(
-        self,
-        response: impl Future<Output = Response> + Send + 'static,
-    ) -> Answering {
-        Answering::Http(Box::pin(async move {
-            self.leave(response.await.map(Said::Http))
-        }))
+    fn is_large(&self) -> bool {
+        self.meters.is_large()
     }
 
     fn leave(self, response: Response<Said>) -> Response<Answered> {
@@ -152,8 +169,13 @@ impl Leaving {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(header::CONNECTION, close);
         }
+        let large = match self.streams {
+            true => Large::As(self.meters),
+            false => Large::Is(self.meters.is_large()),
+        };
         response.map(|said| Answered {
             said,
+            large,
             rest: Bytes::new(),
             given: 1,
             _busy: self.busy,
@@ -201,9 +223,17 @@ impl http_body::Body for Said {
     }
 }
 
+/// Whether a request is large.
+enum Large {
+    Is(bool),
+    /// As much as it holds at the moment.
+    As(Meters),
+}
+
 /// An answer's body: its request counts, and its connection is busy, until it is written.
 pub(crate) struct Answered {
     said: Said,
+    large: Large,
     /// What it gave and is not given out yet.
     rest: Bytes,
     /// Pieces given out, and one.
@@ -223,7 +253,11 @@ impl http_body::Body for Answered {
         let this = self.get_mut();
         taken::asked();
         if this.rest.is_empty() {
-            match ready!(Pin::new(&mut this.said).poll_frame(task)) {
+            let large = match &this.large {
+                Large::Is(large) => *large,
+                Large::As(meters) => meters.is_large(),
+            };
+            match ready!(aside(large, || Pin::new(&mut this.said).poll_frame(task))) {
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => this.rest = data,
                     Err(trailers) => return Poll::Ready(Some(Ok(trailers))),

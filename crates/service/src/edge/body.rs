@@ -118,6 +118,10 @@ impl Meter {
         self.load.lease(bytes)
     }
 
+    pub fn held(&self) -> usize {
+        self.held.load(Ordering::Relaxed)
+    }
+
     fn take(&self, bytes: usize) -> bool {
         let fits = self.load.take(bytes);
         if fits {

@@ -2,6 +2,7 @@
 //! time hold here, and here it is checked who asks; all protocols and services share it.
 
 mod answering;
+mod aside;
 mod body;
 mod coding;
 mod connection;
@@ -34,6 +35,7 @@ use tonic::{Code, Status};
 pub(crate) use self::serve::serve;
 use self::{
     answering::{Answering, Leaving, Meters, New},
+    aside::LARGE_BYTES,
     body::{Cut, Meter, Metered, Reading},
     coding::{CODINGS, GRPC_ACCEPT, GRPC_CODINGS, GRPC_ENCODING},
     connection::{Busy, Conn},
@@ -109,6 +111,7 @@ impl Edge {
         let mut leaving = Leaving {
             edge: self.clone(),
             grpc,
+            streams: false,
             packed: coding::of_answer(request.headers(), grpc),
             meters: Meters::default(),
             origin: None,
@@ -117,6 +120,7 @@ impl Edge {
             begun: None,
         };
         let streams = method.as_ref().is_some_and(|method| method.stream);
+        leaving.streams = streams;
         if !is_probe(path) {
             match inner.admit(&request, conn, grpc, streams) {
                 Ok((begun, origin)) => (leaving.begun, leaving.origin) = (begun, origin),
@@ -136,8 +140,8 @@ impl Edge {
             return match inner.read(request, conn, grpc, reading) {
                 Ok((request, meters)) => {
                     leaving.meters = meters;
-                    let response = inner.front.answer(request);
-                    leaving.leave_later(response)
+                    let answer = Box::pin(inner.front.answer(request));
+                    Answering::Http(answer, Some(leaving))
                 }
                 Err(refused) => leaving.refuse(refused),
             };
@@ -258,6 +262,10 @@ impl Inner {
         }
         let coding = coding::of_request(request.headers(), grpc);
         let coding = coding.map_err(|given| Refused::coding(&given))?;
+        // gRPC's messages say how long they are when they come.
+        let length = request.body().size_hint().exact();
+        let long = length.is_none_or(|length| length >= LARGE_BYTES as u64);
+        let large = coding.is_some() || (long && !grpc);
         let meter = || Meter::new(Arc::clone(&self.load));
         let (raw, inflated) = (meter(), coding.map(|_| meter()));
         let of_body = Arc::clone(&raw);
@@ -282,7 +290,12 @@ impl Inner {
             }
         };
         let raw = Some(raw);
-        Ok((request, Meters { raw, inflated }))
+        let meters = Meters {
+            raw,
+            inflated,
+            large,
+        };
+        Ok((request, meters))
     }
 
     fn refuse(&self, refused: Refused, grpc: bool) -> Response {

@@ -7,7 +7,7 @@ use std::{
     convert::Infallible,
     net::SocketAddr,
     pin::Pin,
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, OnceLock, mpsc},
     task::{Context, Poll},
     time::Duration,
 };
@@ -53,6 +53,11 @@ const LARGE_BYTES: usize = 64 << 20;
 /// A port with these settings: `POST /echo` answers how long the body was, `GET /never` never, `GET /large` much,
 /// `GET /text` and `GET /stream` some text; the gRPC method `test.Echo/Call` what it got.
 async fn start(config: HttpConfig) -> SocketAddr {
+    start_with(config, Calls::default().with(Echo).with(Silence)).await
+}
+
+/// The same with these gRPC services.
+async fn start_with(config: HttpConfig, grpc: Calls) -> SocketAddr {
     let registry = Registry::default();
     let mounted: Mounted = Arc::new(OnceLock::new());
     let echo = post(|body: Bytes| async move { body.len().to_string() });
@@ -69,7 +74,7 @@ async fn start(config: HttpConfig) -> SocketAddr {
         message_max: MessageMax::default(),
     });
     let routed = Routed {
-        grpc: Calls::default().with(Echo).with(Silence),
+        grpc,
         http: Router::new()
             .route("/echo", echo)
             .route("/never", get(std::future::pending::<()>))
@@ -180,6 +185,36 @@ impl Service<http::Request<Body>> for Silence {
 
     fn call(&mut self, _: http::Request<Body>) -> Self::Future {
         Box::pin(async { Ok(http::Response::new(Body::new(Silent))) })
+    }
+}
+
+/// Reads a call, and then works on it for as long as it takes until something is received.
+#[derive(Clone)]
+struct Work(Arc<Mutex<mpsc::Receiver<()>>>);
+
+impl NamedService for Work {
+    const NAME: &'static str = "test.Work";
+}
+
+impl Service<http::Request<Body>> for Work {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<http::Response<Body>, Infallible>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let done = Arc::clone(&self.0);
+        Box::pin(async move {
+            let body = axum::body::Body::new(request.into_body());
+            let _ = axum::body::to_bytes(body, LARGE_BYTES).await;
+            // All that has come is known from here on.
+            tokio::task::yield_now().await;
+            let _ = done.lock().unwrap().recv_timeout(PATIENCE);
+            Ok(http::Response::new(Body::empty()))
+        })
     }
 }
 
@@ -565,4 +600,50 @@ async fn who_begins_requests_and_takes_them_back_at_once_is_thrown_out() {
     // GOAWAY, ENHANCE_YOUR_CALM
     let calm = |at: &[u8]| at[0] == 7 && at.ends_with(&11_u32.to_be_bytes());
     assert!(heard.windows(14).any(calm), "{heard:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_probe_is_answered_on_the_only_thread_while_a_large_call_is_worked_on() {
+    let (done, is_done) = mpsc::channel();
+    let work = Work(Arc::new(Mutex::new(is_done)));
+    let address = start_with(HttpConfig::default(), Calls::default().with(work)).await;
+    // Of a thread of its own: what the runtime's only one would have to do would not be done.
+    let asking = std::thread::spawn(move || {
+        use std::io::{Read, Write};
+        let connect = || {
+            let stream = std::net::TcpStream::connect(address).unwrap();
+            stream.set_read_timeout(Some(PATIENCE / 2)).unwrap();
+            stream
+        };
+        let mut call = connect();
+        let chunk = vec![0; 256 << 10];
+        write!(
+            call,
+            "POST /test.Work/Call HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/grpc\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n",
+            chunk.len()
+        )
+        .unwrap();
+        call.write_all(&chunk).unwrap();
+        call.write_all(b"\r\n0\r\n\r\n").unwrap();
+        let mut answers = Vec::new();
+        // Those that come before it is worked on as well.
+        for _ in 0..100 {
+            let mut probe = connect();
+            let head = "GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+            probe.write_all(head.as_bytes()).unwrap();
+            let mut answer = String::new();
+            let read = probe.read_to_string(&mut answer);
+            answers.push(read.map(|_| answer.starts_with("HTTP/1.1 200")));
+        }
+        done.send(()).unwrap();
+        let mut head = [0; 12];
+        call.read_exact(&mut head).unwrap();
+        (answers, head)
+    });
+    let asked = tokio::task::spawn_blocking(|| asking.join());
+    let (answers, head) = asked.await.unwrap().unwrap();
+    for answer in answers {
+        assert!(answer.expect("a probe is answered"));
+    }
+    assert_eq!(&head, b"HTTP/1.1 200");
 }

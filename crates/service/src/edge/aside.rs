@@ -1,0 +1,16 @@
+//! Large requests are read and answered where they hold up nobody: a runtime's thread that decodes a megabyte answers no
+//! probe meanwhile, and there are as many threads as cores.
+
+use tokio::runtime::{Handle, RuntimeFlavor};
+
+/// From here on a request is large: to decode it takes about a millisecond.
+pub(super) const LARGE_BYTES: usize = 64 << 10;
+
+/// Does what a request waits for; if it is large, while what else waits for this thread goes to another one.
+pub(super) fn aside<T>(large: bool, work: impl FnOnce() -> T) -> T {
+    let flavor = || Handle::try_current().map(|it| it.runtime_flavor());
+    match large && flavor().is_ok_and(|it| it == RuntimeFlavor::MultiThread) {
+        true => tokio::task::block_in_place(work),
+        false => work(),
+    }
+}
