@@ -2,10 +2,12 @@
 //!
 //! This crate knows neither Kafka nor a service; it holds names, shapes and bytes.
 
+mod codec;
 mod envelope;
 mod schema;
 mod stage;
 
+pub use codec::allow_elements;
 pub use envelope::{EnvelopeError, SCHEMA_ID_LEN, SchemaId, open, seal};
 pub use schema::{Field, FieldType, Kind, Schema};
 pub use stage::{DLQ_SUFFIX, Stage, Topics, dlq_of};

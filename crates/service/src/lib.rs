@@ -22,6 +22,7 @@ mod spans;
 pub use args::{Args, DeliveryArg};
 pub use calls::Calls;
 pub use edge::limits::{HttpArgs, HttpConfig};
+pub use edge::load::{Lease, Memory};
 pub use health::{ReadyFn, Requests};
 pub use healthcheck::healthcheck;
 pub use process::{exit_code, run_to_exit, run_to_exit_logging, shutdown_signal};

@@ -48,6 +48,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> R
     let pipelines = config.service.pipelines.clone();
     let batching = config.batching;
     let limits = config.limits;
+    quadrille_proto::allow_elements(limits.values_max);
     let local = match &config.model {
         Some(path) => local::load(&pipelines, path)?,
         None => pipelines.iter().map(|_| None).collect(),

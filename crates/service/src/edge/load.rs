@@ -5,7 +5,9 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use super::limits::HttpConfig;
+use tonic::Status;
+
+use super::{body::Cut, limits::HttpConfig};
 
 /// Counters and bounds, shared by all connections.
 #[derive(Debug)]
@@ -123,9 +125,24 @@ impl Drop for Begun {
     }
 }
 
+/// What all bodies may hold between them: an extension of requests that are streams of messages, of which only the one
+/// that is coming counts by itself. Who keeps more of them says so.
+#[derive(Debug, Clone)]
+pub struct Memory(pub(super) Arc<Load>);
+
+impl Memory {
+    /// Counts so many bytes until what is returned is dropped.
+    ///
+    /// # Errors
+    /// They may not be held: the status to end the stream with.
+    pub fn hold(&self, bytes: usize) -> Result<Lease, Status> {
+        self.0.lease(bytes).ok_or_else(|| Cut::Memory.status())
+    }
+}
+
 /// Bytes that count.
 #[derive(Debug)]
-pub(crate) struct Lease {
+pub struct Lease {
     load: Arc<Load>,
     bytes: usize,
 }
@@ -198,6 +215,17 @@ mod tests {
         load.give(100);
         assert_eq!(load.body_bytes(), 0);
         assert!(!load.is_memory_scarce());
+    }
+
+    #[test]
+    fn what_a_stream_keeps_counts_until_it_is_dropped() {
+        let load = load();
+        let memory = Memory(Arc::clone(&load));
+        let held = memory.hold(90).unwrap();
+        let refused = memory.hold(11).unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
+        drop(held);
+        assert_eq!(load.body_bytes(), 0);
     }
 
     #[test]

@@ -9,7 +9,7 @@ mod connection;
 mod framing;
 mod inflate;
 pub(crate) mod limits;
-mod load;
+pub(crate) mod load;
 mod origin;
 mod pack;
 mod serve;
@@ -41,7 +41,7 @@ use self::{
     connection::{Busy, Conn},
     inflate::{Inflated, InflatedMessages},
     limits::HttpConfig,
-    load::{Begun, Length, Load},
+    load::{Begun, Length, Load, Memory},
     origin::{Rules, is_preflight, media_type, share},
 };
 use crate::{front::Front, server::is_grpc, spans::Told};
@@ -259,6 +259,10 @@ impl Inner {
     ) -> Result<(Request<B>, Meters), Refused> {
         if request.body().is_end_stream() {
             return Ok((request.map(|_| B::default()), Meters::default()));
+        }
+        if reading == Reading::Messages {
+            let memory = Memory(Arc::clone(&self.load));
+            request.extensions_mut().insert(memory);
         }
         let coding = coding::of_request(request.headers(), grpc);
         let coding = coding.map_err(|given| Refused::coding(&given))?;

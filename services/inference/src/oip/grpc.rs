@@ -1,8 +1,9 @@
 //! `inference.GRPCInferenceService`: the protocol's messages to questions, and answers to messages.
 
-use std::{collections::BTreeMap, pin::Pin, time::Instant};
+use std::{collections::BTreeMap, pin::Pin, sync::Arc, time::Instant};
 
 use futures_util::{Stream, StreamExt};
+use prost::Message as _;
 use quadrille_pipeline::quote::message;
 use quadrille_proto::oip::{
     InferParameter, ModelConfigRequest, ModelConfigResponse, ModelInferRequest, ModelInferResponse,
@@ -17,8 +18,9 @@ use quadrille_proto::oip::{
     model_infer_request::InferInputTensor,
     model_infer_response::InferOutputTensor,
 };
-use quadrille_service::Deadline;
+use quadrille_service::{Deadline, Memory};
 use quadrille_telemetry::propagation::VARIANT;
+use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 
 use super::{
@@ -26,7 +28,7 @@ use super::{
     ask::{self, Ask},
     infer::{Doors, Question, Scored, deadline},
     refusal::Refusal,
-    tensor::{Data, Datatype, Error, Limits, Tensor},
+    tensor::{Data, Datatype, Error, INPUTS_MAX, Limits, Tensor},
 };
 
 /// Requests of one stream that are answered at once: enough that they can be scored together.
@@ -95,6 +97,11 @@ impl Doors {
 /// The inputs, where their contents are; raw and typed contents are never mixed.
 fn tensors(request: &ModelInferRequest, limits: Limits) -> Result<Vec<Tensor<'_>>, Error> {
     let (inputs, raw) = (&request.inputs, &request.raw_input_contents);
+    if inputs.len() > INPUTS_MAX || request.outputs.len() > INPUTS_MAX {
+        return Err(Error::TooLarge(format!(
+            "a request has at most {INPUTS_MAX} inputs and outputs; send columns in one tensor"
+        )));
+    }
     if !raw.is_empty() && raw.len() != inputs.len() {
         return Err(Error::Invalid(format!(
             "raw_input_contents has {} entries for {} inputs; send one for each input, in their order",
@@ -183,6 +190,54 @@ fn is_final() -> [(String, InferParameter); 1] {
     )]
 }
 
+/// What a request takes in memory, about.
+fn size(request: &ModelInferRequest) -> usize {
+    let inputs = request.inputs.len() * size_of::<InferInputTensor>();
+    request.encoded_len().saturating_add(inputs)
+}
+
+/// Answers a stream's requests in order, some at once: so many, and so many bytes of them until their answers go, or one.
+/// What they are counts against what all bodies may hold.
+fn ahead<R, A, F>(
+    requests: impl Stream<Item = Result<R, Status>> + Send,
+    bytes_max: usize,
+    memory: Option<Memory>,
+    size: impl Fn(&R) -> usize + Send,
+    mut answer: impl FnMut(R) -> F + Send,
+) -> impl Stream<Item = Result<A, Status>> + Send
+where
+    R: Send,
+    A: Send,
+    F: Future<Output = A> + Send,
+{
+    // A semaphore counts in 32 bits.
+    let kib = |bytes: usize| u32::try_from(bytes >> 10).unwrap_or(u32::MAX >> 4);
+    let most = kib(bytes_max).max(1);
+    let room = Arc::new(Semaphore::new(most as usize));
+    let begun = requests.then(move |request| {
+        let bytes = request.as_ref().map_or(0, &size);
+        let room = Arc::clone(&room);
+        async move {
+            let permits = kib(bytes).saturating_add(1).min(most);
+            // It is never closed.
+            let permit = room.acquire_many_owned(permits).await.ok();
+            request.map(|request| (request, bytes, permit))
+        }
+    });
+    let answers = begun.map(move |begun: Result<_, Status>| {
+        let begun = begun.map(|(request, bytes, permit)| (answer(request), bytes, permit));
+        let memory = memory.clone();
+        async move {
+            let (answer, bytes, permit) = begun?;
+            // The stream has been asked for more by now, and the message counts as one that comes no longer.
+            let held = memory.map(|memory| memory.hold(bytes)).transpose()?;
+            Ok((answer.await, (held, permit)))
+        }
+    });
+    let answers = answers.buffered(STREAM_AHEAD);
+    answers.map(|answered: Result<_, Status>| answered.map(|(answer, _)| answer))
+}
+
 #[tonic::async_trait]
 impl GrpcInferenceService for Inference {
     async fn server_live(
@@ -241,12 +296,20 @@ impl GrpcInferenceService for Inference {
         request: Request<Streaming<ModelInferRequest>>,
     ) -> Result<Response<Self::ModelStreamInferStream>, Status> {
         let call = Call::of(&request);
+        let memory: Option<Memory> = request.extensions().get().cloned();
         let doors = self.0.clone();
-        let answers = request.into_inner().map(move |request| {
-            let (doors, call) = (doors.clone(), call.clone());
-            async move { Ok(doors.streamed(request?, &call).await) }
-        });
-        Ok(Response::new(Box::pin(answers.buffered(STREAM_AHEAD))))
+        let bytes_max = doors.limits.bytes_max;
+        let answers = ahead(
+            request.into_inner(),
+            bytes_max,
+            memory,
+            size,
+            move |request| {
+                let (doors, call) = (doors.clone(), call.clone());
+                async move { doors.streamed(request, &call).await }
+            },
+        );
+        Ok(Response::new(Box::pin(answers)))
     }
 
     async fn model_config(
@@ -319,5 +382,58 @@ impl Doors {
                 }),
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures_util::{future::pending, stream};
+
+    use super::*;
+
+    /// How many of a stream's requests of so many bytes are begun while none is answered.
+    async fn begun(bytes: usize) -> usize {
+        let begun = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&begun);
+        let requests = stream::iter((0..100).map(move |_| Ok(bytes)));
+        let answers = ahead(
+            requests,
+            20 << 20,
+            None,
+            |bytes| *bytes,
+            move |_| {
+                counted.fetch_add(1, Ordering::Relaxed);
+                pending::<()>()
+            },
+        );
+        let mut answers = Box::pin(answers);
+        assert!(futures_util::poll!(answers.next()).is_pending());
+        begun.load(Ordering::Relaxed)
+    }
+
+    #[tokio::test]
+    async fn a_stream_holds_no_more_than_one_request_may_have() {
+        assert_eq!(begun(100).await, STREAM_AHEAD);
+        assert_eq!(begun(9 << 20).await, 2);
+        assert_eq!(begun(20 << 20).await, 1);
+        assert_eq!(begun(1 << 40).await, 1, "one always goes");
+    }
+
+    #[tokio::test]
+    async fn a_stream_is_answered_in_order_whatever_its_requests_hold() {
+        let sizes = (0..50).map(|at| Ok((at * 7_919) % (30 << 20)));
+        let requests = stream::iter(sizes.collect::<Vec<_>>());
+        let answers = ahead(
+            requests,
+            20 << 20,
+            None,
+            |bytes| *bytes,
+            async |bytes| bytes,
+        );
+        let answers: Vec<usize> = answers.map(Result::unwrap).collect().await;
+        let expected: Vec<usize> = (0..50).map(|at| (at * 7_919) % (30 << 20)).collect();
+        assert_eq!(answers, expected);
     }
 }

@@ -1,10 +1,8 @@
 //! Tensors written as JSON: lists in lists to elements and a shape. Numbers are read to the last bit. Pure.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::borrow::Cow;
 
-use quadrille_pipeline::quote::quote;
-use quadrille_proto::oip::{InferParameter, infer_parameter::ParameterChoice};
-use serde_json::{Map, Value, value::RawValue};
+use serde_json::value::RawValue;
 
 use super::tensor::{Cells, Error};
 
@@ -233,37 +231,6 @@ fn mixed() -> Error {
 /// Checks that data came in the shape that is given for it, or flat.
 pub(crate) fn fits(flat: &Flat, shape: &[i64]) -> bool {
     flat.shape == shape || flat.shape.len() == 1
-}
-
-/// A JSON object's parameters as gRPC has them.
-///
-/// # Errors
-/// One is neither text, number nor truth.
-pub(crate) fn parameters(
-    object: Map<String, Value>,
-) -> Result<BTreeMap<String, InferParameter>, Error> {
-    let parameters = object.into_iter().map(|(name, value)| {
-        let choice = match value {
-            Value::Bool(truth) => ParameterChoice::BoolParam(truth),
-            Value::String(text) => ParameterChoice::StringParam(text),
-            Value::Number(number) => match (number.as_i64(), number.as_u64()) {
-                (Some(number), _) => ParameterChoice::Int64Param(number),
-                (None, Some(number)) => ParameterChoice::Uint64Param(number),
-                _ => ParameterChoice::DoubleParam(number.as_f64().unwrap_or(f64::NAN)),
-            },
-            _ => {
-                return Err(Error::Invalid(format!(
-                    "parameter {} must be a text, a number, true or false",
-                    quote(&name)
-                )));
-            }
-        };
-        let parameter = InferParameter {
-            parameter_choice: Some(choice),
-        };
-        Ok((name, parameter))
-    });
-    parameters.collect()
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 pub(crate) mod about;
 pub(crate) mod ask;
+mod bounded;
 mod extensions;
 pub(crate) mod grpc;
 pub(crate) mod infer;

@@ -18,17 +18,18 @@ use quadrille_proto::oip::{
 };
 use quadrille_telemetry::propagation::VARIANT;
 use serde::{Deserialize, Serialize, de::IgnoredAny};
-use serde_json::{Map, Value, json, value::RawValue};
+use serde_json::{Value, json, value::RawValue};
 
 use super::{
     about,
     ask::{self, Ask},
+    bounded::{Bounded, Parameters, SIDES_MAX},
     extensions,
     infer::{Doors, Question, Scored, deadline},
-    json::{fits, flatten, parameters},
+    json::{fits, flatten},
     outputs::{Made, Values},
     refusal::{Refusal, error},
-    tensor::{Data, Datatype, Error, Limits, Tensor, shown, wrong},
+    tensor::{Data, Datatype, Error, INPUTS_MAX, Limits, Tensor, shown, wrong},
 };
 
 /// Where the JSON of a body ends and its bytes begin.
@@ -151,21 +152,21 @@ struct InferJson<'a> {
     #[serde(rename = "model_version")]
     _model_version: Option<IgnoredAny>,
     #[serde(default)]
-    parameters: Map<String, Value>,
+    parameters: Parameters,
     #[serde(borrow)]
-    inputs: Vec<InputJson<'a>>,
+    inputs: Bounded<InputJson<'a>, INPUTS_MAX>,
     #[serde(default)]
-    outputs: Vec<OutputJson>,
+    outputs: Bounded<OutputJson, INPUTS_MAX>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct InputJson<'a> {
     name: String,
-    shape: Vec<i64>,
+    shape: Bounded<i64, SIDES_MAX>,
     datatype: String,
     #[serde(default)]
-    parameters: Map<String, Value>,
+    parameters: Parameters,
     #[serde(borrow)]
     data: Option<&'a RawValue>,
 }
@@ -175,7 +176,7 @@ struct InputJson<'a> {
 struct OutputJson {
     name: String,
     #[serde(default)]
-    parameters: Map<String, Value>,
+    parameters: Parameters,
 }
 
 async fn infer(
@@ -186,14 +187,15 @@ async fn infer(
 ) -> Result<Response, Refusal> {
     let body = read(body, doors.limits)?;
     let (text, mut binary) = split(&headers, &body)?;
-    let mut request: InferJson<'_> = serde_json::from_slice(text)
+    let request: InferJson<'_> = serde_json::from_slice(text)
         .map_err(|error| Refusal::invalid(format!("the body is no inference request: {error}")))?;
-    let mut ask = Ask::read(&parameters(std::mem::take(&mut request.parameters))?)?;
+    let mut ask = Ask::read(&request.parameters.0)?;
     if ask.variant.is_none() {
         ask.variant = variant(&headers);
     }
-    let inputs = request.inputs.iter();
-    let inputs = inputs.map(|it| tensor(it, &mut binary, doors.limits));
+    let inputs = request.inputs.0.iter();
+    let mut left = doors.limits.values_max;
+    let inputs = inputs.map(|it| tensor(it, &mut binary, &mut left, doors.limits));
     let tensors: Vec<Tensor<'_>> = inputs.collect::<Result<_, _>>()?;
     if !binary.is_empty() {
         return Err(Refusal::invalid(format!(
@@ -201,13 +203,12 @@ async fn infer(
             binary.len()
         )));
     }
-    let outputs = request.outputs.into_iter().map(|output| {
-        Ok(InferRequestedOutputTensor {
-            name: output.name,
-            parameters: parameters(output.parameters)?,
-        })
+    let outputs = request.outputs.0.into_iter();
+    let outputs = outputs.map(|output| InferRequestedOutputTensor {
+        name: output.name,
+        parameters: output.parameters.0,
     });
-    let outputs: Vec<_> = outputs.collect::<Result<_, Error>>()?;
+    let outputs: Vec<_> = outputs.collect();
     let (model, version) = named(&path);
     let question = Question {
         model,
@@ -260,17 +261,23 @@ fn split<'a>(headers: &HeaderMap, body: &'a [u8]) -> Result<(&'a [u8], &'a [u8])
 fn tensor<'a>(
     input: &'a InputJson<'a>,
     binary: &mut &'a [u8],
+    left: &mut usize,
     limits: Limits,
 ) -> Result<Tensor<'a>, Error> {
-    let name = &input.name;
-    let data = match (input.data, input.parameters.get("binary_data_size")) {
+    let (name, shape) = (&input.name, &input.shape.0);
+    let parameters = &input.parameters.0;
+    let data = match (input.data, parameters.get("binary_data_size")) {
         (Some(data), None) => {
-            let flat = flatten(data, limits.values_max).map_err(|error| match error {
+            let flat = flatten(data, *left).map_err(|error| match error {
                 Error::Invalid(what) => wrong(name, what),
-                error => error,
+                Error::TooLarge(_) => Error::TooLarge(format!(
+                    "the data of all inputs has more than {} elements; send fewer rows at once",
+                    limits.values_max
+                )),
             })?;
-            if !fits(&flat, &input.shape) {
-                let (found, shape) = (shown(&flat.shape), shown(&input.shape));
+            *left = left.saturating_sub(flat.cells.len());
+            if !fits(&flat, shape) {
+                let (found, shape) = (shown(&flat.shape), shown(shape));
                 return Err(wrong(
                     name,
                     format!(
@@ -281,7 +288,8 @@ fn tensor<'a>(
             Data::Json(flat.cells)
         }
         (None, Some(size)) => {
-            let size = size.as_u64().and_then(|size| usize::try_from(size).ok());
+            let size = ask::whole("binary_data_size", size);
+            let size = size.ok().and_then(|size| usize::try_from(size).ok());
             let parts = size.and_then(|size| binary.split_at_checked(size));
             let (own, others) = parts.ok_or_else(|| {
                 let left = binary.len();
@@ -296,7 +304,7 @@ fn tensor<'a>(
                 "has data and binary_data_size; send the one or the other",
             ));
         }
-        (None, None) if input.parameters.contains_key("shared_memory_region") => {
+        (None, None) if parameters.contains_key("shared_memory_region") => {
             return Err(ask::no_shared_memory(name));
         }
         (None, None) => {
@@ -309,7 +317,7 @@ fn tensor<'a>(
     Ok(Tensor {
         name,
         datatype: Datatype::parse(name, &input.datatype)?,
-        shape: &input.shape,
+        shape,
         data,
         limits,
     })

@@ -74,6 +74,57 @@ async fn a_refusal_over_grpc_is_short_whatever_it_names() {
     }
 }
 
+#[tokio::test]
+async fn a_request_of_nothing_but_inputs_is_refused_before_it_is_read() {
+    let mut client = client().await;
+    let mut request = ModelInferRequest {
+        model_name: "diabetes-forest".to_owned(),
+        inputs: vec![InferInputTensor::default(); 70_000],
+        ..ModelInferRequest::default()
+    };
+    let refused = client
+        .model_infer(request.clone())
+        .await
+        .expect_err("refused");
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    assert!(refused.message().contains("65536 messages"), "{refused}");
+    request.inputs.truncate(9_000);
+    let refused = client.model_infer(request).await.expect_err("refused");
+    assert!(refused.message().contains("8192 inputs"), "{refused}");
+}
+
+#[test]
+fn lists_in_parameters_and_too_many_inputs_are_refused_over_rest() {
+    let ask = |body: String| {
+        let path = "/v2/models/diabetes-forest/infer";
+        let (status, _, answer) = http(server().address, "POST", path, &[], body.as_bytes());
+        (status, String::from_utf8_lossy(&answer).into_owned())
+    };
+    let list = vec![r#"{"":0}"#; 10_000].join(",");
+    let (status, answer) = ask(format!(
+        r#"{{"inputs": [], "parameters": {{"x": [{list}]}}}}"#
+    ));
+    assert!(
+        status == 400 && answer.contains("must be a text"),
+        "{answer}"
+    );
+    let input = r#"{"name":"","shape":[],"datatype":""}"#;
+    let inputs = vec![input; 9_000].join(",");
+    let (status, answer) = ask(format!(r#"{{"inputs": [{inputs}]}}"#));
+    assert!(
+        status == 400 && answer.contains("8192 elements"),
+        "{answer}"
+    );
+    // Each is small enough; together they are not.
+    let numbers = vec!["0"; 1 << 20].join(",");
+    let input = format!(r#"{{"name":"x","shape":[1048576],"datatype":"FP64","data":[{numbers}]}}"#);
+    let (status, answer) = ask(format!(r#"{{"inputs": [{input},{input},{input}]}}"#));
+    assert!(
+        status == 400 && answer.contains("of all inputs"),
+        "{answer}"
+    );
+}
+
 #[test]
 fn a_refusal_over_rest_is_short_whatever_it_names() {
     let long = "x".repeat(1 << 20);
