@@ -4,8 +4,9 @@ mod import;
 mod list;
 mod watch;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
+use inference::serving::check as check_fit;
 use quadrille_model::{
     Package,
     package::{ARTEFACT_BYTES_MAX, MANIFEST_BYTES_MAX, MANIFEST_FILE, Manifest},
@@ -71,7 +72,7 @@ pub struct PushArgs {
     #[arg(long, value_name = "HEX")]
     sha256: Option<String>,
 
-    /// Refuse the package unless it has this pipeline's inputs (a pipeline file).
+    /// Refuse the package unless it fits this pipeline (a pipeline file): its inputs, and what it answers.
     #[arg(long, value_name = "PATH")]
     pipeline: Option<PathBuf>,
 
@@ -155,7 +156,9 @@ fn push(args: &PushArgs) -> Result<(), Error> {
         has(&package, wanted)?;
     }
     if let Some(path) = &args.pipeline {
-        fits(&package, path)?;
+        let pipelines =
+            Pipeline::load(path).map_err(|error| Error::Config(format!("--pipeline: {error}")))?;
+        fits(&package, &pipelines)?;
     }
     let checked = Checked {
         artefact_uri,
@@ -209,15 +212,15 @@ fn has(package: &Package, wanted: &str) -> Result<(), Error> {
     }
 }
 
+/// What a replica checks before it lets a version answer for a pipeline.
+///
 /// # Errors
-/// The pipeline's inputs are others; the difference is named.
-fn fits(package: &Package, path: &Path) -> Result<(), Error> {
-    let pipelines =
-        Pipeline::load(path).map_err(|error| Error::Config(format!("--pipeline: {error}")))?;
-    for pipeline in &pipelines {
-        package.check_inputs(pipeline.inputs()).map_err(|error| {
+/// The package does not fit one of the pipelines; the difference is named.
+fn fits(package: &Package, pipelines: &[Pipeline]) -> Result<(), Error> {
+    for pipeline in pipelines {
+        check_fit(pipeline, &*package.model()).map_err(|why| {
             let name = pipeline.name();
-            Error::Config(format!("the package does not fit pipeline {name}: {error}"))
+            Error::Config(format!("{package} does not fit pipeline {name}: {why}"))
         })?;
     }
     Ok(())

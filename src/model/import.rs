@@ -16,6 +16,7 @@ use quadrille_model::{
 use quadrille_pipeline::{Decision, Pipeline, Truth};
 use quadrille_service::Error;
 
+use super::fits;
 use crate::{output, pipelines, registry, train::created_at};
 
 /// Room for 32 rows of 4,096 inputs, and for other columns.
@@ -60,7 +61,7 @@ pub struct Args {
     #[arg(conflicts_with = "pipeline", required_unless_present = "pipeline")]
     inputs: Vec<String>,
 
-    /// Take the model's inputs and, without --outputs, the two labels from this pipeline file.
+    /// Take the model's inputs and, without --outputs, what it answers from this pipeline file; refuse a model that does not fit it.
     #[arg(long, value_name = "PATH")]
     pipeline: Option<PathBuf>,
 
@@ -155,6 +156,9 @@ pub fn run(args: &Args) -> Result<(), Error> {
         rows.put(&mut options, args.tolerance);
     }
     let package = import(onnx, options).map_err(|error| refused(&args.file, &error))?;
+    if let Some(path) = &args.pipeline {
+        fits(&package, &[pipelines::one(path)?])?;
+    }
     let renamed = renamed(&package).map_err(|error| refused(&args.file, &error))?;
     renamed
         .iter()
@@ -435,7 +439,9 @@ fn cells(
 mod tests {
     use clap::Parser;
 
+    use super::super::{PushArgs, push};
     use super::*;
+    use crate::kafka::Kafka;
 
     const GOLDEN: &str = concat!(
         env!("CARGO_MANIFEST_DIR"),
@@ -694,6 +700,87 @@ mod tests {
             taken_for(&renamed),
             "column 1 (counting from 0): the file's class \"normal\" is taken for \"abnormal\""
         );
+    }
+
+    #[test]
+    fn a_model_whose_positive_class_is_the_pipelines_negative_one_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipeline = folder.path().join("ward.toml");
+        let text = r#"
+            name = "ward"
+            record = { key = "bed", fields = [{ name = "a", type = "number" }, { name = "b", type = "number" }] }
+            features = [{ name = "a", kind = "pass", field = "a" }, { name = "b", kind = "pass", field = "b" }]
+            model = { inputs = ["a", "b"] }
+            decision = { threshold = 0.5, positive = "alarm", negative = "fine" }
+            label = { field = "state", positive = "abnormal", negative = "normal" }
+        "#;
+        std::fs::write(&pipeline, text).unwrap();
+        let onnx = format!("{GOLDEN}/logistic-tiny.onnx");
+        let import = |outputs: &str| {
+            let out = folder.path().join(outputs.replace([':', ','], "-"));
+            let (pipeline, out) = (pipeline.to_str().unwrap(), out.to_str().unwrap());
+            let line = [
+                &onnx,
+                "--pipeline",
+                pipeline,
+                "--outputs",
+                outputs,
+                "--out",
+                out,
+            ];
+            run(&args(&line).unwrap()).map(|()| Package::load(Path::new(out)).unwrap())
+        };
+        for outputs in [
+            "binary:abnormal,normal",
+            "binary:alarm,fine",
+            "binary:other,normal",
+            "binary:abnormal,other",
+        ] {
+            let refused = import(outputs).unwrap_err().to_string();
+            assert!(
+                refused.contains("the other way round than the pipeline's"),
+                "{refused}"
+            );
+        }
+        let refused = import("values:y").unwrap_err().to_string();
+        assert!(refused.contains("the model gives values"), "{refused}");
+        // Words of its own say nothing about a model.
+        for outputs in [
+            "binary:normal,abnormal",
+            "binary:fine,alarm",
+            "binary:0,1",
+            "binary:normal,other",
+        ] {
+            let package = import(outputs).unwrap();
+            fits(&package, &[pipelines::one(&pipeline).unwrap()]).unwrap();
+        }
+        // Made without the pipeline, and pushed with it.
+        let out = folder.path().join("apart");
+        let line = [
+            &*onnx,
+            "--name",
+            "m",
+            "--inputs",
+            "a,b",
+            "--outputs",
+            "binary:alarm,fine",
+            "--out",
+            out.to_str().unwrap(),
+        ];
+        run(&args(&line).unwrap()).unwrap();
+        let pushed = PushArgs {
+            dir: Some(out),
+            uri: None,
+            sha256: None,
+            pipeline: Some(pipeline),
+            by: None,
+            kafka: Kafka {
+                bootstrap_servers: "127.0.0.1:1".to_owned(),
+                kafka_properties: String::new(),
+            },
+        };
+        let refused = push(&pushed).unwrap_err().to_string();
+        assert!(refused.contains("the other way round"), "{refused}");
     }
 
     #[test]

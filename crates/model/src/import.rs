@@ -108,13 +108,21 @@ fn classes(package: &Package) -> Result<Option<Classes>, Error> {
 
 fn check_classes(package: &Package) -> Result<(), Error> {
     let named = columns(&package.manifest().outputs);
-    match classes(package)?.filter(|classes| classes.contradict(&named)) {
-        None => Ok(()),
-        Some(classes) => Err(Error::ClassOrder {
-            file: classes.names,
+    let contradicts = classes(package)?.filter(|classes| classes.contradict(&named));
+    let Some(Classes { names: file, .. }) = contradicts else {
+        return Ok(());
+    };
+    Err(match &package.manifest().outputs {
+        // Who names them in the file's order has the other class for the positive one.
+        Outputs::Binary(labels) => Error::PositiveClass {
+            file,
+            outputs: labels.clone(),
+        },
+        _ => Error::ClassOrder {
+            file,
             named: named.into_iter().map(str::to_owned).collect(),
-        }),
-    }
+        },
+    })
 }
 
 /// The classes that an imported package calls otherwise than its file does: whoever imports it should see which is taken for which. Numbers

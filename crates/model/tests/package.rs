@@ -329,6 +329,14 @@ fn a_difference_of_outputs_is_spelt_out() {
         positive: "ill".to_owned(),
     };
     package.check_outputs(&Outputs::Binary(other)).unwrap();
+    for (negative, positive) in [("pos", "neg"), ("pos", "other"), ("other", "neg")] {
+        let inverted = Labels {
+            negative: negative.to_owned(),
+            positive: positive.to_owned(),
+        };
+        let error = package.check_outputs(&Outputs::Binary(inverted));
+        assert!(matches!(error, Err(Error::Inverted { .. })), "{error:?}");
+    }
     let classes = Outputs::Classes(vec!["neg".to_owned(), "pos".to_owned()]);
     let error = package.check_outputs(&classes).unwrap_err().to_string();
     assert_eq!(

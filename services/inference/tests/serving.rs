@@ -219,6 +219,16 @@ fn where_a_deployment_is_removed_what_serves_goes_on_and_a_replica_that_starts_h
     assert_eq!(started.version("k"), 1);
 }
 
+/// The files of version `version` with these names for its classes.
+fn called(version: u32, negative: &str, positive: &str) -> Files {
+    let mut files = files(version);
+    let mut manifest: serde_json::Value =
+        serde_json::from_slice(&files.manifest).expect("a manifest");
+    manifest["labels"] = serde_json::json!({"negative": negative, "positive": positive});
+    files.manifest = manifest.to_string().into_bytes();
+    files
+}
+
 /// The files of version `version` with the answers of another.
 fn renamed(version: u32, other: u32) -> Files {
     let mut files = files(other);
@@ -476,6 +486,11 @@ fn broken() -> Vec<Broken> {
             "other inputs",
             Box::new(|log| log.push_files(2, files_with(2, &["a", "c"]))),
             "check: pipeline ward: the model wants other inputs: missing c",
+        ),
+        (
+            "classes the other way round",
+            Box::new(|log| log.push_files(2, called(2, "alarm", "fine"))),
+            "check: pipeline ward: the model has its classes (negative \"alarm\", positive \"fine\") the other way round",
         ),
     ]
 }

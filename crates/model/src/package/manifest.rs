@@ -154,6 +154,31 @@ pub struct Labels {
     pub positive: String,
 }
 
+impl Labels {
+    /// Whether one of the classes is the opposite one in `other`: a probability would be taken for its complement. Classes that `other`
+    /// has no names for say nothing.
+    pub fn is_inverted(&self, other: &Self) -> bool {
+        self.negative == other.positive || self.positive == other.negative
+    }
+
+    /// Whether both call a class the same, on whichever side.
+    pub fn shares_a_name(&self, other: &Self) -> bool {
+        let names = [&other.negative, &other.positive];
+        names.contains(&&self.negative) || names.contains(&&self.positive)
+    }
+}
+
+/// The negative class and the positive one.
+impl fmt::Display for Labels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "negative {:?}, positive {:?}",
+            self.negative, self.positive
+        )
+    }
+}
+
 /// How the model came about.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -101,13 +101,20 @@ pub enum Error {
     NoProbability { row: usize, answer: NotANumber },
     #[error(
         "the columns of the file's answers are the classes {}, in this order, and the outputs call them {}: answers would be given to the \
-         wrong class; name the outputs in the file's order, or export the model with its classes in yours (of two the second is the positive one)",
+         wrong class; name the outputs in the file's order, or export the model with its classes in yours",
         file.join(", "), named.join(", ")
     )]
     ClassOrder {
         file: Vec<String>,
         named: Vec<String>,
     },
+    #[error(
+        "the columns of the file's answers are the classes {}, in this order, and the second of two is the positive one; the outputs have \
+         {outputs}: train the model with 0 for {:?} and 1 for {:?}, and export it again (other names for the outputs would not \
+         change which probability it gives)",
+        file.join(", "), outputs.negative, outputs.positive
+    )]
+    PositiveClass { file: Vec<String>, outputs: Labels },
     #[error("the parts of the package do not fit: {0}")]
     Parts(#[from] scorer::Error),
     #[error("the model {model} wants other inputs: {difference}")]
@@ -119,6 +126,12 @@ pub enum Error {
     Outputs {
         model: String,
         difference: Box<Difference>,
+    },
+    #[error("the model {model} has its classes ({has}) the other way round: wanted is {wanted}")]
+    Inverted {
+        model: String,
+        has: Labels,
+        wanted: Labels,
     },
     #[error("the model {model} gives {found}; wanted: {wanted}")]
     Task {
@@ -322,13 +335,20 @@ impl Package {
     }
 
     /// Checks that the model answers what `wanted` says: a probability of one class, the probabilities of these classes, or
-    /// these values, in this order. What the two classes of a binary model are called is the model's own business.
+    /// these values, in this order. The two classes of a binary model may have names of their own, but not each other's.
     ///
     /// # Errors
-    /// [`Error::Task`] or [`Error::Outputs`] with the difference.
+    /// [`Error::Task`], [`Error::Inverted`] or [`Error::Outputs`] with the difference.
     pub fn check_outputs(&self, wanted: &Outputs) -> Result<(), Error> {
         let found = &self.manifest.outputs;
         let (has, offered) = match (found, wanted) {
+            (Outputs::Binary(has), Outputs::Binary(wanted)) if has.is_inverted(wanted) => {
+                return Err(Error::Inverted {
+                    model: self.to_string(),
+                    has: has.clone(),
+                    wanted: wanted.clone(),
+                });
+            }
             (Outputs::Binary(_), Outputs::Binary(_)) => return Ok(()),
             (Outputs::Classes(has), Outputs::Classes(offered))
             | (Outputs::Values(has), Outputs::Values(offered)) => (has, offered),

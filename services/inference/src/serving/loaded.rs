@@ -6,8 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use quadrille_model::{Cost, Model, Outputs, Package, package::Difference};
-use quadrille_pipeline::{Decision, Pipeline};
+use quadrille_model::{
+    Cost, Model, Outputs, Package,
+    package::{Difference, Labels},
+};
+use quadrille_pipeline::{Decision, Pipeline, Threshold, Truth};
 use quadrille_registry::ModelId;
 use quadrille_telemetry::metrics::{ModelTimes, ServingMetrics};
 
@@ -269,12 +272,14 @@ impl Loaded {
 ///
 /// # Errors
 /// The difference, in words.
-pub(super) fn check(pipeline: &Pipeline, model: &dyn Model) -> Result<(), String> {
+pub fn check(pipeline: &Pipeline, model: &dyn Model) -> Result<(), String> {
     if let Some(difference) = Difference::between(model.inputs(), pipeline.inputs()) {
         return Err(format!("the model wants other inputs: {difference}"));
     }
     let difference = match (model.outputs(), pipeline.decision()) {
-        (Outputs::Binary(_), Decision::Threshold(_)) => None,
+        (Outputs::Binary(has), Decision::Threshold(decision)) => {
+            return check_sides(has, pipeline, decision);
+        }
         (Outputs::Classes(has), Decision::Argmax(decision)) => {
             Difference::between(has, &decision.classes)
         }
@@ -296,6 +301,34 @@ pub(super) fn check(pipeline: &Pipeline, model: &dyn Model) -> Result<(), String
         None => Ok(()),
         Some(difference) => Err(format!("the model has other outputs: {difference}")),
     }
+}
+
+/// Checks that a model's positive class is not the pipeline's negative one, or the reverse. Models are trained on the words of the data and
+/// imported with those of the decision, and may have others, which say nothing; only words that they share tell. Those of the data come
+/// first, as data may call "no" what the decision calls "yes".
+fn check_sides(has: &Labels, pipeline: &Pipeline, decision: &Threshold) -> Result<(), String> {
+    let data = match pipeline.label().map(|it| &it.truth) {
+        Some(Truth::Two { positive, negative }) => Some(("data", negative, positive)),
+        _ => None,
+    };
+    let decision = Some(("decision", &decision.negative, &decision.positive));
+    for (whose, negative, positive) in [data, decision].into_iter().flatten() {
+        let wanted = Labels {
+            negative: negative.clone(),
+            positive: positive.clone(),
+        };
+        if !has.shares_a_name(&wanted) {
+            continue;
+        }
+        if has.is_inverted(&wanted) {
+            return Err(format!(
+                "the model has its classes ({has}) the other way round than the pipeline's {whose} ({wanted}), so that each \
+                 decision would be the opposite; train or export a model whose positive class is {positive:?}"
+            ));
+        }
+        return Ok(());
+    }
+    Ok(())
 }
 
 /// From a package's files to a model that has scored: verify, load, warm up. Nothing in a package may hurt the

@@ -32,7 +32,7 @@ use quadrille_telemetry::metrics::{ModelTimes, ServingMetrics, VariantRecords};
 pub use crate::batch::Batching;
 pub(crate) use counts::{Counts, Statistics};
 pub(crate) use loaded::Begun;
-pub use loaded::{Failed, Loaded, Step};
+pub use loaded::{Failed, Loaded, Step, check};
 pub use loader::{Loader, Options};
 pub use log::Log;
 use snapshot::Snapshot;
