@@ -240,12 +240,16 @@ impl Doors {
 /// How the tensors hold the rows: the request says so, or their names do; a shape alone never does, or the raw values of a
 /// record would be scored as features. Where names fit both, they are the record's: its rules for what is missing or out of
 /// range hold then, and features that merely pass a field on come out the same. A tensor of neither's name is the matrix
-/// of the model's inputs, unless the whole record could be one tensor as well.
+/// of the model's inputs, unless the whole record could be one tensor as well. A record has no features: beside its fields they would be
+/// computed anew, and what was sent of them ignored.
 fn form(pipeline: &Pipeline, ask: &Ask, tensors: &[Tensor<'_>]) -> Result<Form, Refusal> {
-    if let Some(form) = ask.form {
-        return Ok(form);
-    }
     let is_input = |name: &str| pipeline.inputs().iter().any(|input| input == name);
+    let feature = |it: &&Tensor<'_>| is_input(it.name) && !pipeline.has_field(it.name);
+    match (ask.form, tensors.iter().find(feature)) {
+        (Some(Form::Record), Some(feature)) => return Err(mixed(feature.name)),
+        (Some(form), _) => return Ok(form),
+        (None, _) => {}
+    }
     if tensors.iter().all(|it| pipeline.has_field(it.name)) {
         return Ok(Form::Record);
     }
@@ -255,8 +259,19 @@ fn form(pipeline: &Pipeline, ask: &Ask, tensors: &[Tensor<'_>]) -> Result<Form, 
     match (tensors, pipeline.only_field()) {
         ([_], None) => Ok(Form::Features),
         ([tensor], Some(field)) => Err(ambiguous(pipeline, tensor.name, field)),
-        _ => Ok(Form::Record),
+        _ => match tensors.iter().find(feature) {
+            Some(feature) => Err(mixed(feature.name)),
+            None => Ok(Form::Record),
+        },
     }
+}
+
+fn mixed(name: &str) -> Refusal {
+    Refusal::Invalid(format!(
+        "input {}: the model reads it, and the record has no such field; send the record's fields alone (features are computed of \
+         them), or the model's inputs alone, with the entity's key as the parameter \"key\"",
+        quote(name)
+    ))
 }
 
 fn ambiguous(pipeline: &Pipeline, name: &str, field: &str) -> Refusal {

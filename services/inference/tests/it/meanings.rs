@@ -261,6 +261,62 @@ fn a_raw_value_is_never_scored_as_the_feature_that_is_made_of_it() {
 }
 
 #[test]
+fn features_beside_a_records_fields_are_refused_and_never_ignored_or_computed_again() {
+    // The record's fields, with insulin as it was measured.
+    let fields = [
+        ("pregnant", 6.0),
+        ("glucose", 148.0),
+        ("pressure", 72.0),
+        ("triceps", 35.0),
+        ("insulin", 100.0),
+        ("mass", 33.6),
+        ("pedigree", 0.627),
+        ("age", 50.0),
+    ];
+    // As who asks knows better.
+    let features = [("insulin_missing", 1.0), ("triceps_missing", 0.0)];
+    let all = fields.iter().chain(&features);
+    let mut row = serde_json::Map::new();
+    row.insert("patient_id".to_owned(), json!("p-1"));
+    row.extend(
+        all.clone()
+            .map(|(name, it)| ((*name).to_owned(), json!(it))),
+    );
+    let (status, answer) = post("/v1/models/diabetes:predict", &json!({"instances": [row]}));
+    assert_eq!(status, 400, "{answer}");
+    let said = error(&answer);
+    assert!(
+        said.contains("\"insulin_missing\"") && said.contains("parameter \"key\""),
+        "{said}"
+    );
+
+    let tensors = |named: &[(&str, f64)]| -> Vec<Value> {
+        let tensor = |(name, it): &(&str, f64)| tensor(name, json!([1]), json!([it]));
+        named.iter().map(tensor).collect()
+    };
+    let ask = |tensors: Vec<Value>, parameters: Value| {
+        let body = json!({"inputs": tensors, "parameters": parameters});
+        post("/v2/models/diabetes/infer", &body)
+    };
+    let key = json!({"name": "patient_id", "shape": [1], "datatype": "BYTES", "data": ["p-1"]});
+    let inputs: Vec<(&str, f64)> = all.copied().collect();
+    let mut keyed = tensors(&inputs);
+    keyed.push(key);
+    let (status, answer) = ask(keyed, json!({}));
+    assert_eq!(status, 400, "{answer}");
+    let (status, answer) = ask(tensors(&inputs), json!({"inputs": "record"}));
+    assert_eq!(status, 400, "{answer}");
+
+    // As it says: with the key as a parameter.
+    let (status, answer) = ask(tensors(&inputs), json!({"key": "p-1"}));
+    assert_eq!(status, 200, "{answer}");
+    let numbers: Vec<f64> = inputs.iter().map(|(_, it)| *it).collect();
+    let expected = json!(scores(&server().diabetes, &numbers));
+    assert_eq!(answer["outputs"][0]["data"], expected);
+    assert_eq!(ask(tensors(&fields), json!({})).0, 200);
+}
+
+#[test]
 fn more_than_the_settings_allow_is_refused_with_the_setting_in_every_form() {
     let rows = vec![1.0; ROWS_MAX + 1];
     let values = vec![1.0; VALUES_MAX + 10];
