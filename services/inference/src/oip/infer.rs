@@ -209,6 +209,7 @@ impl Doors {
         let (key, variant) = (ask.key.as_deref(), ask.variant.as_deref());
         if form(pipeline, ask, tensors)? == Form::Features {
             let rows = rows(tensors, pipeline.inputs())?;
+            check_finite(&rows, pipeline.inputs())?;
             return Ok((self.serving.choose(pipeline.name(), key, variant)?, rows));
         }
         let step = self.tracing.step("features");
@@ -264,6 +265,22 @@ fn form(pipeline: &Pipeline, ask: &Ask, tensors: &[Tensor<'_>]) -> Result<Form, 
             None => Ok(Form::Record),
         },
     }
+}
+
+/// A pipeline's features are finite or missing, whoever computes them: what its records cannot have, its features cannot either.
+fn check_finite(rows: &Rows, inputs: &[String]) -> Result<(), Refusal> {
+    let Some(at) = rows.values.iter().position(|it| it.is_infinite()) else {
+        return Ok(());
+    };
+    let width = inputs.len().max(1);
+    let name = inputs.get(at % width).map_or("", String::as_str);
+    let row = match rows.count {
+        1 => String::new(),
+        _ => format!("row {}: ", at / width),
+    };
+    Err(Refusal::Invalid(format!(
+        "{row}input {name:?}: is not a finite number; send a finite number, or null"
+    )))
 }
 
 fn mixed(name: &str) -> Refusal {

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use serde_json::value::RawValue;
 
-use super::tensor::{Cells, Error};
+use super::tensor::{Cells, Error, SHOWN_MAX};
 
 /// Lists in lists, at most.
 const DEPTH_MAX: usize = 32;
@@ -24,28 +24,34 @@ pub(crate) fn flatten(data: &RawValue, values_max: usize) -> Result<Flat, Error>
     read(data, values_max, None)
 }
 
-/// As [`flatten`], where an object may stand for a text.
-///
-/// # Errors
-/// As [`flatten`]; `text` says why an object is no text.
-pub(crate) fn flatten_with(
-    data: &RawValue,
-    values_max: usize,
-    text: ObjectText,
-) -> Result<Flat, Error> {
-    read(data, values_max, Some(text))
+/// What a dialect says in JSON that JSON has no words for.
+pub(crate) struct Dialect {
+    /// The text that an object without objects in it stands for, or why it is none.
+    pub text: fn(&str) -> Result<String, Error>,
+    /// The one spelling of a number that stands for infinity, without a sign. Others that are too large are refused.
+    pub infinity: &'static str,
 }
 
-/// The text that an object without objects in it stands for.
-pub(crate) type ObjectText = fn(&str) -> Result<String, Error>;
+/// As [`flatten`], in a dialect.
+///
+/// # Errors
+/// As [`flatten`]; the dialect says why an object is no text.
+pub(crate) fn flatten_in(
+    data: &RawValue,
+    values_max: usize,
+    dialect: &'static Dialect,
+) -> Result<Flat, Error> {
+    read(data, values_max, Some(dialect))
+}
 
 fn read(
     data: &RawValue,
     values_max: usize,
-    object_text: Option<ObjectText>,
+    dialect: Option<&'static Dialect>,
 ) -> Result<Flat, Error> {
     let mut reading = Reading {
         values_max,
+        dialect,
         ..Reading::default()
     };
     let mut rest = data.get();
@@ -53,8 +59,8 @@ fn read(
         rest = match next {
             b'[' => reading.open(&rest[1..])?,
             b']' => reading.close(&rest[1..])?,
-            b'{' => match object_text {
-                Some(text) => reading.object(rest, text)?,
+            b'{' => match dialect {
+                Some(dialect) => reading.object(rest, dialect)?,
                 None => {
                     return Err(invalid(
                         "holds an object; send numbers, texts, true or false",
@@ -83,6 +89,7 @@ struct Reading {
     leaves: Option<usize>,
     cells: Option<Cells>,
     values_max: usize,
+    dialect: Option<&'static Dialect>,
 }
 
 impl Reading {
@@ -147,11 +154,11 @@ impl Reading {
         Ok(rest)
     }
 
-    fn object<'a>(&mut self, rest: &'a str, text: ObjectText) -> Result<&'a str, Error> {
+    fn object<'a>(&mut self, rest: &'a str, dialect: &Dialect) -> Result<&'a str, Error> {
         // One with objects in it ends early here, and is refused where it is read.
         let end = rest.find('}').map_or(rest.len(), |end| end + 1);
         let (object, rest) = rest.split_at(end);
-        self.texts(text(object)?)?;
+        self.texts((dialect.text)(object)?)?;
         Ok(rest)
     }
 
@@ -172,7 +179,14 @@ impl Reading {
             "true" | "false" => self.truth(word == "true")?,
             "null" => self.null()?,
             _ => {
-                let number = word.parse().map_err(|_| invalid("is no JSON"))?;
+                let number: f64 = word.parse().map_err(|_| invalid("is no JSON"))?;
+                let spelt = |dialect: &Dialect| word.trim_start_matches('-') == dialect.infinity;
+                if number.is_infinite() && !self.dialect.is_some_and(spelt) {
+                    let shown: String = word.chars().take(SHOWN_MAX).collect();
+                    return Err(invalid(&format!(
+                        "has {shown}, which is too large for a double; send finite numbers"
+                    )));
+                }
                 self.number(number)?;
             }
         }
@@ -304,6 +318,8 @@ mod tests {
             ("[null,1,true]", "mixes"),
             ("[null,true,1]", "mixes"),
             ("[{}]", "object"),
+            ("[1, 1e999]", "1e999, which is too large"),
+            ("[[-1e400]]", "-1e400, which is too large"),
         ] {
             let refused = flat(text).unwrap_err().to_string();
             assert!(refused.contains(part), "{text}: {refused}");

@@ -31,6 +31,12 @@ impl Default for Limits {
 /// fields that no feature is made of.
 pub(crate) const INPUTS_MAX: usize = 2 * quadrille_model::INPUTS_MAX;
 
+/// Up to here a double holds every integer; beyond, two that differ may become one.
+const WHOLE_MAX: u64 = 1 << 53;
+
+/// So much of a value that is refused is shown.
+pub(crate) const SHOWN_MAX: usize = 40;
+
 /// What is wrong with the tensors of a request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Error {
@@ -121,18 +127,20 @@ impl Datatype {
         row.unwrap_or((self, "", 0))
     }
 
-    /// The whole numbers it holds, where it holds no others.
+    /// The whole numbers it holds, where it holds no others; of those of 64 bits, the ones that are surely what was sent: once it is a double,
+    /// 2^53 may have been another.
     fn whole(self) -> Option<(f64, f64)> {
+        let most = (WHOLE_MAX - 1) as f64;
         Some(match self {
             Bool => (0.0, 1.0),
             Uint8 => (0.0, f64::from(u8::MAX)),
             Uint16 => (0.0, f64::from(u16::MAX)),
             Uint32 => (0.0, f64::from(u32::MAX)),
-            Uint64 => (0.0, u64::MAX as f64),
+            Uint64 => (0.0, most),
             Int8 => (f64::from(i8::MIN), f64::from(i8::MAX)),
             Int16 => (f64::from(i16::MIN), f64::from(i16::MAX)),
             Int32 => (f64::from(i32::MIN), f64::from(i32::MAX)),
-            Int64 => (i64::MIN as f64, i64::MAX as f64),
+            Int64 => (-most, most),
             Fp16 | Bf16 | Fp32 | Fp64 | Bytes => return None,
         })
     }
@@ -292,6 +300,10 @@ impl<'a> Tensor<'a> {
                     }) && (self.datatype != Fp32 || !is_beyond_single(*number))
                 };
                 if let Some(beyond) = numbers.iter().find(|number| !fits(number)) {
+                    let is_large = beyond.abs() >= WHOLE_MAX as f64;
+                    if matches!(self.datatype, Int64 | Uint64) && is_large {
+                        return Err(self.inexact(beyond));
+                    }
                     return Err(self.wrong(format!("{beyond} is no {name}; send one")));
                 }
                 put(slots, numbers.iter().copied());
@@ -314,11 +326,15 @@ impl<'a> Tensor<'a> {
             Uint8 => put(slots, raw.iter().map(|byte| f64::from(*byte))),
             Uint16 => put(slots, elements(raw).map(|it| u16::from_le_bytes(it).into())),
             Uint32 => put(slots, elements(raw).map(|it| u32::from_le_bytes(it).into())),
-            Uint64 => put(slots, elements(raw).map(|it| u64::from_le_bytes(it) as f64)),
+            Uint64 => {
+                self.put_exact(elements(raw).map(|it| u64::from_le_bytes(it).into()), slots)?;
+            }
             Int8 => put(slots, elements(raw).map(|it| i8::from_le_bytes(it).into())),
             Int16 => put(slots, elements(raw).map(|it| i16::from_le_bytes(it).into())),
             Int32 => put(slots, elements(raw).map(|it| i32::from_le_bytes(it).into())),
-            Int64 => put(slots, elements(raw).map(|it| i64::from_le_bytes(it) as f64)),
+            Int64 => {
+                self.put_exact(elements(raw).map(|it| i64::from_le_bytes(it).into()), slots)?;
+            }
             Bytes => return self.write_texts(self.raw_texts(raw)?.into_iter(), slots),
         }
         Ok(())
@@ -333,8 +349,15 @@ impl<'a> Tensor<'a> {
             Fp64 => put(slots, contents.fp64_contents.iter().copied()),
             Fp32 => put(slots, contents.fp32_contents.iter().map(|it| (*it).into())),
             Bool => put(slots, contents.bool_contents.iter().map(|it| (*it).into())),
-            Int64 => put(slots, contents.int64_contents.iter().map(|it| *it as f64)),
-            Uint64 => put(slots, contents.uint64_contents.iter().map(|it| *it as f64)),
+            Int64 => {
+                self.put_exact(contents.int64_contents.iter().map(|it| (*it).into()), slots)?;
+            }
+            Uint64 => {
+                self.put_exact(
+                    contents.uint64_contents.iter().map(|it| (*it).into()),
+                    slots,
+                )?;
+            }
             Int8 | Int16 | Int32 => {
                 let numbers = contents.int_contents.iter().map(|it| f64::from(*it));
                 self.put_fitting(numbers, slots)?;
@@ -351,6 +374,28 @@ impl<'a> Tensor<'a> {
             Fp16 | Bf16 => return Err(self.raw_only()),
         }
         Ok(())
+    }
+
+    /// Integers of 64 bits, as far as a double holds them.
+    fn put_exact<'s>(
+        &self,
+        numbers: impl Iterator<Item = i128> + Clone,
+        slots: impl Iterator<Item = &'s mut f64>,
+    ) -> Result<(), Error> {
+        let beyond = |it: &i128| it.unsigned_abs() > WHOLE_MAX.into();
+        match numbers.clone().find(beyond) {
+            Some(beyond) => Err(self.inexact(beyond)),
+            None => {
+                put(slots, numbers.map(|it| it as f64));
+                Ok(())
+            }
+        }
+    }
+
+    fn inexact(&self, number: impl std::fmt::Display) -> Error {
+        self.wrong(format!(
+            "{number} is beyond 2^53, where numbers (doubles) do not hold every integer; send smaller ones, or text where it is a name"
+        ))
     }
 
     /// Small integers travel as larger ones.
@@ -374,10 +419,12 @@ impl<'a> Tensor<'a> {
         slots: impl Iterator<Item = &'s mut f64>,
     ) -> Result<(), Error> {
         for (slot, text) in slots.zip(texts) {
-            *slot = text.trim().parse().map_err(|_| {
-                let shown: String = text.chars().take(40).collect();
+            // Rust reads "inf" and "nan" as numbers, and 1e400 as infinity.
+            let number = text.trim().parse().ok().filter(|it: &f64| it.is_finite());
+            *slot = number.ok_or_else(|| {
+                let shown: String = text.chars().take(SHOWN_MAX).collect();
                 self.wrong(format!(
-                    "{shown:?} is no number, and this input is one; send numbers"
+                    "{shown:?} is no finite number, and this input is one; send numbers"
                 ))
             })?;
         }
@@ -457,7 +504,7 @@ fn put<'s>(slots: impl Iterator<Item = &'s mut f64>, numbers: impl Iterator<Item
     }
 }
 
-fn elements<const N: usize>(raw: &[u8]) -> impl Iterator<Item = [u8; N]> + '_ {
+fn elements<const N: usize>(raw: &[u8]) -> impl Iterator<Item = [u8; N]> + Clone {
     let (elements, _) = raw.as_chunks::<N>();
     elements.iter().copied()
 }
@@ -734,6 +781,74 @@ mod tests {
     }
 
     #[test]
+    fn an_integer_that_a_double_does_not_hold_is_refused_in_every_form() {
+        const MOST: i64 = 1 << 53;
+        let said = |read: Result<Vec<f64>, Error>| read.expect_err("refused").to_string();
+        for beyond in [MOST + 1, -MOST - 1, i64::MAX, i64::MIN] {
+            let refused = said(read(&raw(Int64, &[1], &beyond.to_le_bytes())));
+            assert!(
+                refused.contains(&format!("{beyond} is beyond 2^53")),
+                "{refused}"
+            );
+            let contents = InferTensorContents {
+                int64_contents: vec![beyond],
+                ..Default::default()
+            };
+            assert_eq!(said(read(&typed(Int64, &[1], &contents))), refused);
+            assert!(raw(Int64, &[1], &beyond.to_le_bytes()).column().is_err());
+        }
+        for beyond in [MOST as u64 + 1, u64::MAX] {
+            let refused = said(read(&raw(Uint64, &[1], &beyond.to_le_bytes())));
+            let contents = InferTensorContents {
+                uint64_contents: vec![beyond],
+                ..Default::default()
+            };
+            assert_eq!(said(read(&typed(Uint64, &[1], &contents))), refused);
+        }
+        for whole in [MOST, -MOST] {
+            let found = read(&raw(Int64, &[1], &whole.to_le_bytes()));
+            assert_eq!(found, Ok(vec![whole as f64]));
+        }
+        // JSON has them as doubles already: 2^53 may have been 2^53 + 1.
+        let json = |datatype, number: i64| Tensor {
+            name: "x",
+            datatype,
+            shape: &[1],
+            data: Data::Json(Cells::Numbers(vec![number as f64])),
+            limits: Limits::default(),
+        };
+        for datatype in [Int64, Uint64] {
+            let refused = said(read(&json(datatype, MOST + 1)));
+            assert!(refused.contains("is beyond 2^53"), "{refused}");
+            assert!(read(&json(datatype, MOST - 1)).is_ok());
+        }
+        assert!(read(&json(Fp64, MOST + 1)).is_ok());
+    }
+
+    #[test]
+    fn texts_are_finite_numbers_or_refused() {
+        for text in [
+            "inf",
+            "-inf",
+            "Infinity",
+            "+infinity",
+            "nan",
+            "NaN",
+            "1e400",
+            "-1e400",
+            "",
+        ] {
+            let contents = InferTensorContents {
+                bytes_contents: vec![text.as_bytes().to_vec()],
+                ..Default::default()
+            };
+            let refused = read(&typed(Bytes, &[1], &contents));
+            let refused = refused.expect_err(text).to_string();
+            assert!(refused.contains("is no finite number"), "{refused}");
+        }
+    }
+
+    #[test]
     fn a_null_among_truths_is_missing() {
         let json = |cells| Tensor {
             name: "x",
@@ -764,7 +879,7 @@ mod tests {
         assert!(
             refused
                 .to_string()
-                .contains("input \"x\": \"red\" is no number"),
+                .contains("input \"x\": \"red\" is no finite number"),
             "{refused}"
         );
         let broken = raw(Bytes, &[1], &[9, 0, 0, 0, b'a']);

@@ -6,11 +6,11 @@ use serde::{Deserialize, de::DeserializeSeed};
 use serde_json::value::RawValue;
 
 use super::{
-    dialect::{is_bytes, plain, text_of_bytes},
+    dialect::{DIALECT, is_bytes, plain},
     rows::{Object, row_wise},
 };
 use crate::oip::{
-    json::{Flat, flatten_with},
+    json::{Flat, flatten_in},
     tensor::{Cells, Data, Datatype, Error, Limits, Tensor, wrong},
 };
 
@@ -193,7 +193,7 @@ fn holds_objects(list: &RawValue) -> bool {
 }
 
 pub(super) fn flatten(data: &RawValue, limits: Limits) -> Result<Flat, Error> {
-    flatten_with(data, limits.values_max, text_of_bytes)
+    flatten_in(data, limits.values_max, &DIALECT)
 }
 
 pub(super) fn of(name: &str, error: Error) -> Error {

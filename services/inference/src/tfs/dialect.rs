@@ -4,14 +4,19 @@ use std::borrow::Cow;
 
 use serde::Deserialize;
 
-use crate::oip::tensor::Error;
+use crate::oip::{json::Dialect, tensor::Error};
 
-/// Tokens and what stands for them from here on: a null is a missing number, and no double is this large.
-const TOKENS: [(&[u8], &[u8]); 3] = [
-    (b"NaN", b"null"),
-    (b"Infinity", b"1e999"),
-    (b"-Infinity", b"-1e999"),
-];
+/// What stands for infinity from here on: no double is this large, and nobody spells another number so.
+const INFINITY: &str = "1.7976931348623159e99999";
+
+/// Tokens and what stands for them; a null is a missing number.
+const TOKENS: [(&[u8], &str); 2] = [(b"NaN", "null"), (b"Infinity", INFINITY)];
+
+/// What its JSON has beyond JSON, once tokens are replaced.
+pub(super) static DIALECT: Dialect = Dialect {
+    text: text_of_bytes,
+    infinity: INFINITY,
+};
 
 /// The body as JSON.
 pub(super) fn plain(body: &[u8]) -> Cow<'_, [u8]> {
@@ -24,7 +29,7 @@ pub(super) fn plain(body: &[u8]) -> Cow<'_, [u8]> {
         let length = match (token, byte) {
             (Some((token, stands)), _) => {
                 let plain = plain.get_or_insert_with(|| body[..at].to_vec());
-                plain.extend_from_slice(stands);
+                plain.extend_from_slice(stands.as_bytes());
                 at += token.len();
                 continue;
             }
@@ -107,7 +112,7 @@ pub(super) fn is_bytes(object: &str) -> bool {
 ///
 /// # Errors
 /// The object is not of bytes, or they are no text.
-pub(super) fn text_of_bytes(object: &str) -> Result<String, Error> {
+fn text_of_bytes(object: &str) -> Result<String, Error> {
     let invalid = |what: &str| Error::Invalid(format!("the data {what}"));
     let Bytes { b64 } = serde_json::from_str(object).map_err(|_| {
         invalid("holds an object; send numbers, texts, true or false, or bytes as {\"b64\": \"…\"}")
@@ -164,8 +169,11 @@ mod tests {
     #[test]
     fn tokens_are_numbers_outside_of_texts_only() {
         let body = br#"{"a": [NaN, -Infinity,Infinity], "NaN": "NaN, \"Infinity", "b": [NaN]}"#;
-        let expected = br#"{"a": [null, -1e999,1e999], "NaN": "NaN, \"Infinity", "b": [null]}"#;
-        assert_eq!(plain(body), &expected[..]);
+        let expected = format!(
+            r#"{{"a": [null, -{INFINITY},{INFINITY}], "NaN": "NaN, \"Infinity", "b": [null]}}"#
+        );
+        assert_eq!(plain(body), expected.as_bytes());
+        assert_eq!(INFINITY.parse(), Ok(f64::INFINITY));
         for same in [
             &br#"{"a": [1, "NaN"]}"#[..],
             b"",

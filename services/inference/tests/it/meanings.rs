@@ -224,6 +224,64 @@ fn a_number_beyond_its_datatype_is_refused_and_no_infinity() {
 }
 
 #[test]
+fn an_infinity_is_refused_where_it_was_not_meant_and_by_pipelines_always() {
+    let ask = |path: &str, body: &str| {
+        let (status, _, answer) = http(server().address, "POST", path, &[], body.as_bytes());
+        (status, String::from_utf8_lossy(&answer).into_owned())
+    };
+    let number = |number: &str| {
+        format!(
+            r#"{{"inputs": [{{"name": "x", "shape": [1, 1], "datatype": "FP64", "data": [{number}]}}]}}"#
+        )
+    };
+    for model in ["level-forest", "gauge"] {
+        for datatype in ["FP64", "FP32"] {
+            let body = number("1e999").replace("FP64", datatype);
+            let (status, answer) = ask(&format!("/v2/models/{model}/infer"), &body);
+            assert_eq!(status, 400, "{answer}");
+            assert!(answer.contains("1e999, which is too large"), "{answer}");
+        }
+        // TensorFlow Serving has a token for it.
+        let path = format!("/v1/models/{model}:predict");
+        let (status, answer) = ask(&path, r#"{"instances": [[1e999]]}"#);
+        assert_eq!(status, 400, "{answer}");
+    }
+    let tokens = r#"{"instances": [{"level_log": Infinity}]}"#;
+    let (status, answer) = ask("/v1/models/level-forest:predict", tokens);
+    assert_eq!(status, 200, "{answer}");
+    let refused = "is not a finite number; send a finite number";
+    for instances in [
+        r#"[{"level_log": -Infinity}]"#,
+        r#"[{"level": Infinity}]"#,
+        r#"[{"level_log": 1}, {"level_log": Infinity}]"#,
+    ] {
+        let body = format!(r#"{{"instances": {instances}}}"#);
+        let (status, answer) = ask("/v1/models/gauge:predict", &body);
+        assert_eq!(status, 400, "{instances}: {answer}");
+        assert!(answer.contains(refused), "{instances}: {answer}");
+    }
+    // As bytes it is a number like any other, until it is a pipeline's.
+    let of = |name: &str| {
+        json!({"inputs": [{"name": name, "shape": [1], "datatype": "FP32", "parameters": {"binary_data_size": 4}}]}).to_string()
+    };
+    let binary = |model: &str, name: &str| {
+        let json = of(name);
+        let length = json.len().to_string();
+        let body = [json.as_bytes(), &f32::INFINITY.to_le_bytes()].concat();
+        let path = format!("/v2/models/{model}/infer");
+        let header = [("Inference-Header-Content-Length", &*length)];
+        let (status, _, answer) = http(server().address, "POST", &path, &header, &body);
+        (status, String::from_utf8_lossy(&answer).into_owned())
+    };
+    assert_eq!(binary("level-forest", "level_log").0, 200);
+    for name in ["level", "level_log"] {
+        let (status, answer) = binary("gauge", name);
+        assert_eq!(status, 400, "{answer}");
+        assert!(answer.contains(refused), "{answer}");
+    }
+}
+
+#[test]
 fn a_raw_value_is_never_scored_as_the_feature_that_is_made_of_it() {
     // Below the forest's split at 3 as a logarithm, above it as it came.
     let raw = 12.0_f64;
