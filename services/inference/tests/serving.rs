@@ -612,8 +612,9 @@ fn models_are_found_by_name_and_version_and_what_is_not_there_is_told_with_what_
             .model("m", asked)
             .map(|it| it.id().version.clone())
     };
-    assert_eq!(version(None).as_deref(), Ok("10"));
+    assert_eq!(version(None).as_deref(), Ok("9"));
     assert_eq!(version(Some("9")).as_deref(), Ok("9"));
+    assert_eq!(version(Some("10")).as_deref(), Ok("10"));
     let error = version(Some("11")).unwrap_err().to_string();
     assert!(
         error.contains("there is 10, 9") || error.contains("there is 9, 10"),
@@ -627,6 +628,49 @@ fn models_are_found_by_name_and_version_and_what_is_not_there_is_told_with_what_
     assert!(error.ends_with("there is stable, new, idle"), "{error}");
     let error = choose("clinic", None).unwrap_err().to_string();
     assert!(error.ends_with("there is ward"), "{error}");
+}
+
+#[test]
+fn a_model_without_a_version_is_the_one_that_a_live_route_in_effect_leads_to() {
+    let mut replica = Replica::new(None);
+    for version in 1..=5 {
+        replica.log.push(version);
+    }
+    let version = |replica: &Replica| {
+        let loaded = replica.serving.model("m", None).expect("served");
+        loaded.id().version.clone()
+    };
+    replica.log.deploy(1, &[("stable", 2, LIVE)]);
+    replica.turn();
+    assert_eq!(version(&replica), "2");
+    // Of several live routes the highest version; what is tried beside them is not asked.
+    let beside = [
+        ("stable", 2, LIVE),
+        ("other", 1, LIVE),
+        ("new", 3, canary(10_000)),
+        ("idle", 4, Role::Live { weight: 0 }),
+        ("dark", 5, Role::Shadow),
+    ];
+    replica.log.deploy(2, &beside);
+    replica.turn();
+    assert_eq!(version(&replica), "2");
+    // Loaded, but its deployment waits for another version.
+    replica
+        .log
+        .deploy(3, &[("stable", 5, LIVE), ("lost", 9, canary(1))]);
+    replica.turn();
+    assert_eq!(replica.serving.standings()[0].serving, Some(2));
+    assert_eq!(version(&replica), "2");
+    // Pushed again with other content that is not to be had: the one that was deployed goes on.
+    replica
+        .log
+        .deploy(4, &[("stable", 2, LIVE), ("dark", 5, Role::Shadow)]);
+    replica.turn();
+    replica.log.away(2);
+    replica.log.push_files(2, renamed(2, 7));
+    replica.turn();
+    assert_eq!(replica.version("k"), 2);
+    assert_eq!(version(&replica), "2");
 }
 
 #[test]

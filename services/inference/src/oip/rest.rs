@@ -2,7 +2,7 @@
 //!
 //! A null among numbers is a missing one (NaN), in requests and in answers: JSON has no NaN.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{borrow::Cow, collections::BTreeMap, time::Instant};
 
 use axum::{
     Json, Router,
@@ -12,12 +12,13 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+use quadrille_pipeline::quote::quote;
 use quadrille_proto::oip::{
     ModelMetadataResponse, model_infer_request::InferRequestedOutputTensor,
     model_metadata_response::TensorMetadata,
 };
 use quadrille_telemetry::propagation::VARIANT;
-use serde::{Deserialize, Serialize, de::IgnoredAny};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json, value::RawValue};
 
 use super::{
@@ -146,11 +147,11 @@ async fn statistics(State(doors): State<Doors>, Path(path): Named) -> Result<Jso
 #[serde(deny_unknown_fields)]
 struct InferJson<'a> {
     id: Option<String>,
-    /// Clients repeat what the path says; the path counts.
-    #[serde(rename = "model_name")]
-    _model_name: Option<IgnoredAny>,
-    #[serde(rename = "model_version")]
-    _model_version: Option<IgnoredAny>,
+    /// Clients repeat what the path says.
+    #[serde(borrow)]
+    model_name: Option<&'a RawValue>,
+    #[serde(borrow)]
+    model_version: Option<&'a RawValue>,
     #[serde(default)]
     parameters: Parameters,
     #[serde(borrow)]
@@ -210,9 +211,13 @@ async fn infer(
     });
     let outputs: Vec<_> = outputs.collect();
     let (model, version) = named(&path);
+    let version = version_of(
+        (request.model_name, request.model_version),
+        (model, version),
+    )?;
     let question = Question {
         model,
-        version,
+        version: &version,
         ask: &ask,
         tensors: &tensors,
         outputs: &outputs,
@@ -223,6 +228,46 @@ async fn infer(
     let response = answer(model, request.id, &scored, ask.binary);
     scored.written(began);
     Ok(response)
+}
+
+/// The version of the path or, where it has none, of the body. Where both name one, or the model, it must be the same: neither is known to be
+/// the one that is meant.
+fn version_of<'a>(
+    (name, again): (Option<&RawValue>, Option<&'a RawValue>),
+    (model, version): (&str, &'a str),
+) -> Result<Cow<'a, str>, Refusal> {
+    let name = said("model_name", name)?;
+    if !name.is_empty() && name != model {
+        return Err(Refusal::Invalid(format!(
+            "model_name is {} in the body and {} in the path; let them agree, or leave it out of the body",
+            quote(&name),
+            quote(model)
+        )));
+    }
+    let again = said("model_version", again)?;
+    match (version.is_empty(), again.is_empty()) {
+        (true, _) => Ok(again),
+        (false, false) if again != version => Err(Refusal::Invalid(format!(
+            "model_version is {} in the body and {} in the path; let them agree, or leave it out of the body",
+            quote(&again),
+            quote(version)
+        ))),
+        (false, _) => Ok(Cow::Borrowed(version)),
+    }
+}
+
+/// A text; a version may come as a number. Empty: nothing is said.
+fn said<'a>(what: &str, value: Option<&'a RawValue>) -> Result<Cow<'a, str>, Refusal> {
+    let value = value.map_or("null", RawValue::get);
+    match value.as_bytes().first() {
+        Some(b'n') => Ok(Cow::Borrowed("")),
+        Some(b'-' | b'0'..=b'9') => Ok(Cow::Borrowed(value)),
+        // It may have escapes, and is as long as it came at most.
+        Some(b'"') => serde_json::from_str(value)
+            .map(Cow::Owned)
+            .map_err(|error| Refusal::Invalid(format!("{what}: {error}"))),
+        _ => Err(Refusal::Invalid(format!("{what} must be a text"))),
+    }
 }
 
 /// A body as it came.

@@ -235,15 +235,21 @@ impl Serving {
         &self.0.pipelines
     }
 
-    /// A version of a model; the highest that is ready where none is named.
+    /// A version of a model. Where none is named, the highest that a live route in effect leads to: one that is tried beside it, as a
+    /// canary or a shadow, or whose deployment never took effect, answers nobody who did not ask for it. Without such a route, the highest
+    /// that is ready.
     ///
     /// # Errors
     /// It is not served, or not yet.
     pub fn model(&self, name: &str, version: Option<&str>) -> Result<Arc<Loaded>, NotServed> {
         let snapshot = self.0.snapshot.load();
         let versions = snapshot.models.iter().filter(|it| it.id().name == name);
+        let live = snapshot.routes.iter().flatten().flat_map(|it| it.live());
+        let live = live.filter(|it| it.id().name == name);
+        let higher =
+            |a: &&Arc<Loaded>, b: &&Arc<Loaded>| compare_versions(&a.id().version, &b.id().version);
         let found = match version {
-            None => versions.max_by(|a, b| compare_versions(&a.id().version, &b.id().version)),
+            None => live.max_by(higher).or_else(|| versions.max_by(higher)),
             Some(version) => versions.into_iter().find(|it| it.id().version == version),
         };
         found

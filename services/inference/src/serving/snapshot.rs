@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use quadrille_pipeline::Pipeline;
-use quadrille_registry::{Deployment, Pick, Route, Split};
+use quadrille_registry::{Deployment, Pick, Role, Route, Split};
 use quadrille_telemetry::metrics::{ServingMetrics, VariantMetrics};
 
 use super::{Loaded, ModelStatus, Standing};
@@ -63,6 +63,13 @@ impl Routes {
             split,
             variants: deployment.routes.iter().zip(loaded).map(variant).collect(),
         }
+    }
+
+    /// What answers all keys that no canary takes.
+    pub(super) fn live(&self) -> impl Iterator<Item = &Arc<Loaded>> {
+        let routes = self.deployment.routes.iter().zip(&self.variants);
+        let live = routes.filter(|(route, _)| matches!(route.role, Role::Live { weight: 1.. }));
+        live.map(|(_, variant)| &variant.loaded)
     }
 
     pub fn variant(&self, pick: Pick) -> &Variant {

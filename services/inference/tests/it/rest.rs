@@ -291,6 +291,62 @@ fn what_the_path_says_may_be_said_again_in_the_body() {
 }
 
 #[test]
+fn a_body_that_names_another_model_or_version_than_its_path_is_refused() {
+    let of = |name: Value, version: Value| {
+        json!({
+            "model_name": name,
+            "model_version": version,
+            "inputs": [{"name": "x", "shape": [1, 10], "datatype": "FP64", "data": ROW}],
+        })
+    };
+    let versioned = "/v2/models/diabetes-forest/versions/7/infer";
+    for (path, name, version, status, part) in [
+        (
+            versioned,
+            json!("zoo-forest"),
+            Value::Null,
+            400,
+            "model_name is \"zoo-forest\" in the body",
+        ),
+        (
+            versioned,
+            json!("diabetes-forest"),
+            json!("8"),
+            400,
+            "model_version is \"8\" in the body and \"7\" in the path",
+        ),
+        (versioned, json!([1]), json!(""), 400, "must be a text"),
+        // It is asked for by the body alone then.
+        (INFER, json!("diabetes-forest"), json!("8"), 404, "7"),
+        (INFER, Value::Null, json!(8), 404, "7"),
+        (
+            "/v2/models/diabetes/infer",
+            json!("diabetes"),
+            json!("7"),
+            404,
+            "has no versions",
+        ),
+    ] {
+        let (found, answer) = post(path, &of(name, version));
+        let error = answer["error"].as_str().unwrap_or_default();
+        assert!(
+            found == status && error.contains(part),
+            "{path}: {found} {answer}"
+        );
+    }
+    for (path, name, version) in [
+        (versioned, json!("diabetes-forest"), json!("7")),
+        (versioned, json!(""), json!(7)),
+        (INFER, json!("diabetes-forest"), json!("")),
+        (INFER, Value::Null, json!("7")),
+    ] {
+        let (status, answer) = post(path, &of(name, version));
+        assert_eq!(status, 200, "{path}: {answer}");
+        assert_eq!(answer["model_version"], "7");
+    }
+}
+
+#[test]
 fn the_repository_is_told_as_over_grpc() {
     let (status, index) = post("/v2/repository/index", &json!({"ready": true}));
     assert_eq!(status, 200);
