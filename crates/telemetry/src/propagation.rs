@@ -8,6 +8,37 @@ pub const BAGGAGE: &str = "baggage";
 /// Names the route of a pipeline's deployment that is to be taken, on a record as in a request's metadata.
 pub const VARIANT: &str = "quadrille-variant";
 
+/// Why it is not known which variant a sender means.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum VariantError {
+    #[error("{VARIANT} is no text; send a variant's name")]
+    NotText,
+    #[error("{VARIANT} is there with {0:?} and with {1:?}; send one")]
+    Several(String, String),
+}
+
+/// The one variant that these values of [`VARIANT`] name; empty ones name none.
+///
+/// # Errors
+/// A value is no text, or they differ: another variant than the one that is meant would answer.
+pub fn variant<'a>(
+    values: impl IntoIterator<Item = &'a [u8]>,
+) -> Result<Option<&'a str>, VariantError> {
+    let mut named: Option<&str> = None;
+    for value in values {
+        let value = std::str::from_utf8(value).map_err(|_| VariantError::NotText)?;
+        match named {
+            _ if value.is_empty() => {}
+            Some(named) if named != value => {
+                let (first, other) = (named.to_owned(), value.to_owned());
+                return Err(VariantError::Several(first, other));
+            }
+            _ => named = Some(value),
+        }
+    }
+    Ok(named)
+}
+
 /// Whether a `traceparent` value is one: version, trace id, parent id and flags in lower-case hex,
 /// with neither id all zeros. An invalid one is carried like any other header but never acted upon.
 pub fn is_valid_traceparent(value: &[u8]) -> bool {
@@ -28,6 +59,21 @@ pub fn is_valid_traceparent(value: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_several_values_one_variant_is_named_or_none_is_known() {
+        let of = |values: &[&'static [u8]]| variant(values.iter().copied());
+        assert_eq!(of(&[]), Ok(None));
+        assert_eq!(of(&[b""]), Ok(None));
+        assert_eq!(of(&[b"", b"canary", b"canary"]), Ok(Some("canary")));
+        assert_eq!(of(&["größer".as_bytes()]), Ok(Some("größer")));
+        assert_eq!(of(&[b"live", b"canary\xff"]), Err(VariantError::NotText));
+        let several = of(&[b"canary", b"live"]).unwrap_err();
+        assert_eq!(
+            several.to_string(),
+            "quadrille-variant is there with \"canary\" and with \"live\"; send one"
+        );
+    }
 
     #[test]
     fn a_traceparent_of_the_recommendation_is_valid() {

@@ -27,7 +27,7 @@ impl PredictService for Predict {
             .extensions()
             .get()
             .map(|deadline: &Deadline| deadline.0);
-        let variant = variant(request.metadata());
+        let variant = variant(request.metadata())?;
         let request = request.into_inner();
         let pipeline = pick(doors.serving.pipelines(), &request.pipeline)?;
         let record = request.record.unwrap_or_default();

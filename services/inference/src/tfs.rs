@@ -235,7 +235,7 @@ async fn ask(
     let body = read(body, doors.limits)?;
     let mut body = Body::read(&body, verb, doors.limits)?;
     let mut ask = Ask {
-        variant: variant(&headers),
+        variant: variant(&headers)?,
         ..Ask::default()
     };
     let loaded: Arc<Loaded>;

@@ -15,10 +15,15 @@ use quadrille_proto::v1::{
     submit_ack::Outcome,
 };
 use quadrille_service::fields::read_struct;
-use quadrille_telemetry::propagation::{BAGGAGE, TRACEPARENT, TRACESTATE, is_valid_traceparent};
-use tonic::{Code, Request, Response, Status, Streaming, metadata::MetadataMap};
+use quadrille_telemetry::propagation::{
+    BAGGAGE, TRACEPARENT, TRACESTATE, VARIANT, is_valid_traceparent, variant,
+};
+use tonic::{
+    Code, Request, Response, Status, Streaming,
+    metadata::{MetadataMap, MetadataValue},
+};
 
-use crate::intake::{Accepted, Intake, Rejection, Sender};
+use crate::intake::{Accepted, Headers, Intake, Rejection, Sender};
 
 /// Records of one stream that wait for Kafka; beyond it the stream is not read.
 const STREAM_IN_FLIGHT_MAX: usize = 1_000;
@@ -74,15 +79,21 @@ fn response(accepted: Accepted) -> SubmitResponse {
     }
 }
 
-/// The caller's trace context.
-fn trace_headers(metadata: &MetadataMap) -> Arc<[(String, Vec<u8>)]> {
+/// What travels with the caller's records: its trace context, and the variant that it asks for.
+fn travelling(metadata: &MetadataMap) -> Result<Headers, Status> {
+    let named = metadata.get_all(VARIANT).iter();
+    let named = variant(named.map(MetadataValue::as_bytes))
+        .map_err(|error| Status::invalid_argument(error.to_string()))?;
+    let named = named.map(|name| (VARIANT, name.as_bytes()));
     let valid = |name: &str, value: &[u8]| name != TRACEPARENT || is_valid_traceparent(value);
-    [TRACEPARENT, TRACESTATE, BAGGAGE]
+    let trace = [TRACEPARENT, TRACESTATE, BAGGAGE]
         .iter()
         .filter_map(|name| Some((*name, metadata.get(*name)?.as_bytes())))
-        .filter(|(name, value)| valid(name, value))
+        .filter(|(name, value)| valid(name, value));
+    let all = trace.chain(named);
+    Ok(all
         .map(|(name, value)| (name.to_owned(), value.to_vec()))
-        .collect()
+        .collect())
 }
 
 /// The key that came beside the message: a proxy that may send a call again sets one.
@@ -96,7 +107,7 @@ fn idempotency_key(metadata: &MetadataMap) -> Result<String, Status> {
     }
 }
 
-fn sender(request: &SubmitRequest, headers: &Arc<[(String, Vec<u8>)]>) -> Sender {
+fn sender(request: &SubmitRequest, headers: &Headers) -> Sender {
     let key = &request.idempotency_key;
     Sender {
         idempotency_key: (!key.is_empty()).then(|| key.clone()),
@@ -123,7 +134,7 @@ fn read(intake: &Intake, request: &SubmitRequest) -> Result<Reading, Rejection> 
 async fn send(
     intakes: Arc<[Arc<Intake>]>,
     request: SubmitRequest,
-    headers: Arc<[(String, Vec<u8>)]>,
+    headers: Headers,
 ) -> impl Future<Output = SubmitAck> + Send {
     let sequence = request.sequence;
     let sent = begin(&intakes, &request, &headers).await;
@@ -145,7 +156,7 @@ async fn send(
 async fn begin(
     intakes: &[Arc<Intake>],
     request: &SubmitRequest,
-    headers: &Arc<[(String, Vec<u8>)]>,
+    headers: &Headers,
 ) -> Result<impl Future<Output = Result<Accepted, Rejection>> + Send + use<>, (Status, String)> {
     let intake = find(intakes, &request.pipeline).map_err(|status| (status, String::new()))?;
     let reading = read(&intake, request)
@@ -169,7 +180,7 @@ impl IngestService for Ingest {
         &self,
         request: Request<SubmitRequest>,
     ) -> Result<Response<SubmitResponse>, Status> {
-        let headers = trace_headers(request.metadata());
+        let headers = travelling(request.metadata())?;
         let key = idempotency_key(request.metadata())?;
         let mut request = request.into_inner();
         if request.idempotency_key.is_empty() {
@@ -189,7 +200,7 @@ impl IngestService for Ingest {
         &self,
         request: Request<Streaming<SubmitRequest>>,
     ) -> Result<Response<Self::SubmitStreamStream>, Status> {
-        let headers = trace_headers(request.metadata());
+        let headers = travelling(request.metadata())?;
         let intakes = Arc::clone(&self.intakes);
         // Sent one after another, so that order is kept; confirmed as Kafka answers. While as many as may
         // wait do wait, nothing is read, and the sender's flow-control window closes.
@@ -269,6 +280,23 @@ mod tests {
             all.push(answer.map(|it| it.sequence).map_err(|it| it.code()));
         }
         all
+    }
+
+    #[test]
+    fn a_call_takes_its_variant_along_or_is_refused_where_it_is_not_known() {
+        let travelling = |variants: &[&'static str]| {
+            let mut metadata = MetadataMap::new();
+            for variant in variants {
+                metadata.append(VARIANT, MetadataValue::from_static(variant));
+            }
+            let headers = travelling(&metadata).map_err(|status| status.code());
+            headers.map(|headers| headers.to_vec())
+        };
+        assert_eq!(travelling(&[]), Ok(vec![]));
+        let canary = (VARIANT.to_owned(), b"canary".to_vec());
+        assert_eq!(travelling(&["canary", "canary"]), Ok(vec![canary]));
+        let several = travelling(&["canary", "live"]);
+        assert_eq!(several, Err(Code::InvalidArgument));
     }
 
     #[tokio::test]

@@ -6,7 +6,7 @@ use axum::{
     Json, Router,
     body::Bytes,
     extract::{DefaultBodyLimit, Path, State, rejection::BytesRejection},
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
     routing::post,
 };
@@ -14,7 +14,9 @@ use futures_util::{StreamExt, stream::FuturesOrdered};
 use quadrille_choreography::PublishError;
 use quadrille_pipeline::{Invalid, Pipeline, quote::quote};
 use quadrille_service::fields::now_ms;
-use quadrille_telemetry::propagation::{BAGGAGE, TRACEPARENT, TRACESTATE, is_valid_traceparent};
+use quadrille_telemetry::propagation::{
+    BAGGAGE, TRACEPARENT, TRACESTATE, VARIANT, is_valid_traceparent, variant,
+};
 use serde::Serialize;
 
 use crate::{
@@ -200,12 +202,16 @@ fn sender(headers: &HeaderMap) -> Result<Sender, String> {
     let trace = [TRACEPARENT, TRACESTATE, BAGGAGE]
         .iter()
         .filter_map(|name| Some((*name, headers.get(*name)?.as_bytes())))
-        .filter(|(name, value)| valid(name, value))
-        .map(|(name, value)| (name.to_owned(), value.to_vec()))
-        .collect();
+        .filter(|(name, value)| valid(name, value));
+    let named = headers.get_all(VARIANT).iter().map(HeaderValue::as_bytes);
+    let named = variant(named).map_err(|error| error.to_string())?;
+    let named = named.map(|name| (VARIANT, name.as_bytes()));
+    let headers = trace.chain(named);
     Ok(Sender {
         idempotency_key,
-        headers: trace,
+        headers: headers
+            .map(|(name, value)| (name.to_owned(), value.to_vec()))
+            .collect(),
     })
 }
 
@@ -354,8 +360,6 @@ where
 
 #[cfg(test)]
 mod tests {
-    use axum::http::HeaderValue;
-
     use super::*;
 
     #[test]
@@ -404,6 +408,25 @@ mod tests {
             let body = format!("{header}\n1,2,3\n");
             let refused = csv_rows(&pipeline, bounds, body.as_bytes()).err().unwrap();
             assert!(refused.to_string().len() < 600, "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_push_takes_its_variant_along_or_is_refused_where_it_is_not_known() {
+        let sender = |variants: &[&'static [u8]]| {
+            let mut headers = HeaderMap::new();
+            for variant in variants {
+                let value = HeaderValue::from_bytes(variant).expect("a header's value");
+                headers.append(VARIANT, value);
+            }
+            sender(&headers).map(|sender| sender.headers.to_vec())
+        };
+        assert_eq!(sender(&[]), Ok(vec![]));
+        let canary = (VARIANT.to_owned(), b"canary".to_vec());
+        assert_eq!(sender(&[b"canary", b"canary"]), Ok(vec![canary]));
+        for unknown in [&[&b"canary"[..], b"live"][..], &[b"canary\xff"]] {
+            let why = sender(unknown).expect_err("it could be any");
+            assert!(why.starts_with(VARIANT), "{why}");
         }
     }
 

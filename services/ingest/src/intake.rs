@@ -98,13 +98,16 @@ pub(crate) struct Accepted {
     pub place: Acknowledged,
 }
 
+/// A record's headers, shared by all of one call.
+pub(crate) type Headers = Arc<[(String, Vec<u8>)]>;
+
 /// What a sender gives beside the record.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Sender {
     /// The record's id where it has none.
     pub idempotency_key: Option<String>,
-    /// Trace context, passed on.
-    pub headers: Arc<[(String, Vec<u8>)]>,
+    /// Trace context and variant, passed on.
+    pub headers: Headers,
 }
 
 /// One pipeline's way in.

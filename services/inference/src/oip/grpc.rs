@@ -19,9 +19,12 @@ use quadrille_proto::oip::{
     model_infer_response::InferOutputTensor,
 };
 use quadrille_service::{Deadline, Memory};
-use quadrille_telemetry::propagation::VARIANT;
+use quadrille_telemetry::propagation::{self, VARIANT};
 use tokio::sync::Semaphore;
-use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
+use tonic::{
+    Request, Response, Status, Streaming,
+    metadata::{MetadataMap, MetadataValue},
+};
 
 use super::{
     about,
@@ -50,21 +53,25 @@ struct Call {
 }
 
 impl Call {
-    fn of<T>(request: &Request<T>) -> Self {
-        Call {
+    fn of<T>(request: &Request<T>) -> Result<Self, Refusal> {
+        Ok(Call {
             deadline: request
                 .extensions()
                 .get()
                 .map(|deadline: &Deadline| deadline.0),
-            variant: variant(request.metadata()),
-        }
+            variant: variant(request.metadata())?,
+        })
     }
 }
 
 /// The route that metadata names.
-pub(crate) fn variant(metadata: &MetadataMap) -> Option<String> {
-    let value = metadata.get(VARIANT)?.to_str().ok()?;
-    (!value.is_empty()).then(|| value.to_owned())
+///
+/// # Errors
+/// It is not known which.
+pub(crate) fn variant(metadata: &MetadataMap) -> Result<Option<String>, Refusal> {
+    let values = metadata.get_all(VARIANT).iter();
+    let values = values.map(MetadataValue::as_bytes);
+    Ok(propagation::variant(values)?.map(str::to_owned))
 }
 
 impl Doors {
@@ -283,7 +290,7 @@ impl GrpcInferenceService for Inference {
         &self,
         request: Request<ModelInferRequest>,
     ) -> Result<Response<ModelInferResponse>, Status> {
-        let call = Call::of(&request);
+        let call = Call::of(&request)?;
         let response = self.0.answer(request.get_ref(), &call).await?;
         Ok(Response::new(response))
     }
@@ -295,7 +302,7 @@ impl GrpcInferenceService for Inference {
         &self,
         request: Request<Streaming<ModelInferRequest>>,
     ) -> Result<Response<Self::ModelStreamInferStream>, Status> {
-        let call = Call::of(&request);
+        let call = Call::of(&request)?;
         let memory: Option<Memory> = request.extensions().get().cloned();
         let doors = self.0.clone();
         let bytes_max = doors.limits.bytes_max;

@@ -6,6 +6,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use quadrille_pipeline::quote::message;
+use quadrille_telemetry::propagation::VariantError;
 use serde_json::json;
 use tonic::{Code, Status};
 
@@ -63,6 +64,12 @@ impl From<NotServed> for Refusal {
             NotServed::NotReady { .. } => Refusal::NotReady(message),
             _ => Refusal::Unknown(message),
         }
+    }
+}
+
+impl From<VariantError> for Refusal {
+    fn from(error: VariantError) -> Self {
+        Refusal::Invalid(error.to_string())
     }
 }
 

@@ -8,7 +8,7 @@ use axum::{
     Json, Router,
     body::Bytes,
     extract::{DefaultBodyLimit, Path, State, rejection::BytesRejection},
-    http::{HeaderMap, HeaderName, StatusCode, header},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -17,7 +17,7 @@ use quadrille_proto::oip::{
     ModelMetadataResponse, model_infer_request::InferRequestedOutputTensor,
     model_metadata_response::TensorMetadata,
 };
-use quadrille_telemetry::propagation::VARIANT;
+use quadrille_telemetry::propagation::{self, VARIANT};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json, value::RawValue};
 
@@ -191,9 +191,8 @@ async fn infer(
     let request: InferJson<'_> = serde_json::from_slice(text)
         .map_err(|error| Refusal::invalid(format!("the body is no inference request: {error}")))?;
     let mut ask = Ask::read(&request.parameters.0)?;
-    if ask.variant.is_none() {
-        ask.variant = variant(&headers);
-    }
+    let variant = variant(&headers)?;
+    ask.variant = ask.variant.or(variant);
     let inputs = request.inputs.0.iter();
     let mut left = doors.limits.values_max;
     let inputs = inputs.map(|it| tensor(it, &mut binary, &mut left, doors.limits));
@@ -282,9 +281,12 @@ pub(crate) fn read(body: Result<Bytes, BytesRejection>, limits: Limits) -> Resul
 }
 
 /// The route that a header names.
-pub(crate) fn variant(headers: &HeaderMap) -> Option<String> {
-    let value = headers.get(VARIANT)?.to_str().ok()?;
-    (!value.is_empty()).then(|| value.to_owned())
+///
+/// # Errors
+/// It is not known which.
+pub(crate) fn variant(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
+    let values = headers.get_all(VARIANT).iter().map(HeaderValue::as_bytes);
+    Ok(propagation::variant(values)?.map(str::to_owned))
 }
 
 /// The JSON of a body, and the bytes after it.

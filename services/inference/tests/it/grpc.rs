@@ -414,6 +414,19 @@ async fn variants_are_named_by_parameter_and_by_metadata() {
         .insert("quadrille-variant", "other".parse().expect("a value"));
     let refused = client.model_infer(by_metadata).await.expect_err("refused");
     assert_eq!(refused.code(), Code::NotFound);
+    // Which of two is meant is not known, nor what is no text.
+    for values in [vec!["local", "other"], vec!["loc\u{e4}l"]] {
+        let mut unclear = Request::new(request(None));
+        for value in values {
+            // Latin-1, as HTTP has it.
+            let bytes: Vec<u8> = value.chars().map(|it| it as u8).collect();
+            let value = tonic::metadata::MetadataValue::try_from(bytes).expect("a value");
+            unclear.metadata_mut().append("quadrille-variant", value);
+        }
+        let refused = client.model_infer(unclear).await.expect_err("refused");
+        assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+        assert!(refused.message().contains("quadrille-variant"), "{refused}");
+    }
     let mut model = request(Some("local"));
     model.model_name = "diabetes-forest".to_owned();
     let refused = client.model_infer(model).await.expect_err("refused");

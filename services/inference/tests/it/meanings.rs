@@ -319,6 +319,30 @@ fn a_raw_value_is_never_scored_as_the_feature_that_is_made_of_it() {
 }
 
 #[test]
+fn of_two_variants_or_one_that_is_no_text_none_answers() {
+    let header = "quadrille-variant";
+    let infer = json!({"inputs": cards(json!(1), json!(2))}).to_string();
+    let instances = json!({"instances": [{"x0": 1, "x1": 2}]}).to_string();
+    for (path, body) in [
+        ("/v2/models/cards/infer", &infer),
+        ("/v1/models/cards:predict", &instances),
+    ] {
+        let ask = |headers: &[(&str, &str)]| {
+            let (status, _, answer) =
+                http(server().address, "POST", path, headers, body.as_bytes());
+            (status, String::from_utf8_lossy(&answer).into_owned())
+        };
+        assert_eq!(ask(&[(header, "local"), (header, "local")]).0, 200);
+        assert_eq!(ask(&[(header, "loc\u{e4}l")]).0, 404);
+        let (status, answer) = ask(&[(header, "local"), (header, "canary")]);
+        assert!(
+            status == 400 && answer.contains(header),
+            "{status} {answer}"
+        );
+    }
+}
+
+#[test]
 fn features_beside_a_records_fields_are_refused_and_never_ignored_or_computed_again() {
     // The record's fields, with insulin as it was measured.
     let fields = [
