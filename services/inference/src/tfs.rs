@@ -4,7 +4,7 @@ mod body;
 mod dialect;
 mod rows;
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{collections::BTreeMap, time::Instant};
 
 use axum::{
     Json, Router,
@@ -15,7 +15,7 @@ use axum::{
     routing::get,
 };
 use quadrille_model::Outputs;
-use quadrille_pipeline::quote::quote;
+use quadrille_pipeline::{Decision, quote::quote};
 use quadrille_proto::oip::{
     model_infer_request::InferRequestedOutputTensor, model_metadata_response::TensorMetadata,
 };
@@ -33,7 +33,7 @@ use crate::{
         refusal::Refusal,
         rest::{read, variant},
     },
-    serving::{Choice, Loaded, ModelState, NotServed},
+    serving::{Choice, ModelState, NotServed},
 };
 
 pub(crate) fn router(doors: Doors) -> Router {
@@ -149,14 +149,21 @@ fn labelled(doors: &Doors, model: &str, label: &str) -> Result<Choice, Refusal> 
         Err(NotServed::UnknownPipeline { .. }) => {}
         chosen => return Ok(chosen?),
     }
-    let mut others = Vec::new();
+    let (mut found, mut others, mut not_ready) = (None, Vec::new(), None);
     for pipeline in serving.pipelines() {
         match serving.choose(pipeline.name(), None, Some(label)) {
-            Ok(choice) if choice.loaded.id().name == model => return Ok(choice),
+            Ok(choice) if choice.loaded.id().name == model => {
+                found = Some(one_of(found, (pipeline.name(), choice), label)?);
+            }
             Ok(_) => {}
             Err(NotServed::UnknownVariant { known, .. }) => others.extend(known),
-            Err(not) => return Err(not.into()),
+            Err(not) => not_ready = Some(not),
         }
+    }
+    match (found, not_ready) {
+        (Some((_, choice)), _) => return Ok(choice),
+        (None, Some(not)) => return Err(not.into()),
+        (None, None) => {}
     }
     // An unknown model has no labels at all.
     serving.model(model, None)?;
@@ -166,6 +173,26 @@ fn labelled(doors: &Doors, model: &str, label: &str) -> Result<Choice, Refusal> 
         quote(model),
         others.join(", ")
     )))
+}
+
+/// What a label stands for in two pipelines: whichever comes first would answer where they lead to different versions.
+fn one_of<'a>(
+    found: Option<(&'a str, Choice)>,
+    (pipeline, choice): (&'a str, Choice),
+    label: &str,
+) -> Result<(&'a str, Choice), Refusal> {
+    match found {
+        Some((other, found)) if found.loaded.id() != choice.loaded.id() => {
+            Err(Refusal::Invalid(format!(
+                "label {label:?} is {} in pipeline {other:?} and {} in pipeline {pipeline:?}; ask one of the pipelines by its name, or name \
+                 the version",
+                found.loaded.id(),
+                choice.loaded.id()
+            )))
+        }
+        Some(found) => Ok(found),
+        None => Ok((pipeline, choice)),
+    }
 }
 
 async fn metadata(State(doors): State<Doors>, Path(parts): Parts) -> Result<Response, Refusal> {
@@ -238,34 +265,33 @@ async fn ask(
         variant: variant(&headers)?,
         ..Ask::default()
     };
-    let loaded: Arc<Loaded>;
-    let (mut model, mut version) = (named.model, named.version.unwrap_or_default());
-    if let Some(label) = named.label {
-        let choice = labelled(&doors, model, label)?;
-        match doors.serving.choose(model, None, Some(label)) {
-            Ok(_) => ask.variant = Some(label.to_owned()),
-            Err(_) => {
-                loaded = choice.loaded;
-                (model, version) = (&loaded.id().name, &loaded.id().version);
+    let target = match named.label {
+        None => doors.target(named.model, named.version.unwrap_or_default())?,
+        Some(label) => match doors.target(named.model, "") {
+            Ok(pipeline @ Target::Pipeline(_)) => {
+                ask.variant = Some(label.to_owned());
+                pipeline
             }
-        }
-    }
+            _ => Target::Model(labelled(&doors, named.model, label)?.loaded),
+        },
+    };
     // A value without a name is the one input's that there is, and a pipeline's inputs are its record's fields.
-    if let Target::Pipeline(pipeline) = doors.target(model, version)?
+    if let Target::Pipeline(pipeline) = &target
         && let Some(field) = pipeline.only_field()
     {
         body.name(field);
     }
     let tensors = body.tensors()?;
+    let outputs = numbers_of(&target);
     let question = Question {
-        model,
-        version,
+        model: named.model,
+        version: named.version.unwrap_or_default(),
         ask: &ask,
         tensors: &tensors,
-        outputs: &numbers_of(&doors, model, version)?,
+        outputs: &outputs,
         deadline: None,
     };
-    let scored = doors.score(question).await?;
+    let scored = doors.score_by(target, question).await?;
     let began = Instant::now();
     let response = match (verb, body.is_columnar()) {
         (Verb::Predict, true) => numbers("outputs", scored.rows()),
@@ -277,19 +303,17 @@ async fn ask(
     Ok(response)
 }
 
-/// The one output that is asked for: the model's numbers.
-fn numbers_of(
-    doors: &Doors,
-    model: &str,
-    version: &str,
-) -> Result<[InferRequestedOutputTensor; 1], Refusal> {
-    let about = doors.about(model, version)?;
-    let mut names = about.outputs.into_iter().map(|output| output.name);
-    let name = names.find(|name| matches!(name.as_str(), PROBABILITIES | VALUES));
-    Ok([InferRequestedOutputTensor {
-        name: name.unwrap_or_default(),
+/// The one output that is asked for: the model's numbers, of which a pipeline's models have what it decides by.
+fn numbers_of(target: &Target) -> [InferRequestedOutputTensor; 1] {
+    let values = match target {
+        Target::Model(loaded) => matches!(loaded.model().outputs(), Outputs::Values(_)),
+        Target::Pipeline(pipeline) => matches!(pipeline.decision(), Decision::Value(_)),
+    };
+    let name = if values { VALUES } else { PROBABILITIES };
+    [InferRequestedOutputTensor {
+        name: name.to_owned(),
         parameters: BTreeMap::new(),
-    }])
+    }]
 }
 
 fn numbers(name: &str, rows: impl Iterator<Item = impl AsNumbers>) -> Response {
@@ -324,4 +348,103 @@ fn regressed(scored: &Scored) -> Result<Response, Refusal> {
     }
     let results = scored.rows().filter_map(|row| row.first().copied());
     Ok(numbers("results", results))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use quadrille_model::{
+        Package,
+        import::{ImportOptions, import},
+        package::{Activation, Labels},
+    };
+    use quadrille_pipeline::Pipeline;
+    use quadrille_telemetry::{Registry, Tracing, metrics::ServingMetrics};
+
+    use super::*;
+    use crate::{fake, oip::tensor::Limits, serving::Serving};
+
+    fn pipeline(name: &str) -> Arc<Pipeline> {
+        let text = format!(
+            r#"
+                name = "{name}"
+                record = {{ key = "bed", fields = [{{ name = "a", type = "number" }}, {{ name = "b", type = "number" }}] }}
+                features = [{{ name = "a", kind = "pass", field = "a" }}, {{ name = "b", kind = "pass", field = "b" }}]
+                model = {{ inputs = ["a", "b"] }}
+            "#
+        );
+        Arc::new(Pipeline::parse("wards.toml", &text).expect("a pipeline"))
+    }
+
+    fn package(version: u32) -> Package {
+        let onnx = include_bytes!("../../../crates/model/tests/golden/onnx/logistic-tiny.onnx");
+        let options = ImportOptions {
+            name: "m".to_owned(),
+            version: version.to_string(),
+            inputs: vec!["a".to_owned(), "b".to_owned()],
+            outputs: Outputs::Binary(Labels {
+                negative: "no".to_owned(),
+                positive: "yes".to_owned(),
+            }),
+            output: None,
+            activation: Activation::None,
+            preprocess: None,
+            warm_up: None,
+            recorded: vec![],
+            created_at: "2026-01-01T00:00:00Z".to_owned(),
+        };
+        import(onnx.to_vec(), options).expect("a network")
+    }
+
+    /// Pipelines that have the variant `local` of these versions.
+    fn doors(versions: [u32; 2]) -> Doors {
+        let names = ["east", "west"].map(pipeline);
+        let models = names.into_iter().zip(versions.map(package)).collect();
+        let metrics = ServingMetrics::register(&Registry::default());
+        Doors {
+            serving: Serving::fixed(models, metrics).expect("they fit"),
+            limits: Limits::default(),
+            tracing: Tracing::off(),
+        }
+    }
+
+    #[test]
+    fn a_label_that_is_another_version_in_each_of_two_pipelines_is_refused() {
+        let version = |doors: &Doors, name: &str| {
+            labelled(doors, name, "local").map(|it| it.loaded.id().version.clone())
+        };
+        assert_eq!(version(&doors([1, 1]), "m"), Ok("1".to_owned()));
+        let apart = doors([1, 2]);
+        let refused = version(&apart, "m").expect_err("either");
+        let said = refused.to_string();
+        assert!(matches!(refused, Refusal::Invalid(_)), "{refused:?}");
+        assert!(
+            said.contains("m:1 in pipeline \"east\" and m:2 in pipeline \"west\""),
+            "{said}"
+        );
+        // By a pipeline's name it is clear.
+        assert_eq!(version(&apart, "west"), Ok("2".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn whoever_was_found_answers_also_when_it_is_served_no_more() {
+        let model = fake::Model::new(1, fake::value(), |rows, outputs| outputs.extend(rows));
+        let gone = fake::loaded(model, false, &Registry::default());
+        let doors = doors([1, 2]);
+        let target = Target::Model(Arc::new(gone));
+        let outputs = numbers_of(&target);
+        let body = br#"{"instances": [[7]]}"#;
+        let body = Body::read(body, Verb::Predict, doors.limits).expect("a body");
+        let question = Question {
+            model: "m",
+            version: "",
+            ask: &Ask::default(),
+            tensors: &body.tensors().expect("tensors"),
+            outputs: &outputs,
+            deadline: None,
+        };
+        let scored = doors.score_by(target, question).await.expect("an answer");
+        assert_eq!(scored.rows().collect::<Vec<_>>(), [&[7.0]]);
+    }
 }

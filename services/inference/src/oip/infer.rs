@@ -154,9 +154,19 @@ impl Doors {
     /// # Errors
     /// Why there is no answer, and what to change.
     pub(crate) async fn score(&self, question: Question<'_>) -> Result<Scored, Refusal> {
+        let target = self.target(question.model, question.version)?;
+        self.score_by(target, question).await
+    }
+
+    /// As [`Doors::score`], by who was found before: found again it may be another.
+    pub(crate) async fn score_by(
+        &self,
+        target: Target,
+        question: Question<'_>,
+    ) -> Result<Scored, Refusal> {
         let asked_at = Instant::now();
         let mut counted = None;
-        let (through, loaded, times, rows) = match self.target(question.model, question.version)? {
+        let (through, loaded, times, rows) = match target {
             Target::Model(loaded) => {
                 if let Some(variant) = &question.ask.variant {
                     return Err(Refusal::Invalid(format!(
