@@ -178,12 +178,7 @@ fn a_network_that_mixes_rows_is_noticed_by_one_example_and_asked_row_by_row() {
 
 #[test]
 fn a_comparison_is_no_test_for_what_is_missing() {
-    let to = AttributeProto {
-        name: "to".to_owned(),
-        i: DataType::Float as i64,
-        r#type: 2,
-        ..AttributeProto::default()
-    };
+    let to = to_floats();
     let answered = |test: NodeProto, row: [f64; 2]| {
         let nodes = vec![
             test,
@@ -206,6 +201,121 @@ fn a_comparison_is_no_test_for_what_is_missing() {
     assert_eq!(answered(itself, gap), [0.0, 0.5]);
     let is_nan = node("IsNaN", &["X"], "test", vec![]);
     assert_eq!(answered(is_nan, gap), [0.5, 0.0]);
+}
+
+fn to_floats() -> AttributeProto {
+    AttributeProto {
+        name: "to".to_owned(),
+        i: DataType::Float as i64,
+        r#type: 2,
+        ..AttributeProto::default()
+    }
+}
+
+fn places(name: &str, places: &[i64]) -> TensorProto {
+    TensorProto {
+        name: name.to_owned(),
+        dims: vec![places.len() as i64],
+        data_type: DataType::Int64.into(),
+        int64_data: places.to_vec(),
+        ..TensorProto::default()
+    }
+}
+
+/// A network of two columns that ends in what an engine makes numbers of NaN by; `first` makes "c" of "X".
+fn behind(first: Vec<NodeProto>) -> impl Fn([f64; 2]) -> f64 {
+    let last = [
+        node("Gemm", &["c", "w"], "h", vec![]),
+        node("Relu", &["h"], "r", vec![]),
+        node("Gemm", &["r", "v"], "o", vec![]),
+        node("Sigmoid", &["o"], "Y", vec![]),
+    ];
+    let nodes = first.into_iter().chain(last).collect();
+    let constants = vec![
+        constant("w", &[2, 3]),
+        constant("v", &[3, 1]),
+        constant("fill", &[1]),
+        places("0", &[0]),
+        places("1", &[1]),
+        places("2", &[2]),
+        places("end", &[i64::MAX]),
+    ];
+    let package = package(&[0, 2], 2, 1, nodes, constants).unwrap();
+    move |row| {
+        let mut answers = vec![];
+        package.model().score(&row, &mut answers);
+        answers[0]
+    }
+}
+
+#[test]
+fn a_test_of_one_column_is_none_of_the_others() {
+    let concat = |inputs: &[&str]| {
+        let axis = AttributeProto {
+            name: "axis".to_owned(),
+            i: 1,
+            r#type: 2,
+            ..AttributeProto::default()
+        };
+        node("Concat", inputs, "c", vec![axis])
+    };
+    let one = behind(vec![
+        node("Slice", &["X", "0", "1", "1"], "a", vec![]),
+        node("IsNaN", &["a"], "t", vec![]),
+        node("Where", &["t", "fill", "a"], "f", vec![]),
+        node("Slice", &["X", "1", "end", "1"], "b", vec![]),
+        concat(&["f", "b"]),
+    ]);
+    assert!(one([3.0, f64::NAN]).is_nan(), "{}", one([3.0, f64::NAN]));
+    assert_eq!(one([f64::NAN, 3.0]), one([0.5, 3.0]));
+    assert_ne!(one([0.5, 3.0]), one([0.5, 4.0]));
+    // No network tests for infinity, nor for what single precision makes one of.
+    for beyond in [f64::INFINITY, f64::NEG_INFINITY, 1e300] {
+        assert!(one([beyond, 3.0]).is_nan() && one([3.0, beyond]).is_nan());
+    }
+    let both = behind(vec![
+        node("Slice", &["X", "0", "1", "1"], "a", vec![]),
+        node("Equal", &["a", "a"], "t", vec![]),
+        node("Where", &["t", "a", "fill"], "f", vec![]),
+        node("Slice", &["X", "1", "2", "1"], "b", vec![]),
+        node("IsNaN", &["b"], "u", vec![]),
+        node("Where", &["u", "fill", "b"], "g", vec![]),
+        concat(&["f", "g"]),
+    ]);
+    assert_eq!(both([f64::NAN; 2]), both([0.5, 0.5]));
+}
+
+#[test]
+fn only_a_choice_by_the_very_test_fills_what_is_missing() {
+    let chosen = |choice: NodeProto| {
+        let mut nodes = vec![
+            node("Sub", &["X", "fill"], "s", vec![]),
+            node("IsNaN", &["X"], "t", vec![]),
+            node("Not", &["t"], "n", vec![]),
+            node("Greater", &["X", "fill"], "g", vec![]),
+        ];
+        nodes.push(choice);
+        behind(nodes)([f64::NAN, 3.0])
+    };
+    let by = |inputs: &[&str]| node("Where", inputs, "c", vec![]);
+    for filled in [
+        ["t", "fill", "X"],
+        ["n", "X", "fill"],
+        ["t", "fill", "s"],
+        ["n", "s", "fill"],
+    ] {
+        assert!(chosen(by(&filled)).is_finite(), "{filled:?}");
+    }
+    for lost in [["n", "fill", "X"], ["t", "X", "fill"], ["t", "s", "X"]] {
+        assert!(chosen(by(&lost)).is_nan(), "{lost:?}");
+    }
+    // A mask beside the values as they came.
+    let nodes = vec![
+        node("IsNaN", &["X"], "t", vec![]),
+        node("Cast", &["t"], "m", vec![to_floats()]),
+        node("Add", &["X", "m"], "c", vec![]),
+    ];
+    assert!(behind(nodes)([f64::NAN, 3.0]).is_nan());
 }
 
 #[test]

@@ -5,18 +5,22 @@
 //! fast functions NaN is a number: tract's sigmoid of NaN is 0 and its `max(NaN, 0)` is 0, so that a network would answer "certainly
 //! not" to a row with a gap. A row that cannot be put has no answer.
 
-use tract_onnx::pb::GraphProto;
 use tract_onnx::pb::tensor_proto::DataType;
 
-use super::attributes::Attributes;
+use super::gaps;
+use super::graph::Graph;
 
 /// The values of a row that a graph can be asked about.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) enum Domain {
     /// All, what is missing too: the graph knows what to make of it.
     All,
     /// Finite ones up to this size.
-    Finite { most: f64 },
+    Finite {
+        most: f64,
+        /// Columns that may have gaps all the same; none where no column may.
+        gaps: Vec<bool>,
+    },
     /// Whole numbers.
     Whole {
         least: f64,
@@ -31,29 +35,15 @@ impl Domain {
         Self::whole(kind).unwrap_or(Domain::All)
     }
 
-    /// Of a network. One that tests for NaN may mean something by what is missing. Arithmetic does not, nor does a comparison
-    /// with something else: NaN is not greater, and not less.
-    pub fn of_network(kind: DataType, graph: &GraphProto) -> Self {
-        let mut nodes = graph.node.iter();
-        let tests = nodes.any(
-            |node| match (node.op_type.as_str(), node.input.as_slice()) {
-                ("IsNaN", _) => true,
-                ("Imputer", _) => Attributes(node).replaced().is_nan(),
-                // NaN alone differs from itself.
-                ("Equal", [one, other]) => one == other,
-                _ => false,
+    /// Of a network. What is missing may mean something to it where it tests for that, which none does for infinity.
+    pub fn of_network(kind: DataType, graph: &Graph, input: &str, shape: &[usize]) -> Self {
+        Self::whole(kind).unwrap_or_else(|| Domain::Finite {
+            most: match kind {
+                DataType::Float => f32::MAX.into(),
+                _ => f64::MAX,
             },
-        );
-        match (Self::whole(kind), tests) {
-            (Some(whole), _) => whole,
-            (None, true) => Domain::All,
-            (None, false) => Domain::Finite {
-                most: match kind {
-                    DataType::Float => f32::MAX.into(),
-                    _ => f64::MAX,
-                },
-            },
-        }
+            gaps: gaps::tolerated(graph, input, shape),
+        })
     }
 
     fn whole(kind: DataType) -> Option<Self> {
@@ -69,25 +59,27 @@ impl Domain {
         })
     }
 
-    fn holds(self, value: f64) -> bool {
+    fn holds(&self, row: &[f64]) -> bool {
         // NaN is at most nothing and in no range.
         match self {
             Domain::All => true,
-            Domain::Finite { most } => value.abs() <= most,
-            Domain::Whole { least, beyond } => {
-                (least..beyond).contains(&value) && value.fract() == 0.0
-            }
+            Domain::Finite { most, gaps } => row.iter().enumerate().all(|(at, value)| {
+                value.abs() <= *most || (value.is_nan() && gaps.get(at).copied().unwrap_or(false))
+            }),
+            Domain::Whole { least, beyond } => row
+                .iter()
+                .all(|value| (*least..*beyond).contains(value) && value.fract() == 0.0),
         }
     }
 
     /// Takes back the answers to rows (of `inputs` values) that could not be asked about: they become NaN.
-    pub fn withdraw(self, rows: &[f64], inputs: usize, answers: &mut [f64], width: usize) {
-        if self == Domain::All {
+    pub fn withdraw(&self, rows: &[f64], inputs: usize, answers: &mut [f64], width: usize) {
+        if *self == Domain::All {
             return;
         }
         let answers = answers.chunks_exact_mut(width.max(1));
         for (row, answer) in rows.chunks_exact(inputs.max(1)).zip(answers) {
-            if !row.iter().all(|value| self.holds(*value)) {
+            if !self.holds(row) {
                 answer.fill(f64::NAN);
             }
         }

@@ -8,6 +8,7 @@
 mod attributes;
 mod classes;
 mod domain;
+mod gaps;
 mod graph;
 mod network;
 mod nodes;

@@ -391,10 +391,10 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
 
 /// The number type, the values that can be asked about, and the sizes of one row.
 fn row_shape(graph: &Graph, inputs: usize) -> Result<(DatumType, Domain, Vec<usize>), Error> {
-    let (kind, sizes) = tensor_type(graph.input()?)
+    let input = graph.input()?;
+    let (number, sizes) = tensor_type(input)
         .ok_or_else(|| Error::graph("has an input that is not a tensor of numbers"))?;
-    let domain = Domain::of_network(kind, graph.graph());
-    let kind = match kind {
+    let kind = match number {
         DataType::Float => f32::datum_type(),
         DataType::Double => f64::datum_type(),
         DataType::Int64 => i64::datum_type(),
@@ -421,6 +421,7 @@ fn row_shape(graph: &Graph, inputs: usize) -> Result<(DatumType, Domain, Vec<usi
             "reads rows of {shape:?} numbers where {inputs} inputs are named"
         )));
     }
+    let domain = Domain::of_network(number, graph, &input.name, &shape);
     Ok((kind, domain, shape))
 }
 
