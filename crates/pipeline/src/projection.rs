@@ -48,6 +48,7 @@ pub enum Error {
 pub struct Projection {
     /// For each of the reader's positions, the writer's, and how many categories the reader knows.
     positions: Vec<Option<(usize, Option<usize>)>>,
+    writer_width: usize,
     identity: bool,
 }
 
@@ -94,8 +95,14 @@ impl Projection {
         let identity = from == to;
         Ok(Projection {
             positions,
+            writer_width: from.fields.len(),
             identity,
         })
+    }
+
+    /// How many values the writer's schema has.
+    pub fn writer_width(&self) -> usize {
+        self.writer_width
     }
 
     /// Whether writer and reader agree, so that [`Projection::apply`] need not be called.

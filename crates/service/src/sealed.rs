@@ -80,12 +80,28 @@ impl Opener {
             projection.apply(values, &mut self.scratch);
             std::mem::swap(values, &mut self.scratch);
         }
-        if values.len() != width {
-            let message = format!("{} values, the schema has {width}", values.len());
-            return Err(Failure::dead_letter("malformed", message));
-        }
-        Ok(())
+        has_width(values, width)
     }
+
+    /// Checks values that are taken as they were written.
+    ///
+    /// # Errors
+    /// As [`Opener::project`].
+    pub fn check(&self, id: SchemaId, values: &[f64]) -> Result<(), Failure> {
+        let width = match self.known.get(&id) {
+            Some(Ok(projection)) if id != self.reader_id => projection.writer_width(),
+            _ => self.reader.fields.len(),
+        };
+        has_width(values, width)
+    }
+}
+
+fn has_width(values: &[f64], width: usize) -> Result<(), Failure> {
+    if values.len() != width {
+        let message = format!("{} values, the schema has {width}", values.len());
+        return Err(Failure::dead_letter("malformed", message));
+    }
+    Ok(())
 }
 
 /// The failure of a payload that is no message of its kind.

@@ -67,10 +67,9 @@ impl Prediction {
         if self.id.is_empty() {
             return Err(Invalid::NoId);
         }
-        if !self.probability.is_finite() {
-            return Err(Invalid::NotFinite {
-                value: self.probability,
-            });
+        let numbers = self.outputs.iter().chain([&self.probability]);
+        if let Some(value) = numbers.copied().find(|it| !it.is_finite()) {
+            return Err(Invalid::NotFinite { value });
         }
         for (field, text, bytes_max) in [
             ("id", &self.id, ID_BYTES_MAX),

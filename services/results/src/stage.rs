@@ -187,8 +187,10 @@ impl Handler for ResultsHandler {
     ) -> Result<(), Failure> {
         *record = None;
         let (schema, message) = self.opener.open(incoming)?;
-        let mut prediction = v1::Prediction::decode(message).map_err(malformed)?;
-        self.opener.project(schema, &mut prediction.outputs)?;
+        let prediction = v1::Prediction::decode(message).map_err(malformed)?;
+        // As the model gave them, whose pipeline the prediction's hash names: while classes are added, a writer may have other outputs than this
+        // service, and without the one that was decided for they would say something else.
+        self.opener.check(schema, &prediction.outputs)?;
         let kind = match prediction.shadow {
             true => Kind::Shadow,
             false => Kind::Live,
@@ -319,7 +321,8 @@ impl OffsetStore for ResultsHandler {
 
 #[cfg(test)]
 mod tests {
-    use quadrille_choreography::Cluster;
+    use quadrille_choreography::{Cluster, EmbeddedBroker, Headers, Retention, TopicSpec};
+    use quadrille_proto::seal;
 
     use super::*;
 
@@ -386,6 +389,72 @@ mod tests {
 
     fn is_fenced(result: &Result<(), Failure>) -> bool {
         matches!(result, Err(Failure::DeadLetter(cause)) if cause.class == "fenced")
+    }
+
+    const SPECIES: &str = r#"
+        name = "iris"
+        record = { key = "flower", fields = [{ name = "width", type = "number" }] }
+        features = [{ name = "width", kind = "pass", field = "width" }]
+        model = { inputs = ["width"] }
+        decision = { kind = "argmax", classes = ["setosa", "versicolor", "virginica"] }
+    "#;
+
+    #[test]
+    fn a_prediction_of_more_or_fewer_classes_keeps_what_was_decided_and_all_outputs() {
+        let world = world();
+        let broker = EmbeddedBroker::start().expect("the embedded broker");
+        let topic = TopicSpec {
+            name: "quadrille.schemas".to_owned(),
+            partitions: 1,
+            retention: Retention::Broker,
+            message_bytes_max: None,
+        };
+        broker.create(&[topic]).expect("a topic");
+        let cluster = broker.cluster().expect("a cluster");
+        let few = Pipeline::parse("iris.toml", SPECIES).expect("a pipeline");
+        let more = SPECIES.replacen("\"versicolor\"", "\"pumila\", \"versicolor\"", 1);
+        let more = Pipeline::parse("iris.toml", &more).expect("a pipeline");
+        for (writer, reader, outputs, decision) in [
+            (&more, &few, vec![0.1, 0.7, 0.05, 0.15], "pumila"),
+            (&few, &more, vec![0.1, 0.2, 0.7], "virginica"),
+        ] {
+            let schemas = Schemas::new(&cluster);
+            schemas
+                .publish(writer.prediction_schema())
+                .expect("published");
+            let mut lane = ResultsHandler::new(reader, schemas, world.offsets.clone());
+            let mut read = |outputs: &[f64]| {
+                let prediction = v1::Prediction {
+                    id: "r-1".to_owned(),
+                    outputs: outputs.to_vec(),
+                    decision: writer.decide(outputs).to_owned(),
+                    ..v1::Prediction::default()
+                };
+                let mut payload = Vec::new();
+                seal(writer.prediction_schema_id(), &prediction, &mut payload);
+                let incoming = Incoming {
+                    topic: "iris.predictions",
+                    partition: 0,
+                    offset: 0,
+                    key: None,
+                    payload: Some(&payload),
+                    timestamp_ms: None,
+                    headers: Headers::default(),
+                    polled_at: std::time::Instant::now(),
+                };
+                let mut record = None;
+                let decoded = lane.decode(&incoming, &mut record);
+                decoded.map(|()| record.expect("a prediction").1)
+            };
+            let stored = read(&outputs).expect("stored");
+            assert_eq!((stored.probability, &*stored.decision), (0.7, decision));
+            assert_eq!(stored.outputs, outputs);
+            let cut = read(&outputs[1..]);
+            assert!(
+                matches!(&cut, Err(Failure::DeadLetter(cause)) if cause.class == "malformed"),
+                "{cut:?}"
+            );
+        }
     }
 
     #[test]

@@ -92,6 +92,8 @@ mod tests {
         assert!(refused(|m| m.id.clear()).contains("no id"));
         assert!(refused(|m| m.outputs.clear()).contains("no output"));
         assert!(refused(|m| m.outputs = vec![f64::NAN]).contains("NaN"));
+        // Not only the one that stands for all.
+        assert!(refused(|m| m.outputs.push(f64::INFINITY)).contains("inf"));
         assert!(refused(|m| m.id = "x".repeat(1025)).contains("id has 1025 bytes"));
         assert!(refused(|m| m.key = "a\0b".into()).contains("key holds a NUL"));
         assert!(refused(|m| m.event_time_ms = i64::MAX).contains("event_time"));
