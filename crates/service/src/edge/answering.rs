@@ -11,10 +11,10 @@ use std::{
 use axum::{
     body::{Body, Bytes},
     extract::Request,
-    http::{HeaderValue, header},
+    http::{HeaderMap, HeaderValue, header},
     response::Response,
 };
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::{
@@ -23,7 +23,7 @@ use super::{
     body::{Cut, Meter},
     coding::Coding,
     connection::{Busy, Conn},
-    load::Begun,
+    load::{Begun, Lease, Load},
     origin::share,
     pack, taken,
 };
@@ -63,12 +63,15 @@ impl Future for Answering {
             Answering::Call(calling, leaving) => {
                 let large = leaving.as_ref().is_some_and(Leaving::is_large);
                 let response = ready!(aside(large, || Pin::new(calling).poll(task)));
-                leaving.take().map(|it| it.leave(response.map(Said::Call)))
+                leaving.take().map(|it| {
+                    let load = Arc::clone(&it.edge.0.load);
+                    it.leave(response.map(|body| Said::Call(Call::new(body, load))))
+                })
             }
         };
         match response {
             Some(response) => {
-                taken::gave(1);
+                taken::gave(1, 1);
                 Poll::Ready(Ok(response))
             }
             // It has been answered: whoever asks again waits for nothing.
@@ -122,6 +125,8 @@ pub(crate) struct Leaving {
     pub origin: Option<HeaderValue>,
     /// Its connection is closed after it.
     pub close: bool,
+    /// Whether its answer counts until it is taken, if that is large.
+    pub counts: bool,
     pub busy: Busy,
     pub begun: Option<Begun>,
 }
@@ -142,7 +147,13 @@ impl Leaving {
 
     fn leave(self, response: Response<Said>) -> Response<Answered> {
         let inner = &*self.edge.0;
-        let mut response = match self.meters.cut().map(Refused::cut) {
+        let cut = self.meters.cut();
+        // What the request held is free for its answer.
+        let large = match self.streams {
+            true => Large::As(self.meters),
+            false => Large::Is(self.meters.is_large()),
+        };
+        let response = match cut.map(Refused::cut) {
             None => response,
             // tonic has passed the body's status on.
             Some(refused) if self.grpc => {
@@ -151,9 +162,8 @@ impl Leaving {
             }
             Some(refused) => inner.refuse(refused, false).map(Said::Http),
         };
-        if let Some(origin) = &self.origin {
-            share(response.headers_mut(), origin);
-        }
+        let length = response.body().size_hint().exact().unwrap_or_default();
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
         let mut response = match self.packed {
             None => response,
             Some(coding) => {
@@ -165,19 +175,29 @@ impl Leaving {
                 packed.map(Said::Http)
             }
         };
+        let mut held = None;
+        if self.counts && length > UNCOUNTED_BYTES {
+            // It is there already, also if it goes out compressed.
+            held = inner.load.lease_answer(length);
+            if held.is_none() {
+                let refused = Refused::cut(Cut::Memory);
+                response = inner.refuse(refused, false).map(Said::Http);
+            }
+        }
+        if let Some(origin) = &self.origin {
+            share(response.headers_mut(), origin);
+        }
         if self.close {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(header::CONNECTION, close);
         }
-        let large = match self.streams {
-            true => Large::As(self.meters),
-            false => Large::Is(self.meters.is_large()),
-        };
         response.map(|said| Answered {
             said,
             large,
             rest: Bytes::new(),
             given: 1,
+            first: 1,
+            _held: held,
             _busy: self.busy,
             _begun: self.begun,
         })
@@ -186,12 +206,64 @@ impl Leaving {
 
 /// What is given out of an answer at once: HTTP/2 takes what it is given whole, however little the peer takes of it,
 /// and then nothing counts it any more.
-const PIECE_BYTES: usize = 16 << 10;
+pub(super) const PIECE_BYTES: usize = 16 << 10;
+
+/// An answer up to this size does not count while it is not taken: there are no more of them than requests.
+const UNCOUNTED_BYTES: usize = 64 << 10;
 
 /// What an answer says.
 pub(super) enum Said {
     Http(Body),
-    Call(Answer),
+    Call(Call),
+}
+
+/// The answer of a call: how long its messages are is known when they come.
+pub(super) struct Call {
+    body: Answer,
+    load: Arc<Load>,
+    /// Of the message that is being taken, where it is a large one.
+    held: Option<Lease>,
+    is_over: bool,
+}
+
+impl Call {
+    fn new(body: Answer, load: Arc<Load>) -> Self {
+        Call {
+            body,
+            load,
+            held: None,
+            is_over: false,
+        }
+    }
+
+    fn poll(&mut self, task: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        // Who asks for more has taken what was there.
+        self.held = None;
+        if self.is_over {
+            return Poll::Ready(None);
+        }
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(task));
+        let length = match &frame {
+            Some(Ok(frame)) => frame.data_ref().map_or(0, Bytes::len),
+            _ => 0,
+        };
+        if length > UNCOUNTED_BYTES {
+            self.held = self.load.lease_answer(length);
+            if self.held.is_none() {
+                self.is_over = true;
+                return Poll::Ready(Some(Ok(Frame::trailers(no_room()))));
+            }
+        }
+        Poll::Ready(frame)
+    }
+}
+
+/// The end of an answer that may not be held.
+fn no_room() -> HeaderMap {
+    let mut trailers = HeaderMap::new();
+    // Its message is plain text.
+    let _ = Cut::Memory.status().add_header(&mut trailers);
+    trailers
 }
 
 impl http_body::Body for Said {
@@ -204,21 +276,21 @@ impl http_body::Body for Said {
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         match self.get_mut() {
             Said::Http(body) => Pin::new(body).poll_frame(task),
-            Said::Call(body) => Pin::new(body).poll_frame(task),
+            Said::Call(call) => call.poll(task),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Said::Http(body) => body.is_end_stream(),
-            Said::Call(body) => body.is_end_stream(),
+            Said::Call(call) => call.is_over || call.body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Said::Http(body) => body.size_hint(),
-            Said::Call(body) => body.size_hint(),
+            Said::Call(call) => call.body.size_hint(),
         }
     }
 }
@@ -238,6 +310,9 @@ pub(crate) struct Answered {
     rest: Bytes,
     /// Pieces given out, and one.
     given: u64,
+    /// Of these, those before what it gave last.
+    first: u64,
+    _held: Option<Lease>,
     _busy: Busy,
     _begun: Option<Begun>,
 }
@@ -259,14 +334,14 @@ impl http_body::Body for Answered {
             };
             match ready!(aside(large, || Pin::new(&mut this.said).poll_frame(task))) {
                 Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => this.rest = data,
+                    Ok(data) => (this.rest, this.first) = (data, this.given),
                     Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
                 },
                 end => return Poll::Ready(end),
             }
         }
         this.given += 1;
-        taken::gave(this.given);
+        taken::gave(this.given, this.first);
         let piece = match this.rest.len() > PIECE_BYTES {
             true => this.rest.split_to(PIECE_BYTES),
             false => std::mem::take(&mut this.rest),

@@ -24,7 +24,7 @@ use super::{
 use crate::service::MessageMax;
 
 /// What a body must come at, on average, once it has had its time to begin: 8 MiB take 17 minutes then.
-const BYTES_PER_SECOND_MIN: u64 = 8 << 10;
+pub(super) const BYTES_PER_SECOND_MIN: u64 = 8 << 10;
 /// What it must come at while memory or connections are scarce: 8 MiB take half a minute then.
 const SCARCE_BYTES_PER_SECOND_MIN: u64 = 256 << 10;
 /// Time that every body has, also then: a connection across the world begins slowly.

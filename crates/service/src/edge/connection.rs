@@ -19,6 +19,8 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
+use super::taken;
+
 /// How HTTP/2 begins; no method of HTTP/1 does.
 const HTTP2_BEGINS: &[u8] = b"PRI";
 /// How long a connection that is closed gets to say so to the other side.
@@ -253,6 +255,16 @@ impl Drop for Busy {
     }
 }
 
+/// An answer that is not taken at once.
+#[derive(Debug)]
+struct Slow {
+    /// Which one: when the connection had none before.
+    answer: u64,
+    began: Instant,
+    /// Taken since then.
+    bytes: u64,
+}
+
 /// A connection's bytes: tells what comes, and gives up where what goes out is not taken.
 pub(super) struct Wire {
     stream: TcpStream,
@@ -262,6 +274,8 @@ pub(super) struct Wire {
     timeout: Duration,
     /// There while it waits.
     stalled: Option<Pin<Box<Sleep>>>,
+    /// Of an answer over HTTP/1 that waited.
+    slow: Option<Slow>,
     /// There once nothing more is said.
     lingering: Option<Pin<Box<Sleep>>>,
 }
@@ -274,25 +288,48 @@ impl Wire {
             first: true,
             timeout,
             stalled: None,
+            slow: None,
             lingering: None,
         }
     }
 
-    fn watch<T>(
+    fn watch(
         &mut self,
-        written: Poll<io::Result<T>>,
+        written: Poll<io::Result<usize>>,
         task: &mut Context<'_>,
-    ) -> Poll<io::Result<T>> {
-        if written.is_ready() {
+    ) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(written) = written {
             self.stalled = None;
-            return written;
+            if let (Some(slow), Ok(bytes)) = (&mut self.slow, &written) {
+                slow.bytes += *bytes as u64;
+            }
+            return Poll::Ready(written);
         }
-        let timeout = self.timeout;
-        let stalled = self
-            .stalled
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
-        ready!(stalled.as_mut().poll(task));
+        let mut stalled = match self.stalled.take() {
+            Some(stalled) => stalled,
+            None => Box::pin(tokio::time::sleep(self.patience())),
+        };
+        let waited = stalled.as_mut().poll(task);
+        self.stalled = Some(stalled);
+        ready!(waited);
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    /// How long may be waited until more is taken. Streams of HTTP/2 are watched one by one.
+    fn patience(&mut self) -> Duration {
+        if self.conn.http2.load(Ordering::Relaxed) {
+            return self.timeout;
+        }
+        let (now, answer) = (Instant::now(), self.conn.idle_since.load(Ordering::Relaxed));
+        let slow = match &mut self.slow {
+            Some(slow) if slow.answer == answer => slow,
+            slow => slow.insert(Slow {
+                answer,
+                began: now,
+                bytes: 0,
+            }),
+        };
+        taken::left(slow.bytes, now.duration_since(slow.began), self.timeout)
     }
 }
 

@@ -85,6 +85,17 @@ impl Load {
         Some(Lease { load, bytes })
     }
 
+    /// As [`Load::lease`], for an answer: it is there already, so the first beyond the bound may go out where less than half
+    /// is taken. One answer may be larger than all that requests may hold.
+    pub fn lease_answer(self: &Arc<Self>, bytes: usize) -> Option<Lease> {
+        let before = self.body_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let fits = before.saturating_add(bytes) <= self.body_bytes_max;
+        let load = Arc::clone(self);
+        // Dropped, it gives back what was taken.
+        let lease = Lease { load, bytes };
+        (fits || before <= self.body_bytes_max / 2).then_some(lease)
+    }
+
     pub fn give(&self, bytes: usize) {
         self.body_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
@@ -215,6 +226,20 @@ mod tests {
         load.give(100);
         assert_eq!(load.body_bytes(), 0);
         assert!(!load.is_memory_scarce());
+    }
+
+    #[test]
+    fn one_answer_may_be_larger_than_all_that_requests_may_hold() {
+        let load = load();
+        let first = load.lease_answer(1_000);
+        assert!(first.is_some() && load.lease_answer(1).is_none());
+        drop(first);
+        assert_eq!(load.body_bytes(), 0);
+        let small = (load.lease_answer(60), load.lease_answer(40));
+        assert!(small.0.is_some() && small.1.is_some());
+        assert!(load.lease_answer(1).is_none() && !load.take(1));
+        drop(small);
+        assert_eq!(load.body_bytes(), 0);
     }
 
     #[test]

@@ -116,6 +116,8 @@ impl Edge {
             meters: Meters::default(),
             origin: None,
             close: conn.reserved && request.version() < Version::HTTP_2,
+            // They are there once for all who ask, and may be asked for when all is busy.
+            counts: path != "/metrics",
             busy,
             begun: None,
         };

@@ -12,16 +12,21 @@ use std::{
 
 use hyper::rt::Executor;
 use pin_project_lite::pin_project;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
+
+use super::{answering::PIECE_BYTES, body::BYTES_PER_SECOND_MIN};
 
 thread_local! {
     /// Which piece of its answer the stream that runs here has given and was not asked for more since, from 1; 0 for none.
     static GIVEN: Cell<u64> = const { Cell::new(0) };
+    /// The number before the first piece of the same message.
+    static FIRST: Cell<u64> = const { Cell::new(0) };
 }
 
 /// The stream's answer gives a piece, or is there to be asked for the first.
-pub(super) fn gave(piece: u64) {
+pub(super) fn gave(piece: u64, first: u64) {
     GIVEN.set(piece);
+    FIRST.set(first);
 }
 
 /// The stream's answer is asked for more.
@@ -45,6 +50,8 @@ where
             stream,
             timeout: self.timeout,
             given: 0,
+            first: 0,
+            pace: None,
             stalled: None,
         });
     }
@@ -57,8 +64,39 @@ pin_project! {
         stream: F,
         timeout: Duration,
         given: u64,
+        first: u64,
+        pace: Option<Pace>,
         stalled: Option<Pin<Box<Sleep>>>,
     }
+}
+
+/// How quickly a message is taken, as bodies have to come. Its time begins where it is waited for: most are taken at once.
+#[derive(Debug, Clone, Copy)]
+struct Pace {
+    /// Which message.
+    first: u64,
+    began: Instant,
+    /// The piece that was given then.
+    from: u64,
+}
+
+impl Pace {
+    fn new(began: Instant, first: u64, from: u64) -> Self {
+        Pace { first, began, from }
+    }
+
+    /// How long the next piece may take.
+    fn left(self, now: Instant, given: u64, timeout: Duration) -> Duration {
+        let bytes = given.saturating_sub(self.from) * PIECE_BYTES as u64;
+        left(bytes, now.saturating_duration_since(self.began), timeout)
+    }
+}
+
+/// How long it may take until more is taken of an answer of which so much was, in such a time.
+pub(super) fn left(bytes: u64, took: Duration, timeout: Duration) -> Duration {
+    let allowed = Duration::from_millis(bytes.saturating_mul(1_000) / BYTES_PER_SECOND_MIN);
+    let allowed = timeout.saturating_add(allowed);
+    allowed.saturating_sub(took).min(timeout)
 }
 
 impl<F: Future> Future for Stream<F> {
@@ -72,14 +110,52 @@ impl<F: Future> Future for Stream<F> {
         }
         let now = GIVEN.replace(0);
         if now != *this.given {
-            (*this.given, *this.stalled) = (now, None);
+            (*this.given, *this.first, *this.stalled) = (now, FIRST.get(), None);
         }
         if *this.given == 0 {
+            *this.pace = None;
             return Poll::Pending;
         }
-        let sleep = || Box::pin(tokio::time::sleep(*this.timeout));
-        let stalled = this.stalled.get_or_insert_with(sleep);
+        let (given, first, timeout) = (*this.given, *this.first, *this.timeout);
+        let pace = this.pace;
+        let stalled = this.stalled.get_or_insert_with(|| {
+            let now = Instant::now();
+            let pace = match pace {
+                Some(pace) if pace.first == first => pace,
+                // Another message, whose time counts from here.
+                pace => pace.insert(Pace::new(now, first, given)),
+            };
+            Box::pin(tokio::time::sleep(pace.left(now, given, timeout)))
+        });
         // What is not run any more is reset.
         stalled.as_mut().poll(task)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_secs(20);
+
+    /// How many pieces are taken by one who takes a piece each so many ms, of so many at most.
+    fn taken(ms: u64, most: u64) -> u64 {
+        let began = Instant::now();
+        let pace = Pace::new(began, 1, 2);
+        let piece = Duration::from_millis(ms);
+        let at = |given: u64| began + piece * u32::try_from(given - 2).unwrap();
+        let mut pieces = 2..2 + most;
+        let cut = pieces.find(|given| pace.left(at(*given), *given, TIMEOUT) < piece);
+        cut.map_or(most, |given| given - 2)
+    }
+
+    #[test]
+    fn an_answer_is_taken_as_quickly_as_a_body_must_come() {
+        // 16 KiB each: 8 KiB/s and more.
+        assert_eq!(taken(1, 10_000), 10_000);
+        assert_eq!(taken(2_000, 10_000), 10_000);
+        assert!((15..30).contains(&taken(2_900, 10_000)), "a little slower");
+        assert_eq!(taken(19_000, 10_000), 1, "not one each 19 s");
+        assert_eq!(taken(21_000, 10_000), 0);
     }
 }

@@ -542,6 +542,36 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn large_answers_that_nobody_takes_count_and_small_ones_and_metrics_are_answered_beyond() {
+    let config = HttpConfig {
+        body_memory_max: 1 << 20,
+        ..HttpConfig::default()
+    };
+    let address = start(config).await;
+    let large = "GET /large HTTP/1.1\r\nHost: localhost";
+    let mut first = say(address, &format!("{large}\r\n\r\n")).await;
+    let mut head = [0; 12];
+    first.read_exact(&mut head).await.unwrap();
+    assert_eq!(&head, b"HTTP/1.1 200", "one may be larger than all");
+    let refused = ask(address, large, b"").await;
+    assert_status(&refused, 503);
+    assert!(refused.contains("QUADRILLE_BODY_MEMORY"), "{refused}");
+    let text = "GET /text HTTP/1.1\r\nHost: localhost";
+    assert_status(&ask(address, text, b"").await, 200);
+    let metrics = ask(address, "GET /metrics HTTP/1.1\r\nHost: localhost", b"").await;
+    assert!(metrics.contains("reason=\"body_memory\"} 1"), "{metrics}");
+    drop(first);
+    loop {
+        let mut second = say(address, &format!("{large}\r\n\r\n")).await;
+        second.read_exact(&mut head).await.unwrap();
+        match &head {
+            b"HTTP/1.1 200" => break,
+            _ => tokio::task::yield_now().await,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_answer_over_http2_that_nobody_takes_counts_and_is_reset() {
     for window in [0_u32, 1] {
         let config = HttpConfig {
