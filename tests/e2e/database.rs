@@ -18,6 +18,8 @@ use crate::harness::{
     world::World,
 };
 
+/// Longer than anything here waits for the database.
+const AWAY: Duration = Duration::from_secs(30);
 /// What Kubernetes gives by default is 30 s.
 const GRACE: Duration = Duration::from_secs(25);
 
@@ -160,6 +162,7 @@ fn garbage_is_one_dead_letter_each_however_long_postgres_is_away() {
     let sent = load.send(&world, |_| {});
     oracle::stored(&world, results.address(), sent.len());
     postgres.stop();
+    let stopped = Instant::now();
     let client = Client::new(&world);
     let topic = world.topics().predictions;
     for n in 0..8 {
@@ -172,12 +175,13 @@ fn garbage_is_one_dead_letter_each_however_long_postgres_is_away() {
         client.flush();
     }
     // Its batch is tried again and again.
-    eventually("the batch was tried often", PATIENCE, || {
+    eventually("the batch was tried often", AWAY + PATIENCE, || {
         let aborts = format!(
             "quadrille_transaction_aborts_total{{pipeline=\"{}\"}}",
             world.pipeline
         );
-        (results.metric(&aborts)? >= 6.0).then_some(())
+        let often = results.metric(&aborts)? >= 6.0;
+        (often && stopped.elapsed() >= AWAY).then_some(())
     });
     postgres.restart().expect("it comes back");
     eventually("all are committed", PATIENCE, || {

@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use prost::Message as _;
-use quadrille_proto::v1::{FeatureVector, Prediction, Record};
+use quadrille_proto::{
+    SchemaId,
+    v1::{FeatureVector, Prediction, Record},
+};
 use rdkafka::{Message as _, message::OwnedMessage};
 
 use super::Promise;
@@ -76,4 +79,48 @@ fn check_hop(
     }
     let missing: Vec<_> = good.iter().filter(|id| !seen.contains_key(*id)).collect();
     assert!(missing.is_empty(), "{topic}: never there: {missing:?}");
+}
+
+/// A hop of keys `a` and `b`, whose ids are the key and a number; what the oracle says of it, if it complains.
+fn judged(records: &[&str], promise: Promise) -> Option<String> {
+    let good: BTreeSet<String> = ["a1", "a2", "b1"].map(str::to_owned).into();
+    let messages: Vec<OwnedMessage> = (0_i64..)
+        .zip(records)
+        .map(|(offset, id)| {
+            let record = Record {
+                id: (*id).to_owned(),
+                key: id.chars().take(1).collect(),
+                ..Record::default()
+            };
+            let mut sealed = Vec::new();
+            quadrille_proto::seal(SchemaId(0), &record, &mut sealed);
+            let time = rdkafka::Timestamp::NotAvailable;
+            OwnedMessage::new(Some(sealed), None, "t".to_owned(), time, 0, offset, None)
+        })
+        .collect();
+    let read: Read = |bytes| {
+        let record = Record::decode(bytes).ok()?;
+        Some((record.id, record.key))
+    };
+    let checked = std::panic::catch_unwind(|| check_hop("t", &messages, read, &good, promise));
+    let complaint = checked.err()?;
+    complaint.downcast_ref::<String>().cloned()
+}
+
+#[test]
+fn the_oracle_complains_of_what_is_lost_doubled_out_of_order_or_nobodys() {
+    let once = |records: &[&str]| judged(records, Promise::ExactlyOnce);
+    assert_eq!(once(&["a1", "b1", "a2"]), None);
+    for (records, complaint) in [
+        (&["a1", "b1"][..], "never there: [\"a2\"]"),
+        (&["a1", "b1", "a2", "a1"], "more than once"),
+        (&["a2", "a1", "b1"], "came after"),
+        (&["a1", "a2", "a3", "b1"], "a3 was never sent"),
+    ] {
+        let said = once(records).unwrap_or_default();
+        assert!(said.contains(complaint), "{records:?}: {said:?}");
+    }
+    let again = |records: &[&str]| judged(records, Promise::AtLeastOnce);
+    assert_eq!(again(&["a1", "b1", "a2", "a1", "a2"]), None);
+    assert!(again(&["a2", "a1", "b1", "a2"]).is_some(), "overtaken");
 }
