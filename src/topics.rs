@@ -92,7 +92,7 @@ pub struct CreateArgs {
     #[command(flatten)]
     which: Which,
 
-    /// Partitions of each topic: the most lanes that can share the work; fixed for good
+    /// Partitions of each topic: the most lanes that can share the work. `topics migrate` changes it later
     /// [default: 8, or what the pipeline's topics have].
     #[arg(long, value_parser = clap::value_parser!(i32).range(1..=10_000))]
     partitions: Option<i32>,
@@ -312,8 +312,8 @@ fn to_create(
     let partitions = match (existing, args.partitions) {
         (Some((topic, found)), Some(wanted)) if found != wanted => {
             return Err(Error::Config(format!(
-                "--partitions is {wanted}, but topic {topic} has {found} partitions; leave the flag out to use {found}, \
-                 or create new topics (a pipeline of another name): changing the number would lose a key's order"
+                "--partitions is {wanted}, but topic {topic} has {found} partitions; leave the flag out to use {found}; \
+                 `quadrille topics migrate --partitions {wanted}` changes the number without losing a key's order"
             )));
         }
         (Some((_, found)), _) => found,

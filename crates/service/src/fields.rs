@@ -106,7 +106,7 @@ pub fn pick<'a>(pipelines: &'a [Arc<Pipeline>], name: &str) -> Result<&'a Arc<Pi
             .find(|pipeline| pipeline.name() == name)
             .ok_or_else(|| {
                 Status::not_found(format!(
-                    "no pipeline {}; there are {}",
+                    "no pipeline {}; known pipelines: {}",
                     quote(name),
                     there()
                 ))

@@ -49,7 +49,7 @@ fn find(intakes: &[Arc<Intake>], name: &str) -> Result<Arc<Intake>, Status> {
             .map(|intake| intake.pipeline.name())
             .collect();
         Status::not_found(format!(
-            "no pipeline {}; there are {}",
+            "no pipeline {}; known pipelines: {}",
             quote(name),
             there.join(", ")
         ))

@@ -159,7 +159,7 @@ async fn push(
             .map(|intake| intake.pipeline.name())
             .collect();
         let there = there.join(", ");
-        let message = format!("no pipeline {}; there are {there}", quote(&pipeline));
+        let message = format!("no pipeline {}; known pipelines: {there}", quote(&pipeline));
         return error(StatusCode::NOT_FOUND, message);
     };
     let body = match body {
