@@ -74,7 +74,8 @@ pub struct HttpArgs {
     #[arg(long, env = "QUADRILLE_CONNECTIONS", default_value_t = 512, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub connections: u32,
 
-    /// Requests being answered at once; more are answered 503 or RESOURCE_EXHAUSTED.
+    /// Requests being answered at once; more are answered 503 or RESOURCE_EXHAUSTED. Streams of gRPC are at most half of them,
+    /// and of the connections.
     #[arg(long, env = "QUADRILLE_REQUESTS", default_value_t = 2_048, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub requests: u32,
 
@@ -82,7 +83,8 @@ pub struct HttpArgs {
     #[arg(long, env = "QUADRILLE_STREAMS", default_value_t = 128, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub streams: u32,
 
-    /// MiB of request bodies, decompressed, held at once; more are answered 503 or RESOURCE_EXHAUSTED.
+    /// MiB held at once: request bodies, decompressed, and answers above 64 KiB until they are taken. What does not fit is
+    /// answered 503 or RESOURCE_EXHAUSTED.
     #[arg(long, env = "QUADRILLE_BODY_MEMORY", default_value_t = 64, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub body_memory: u32,
 
@@ -90,7 +92,8 @@ pub struct HttpArgs {
     #[arg(long, env = "QUADRILLE_HEADER_TIMEOUT", default_value_t = 10, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=3_600))]
     pub header_timeout: u32,
 
-    /// Seconds that a body may stand still, in either direction. One that takes longer must come at 8 KiB/s on average.
+    /// Seconds that a body may stand still, in either direction. One that takes longer must come, or be taken,
+    /// at 8 KiB/s on average.
     #[arg(long, env = "QUADRILLE_BODY_TIMEOUT", default_value_t = 20, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=3_600))]
     pub body_timeout: u32,
 
