@@ -61,6 +61,9 @@ pub fn model() -> &'static PathBuf {
     path
 }
 
+/// Of a failed test, what each of its services logged last.
+const LOG_LINES_SHOWN: usize = 80;
+
 pub struct World {
     pub pipeline: String,
     pub bootstrap: String,
@@ -213,5 +216,29 @@ impl World {
             process.ready();
         }
         all
+    }
+}
+
+impl Drop for World {
+    /// A failed test shows what its services logged, with QUADRILLE_TEST_LOGS set any test; their folder goes with it.
+    fn drop(&mut self) {
+        if !std::thread::panicking() && std::env::var_os("QUADRILLE_TEST_LOGS").is_none() {
+            return;
+        }
+        let entries = std::fs::read_dir(self.folder.path()).into_iter().flatten();
+        let logs = entries.filter_map(|entry| Some(entry.ok()?.path()));
+        for path in logs.filter(|path| path.extension().is_some_and(|end| end == "log")) {
+            let bytes = std::fs::read(&path).unwrap_or_default();
+            let text = String::from_utf8_lossy(&bytes);
+            let lines: Vec<&str> = text.lines().collect();
+            let last = &lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..];
+            let shown = last.join("\n");
+            println!(
+                "---- {}, {} of {} lines\n{shown}",
+                path.display(),
+                last.len(),
+                lines.len()
+            );
+        }
     }
 }
