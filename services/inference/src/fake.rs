@@ -6,7 +6,7 @@ use quadrille_model::Outputs;
 use quadrille_registry::ModelId;
 use quadrille_telemetry::{Registry, metrics::ServingMetrics};
 
-use crate::serving::{Batching, Loaded};
+use crate::engine::{Batching, Loaded};
 
 /// Rows that close a batch of a queue's one thread; a piece is half of it.
 pub(crate) const ROWS_MAX: usize = 8;

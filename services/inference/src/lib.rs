@@ -3,8 +3,7 @@
 //! It knows a model by its trait only, not what it is made of.
 #![forbid(unsafe_code)]
 
-mod age;
-mod batch;
+mod engine;
 #[cfg(test)]
 mod fake;
 mod grpc;
@@ -13,6 +12,7 @@ pub mod serving;
 mod shadows;
 mod stage;
 mod tfs;
+mod view_age;
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -53,8 +53,8 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> R
         Some(path) => local::load(&pipelines, path)?,
         None => pipelines.iter().map(|_| None).collect(),
     };
-    let mut loading = None;
-    let running = &mut loading;
+    let mut loader = None;
+    let started = &mut loader;
     let ended = quadrille_service::run(config.service, shutdown, |context| async move {
         let config = &context.config;
         let log = Log::follow(&config.cluster, config.stage.name(), &config.instance())?;
@@ -68,12 +68,12 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> R
         .map_err(|error| Error::Failed(format!("models: {error}")))?;
         let serving = loader.serving();
         let spawned = loader.spawn();
-        *running = Some(spawned.map_err(|error| Error::Failed(format!("loader: {error}")))?);
+        *started = Some(spawned.map_err(|error| Error::Failed(format!("loader: {error}")))?);
         assemble(context, serving, limits).await
     })
     .await;
-    if let Some(loading) = loading {
-        loading.stop().await;
+    if let Some(loader) = loader {
+        loader.stop().await;
     }
     ended
 }
@@ -103,14 +103,14 @@ async fn assemble(context: Context, serving: Serving, limits: Limits) -> Result<
     };
     Ok(Assembly {
         stages,
-        http: age::told(
+        http: view_age::with_view_age(
             oip::rest::router(doors.clone()).merge(tfs::router(doors.clone())),
             aged.clone(),
         ),
         grpc: Calls::default()
             .with(PredictServiceServer::new(grpc::Predict(doors.clone())))
             .with(oip::grpc::service(doors))
-            .telling(move |headers| age::tell(headers, &aged)),
+            .telling(move |headers| view_age::insert_view_age(headers, &aged)),
         message_max: MessageMax {
             bytes: limits.bytes_max,
             setting: Some("QUADRILLE_REQUEST_BYTES"),

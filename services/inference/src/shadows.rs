@@ -13,8 +13,8 @@ use std::{
 use quadrille_telemetry::metrics::Missed;
 
 use crate::{
-    batch::Pending,
-    serving::{Begun, Refused, Routes, Variant},
+    engine::{self, Begun, Pending},
+    serving::{Routes, Variant},
 };
 
 /// One part in so many of a lane's time is the shadows': a pipeline keeps four fifths of its throughput however slow they are. A lane that
@@ -116,7 +116,7 @@ impl Shadow {
                 self.piece(variant, piece, start + budget)
             })
         };
-        let end = catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(Refused::Failed));
+        let end = catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(engine::Error::Failed));
         let took = start.elapsed();
         let scored = self.outputs.len() / variant.width.max(1);
         self.allowance.spent(self.pace.cost(scored, took));
@@ -152,7 +152,7 @@ impl Shadow {
         variant: &Variant,
         rows: &[f64],
         until: Instant,
-    ) -> ControlFlow<Result<(), Refused>> {
+    ) -> ControlFlow<Result<(), engine::Error>> {
         let mut pending = match variant.loaded.begin(rows, &mut self.outputs) {
             Begun::Done => return ControlFlow::Continue(()),
             Begun::Full => return ControlFlow::Break(Ok(())),
@@ -163,7 +163,7 @@ impl Shadow {
                 self.outputs.extend(outputs);
                 ControlFlow::Continue(())
             }
-            Some(Err(refused)) => ControlFlow::Break(Err(refused)),
+            Some(Err(error)) => ControlFlow::Break(Err(error)),
             None => {
                 self.late = Some((pending, until));
                 ControlFlow::Break(Ok(()))

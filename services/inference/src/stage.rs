@@ -137,7 +137,7 @@ fn unknown_variant(routes: &Routes, item: &Item<'_, FeatureVector>) -> Failure {
     let variant = String::from_utf8_lossy(chosen(item).unwrap_or_default());
     let names: Vec<&str> = routes.split.names().collect();
     let message = format!(
-        "no variant {variant:?} answers; there is {}",
+        "no variant {variant:?} answers; available: {}",
         names.join(", ")
     );
     Failure::dead_letter("unknown_variant", message)

@@ -33,7 +33,7 @@ use crate::{
         refusal::Refusal,
         rest::{read, variant},
     },
-    serving::{Choice, ModelState, NotServed},
+    serving::{self, Choice, ModelState},
 };
 
 pub(crate) fn router(doors: Doors) -> Router {
@@ -144,19 +144,19 @@ async fn status(State(doors): State<Doors>, Path(parts): Parts) -> Result<Respon
 
 /// What a label stands for: a variant of the pipeline, or of a pipeline that takes it to this model.
 fn labelled(doors: &Doors, model: &str, label: &str) -> Result<Choice, Refusal> {
-    let serving = &doors.serving;
-    match serving.choose(model, None, Some(label)) {
-        Err(NotServed::UnknownPipeline { .. }) => {}
+    let served = &doors.serving;
+    match served.choose(model, None, Some(label)) {
+        Err(serving::Error::UnknownPipeline { .. }) => {}
         chosen => return Ok(chosen?),
     }
     let (mut found, mut others, mut not_ready) = (None, Vec::new(), None);
-    for pipeline in serving.pipelines() {
-        match serving.choose(pipeline.name(), None, Some(label)) {
+    for pipeline in served.pipelines() {
+        match served.choose(pipeline.name(), None, Some(label)) {
             Ok(choice) if choice.loaded.id().name == model => {
                 found = Some(one_of(found, (pipeline.name(), choice), label)?);
             }
             Ok(_) => {}
-            Err(NotServed::UnknownVariant { known, .. }) => others.extend(known),
+            Err(serving::Error::UnknownVariant { known, .. }) => others.extend(known),
             Err(not) => not_ready = Some(not),
         }
     }
@@ -166,7 +166,7 @@ fn labelled(doors: &Doors, model: &str, label: &str) -> Result<Choice, Refusal> 
         (None, None) => {}
     }
     // An unknown model has no labels at all.
-    serving.model(model, None)?;
+    served.model(model, None)?;
     Err(Refusal::Unknown(format!(
         "no label {} leads to a version of {}; labels are the variants of pipelines: {}",
         quote(label),

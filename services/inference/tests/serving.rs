@@ -11,7 +11,7 @@ use std::{
 };
 
 use common::*;
-use inference::serving::{Loaded, ModelState, NotServed, source::Files};
+use inference::serving::{Error, Loaded, ModelState, source::Files};
 use quadrille_registry::Role;
 
 #[test]
@@ -32,7 +32,7 @@ fn a_local_model_serves_until_there_is_a_deployment() {
     replica.turn();
     assert_eq!(replica.version("k"), 2);
     let gone = replica.serving.model("m", Some("1")).unwrap_err();
-    assert!(matches!(gone, NotServed::UnknownVersion { .. }), "{gone}");
+    assert!(matches!(gone, Error::UnknownVersion { .. }), "{gone}");
     assert!(!replica.registry.encode().contains("version=\"1\""));
 }
 
@@ -51,7 +51,7 @@ fn without_anything_to_serve_a_replica_is_not_ready_and_says_why() {
         "{why}"
     );
     let refused = replica.serving.choose("ward", None, None).unwrap_err();
-    assert!(matches!(refused, NotServed::NotReady { .. }));
+    assert!(matches!(refused, Error::NotReady { .. }));
 
     replica.log.push(1);
     replica.log.deploy(1, &[("stable", 1, LIVE)]);
@@ -101,7 +101,7 @@ fn a_version_that_is_rolled_back_while_it_is_loaded_does_not_go_live() {
     replica.log.deploy(3, &[("stable", 1, LIVE)]);
     replica.turn();
     assert_eq!(replica.version("k"), 1);
-    let standing = replica.serving.standings()[0].clone();
+    let standing = replica.serving.pipeline_statuses()[0].clone();
     assert_eq!((standing.seen, standing.serving), (Some(3), Some(3)));
     let swaps = r#"quadrille_model_swaps_total{pipeline="ward"} 2"#;
     let metrics = replica.registry.encode();
@@ -132,11 +132,11 @@ fn a_rollback_waits_for_nobody_elses_download() {
     replica.log.deploy_to("ward", 3, &[("stable", 1, LIVE)]);
     replica.step();
     assert_eq!(replica.version("k"), 1, "the ward is back");
-    let clinic = replica.serving.standings()[1].clone();
+    let clinic = replica.serving.pipeline_statuses()[1].clone();
     assert_eq!((clinic.seen, clinic.serving), (Some(2), Some(1)));
     replica.log.let_through(3);
     replica.turn();
-    assert_eq!(replica.serving.standings()[1].serving, Some(2));
+    assert_eq!(replica.serving.pipeline_statuses()[1].serving, Some(2));
 }
 
 #[test]
@@ -199,7 +199,7 @@ fn where_a_deployment_is_removed_what_serves_goes_on_and_a_replica_that_starts_h
     replica.turn();
     assert_eq!(replica.version("k"), 1);
     replica.serving.ready().expect("it serves");
-    let standing = replica.serving.standings()[0].clone();
+    let standing = replica.serving.pipeline_statuses()[0].clone();
     assert_eq!((standing.seen, standing.serving), (Some(2), Some(1)));
     assert!(
         replica.why().contains("removed by test"),
@@ -257,7 +257,7 @@ fn a_version_that_is_deleted_and_pushed_with_other_content_is_loaded_anew() {
     replica.turn();
     // The old one until the new one can be had, and the standing says so.
     assert_eq!(replica.version("k"), 1);
-    let standing = replica.serving.standings()[0].clone();
+    let standing = replica.serving.pipeline_statuses()[0].clone();
     assert_eq!((standing.seen, standing.serving), (Some(3), Some(1)));
     assert!(
         replica.why().contains("does not answer"),
@@ -268,7 +268,7 @@ fn a_version_that_is_deleted_and_pushed_with_other_content_is_loaded_anew() {
     replica.now += Duration::from_secs(2);
     replica.turn();
     assert_eq!(replica.answers("k"), (1, vec![answer(7)]));
-    assert_eq!(replica.serving.standings()[0].serving, Some(3));
+    assert_eq!(replica.serving.pipeline_statuses()[0].serving, Some(3));
     // Not again and again.
     let swaps = r#"quadrille_model_swaps_total{pipeline="ward"} 2"#;
     replica.turn();
@@ -331,7 +331,7 @@ fn a_replica_that_starts_where_the_newest_deployment_fails_serves_the_one_before
     replica.turn();
     replica.serving.ready().expect("the first one serves");
     assert!((0..50).all(|key| replica.version(&key.to_string()) == 2));
-    let standing = replica.serving.standings()[0].clone();
+    let standing = replica.serving.pipeline_statuses()[0].clone();
     assert_eq!((standing.seen, standing.serving), (Some(4), Some(1)));
     assert!(
         replica.why().starts_with("revision 4: "),
@@ -386,7 +386,7 @@ fn a_deployment_takes_effect_when_all_its_versions_are_ready() {
         "{}",
         replica.why()
     );
-    let standing = &replica.serving.standings()[0];
+    let standing = &replica.serving.pipeline_statuses()[0];
     assert_eq!((standing.seen, standing.serving), (Some(1), Some(0)));
     replica.serving.ready().expect("the old one serves");
 
@@ -617,17 +617,17 @@ fn models_are_found_by_name_and_version_and_what_is_not_there_is_told_with_what_
     assert_eq!(version(Some("10")).as_deref(), Ok("10"));
     let error = version(Some("11")).unwrap_err().to_string();
     assert!(
-        error.contains("there is 10, 9") || error.contains("there is 9, 10"),
+        error.contains("available: 10, 9") || error.contains("available: 9, 10"),
         "{error}"
     );
     let error = replica.serving.model("n", None).unwrap_err().to_string();
-    assert_eq!(error, "no model \"n\" is served; there is m");
+    assert_eq!(error, "no model \"n\" is served; available: m");
     let choose = |pipeline, variant| replica.serving.choose(pipeline, Some("k"), variant);
     assert_eq!(choose("ward", Some("idle")).expect("named").variant, "idle");
     let error = choose("ward", Some("old")).unwrap_err().to_string();
-    assert!(error.ends_with("there is stable, new, idle"), "{error}");
+    assert!(error.ends_with("available: stable, new, idle"), "{error}");
     let error = choose("clinic", None).unwrap_err().to_string();
-    assert!(error.ends_with("there is ward"), "{error}");
+    assert!(error.ends_with("available: ward"), "{error}");
 }
 
 #[test]
@@ -659,7 +659,7 @@ fn a_model_without_a_version_is_the_one_that_a_live_route_in_effect_leads_to() {
         .log
         .deploy(3, &[("stable", 5, LIVE), ("lost", 9, canary(1))]);
     replica.turn();
-    assert_eq!(replica.serving.standings()[0].serving, Some(2));
+    assert_eq!(replica.serving.pipeline_statuses()[0].serving, Some(2));
     assert_eq!(version(&replica), "2");
     // Pushed again with other content that is not to be had: the one that was deployed goes on.
     replica
@@ -805,7 +805,7 @@ fn a_version_in_use_is_dropped_when_its_batch_is_done_and_by_the_loader() {
 async fn a_running_loader_follows_the_log_by_itself() {
     let replica = Replica::new(Some(1));
     let (log, serving) = (replica.log, replica.serving);
-    let running = replica.loader.spawn().expect("a thread");
+    let loader = replica.loader.spawn().expect("a thread");
     let mut versions = Vec::new();
     for revision in 1..=3 {
         log.push(revision as u32 + 1);
@@ -832,7 +832,7 @@ async fn a_running_loader_follows_the_log_by_itself() {
     }
     assert_eq!(versions, ["2", "3", "4"]);
     assert!(!log.reports().is_empty());
-    running.stop().await;
+    loader.stop().await;
     assert_eq!(log.reports(), [], "others are told that it has gone");
 }
 

@@ -297,7 +297,7 @@ fn a_record_may_choose_its_variant_and_one_that_does_not_answer_is_a_dead_letter
     for letter in letters {
         assert_eq!(letter.class(), Some("quadrille.unknown_variant"));
         let message = letter.message().expect("a reason");
-        assert!(message.ends_with("there is stable, idle"), "{message}");
+        assert!(message.ends_with("available: stable, idle"), "{message}");
     }
     world.stop();
 }

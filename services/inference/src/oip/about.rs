@@ -17,7 +17,7 @@ use super::{
     outputs::{DECISION, LABEL, PROBABILITIES, VALUES, labels, offered, threshold},
     refusal::Refusal,
 };
-use crate::serving::{Loaded, ModelState};
+use crate::{engine::Loaded, serving::ModelState};
 
 /// The name of the one tensor that holds all columns.
 const INPUT: &str = "input";

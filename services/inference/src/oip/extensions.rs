@@ -14,7 +14,7 @@ use super::{
     infer::{Doors, Target},
     refusal::Refusal,
 };
-use crate::serving::{ModelState, Statistics};
+use crate::{engine::Statistics, serving::ModelState};
 
 impl Doors {
     /// The names that are served: models, then pipelines.

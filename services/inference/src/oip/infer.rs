@@ -19,7 +19,10 @@ use super::{
     rows::{Form, Rows, records, rows},
     tensor::{Error, Limits, Tensor},
 };
-use crate::serving::{Choice, Loaded, Serving};
+use crate::{
+    engine::Loaded,
+    serving::{Choice, Serving},
+};
 
 impl From<Error> for Refusal {
     fn from(error: Error) -> Self {

@@ -10,7 +10,7 @@ use quadrille_telemetry::propagation::VariantError;
 use serde_json::json;
 use tonic::{Code, Status};
 
-use crate::serving::{NotScored, NotServed, Refused};
+use crate::{engine, serving};
 
 /// Why a question has no answer; each says what to change.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -57,11 +57,11 @@ impl Refusal {
     }
 }
 
-impl From<NotServed> for Refusal {
-    fn from(not: NotServed) -> Self {
-        let message = not.to_string();
-        match not {
-            NotServed::NotReady { .. } => Refusal::NotReady(message),
+impl From<serving::Error> for Refusal {
+    fn from(error: serving::Error) -> Self {
+        let message = error.to_string();
+        match error {
+            serving::Error::NotReady { .. } => Refusal::NotReady(message),
             _ => Refusal::Unknown(message),
         }
     }
@@ -73,24 +73,15 @@ impl From<VariantError> for Refusal {
     }
 }
 
-impl From<Refused> for Refusal {
-    fn from(refused: Refused) -> Self {
-        let message = refused.to_string();
-        match refused {
-            Refused::Overloaded => Refusal::Busy(message),
-            Refused::Expired => Refusal::Expired(message),
-            Refused::TooLarge { .. } => Refusal::TooLarge(message),
-            Refused::Failed => Refusal::Broken(message),
-        }
-    }
-}
-
-impl From<NotScored> for Refusal {
-    fn from(not: NotScored) -> Self {
-        match not {
-            NotScored::Refused(refused) => refused.into(),
-            NotScored::NoPrediction(no) if no.lacks_inputs() => Refusal::Invalid(no.to_string()),
-            NotScored::NoPrediction(no) => Refusal::Broken(no.to_string()),
+impl From<engine::Error> for Refusal {
+    fn from(error: engine::Error) -> Self {
+        let message = error.to_string();
+        match error {
+            engine::Error::Overloaded => Refusal::Busy(message),
+            engine::Error::Expired => Refusal::Expired(message),
+            engine::Error::TooLarge { .. } => Refusal::TooLarge(message),
+            engine::Error::NoPrediction(no) if no.lacks_inputs() => Refusal::Invalid(message),
+            engine::Error::NoPrediction(_) | engine::Error::Failed => Refusal::Broken(message),
         }
     }
 }

@@ -7,7 +7,7 @@ use quadrille_pipeline::Pipeline;
 use quadrille_registry::{Action, Deployment, ModelId, Role, Route};
 use quadrille_service::Error;
 
-use super::loaded::check;
+use super::fit::check;
 
 /// The variant of what serves without a deployment.
 pub const LOCAL: &str = "local";

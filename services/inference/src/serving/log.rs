@@ -5,15 +5,15 @@ use std::{collections::BTreeMap, time::Duration};
 use quadrille_choreography::Cluster;
 use quadrille_proto::Topics;
 use quadrille_registry::{
-    Error as LogError, Follower, History, ModelId, ModelState as Told, Replica, ReplicaModel,
+    Error as LogError, Follower, History, ModelId, ModelState as Reported, Replica, ReplicaModel,
     Reporter,
 };
 use quadrille_service::{Error, fields::now_ms};
 use tokio::{runtime::Handle, sync::watch};
 
 use super::{
-    ModelState,
-    source::{FetchError, Files, Report, Source, View},
+    source::{self, Files, Report, Source, View},
+    status::ModelState,
 };
 
 /// Deployments of a pipeline that a replica which starts may try.
@@ -54,16 +54,16 @@ impl Log {
         let models = report.models.iter().map(|status| ReplicaModel {
             id: status.id.clone(),
             state: match &status.state {
-                ModelState::Wanted => Told::Wanted,
-                ModelState::Loading => Told::Loading,
-                ModelState::Ready => Told::Ready,
-                ModelState::Failed { why } => Told::Failed { why: why.clone() },
+                ModelState::Wanted => Reported::Wanted,
+                ModelState::Loading => Reported::Loading,
+                ModelState::Ready => Reported::Ready,
+                ModelState::Failed { why } => Reported::Failed { why: why.clone() },
             },
         });
         // 0 where there is none yet: who waits for a deployment waits for this replica, too.
         let seen = report.pipelines.iter();
         let revisions: BTreeMap<String, u64> = seen
-            .map(|standing| (standing.pipeline.clone(), standing.seen.unwrap_or(0)))
+            .map(|status| (status.pipeline.clone(), status.seen.unwrap_or(0)))
             .collect();
         Replica {
             service: self.service.to_owned(),
@@ -112,12 +112,12 @@ impl Source for Log {
         self.follower.changed()
     }
 
-    fn fetch(&self, id: &ModelId) -> Result<Files, FetchError> {
+    fn fetch(&self, id: &ModelId) -> Result<Files, source::Error> {
         let package = self.follower.fetch(id).map_err(|error| match error {
             LogError::Corrupt { .. } | LogError::Changed { .. } | LogError::Broken { .. } => {
-                FetchError::Damaged(error.to_string())
+                source::Error::Damaged(error.to_string())
             }
-            error => FetchError::Away(error.to_string()),
+            error => source::Error::Unreachable(error.to_string()),
         })?;
         Ok(Files {
             manifest: package.manifest,

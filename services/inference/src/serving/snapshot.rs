@@ -1,4 +1,4 @@
-//! What serves at one moment. The loader replaces it as a whole; lanes and doors read it.
+//! What serves at one moment. The loader replaces it as a whole; lanes and requests read it.
 
 use std::sync::{
     Arc,
@@ -9,7 +9,8 @@ use quadrille_pipeline::Pipeline;
 use quadrille_registry::{Deployment, Pick, Role, Route, Split};
 use quadrille_telemetry::metrics::{ServingMetrics, VariantMetrics};
 
-use super::{Loaded, ModelStatus, Standing};
+use super::status::{ModelStatus, PipelineStatus};
+use crate::engine::Loaded;
 
 /// A route with the model behind it.
 pub struct Variant {
@@ -82,17 +83,18 @@ impl Routes {
 pub(super) struct Snapshot {
     /// Whether the log was read to its end once.
     pub begun: bool,
-    /// One a pipeline, in their order.
+    /// One for each pipeline, in their order.
     pub routes: Vec<Option<Arc<Routes>>>,
     /// Every version that is ready, by name, then from the lowest version to the highest.
     pub models: Vec<Arc<Loaded>>,
     pub statuses: Vec<ModelStatus>,
-    pub standings: Vec<Standing>,
+    /// One for each pipeline, in their order.
+    pub pipelines: Vec<PipelineStatus>,
 }
 
 impl Snapshot {
     pub fn empty(pipelines: &[Arc<Pipeline>]) -> Self {
-        let standing = |pipeline: &Arc<Pipeline>| Standing {
+        let status = |pipeline: &Arc<Pipeline>| PipelineStatus {
             pipeline: pipeline.name().to_owned(),
             seen: None,
             serving: None,
@@ -103,7 +105,7 @@ impl Snapshot {
             routes: pipelines.iter().map(|_| None).collect(),
             models: Vec::new(),
             statuses: Vec::new(),
-            standings: pipelines.iter().map(standing).collect(),
+            pipelines: pipelines.iter().map(status).collect(),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use quadrille_registry::{Deployment, ModelId};
 use tokio::sync::watch;
 
-use super::{ModelStatus, Standing};
+use super::status::{ModelStatus, PipelineStatus};
 
 /// What is on the log, as of one moment.
 #[derive(Debug, Clone, Default)]
@@ -25,20 +25,20 @@ pub struct Files {
 
 /// Why a package was not had.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum FetchError {
+pub enum Error {
     /// It may be had later.
     #[error("{0}")]
-    Away(String),
+    Unreachable(String),
     /// What is there is not what was pushed.
     #[error("{0}")]
     Damaged(String),
 }
 
-/// What a replica tells of itself.
+/// What a replica reports of itself.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Report {
     pub models: Vec<ModelStatus>,
-    pub pipelines: Vec<Standing>,
+    pub pipelines: Vec<PipelineStatus>,
 }
 
 /// Packages and deployments. `caught_up` and `age` are asked by requests, `fetch` and `bytes` by several threads at once.
@@ -66,9 +66,9 @@ pub trait Source: Send + Sync + 'static {
     ///
     /// # Errors
     /// Why it cannot be had now.
-    fn fetch(&self, id: &ModelId) -> Result<Files, FetchError>;
+    fn fetch(&self, id: &ModelId) -> Result<Files, Error>;
 
-    /// Tells others how this replica is doing; called on every change, and now and then.
+    /// Publishes how this replica is doing; called on every change, and now and then.
     fn report(&self, _report: &Report) {}
 
     /// Takes the last report back: this replica stops for good. Blocks, not for long.
@@ -98,7 +98,7 @@ impl Source for NoLog {
         self.0.subscribe()
     }
 
-    fn fetch(&self, _: &ModelId) -> Result<Files, FetchError> {
-        Err(FetchError::Away("there is no log of models".to_owned()))
+    fn fetch(&self, _: &ModelId) -> Result<Files, Error> {
+        Err(Error::Unreachable("there is no log of models".to_owned()))
     }
 }

@@ -10,7 +10,7 @@ use std::{
 
 use inference::serving::{
     Batching, Loader, Options, Serving,
-    source::{FetchError, Files, Report, Source, View},
+    source::{Error, Files, Report, Source, View},
 };
 use quadrille_model::{
     Outputs, Package,
@@ -298,7 +298,7 @@ impl Source for Memory {
         self.changed.subscribe()
     }
 
-    fn fetch(&self, id: &ModelId) -> Result<Files, FetchError> {
+    fn fetch(&self, id: &ModelId) -> Result<Files, Error> {
         let mut log = self.lock();
         log.fetching.0 += 1;
         log.fetching.1 = log.fetching.1.max(log.fetching.0);
@@ -309,7 +309,7 @@ impl Source for Memory {
         self.fetches.notify_all();
         match log.files.get(id) {
             Some(files) if !log.away.contains(id) => Ok(files.clone()),
-            _ => Err(FetchError::Away("the broker does not answer".to_owned())),
+            _ => Err(Error::Unreachable("the broker does not answer".to_owned())),
         }
     }
 
@@ -376,12 +376,12 @@ impl Replica {
     }
 
     pub fn turn(&mut self) {
-        self.again_at = self.loader.turn(self.now);
+        self.again_at = self.loader.settle(self.now);
     }
 
     /// Follows the log without waiting for what is loaded.
     pub fn step(&mut self) {
-        self.again_at = self.loader.step(self.now);
+        self.again_at = self.loader.reconcile(self.now);
     }
 
     /// The version that answers for an entity, known by its answer as well.
@@ -405,7 +405,10 @@ impl Replica {
 
     /// Why the newest deployment is not in effect.
     pub fn why(&self) -> String {
-        self.serving.standings()[0].why.clone().unwrap_or_default()
+        self.serving.pipeline_statuses()[0]
+            .why
+            .clone()
+            .unwrap_or_default()
     }
 }
 

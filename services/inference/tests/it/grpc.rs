@@ -526,7 +526,7 @@ async fn what_cannot_be_answered_has_the_canonical_code_and_says_what_to_change(
             Code::NotFound,
             "diabetes-forest",
         ),
-        (version, Code::NotFound, "there is 7"),
+        (version, Code::NotFound, "available: 7"),
         (pipeline, Code::NotFound, "leave the version out"),
         (
             ask("diabetes-forest", vec![]),

@@ -10,10 +10,12 @@ use quadrille_registry::ModelId;
 use quadrille_telemetry::metrics::ServingMetrics;
 use tokio::sync::Notify;
 
-use crate::serving::{
-    Batching,
-    loaded::{Failed, Loaded, Step, load},
-    source::{FetchError, Source},
+use crate::{
+    engine::{Batching, Loaded},
+    serving::{
+        load::{self, Step, load},
+        source::{self, Source},
+    },
 };
 
 /// Threads: one slow download, or one that nobody wants any more, leaves room for others.
@@ -23,22 +25,19 @@ const LOADS_MAX: usize = 4;
 const LOADS_BYTES_MAX: u64 = 512 << 20;
 
 /// Why a version was not loaded.
-pub(super) enum Unloaded {
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
     /// It may be had later.
-    Away(String),
-    Failed(Failed),
-}
-
-impl From<Failed> for Unloaded {
-    fn from(failed: Failed) -> Self {
-        Unloaded::Failed(failed)
-    }
+    #[error("{0}")]
+    Unreachable(String),
+    #[error(transparent)]
+    Failed(#[from] load::Error),
 }
 
 /// What became of a load.
 pub(super) struct Finished {
     pub id: ModelId,
-    pub result: Result<Loaded, Unloaded>,
+    pub result: Result<Loaded, Error>,
     pub took: Duration,
 }
 
@@ -120,9 +119,9 @@ impl Loads {
         let own = id.clone();
         let work = move || {
             let started = Instant::now();
-            let whole = || bring(&*source, &own, &hash, &batching, &metrics);
+            let whole = || load_version(&*source, &own, &hash, &batching, &metrics);
             let result = catch_unwind(AssertUnwindSafe(whole))
-                .unwrap_or_else(|_| Err(Failed::at(Step::Fetch, "it panicked").into()));
+                .unwrap_or_else(|_| Err(load::Error::at(Step::Fetch, "it panicked").into()));
             // Nobody takes it where the loader has ended.
             let _ = sender.send(Finished {
                 id: own,
@@ -135,7 +134,7 @@ impl Loads {
         if let Err(error) = thread.spawn(work) {
             self.waiting.push(Finished {
                 id: id.clone(),
-                result: Err(Unloaded::Away(format!("no thread: {error}"))),
+                result: Err(Error::Unreachable(format!("no thread: {error}"))),
                 took: Duration::ZERO,
             });
             self.finished.notify_one();
@@ -145,18 +144,18 @@ impl Loads {
 }
 
 /// Takes a version all the way to being ready.
-fn bring(
+fn load_version(
     source: &dyn Source,
     id: &ModelId,
     hash: &[u8; 32],
     batching: &Batching,
     metrics: &ServingMetrics,
-) -> Result<Loaded, Unloaded> {
+) -> Result<Loaded, Error> {
     let files = source.fetch(id).map_err(|error| match error {
-        FetchError::Away(why) => Unloaded::Away(why),
-        FetchError::Damaged(why) => Failed::at(Step::Verify, why).into(),
+        source::Error::Unreachable(why) => Error::Unreachable(why),
+        source::Error::Damaged(why) => load::Error::at(Step::Verify, why).into(),
     })?;
     let package = load(id, hash, files)?;
     let loaded = Loaded::new(&package, batching, metrics);
-    loaded.map_err(|error| Failed::at(Step::Load, error).into())
+    loaded.map_err(|error| load::Error::at(Step::Load, error).into())
 }

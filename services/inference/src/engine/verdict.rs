@@ -2,14 +2,12 @@
 
 use quadrille_model::{Model, NotANumber};
 
-use super::Refused;
-
 /// So many missing inputs are named; a row may have thousands.
 const NAMED_MAX: usize = 5;
 
 /// A row whose answer is no prediction.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
-pub struct NoPrediction {
+pub struct Error {
     answer: NotANumber,
     /// The inputs that were missing, and how many more.
     missing: Vec<String>,
@@ -18,14 +16,14 @@ pub struct NoPrediction {
     row: Option<usize>,
 }
 
-impl NoPrediction {
+impl Error {
     /// Whether the row lacked inputs: then it is for the sender to change, else for the model's author.
     pub fn lacks_inputs(&self) -> bool {
         !self.missing.is_empty()
     }
 }
 
-impl std::fmt::Display for NoPrediction {
+impl std::fmt::Display for Error {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if let Some(row) = self.row {
             write!(f, "row {row}: ")?;
@@ -56,11 +54,7 @@ impl std::fmt::Display for NoPrediction {
 ///
 /// # Errors
 /// They are no prediction.
-pub(super) fn check(
-    model: &dyn Model,
-    inputs: &[f64],
-    outputs: &[f64],
-) -> Result<(), NoPrediction> {
+pub(super) fn check(model: &dyn Model, inputs: &[f64], outputs: &[f64]) -> Result<(), Error> {
     let Err(answer) = model.outputs().check(outputs) else {
         return Ok(());
     };
@@ -75,7 +69,7 @@ pub(super) fn check(
     };
     let names = missing().take(NAMED_MAX).map(|(_, name)| name.clone());
     let missing_names: Vec<String> = names.collect();
-    Err(NoPrediction {
+    Err(Error {
         answer,
         more: missing().count() - missing_names.len(),
         missing: missing_names,
@@ -87,11 +81,7 @@ pub(super) fn check(
 ///
 /// # Errors
 /// The first row whose outputs are no prediction.
-pub(super) fn check_all(
-    model: &dyn Model,
-    inputs: &[f64],
-    outputs: &[f64],
-) -> Result<(), NoPrediction> {
+pub(super) fn check_all(model: &dyn Model, inputs: &[f64], outputs: &[f64]) -> Result<(), Error> {
     let (wide, width) = (model.inputs().len().max(1), model.outputs().width().max(1));
     let count = outputs.len() / width;
     let rows = inputs.chunks_exact(wide).chain(std::iter::repeat(&[][..]));
@@ -102,15 +92,6 @@ pub(super) fn check_all(
         })?;
     }
     Ok(())
-}
-
-/// Why a request's rows have no predictions.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-pub enum NotScored {
-    #[error(transparent)]
-    Refused(#[from] Refused),
-    #[error(transparent)]
-    NoPrediction(#[from] NoPrediction),
 }
 
 #[cfg(test)]

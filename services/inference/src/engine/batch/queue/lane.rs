@@ -1,17 +1,18 @@
 //! A lane that waits for its pieces.
 
 use std::{
-    sync::atomic::Ordering,
+    sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
-use super::{Answer, Pending, Shared};
+use crate::engine::batch::pending::{Answer, Pending};
 
 /// How long it waits before it looks whether the queue moves, and shows that it lives if so.
 pub(super) const WAKES_EVERY: Duration = Duration::from_secs(1);
 
 pub(super) struct Lane<'a> {
-    pub(super) shared: &'a Shared,
+    /// Batches that have been scored.
+    pub(super) scored: &'a AtomicU64,
     /// Batches that had been scored when it showed last that it lives.
     pub(super) seen: u64,
     pub(super) alive: &'a mut dyn FnMut(),
@@ -20,7 +21,7 @@ pub(super) struct Lane<'a> {
 impl Lane<'_> {
     /// Shows that it lives if the queue moves. One whose threads stand still is for who watches the lanes.
     pub(super) fn looks(&mut self) {
-        let scored = self.shared.scored.load(Ordering::Relaxed);
+        let scored = self.scored.load(Ordering::Relaxed);
         if self.seen != scored {
             self.seen = scored;
             (self.alive)();

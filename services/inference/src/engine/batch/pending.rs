@@ -10,8 +10,10 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use super::queue::Answer;
-use crate::serving::Refused;
+use crate::engine::error::Error;
+
+/// The outputs of the rows that were asked for.
+pub(super) type Answer = Result<Vec<f64>, Error>;
 
 /// Who drops it waits no longer.
 #[derive(Debug)]
@@ -32,7 +34,7 @@ impl Pending {
         let mut context = Context::from_waker(&waker);
         loop {
             if let Poll::Ready(answer) = Pin::new(&mut self.0).poll(&mut context) {
-                return Some(answer.unwrap_or(Err(Refused::Failed)));
+                return Some(answer.unwrap_or(Err(Error::Failed)));
             }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {

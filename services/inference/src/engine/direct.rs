@@ -13,7 +13,7 @@ use std::{
 use quadrille_model::Model;
 use tokio::sync::Semaphore;
 
-use super::{Counts, Refused};
+use super::{counts::Counts, error::Error};
 
 /// How long a request may hold a runtime's thread, on which probes are answered too.
 const HELD_MAX: Duration = Duration::from_millis(5);
@@ -75,7 +75,7 @@ impl Direct {
         &self,
         rows: Vec<f64>,
         deadline: Option<Instant>,
-    ) -> Result<(Vec<f64>, Vec<f64>), Refused> {
+    ) -> Result<(Vec<f64>, Vec<f64>), Error> {
         let model = &self.shared.model;
         let count = rows.len() / model.inputs().len().max(1);
         let mut outputs = Vec::with_capacity(count * model.outputs().width());
@@ -85,8 +85,8 @@ impl Direct {
             return Ok((rows, outputs));
         }
         let asked_at = Instant::now();
-        let _place = self.places.try_acquire().map_err(|_| Refused::Overloaded)?;
-        let _thread = self.threads.acquire().await.map_err(|_| Refused::Failed)?;
+        let _place = self.places.try_acquire().map_err(|_| Error::Overloaded)?;
+        let _thread = self.threads.acquire().await.map_err(|_| Error::Failed)?;
         let (shared, counts) = (Arc::clone(&self.shared), Arc::clone(&self.counts));
         let given_up = Arc::new(AtomicBool::new(false));
         let _given = Given(Arc::clone(&given_up));
@@ -98,11 +98,11 @@ impl Direct {
                 None => true,
             };
             let whole = || shared.pieces(&rows, &mut outputs, goes_on);
-            catch_unwind(AssertUnwindSafe(whole)).map_err(|_| Refused::Failed)??;
+            catch_unwind(AssertUnwindSafe(whole)).map_err(|_| Error::Failed)??;
             Ok((rows, outputs))
         };
         let done = tokio::task::spawn_blocking(work).await;
-        done.unwrap_or(Err(Refused::Failed))
+        done.unwrap_or(Err(Error::Failed))
     }
 }
 
@@ -133,12 +133,12 @@ impl Shared {
         rows: &[f64],
         outputs: &mut Vec<f64>,
         goes_on: impl Fn() -> bool,
-    ) -> Result<(), Refused> {
+    ) -> Result<(), Error> {
         let inputs = self.model.inputs().len().max(1);
         let mut rest = rows;
         while !rest.is_empty() {
             if !goes_on() {
-                return Err(Refused::Expired);
+                return Err(Error::Expired);
             }
             let count = match self.row_ns.load(Ordering::Relaxed) {
                 0 => UNMEASURED_ROWS_MAX,
@@ -229,7 +229,7 @@ mod tests {
         let direct = Direct::new(Arc::clone(&slow) as Arc<dyn Model>, &Arc::default());
         let deadline = Instant::now() + Duration::from_millis(100);
         let scored = direct.score(vec![1.0; 10_000], Some(deadline)).await;
-        assert_eq!(scored, Err(Refused::Expired));
+        assert_eq!(scored, Err(Error::Expired));
         assert!(slow.rows.load(Ordering::Relaxed) < 1_000);
     }
 

@@ -4,7 +4,7 @@ use std::{collections::VecDeque, time::Instant};
 
 use tokio::sync::oneshot;
 
-use super::{Answer, Pace};
+use crate::engine::batch::{pending::Answer, policy::Pace};
 
 /// Rows that wait, and who waits for them.
 pub(super) struct Job {

@@ -25,19 +25,17 @@ use quadrille_telemetry::metrics::QueueMetrics;
 use tokio::sync::{Notify, futures::Notified, oneshot};
 
 use super::{
-    Batching,
-    pending::Pending,
-    policy::{Close, Gathered, Pace, Policy, Reason},
+    options::Batching,
+    pending::{Answer, Pending},
+    policy::{Close, Gathered, Policy, Reason},
 };
-use crate::serving::{Counts, Refused};
+use crate::engine::{counts::Counts, error::Error};
 
 /// Pieces of one request that wait or are scored at the same time, for each of the model's threads: one is scored, one waits.
 const PIECES_PER_WORKER: usize = 2;
 /// Pieces of the stream that wait, for each of the model's threads: enough that a thread never finds nothing, and so few that a lane is
 /// told within some batches' time that its pieces go on.
 const STREAM_PIECES_PER_WORKER: usize = 4;
-
-pub(super) type Answer = Result<Vec<f64>, Refused>;
 
 struct Shared {
     model: Arc<dyn Model>,
@@ -59,7 +57,7 @@ struct Shared {
 }
 
 /// A model's queue. Its threads end when it is dropped.
-pub(crate) struct Queue {
+pub(in crate::engine) struct Queue {
     shared: Arc<Shared>,
     workers: usize,
 }
@@ -127,11 +125,11 @@ impl Queue {
         let inputs = shared.model.inputs().len().max(1);
         let piece = shared.piece_rows * inputs;
         if rows.len() <= piece {
-            let answer = shared.ask(rows, deadline, true).map_err(|(refused, _)| {
+            let answer = shared.ask(rows, deadline, true).map_err(|(error, _)| {
                 shared.metrics.unanswered("overloaded");
-                refused
+                error
             })?;
-            return answer.await.unwrap_or(Err(Refused::Failed));
+            return answer.await.unwrap_or(Err(Error::Failed));
         }
         let count = rows.len() / inputs;
         let mut outputs = Vec::with_capacity(count * shared.model.outputs().width());
@@ -141,7 +139,7 @@ impl Queue {
         loop {
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 shared.metrics.unanswered("expired");
-                return Err(Refused::Expired);
+                return Err(Error::Expired);
             }
             // Before the question for room: what is taken after it wakes.
             let room = shared.room_for_requests.notified();
@@ -154,9 +152,9 @@ impl Queue {
                         answers.push_back(answer);
                         next = pieces.next().map(<[f64]>::to_vec);
                     }
-                    Err((refused, _)) if !begun => {
+                    Err((error, _)) if !begun => {
                         shared.metrics.unanswered("overloaded");
-                        return Err(refused);
+                        return Err(error);
                     }
                     Err((_, rows)) => {
                         next = Some(rows);
@@ -165,7 +163,7 @@ impl Queue {
                 }
             }
             match answers.pop_front() {
-                Some(answer) => outputs.extend(answer.await.unwrap_or(Err(Refused::Failed))?),
+                Some(answer) => outputs.extend(answer.await.unwrap_or(Err(Error::Failed))?),
                 None if next.is_some() => until(room, deadline).await,
                 None => return Ok(outputs),
             }
@@ -182,12 +180,12 @@ impl Queue {
         rows: &[f64],
         outputs: &mut Vec<f64>,
         alive: &mut dyn FnMut(),
-    ) -> Result<(), Refused> {
+    ) -> Result<(), Error> {
         let shared = &*self.shared;
         let inputs = shared.model.inputs().len().max(1);
         let mut answers: VecDeque<Pending> = VecDeque::new();
         let mut lane = Lane {
-            shared,
+            scored: &shared.scored,
             seen: shared.scored.load(Ordering::Relaxed),
             alive,
         };
@@ -272,11 +270,11 @@ impl Shared {
         rows: Vec<f64>,
         deadline: Option<Instant>,
         first: bool,
-    ) -> Result<oneshot::Receiver<Answer>, (Refused, Vec<f64>)> {
+    ) -> Result<oneshot::Receiver<Answer>, (Error, Vec<f64>)> {
         let (job, answer) = self.job(rows, deadline, first);
         let mut waiting = self.lock();
         if !waiting.requests.has_room(job.count, self.queued_rows_max) {
-            return Err((Refused::Overloaded, job.rows));
+            return Err((Error::Overloaded, job.rows));
         }
         self.arrived(&mut waiting, job.at);
         waiting.requests.put(job);
@@ -357,7 +355,7 @@ impl Shared {
             while let Some(job) = line.take(until.saturating_sub(rows)) {
                 if job.deadline.is_some_and(|deadline| deadline <= now) {
                     self.metrics.unanswered("expired");
-                    let _ = job.answer.send(Err(Refused::Expired));
+                    let _ = job.answer.send(Err(Error::Expired));
                 } else if job.answer.is_closed() {
                     // Of the stream only shadows give up; what they miss is counted where they are.
                     if !of_stream {
@@ -402,9 +400,9 @@ impl Shared {
         let mut at = 0;
         let alone = batch.len() == 1;
         for job in batch {
-            let answer = match together {
+            let answer = match &together {
                 Ok(()) => Ok(outputs[at..at + job.count * width].to_vec()),
-                Err(refused) if alone => Err(refused),
+                Err(error) if alone => Err(error.clone()),
                 Err(_) => {
                     let mut own = Vec::new();
                     self.guarded(&job.rows, &mut own).map(|()| own)
@@ -418,10 +416,10 @@ impl Shared {
         }
     }
 
-    fn guarded(&self, rows: &[f64], outputs: &mut Vec<f64>) -> Result<(), Refused> {
+    fn guarded(&self, rows: &[f64], outputs: &mut Vec<f64>) -> Result<(), Error> {
         outputs.clear();
         let score = || self.model.score(rows, outputs);
-        catch_unwind(AssertUnwindSafe(score)).map_err(|_| Refused::Failed)
+        catch_unwind(AssertUnwindSafe(score)).map_err(|_| Error::Failed)
     }
 }
 

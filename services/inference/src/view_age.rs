@@ -13,15 +13,15 @@ use crate::serving::Serving;
 const VIEW_AGE: HeaderName = HeaderName::from_static("quadrille-view-age");
 
 /// The same endpoints, with the view's age on their answers.
-pub(crate) fn told(router: Router, serving: Serving) -> Router {
+pub(crate) fn with_view_age(router: Router, serving: Serving) -> Router {
     router.layer(MapResponseLayer::new(move |mut response: Response| {
-        tell(response.headers_mut(), &serving);
+        insert_view_age(response.headers_mut(), &serving);
         response
     }))
 }
 
 /// Puts the view's age into an answer's headers.
-pub(crate) fn tell(headers: &mut HeaderMap, serving: &Serving) {
+pub(crate) fn insert_view_age(headers: &mut HeaderMap, serving: &Serving) {
     if let Some(age) = serving.stale() {
         headers.insert(VIEW_AGE, HeaderValue::from(age.as_secs()));
     }

@@ -1,16 +1,8 @@
-//! Dynamic batching for models that are dear to score: one bounded queue a model, for the stream and for requests
-//! together, and the threads that score what has gathered.
-
-mod pending;
-mod policy;
-mod queue;
+//! What an operator says of batches.
 
 use std::time::Duration;
 
-pub(crate) use pending::Pending;
-pub(crate) use queue::Queue;
-
-/// How dear models are scored.
+/// How expensive models are scored.
 #[derive(Debug, Clone)]
 pub struct Batching {
     /// Names of the models that are scored through a queue.

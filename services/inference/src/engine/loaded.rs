@@ -1,66 +1,21 @@
 //! A model version in memory, ready to score.
 
 use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use quadrille_model::{
-    Cost, Model, Outputs, Package,
-    package::{Difference, Labels},
-};
-use quadrille_pipeline::{Decision, Pipeline, Threshold, Truth};
+use quadrille_model::{Cost, Model, Package};
 use quadrille_registry::ModelId;
 use quadrille_telemetry::metrics::{ModelTimes, ServingMetrics};
 
 use super::{
-    Batching, NoPrediction, NotScored, Refused, Statistics,
-    counts::{Counted, Counts},
+    batch::{Batching, Pending, Queue},
+    counts::{Counted, Counts, Statistics},
     direct::Direct,
-    source::Files,
-    verdict::{check as check_row, check_all},
+    error::Error,
+    verdict,
 };
-use crate::batch::{Pending, Queue};
-
-/// A step on a version's way into service, as metrics name it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
-    Fetch,
-    Verify,
-    Load,
-    Check,
-    WarmUp,
-}
-
-impl Step {
-    pub fn name(self) -> &'static str {
-        match self {
-            Step::Fetch => "fetch",
-            Step::Verify => "verify",
-            Step::Load => "load",
-            Step::Check => "check",
-            Step::WarmUp => "warm_up",
-        }
-    }
-}
-
-/// Where a version's way ended, and why.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{}: {why}", step.name())]
-pub struct Failed {
-    pub step: Step,
-    pub why: String,
-}
-
-impl Failed {
-    pub(super) fn at(step: Step, why: impl ToString) -> Self {
-        Failed {
-            step,
-            why: why.to_string(),
-        }
-    }
-}
 
 /// Numbers of one answer, 64 MiB: what a caller may ask for with 65,536 rows of a model of 128 outputs.
 const ANSWER_NUMBERS_MAX: usize = 8 << 20;
@@ -70,7 +25,7 @@ const ANSWER_NUMBERS_MAX: usize = 8 << 20;
 pub(crate) enum Begun {
     /// Their outputs are there.
     Done,
-    /// They are on their way through a dear model's queue.
+    /// They are on their way through a expensive model's queue.
     Pending(Pending),
     /// That queue is full.
     Full,
@@ -86,7 +41,7 @@ pub struct Loaded {
     times: ModelTimes,
     /// Of its runs and requests.
     counts: Arc<Counts>,
-    /// Where a row is dear.
+    /// Where a row is expensive.
     queue: Option<Queue>,
     direct: Direct,
 }
@@ -95,7 +50,7 @@ impl Loaded {
     /// Of a package that was checked when it was read.
     ///
     /// # Errors
-    /// The system refuses a dear model's threads.
+    /// The system refuses a expensive model's threads.
     pub fn new(
         package: &Package,
         batching: &Batching,
@@ -121,8 +76,8 @@ impl Loaded {
         let (name, version) = (&id.name, &id.version);
         let counts = Arc::new(Counts::default());
         let model = Counted::wrap(model, &counts);
-        let dear = model.cost() == Cost::Dear || batching.models.contains(name);
-        let queue = dear.then(|| {
+        let queued = model.cost() == Cost::Dear || batching.models.contains(name);
+        let queue = queued.then(|| {
             let metrics = metrics.queue(name, version);
             Queue::start(Arc::clone(&model), batching, metrics, Arc::clone(&counts))
         });
@@ -165,7 +120,7 @@ impl Loaded {
     }
 
     /// Scores rows (n × inputs) of the stream; to the outputs are added n × the model's width, of which [`Loaded::check`]
-    /// says row by row whether they are predictions. Waits for a dear model, so it is not for a runtime's thread.
+    /// says row by row whether they are predictions. Waits for an expensive model, so it is not for a runtime's thread.
     ///
     /// # Panics
     /// When the model does: the loop finds the record that it fails on.
@@ -181,14 +136,14 @@ impl Loaded {
         match &self.queue {
             None => self.model.score(rows, outputs),
             Some(queue) => {
-                if let Err(refused) = queue.score_waiting(rows, outputs, alive) {
-                    panic!("{refused}");
+                if let Err(error) = queue.score_waiting(rows, outputs, alive) {
+                    panic!("{error}");
                 }
             }
         }
     }
 
-    /// Scores rows of the stream for one who does not wait for a dear model as long as it takes.
+    /// Scores rows of the stream for one who does not wait for an expensive model as long as it takes.
     ///
     /// # Panics
     /// When the model does.
@@ -216,11 +171,11 @@ impl Loaded {
     ///
     /// # Errors
     /// They are none, and nothing may follow from them.
-    pub fn check(&self, inputs: &[f64], outputs: &[f64]) -> Result<(), NoPrediction> {
-        check_row(&*self.model, inputs, outputs)
+    pub fn check(&self, inputs: &[f64], outputs: &[f64]) -> Result<(), verdict::Error> {
+        verdict::check(&*self.model, inputs, outputs)
     }
 
-    /// Scores rows (n × inputs) of a request: where it is, or through the queue of a dear model. All outputs are predictions.
+    /// Scores rows (n × inputs) of a request: where it is, or through the queue of an expensive model. All outputs are predictions.
     ///
     /// # Errors
     /// Too much waits, nobody waits for the answer any more, the model panicked, or what it answers to a row is no prediction.
@@ -228,7 +183,7 @@ impl Loaded {
         &self,
         rows: Vec<f64>,
         deadline: Option<Instant>,
-    ) -> Result<Vec<f64>, NotScored> {
+    ) -> Result<Vec<f64>, Error> {
         if rows.is_empty() {
             return Ok(Vec::new());
         }
@@ -238,166 +193,38 @@ impl Loaded {
         answer
     }
 
-    async fn answer(
-        &self,
-        rows: Vec<f64>,
-        deadline: Option<Instant>,
-    ) -> Result<Vec<f64>, NotScored> {
+    async fn answer(&self, rows: Vec<f64>, deadline: Option<Instant>) -> Result<Vec<f64>, Error> {
         if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-            return Err(Refused::Expired.into());
+            return Err(Error::Expired);
         }
         let width = self.model.outputs().width();
         let count = rows.len() / self.model.inputs().len().max(1);
         if count.saturating_mul(width) > ANSWER_NUMBERS_MAX {
-            return Err(Refused::TooLarge {
+            return Err(Error::TooLarge {
                 rows: ANSWER_NUMBERS_MAX / width.max(1),
-            }
-            .into());
+            });
         }
         if let Some(queue) = &self.queue {
             // The queue takes the rows. Kept are those that may have to be spoken of: what is missing is mostly why a row fails.
             let lacks = rows.iter().any(|value| !value.is_finite());
             let kept = if lacks { rows.clone() } else { Vec::new() };
             let outputs = queue.score(rows, deadline).await?;
-            check_all(&*self.model, &kept, &outputs)?;
+            verdict::check_all(&*self.model, &kept, &outputs)?;
             return Ok(outputs);
         }
         let (rows, outputs) = self.direct.score(rows, deadline).await?;
-        check_all(&*self.model, &rows, &outputs)?;
+        verdict::check_all(&*self.model, &rows, &outputs)?;
         Ok(outputs)
     }
 }
 
-/// Checks that a model fits a pipeline.
-///
-/// # Errors
-/// The difference, in words.
-pub fn check(pipeline: &Pipeline, model: &dyn Model) -> Result<(), String> {
-    if let Some(difference) = Difference::between(model.inputs(), pipeline.inputs()) {
-        return Err(format!("the model wants other inputs: {difference}"));
-    }
-    let difference = match (model.outputs(), pipeline.decision()) {
-        (Outputs::Binary(has), Decision::Threshold(decision)) => {
-            return check_sides(has, pipeline, decision);
-        }
-        (Outputs::Classes(has), Decision::Argmax(decision)) => {
-            Difference::between(has, &decision.classes)
-        }
-        (Outputs::Values(has), Decision::Value(decision)) => {
-            Difference::between(has, &decision.values)
-        }
-        (has, _) => {
-            let has = match has {
-                Outputs::Binary(_) => "the probability of one of two classes (threshold)",
-                Outputs::Classes(_) => "the probabilities of several classes (argmax)",
-                Outputs::Values(_) => "values (value)",
-            };
-            return Err(format!(
-                "the model gives {has}, the pipeline decides otherwise"
-            ));
-        }
-    };
-    match difference {
-        None => Ok(()),
-        Some(difference) => Err(format!("the model has other outputs: {difference}")),
-    }
-}
-
-/// Checks that a model's positive class is not the pipeline's negative one, or the reverse. Models are trained on the words of the data and
-/// imported with those of the decision, and may have others, which say nothing; only words that they share tell. Those of the data come
-/// first, as data may call "no" what the decision calls "yes".
-fn check_sides(has: &Labels, pipeline: &Pipeline, decision: &Threshold) -> Result<(), String> {
-    let data = match pipeline.label().map(|it| &it.truth) {
-        Some(Truth::Two { positive, negative }) => Some(("data", negative, positive)),
-        _ => None,
-    };
-    let decision = Some(("decision", &decision.negative, &decision.positive));
-    for (whose, negative, positive) in [data, decision].into_iter().flatten() {
-        let wanted = Labels {
-            negative: negative.clone(),
-            positive: positive.clone(),
-        };
-        if !has.shares_a_name(&wanted) {
-            continue;
-        }
-        if has.is_inverted(&wanted) {
-            return Err(format!(
-                "the model has its classes ({has}) the other way round than the pipeline's {whose} ({wanted}), so that each \
-                 decision would be the opposite; train or export a model whose positive class is {positive:?}"
-            ));
-        }
-        return Ok(());
-    }
-    Ok(())
-}
-
-/// From a package's files to a model that has scored: verify, load, warm up. Nothing in a package may hurt the
-/// replica: what panics has failed.
-pub(super) fn load(id: &ModelId, hash: &[u8; 32], files: Files) -> Result<Package, Failed> {
-    let package = guarded(Step::Load, || {
-        Package::from_bytes(files.manifest, files.artefact).map_err(|error| {
-            let step = match error {
-                quadrille_model::package::Error::ArtefactLength { .. }
-                | quadrille_model::package::Error::ArtefactHash { .. } => Step::Verify,
-                _ => Step::Load,
-            };
-            Failed::at(step, error)
-        })
-    })?;
-    let manifest = package.manifest();
-    if (manifest.name.as_str(), manifest.version.as_str()) != (&id.name, &id.version) {
-        let why = format!(
-            "the package says that it is {} {}",
-            manifest.name, manifest.version
-        );
-        return Err(Failed::at(Step::Verify, why));
-    }
-    if package.hash() != *hash {
-        let why = "the package's SHA-256 is not the one that was pushed";
-        return Err(Failed::at(Step::Verify, why));
-    }
-    guarded(Step::WarmUp, || warm_up(&package))?;
-    Ok(package)
-}
-
-/// Scores the rows that the package recorded, whose answers must be the same; and once more, so that the first
-/// record meets a model whose pages and caches are there.
-fn warm_up(package: &Package) -> Result<(), Failed> {
-    package
-        .warm_up()
-        .map_err(|error| Failed::at(Step::WarmUp, error))?;
-    let model = package.model();
-    let row = vec![0.0; model.inputs().len()];
-    let mut outputs = Vec::new();
-    model.score(&row, &mut outputs);
-    let width = model.outputs().width();
-    if outputs.len() == width {
-        return Ok(());
-    }
-    let why = format!(
-        "a row has {width} outputs, the model gave {}",
-        outputs.len()
-    );
-    Err(Failed::at(Step::WarmUp, why))
-}
-
-fn guarded<T>(step: Step, work: impl FnOnce() -> Result<T, Failed>) -> Result<T, Failed> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<&str>().copied();
-        let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-        Err(Failed::at(
-            step,
-            format!("it panicked: {}", text.unwrap_or("no message")),
-        ))
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use quadrille_model::Outputs;
     use quadrille_telemetry::Registry;
 
     use super::*;
-    use crate::{fake, oip::refusal::Refusal};
+    use crate::fake;
 
     #[tokio::test]
     async fn an_answer_of_more_numbers_than_a_request_may_ask_for_is_refused_with_how_many_rows_it_may()
@@ -410,17 +237,13 @@ mod tests {
             let loaded = fake::loaded(model, queued, &Registry::default());
             let refused = loaded.score(vec![1.0; 65_536], None).await;
             let refused = refused.expect_err("half a gigabyte");
-            assert_eq!(refused, Refused::TooLarge { rows: 8_388 }.into());
+            assert_eq!(refused, Error::TooLarge { rows: 8_388 });
             assert_eq!(
                 (loaded.statistics().runs.0, loaded.statistics().refused.0),
                 (0, 1)
             );
-            let refusal = Refusal::from(refused);
-            assert!(matches!(refusal, Refusal::TooLarge(_)), "{refusal:?}");
-            assert!(
-                refusal.to_string().contains("send at most 8388 rows"),
-                "{refusal}"
-            );
+            let said = refused.to_string();
+            assert!(said.contains("send at most 8388 rows"), "{said}");
         }
     }
 

@@ -143,10 +143,10 @@ async fn a_full_queue_refuses_at_once_and_who_waited_too_long_is_not_scored() {
     let full = ask(&world, vec![5.0; 2], None);
     settle().await;
     let refused = world.queue.score(vec![4.0], None).await;
-    assert_eq!(refused, Err(Refused::Overloaded));
+    assert_eq!(refused, Err(Error::Overloaded));
     world.gate.wait();
     assert_eq!(first.await.unwrap(), Ok(vec![2.0]));
-    assert_eq!(late.await.unwrap(), Err(Refused::Expired));
+    assert_eq!(late.await.unwrap(), Err(Error::Expired));
     assert_eq!(world.batches.recv().unwrap(), 4, "pieces of the good one");
     world.gate.wait();
     assert_eq!(world.batches.recv().unwrap(), 2);
@@ -183,7 +183,7 @@ async fn a_request_that_makes_the_model_panic_is_refused_alone() {
     assert_eq!(first.await.unwrap(), Ok(vec![2.0]));
     let [a, b, c] = asked;
     assert_eq!(a.await.unwrap(), Ok(vec![4.0]));
-    assert_eq!(b.await.unwrap(), Err(Refused::Failed));
+    assert_eq!(b.await.unwrap(), Err(Error::Failed));
     assert_eq!(c.await.unwrap(), Ok(vec![6.0]));
 }
 
@@ -209,7 +209,7 @@ fn the_stream_waits_for_room_and_gets_its_rows_in_order() {
     }
     let mut outputs = Vec::new();
     let refused = world.queue.score_waiting(&[13.0], &mut outputs, &mut || {});
-    assert_eq!(refused, Err(Refused::Failed));
+    assert_eq!(refused, Err(Error::Failed));
 }
 
 #[tokio::test]
@@ -257,7 +257,7 @@ async fn a_large_request_goes_in_pieces_and_no_further_when_nobody_waits_for_it(
         .queue
         .score(vec![2.0; 1_000], Some(Instant::now()))
         .await;
-    assert_eq!(late, Err(Refused::Expired));
+    assert_eq!(late, Err(Error::Expired));
 }
 
 #[tokio::test]
@@ -338,7 +338,7 @@ async fn of_a_request_whose_deadline_passes_between_pieces_the_rest_is_not_score
         std::thread::yield_now();
     }
     world.gate.wait();
-    assert_eq!(large.await.unwrap(), Err(Refused::Expired));
+    assert_eq!(large.await.unwrap(), Err(Error::Expired));
     // The next batch is another's: what was queued already of the large one is not scored either.
     let small = ask(&world, vec![3.0], None);
     settle().await;
@@ -362,7 +362,7 @@ fn a_lane_that_waits_shows_that_it_lives_while_the_queue_moves_and_not_when_it_s
     let mut signs = 0;
     let mut alive = || signs += 1;
     let mut lane = Lane {
-        shared,
+        scored: &shared.scored,
         seen: shared.scored.load(Ordering::Relaxed),
         alive: &mut alive,
     };
@@ -378,7 +378,7 @@ fn a_lane_that_waits_shows_that_it_lives_while_the_queue_moves_and_not_when_it_s
     std::thread::scope(|scope| {
         let waits = scope.spawn(move || {
             let mut lane = Lane {
-                shared,
+                scored: &shared.scored,
                 seen: 0,
                 alive: &mut || told.send(()).unwrap(),
             };
