@@ -1,13 +1,13 @@
 //! The stream's side of deployments, on the embedded broker: variants, shadows, swaps between batches.
 
-mod common;
+#[path = "serving/replica.rs"]
+mod replica;
 
 use std::{
     ops::ControlFlow,
     time::{Duration, Instant},
 };
 
-use common::*;
 use inference::InferenceHandler;
 use prost::Message;
 use quadrille_choreography::{
@@ -20,6 +20,7 @@ use quadrille_proto::{
 };
 use quadrille_registry::Role;
 use quadrille_telemetry::{Registry, metrics::LoopMetrics};
+use replica::*;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 

@@ -1,4 +1,4 @@
-//! What all doors of the port have in common: who is counted, what is listed, what a body must say of itself.
+//! What all endpoints of the port have in common: who is counted, what is listed, what a body must say of itself.
 
 use quadrille_proto::v1::{PredictRequest, predict_service_client::PredictServiceClient};
 use serde_json::{Value, json};

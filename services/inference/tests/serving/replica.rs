@@ -134,6 +134,15 @@ pub fn files_with(version: u32, inputs: &[&str]) -> Files {
     }
 }
 
+/// The files of version `version` with the answers of another.
+pub fn renamed(version: u32, other: u32) -> Files {
+    let mut files = files(other);
+    let mut manifest: Value = serde_json::from_slice(&files.manifest).expect("a manifest");
+    manifest["version"] = version.to_string().into();
+    files.manifest = manifest.to_string().into_bytes();
+    files
+}
+
 fn hash(files: &Files) -> [u8; 32] {
     Digest::of(&[&*files.manifest, &*files.artefact].concat()).0
 }
