@@ -1,30 +1,46 @@
 //! Predictions out of features: the stream's stage and `PredictService`, by the same deployments.
 //!
-//! It knows a model by its trait only, not what it is made of.
+//! It knows a model by its trait only, not what it is made of. Adapters stand beside each other on a core that knows no protocol:
+//!
+//! ```text
+//!   stage (Kafka)      oip    tfs    predict
+//!     │                 └──────┼────────┘
+//!   shadows                transport
+//!     │                        │
+//!     │                     scoring ──► tensor
+//!     └───────────┬────────────┘
+//!              serving
+//!                 │
+//!              engine
+//! ```
 #![forbid(unsafe_code)]
 
 mod engine;
 #[cfg(test)]
 mod fake;
-mod grpc;
+#[cfg(test)]
+mod layers;
 mod oip;
+mod predict;
+mod scoring;
 pub mod serving;
 mod shadows;
 mod stage;
+mod tensor;
 mod tfs;
-mod view_age;
+mod transport;
 
 use std::{path::PathBuf, sync::Arc};
 
 use quadrille_choreography::{Stage as Running, StageOptions};
-use quadrille_proto::v1::predict_service_server::PredictServiceServer;
 use quadrille_service::{Assembly, Calls, Context, Error, MessageMax, Requests};
 use quadrille_telemetry::metrics::ServingMetrics;
 
-use crate::oip::infer::Doors;
-pub use crate::oip::tensor::Limits;
+use scoring::Scorer;
 use serving::{Batching, Loader, Log, Options, Serving, local};
 pub use stage::InferenceHandler;
+pub use tensor::Limits;
+use transport::view_age;
 
 /// The service's settings.
 #[derive(Debug)]
@@ -96,7 +112,7 @@ async fn assemble(context: Context, serving: Serving, limits: Limits) -> Result<
         })?);
     }
     let (ready, aged) = (serving.clone(), serving.clone());
-    let doors = Doors {
+    let scorer = Scorer {
         serving,
         limits,
         tracing: context.tracing.clone(),
@@ -104,12 +120,12 @@ async fn assemble(context: Context, serving: Serving, limits: Limits) -> Result<
     Ok(Assembly {
         stages,
         http: view_age::with_view_age(
-            oip::rest::router(doors.clone()).merge(tfs::router(doors.clone())),
+            oip::rest::router(scorer.clone()).merge(tfs::router(scorer.clone())),
             aged.clone(),
         ),
         grpc: Calls::default()
-            .with(PredictServiceServer::new(grpc::Predict(doors.clone())))
-            .with(oip::grpc::service(doors))
+            .with(predict::service(scorer.clone()))
+            .with(oip::grpc::service(scorer))
             .telling(move |headers| view_age::insert_view_age(headers, &aged)),
         message_max: MessageMax {
             bytes: limits.bytes_max,

@@ -80,8 +80,8 @@ struct Shadow {
     failed: u64,
     /// Rows in a queue that the lane did not wait for, and since when it does not.
     late: Option<(Pending, Instant)>,
-    /// Whether it was said already that it fails.
-    told: bool,
+    /// Whether it was logged already that it fails.
+    logged: bool,
 }
 
 impl Shadow {
@@ -93,7 +93,7 @@ impl Shadow {
             outputs: Vec::new(),
             failed: 0,
             late: None,
-            told: false,
+            logged: false,
         }
     }
 
@@ -174,7 +174,7 @@ impl Shadow {
     fn fails(&mut self, variant: &Variant, records: usize) {
         self.outputs.clear();
         self.failed += records as u64;
-        if !std::mem::replace(&mut self.told, true) {
+        if !std::mem::replace(&mut self.logged, true) {
             let id = variant.loaded.id();
             tracing::warn!(
                 shadow = variant.name,

@@ -22,8 +22,8 @@ use crate::{
 /// The header by which a record chooses its variant, as the loop takes names.
 const VARIANT_HEADER: &CStr = c"quadrille-variant";
 
-/// What a record's route is where the variant that it asks for does not answer.
-const NOWHERE: usize = usize::MAX;
+/// The route of a record that asks for a variant which does not answer; no index of a route, so that routes stay plain numbers.
+const UNROUTED: usize = usize::MAX;
 
 /// Scores a pipeline's feature vectors.
 pub struct InferenceHandler {
@@ -34,7 +34,7 @@ pub struct InferenceHandler {
     opener: Opener,
     /// The model's inputs of the batch, in order.
     rows: Vec<f64>,
-    scored: Scored,
+    batch: RoutedBatch,
     shadows: Shadows,
     writer: Writer,
 }
@@ -47,14 +47,14 @@ impl InferenceHandler {
             opener: Opener::new(schemas, pipeline.feature_schema()),
             writer: Writer {
                 schema: pipeline.prediction_schema_id(),
-                made_of: None,
+                routes_made: None,
                 predictions: Vec::new(),
             },
             serving,
             place,
             pipeline,
             rows: Vec::new(),
-            scored: Scored::default(),
+            batch: RoutedBatch::default(),
             shadows: Shadows::default(),
         }
     }
@@ -97,15 +97,15 @@ impl Handler for InferenceHandler {
             self.pipeline
                 .model_inputs(&item.record.values, &mut self.rows);
         }
-        self.scored.route(&routes, items);
+        self.batch.route(&routes, items);
         let inputs = self.pipeline.inputs().len();
-        self.scored.score(&routes, &self.rows, inputs, output);
+        self.batch.score(&routes, &self.rows, inputs, output);
         self.shadows.score(&routes, &self.rows, inputs);
         output.step("model", start);
-        let scored = Instant::now();
-        self.writer.remake(&routes);
+        let scored_at = Instant::now();
+        self.writer.start_batch(&routes);
         for (index, item) in items.iter().enumerate() {
-            let Some((route, outputs)) = self.scored.outputs(index, &routes) else {
+            let Some((route, outputs)) = self.batch.outputs(index, &routes) else {
                 output.fail(unknown_variant(&routes, item));
                 continue;
             };
@@ -124,7 +124,7 @@ impl Handler for InferenceHandler {
             }
         }
         self.shadows.done(&routes);
-        self.scored.tell(&routes, items, start, scored);
+        self.batch.record_metrics(&routes, items, start, scored_at);
     }
 }
 
@@ -145,8 +145,8 @@ fn unknown_variant(routes: &Routes, item: &Item<'_, FeatureVector>) -> Failure {
 
 /// A batch's routes and outputs. Buffers are used again.
 #[derive(Default)]
-struct Scored {
-    /// Each record's, or [`NOWHERE`]; empty where one route has them all.
+struct RoutedBatch {
+    /// Each record's, or [`UNROUTED`]; empty where one route has them all.
     routes: Vec<usize>,
     /// The one that has them all, then.
     only: usize,
@@ -157,7 +157,7 @@ struct Scored {
     rows: Vec<f64>,
 }
 
-impl Scored {
+impl RoutedBatch {
     /// Chooses each record's route.
     fn route(&mut self, routes: &Routes, items: &[Item<'_, FeatureVector>]) {
         self.routes.clear();
@@ -175,7 +175,7 @@ impl Scored {
                     .ok()
                     .and_then(|name| routes.split.named(name)),
             };
-            pick.map_or(NOWHERE, |pick| pick.route)
+            pick.map_or(UNROUTED, |pick| pick.route)
         }));
     }
 
@@ -217,13 +217,13 @@ impl Scored {
         Some((route, &self.outputs[start..start + width]))
     }
 
-    /// Tells the metrics of the routes that had records.
-    fn tell(
+    /// Counts what each route answered, and how long it took.
+    fn record_metrics(
         &self,
         routes: &Routes,
         items: &[Item<'_, FeatureVector>],
         start: Instant,
-        scored: Instant,
+        scored_at: Instant,
     ) {
         let polled_at = items.first().map_or(start, |item| item.incoming.polled_at);
         for (route, variant) in routes.variants.iter().enumerate() {
@@ -236,7 +236,7 @@ impl Scored {
                 variant.metrics.scored(records as u64);
                 let times = &variant.metrics.times;
                 times.queue(start.saturating_duration_since(polled_at));
-                times.output(scored.elapsed());
+                times.output(scored_at.elapsed());
             }
         }
     }
@@ -249,11 +249,11 @@ fn compute(variant: &Variant, rows: &[f64], outputs: &mut Vec<f64>, output: &Out
     variant.metrics.times.compute(start.elapsed());
 }
 
-/// Writes predictions: one message a route, of which model, version, variant and hash stay.
+/// Writes predictions: one message for each route, in which model, version, variant and hash stay.
 struct Writer {
     schema: SchemaId,
-    /// [`Routes::made`] of the routes they are made of, which are not held: old models must go.
-    made_of: Option<u64>,
+    /// [`Routes::made`] of the routes that they are of; the routes are not held: old models must go.
+    routes_made: Option<u64>,
     predictions: Vec<Prediction>,
 }
 
@@ -269,14 +269,15 @@ impl Payload<'_> {
 }
 
 impl Writer {
-    fn remake(&mut self, routes: &Routes) {
+    fn start_batch(&mut self, routes: &Routes) {
         let now = now_ms();
-        if self.made_of != Some(routes.made) {
-            self.made_of = Some(routes.made);
+        if self.routes_made != Some(routes.made) {
+            self.routes_made = Some(routes.made);
             let shadows = routes.split.shadows();
             let places = routes.variants.iter().enumerate();
-            let made = places.map(|(route, variant)| made(variant, shadows.contains(&route)));
-            self.predictions = made.collect();
+            let templates =
+                places.map(|(route, variant)| template(variant, shadows.contains(&route)));
+            self.predictions = templates.collect();
         }
         for prediction in &mut self.predictions {
             prediction.predicted_at_ms = now;
@@ -311,7 +312,7 @@ impl Writer {
     }
 }
 
-fn made(variant: &Variant, shadow: bool) -> Prediction {
+fn template(variant: &Variant, shadow: bool) -> Prediction {
     let id = variant.loaded.id();
     Prediction {
         model: id.name.clone(),

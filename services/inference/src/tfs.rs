@@ -2,9 +2,10 @@
 
 mod body;
 mod dialect;
+mod json;
 mod rows;
 
-use std::{collections::BTreeMap, time::Instant};
+use std::collections::BTreeMap;
 
 use axum::{
     Json, Router,
@@ -15,10 +16,7 @@ use axum::{
     routing::get,
 };
 use quadrille_model::Outputs;
-use quadrille_pipeline::{Decision, quote::quote};
-use quadrille_proto::oip::{
-    model_infer_request::InferRequestedOutputTensor, model_metadata_response::TensorMetadata,
-};
+use quadrille_pipeline::quote::quote;
 use serde_json::{Value, json};
 
 use self::{
@@ -26,18 +24,17 @@ use self::{
     dialect::{AsNumbers, written},
 };
 use crate::{
-    oip::{
-        ask::Ask,
-        infer::{Doors, Question, Scored, Target},
-        outputs::{PROBABILITIES, VALUES, labels, ranked},
-        refusal::Refusal,
-        rest::{read, variant},
+    scoring::{
+        Answer, Error, Question, Scorer, Target, TensorSpec,
+        outputs::{labels, ranked},
     },
     serving::{self, Choice, ModelState},
+    tensor::Datatype,
+    transport::http::{read, variant},
 };
 
-pub(crate) fn router(doors: Doors) -> Router {
-    let bytes_max = doors.limits.bytes_max;
+pub(crate) fn router(scorer: Scorer) -> Router {
+    let bytes_max = scorer.limits.bytes_max;
     Router::new()
         .route("/v1/models/{model}", get(status).post(ask))
         .route("/v1/models/{model}/metadata", get(metadata))
@@ -52,7 +49,7 @@ pub(crate) fn router(doors: Doors) -> Router {
         .route("/v1/models/{model}/labels/{label}", get(status).post(ask))
         .route("/v1/models/{model}/labels/{label}/metadata", get(metadata))
         .layer(DefaultBodyLimit::max(bytes_max))
-        .with_state(doors)
+        .with_state(scorer)
 }
 
 /// A path's parts by their names; the last may end in `:verb`.
@@ -76,7 +73,7 @@ impl<'a> Named<'a> {
     }
 
     /// Takes the verb off the last part.
-    fn split(mut self) -> Result<(Self, Verb), Refusal> {
+    fn split(mut self) -> Result<(Self, Verb), Error> {
         let last = match (&mut self.version, &mut self.label) {
             (Some(version), _) => version,
             (None, Some(label)) => label,
@@ -87,7 +84,7 @@ impl<'a> Named<'a> {
             Some((name, "classify")) => (name, Verb::Classify),
             Some((name, "regress")) => (name, Verb::Regress),
             _ => {
-                return Err(Refusal::invalid(
+                return Err(Error::invalid(
                     "say what is asked at the path's end: :predict, :classify or :regress",
                 ));
             }
@@ -97,11 +94,11 @@ impl<'a> Named<'a> {
     }
 }
 
-async fn status(State(doors): State<Doors>, Path(parts): Parts) -> Result<Response, Refusal> {
+async fn status(State(scorer): State<Scorer>, Path(parts): Parts) -> Result<Response, Error> {
     let named = Named::of(&parts);
     let version = match named.label {
         Some(label) => Some(
-            labelled(&doors, named.model, label)?
+            labelled(&scorer, named.model, label)?
                 .loaded
                 .id()
                 .version
@@ -109,12 +106,12 @@ async fn status(State(doors): State<Doors>, Path(parts): Parts) -> Result<Respon
         ),
         None => named.version.map(str::to_owned),
     };
-    let name = match doors.serving.choose(named.model, None, named.label) {
+    let name = match scorer.serving.choose(named.model, None, named.label) {
         // A pipeline is as its model is.
         Ok(choice) if version.is_none() || named.label.is_some() => choice.loaded.id().clone().name,
         _ => named.model.to_owned(),
     };
-    let models = doors.serving.models().into_iter();
+    let models = scorer.serving.models().into_iter();
     let versions = models.filter(|it| {
         it.id.name == name
             && version
@@ -137,14 +134,14 @@ async fn status(State(doors): State<Doors>, Path(parts): Parts) -> Result<Respon
     let versions: Vec<Value> = versions.collect();
     if versions.is_empty() {
         // It says what there is.
-        doors.target(named.model, version.as_deref().unwrap_or_default())?;
+        scorer.target(named.model, version.as_deref().unwrap_or_default())?;
     }
     Ok(Json(json!({ "model_version_status": versions })).into_response())
 }
 
 /// What a label stands for: a variant of the pipeline, or of a pipeline that takes it to this model.
-fn labelled(doors: &Doors, model: &str, label: &str) -> Result<Choice, Refusal> {
-    let served = &doors.serving;
+fn labelled(scorer: &Scorer, model: &str, label: &str) -> Result<Choice, Error> {
+    let served = &scorer.serving;
     match served.choose(model, None, Some(label)) {
         Err(serving::Error::UnknownPipeline { .. }) => {}
         chosen => return Ok(chosen?),
@@ -167,7 +164,7 @@ fn labelled(doors: &Doors, model: &str, label: &str) -> Result<Choice, Refusal> 
     }
     // An unknown model has no labels at all.
     served.model(model, None)?;
-    Err(Refusal::Unknown(format!(
+    Err(Error::Unknown(format!(
         "no label {} leads to a version of {}; labels are the variants of pipelines: {}",
         quote(label),
         quote(model),
@@ -180,10 +177,10 @@ fn one_of<'a>(
     found: Option<(&'a str, Choice)>,
     (pipeline, choice): (&'a str, Choice),
     label: &str,
-) -> Result<(&'a str, Choice), Refusal> {
+) -> Result<(&'a str, Choice), Error> {
     match found {
         Some((other, found)) if found.loaded.id() != choice.loaded.id() => {
-            Err(Refusal::Invalid(format!(
+            Err(Error::Invalid(format!(
                 "label {label:?} is {} in pipeline {other:?} and {} in pipeline {pipeline:?}; ask one of the pipelines by its name, or name \
                  the version",
                 found.loaded.id(),
@@ -195,29 +192,29 @@ fn one_of<'a>(
     }
 }
 
-async fn metadata(State(doors): State<Doors>, Path(parts): Parts) -> Result<Response, Refusal> {
+async fn metadata(State(scorer): State<Scorer>, Path(parts): Parts) -> Result<Response, Error> {
     let named = Named::of(&parts);
     let choice = named
         .label
-        .map(|label| labelled(&doors, named.model, label));
+        .map(|label| labelled(&scorer, named.model, label));
     let choice = choice.transpose()?;
     let (about, version) = match &choice {
         Some(Choice { loaded, .. }) => {
             let id = loaded.id();
-            (doors.about(&id.name, &id.version)?, id.version.clone())
+            (scorer.about(&id.name, &id.version)?, id.version.clone())
         }
         None => {
             let version = named.version.unwrap_or_default();
-            let about = doors.about(named.model, version)?;
+            let about = scorer.about(named.model, version)?;
             // Which version that is, its clients want to know, whether they named one or not.
-            let version = match doors.target(named.model, version)? {
+            let version = match scorer.target(named.model, version)? {
                 Target::Model(loaded) => loaded.id().version.clone(),
                 Target::Pipeline(_) => String::new(),
             };
             (about, version)
         }
     };
-    let tensors = |tensors: Vec<TensorMetadata>| -> Value {
+    let tensors = |tensors: Vec<TensorSpec>| -> Value {
         let tensors = tensors
             .into_iter()
             .map(|it| (it.name.clone(), signature(it)));
@@ -235,12 +232,12 @@ async fn metadata(State(doors): State<Doors>, Path(parts): Parts) -> Result<Resp
     .into_response())
 }
 
-fn signature(tensor: TensorMetadata) -> Value {
-    let dtype = match tensor.datatype.as_str() {
-        "FP64" => "DT_DOUBLE",
-        "FP32" => "DT_FLOAT",
-        "INT64" => "DT_INT64",
-        "BOOL" => "DT_BOOL",
+fn signature(tensor: TensorSpec) -> Value {
+    let dtype = match tensor.datatype {
+        Datatype::Fp64 => "DT_DOUBLE",
+        Datatype::Fp32 => "DT_FLOAT",
+        Datatype::Int64 => "DT_INT64",
+        Datatype::Bool => "DT_BOOL",
         _ => "DT_STRING",
     };
     let sides = tensor.shape.iter();
@@ -253,26 +250,24 @@ fn signature(tensor: TensorMetadata) -> Value {
 }
 
 async fn ask(
-    State(doors): State<Doors>,
+    State(scorer): State<Scorer>,
     Path(parts): Parts,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
-) -> Result<Response, Refusal> {
+) -> Result<Response, Error> {
     let (named, verb) = Named::of(&parts).split()?;
-    let body = read(body, doors.limits)?;
-    let mut body = Body::read(&body, verb, doors.limits)?;
-    let mut ask = Ask {
-        variant: variant(&headers)?,
-        ..Ask::default()
-    };
+    let body = read(body, scorer.limits)?;
+    let mut body = Body::read(&body, verb, scorer.limits)?;
+    let variant = variant(&headers)?;
+    let mut variant = variant.as_deref();
     let target = match named.label {
-        None => doors.target(named.model, named.version.unwrap_or_default())?,
-        Some(label) => match doors.target(named.model, "") {
+        None => scorer.target(named.model, named.version.unwrap_or_default())?,
+        Some(label) => match scorer.target(named.model, "") {
             Ok(pipeline @ Target::Pipeline(_)) => {
-                ask.variant = Some(label.to_owned());
+                variant = Some(label);
                 pipeline
             }
-            _ => Target::Model(labelled(&doors, named.model, label)?.loaded),
+            _ => Target::Model(labelled(&scorer, named.model, label)?.loaded),
         },
     };
     // A value without a name is the one input's that there is, and a pipeline's inputs are its record's fields.
@@ -281,39 +276,35 @@ async fn ask(
     {
         body.name(field);
     }
-    let tensors = body.tensors()?;
-    let outputs = numbers_of(&target);
-    let question = Question {
-        model: named.model,
-        version: named.version.unwrap_or_default(),
-        ask: &ask,
-        tensors: &tensors,
-        outputs: &outputs,
-        deadline: None,
-    };
-    let scored = doors.score_by(target, question).await?;
-    let began = Instant::now();
+    let answer = answer(&scorer, target, named.model, variant, &body).await?;
     let response = match (verb, body.is_columnar()) {
-        (Verb::Predict, true) => numbers("outputs", scored.rows()),
-        (Verb::Predict, false) => numbers("predictions", scored.rows()),
-        (Verb::Classify, _) => classified(&scored)?,
-        (Verb::Regress, _) => regressed(&scored)?,
+        (Verb::Predict, true) => numbers("outputs", answer.rows()),
+        (Verb::Predict, false) => numbers("predictions", answer.rows()),
+        (Verb::Classify, _) => classified(&answer)?,
+        (Verb::Regress, _) => regressed(&answer)?,
     };
-    scored.written(began);
+    answer.written();
     Ok(response)
 }
 
-/// The one output that is asked for: the model's numbers, of which a pipeline's models have what it decides by.
-fn numbers_of(target: &Target) -> [InferRequestedOutputTensor; 1] {
-    let values = match target {
-        Target::Model(loaded) => matches!(loaded.model().outputs(), Outputs::Values(_)),
-        Target::Pipeline(pipeline) => matches!(pipeline.decision(), Decision::Value(_)),
+/// The model's numbers, whatever they stand for.
+async fn answer(
+    scorer: &Scorer,
+    target: Target,
+    name: &str,
+    variant: Option<&str>,
+    body: &Body,
+) -> Result<Answer, Error> {
+    let tensors = body.tensors()?;
+    let question = Question {
+        name,
+        key: None,
+        variant,
+        form: None,
+        tensors: &tensors,
     };
-    let name = if values { VALUES } else { PROBABILITIES };
-    [InferRequestedOutputTensor {
-        name: name.to_owned(),
-        parameters: BTreeMap::new(),
-    }]
+    let (_, prepared) = scorer.prepare(target, &question)?;
+    scorer.score(prepared, None, |_| Ok(())).await
 }
 
 fn numbers(name: &str, rows: impl Iterator<Item = impl AsNumbers>) -> Response {
@@ -322,10 +313,10 @@ fn numbers(name: &str, rows: impl Iterator<Item = impl AsNumbers>) -> Response {
 }
 
 /// Pairs of label and score a row, the likeliest first.
-fn classified(scored: &Scored) -> Result<Response, Refusal> {
-    let outputs = scored.outputs();
+fn classified(answer: &Answer) -> Result<Response, Error> {
+    let outputs = answer.outputs();
     if matches!(outputs, Outputs::Values(_)) {
-        return Err(Refusal::invalid(
+        return Err(Error::invalid(
             "the model gives values, not classes; ask :regress or :predict",
         ));
     }
@@ -335,18 +326,18 @@ fn classified(scored: &Scored) -> Result<Response, Refusal> {
         let pair = |(at, score)| (labels.get(at).copied().unwrap_or_default(), score);
         ranked.map(pair).collect()
     };
-    let results: Vec<_> = scored.rows().map(row).collect();
+    let results: Vec<_> = answer.rows().map(row).collect();
     Ok(Json(json!({ "results": results })).into_response())
 }
 
 /// A number a row.
-fn regressed(scored: &Scored) -> Result<Response, Refusal> {
-    if scored.outputs().width() != 1 {
-        return Err(Refusal::invalid(
+fn regressed(answer: &Answer) -> Result<Response, Error> {
+    if answer.outputs().width() != 1 {
+        return Err(Error::invalid(
             "the model gives several numbers a row; ask :classify or :predict",
         ));
     }
-    let results = scored.rows().filter_map(|row| row.first().copied());
+    let results = answer.rows().filter_map(|row| row.first().copied());
     Ok(numbers("results", results))
 }
 
@@ -363,7 +354,7 @@ mod tests {
     use quadrille_telemetry::{Registry, Tracing, metrics::ServingMetrics};
 
     use super::*;
-    use crate::{fake, oip::tensor::Limits, serving::Serving};
+    use crate::{fake, serving::Serving, tensor::Limits};
 
     fn pipeline(name: &str) -> Arc<Pipeline> {
         let text = format!(
@@ -398,11 +389,11 @@ mod tests {
     }
 
     /// Pipelines that have the variant `local` of these versions.
-    fn doors(versions: [u32; 2]) -> Doors {
+    fn scorer(versions: [u32; 2]) -> Scorer {
         let names = ["east", "west"].map(pipeline);
         let models = names.into_iter().zip(versions.map(package)).collect();
         let metrics = ServingMetrics::register(&Registry::default());
-        Doors {
+        Scorer {
             serving: Serving::fixed(models, metrics).expect("they fit"),
             limits: Limits::default(),
             tracing: Tracing::off(),
@@ -411,14 +402,14 @@ mod tests {
 
     #[test]
     fn a_label_that_is_another_version_in_each_of_two_pipelines_is_refused() {
-        let version = |doors: &Doors, name: &str| {
-            labelled(doors, name, "local").map(|it| it.loaded.id().version.clone())
+        let version = |scorer: &Scorer, name: &str| {
+            labelled(scorer, name, "local").map(|it| it.loaded.id().version.clone())
         };
-        assert_eq!(version(&doors([1, 1]), "m"), Ok("1".to_owned()));
-        let apart = doors([1, 2]);
+        assert_eq!(version(&scorer([1, 1]), "m"), Ok("1".to_owned()));
+        let apart = scorer([1, 2]);
         let refused = version(&apart, "m").expect_err("either");
         let said = refused.to_string();
-        assert!(matches!(refused, Refusal::Invalid(_)), "{refused:?}");
+        assert!(matches!(refused, Error::Invalid(_)), "{refused:?}");
         assert!(
             said.contains("m:1 in pipeline \"east\" and m:2 in pipeline \"west\""),
             "{said}"
@@ -431,20 +422,12 @@ mod tests {
     async fn whoever_was_found_answers_also_when_it_is_served_no_more() {
         let model = fake::Model::new(1, fake::value(), |rows, outputs| outputs.extend(rows));
         let gone = fake::loaded(model, false, &Registry::default());
-        let doors = doors([1, 2]);
+        let scorer = scorer([1, 2]);
         let target = Target::Model(Arc::new(gone));
-        let outputs = numbers_of(&target);
         let body = br#"{"instances": [[7]]}"#;
-        let body = Body::read(body, Verb::Predict, doors.limits).expect("a body");
-        let question = Question {
-            model: "m",
-            version: "",
-            ask: &Ask::default(),
-            tensors: &body.tensors().expect("tensors"),
-            outputs: &outputs,
-            deadline: None,
-        };
-        let scored = doors.score_by(target, question).await.expect("an answer");
-        assert_eq!(scored.rows().collect::<Vec<_>>(), [&[7.0]]);
+        let body = Body::read(body, Verb::Predict, scorer.limits).expect("a body");
+        let answer = answer(&scorer, target, "m", None, &body);
+        let answer = answer.await.expect("an answer");
+        assert_eq!(answer.rows().collect::<Vec<_>>(), [&[7.0]]);
     }
 }

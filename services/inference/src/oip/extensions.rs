@@ -5,108 +5,106 @@ use std::collections::BTreeSet;
 use quadrille_proto::oip::{
     DataType, InferStatistics, ModelConfig, ModelInput, ModelOutput, ModelParameter,
     ModelStatistics, ModelTensorReshape, StatisticDuration,
-    model_metadata_response::TensorMetadata,
 };
 use quadrille_registry::ModelId;
 use serde_json::{Value, json};
 
-use super::{
-    infer::{Doors, Target},
-    refusal::Refusal,
+use crate::{
+    engine::Statistics,
+    scoring::{Error, Scorer, Target, TensorSpec},
+    serving::ModelState,
+    tensor::Datatype,
 };
-use crate::{engine::Statistics, serving::ModelState};
 
-impl Doors {
-    /// The names that are served: models, then pipelines.
-    pub(crate) fn names(&self) -> Vec<String> {
-        let ready = self.ready_versions().into_iter().map(|id| id.name);
-        let mut names: Vec<String> = ready.collect();
-        names.dedup();
-        let pipelines = self.serving.pipelines().iter();
-        names.extend(pipelines.map(|pipeline| pipeline.name().to_owned()));
-        names
-    }
+/// The names that are served: models, then pipelines.
+pub(super) fn names(scorer: &Scorer) -> Vec<String> {
+    let ready = ready_versions(scorer).into_iter().map(|id| id.name);
+    let mut names: Vec<String> = ready.collect();
+    names.dedup();
+    let pipelines = scorer.serving.pipelines().iter();
+    names.extend(pipelines.map(|pipeline| pipeline.name().to_owned()));
+    names
+}
 
-    fn ready_versions(&self) -> Vec<ModelId> {
-        let models = self.serving.models().into_iter();
-        let ready = models.filter(|it| it.state == ModelState::Ready);
-        ready.map(|it| it.id).collect()
-    }
+fn ready_versions(scorer: &Scorer) -> Vec<ModelId> {
+    let models = scorer.serving.models().into_iter();
+    let ready = models.filter(|it| it.state == ModelState::Ready);
+    ready.map(|it| it.id).collect()
+}
 
-    /// # Errors
-    /// Nobody of this name is served.
-    pub(crate) fn config(&self, name: &str, version: &str) -> Result<ModelConfig, Refusal> {
-        let about = self.about(name, version)?;
-        let input = |tensor: TensorMetadata| {
-            let (data_type, dims, reshape) = described(&tensor);
-            ModelInput {
-                name: tensor.name,
-                data_type,
-                dims,
-                reshape,
+/// # Errors
+/// Nobody of this name is served.
+pub(super) fn config(scorer: &Scorer, name: &str, version: &str) -> Result<ModelConfig, Error> {
+    let about = scorer.about(name, version)?;
+    let input = |tensor: TensorSpec| {
+        let (data_type, dims, reshape) = described(&tensor);
+        ModelInput {
+            name: tensor.name,
+            data_type,
+            dims,
+            reshape,
+        }
+    };
+    let output = |tensor: TensorSpec| {
+        let (data_type, dims, reshape) = described(&tensor);
+        ModelOutput {
+            name: tensor.name,
+            data_type,
+            dims,
+            reshape,
+        }
+    };
+    let parameters = about.properties.into_iter();
+    Ok(ModelConfig {
+        name: about.name,
+        platform: about.platform.to_owned(),
+        max_batch_size: i32::try_from(scorer.limits.rows_max).unwrap_or(i32::MAX),
+        input: about.inputs.into_iter().map(input).collect(),
+        output: about.outputs.into_iter().map(output).collect(),
+        parameters: parameters
+            .map(|(name, string_value)| (name.to_owned(), ModelParameter { string_value }))
+            .collect(),
+    })
+}
+
+/// Of one version, of all versions of a model, of those that serve a pipeline, or (no name) of all.
+///
+/// # Errors
+/// Nobody of this name is served.
+pub(super) fn statistics(
+    scorer: &Scorer,
+    name: &str,
+    version: &str,
+) -> Result<Vec<ModelStatistics>, Error> {
+    let versions: BTreeSet<ModelId> = match name {
+        "" => ready_versions(scorer).into_iter().collect(),
+        name => match scorer.target(name, version)? {
+            Target::Model(loaded) if !version.is_empty() => [loaded.id().clone()].into(),
+            Target::Model(_) => {
+                let versions = ready_versions(scorer).into_iter();
+                versions.filter(|id| id.name == name).collect()
             }
-        };
-        let output = |tensor: TensorMetadata| {
-            let (data_type, dims, reshape) = described(&tensor);
-            ModelOutput {
-                name: tensor.name,
-                data_type,
-                dims,
-                reshape,
+            Target::Pipeline(_) => {
+                let routes = scorer.serving.routes(scorer.serving.place(name)?);
+                let variants = routes.iter().flat_map(|routes| &routes.variants);
+                variants.map(|it| it.loaded.id().clone()).collect()
             }
-        };
-        let parameters = about.properties.into_iter();
-        Ok(ModelConfig {
-            name: about.name,
-            platform: about.platform,
-            max_batch_size: i32::try_from(self.limits.rows_max).unwrap_or(i32::MAX),
-            input: about.inputs.into_iter().map(input).collect(),
-            output: about.outputs.into_iter().map(output).collect(),
-            parameters: parameters
-                .map(|(name, string_value)| (name, ModelParameter { string_value }))
-                .collect(),
-        })
-    }
-
-    /// Of one version, of all versions of a model, of those that serve a pipeline, or (no name) of all.
-    ///
-    /// # Errors
-    /// Nobody of this name is served.
-    pub(crate) fn statistics(
-        &self,
-        name: &str,
-        version: &str,
-    ) -> Result<Vec<ModelStatistics>, Refusal> {
-        let versions: BTreeSet<ModelId> = match name {
-            "" => self.ready_versions().into_iter().collect(),
-            name => match self.target(name, version)? {
-                Target::Model(loaded) if !version.is_empty() => [loaded.id().clone()].into(),
-                Target::Model(_) => {
-                    let versions = self.ready_versions().into_iter();
-                    versions.filter(|id| id.name == name).collect()
-                }
-                Target::Pipeline(_) => {
-                    let routes = self.serving.routes(self.serving.place(name)?);
-                    let variants = routes.iter().flat_map(|routes| &routes.variants);
-                    variants.map(|it| it.loaded.id().clone()).collect()
-                }
-            },
-        };
-        let of = |id: ModelId| {
-            let loaded = self.serving.model(&id.name, Some(&id.version)).ok()?;
-            Some(statistics(id, loaded.statistics()))
-        };
-        Ok(versions.into_iter().filter_map(of).collect())
-    }
+        },
+    };
+    let of = |id: ModelId| {
+        let loaded = scorer.serving.model(&id.name, Some(&id.version)).ok()?;
+        Some(statistics_of(id, loaded.statistics()))
+    };
+    Ok(versions.into_iter().filter_map(of).collect())
 }
 
 /// A tensor's type and sides. Rows are a batch to Triton, and no side; a tensor must have one left.
-fn described(tensor: &TensorMetadata) -> (i32, Vec<i64>, Option<ModelTensorReshape>) {
-    let data_type = match tensor.datatype.as_str() {
-        "FP64" => DataType::TypeFp64,
-        "FP32" => DataType::TypeFp32,
-        "INT64" => DataType::TypeInt64,
-        "BOOL" => DataType::TypeBool,
+fn described(tensor: &TensorSpec) -> (i32, Vec<i64>, Option<ModelTensorReshape>) {
+    let data_type = match tensor.datatype {
+        Datatype::Fp64 => DataType::TypeFp64,
+        Datatype::Fp32 => DataType::TypeFp32,
+        Datatype::Int64 => DataType::TypeInt64,
+        Datatype::Bool => DataType::TypeBool,
         _ => DataType::TypeString,
     };
     let sides = tensor.shape.get(1..).unwrap_or_default();
@@ -119,7 +117,7 @@ fn described(tensor: &TensorMetadata) -> (i32, Vec<i64>, Option<ModelTensorResha
     }
 }
 
-fn statistics(id: ModelId, so_far: Statistics) -> ModelStatistics {
+fn statistics_of(id: ModelId, so_far: Statistics) -> ModelStatistics {
     let duration = |(count, ns)| Some(StatisticDuration { count, ns });
     ModelStatistics {
         name: id.name,
@@ -138,7 +136,7 @@ fn statistics(id: ModelId, so_far: Statistics) -> ModelStatistics {
     }
 }
 
-pub(crate) fn config_json(config: &ModelConfig) -> Value {
+pub(super) fn config_json(config: &ModelConfig) -> Value {
     let tensor = |name: &str, data_type: i32, dims: &[i64], reshape: &Option<_>| {
         let data_type = DataType::try_from(data_type).unwrap_or(DataType::TypeInvalid);
         let mut tensor = json!({"name": name, "data_type": data_type.as_str_name(), "dims": dims});
@@ -164,7 +162,7 @@ pub(crate) fn config_json(config: &ModelConfig) -> Value {
     })
 }
 
-pub(crate) fn statistics_json(models: &[ModelStatistics]) -> Value {
+pub(super) fn statistics_json(models: &[ModelStatistics]) -> Value {
     let duration = |it: &Option<StatisticDuration>| {
         let it = it.unwrap_or_default();
         json!({"count": it.count, "ns": it.ns})

@@ -18,31 +18,32 @@ use quadrille_proto::oip::{
     model_infer_request::InferInputTensor,
     model_infer_response::InferOutputTensor,
 };
-use quadrille_service::{Deadline, Memory};
-use quadrille_telemetry::propagation::{self, VARIANT};
+use quadrille_service::Memory;
 use tokio::sync::Semaphore;
-use tonic::{
-    Request, Response, Status, Streaming,
-    metadata::{MetadataMap, MetadataValue},
-};
+use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    about,
-    ask::{self, Ask},
-    infer::{Doors, Question, Scored, deadline},
-    refusal::Refusal,
-    tensor::{Data, Datatype, Error, INPUTS_MAX, Limits, Tensor},
+    contents, extensions,
+    infer::{InferRequest, Inferred, deadline, infer},
+    metadata,
+    parameters::{InferParameters, no_shared_memory},
+    repository,
+};
+use crate::{
+    scoring::{Error, Scorer},
+    tensor::{self, Data, Datatype, INPUTS_MAX, Limits, Tensor, wrong},
+    transport::grpc::{self, variant},
 };
 
 /// Requests of one stream that are answered at once: enough that they can be scored together.
 const STREAM_AHEAD: usize = 32;
 
-pub(crate) struct Inference(pub Doors);
+pub(crate) struct Inference(Scorer);
 
 /// The service, ready to be mounted.
-pub(crate) fn service(doors: Doors) -> GrpcInferenceServiceServer<Inference> {
-    let bytes_max = doors.limits.bytes_max;
-    GrpcInferenceServiceServer::new(Inference(doors)).max_decoding_message_size(bytes_max)
+pub(crate) fn service(scorer: Scorer) -> GrpcInferenceServiceServer<Inference> {
+    let bytes_max = scorer.limits.bytes_max;
+    GrpcInferenceServiceServer::new(Inference(scorer)).max_decoding_message_size(bytes_max)
 }
 
 /// What came with a call beside its messages.
@@ -53,64 +54,74 @@ struct Call {
 }
 
 impl Call {
-    fn of<T>(request: &Request<T>) -> Result<Self, Refusal> {
+    fn of<T>(request: &Request<T>) -> Result<Self, Error> {
         Ok(Call {
-            deadline: request
-                .extensions()
-                .get()
-                .map(|deadline: &Deadline| deadline.0),
+            deadline: grpc::deadline(request),
             variant: variant(request.metadata())?,
         })
     }
 }
 
-/// The route that metadata names.
-///
-/// # Errors
-/// It is not known which.
-pub(crate) fn variant(metadata: &MetadataMap) -> Result<Option<String>, Refusal> {
-    let values = metadata.get_all(VARIANT).iter();
-    let values = values.map(MetadataValue::as_bytes);
-    Ok(propagation::variant(values)?.map(str::to_owned))
+async fn answer(
+    scorer: &Scorer,
+    request: &ModelInferRequest,
+    call: &Call,
+) -> Result<ModelInferResponse, Error> {
+    let mut parameters = InferParameters::read(&request.parameters)?;
+    if parameters.variant.is_none() {
+        parameters.variant.clone_from(&call.variant);
+    }
+    let tensors = tensors(request, scorer.limits)?;
+    let question = InferRequest {
+        model: &request.model_name,
+        version: &request.model_version,
+        parameters: &parameters,
+        tensors: &tensors,
+        outputs: &request.outputs,
+        deadline: deadline(call.deadline, parameters.timeout),
+    };
+    let inferred = infer(scorer, question).await?;
+    let response = response(request, &inferred);
+    inferred.written();
+    Ok(response)
 }
 
-impl Doors {
-    async fn answer(
-        &self,
-        request: &ModelInferRequest,
-        call: &Call,
-    ) -> Result<ModelInferResponse, Refusal> {
-        let mut ask = Ask::read(&request.parameters)?;
-        if ask.variant.is_none() {
-            ask.variant.clone_from(&call.variant);
+/// A stream goes on after a request that cannot be answered.
+async fn answer_of_stream(
+    scorer: &Scorer,
+    request: ModelInferRequest,
+    call: &Call,
+) -> ModelStreamInferResponse {
+    match answer(scorer, &request, call).await {
+        Ok(mut response) => {
+            response.parameters.extend(is_final());
+            ModelStreamInferResponse {
+                error_message: String::new(),
+                infer_response: Some(response),
+            }
         }
-        let tensors = tensors(request, self.limits)?;
-        let question = Question {
-            model: &request.model_name,
-            version: &request.model_version,
-            ask: &ask,
-            tensors: &tensors,
-            outputs: &request.outputs,
-            deadline: deadline(call.deadline, ask.timeout),
-        };
-        let scored = self.score(question).await?;
-        let began = Instant::now();
-        let response = response(request, &scored);
-        scored.written(began);
-        Ok(response)
+        Err(error) => ModelStreamInferResponse {
+            error_message: message(error.to_string()),
+            infer_response: Some(ModelInferResponse {
+                model_name: request.model_name,
+                id: request.id,
+                parameters: is_final().into(),
+                ..ModelInferResponse::default()
+            }),
+        },
     }
 }
 
 /// The inputs, where their contents are; raw and typed contents are never mixed.
-fn tensors(request: &ModelInferRequest, limits: Limits) -> Result<Vec<Tensor<'_>>, Error> {
+fn tensors(request: &ModelInferRequest, limits: Limits) -> Result<Vec<Tensor<'_>>, tensor::Error> {
     let (inputs, raw) = (&request.inputs, &request.raw_input_contents);
     if inputs.len() > INPUTS_MAX || request.outputs.len() > INPUTS_MAX {
-        return Err(Error::TooLarge(format!(
+        return Err(tensor::Error::TooLarge(format!(
             "a request has at most {INPUTS_MAX} inputs and outputs; send columns in one tensor"
         )));
     }
     if !raw.is_empty() && raw.len() != inputs.len() {
-        return Err(Error::Invalid(format!(
+        return Err(tensor::Error::Invalid(format!(
             "raw_input_contents has {} entries for {} inputs; send one for each input, in their order",
             raw.len(),
             inputs.len()
@@ -118,11 +129,15 @@ fn tensors(request: &ModelInferRequest, limits: Limits) -> Result<Vec<Tensor<'_>
     }
     let mut tensors = Vec::with_capacity(inputs.len());
     for (at, input) in inputs.iter().enumerate() {
-        let data = match (raw.get(at), &input.contents) {
-            (Some(raw), None) => Data::Raw(raw),
-            (None, Some(contents)) => Data::Typed(contents),
+        let parse = || Datatype::parse(&input.name, &input.datatype);
+        let (datatype, data) = match (raw.get(at), &input.contents) {
+            (Some(raw), None) => (parse()?, Data::Raw(raw)),
+            (None, Some(contents)) => {
+                let datatype = parse()?;
+                (datatype, Data::List(contents::list(datatype, contents)))
+            }
             (Some(_), Some(_)) => {
-                return Err(super::tensor::wrong(
+                return Err(wrong(
                     &input.name,
                     "has contents while the request has raw_input_contents; send the one or the other",
                 ));
@@ -131,7 +146,7 @@ fn tensors(request: &ModelInferRequest, limits: Limits) -> Result<Vec<Tensor<'_>
         };
         tensors.push(Tensor {
             name: &input.name,
-            datatype: Datatype::parse(&input.name, &input.datatype)?,
+            datatype,
             shape: &input.shape,
             data,
             limits,
@@ -140,27 +155,27 @@ fn tensors(request: &ModelInferRequest, limits: Limits) -> Result<Vec<Tensor<'_>
     Ok(tensors)
 }
 
-fn no_data(input: &InferInputTensor) -> Error {
+fn no_data(input: &InferInputTensor) -> tensor::Error {
     if input.parameters.contains_key("shared_memory_region") {
-        return ask::no_shared_memory(&input.name);
+        return no_shared_memory(&input.name);
     }
-    super::tensor::wrong(
+    wrong(
         &input.name,
         "has no data; send contents, or raw_input_contents beside the inputs",
     )
 }
 
-fn response(request: &ModelInferRequest, scored: &Scored) -> ModelInferResponse {
+fn response(request: &ModelInferRequest, inferred: &Inferred) -> ModelInferResponse {
     let raw = !request.raw_input_contents.is_empty();
     let mut response = ModelInferResponse {
         model_name: request.model_name.clone(),
-        model_version: scored.id().version.clone(),
+        model_version: inferred.id().version.clone(),
         id: request.id.clone(),
-        parameters: parameters(scored),
+        parameters: parameters(inferred),
         outputs: Vec::with_capacity(3),
         raw_output_contents: Vec::new(),
     };
-    for made in scored.made() {
+    for made in inferred.tensors() {
         let contents = match raw {
             true => {
                 response.raw_output_contents.push(made.values.raw().into());
@@ -179,12 +194,12 @@ fn response(request: &ModelInferRequest, scored: &Scored) -> ModelInferResponse 
     response
 }
 
-fn parameters(scored: &Scored) -> BTreeMap<String, InferParameter> {
+fn parameters(inferred: &Inferred) -> BTreeMap<String, InferParameter> {
     let parameter = |(name, text): (&str, &str)| {
         let parameter_choice = Some(ParameterChoice::StringParam(text.to_owned()));
         (name.to_owned(), InferParameter { parameter_choice })
     };
-    let parameters = scored.answered_by().into_iter().flatten();
+    let parameters = inferred.answered_by().into_iter().flatten();
     parameters.map(parameter).collect()
 }
 
@@ -275,7 +290,7 @@ impl GrpcInferenceService for Inference {
         &self,
         _: Request<ServerMetadataRequest>,
     ) -> Result<Response<ServerMetadataResponse>, Status> {
-        Ok(Response::new(about::server()))
+        Ok(Response::new(metadata::server()))
     }
 
     async fn model_metadata(
@@ -283,7 +298,8 @@ impl GrpcInferenceService for Inference {
         request: Request<ModelMetadataRequest>,
     ) -> Result<Response<ModelMetadataResponse>, Status> {
         let ModelMetadataRequest { name, version } = request.into_inner();
-        Ok(Response::new(self.0.about(&name, &version)?))
+        let about = self.0.about(&name, &version)?;
+        Ok(Response::new(metadata::model(about)))
     }
 
     async fn model_infer(
@@ -291,7 +307,7 @@ impl GrpcInferenceService for Inference {
         request: Request<ModelInferRequest>,
     ) -> Result<Response<ModelInferResponse>, Status> {
         let call = Call::of(&request)?;
-        let response = self.0.answer(request.get_ref(), &call).await?;
+        let response = answer(&self.0, request.get_ref(), &call).await?;
         Ok(Response::new(response))
     }
 
@@ -304,16 +320,16 @@ impl GrpcInferenceService for Inference {
     ) -> Result<Response<Self::ModelStreamInferStream>, Status> {
         let call = Call::of(&request)?;
         let memory: Option<Memory> = request.extensions().get().cloned();
-        let doors = self.0.clone();
-        let bytes_max = doors.limits.bytes_max;
+        let scorer = self.0.clone();
+        let bytes_max = scorer.limits.bytes_max;
         let answers = ahead(
             request.into_inner(),
             bytes_max,
             memory,
             size,
             move |request| {
-                let (doors, call) = (doors.clone(), call.clone());
-                async move { doors.streamed(request, &call).await }
+                let (scorer, call) = (scorer.clone(), call.clone());
+                async move { answer_of_stream(&scorer, request, &call).await }
             },
         );
         Ok(Response::new(Box::pin(answers)))
@@ -324,7 +340,7 @@ impl GrpcInferenceService for Inference {
         request: Request<ModelConfigRequest>,
     ) -> Result<Response<ModelConfigResponse>, Status> {
         let ModelConfigRequest { name, version } = request.into_inner();
-        let config = Some(self.0.config(&name, &version)?);
+        let config = Some(extensions::config(&self.0, &name, &version)?);
         Ok(Response::new(ModelConfigResponse { config }))
     }
 
@@ -333,7 +349,7 @@ impl GrpcInferenceService for Inference {
         request: Request<ModelStatisticsRequest>,
     ) -> Result<Response<ModelStatisticsResponse>, Status> {
         let ModelStatisticsRequest { name, version } = request.into_inner();
-        let model_stats = self.0.statistics(&name, &version)?;
+        let model_stats = extensions::statistics(&self.0, &name, &version)?;
         Ok(Response::new(ModelStatisticsResponse { model_stats }))
     }
 
@@ -342,7 +358,7 @@ impl GrpcInferenceService for Inference {
         request: Request<RepositoryIndexRequest>,
     ) -> Result<Response<RepositoryIndexResponse>, Status> {
         let request = request.into_inner();
-        let models = self.0.index(&request.repository_name, request.ready)?;
+        let models = repository::index(&self.0, &request.repository_name, request.ready)?;
         Ok(Response::new(RepositoryIndexResponse { models }))
     }
 
@@ -352,8 +368,8 @@ impl GrpcInferenceService for Inference {
     ) -> Result<Response<RepositoryModelLoadResponse>, Status> {
         let request = request.into_inner();
         let parameters = !request.parameters.is_empty();
-        let repository = &request.repository_name;
-        self.0.load(repository, &request.model_name, parameters)?;
+        let (from, model) = (&request.repository_name, &request.model_name);
+        repository::load(&self.0, from, model, parameters)?;
         Ok(Response::new(RepositoryModelLoadResponse {}))
     }
 
@@ -362,33 +378,8 @@ impl GrpcInferenceService for Inference {
         request: Request<RepositoryModelUnloadRequest>,
     ) -> Result<Response<RepositoryModelUnloadResponse>, Status> {
         let request = request.into_inner();
-        self.0
-            .unload(&request.repository_name, &request.model_name)?;
+        repository::unload(&self.0, &request.repository_name, &request.model_name)?;
         Ok(Response::new(RepositoryModelUnloadResponse {}))
-    }
-}
-
-impl Doors {
-    /// A stream goes on after a request that cannot be answered.
-    async fn streamed(&self, request: ModelInferRequest, call: &Call) -> ModelStreamInferResponse {
-        match self.answer(&request, call).await {
-            Ok(mut response) => {
-                response.parameters.extend(is_final());
-                ModelStreamInferResponse {
-                    error_message: String::new(),
-                    infer_response: Some(response),
-                }
-            }
-            Err(refusal) => ModelStreamInferResponse {
-                error_message: message(refusal.to_string()),
-                infer_response: Some(ModelInferResponse {
-                    model_name: request.model_name,
-                    id: request.id,
-                    parameters: is_final().into(),
-                    ..ModelInferResponse::default()
-                }),
-            },
-        }
     }
 }
 

@@ -1,71 +1,27 @@
-//! A model's scores as the tensors of an answer: which there are, which are wanted, and their bytes. Pure.
+//! A model's scores as the tensors of an answer: which are asked for, and their bytes. Pure.
 
-use std::{borrow::Cow, cmp::Ordering};
+use std::borrow::Cow;
 
 use quadrille_model::Outputs;
 use quadrille_pipeline::{Pipeline, quote::quote};
 use quadrille_proto::oip::{InferTensorContents, model_infer_request::InferRequestedOutputTensor};
 use serde::Serialize;
 
-use super::{
-    ask,
+use super::parameters::{self, Precision};
+use crate::{
+    scoring::outputs::{DECISION, LABEL, PROBABILITIES, VALUES, class, labels, ranked, threshold},
     tensor::{Error, is_beyond_single},
 };
 
-/// The probabilities of classes: [N, classes], or [N, 1], the positive one's, where there are two.
-pub(crate) const PROBABILITIES: &str = "probabilities";
-/// The class that is decided for: [N]. Of two it is the positive one from the pipeline's threshold on, so that it says the
-/// same as the decision; a model that is asked by its own name knows no threshold, and the likelier one is meant.
-pub(crate) const LABEL: &str = "label";
-/// A regression's values: [N, values].
-pub(crate) const VALUES: &str = "values";
-/// What the pipeline calls that class: [N].
-pub(crate) const DECISION: &str = "decision";
-
-/// The precision of numbers in an answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Precision {
-    Double,
-    Single,
-}
-
-impl Precision {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Precision::Double => "FP64",
-            Precision::Single => "FP32",
-        }
-    }
-}
-
-/// An output that is wanted.
+/// An output that is asked for.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Wanted {
+pub(crate) struct OutputSpec {
     pub name: &'static str,
     pub precision: Precision,
     /// So many of the largest, as texts "value:index:label".
     pub classes: Option<usize>,
     /// Whether it is to follow the JSON as bytes (REST), where the request says so of this output.
     pub binary: Option<bool>,
-}
-
-/// The outputs of a model; `decides`: a pipeline stands before it.
-pub(crate) fn offered(outputs: &Outputs, decides: bool) -> &'static [&'static str] {
-    match (outputs, decides) {
-        (Outputs::Binary(_), true) => &[PROBABILITIES, LABEL, DECISION],
-        (Outputs::Binary(_) | Outputs::Classes(_), _) => &[PROBABILITIES, LABEL],
-        (Outputs::Values(_), _) => &[VALUES],
-    }
-}
-
-/// What an index of the numbers stands for.
-pub(crate) fn labels(outputs: &Outputs) -> Vec<&str> {
-    match outputs {
-        Outputs::Binary(labels) => vec![&labels.negative, &labels.positive],
-        Outputs::Classes(names) | Outputs::Values(names) => {
-            names.iter().map(String::as_str).collect()
-        }
-    }
 }
 
 /// All outputs, or those that are asked for.
@@ -76,9 +32,9 @@ pub(crate) fn plan(
     asked: &[InferRequestedOutputTensor],
     offered: &[&'static str],
     precision: Precision,
-) -> Result<Vec<Wanted>, Error> {
+) -> Result<Vec<OutputSpec>, Error> {
     if asked.is_empty() {
-        let all = offered.iter().map(|name| Wanted {
+        let all = offered.iter().map(|name| OutputSpec {
             name,
             precision,
             classes: None,
@@ -86,7 +42,7 @@ pub(crate) fn plan(
         });
         return Ok(all.collect());
     }
-    let mut wanted: Vec<Wanted> = Vec::with_capacity(asked.len().min(offered.len()));
+    let mut specs: Vec<OutputSpec> = Vec::with_capacity(asked.len().min(offered.len()));
     for output in asked {
         let name = offered.iter().find(|name| **name == output.name);
         let name = name.ok_or_else(|| {
@@ -96,22 +52,22 @@ pub(crate) fn plan(
                 offered.join(", ")
             ))
         })?;
-        if wanted.iter().any(|before| before.name == *name) {
+        if specs.iter().any(|before| before.name == *name) {
             return Err(Error::Invalid(format!(
                 "output {name:?} is asked for twice; ask once"
             )));
         }
-        wanted.push(wanted_of(name, output, precision)?);
+        specs.push(spec(name, output, precision)?);
     }
-    Ok(wanted)
+    Ok(specs)
 }
 
-fn wanted_of(
+fn spec(
     name: &'static str,
     output: &InferRequestedOutputTensor,
     precision: Precision,
-) -> Result<Wanted, Error> {
-    let mut wanted = Wanted {
+) -> Result<OutputSpec, Error> {
+    let mut spec = OutputSpec {
         name,
         precision,
         classes: None,
@@ -120,28 +76,28 @@ fn wanted_of(
     for (parameter, value) in &output.parameters {
         match parameter.as_str() {
             "classification" => {
-                let classes = ask::whole(parameter, value)?;
+                let classes = parameters::whole(parameter, value)?;
                 let classes = usize::try_from(classes).unwrap_or(usize::MAX);
-                wanted.classes = (classes > 0).then_some(classes);
+                spec.classes = (classes > 0).then_some(classes);
             }
-            "datatype" => wanted.precision = ask::precision(value)?,
-            "binary_data" => wanted.binary = Some(ask::truth(parameter, value)?),
-            "shared_memory_region" => return Err(ask::no_shared_memory(name)),
+            "datatype" => spec.precision = parameters::precision(value)?,
+            "binary_data" => spec.binary = Some(parameters::truth(parameter, value)?),
+            "shared_memory_region" => return Err(parameters::no_shared_memory(name)),
             // Other servers' parameters are theirs.
             _ => {}
         }
     }
-    if wanted.classes.is_some() && !matches!(name, PROBABILITIES | VALUES) {
+    if spec.classes.is_some() && !matches!(name, PROBABILITIES | VALUES) {
         return Err(Error::Invalid(format!(
             "output {name:?} has no numbers to classify; ask for {PROBABILITIES}"
         )));
     }
-    Ok(wanted)
+    Ok(spec)
 }
 
 /// An output tensor.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Made<'a> {
+pub(crate) struct OutputTensor<'a> {
     pub name: &'static str,
     pub shape: Vec<i64>,
     pub values: Values<'a>,
@@ -161,15 +117,15 @@ pub(crate) enum Values<'a> {
 ///
 /// # Errors
 /// A regression's value that single precision would make an infinity.
-pub(crate) fn check_precision(wanted: &[Wanted], scores: &[f64]) -> Result<(), Error> {
-    let singles = wanted.iter().find(|it| {
+pub(crate) fn check_precision(specs: &[OutputSpec], scores: &[f64]) -> Result<(), Error> {
+    let singles = specs.iter().find(|it| {
         matches!(it.name, PROBABILITIES | VALUES)
             && it.precision == Precision::Single
             && it.classes.is_none()
     });
-    let beyond = singles.and_then(|wanted| {
+    let beyond = singles.and_then(|spec| {
         let beyond = scores.iter().find(|it| is_beyond_single(**it));
-        beyond.map(|beyond| (wanted.name, beyond))
+        beyond.map(|beyond| (spec.name, beyond))
     });
     match beyond {
         None => Ok(()),
@@ -181,15 +137,15 @@ pub(crate) fn check_precision(wanted: &[Wanted], scores: &[f64]) -> Result<(), E
 
 /// Makes an output of `scores`, row-major, n × the width of `outputs`.
 pub(crate) fn make<'a>(
-    wanted: &Wanted,
+    spec: &OutputSpec,
     outputs: &'a Outputs,
     pipeline: Option<&'a Pipeline>,
     scores: &'a [f64],
-) -> Made<'a> {
+) -> OutputTensor<'a> {
     let width = outputs.width().max(1);
     let rows = scores.chunks_exact(width);
     let count = scores.len() / width;
-    let (sides, values) = match (wanted.name, wanted.classes) {
+    let (sides, values) = match (spec.name, spec.classes) {
         (LABEL, _) => {
             let threshold = threshold(pipeline);
             let label = |row| Cow::Borrowed(class(outputs, threshold, row));
@@ -209,7 +165,7 @@ pub(crate) fn make<'a>(
             (Some(most), Values::Texts(texts.collect()))
         }
         (_, None) => {
-            let numbers = match wanted.precision {
+            let numbers = match spec.precision {
                 Precision::Double => Values::Doubles(scores),
                 Precision::Single => Values::Singles(scores.iter().map(|it| *it as f32).collect()),
             };
@@ -219,51 +175,17 @@ pub(crate) fn make<'a>(
     let mut shape = Vec::with_capacity(2);
     shape.push(side(count));
     shape.extend(sides.map(side));
-    Made {
-        name: wanted.name,
+    OutputTensor {
+        name: spec.name,
         shape,
         values,
-        binary: wanted.binary,
+        binary: spec.binary,
     }
 }
 
 /// Bounded by what a request may hold.
 fn side(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
-}
-
-/// The probability from which on the positive one of two classes is decided for.
-pub(crate) fn threshold(pipeline: Option<&Pipeline>) -> f64 {
-    pipeline.and_then(Pipeline::threshold).unwrap_or(0.5)
-}
-
-/// The name of the class that is decided for; of equally likely ones the first.
-fn class<'a>(outputs: &'a Outputs, threshold: f64, row: &[f64]) -> &'a str {
-    match outputs {
-        Outputs::Binary(labels) => match row.first() {
-            Some(probability) if *probability >= threshold => &labels.positive,
-            _ => &labels.negative,
-        },
-        Outputs::Classes(names) | Outputs::Values(names) => {
-            let best = row.iter().enumerate().reduce(|best, next| {
-                let larger = next.1 > best.1;
-                if larger { next } else { best }
-            });
-            let name = best.and_then(|(at, _)| names.get(at));
-            name.map_or("", String::as_str)
-        }
-    }
-}
-
-/// A row's largest numbers with their index and label, the largest first. Of a binary classifier both classes are told, of a
-/// tie the positive one first: it is the label, see [`class`].
-pub(crate) fn ranked(outputs: &Outputs, row: &[f64]) -> Vec<(usize, f64)> {
-    let mut ranked: Vec<(usize, f64)> = match (outputs, row.first()) {
-        (Outputs::Binary(_), Some(positive)) => vec![(1, *positive), (0, 1.0 - positive)],
-        _ => row.iter().copied().enumerate().collect(),
-    };
-    ranked.sort_by(|a, b| b.1.partial_cmp(&a.1).unwrap_or(Ordering::Equal));
-    ranked
 }
 
 fn classified<'a>(
@@ -336,6 +258,7 @@ mod tests {
     use quadrille_proto::oip::{InferParameter, infer_parameter::ParameterChoice};
 
     use super::*;
+    use crate::scoring::outputs::offered;
 
     fn three() -> Outputs {
         Outputs::Classes(["a", "b", "c"].map(str::to_owned).to_vec())
@@ -356,7 +279,7 @@ mod tests {
         outputs: &'a Outputs,
         asked: &[InferRequestedOutputTensor],
         scores: &'a [f64],
-    ) -> Vec<Made<'a>> {
+    ) -> Vec<OutputTensor<'a>> {
         let wanted = plan(asked, offered(outputs, false), Precision::Double).unwrap();
         let made = wanted.iter().map(|it| make(it, outputs, None, scores));
         made.collect()
@@ -418,21 +341,6 @@ mod tests {
             all[1].values,
             Values::Texts(vec!["no".into(), "yes".into()])
         );
-    }
-
-    #[test]
-    fn of_two_equally_likely_classes_the_label_comes_first() {
-        let outputs = Outputs::Binary(quadrille_model::package::Labels {
-            negative: "no".to_owned(),
-            positive: "yes".to_owned(),
-        });
-        let first = |score| {
-            let (at, _) = ranked(&outputs, &[score])[0];
-            (labels(&outputs)[at], class(&outputs, 0.5, &[score]))
-        };
-        assert_eq!(first(0.5), ("yes", "yes"));
-        assert_eq!(first(0.49), ("no", "no"));
-        assert_eq!(first(0.51), ("yes", "yes"));
     }
 
     #[test]

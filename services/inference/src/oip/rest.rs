@@ -2,42 +2,45 @@
 //!
 //! A null among numbers is a missing one (NaN), in requests and in answers: JSON has no NaN.
 
-use std::{borrow::Cow, collections::BTreeMap, time::Instant};
+use std::{borrow::Cow, collections::BTreeMap};
 
 use axum::{
     Json, Router,
     body::Bytes,
     extract::{DefaultBodyLimit, Path, State, rejection::BytesRejection},
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderName, StatusCode, header},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 use quadrille_pipeline::quote::quote;
-use quadrille_proto::oip::{
-    ModelMetadataResponse, model_infer_request::InferRequestedOutputTensor,
-    model_metadata_response::TensorMetadata,
-};
-use quadrille_telemetry::propagation::{self, VARIANT};
+use quadrille_proto::oip::model_infer_request::InferRequestedOutputTensor;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json, value::RawValue};
 
 use super::{
-    about,
-    ask::{self, Ask},
     bounded::{Bounded, Parameters, SIDES_MAX},
     extensions,
-    infer::{Doors, Question, Scored, deadline},
-    json::{fits, flatten},
-    outputs::{Made, Values},
-    refusal::{Refusal, error},
-    tensor::{Data, Datatype, Error, INPUTS_MAX, Limits, Tensor, shown, wrong},
+    infer::{self, InferRequest, Inferred, deadline},
+    metadata,
+    outputs::{OutputTensor, Values},
+    parameters::{InferParameters, no_shared_memory, whole},
+    repository,
+};
+use crate::{
+    scoring::{Error, Scorer, TensorSpec},
+    tensor::{
+        self, Data, Datatype, INPUTS_MAX, Limits, Tensor,
+        json::{fits, flatten},
+        shown, wrong,
+    },
+    transport::http::{error, read, variant},
 };
 
 /// Where the JSON of a body ends and its bytes begin.
 const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
 
-pub(crate) fn router(doors: Doors) -> Router {
-    let bytes_max = doors.limits.bytes_max;
+pub(crate) fn router(scorer: Scorer) -> Router {
+    let bytes_max = scorer.limits.bytes_max;
     let v2 = Router::new()
         .route(
             "/health/live",
@@ -62,9 +65,9 @@ pub(crate) fn router(doors: Doors) -> Router {
         .fallback(no_such_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(bytes_max))
-        .with_state(doors);
+        .with_state(scorer);
     let server = get(|| async {
-        let about = about::server();
+        let about = metadata::server();
         Json(json!({"name": about.name, "version": about.version, "extensions": about.extensions}))
     });
     Router::new().route("/v2", server).nest("/v2", v2)
@@ -90,8 +93,8 @@ async fn wrong_method() -> Response {
     error(StatusCode::METHOD_NOT_ALLOWED, fix)
 }
 
-async fn ready(State(doors): State<Doors>) -> Response {
-    match doors.serving.is_ready() {
+async fn ready(State(scorer): State<Scorer>) -> Response {
+    match scorer.serving.is_ready() {
         true => Json(json!({"ready": true})).into_response(),
         false => {
             let answer = Json(json!({"ready": false, "error": "not every model is ready"}));
@@ -100,17 +103,17 @@ async fn ready(State(doors): State<Doors>) -> Response {
     }
 }
 
-async fn model_ready(State(doors): State<Doors>, Path(path): Named) -> Result<Response, Refusal> {
+async fn model_ready(State(scorer): State<Scorer>, Path(path): Named) -> Result<Response, Error> {
     let (model, version) = named(&path);
-    doors.ready(model, version)?;
+    scorer.ready(model, version)?;
     Ok(Json(json!({"name": model, "ready": true})).into_response())
 }
 
-async fn metadata(State(doors): State<Doors>, Path(path): Named) -> Result<Response, Refusal> {
+async fn metadata(State(scorer): State<Scorer>, Path(path): Named) -> Result<Response, Error> {
     let (model, version) = named(&path);
-    let about: ModelMetadataResponse = doors.about(model, version)?;
-    let tensors = |tensors: Vec<TensorMetadata>| -> Value {
-        let tensor = |it: TensorMetadata| json!({"name": it.name, "datatype": it.datatype, "shape": it.shape});
+    let about = scorer.about(model, version)?;
+    let tensors = |tensors: Vec<TensorSpec>| -> Value {
+        let tensor = |it: TensorSpec| json!({"name": it.name, "datatype": it.datatype.name(), "shape": it.shape});
         tensors.into_iter().map(tensor).collect()
     };
     let mut answer = json!({
@@ -126,20 +129,19 @@ async fn metadata(State(doors): State<Doors>, Path(path): Named) -> Result<Respo
     Ok(Json(answer).into_response())
 }
 
-async fn models(State(doors): State<Doors>) -> Json<Value> {
-    Json(json!({ "models": doors.names() }))
+async fn models(State(scorer): State<Scorer>) -> Json<Value> {
+    Json(json!({ "models": extensions::names(&scorer) }))
 }
 
-async fn config(State(doors): State<Doors>, Path(path): Named) -> Result<Json<Value>, Refusal> {
+async fn config(State(scorer): State<Scorer>, Path(path): Named) -> Result<Json<Value>, Error> {
     let (model, version) = named(&path);
-    Ok(Json(extensions::config_json(
-        &doors.config(model, version)?,
-    )))
+    let config = extensions::config(&scorer, model, version)?;
+    Ok(Json(extensions::config_json(&config)))
 }
 
-async fn statistics(State(doors): State<Doors>, Path(path): Named) -> Result<Json<Value>, Refusal> {
+async fn statistics(State(scorer): State<Scorer>, Path(path): Named) -> Result<Json<Value>, Error> {
     let (model, version) = named(&path);
-    let models = doors.statistics(model, version)?;
+    let models = extensions::statistics(&scorer, model, version)?;
     Ok(Json(extensions::statistics_json(&models)))
 }
 
@@ -181,24 +183,24 @@ struct OutputJson {
 }
 
 async fn infer(
-    State(doors): State<Doors>,
+    State(scorer): State<Scorer>,
     Path(path): Named,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
-) -> Result<Response, Refusal> {
-    let body = read(body, doors.limits)?;
+) -> Result<Response, Error> {
+    let body = read(body, scorer.limits)?;
     let (text, mut binary) = split(&headers, &body)?;
     let request: InferJson<'_> = serde_json::from_slice(text)
-        .map_err(|error| Refusal::invalid(format!("the body is no inference request: {error}")))?;
-    let mut ask = Ask::read(&request.parameters.0)?;
+        .map_err(|error| Error::invalid(format!("the body is no inference request: {error}")))?;
+    let mut parameters = InferParameters::read(&request.parameters.0)?;
     let variant = variant(&headers)?;
-    ask.variant = ask.variant.or(variant);
+    parameters.variant = parameters.variant.or(variant);
     let inputs = request.inputs.0.iter();
-    let mut left = doors.limits.values_max;
-    let inputs = inputs.map(|it| tensor(it, &mut binary, &mut left, doors.limits));
+    let mut left = scorer.limits.values_max;
+    let inputs = inputs.map(|it| tensor(it, &mut binary, &mut left, scorer.limits));
     let tensors: Vec<Tensor<'_>> = inputs.collect::<Result<_, _>>()?;
     if !binary.is_empty() {
-        return Err(Refusal::invalid(format!(
+        return Err(Error::invalid(format!(
             "{} bytes after the JSON belong to no input; let binary_data_size say whose they are",
             binary.len()
         )));
@@ -214,18 +216,17 @@ async fn infer(
         (request.model_name, request.model_version),
         (model, version),
     )?;
-    let question = Question {
+    let question = InferRequest {
         model,
         version: &version,
-        ask: &ask,
+        parameters: &parameters,
         tensors: &tensors,
         outputs: &outputs,
-        deadline: deadline(None, ask.timeout),
+        deadline: deadline(None, parameters.timeout),
     };
-    let scored = doors.score(question).await?;
-    let began = Instant::now();
-    let response = answer(model, request.id, &scored, ask.binary);
-    scored.written(began);
+    let inferred = infer::infer(&scorer, question).await?;
+    let response = answer(model, request.id, &inferred, parameters.binary);
+    inferred.written();
     Ok(response)
 }
 
@@ -234,10 +235,10 @@ async fn infer(
 fn version_of<'a>(
     (name, again): (Option<&RawValue>, Option<&'a RawValue>),
     (model, version): (&str, &'a str),
-) -> Result<Cow<'a, str>, Refusal> {
+) -> Result<Cow<'a, str>, Error> {
     let name = said("model_name", name)?;
     if !name.is_empty() && name != model {
-        return Err(Refusal::Invalid(format!(
+        return Err(Error::Invalid(format!(
             "model_name is {} in the body and {} in the path; let them agree, or leave it out of the body",
             quote(&name),
             quote(model)
@@ -246,7 +247,7 @@ fn version_of<'a>(
     let again = said("model_version", again)?;
     match (version.is_empty(), again.is_empty()) {
         (true, _) => Ok(again),
-        (false, false) if again != version => Err(Refusal::Invalid(format!(
+        (false, false) if again != version => Err(Error::Invalid(format!(
             "model_version is {} in the body and {} in the path; let them agree, or leave it out of the body",
             quote(&again),
             quote(version)
@@ -256,7 +257,7 @@ fn version_of<'a>(
 }
 
 /// A text; a version may come as a number. Empty: nothing is said.
-fn said<'a>(what: &str, value: Option<&'a RawValue>) -> Result<Cow<'a, str>, Refusal> {
+fn said<'a>(what: &str, value: Option<&'a RawValue>) -> Result<Cow<'a, str>, Error> {
     let value = value.map_or("null", RawValue::get);
     match value.as_bytes().first() {
         Some(b'n') => Ok(Cow::Borrowed("")),
@@ -264,33 +265,13 @@ fn said<'a>(what: &str, value: Option<&'a RawValue>) -> Result<Cow<'a, str>, Ref
         // It may have escapes, and is as long as it came at most.
         Some(b'"') => serde_json::from_str(value)
             .map(Cow::Owned)
-            .map_err(|error| Refusal::Invalid(format!("{what}: {error}"))),
-        _ => Err(Refusal::Invalid(format!("{what} must be a text"))),
+            .map_err(|error| Error::Invalid(format!("{what}: {error}"))),
+        _ => Err(Error::Invalid(format!("{what} must be a text"))),
     }
 }
 
-/// A body as it came.
-pub(crate) fn read(body: Result<Bytes, BytesRejection>, limits: Limits) -> Result<Bytes, Refusal> {
-    body.map_err(|rejection| match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => Refusal::BodyTooLarge(format!(
-            "the body has more than {} bytes, uncompressed; send fewer rows at once, or raise QUADRILLE_REQUEST_BYTES",
-            limits.bytes_max
-        )),
-        _ => Refusal::invalid(format!("the body did not arrive: {rejection}")),
-    })
-}
-
-/// The route that a header names.
-///
-/// # Errors
-/// It is not known which.
-pub(crate) fn variant(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
-    let values = headers.get_all(VARIANT).iter().map(HeaderValue::as_bytes);
-    Ok(propagation::variant(values)?.map(str::to_owned))
-}
-
 /// The JSON of a body, and the bytes after it.
-fn split<'a>(headers: &HeaderMap, body: &'a [u8]) -> Result<(&'a [u8], &'a [u8]), Refusal> {
+fn split<'a>(headers: &HeaderMap, body: &'a [u8]) -> Result<(&'a [u8], &'a [u8]), Error> {
     let Some(length) = headers.get(HEADER_LENGTH) else {
         return Ok((body, &[]));
     };
@@ -298,7 +279,7 @@ fn split<'a>(headers: &HeaderMap, body: &'a [u8]) -> Result<(&'a [u8], &'a [u8])
     length
         .and_then(|length| body.split_at_checked(length))
         .ok_or_else(|| {
-            Refusal::invalid(format!(
+            Error::invalid(format!(
                 "Inference-Header-Content-Length must be the length of the JSON, at most the body's {} bytes",
                 body.len()
             ))
@@ -310,14 +291,14 @@ fn tensor<'a>(
     binary: &mut &'a [u8],
     left: &mut usize,
     limits: Limits,
-) -> Result<Tensor<'a>, Error> {
+) -> Result<Tensor<'a>, tensor::Error> {
     let (name, shape) = (&input.name, &input.shape.0);
     let parameters = &input.parameters.0;
     let data = match (input.data, parameters.get("binary_data_size")) {
         (Some(data), None) => {
             let flat = flatten(data, *left).map_err(|error| match error {
-                Error::Invalid(what) => wrong(name, what),
-                Error::TooLarge(_) => Error::TooLarge(format!(
+                tensor::Error::Invalid(what) => wrong(name, what),
+                tensor::Error::TooLarge(_) => tensor::Error::TooLarge(format!(
                     "the data of all inputs has more than {} elements; send fewer rows at once",
                     limits.values_max
                 )),
@@ -335,7 +316,7 @@ fn tensor<'a>(
             Data::Json(flat.cells)
         }
         (None, Some(size)) => {
-            let size = ask::whole("binary_data_size", size);
+            let size = whole("binary_data_size", size);
             let size = size.ok().and_then(|size| usize::try_from(size).ok());
             let parts = size.and_then(|size| binary.split_at_checked(size));
             let (own, others) = parts.ok_or_else(|| {
@@ -352,7 +333,7 @@ fn tensor<'a>(
             ));
         }
         (None, None) if parameters.contains_key("shared_memory_region") => {
-            return Err(ask::no_shared_memory(name));
+            return Err(no_shared_memory(name));
         }
         (None, None) => {
             return Err(wrong(
@@ -378,11 +359,11 @@ struct AnswerJson<'a> {
     id: Option<String>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     parameters: BTreeMap<&'static str, &'a str>,
-    outputs: Vec<MadeJson<'a>>,
+    outputs: Vec<OutputTensorJson<'a>>,
 }
 
 #[derive(Serialize)]
-struct MadeJson<'a> {
+struct OutputTensorJson<'a> {
     name: &'static str,
     datatype: &'static str,
     shape: Vec<i64>,
@@ -397,14 +378,16 @@ struct SizeJson {
     binary_data_size: usize,
 }
 
-fn answer(model: &str, id: Option<String>, scored: &Scored, binary: bool) -> Response {
+fn answer(model: &str, id: Option<String>, inferred: &Inferred, binary: bool) -> Response {
     let mut bytes = Vec::new();
-    let outputs = scored.made().map(|made| output(made, binary, &mut bytes));
+    let outputs = inferred
+        .tensors()
+        .map(|tensor| output(tensor, binary, &mut bytes));
     let answer = AnswerJson {
         model_name: model,
-        model_version: &scored.id().version,
+        model_version: &inferred.id().version,
         id,
-        parameters: scored.answered_by().into_iter().flatten().collect(),
+        parameters: inferred.answered_by().into_iter().flatten().collect(),
         outputs: outputs.collect(),
     };
     if bytes.is_empty() {
@@ -421,21 +404,21 @@ fn answer(model: &str, id: Option<String>, scored: &Scored, binary: bool) -> Res
     (headers, body).into_response()
 }
 
-fn output<'a>(made: Made<'a>, binary: bool, bytes: &mut Vec<u8>) -> MadeJson<'a> {
-    let datatype = made.values.datatype();
-    let (parameters, data) = match made.binary.unwrap_or(binary) {
+fn output<'a>(tensor: OutputTensor<'a>, binary: bool, bytes: &mut Vec<u8>) -> OutputTensorJson<'a> {
+    let datatype = tensor.values.datatype();
+    let (parameters, data) = match tensor.binary.unwrap_or(binary) {
         true => {
-            let raw = made.values.raw();
+            let raw = tensor.values.raw();
             bytes.extend_from_slice(&raw);
             let binary_data_size = raw.len();
             (Some(SizeJson { binary_data_size }), None)
         }
-        false => (None, Some(made.values)),
+        false => (None, Some(tensor.values)),
     };
-    MadeJson {
-        name: made.name,
+    OutputTensorJson {
+        name: tensor.name,
         datatype,
-        shape: made.shape,
+        shape: tensor.shape,
         parameters,
         data,
     }
@@ -448,38 +431,43 @@ struct IndexJson {
     ready: bool,
 }
 
-async fn index(State(doors): State<Doors>, body: Bytes) -> Result<Response, Refusal> {
+async fn index(State(scorer): State<Scorer>, body: Bytes) -> Result<Response, Error> {
     let request: IndexJson = match body.trim_ascii() {
         [] => IndexJson::default(),
         body => serde_json::from_slice(body).map_err(|error| {
-            Refusal::invalid(format!("send {{\"ready\": true}} or nothing: {error}"))
+            Error::invalid(format!("send {{\"ready\": true}} or nothing: {error}"))
         })?,
     };
-    let models = doors.index("", request.ready)?.into_iter().map(|model| {
+    let models = repository::index(&scorer, "", request.ready)?.into_iter().map(|model| {
         json!({"name": model.name, "version": model.version, "state": model.state, "reason": model.reason})
     });
     Ok(Json(models.collect::<Value>()).into_response())
 }
 
 async fn load(
-    State(doors): State<Doors>,
+    State(scorer): State<Scorer>,
     Path(model): Path<String>,
     body: Bytes,
-) -> Result<Response, Refusal> {
+) -> Result<Response, Error> {
     let body: Value = match body.trim_ascii() {
         [] => Value::Null,
         body => serde_json::from_slice(body)
-            .map_err(|error| Refusal::invalid(format!("the body is no JSON: {error}")))?,
+            .map_err(|error| Error::invalid(format!("the body is no JSON: {error}")))?,
     };
     let parameters = body.get("parameters").and_then(Value::as_object);
-    doors.load("", &model, parameters.is_some_and(|it| !it.is_empty()))?;
+    repository::load(
+        &scorer,
+        "",
+        &model,
+        parameters.is_some_and(|it| !it.is_empty()),
+    )?;
     Ok(Json(json!({})).into_response())
 }
 
 async fn unload(
-    State(doors): State<Doors>,
+    State(scorer): State<Scorer>,
     Path(model): Path<String>,
-) -> Result<Response, Refusal> {
-    doors.unload("", &model)?;
+) -> Result<Response, Error> {
+    repository::unload(&scorer, "", &model)?;
     Ok(Json(json!({})).into_response())
 }

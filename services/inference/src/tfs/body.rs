@@ -2,17 +2,15 @@
 
 use std::marker::PhantomData;
 
-use serde::{Deserialize, de::DeserializeSeed};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
-    dialect::{DIALECT, is_bytes, plain},
+    dialect::{is_bytes, plain},
+    json::{flatten, of, parse},
     rows::{Object, row_wise},
 };
-use crate::oip::{
-    json::{Flat, flatten_in},
-    tensor::{Cells, Data, Datatype, Error, Limits, Tensor, wrong},
-};
+use crate::tensor::{Cells, Data, Datatype, Error, Limits, Tensor, json::Flat};
 
 /// What a body's one tensor without a name is called.
 const UNNAMED: &str = "inputs";
@@ -171,18 +169,6 @@ impl Body {
 /// Whether answers are asked for column by column.
 struct Columnar(bool);
 
-pub(super) fn parse<'a, S: DeserializeSeed<'a>>(
-    bytes: &'a [u8],
-    wanted: &str,
-    seed: S,
-) -> Result<S::Value, Error> {
-    let mut json = serde_json::Deserializer::from_slice(bytes);
-    let parsed = seed.deserialize(&mut json);
-    parsed
-        .and_then(|value| json.end().map(|()| value))
-        .map_err(|error| Error::Invalid(format!("the body is not {wanted}: {error}")))
-}
-
 /// Whether a list holds rows by their names; bytes are objects too, but values.
 fn holds_objects(list: &RawValue) -> bool {
     let inside = list
@@ -190,15 +176,4 @@ fn holds_objects(list: &RawValue) -> bool {
         .trim_start_matches(|it: char| it == '[' || it.is_whitespace());
     let first = inside.find('}').map_or(inside, |end| &inside[..=end]);
     inside.starts_with('{') && !is_bytes(first)
-}
-
-pub(super) fn flatten(data: &RawValue, limits: Limits) -> Result<Flat, Error> {
-    flatten_in(data, limits.values_max, &DIALECT)
-}
-
-pub(super) fn of(name: &str, error: Error) -> Error {
-    match error {
-        Error::Invalid(what) => wrong(name, what),
-        error => error,
-    }
 }

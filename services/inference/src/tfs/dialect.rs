@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use serde::Deserialize;
 
-use crate::oip::{json::Dialect, tensor::Error};
+use crate::tensor::{Error, json::Dialect};
 
 /// What stands for infinity from here on: no double is this large, and nobody spells another number so.
 const INFINITY: &str = "1.7976931348623159e99999";

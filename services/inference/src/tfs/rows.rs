@@ -14,11 +14,8 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use super::body::{flatten, of, parse};
-use crate::oip::{
-    json::Flat,
-    tensor::{Cells, Error, INPUTS_MAX, Limits},
-};
+use super::json::{flatten, of, parse};
+use crate::tensor::{Cells, Error, INPUTS_MAX, Limits, json::Flat};
 
 /// Values by their names, each there once: which of two values is meant cannot be known.
 #[derive(Default)]
@@ -238,7 +235,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use crate::{
-        oip::tensor::{Error, Limits},
+        tensor::{Error, Limits},
         tfs::body::{Body, Verb},
     };
 
