@@ -1,4 +1,4 @@
-//! Predictions out of features: the stream's stage and `PredictService`, by the same deployments.
+//! Predictions out of features: for the stream and for requests, by the same deployments.
 //!
 //! It knows a model by its trait only, not what it is made of. Adapters stand beside each other on a core that knows no protocol:
 //!

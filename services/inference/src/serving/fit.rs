@@ -42,7 +42,7 @@ pub fn check(pipeline: &Pipeline, model: &dyn Model) -> Result<(), String> {
 }
 
 /// Checks that a model's positive class is not the pipeline's negative one, or the reverse. Models are trained on the words of the data and
-/// imported with those of the decision, and may have others, which say nothing; only words that they share tell. Those of the data come
+/// imported with those of the decision, and may have others, which say nothing; only words that they share say something. Those of the data come
 /// first, as data may call "no" what the decision calls "yes".
 fn check_sides(has: &Labels, pipeline: &Pipeline, decision: &Threshold) -> Result<(), String> {
     let data = match pipeline.label().map(|it| &it.truth) {

@@ -28,7 +28,7 @@ static MADE: AtomicU64 = AtomicU64::new(0);
 
 /// A deployment in effect: every route's model is ready.
 pub struct Routes {
-    /// Tells these from all others of this process, which a revision does not: those of a log that is made anew begin again.
+    /// Distinguishes these from all others of this process, which a revision does not: those of a log that is made anew begin again.
     pub(crate) made: u64,
     pub revision: u64,
     /// What is in effect.

@@ -1,4 +1,4 @@
-//! What an operator says of batches.
+//! How an operator wants expensive models to be batched.
 
 use std::time::Duration;
 
@@ -7,11 +7,11 @@ use std::time::Duration;
 pub struct Batching {
     /// Names of the models that are scored through a queue.
     pub models: Vec<String>,
-    /// Threads a model version.
+    /// Threads for each model version.
     pub workers: usize,
-    /// A batch is closed with this many rows. More rows cost more time each request waits, and gain little.
+    /// A batch is closed with this many rows. More rows make each request wait longer, and gain little.
     pub rows_max: usize,
-    /// Rows that may wait: some batches, so that overload is told at once and not after a long wait.
+    /// Rows that may wait: some batches, so that overload is answered at once and not after a long wait.
     pub queued_rows_max: usize,
     /// How long a batch is held open for more, where more is expected.
     pub delay_max: Duration,

@@ -1,4 +1,4 @@
-//! When a batch is closed: pure, told the time.
+//! When a batch is closed. Pure: the time is given to it.
 //!
 //! A batch that nobody will join is closed at once, so that a request which is alone never waits. One is held open only
 //! while another batch is being scored (the cores have work) and requests come so quickly that some more will be there

@@ -33,8 +33,8 @@ use crate::engine::{counts::Counts, error::Error};
 
 /// Pieces of one request that wait or are scored at the same time, for each of the model's threads: one is scored, one waits.
 const PIECES_PER_WORKER: usize = 2;
-/// Pieces of the stream that wait, for each of the model's threads: enough that a thread never finds nothing, and so few that a lane is
-/// told within some batches' time that its pieces go on.
+/// Pieces of the stream that wait, for each of the model's threads: enough that a thread never finds nothing, and so few that a lane
+/// hears within some batches' time that its pieces go on.
 const STREAM_PIECES_PER_WORKER: usize = 4;
 
 struct Shared {
@@ -334,7 +334,7 @@ impl Shared {
         }
     }
 
-    /// Takes what fits one batch, half of it from each line where both wait; who waited too long is told so and not scored.
+    /// Takes what fits one batch, half of it from each line where both wait; a job whose deadline has passed is answered so and not scored.
     fn close(&self, waiting: &mut Waiting, reason: Reason, now: Instant) -> Vec<Job> {
         let (mut batch, mut rows) = (Vec::new(), 0);
         let rows_max = self.policy.rows_max;
