@@ -102,6 +102,25 @@ struct Rest {
 /// Begins the metadata committed beside an offset: the pipeline's generation follows.
 const GENERATION: &str = "generation=";
 
+/// A partition held.
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    /// Since when the client has not known where its log ends: from the assignment to the first answer to a fetch, and
+    /// again for a moment whenever its leader changes.
+    unread_since: Instant,
+    /// What this lane has committed of it last. Nobody else commits while it holds the partition.
+    committed: Option<i64>,
+}
+
+impl Held {
+    fn new() -> Self {
+        Held {
+            unread_since: Instant::now(),
+            committed: None,
+        }
+    }
+}
+
 /// What the callbacks leave for the lane.
 pub(crate) struct Events {
     topic: String,
@@ -111,8 +130,8 @@ pub(crate) struct Events {
     status: Arc<LaneStatus>,
     offsets_in: OffsetsIn,
     delivery: Delivery,
-    /// Each partition held, and since when.
-    assigned: Mutex<BTreeMap<i32, Instant>>,
+    /// Each partition held.
+    assigned: Mutex<BTreeMap<i32, Held>>,
     /// Assigned, and it is not known whether they begin where the group's offsets say.
     unchecked: Mutex<BTreeMap<i32, Check>>,
     revoked: Mutex<Vec<i32>>,
@@ -157,8 +176,7 @@ impl Events {
         if let Err(error) = result {
             return self.fail(error.to_string());
         }
-        let now = Instant::now();
-        lock(&self.assigned).extend(taken().map(|partition| (partition, now)));
+        lock(&self.assigned).extend(taken().map(|partition| (partition, Held::new())));
         if self.checks_starts() {
             lock(&self.unchecked).extend(taken().map(|partition| (partition, Check::default())));
         }
@@ -425,6 +443,18 @@ impl LaneConsumer {
         Ok(list)
     }
 
+    /// Notes what this lane has committed.
+    pub fn note_committed(&self, offsets: &TopicPartitionList) {
+        let mut assigned = lock(&self.client.context().assigned);
+        for element in offsets.elements() {
+            if let (Offset::Offset(next), Some(held)) =
+                (element.offset(), assigned.get_mut(&element.partition()))
+            {
+                held.committed = Some(next);
+            }
+        }
+    }
+
     /// The offset that would be polled next of a partition, where something was polled since it was assigned or sought.
     pub fn position_of(&self, partition: i32) -> KafkaResult<Option<i64>> {
         let position = self.client.position()?;
@@ -564,11 +594,13 @@ impl LaneConsumer {
     fn report_unread(&self, topic: &CStr) {
         let events = self.client.context();
         let mut unread = Vec::new();
-        for (partition, since) in &*lock(&events.assigned) {
-            let waits = since.elapsed();
-            if waits > UNREAD_MAX
-                && native::known_end(self.client.client(), topic, *partition).is_none()
-            {
+        for (partition, held) in &mut *lock(&events.assigned) {
+            if native::known_end(self.client.client(), topic, *partition).is_some() {
+                held.unread_since = Instant::now();
+                continue;
+            }
+            let waits = held.unread_since.elapsed();
+            if waits > UNREAD_MAX {
                 events.metrics.behind(*partition, waits);
                 unread.push(*partition);
             }
@@ -582,7 +614,7 @@ impl LaneConsumer {
             tracing::warn!(
                 topic = self.topic,
                 partitions = ?unread,
-                "held, but not read: Kafka does not say where they go on; a transaction that never ended holds their offsets back: see docs/runbooks/QuadrilleConsumerStuck.md"
+                "partitions held, but not read: Kafka does not answer for them, or a transaction that never ended holds back where they go on; see docs/runbooks/QuadrilleConsumerStuck.md"
             );
         }
     }

@@ -19,6 +19,19 @@ pub(crate) enum Committed {
     Next(i64),
 }
 
+impl Committed {
+    /// Whether it lies before what its asker committed itself and alone: a coordinator that has lost its group to another
+    /// broker, and has not heard of it yet, answers as of before (so it can be while brokers are restarted). Going by it would
+    /// handle again what is committed.
+    pub fn is_outdated(self, own: Option<i64>) -> bool {
+        match (self, own) {
+            (Committed::Unknown, _) | (_, None) => false,
+            (Committed::Nothing, Some(_)) => true,
+            (Committed::Next(next), Some(own)) => next < own,
+        }
+    }
+}
+
 /// A record that was there and was given back, to come again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Sought {
@@ -201,6 +214,25 @@ mod tests {
             ..newer
         };
         assert_eq!(why(&found), Why::Lost(7));
+    }
+
+    #[test]
+    fn a_coordinator_that_knows_less_than_the_lane_committed_is_not_believed() {
+        for (committed, own, outdated) in [
+            (Committed::Next(5), None, false),
+            (Committed::Next(5), Some(5), false),
+            // By a successor, before the lane hears that it lost the partition.
+            (Committed::Next(7), Some(5), false),
+            (Committed::Next(4), Some(5), true),
+            (Committed::Nothing, Some(5), true),
+            (Committed::Unknown, Some(5), false),
+        ] {
+            assert_eq!(
+                committed.is_outdated(own),
+                outdated,
+                "{committed:?} {own:?}"
+            );
+        }
     }
 
     fn sought(offset: i64, tries: u32) -> Option<Sought> {

@@ -315,11 +315,21 @@ impl LaneConsumer {
             let caught_up = identity.catch_up(&self.cluster, generation);
             caught_up.map_err(|error| error.to_string())?;
         }
-        Ok(match found.map(|element| element.offset()) {
-            None => (Committed::Unknown, None),
-            Some(Offset::Offset(next)) => (Committed::Next(next), epoch),
-            Some(_) => (Committed::Nothing, None),
-        })
+        let committed = match found.map(|element| element.offset()) {
+            None => return Ok((Committed::Unknown, None)),
+            Some(Offset::Offset(next)) => Committed::Next(next),
+            Some(_) => Committed::Nothing,
+        };
+        let assigned = lock(&self.client.context().assigned);
+        let own = assigned.get(&partition).and_then(|held| held.committed);
+        if committed.is_outdated(own) {
+            return Err(format!(
+                "the group's coordinator has {committed:?} of {}-{partition}, where this lane has committed {own:?}: it is another broker now, or has lost offsets",
+                self.topic
+            ));
+        }
+        let epoch = epoch.filter(|_| committed != Committed::Nothing);
+        Ok((committed, epoch))
     }
 
     /// Where a partition is sent that began behind what is committed, as behind a marker, but with a newer leader epoch: if
@@ -436,7 +446,11 @@ impl LaneConsumer {
                 }
                 // From here the group's offset only goes on again, by which a commit in doubt is judged.
                 let back = self.offsets(&[(partition, offset)]);
-                let back = back.and_then(|back| self.client.commit(&back, CommitMode::Sync));
+                let back = back.and_then(|back| {
+                    self.client.commit(&back, CommitMode::Sync)?;
+                    self.note_committed(&back);
+                    Ok(())
+                });
                 back.map_err(|error| error.to_string())?;
                 self.count_lost(lost);
                 None

@@ -157,9 +157,9 @@ impl<H: Handler> Lane<H> {
         &self,
         producer: &LaneProducer,
         consumer: &LaneConsumer,
-        offsets: &TopicPartitionList,
+        list: &TopicPartitionList,
     ) -> Result<(), Unsettled> {
-        let Some(offsets) = Offsets::of(&consumer.client, offsets.clone()) else {
+        let Some(offsets) = Offsets::of(&consumer.client, list.clone()) else {
             // The next poll takes the partitions away.
             return Err(self.abort(producer, NO_MEMBER.to_owned()));
         };
@@ -167,7 +167,10 @@ impl<H: Handler> Lane<H> {
         let result = producer.commit();
         self.status.progress();
         match result {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                consumer.note_committed(list);
+                Ok(())
+            }
             Err(NotCommitted::Aborted(error)) => Err(Unsettled::Aborted(error.to_string())),
             Err(NotCommitted::Doubtful(error)) if producer.is_rivalled(&error) => {
                 Err(Unsettled::End(End::of(&error, producer)))
@@ -196,7 +199,10 @@ impl<H: Handler> Lane<H> {
         self.status.progress();
         tracing::info!(lane = self.task, reason, happened, "{DOUBT_ENDED}");
         match happened {
-            true => Ok(()),
+            true => {
+                consumer.note_committed(offsets);
+                Ok(())
+            }
             false => Err(Unsettled::Aborted(reason)),
         }
     }
