@@ -152,21 +152,25 @@ pub struct StageIdentity {
     pub topics: Vec<TopicState>,
     part: Part,
     generation: AtomicU64,
+    /// Whether there were facts when the stage began.
+    is_written: bool,
     asking: Asking,
 }
 
 impl StageIdentity {
+    /// `generation`: of the facts, where there are any.
     pub(crate) fn new(
         pipeline: &str,
         topics: Vec<TopicState>,
         part: Part,
-        generation: u64,
+        generation: Option<u64>,
     ) -> Self {
         StageIdentity {
             pipeline: pipeline.to_owned(),
             topics,
             part,
-            generation: AtomicU64::new(generation),
+            generation: AtomicU64::new(generation.unwrap_or_default()),
+            is_written: generation.is_some(),
             asking: Asking::default(),
         }
     }
@@ -214,8 +218,16 @@ impl StageIdentity {
             return Ok(());
         }
         let mut log = FactsLog::open(cluster)?;
-        let Some(facts) = log.current(&self.pipeline) else {
-            return Ok(());
+        let facts = log.current(&self.pipeline);
+        let Some(facts) = facts.filter(|it| it.generation >= self.generation()) else {
+            return match self.is_written {
+                // None of this pipeline's were ever written.
+                false => Ok(()),
+                true => Err(AdminError::Facts(FactsError::Unwritten {
+                    pipeline: self.pipeline.clone(),
+                    reason: "what was written of them before is not there".to_owned(),
+                })),
+            };
         };
         let next = Facts {
             generation: facts.generation.saturating_add(1),
@@ -324,13 +336,26 @@ mod tests {
         }
     }
 
+    /// A read that ends too early must not pass for a generation that is begun: new records would get the ids of lost ones.
+    #[test]
+    fn no_generation_begins_where_the_facts_that_were_there_are_not_read() {
+        let broker = crate::EmbeddedBroker::start().unwrap();
+        broker.create(&crate::TopicSpec::shared()).unwrap();
+        let cluster = broker.cluster().unwrap();
+        for (generation, begins) in [(None, true), (Some(0), false), (Some(3), false)] {
+            let identity = StageIdentity::new("p", Vec::new(), Part::Chooses, generation);
+            let raised = identity.raise(&cluster, "a log lost records");
+            assert_eq!(raised.is_ok(), begins, "{generation:?}: {raised:?}");
+        }
+    }
+
     #[test]
     fn a_running_stage_notices_the_same_and_not_a_topic_that_is_gone_for_a_moment() {
         let before = vec![
             topic("p.inbox", Some("one"), 8),
             topic("p.records", None, 8),
         ];
-        let identity = StageIdentity::new("p", before.clone(), Part::Follows, 0);
+        let identity = StageIdentity::new("p", before.clone(), Part::Follows, None);
         identity.compare(&before).unwrap();
         identity.compare(&[]).unwrap();
         let other = identity.compare(&[topic("p.inbox", Some("two"), 8)]);

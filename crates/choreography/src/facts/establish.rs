@@ -41,11 +41,10 @@ impl Admin {
             (None, Part::Chooses) => self.found(&mut log, config, file_sha256)?,
             (facts, _) => facts,
         };
-        let mut generation = 0;
         if let Some(facts) = &facts {
             check(facts, &topics, part)?;
-            generation = facts.generation;
         }
+        let generation = facts.map(|facts| facts.generation);
         let identity = StageIdentity::new(&config.pipeline, topics, part, generation);
         Ok(Some(Arc::new(identity)))
     }

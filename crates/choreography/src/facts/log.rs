@@ -3,7 +3,7 @@
 use std::{
     ops::ControlFlow,
     sync::atomic::{AtomicU64, Ordering},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use quadrille_proto::Topics;
@@ -16,6 +16,9 @@ use crate::{Cluster, TableError, TableEvent, TableWrite, WriteError, read_table,
 
 /// How long the topic may take to be read.
 const WITHIN: Duration = Duration::from_secs(20);
+
+/// Between two looks for what was written.
+const READ_AGAIN: Duration = Duration::from_millis(50);
 
 /// The facts cannot be read or written.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -69,8 +72,11 @@ impl FactsLog {
 
     /// Writes facts, and reads back which stand: another writer may have been first.
     ///
+    /// Kafka answers a commit before its readers see it: the end of what is committed passes a transaction only once its
+    /// marker is written, which a busy broker does later. So it is read until there are facts of this generation.
+    ///
     /// # Errors
-    /// The topic cannot be written or read.
+    /// The topic cannot be written or read, or what was written does not come.
     pub fn write(&mut self, facts: &Facts) -> Result<Facts, FactsError> {
         let unwritten = |reason: String| FactsError::Unwritten {
             pipeline: facts.pipeline.clone(),
@@ -82,14 +88,29 @@ impl FactsLog {
             key,
             value: Some(&value),
         };
-        match write_table(&self.cluster, Topics::PIPELINES, &[write]) {
-            // Reading tells.
-            Ok(()) | Err(WriteError::Doubtful { .. }) => {}
+        let doubt = match write_table(&self.cluster, Topics::PIPELINES, &[write]) {
+            Ok(()) => None,
+            // Its transaction has ended: either it is there or it never will be.
+            Err(WriteError::Doubtful { reason, .. }) => Some(reason),
             Err(error) => return Err(unwritten(error.to_string())),
+        };
+        let deadline = Instant::now() + WITHIN;
+        loop {
+            self.read()?;
+            let current = self.current(&facts.pipeline);
+            if let Some(current) = current.filter(|it| it.generation >= facts.generation) {
+                return Ok(current);
+            }
+            if let Some(reason) = doubt {
+                return Err(unwritten(reason));
+            }
+            if Instant::now() > deadline {
+                let within = WITHIN.as_secs();
+                let reason = format!("they were written and are not there after {within} s");
+                return Err(unwritten(reason));
+            }
+            std::thread::sleep(READ_AGAIN);
         }
-        self.read()?;
-        let current = self.current(&facts.pipeline);
-        current.ok_or_else(|| unwritten("they were written and are not there".to_owned()))
     }
 }
 
