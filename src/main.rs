@@ -1,33 +1,28 @@
 //! `quadrille`: the whole system in one process, and the tools around it.
 //!
-//! One file per command. What a command does beyond talking to a person (Kafka, models, pipelines) lives in
-//! the crates; here are flags, files, progress and words.
+//! `commands/` has one file per command, or one per verb where a command has several; beside it is what commands share.
+//! What a command does beyond talking to a person (Kafka, models, pipelines) lives in the crates; here are flags, files,
+//! progress and words.
 
-mod deploy;
-mod dlq;
-mod explain;
+mod commands;
+mod files;
 mod grpc;
 mod kafka;
 mod meter;
-mod model;
 mod output;
 mod pipelines;
-mod predict;
 mod preview;
-mod produce;
-mod record;
 mod registry;
-mod results;
 mod rows;
-mod scale_advice;
-mod topics;
-mod train;
-mod up;
+mod time;
+mod training;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::Parser;
 use quadrille_service::Error;
+
+use self::commands::Command;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -55,37 +50,6 @@ struct Cli {
     command: Option<Command>,
 }
 
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Run all four services in this process (the default).
-    Up(up::Args),
-    /// Train a model on a CSV file and write it as a package.
-    Train(train::Args),
-    /// Create a pipeline's topics, or check them.
-    #[command(subcommand)]
-    Topics(topics::Command),
-    /// Send the records of a file to a pipeline's inbox.
-    Produce(produce::Args),
-    /// Ask for the prediction of one record.
-    Predict(predict::Args),
-    /// Model packages on the log: push, list, show, delete, or watch a folder.
-    #[command(subcommand)]
-    Model(model::Command),
-    /// Which model versions serve a pipeline: set, show, history, promote, rollback.
-    #[command(subcommand)]
-    Deploy(deploy::Command),
-    /// Look at stored predictions.
-    #[command(subcommand)]
-    Results(results::Command),
-    /// Compute a stored prediction again, and say what each input had to do with it.
-    Explain(explain::Args),
-    /// Say how many replicas each service needs, and why.
-    ScaleAdvice(scale_advice::Args),
-    /// Look at dead letters, send them back, or discard them.
-    #[command(subcommand)]
-    Dlq(dlq::Command),
-}
-
 fn main() -> ExitCode {
     // Messages for people are printed; the log is for what goes wrong.
     quadrille_service::run_to_exit_logging("warn,quadrille_local=info", run)
@@ -96,19 +60,7 @@ async fn run(cli: Cli) -> Result<(), Error> {
         Some(command) => command,
         None => default_command()?,
     };
-    match command {
-        Command::Up(args) => up::run(args).await,
-        Command::Train(args) => train::run(args).await,
-        Command::Topics(command) => topics::run(command).await,
-        Command::Produce(args) => produce::run(args).await,
-        Command::Predict(args) => predict::run(args).await,
-        Command::Model(command) => model::run(command).await,
-        Command::Deploy(command) => deploy::run(command).await,
-        Command::Results(command) => results::run(command).await,
-        Command::Explain(args) => explain::run(args).await,
-        Command::ScaleAdvice(args) => scale_advice::run(args).await,
-        Command::Dlq(command) => dlq::run(command).await,
-    }
+    command.run().await
 }
 
 /// `up` as if it had been typed, so that its environment variables count.

@@ -1,141 +1,37 @@
-//! How far a long sending is: a line that changes on a terminal, else a line every few seconds.
+//! How far something long is, on standard error: one kind of meter for each thing that takes long.
 
-use std::{
-    io::{IsTerminal, stderr},
-    time::{Duration, Instant},
-};
+mod letters;
+mod sending;
+mod training;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use std::time::{Duration, Instant};
 
-use crate::{output, preview};
+pub use letters::Letters;
+pub use sending::{Counts, EVERY, Sending};
+pub use training::Training;
 
-/// How often [`Meter::show`] wants to be called.
-pub const EVERY: Duration = Duration::from_millis(250);
-/// Between lines where there is no terminal.
-const LINE_EVERY: Duration = Duration::from_secs(5);
-/// Faults explained one by one; the others are only counted.
-const FAULTS_SHOWN: u64 = 5;
-
-/// What became of the records so far.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Handed to the Kafka client.
-    pub sent: u64,
-    /// In Kafka for certain.
-    pub confirmed: u64,
-    /// Sent and not confirmed.
-    pub failed: u64,
-    /// Lines that are no record, not sent.
-    pub refused: u64,
+/// When the next line is due where lines are all there is to show.
+#[derive(Debug)]
+struct Lines {
+    every: Duration,
+    next: Instant,
 }
 
-impl Counts {
-    pub fn faults(&self) -> u64 {
-        self.failed + self.refused
-    }
-}
-
-pub struct Meter {
-    bar: Option<ProgressBar>,
-    started: Instant,
-    line_at: Instant,
-    explained: u64,
-}
-
-impl Meter {
-    pub fn start() -> Self {
-        let started = Instant::now();
-        let bar = stderr().is_terminal().then(|| {
-            let style = ProgressStyle::with_template("{spinner} {msg}");
-            ProgressBar::new_spinner()
-                .with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()))
-        });
-        Meter {
-            bar,
-            started,
-            line_at: started + LINE_EVERY,
-            explained: 0,
+impl Lines {
+    fn every(every: Duration) -> Self {
+        Lines {
+            every,
+            next: Instant::now() + every,
         }
     }
 
-    pub fn show(&mut self, counts: &Counts) {
-        match &self.bar {
-            Some(bar) => {
-                bar.set_message(self.line(counts));
-                bar.tick();
-            }
-            None if Instant::now() >= self.line_at => {
-                self.line_at += LINE_EVERY;
-                output::note(self.line(counts));
-            }
-            None => {}
+    /// Whether it is time; then the next one is due one interval from now.
+    fn is_due(&mut self) -> bool {
+        let now = Instant::now();
+        let due = now >= self.next;
+        if due {
+            self.next = now + self.every;
         }
-    }
-
-    /// Explains a fault, unless there were many.
-    pub fn fault(&mut self, text: &str) {
-        self.explained += 1;
-        let text = match self.explained {
-            n if n <= FAULTS_SHOWN => preview::text(text, preview::MESSAGE_CHARS_MAX),
-            n if n == FAULTS_SHOWN + 1 => "more faults are only counted".to_owned(),
-            _ => return,
-        };
-        match &self.bar {
-            Some(bar) => bar.suspend(|| output::note(text)),
-            None => output::note(text),
-        }
-    }
-
-    /// Removes the line and sums up.
-    pub fn end(self, counts: &Counts) -> String {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
-        self.line(counts)
-    }
-
-    fn line(&self, counts: &Counts) -> String {
-        summary(counts, self.started.elapsed())
-    }
-}
-
-fn summary(counts: &Counts, elapsed: Duration) -> String {
-    let Counts {
-        sent,
-        confirmed,
-        failed,
-        refused,
-    } = *counts;
-    let seconds = elapsed.as_secs_f64();
-    let rate = confirmed as f64 / seconds.max(1e-3);
-    let refused = match refused {
-        0 => String::new(),
-        n => format!(", {n} refused"),
-    };
-    format!(
-        "{sent} sent, {confirmed} confirmed, {failed} failed{refused} in {seconds:.1} s, {rate:.0} records/s"
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_summary_has_every_number() {
-        let mut counts = Counts {
-            sent: 20,
-            confirmed: 18,
-            failed: 2,
-            refused: 0,
-        };
-        let line = summary(&counts, Duration::from_secs(2));
-        assert_eq!(
-            line,
-            "20 sent, 18 confirmed, 2 failed in 2.0 s, 9 records/s"
-        );
-        counts.refused = 1;
-        assert!(summary(&counts, Duration::ZERO).contains("2 failed, 1 refused in 0.0 s"));
-        assert_eq!(counts.faults(), 3);
+        due
     }
 }

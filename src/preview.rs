@@ -26,6 +26,11 @@ pub fn text(text: &str, chars_max: usize) -> String {
     shown
 }
 
+/// A foreign id, key or name as a table's cell.
+pub fn cell(foreign: &str) -> String {
+    text(foreign, CELL_CHARS_MAX)
+}
+
 /// A payload: its text, or the digits of bytes that are none.
 pub fn payload(bytes: &[u8], chars_max: usize) -> String {
     match std::str::from_utf8(bytes) {

@@ -2,14 +2,13 @@
 
 use std::{env, fs, time::Duration};
 
-use jiff::Timestamp;
 use quadrille_choreography::Cluster;
 use quadrille_registry::{
     self as registry, Deployment, ModelEntry, ModelId, Registry, Replica, Replicas, Role,
 };
 use quadrille_service::Error;
 
-use crate::preview;
+use crate::{output::counted, preview, time::now_ms};
 
 /// How long the status topic may take to be read.
 const STATUS_WITHIN: Duration = Duration::from_secs(20);
@@ -40,10 +39,6 @@ pub fn replicas(cluster: &Cluster) -> Result<Vec<Replica>, Error> {
     Ok(alive.cloned().collect())
 }
 
-pub fn now_ms() -> i64 {
-    Timestamp::now().as_millisecond()
-}
-
 /// Who asks, unless they say it: user@host.
 pub fn author(given: Option<&str>) -> String {
     if let Some(given) = given {
@@ -61,27 +56,6 @@ pub fn author(given: Option<&str>) -> String {
         host => host,
     };
     format!("{}@{host}", user.as_deref().unwrap_or("unknown"))
-}
-
-/// A time, to the second.
-pub fn time(at_ms: i64) -> String {
-    match Timestamp::from_millisecond(at_ms) {
-        Ok(time) => format!("{time:.0}"),
-        Err(_) => at_ms.to_string(),
-    }
-}
-
-/// Others' texts in a table.
-pub fn cell(text: &str) -> String {
-    preview::text(text, preview::CELL_CHARS_MAX)
-}
-
-/// A number of things.
-pub fn counted(count: usize, thing: &str) -> String {
-    match count {
-        1 => format!("1 {thing}"),
-        count => format!("{count} {thing}s"),
-    }
 }
 
 /// Where a package lies, as it follows a number of bytes.

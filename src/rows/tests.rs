@@ -2,7 +2,7 @@
 
 use super::*;
 
-const PIMA: &[u8] = include_bytes!("../../data/pima.csv");
+const PIMA: &[u8] = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/data/pima.csv"));
 const NAMING: Naming<'_> = Naming {
     stem: "pima",
     pass: 1,
@@ -12,7 +12,10 @@ const NAMING: Naming<'_> = Naming {
 fn diabetes() -> Pipeline {
     Pipeline::parse(
         "diabetes.toml",
-        include_str!("../../pipelines/diabetes.toml"),
+        include_str!(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/pipelines/diabetes.toml"
+        )),
     )
     .unwrap()
 }

@@ -1,0 +1,66 @@
+//! The commands: a file for each, and a folder with a file per verb where one has several.
+
+mod deploy;
+mod dlq;
+mod explain;
+mod model;
+mod predict;
+mod produce;
+mod results;
+mod scale_advice;
+mod topics;
+mod train;
+mod up;
+
+use quadrille_service::Error;
+
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Run all four services in this process (the default).
+    Up(up::Args),
+    /// Train a model on a CSV file and write it as a package.
+    Train(train::Args),
+    /// Create a pipeline's topics, or check them.
+    #[command(subcommand)]
+    Topics(topics::Command),
+    /// Send the records of a file to a pipeline's inbox.
+    Produce(produce::Args),
+    /// Ask for the prediction of one record.
+    Predict(predict::Args),
+    /// Model packages on the log: push, list, show, delete, or watch a folder.
+    #[command(subcommand)]
+    Model(model::Command),
+    /// Which model versions serve a pipeline: set, show, history, promote, rollback.
+    #[command(subcommand)]
+    Deploy(deploy::Command),
+    /// Look at stored predictions.
+    #[command(subcommand)]
+    Results(results::Command),
+    /// Compute a stored prediction again, and say what each input had to do with it.
+    Explain(explain::Args),
+    /// Say how many replicas each service needs, and why.
+    ScaleAdvice(scale_advice::Args),
+    /// Look at dead letters, send them back, or discard them.
+    #[command(subcommand)]
+    Dlq(dlq::Command),
+}
+
+impl Command {
+    /// # Errors
+    /// The command's own.
+    pub async fn run(self) -> Result<(), Error> {
+        match self {
+            Command::Up(args) => up::run(args).await,
+            Command::Train(args) => train::run(args).await,
+            Command::Topics(command) => topics::run(command).await,
+            Command::Produce(args) => produce::run(args).await,
+            Command::Predict(args) => predict::run(args).await,
+            Command::Model(command) => model::run(command).await,
+            Command::Deploy(command) => deploy::run(command).await,
+            Command::Results(command) => results::run(command).await,
+            Command::Explain(args) => explain::run(args).await,
+            Command::ScaleAdvice(args) => scale_advice::run(args).await,
+            Command::Dlq(command) => dlq::run(command).await,
+        }
+    }
+}

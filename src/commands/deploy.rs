@@ -1,0 +1,60 @@
+//! `quadrille deploy`: which model versions serve a pipeline, and which did.
+
+mod change;
+mod history;
+mod promote;
+mod rollback;
+mod routes;
+mod set;
+mod show;
+mod unset;
+mod wait;
+
+use quadrille_service::Error;
+
+use crate::kafka::blocking;
+
+const EXAMPLES: &str = "\
+Examples:
+  quadrille deploy set diabetes --live diabetes:1
+  quadrille deploy set diabetes --live diabetes:1 --canary diabetes:2@10% --wait
+  quadrille deploy set diabetes --live champion=forest:3@70 --live net:1@30 --shadow net:2
+  quadrille deploy promote diabetes --reason 'better for a week'
+  quadrille deploy rollback diabetes
+  quadrille deploy rollback diabetes --to 3
+  quadrille deploy unset diabetes --reason 'a slip of the keyboard'
+  quadrille deploy history diabetes
+
+Every change is an event on quadrille.deployments, one revision after the one it changes. Of two at once the first
+counts, and the other is told who was quicker.";
+
+#[derive(Debug, clap::Subcommand)]
+#[command(after_help = EXAMPLES)]
+pub enum Command {
+    /// Say which versions serve a pipeline from now on.
+    Set(set::Args),
+    /// Show what serves, and how far replicas are.
+    Show(show::Args),
+    /// Show every event of a pipeline: who, when, why, what.
+    History(history::Args),
+    /// Let the canary serve everything.
+    Promote(promote::Args),
+    /// Restore the routes of an earlier revision, as a new event.
+    Rollback(rollback::Args),
+    /// Remove a pipeline's deployment, as a new event; its models may be deleted then.
+    Unset(unset::Args),
+}
+
+/// # Errors
+/// The change cannot be, somebody was quicker, or Kafka does not answer.
+pub async fn run(command: Command) -> Result<(), Error> {
+    blocking(move || match command {
+        Command::Set(args) => set::run(args),
+        Command::Show(args) => show::run(&args),
+        Command::History(args) => history::run(&args),
+        Command::Promote(args) => promote::run(&args),
+        Command::Rollback(args) => rollback::run(&args),
+        Command::Unset(args) => unset::run(&args),
+    })
+    .await
+}

@@ -1,0 +1,110 @@
+//! What every change of a deployment has in common: its flags, and reading, deciding, writing, waiting.
+
+use std::time::Duration;
+
+use quadrille_choreography::Admin;
+use quadrille_registry::{Action, Deployment, KeyRanges, NoSuchChange, Route, View};
+use quadrille_service::Error;
+
+use super::wait;
+use crate::{kafka::Kafka, output, registry, time};
+
+/// Flags of every change.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Change")]
+pub struct Change {
+    /// Why; shown in the history.
+    #[arg(
+        long,
+        default_value = "",
+        value_name = "TEXT",
+        hide_default_value = true
+    )]
+    reason: String,
+
+    /// Who asks [default: user@host].
+    #[arg(long, value_name = "WHO")]
+    by: Option<String>,
+
+    /// Refuse unless this revision serves now (0: none) [default: whichever does].
+    #[arg(long, value_name = "REVISION")]
+    base: Option<u64>,
+
+    /// Return when every replica that reports has the revision and its models ready.
+    #[arg(long)]
+    wait: bool,
+
+    /// How long to wait.
+    #[arg(long, default_value_t = 120, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    timeout: u64,
+}
+
+/// What a change comes to.
+pub struct Next {
+    pub action: Action,
+    pub routes: Vec<Route>,
+    pub ranges: Option<KeyRanges>,
+}
+
+impl Next {
+    /// Other routes, by which as few keys as possible move.
+    pub fn routes(action: Action, current: Option<&Deployment>, routes: Vec<Route>) -> Self {
+        Next {
+            action,
+            ranges: KeyRanges::after(current, &routes),
+            routes,
+        }
+    }
+}
+
+pub fn current<'a>(view: &'a View, pipeline: &str) -> Result<&'a Deployment, Error> {
+    let current = view.current(pipeline);
+    let current = current.filter(|current| current.action != Action::Unset);
+    current.ok_or_else(|| unclear(NoSuchChange::NoDeployment(pipeline.to_owned())))
+}
+
+pub fn unclear(error: NoSuchChange) -> Error {
+    Error::Config(error.to_string())
+}
+
+/// Reads the log, decides, writes the event, and says what came of it.
+pub fn change(
+    pipeline: &str,
+    asked: &Change,
+    kafka: &Kafka,
+    decide: impl FnOnce(&View, &Admin) -> Result<Next, Error>,
+) -> Result<(), Error> {
+    let cluster = kafka.cluster()?;
+    let registry = registry::open(&cluster)?;
+    let view = registry.view();
+    let base = view.current(pipeline).map_or(0, |current| current.revision);
+    if let Some(wanted) = asked.base.filter(|wanted| *wanted != base) {
+        return Err(Error::Failed(format!(
+            "revision {base} serves pipeline {pipeline}, not {wanted}; look at it with `quadrille deploy show {pipeline}`"
+        )));
+    }
+    let next = decide(&view, &Admin::connect(&cluster)?)?;
+    let deployment = Deployment {
+        pipeline: pipeline.to_owned(),
+        revision: base + 1,
+        routes: next.routes,
+        ranges: next.ranges,
+        action: next.action,
+        by: registry::author(asked.by.as_deref()),
+        at_ms: time::now_ms(),
+        reason: asked.reason.clone(),
+    };
+    registry.deploy(&deployment).map_err(registry::refused)?;
+    let told = registry::routes(&deployment);
+    let _ = output::print(format_args!(
+        "{pipeline} revision {}: {told}",
+        deployment.revision
+    ))?;
+    match asked.wait {
+        true => {
+            let within = Duration::from_secs(asked.timeout);
+            wait::until_ready(&cluster, &registry, &deployment, within)
+        }
+        false => Ok(()),
+    }
+}

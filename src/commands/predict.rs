@@ -1,0 +1,145 @@
+//! `quadrille predict`: one question to the inference service.
+
+mod record;
+
+use std::{io::stdin, path::Path};
+
+use prost_types::Struct;
+use quadrille_proto::v1::{
+    PredictRequest, PredictResponse, predict_service_client::PredictServiceClient,
+};
+use quadrille_service::Error;
+use serde_json::json;
+
+use crate::{
+    files, grpc,
+    kafka::blocking,
+    output::{self, Output, hex},
+    pipelines,
+    preview::cell,
+};
+
+/// gRPC's usual limit of a message.
+const RECORD_BYTES_MAX: u64 = 4 << 20;
+
+const EXAMPLES: &str = "\
+Examples:
+  quadrille predict pregnant=6 glucose=148 pressure=72 triceps=35 insulin=0 mass=33.6 \\
+      pedigree=0.627 age=50
+  quadrille predict --json '{\"pregnant\": 6, \"glucose\": 148, …}' --output json
+  quadrille predict --pipeline diabetes --json record.json --address http://inference:7003";
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// The record, field by field. Numbers, true, false and null are that; other values are texts.
+    #[arg(value_name = "FIELD=VALUE", required_unless_present = "json")]
+    fields: Vec<String>,
+
+    /// The record as a JSON object: the text itself, a file, or - for standard input.
+    #[arg(long, value_name = "JSON|FILE|-", conflicts_with = "fields")]
+    json: Option<String>,
+
+    /// The pipeline's name [default: the only one the server runs].
+    #[arg(long, value_name = "NAME")]
+    pipeline: Option<String>,
+
+    /// Where the inference service listens.
+    #[arg(long, default_value = "http://127.0.0.1:7003", value_name = "URL")]
+    address: String,
+
+    #[arg(long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+}
+
+/// # Errors
+/// The record cannot be one, nobody answers, or the service refuses.
+pub async fn run(args: Args) -> Result<(), Error> {
+    let pipeline = match args.pipeline.as_deref() {
+        Some(given) => pipelines::name(Some(given))?,
+        None => String::new(),
+    };
+    let record = match args.json {
+        Some(given) => blocking(move || read(&given)).await?,
+        None => record::from_pairs(&args.fields)?,
+    };
+    let channel = grpc::connect("inference", &args.address).await?;
+    let request = PredictRequest {
+        pipeline,
+        record: Some(record),
+    };
+    let answer = PredictServiceClient::new(channel).predict(request).await;
+    let answer = answer.map_err(|status| grpc::refused("inference", &status))?;
+    let _ = output::print(show(&answer.into_inner(), args.output))?;
+    Ok(())
+}
+
+fn read(given: &str) -> Result<Struct, Error> {
+    if given.trim_start().starts_with('{') {
+        return record::from_json(given);
+    }
+    let wrong = |reason: String| Error::Config(format!("--json {given}: {reason}"));
+    let bytes = match given {
+        "-" => files::all(stdin(), RECORD_BYTES_MAX).map_err(wrong)?,
+        path => files::bounded(Path::new(path), RECORD_BYTES_MAX)
+            .map_err(|error| Error::Config(format!("--json {error}")))?,
+    };
+    let text = String::from_utf8(bytes).map_err(|error| wrong(error.to_string()))?;
+    record::from_json(&text)
+}
+
+fn show(answer: &PredictResponse, output: Output) -> String {
+    if output == Output::Json {
+        return json!({
+            "pipeline": answer.pipeline,
+            "probability": answer.probability,
+            "decision": answer.decision,
+            "model": answer.model,
+            "version": answer.version,
+            "variant": answer.variant,
+            "config_hash": hex(&answer.config_hash),
+        })
+        .to_string();
+    }
+    format!(
+        "{}, probability {:.4}\n\npipeline  {}\nmodel     {} {} as {}\nconfig    {}",
+        cell(&answer.decision),
+        answer.probability,
+        cell(&answer.pipeline),
+        cell(&answer.model),
+        cell(&answer.version),
+        cell(&answer.variant),
+        hex(&answer.config_hash)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_comes_as_text_or_from_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("record.json");
+        std::fs::write(&file, "\u{feff}{\"age\": 50}\n").unwrap();
+        let of_file = read(file.to_str().unwrap()).unwrap();
+        assert_eq!(of_file, read(" {\"age\": 50}").unwrap());
+        assert!(matches!(read("no/such/file"), Err(Error::Config(_))));
+    }
+
+    #[test]
+    fn an_answer_is_read_by_people_and_by_machines() {
+        let answer = PredictResponse {
+            probability: 0.73125,
+            decision: "diabetic".into(),
+            model: "m".into(),
+            version: "1".into(),
+            pipeline: "diabetes".into(),
+            config_hash: vec![0xab],
+            variant: "canary".into(),
+        };
+        assert!(show(&answer, Output::Table).starts_with("diabetic, probability 0.7312\n"));
+        let json: serde_json::Value = show(&answer, Output::Json).parse().unwrap();
+        assert_eq!(json["config_hash"], "ab");
+    }
+}

@@ -1,0 +1,121 @@
+//! `quadrille results list`: predictions, newest first.
+
+use jiff::Timestamp;
+use quadrille_proto::v1::{ListPredictionsRequest, StoredPrediction};
+use quadrille_service::Error;
+use serde_json::{Value, json};
+
+use super::{SERVICE, Server, to_json};
+use crate::{
+    grpc,
+    output::{self, Output, Table},
+    preview::cell,
+    time::{self, rfc3339},
+};
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    server: Server,
+
+    /// Only of this entity.
+    #[arg(long)]
+    key: Option<String>,
+
+    /// Only from this event time on: RFC 3339, or a day (UTC).
+    #[arg(long, value_name = "TIME", value_parser = time::parse)]
+    from: Option<Timestamp>,
+
+    /// Only before this event time.
+    #[arg(long, value_name = "TIME", value_parser = time::parse)]
+    to: Option<Timestamp>,
+
+    /// Only of this decision.
+    #[arg(long)]
+    decision: Option<String>,
+
+    /// What shadows predicted, and that alone.
+    #[arg(long)]
+    shadow: bool,
+
+    /// Predictions in one answer.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(i32).range(1..=1_000))]
+    limit: i32,
+
+    /// Go on after an earlier answer; the filters must be the same.
+    #[arg(long, value_name = "TOKEN")]
+    page_token: Option<String>,
+}
+
+/// # Errors
+/// Nobody answers, or the service refuses.
+pub async fn run(args: Args) -> Result<(), Error> {
+    let (pipeline, mut client) = args.server.connect().await?;
+    let request = ListPredictionsRequest {
+        pipeline,
+        key: args.key.unwrap_or_default(),
+        from: args.from.map(time::to_proto),
+        to: args.to.map(time::to_proto),
+        decision: args.decision.unwrap_or_default(),
+        limit: args.limit,
+        page_token: args.page_token.unwrap_or_default(),
+        shadow: args.shadow,
+    };
+    let answer = client.list_predictions(request).await;
+    let answer = answer
+        .map_err(|status| grpc::refused(SERVICE, &status))?
+        .into_inner();
+    let token = Some(answer.next_page_token).filter(|token| !token.is_empty());
+    match args.server.output {
+        Output::Json => {
+            let predictions: Vec<Value> = answer.predictions.iter().map(to_json).collect();
+            let page = json!({"predictions": predictions, "next_page_token": token});
+            let _ = output::print(page)?;
+        }
+        Output::Table => {
+            let _ = output::print(table(&answer.predictions))?;
+            if let Some(token) = token {
+                output::note(format_args!("there are more: --page-token {token}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn table(predictions: &[StoredPrediction]) -> Table {
+    let mut table = Table::new(&[
+        "ID",
+        "KEY",
+        "DECISION",
+        "PROBABILITY",
+        "EVENT TIME",
+        "MODEL",
+        "VERSION",
+    ]);
+    for it in predictions {
+        table.row(vec![
+            cell(&it.id),
+            cell(&it.key),
+            cell(&it.decision),
+            format!("{:.4}", it.probability),
+            rfc3339(it.event_time.as_ref()),
+            cell(&it.model),
+            cell(&it.version),
+        ]);
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn foreign_text_cannot_act_on_the_terminal() {
+        let prediction = StoredPrediction {
+            id: "a\x1b[2J".into(),
+            ..StoredPrediction::default()
+        };
+        assert!(!table(&[prediction]).to_string().contains('\x1b'));
+    }
+}

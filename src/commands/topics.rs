@@ -1,0 +1,88 @@
+//! `quadrille topics`: a pipeline's topics made, or looked at.
+
+mod accept;
+mod check;
+mod create;
+mod migrate;
+pub mod survey;
+
+use quadrille_choreography::{AdminError, Facts, FactsLog};
+use quadrille_service::Error;
+
+use crate::{
+    kafka::{Kafka, blocking},
+    pipelines::PipelineArg,
+    registry,
+};
+
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Create the topics that are missing, dead letters and shared ones included.
+    Create(create::Args),
+    /// Check that the topics are there, fit each other, and are the ones the pipeline was made with.
+    Check(check::Args),
+    /// Accept topics that were deleted and created again: a new generation of the pipeline.
+    Accept(accept::Args),
+    /// Change the number of partitions: drain, then change, so that every key keeps its order.
+    Migrate(migrate::Args),
+}
+
+/// Who changes what a pipeline is made with, and why.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Change")]
+struct Author {
+    /// Who asks [default: user@host].
+    #[arg(long, value_name = "WHO")]
+    by: Option<String>,
+
+    /// Why; kept with the facts.
+    #[arg(
+        long,
+        default_value = "",
+        value_name = "TEXT",
+        hide_default_value = true
+    )]
+    reason: String,
+}
+
+impl Author {
+    fn by(&self) -> String {
+        registry::author(self.by.as_deref())
+    }
+}
+
+/// Writes facts; of two writers the first wins.
+///
+/// # Errors
+/// Another writer won, or Kafka does not answer.
+fn written(log: &mut FactsLog, facts: &Facts) -> Result<Facts, Error> {
+    let standing = log.write(facts).map_err(AdminError::from)?;
+    match standing == *facts {
+        true => Ok(standing),
+        false => Err(Error::Failed(format!(
+            "pipeline {}: another change by {} came first, generation {}; look at it with `quadrille topics check`",
+            facts.pipeline, standing.by, standing.generation
+        ))),
+    }
+}
+
+#[derive(Debug, clap::Args)]
+struct Which {
+    #[command(flatten)]
+    pipeline: PipelineArg,
+
+    #[command(flatten)]
+    kafka: Kafka,
+}
+
+/// # Errors
+/// Kafka does not answer; or topics are missing or do not fit ([`Error::Config`]).
+pub async fn run(command: Command) -> Result<(), Error> {
+    blocking(move || match command {
+        Command::Create(args) => create::run(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Accept(args) => accept::run(&args),
+        Command::Migrate(args) => migrate::run(&args),
+    })
+    .await
+}
