@@ -1,27 +1,31 @@
 //! Files that a person names, read whole into memory up to a bound.
 
-use std::{fs::File, io::Read, path::Path};
+use std::{
+    fs::File,
+    io::{self, ErrorKind, Read},
+    path::Path,
+};
 
-/// A file's bytes, unless there are more.
+/// A file's bytes.
 ///
 /// # Errors
-/// The file's name, and why it cannot be read.
-pub fn bounded(path: &Path, bytes_max: u64) -> Result<Vec<u8>, String> {
-    let wrong = |reason: String| format!("{}: {reason}", path.display());
-    let file = File::open(path).map_err(|error| wrong(error.to_string()))?;
-    all(file, bytes_max).map_err(wrong)
+/// It cannot be read, or is larger ([`ErrorKind::FileTooLarge`]).
+pub fn bounded(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
+    all(File::open(path)?, bytes_max)
 }
 
-/// Everything that comes, unless it is more.
+/// Everything that comes.
 ///
 /// # Errors
-/// Why it cannot be read.
-pub fn all(from: impl Read, bytes_max: u64) -> Result<Vec<u8>, String> {
+/// As [`bounded`].
+pub fn all(from: impl Read, bytes_max: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let read = from.take(bytes_max + 1).read_to_end(&mut bytes);
-    read.map_err(|error| error.to_string())?;
+    from.take(bytes_max + 1).read_to_end(&mut bytes)?;
     match bytes.len() as u64 > bytes_max {
-        true => Err(format!("larger than {} MiB", bytes_max >> 20)),
+        true => {
+            let reason = format!("larger than {} MiB", bytes_max >> 20);
+            Err(io::Error::new(ErrorKind::FileTooLarge, reason))
+        }
         false => Ok(bytes),
     }
 }
@@ -38,7 +42,9 @@ mod tests {
         assert_eq!(bounded(&path, 1 << 20).unwrap().len(), 1 << 20);
         std::fs::write(&path, vec![7; (1 << 20) + 1]).unwrap();
         let refused = bounded(&path, 1 << 20).unwrap_err();
-        assert!(refused.ends_with("a: larger than 1 MiB"), "{refused}");
-        assert!(bounded(&folder.path().join("b"), 1).is_err());
+        assert_eq!(refused.kind(), ErrorKind::FileTooLarge);
+        assert_eq!(refused.to_string(), "larger than 1 MiB");
+        let missing = bounded(&folder.path().join("b"), 1).unwrap_err();
+        assert_eq!(missing.kind(), ErrorKind::NotFound);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use quadrille_proto::Stage;
 use quadrille_service::Error;
 use tonic::{
     Code, Status,
@@ -11,18 +12,47 @@ use tonic::{
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
-/// Connects to `service` at an address, `http://` added where it lacks.
-///
-/// # Errors
-/// The address cannot be one, or nobody answers there.
-pub async fn connect(service: &str, address: &str) -> Result<Channel, Error> {
-    let endpoint = endpoint(address)?;
-    endpoint.connect().await.map_err(|error| {
-        Error::Failed(format!(
-            "no {service} service answers at {address}: {}; start it (`quadrille up`), or set --address",
-            root(&error)
-        ))
-    })
+/// The flag of commands that ask a service.
+#[derive(Debug, clap::Args)]
+pub struct AddressArg {
+    /// Where the service listens: http://HOST, or http://HOST:PORT where the port is not the service's own (inference 7003,
+    /// results 7004).
+    #[arg(
+        long,
+        env = "QUADRILLE_ADDRESS",
+        default_value = "http://127.0.0.1",
+        value_name = "URL"
+    )]
+    address: String,
+}
+
+impl AddressArg {
+    /// Connects to a service.
+    ///
+    /// # Errors
+    /// The address cannot be one, or nobody answers there.
+    pub async fn connect(&self, stage: Stage) -> Result<Channel, Error> {
+        let address = with_port(&self.address, stage.port());
+        endpoint(&address)?.connect().await.map_err(|error| {
+            Error::Failed(format!(
+                "no {} service answers at {address}: {}; start it (`quadrille up`), or set --address or QUADRILLE_ADDRESS",
+                stage.name(),
+                root(&error)
+            ))
+        })
+    }
+}
+
+/// One variable serves for all services where it names no port.
+fn with_port(address: &str, port: u16) -> String {
+    let (scheme, rest) = address.split_once("://").unwrap_or(("http", address));
+    let authority = rest.split('/').next().unwrap_or_default();
+    // The colons of an IPv6 address are within its brackets.
+    let host_end = authority.rfind(']').unwrap_or(0);
+    match authority.is_empty() || authority[host_end..].contains(':') {
+        true => address.to_owned(),
+        false => format!("{scheme}://{authority}:{port}{}", &rest[authority.len()..]),
+    }
 }
 
 fn endpoint(address: &str) -> Result<Endpoint, Error> {
@@ -61,20 +91,23 @@ fn root(error: &dyn std::error::Error) -> String {
 
 /// A refusal in words.
 pub fn refused(service: &str, status: &Status) -> Error {
+    let message = crate::preview::text(status.message(), crate::preview::MESSAGE_CHARS_MAX);
     let what = match status.code() {
+        // As a name that is not on the log: what was asked for has to change.
+        Code::NotFound => {
+            return Error::Config(format!("{service} does not find it: {message}"));
+        }
         Code::InvalidArgument => "refuses the request",
-        Code::NotFound => "does not find it",
         Code::Unavailable => "is not ready, try again later",
         Code::ResourceExhausted => "has too much to do, or the request is too large",
         Code::DeadlineExceeded | Code::Cancelled => "did not answer in time",
         Code::Unimplemented => {
             return Error::Failed(format!(
-                "what answers is no {service} service; check --address"
+                "what answers is no {service} service; check --address and QUADRILLE_ADDRESS"
             ));
         }
         _ => "failed",
     };
-    let message = crate::preview::text(status.message(), crate::preview::MESSAGE_CHARS_MAX);
     Error::Failed(format!("{service} {what}: {message}"))
 }
 
@@ -90,6 +123,30 @@ mod tests {
         for wrong in ["http://inference", "https://a:1", "ftp://a:1", "", "a b:1"] {
             assert!(matches!(endpoint(wrong), Err(Error::Config(_))), "{wrong}");
         }
+    }
+
+    #[test]
+    fn an_address_without_a_port_is_that_of_the_service_that_is_asked() {
+        for (given, expected) in [
+            ("http://127.0.0.1", "http://127.0.0.1:7004"),
+            ("results", "http://results:7004"),
+            ("http://gateway:80", "http://gateway:80"),
+            ("http://gateway/", "http://gateway:7004/"),
+            ("[::1]", "http://[::1]:7004"),
+            ("http://[::1]:80", "http://[::1]:80"),
+            ("", ""),
+        ] {
+            assert_eq!(with_port(given, 7004), expected, "{given}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_a_service_does_not_know_is_wrong_usage() {
+        let error = refused("results", &Status::not_found("no prediction \"x\""));
+        assert!(
+            matches!(&error, Error::Config(it) if it == "results does not find it: no prediction \"x\""),
+            "{error}"
+        );
     }
 
     #[test]

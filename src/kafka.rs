@@ -3,14 +3,18 @@
 use quadrille_choreography::Cluster;
 use quadrille_service::Error;
 
+/// Flags of the connection stand below a command's own. Named at each flag: a heading of the whole struct would go on over
+/// the flags that follow it in the command.
+pub const HEADING: &str = "Kafka";
+
 /// Flags of every command that talks to Kafka.
 #[derive(Debug, Clone, clap::Args)]
 #[group(skip)]
-#[command(next_help_heading = "Kafka")]
 pub struct Kafka {
     /// Kafka's host:port, several separated by commas.
     #[arg(
         long,
+        help_heading = HEADING,
         env = "KAFKA_BOOTSTRAP_SERVERS",
         default_value = "127.0.0.1:9092",
         value_name = "HOST:PORT"
@@ -20,6 +24,7 @@ pub struct Kafka {
     /// Extra librdkafka settings, key=value, one per line or separated by commas (TLS, SASL, …).
     #[arg(
         long,
+        help_heading = HEADING,
         env = "KAFKA_PROPERTIES",
         default_value = "",
         value_name = "PROPERTIES",

@@ -51,8 +51,17 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
-    // Messages for people are printed; the log is for what goes wrong.
-    quadrille_service::run_to_exit_logging("warn,quadrille_local=info", run)
+    quadrille_service::run_to_exit_logging(log_filter(std::env::args().nth(1).as_deref()), run)
+}
+
+/// Messages for people are printed; the log is for what goes wrong. What Kafka's client says of its connections is news
+/// where services go on without one; a command ends with it as its error.
+fn log_filter(command: Option<&str>) -> &'static str {
+    match command {
+        None | Some("up") => "warn,quadrille_local=info",
+        Some(flag) if flag.starts_with('-') => "warn,quadrille_local=info",
+        Some(_) => "warn,librdkafka=off",
+    }
 }
 
 async fn run(cli: Cli) -> Result<(), Error> {
@@ -84,6 +93,88 @@ mod tests {
     #[test]
     fn the_command_line_holds_together() {
         Cli::command().debug_assert();
+    }
+
+    /// Every command, with its path.
+    fn all(command: &clap::Command, path: &str, found: &mut Vec<(String, clap::Command)>) {
+        let path = format!("{path} {}", command.get_name()).trim().to_owned();
+        found.push((path.clone(), command.clone()));
+        for inner in command.get_subcommands() {
+            all(inner, &path, found);
+        }
+    }
+
+    fn commands() -> Vec<(String, clap::Command)> {
+        let mut found = Vec::new();
+        all(&Cli::command(), "", &mut found);
+        found
+    }
+
+    #[test]
+    fn a_commands_own_options_stand_before_kafkas() {
+        let of_kafka = ["bootstrap_servers", "kafka_properties"];
+        for (path, mut command) in commands() {
+            for arg in command.get_arguments() {
+                let kafka = arg.get_help_heading() == Some("Kafka");
+                let expected = of_kafka.contains(&arg.get_id().as_str());
+                assert_eq!(kafka, expected, "{path} {}", arg.get_id());
+            }
+            let help = command.render_help().to_string();
+            if let Some(kafka) = help.find("\nKafka:") {
+                let options = help.find("\nOptions:");
+                assert!(options.is_some_and(|at| at < kafka), "{help}");
+            }
+        }
+    }
+
+    #[test]
+    fn output_is_text_or_json_wherever_data_are_printed() {
+        let without = [
+            "quadrille",
+            "quadrille up",
+            "quadrille topics",
+            "quadrille topics accept",
+            "quadrille topics migrate",
+            "quadrille model",
+            "quadrille model watch",
+            "quadrille deploy",
+            "quadrille results",
+            "quadrille dlq",
+        ];
+        for (path, command) in commands() {
+            let output = command.get_arguments().find(|it| it.get_id() == "output");
+            let values = output.map(|it| it.get_possible_values());
+            let names = values.map(|all| {
+                let names = all.iter().map(|it| it.get_name().to_owned());
+                names.collect::<Vec<String>>()
+            });
+            let expected = match without.contains(&path.as_str()) {
+                true => None,
+                false => Some(vec!["text".to_owned(), "json".to_owned()]),
+            };
+            assert_eq!(names, expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn flags_that_scripts_have_are_taken_as_ever() {
+        for line in [
+            "model list --json",
+            "model show m 1 --json",
+            "model show m 1 --manifest",
+            "model delete m 1",
+            "deploy show --json",
+            "deploy history p --json",
+            "scale-advice --json",
+            "results list --output table",
+            "explain x --output table --address http://127.0.0.1:7004",
+            "model import m.onnx --pipeline p.toml --version 1 --out o",
+            "model import m.onnx --pipeline p.toml --model-version 1 --out o",
+        ] {
+            let words = ["quadrille"].into_iter().chain(line.split(' '));
+            let parsed = Cli::try_parse_from(words);
+            assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
+        }
     }
 
     #[test]

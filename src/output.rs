@@ -1,4 +1,4 @@
-//! What a command says: results to standard output, notes to standard error. Nobody reading is no failure.
+//! What a command says, and how: results to standard output, notes to standard error. Nobody reading is no failure.
 
 use std::{
     fmt,
@@ -9,13 +9,48 @@ use std::{
 use quadrille_service::Error;
 
 /// How an answer is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Output {
     /// For people.
-    #[value(alias = "text")]
-    Table,
-    /// For machines.
+    #[default]
+    #[value(alias = "table")]
+    Text,
+    /// For scripts.
     Json,
+}
+
+/// The flag of every command that prints data.
+#[derive(Debug, Clone, Copy, Default, clap::Args)]
+pub struct OutputArg {
+    /// How the answer is written.
+    #[arg(long, value_enum, default_value_t = Output::Text, value_name = "FORMAT")]
+    output: Output,
+}
+
+impl OutputArg {
+    pub fn get(self) -> Output {
+        self.output
+    }
+}
+
+/// As [`OutputArg`], for commands whose scripts say `--json`, which was there first.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub struct OutputOrJson {
+    #[command(flatten)]
+    output: OutputArg,
+
+    /// As --output json.
+    #[arg(long, hide = true, conflicts_with = "output")]
+    json: bool,
+}
+
+impl OutputOrJson {
+    pub fn get(self) -> Output {
+        match self.json {
+            true => Output::Json,
+            false => self.output.get(),
+        }
+    }
 }
 
 /// Prints a text and a line end. `Break`: the reader has gone (`| head`), further text is of no use.
@@ -31,9 +66,9 @@ pub fn print(text: impl fmt::Display) -> Result<ControlFlow<()>, Error> {
     }
 }
 
-/// Tells the person something that is not part of the answer.
+/// Says something to the person that is not part of the answer.
 pub fn note(text: impl fmt::Display) {
-    // Where nobody listens there is nobody to tell.
+    // A closed standard error is no reason to fail.
     let _ = writeln!(io::stderr(), "{text}");
 }
 

@@ -1,8 +1,9 @@
-//! What the commands about models and deployments share: opening the log, who asks, and how things are told.
+//! What the commands about models and deployments share: opening the log, who asks, and how models and routes are written.
 
 use std::{env, fs, time::Duration};
 
-use quadrille_choreography::Cluster;
+use quadrille_choreography::{Admin, Cluster};
+use quadrille_proto::Topics;
 use quadrille_registry::{
     self as registry, Deployment, ModelEntry, ModelId, Registry, Replica, Replicas, Role,
 };
@@ -13,7 +14,13 @@ use crate::{output::counted, preview, time::now_ms};
 /// How long the status topic may take to be read.
 const STATUS_WITHIN: Duration = Duration::from_secs(20);
 
+/// The log of models and deployments, read to its end.
+///
+/// # Errors
+/// Kafka does not answer, or topics are missing.
 pub fn open(cluster: &Cluster) -> Result<Registry, Error> {
+    // One question first: it fails after 10 s and says why, where the log's readers wait a minute for a Kafka that is away.
+    Admin::connect(cluster)?.partitions(Topics::MODELS)?;
     Registry::open(cluster).map_err(refused)
 }
 
@@ -82,6 +89,26 @@ pub fn model_id(text: &str) -> Result<ModelId, String> {
     Ok(id)
 }
 
+/// A model as two words, `NAME VERSION`, or as one, `NAME:VERSION`.
+///
+/// # Errors
+/// The version is there twice, or the one word cannot be a model.
+pub fn name_and_version(
+    name: &str,
+    version: Option<&str>,
+) -> Result<(String, Option<String>), Error> {
+    match (name.contains(':'), version) {
+        (false, version) => Ok((name.to_owned(), version.map(str::to_owned))),
+        (true, None) => {
+            let id = model_id(name).map_err(Error::Config)?;
+            Ok((id.name, Some(id.version)))
+        }
+        (true, Some(version)) => Err(Error::Config(format!(
+            "{name} names a version and {version} another; give one"
+        ))),
+    }
+}
+
 /// Hundredths of a percent, as people write them.
 pub fn percent(share: u32) -> String {
     let text = format!("{}.{:02}", share / 100, share % 100);
@@ -125,6 +152,21 @@ mod tests {
         assert_eq!((&*id.name, &*id.version), ("diabetes-forest", "1.2"));
         for wrong in ["diabetes", "diabetes:", ":1", "a/b:1", "a:1:2"] {
             assert!(model_id(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_version_comes_with_its_model_or_after_it() {
+        let named = |name, version| name_and_version(name, version);
+        let both = ("m".to_owned(), Some("1".to_owned()));
+        assert_eq!(named("m:1", None).unwrap(), both);
+        assert_eq!(named("m", Some("1")).unwrap(), both);
+        assert_eq!(named("m", None).unwrap(), ("m".to_owned(), None));
+        for (name, version) in [("m:1", Some("2")), ("m:", None)] {
+            assert!(
+                matches!(named(name, version), Err(Error::Config(_))),
+                "{name}"
+            );
         }
     }
 

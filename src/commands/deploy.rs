@@ -26,7 +26,7 @@ Examples:
   quadrille deploy history diabetes
 
 Every change is an event on quadrille.deployments, one revision after the one it changes. Of two at once the first
-counts, and the other is told who was quicker.";
+counts, and the other fails and names the one that came first.";
 
 #[derive(Debug, clap::Subcommand)]
 #[command(after_help = EXAMPLES)]
@@ -46,7 +46,7 @@ pub enum Command {
 }
 
 /// # Errors
-/// The change cannot be, somebody was quicker, or Kafka does not answer.
+/// The change cannot be, another change came first, or Kafka does not answer.
 pub async fn run(command: Command) -> Result<(), Error> {
     blocking(move || match command {
         Command::Set(args) => set::run(args),

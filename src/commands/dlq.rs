@@ -26,7 +26,7 @@ Examples:
   quadrille dlq discard --topic diabetes.inbox --place diabetes.inbox-3-17 --note 'a test of the sender'
 
 A record that failed is one open case, however often it failed. A redrive sends each open case back once; a record that
-fails again is open again.";
+fails again is open again. With --output json each line is one object: a letter with its whole payload, or a topic.";
 
 #[derive(Debug, clap::Subcommand)]
 #[command(after_help = EXAMPLES)]

@@ -13,7 +13,7 @@ use quadrille_choreography::{Cluster, FetchError, Lookup, Schemas, fetch_record}
 use quadrille_model::{Contributions, Package};
 use quadrille_pipeline::{Pipeline, Projection};
 use quadrille_proto::{
-    SchemaId, open,
+    SchemaId, Stage, open,
     v1::{
         FeatureVector, GetPredictionRequest, StoredPrediction,
         results_service_client::ResultsServiceClient,
@@ -24,9 +24,9 @@ use quadrille_service::Error;
 use tonic::Code;
 
 use crate::{
-    grpc,
+    grpc::{self, AddressArg},
     kafka::{Kafka, blocking},
-    output::{self, Output},
+    output::{self, Output, OutputArg},
     pipelines::PipelineArg,
     preview::cell,
     registry,
@@ -64,12 +64,11 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
 
-    /// Where the results service listens.
-    #[arg(long, default_value = "http://127.0.0.1:7004", value_name = "URL")]
-    address: String,
+    #[command(flatten)]
+    address: AddressArg,
 
-    #[arg(long, value_enum, default_value_t = Output::Table)]
-    output: Output,
+    #[command(flatten)]
+    output: OutputArg,
 
     #[command(flatten)]
     kafka: Kafka,
@@ -124,8 +123,8 @@ pub async fn run(args: Args) -> Result<(), Error> {
     let model = args.model;
     let explanation =
         blocking(move || explain(&cluster, &pipeline, stored, model.as_deref())).await?;
-    let _ = match args.output {
-        Output::Table => output::print(show::page(&explanation))?,
+    let _ = match args.output.get() {
+        Output::Text => output::print(show::page(&explanation))?,
         Output::Json => output::print(show::json(&explanation))?,
     };
     match explanation.is_equal() {
@@ -136,8 +135,11 @@ pub async fn run(args: Args) -> Result<(), Error> {
     }
 }
 
-async fn ask(address: &str, request: GetPredictionRequest) -> Result<StoredPrediction, Error> {
-    let channel = grpc::connect(SERVICE, address).await?;
+async fn ask(
+    address: &AddressArg,
+    request: GetPredictionRequest,
+) -> Result<StoredPrediction, Error> {
+    let channel = address.connect(Stage::Results).await?;
     let answer = ResultsServiceClient::new(channel)
         .get_prediction(request)
         .await;

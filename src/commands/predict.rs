@@ -5,16 +5,18 @@ mod record;
 use std::{io::stdin, path::Path};
 
 use prost_types::Struct;
-use quadrille_proto::v1::{
-    PredictRequest, PredictResponse, predict_service_client::PredictServiceClient,
+use quadrille_proto::{
+    Stage,
+    v1::{PredictRequest, PredictResponse, predict_service_client::PredictServiceClient},
 };
 use quadrille_service::Error;
 use serde_json::json;
 
 use crate::{
-    files, grpc,
+    files,
+    grpc::{self, AddressArg},
     kafka::blocking,
-    output::{self, Output, hex},
+    output::{self, Output, OutputArg, hex},
     pipelines,
     preview::cell,
 };
@@ -44,12 +46,11 @@ pub struct Args {
     #[arg(long, value_name = "NAME")]
     pipeline: Option<String>,
 
-    /// Where the inference service listens.
-    #[arg(long, default_value = "http://127.0.0.1:7003", value_name = "URL")]
-    address: String,
+    #[command(flatten)]
+    address: AddressArg,
 
-    #[arg(long, value_enum, default_value_t = Output::Table)]
-    output: Output,
+    #[command(flatten)]
+    output: OutputArg,
 }
 
 /// # Errors
@@ -63,14 +64,14 @@ pub async fn run(args: Args) -> Result<(), Error> {
         Some(given) => blocking(move || read(&given)).await?,
         None => record::from_pairs(&args.fields)?,
     };
-    let channel = grpc::connect("inference", &args.address).await?;
+    let channel = args.address.connect(Stage::Inference).await?;
     let request = PredictRequest {
         pipeline,
         record: Some(record),
     };
     let answer = PredictServiceClient::new(channel).predict(request).await;
     let answer = answer.map_err(|status| grpc::refused("inference", &status))?;
-    let _ = output::print(show(&answer.into_inner(), args.output))?;
+    let _ = output::print(show(&answer.into_inner(), args.output.get()))?;
     Ok(())
 }
 
@@ -78,13 +79,13 @@ fn read(given: &str) -> Result<Struct, Error> {
     if given.trim_start().starts_with('{') {
         return record::from_json(given);
     }
-    let wrong = |reason: String| Error::Config(format!("--json {given}: {reason}"));
     let bytes = match given {
-        "-" => files::all(stdin(), RECORD_BYTES_MAX).map_err(wrong)?,
-        path => files::bounded(Path::new(path), RECORD_BYTES_MAX)
-            .map_err(|error| Error::Config(format!("--json {error}")))?,
+        "-" => files::all(stdin(), RECORD_BYTES_MAX),
+        path => files::bounded(Path::new(path), RECORD_BYTES_MAX),
     };
-    let text = String::from_utf8(bytes).map_err(|error| wrong(error.to_string()))?;
+    let wrong = |error: &dyn std::fmt::Display| Error::Config(format!("--json {given}: {error}"));
+    let bytes = bytes.map_err(|error| wrong(&error))?;
+    let text = String::from_utf8(bytes).map_err(|error| wrong(&error))?;
     record::from_json(&text)
 }
 
@@ -138,7 +139,7 @@ mod tests {
             config_hash: vec![0xab],
             variant: "canary".into(),
         };
-        assert!(show(&answer, Output::Table).starts_with("diabetic, probability 0.7312\n"));
+        assert!(show(&answer, Output::Text).starts_with("diabetic, probability 0.7312\n"));
         let json: serde_json::Value = show(&answer, Output::Json).parse().unwrap();
         assert_eq!(json["config_hash"], "ab");
     }

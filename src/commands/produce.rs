@@ -12,11 +12,12 @@ use quadrille_choreography::{Admin, AdminError, Cluster, Publisher};
 use quadrille_pipeline::Pipeline;
 use quadrille_proto::Topics;
 use quadrille_service::{Error, fields::now_ms, shutdown_signal};
+use serde_json::json;
 use tokio::sync::mpsc;
 
 use crate::{
     kafka::{Kafka, blocking},
-    output,
+    output::{self, Output, OutputArg},
     pipelines::PipelineArg,
     rows::{CsvRows, Item, JsonRows, Naming},
 };
@@ -74,6 +75,9 @@ pub struct Args {
     key_field: Option<String>,
 
     #[command(flatten)]
+    output: OutputArg,
+
+    #[command(flatten)]
     kafka: Kafka,
 }
 
@@ -94,7 +98,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
     }
     let cluster = args.kafka.cluster()?;
     let topic = Topics::of(pipeline.name()).inbox;
-    let pace = Pace::new(args.rate);
+    let (pace, output) = (Pace::new(args.rate), args.output.get());
     // Opened first: a wrong file name should not wait for Kafka.
     let source = Source::open(args, pipeline)?;
     let inbox = blocking(move || connect(&cluster, topic)).await?;
@@ -109,7 +113,17 @@ pub async fn run(args: Args) -> Result<(), Error> {
             .unwrap_or_else(|error| Err(Error::Failed(format!("reading was cut short: {error}")))),
     };
     if read.is_ok() || sent.counts.sent > 0 {
-        let _ = output::print(&sent.summary)?;
+        let counts = &sent.counts;
+        let _ = match output {
+            Output::Text => output::print(&sent.summary)?,
+            Output::Json => output::print(json!({
+                "topic": inbox.topic,
+                "sent": counts.sent,
+                "confirmed": counts.confirmed,
+                "failed": counts.failed,
+                "refused": counts.refused,
+            }))?,
+        };
     }
     read?;
     match sent.counts.faults() {

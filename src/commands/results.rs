@@ -4,14 +4,17 @@ mod count;
 mod get;
 mod list;
 
-use quadrille_proto::v1::{StoredPrediction, results_service_client::ResultsServiceClient};
+use quadrille_proto::{
+    Stage,
+    v1::{StoredPrediction, results_service_client::ResultsServiceClient},
+};
 use quadrille_service::Error;
 use serde_json::{Value, json};
 use tonic::transport::Channel;
 
 use crate::{
-    grpc,
-    output::{Output, hex},
+    grpc::AddressArg,
+    output::{OutputArg, hex},
     pipelines,
     time::rfc3339,
 };
@@ -42,12 +45,11 @@ struct Server {
     #[arg(long, value_name = "NAME")]
     pipeline: Option<String>,
 
-    /// Where the results service listens.
-    #[arg(long, default_value = "http://127.0.0.1:7004", value_name = "URL")]
-    address: String,
+    #[command(flatten)]
+    address: AddressArg,
 
-    #[arg(long, value_enum, default_value_t = Output::Table)]
-    output: Output,
+    #[command(flatten)]
+    output: OutputArg,
 }
 
 /// # Errors
@@ -63,7 +65,7 @@ pub async fn run(command: Command) -> Result<(), Error> {
 impl Server {
     async fn connect(&self) -> Result<(String, ResultsServiceClient<Channel>), Error> {
         let pipeline = pipelines::name(self.pipeline.as_deref())?;
-        let channel = grpc::connect(SERVICE, &self.address).await?;
+        let channel = self.address.connect(Stage::Results).await?;
         Ok((pipeline, ResultsServiceClient::new(channel)))
     }
 }

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::{
     kafka::{Kafka, blocking},
-    output::{self, Table},
+    output::{self, Output, OutputOrJson, Table},
     pipelines::PipelineArg,
 };
 
@@ -20,7 +20,7 @@ const EXAMPLES: &str = "\
 Examples:
   quadrille scale-advice
   quadrille scale-advice --window 60 --catch-up 300
-  quadrille scale-advice --json | jq '.[] | {service, replicas, needed}'
+  quadrille scale-advice --output json | jq '.[] | {service, replicas, needed}'
 
 LAG and rates are offsets of the service's input: a transaction adds one to each partition it writes. KEDA is what
 KEDA's Kafka scaler would set with this --lag-threshold; it knows the lag only, so it acts when records wait already.";
@@ -46,9 +46,8 @@ pub struct Args {
     #[arg(long, default_value_t = 1_000, value_name = "RECORDS", value_parser = clap::value_parser!(u64).range(1..))]
     lag_threshold: u64,
 
-    /// An array of objects for scripts.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: OutputOrJson,
 }
 
 /// # Errors
@@ -58,7 +57,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
     let names: Vec<String> = pipelines.iter().map(|p| p.name().to_owned()).collect();
     let cluster = args.kafka.cluster()?;
     let window = Duration::from_secs(args.window);
-    if !args.json {
+    if args.output.get() == Output::Text {
         output::note(format_args!("measuring for {window:?}"));
     }
     let looking = move || {
@@ -76,9 +75,9 @@ pub async fn run(args: Args) -> Result<(), Error> {
         catch_up: Duration::from_secs(args.catch_up),
         lag_threshold: args.lag_threshold,
     };
-    match args.json {
-        true => show_json(&seen, &goal),
-        false => show(&seen, &goal),
+    match args.output.get() {
+        Output::Text => show(&seen, &goal),
+        Output::Json => show_json(&seen, &goal),
     }
 }
 

@@ -29,15 +29,15 @@ pub enum Command {
 
 /// Who changes what a pipeline is made with, and why.
 #[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Change")]
 struct Author {
     /// Who asks [default: user@host].
-    #[arg(long, value_name = "WHO")]
+    #[arg(long, help_heading = "Change", value_name = "WHO")]
     by: Option<String>,
 
     /// Why; kept with the facts.
     #[arg(
         long,
+        help_heading = "Change",
         default_value = "",
         value_name = "TEXT",
         hide_default_value = true

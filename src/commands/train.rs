@@ -1,18 +1,24 @@
 //! `quadrille train`: a CSV file with the truth becomes a model package.
 
-use std::path::{Path, PathBuf};
+use std::{
+    io::ErrorKind,
+    path::{Path, PathBuf},
+};
 
 use quadrille_model::{
+    Package,
     package::{self, Overwrite},
     train::{self, Algorithm, DEPTH_MAX, FOLDS_MAX, TREES_MAX, WarmUpRows},
 };
 use quadrille_pipeline::{Invalid, Pipeline};
 use quadrille_service::Error;
+use serde_json::{Value, json};
 
 use crate::{
     files,
     kafka::blocking,
-    meter, output,
+    meter,
+    output::{self, Output, OutputArg},
     pipelines::PipelineArg,
     preview,
     training::{self, Options, Outcome},
@@ -103,6 +109,9 @@ pub struct Args {
     /// Probability from which the report counts a row as positive [default: the pipeline's].
     #[arg(long, value_name = "0..1", value_parser = probability)]
     threshold: Option<f64>,
+
+    #[command(flatten)]
+    output: OutputArg,
 }
 
 /// Parts of the cross-validation, and how they are cut.
@@ -151,7 +160,13 @@ fn run_blocking(args: &Args) -> Result<(), Error> {
     let pipeline = args.pipeline.one()?;
     let options = args.options(&pipeline)?;
     if args.keep && args.out.join("manifest.json").is_file() {
-        return output::print(format_args!("{}: kept", args.out.display())).map(drop);
+        let out = args.out.display();
+        return match args.output.get() {
+            Output::Text => output::print(format_args!("{out}: kept")).map(drop),
+            Output::Json => {
+                output::print(json!({ "out": out.to_string(), "kept": true })).map(drop)
+            }
+        };
     }
     let overwrite = args.check_place()?;
     let csv = read(&args.data)?;
@@ -172,16 +187,36 @@ fn run_blocking(args: &Args) -> Result<(), Error> {
             false => failed(error),
         }
     })?;
-    let manifest = package.manifest();
-    if let Some(training) = &manifest.training {
-        let _ = output::print(format_args!(
-            "{}\n\n{package} ({}) written to {}",
-            training.evaluation,
-            training.algorithm,
-            args.out.display()
-        ))?;
+    match args.output.get() {
+        Output::Text => show(&package, &args.out),
+        Output::Json => show_json(&package, skipped.len(), &args.out),
     }
-    Ok(())
+}
+
+fn show(package: &Package, out: &Path) -> Result<(), Error> {
+    let Some(training) = &package.manifest().training else {
+        return Ok(());
+    };
+    output::print(format_args!(
+        "{}\n\n{package} ({}) written to {}",
+        training.evaluation,
+        training.algorithm,
+        out.display()
+    ))
+    .map(drop)
+}
+
+/// What the manifest says of the training, as it says it.
+fn show_json(package: &Package, skipped: usize, out: &Path) -> Result<(), Error> {
+    let manifest: Value = serde_json::from_slice(package.manifest_bytes()).map_err(failed)?;
+    output::print(json!({
+        "name": manifest["name"],
+        "version": manifest["version"],
+        "out": out.display().to_string(),
+        "rows_skipped": skipped,
+        "training": manifest["training"],
+    }))
+    .map(drop)
 }
 
 impl Args {
@@ -230,8 +265,13 @@ fn failed(error: impl std::fmt::Display) -> Error {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Error> {
-    files::bounded(path, DATA_BYTES_MAX)
-        .map_err(|reason| Error::Config(format!("--data: {reason}; train on a sample")))
+    files::bounded(path, DATA_BYTES_MAX).map_err(|error| {
+        let hint = match error.kind() {
+            ErrorKind::FileTooLarge => "; train on a sample",
+            _ => "",
+        };
+        Error::Config(format!("--data: {}: {error}{hint}", path.display()))
+    })
 }
 
 fn explain_skipped(path: &Path, skipped: &[(u64, Invalid)]) {

@@ -23,7 +23,10 @@ use tokio::{
     task::{JoinError, JoinSet},
 };
 
-use crate::{kafka::blocking, output, training};
+use crate::{
+    kafka::{self, blocking},
+    output, training,
+};
 
 /// The shipped pipeline and its data, so that the binary runs from any folder.
 const DIABETES: (&str, &str) = (
@@ -54,12 +57,18 @@ pub struct Args {
     kafka_port: u16,
 
     /// An Apache Kafka that runs already [default: an embedded broker, which keeps nothing].
-    #[arg(long, env = "KAFKA_BOOTSTRAP_SERVERS", value_name = "HOST:PORT")]
+    #[arg(
+        long,
+        help_heading = kafka::HEADING,
+        env = "KAFKA_BOOTSTRAP_SERVERS",
+        value_name = "HOST:PORT"
+    )]
     bootstrap_servers: Option<String>,
 
     /// Extra librdkafka settings, key=value, one per line or separated by commas.
     #[arg(
         long,
+        help_heading = kafka::HEADING,
         env = "KAFKA_PROPERTIES",
         default_value = "",
         hide_env_values = true,

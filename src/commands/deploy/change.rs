@@ -6,16 +6,20 @@ use quadrille_choreography::Admin;
 use quadrille_registry::{Action, Deployment, KeyRanges, NoSuchChange, Route, View};
 use quadrille_service::Error;
 
-use super::wait;
-use crate::{kafka::Kafka, output, registry, time};
+use super::{show::to_json, wait};
+use crate::{
+    kafka::Kafka,
+    output::{self, Output, OutputArg},
+    registry, time,
+};
 
 /// Flags of every change.
 #[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Change")]
 pub struct Change {
     /// Why; shown in the history.
     #[arg(
         long,
+        help_heading = "Change",
         default_value = "",
         value_name = "TEXT",
         hide_default_value = true
@@ -23,20 +27,23 @@ pub struct Change {
     reason: String,
 
     /// Who asks [default: user@host].
-    #[arg(long, value_name = "WHO")]
+    #[arg(long, help_heading = "Change", value_name = "WHO")]
     by: Option<String>,
 
     /// Refuse unless this revision serves now (0: none) [default: whichever does].
-    #[arg(long, value_name = "REVISION")]
+    #[arg(long, help_heading = "Change", value_name = "REVISION")]
     base: Option<u64>,
 
     /// Return when every replica that reports has the revision and its models ready.
-    #[arg(long)]
+    #[arg(long, help_heading = "Change")]
     wait: bool,
 
     /// How long to wait.
-    #[arg(long, default_value_t = 120, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    #[arg(long, help_heading = "Change", default_value_t = 120, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     timeout: u64,
+
+    #[command(flatten)]
+    output: OutputArg,
 }
 
 /// What a change comes to.
@@ -95,15 +102,18 @@ pub fn change(
         reason: asked.reason.clone(),
     };
     registry.deploy(&deployment).map_err(registry::refused)?;
-    let told = registry::routes(&deployment);
-    let _ = output::print(format_args!(
-        "{pipeline} revision {}: {told}",
-        deployment.revision
-    ))?;
+    let _ = match asked.output.get() {
+        Output::Text => output::print(format_args!(
+            "{pipeline} revision {}: {}",
+            deployment.revision,
+            registry::routes(&deployment)
+        ))?,
+        Output::Json => output::print(to_json(&deployment))?,
+    };
     match asked.wait {
         true => {
             let within = Duration::from_secs(asked.timeout);
-            wait::until_ready(&cluster, &registry, &deployment, within)
+            wait::until_ready(&cluster, &registry, &deployment, within, asked.output.get())
         }
         false => Ok(()),
     }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::show::{none, to_json};
 use crate::{
     kafka::Kafka,
-    output::{self, Table},
+    output::{self, Output, OutputOrJson, Table},
     pipelines, preview, registry, time,
 };
 
@@ -21,9 +21,8 @@ pub struct Args {
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
 
-    /// An array of objects for scripts.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: OutputOrJson,
 
     #[command(flatten)]
     kafka: Kafka,
@@ -39,7 +38,7 @@ pub fn run(args: &Args) -> Result<(), Error> {
     };
     let hidden = history.events.len().saturating_sub(args.limit as usize);
     let events = &history.events[hidden..];
-    if args.json {
+    if args.output.get() == Output::Json {
         let all = events.iter().map(|event| {
             let mut value = to_json(&event.deployment);
             value["offset"] = json!(event.offset);

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::routes::role_name;
 use crate::{
     kafka::Kafka,
-    output::{self, Table},
+    output::{self, Output, OutputOrJson, Table},
     pipelines, preview, registry, time,
 };
 
@@ -17,9 +17,8 @@ pub struct Args {
     #[arg(value_name = "PIPELINE")]
     pipeline: Option<String>,
 
-    /// An array of objects for scripts.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: OutputOrJson,
 
     #[command(flatten)]
     kafka: Kafka,
@@ -58,7 +57,7 @@ pub fn run(args: &Args) -> Result<(), Error> {
     if let (Some(pipeline), true) = (&wanted, current.is_empty()) {
         return Err(none(pipeline, &view));
     }
-    if args.json {
+    if args.output.get() == Output::Json {
         let all = current.iter().map(|deployment| {
             let mut value = to_json(deployment);
             value["replicas"] = replicas_json(deployment, &replicas);

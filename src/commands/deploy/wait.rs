@@ -7,7 +7,10 @@ use quadrille_registry::{Deployment, ModelState, Registry, Replica, Replicas};
 use quadrille_service::Error;
 
 use super::show::of_pipeline;
-use crate::{output, preview, registry, time};
+use crate::{
+    output::{self, Output},
+    preview, registry, time,
+};
 
 /// How often the replicas' reports are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -53,17 +56,18 @@ fn judge(deployment: &Deployment, replicas: &[Replica]) -> Verdict {
     }
 }
 
-/// Blocks until the deployment is ready everywhere; tells what it waits for whenever that changes.
+/// Blocks until the deployment is ready everywhere; says what it waits for whenever that changes.
 pub fn until_ready(
     cluster: &Cluster,
     registry: &Registry,
     deployment: &Deployment,
     within: Duration,
+    output: Output,
 ) -> Result<(), Error> {
     let deadline = Instant::now() + within;
     let replicas = Replicas::start(cluster).map_err(registry::refused)?;
     replicas.wait_caught_up(within).map_err(registry::refused)?;
-    let mut told = String::new();
+    let mut said = String::new();
     loop {
         let now = time::now_ms();
         let list = replicas.list();
@@ -71,7 +75,12 @@ pub fn until_ready(
         let waits = match judge(deployment, &alive) {
             Verdict::Ready(count) => {
                 let replicas = output::counted(count, "replica");
-                let _ = output::print(format_args!("ready on {replicas}"))?;
+                let line = format!("ready on {replicas}");
+                match output {
+                    Output::Text => output::print(line).map(drop)?,
+                    // The answer is the deployment.
+                    Output::Json => output::note(line),
+                }
                 return Ok(());
             }
             Verdict::Failed(why) => {
@@ -91,13 +100,13 @@ pub fn until_ready(
                 newer.revision, newer.by
             )));
         }
-        if waits != told {
+        if waits != said {
             output::note(&waits);
-            told = waits;
+            said = waits;
         }
         if Instant::now() > deadline {
             return Err(Error::Failed(format!(
-                "not ready everywhere within {} s: {told}; the deployment stands, `quadrille deploy show {}` looks again",
+                "not ready everywhere within {} s: {said}; the deployment stands, `quadrille deploy show {}` looks again",
                 within.as_secs(),
                 deployment.pipeline
             )));

@@ -13,27 +13,26 @@ const CLASS_PREFIX: &str = "quadrille.";
 
 /// A letter must match each kind of filter that is given, and one of its values.
 #[derive(Debug, Clone, Default, clap::Args)]
-#[command(next_help_heading = "Filters")]
 pub struct Filter {
     /// Only with this error class, as in out_of_range; several may be given.
-    #[arg(long, value_name = "CLASS")]
+    #[arg(long, help_heading = "Filters", value_name = "CLASS")]
     reason: Vec<String>,
 
     /// Only records from this time on, by their Kafka timestamp: RFC 3339, or a day (UTC).
-    #[arg(long, value_name = "TIME", value_parser = time::parse)]
+    #[arg(long, help_heading = "Filters", value_name = "TIME", value_parser = time::parse)]
     from: Option<Timestamp>,
 
     /// Only records before this time.
-    #[arg(long, value_name = "TIME", value_parser = time::parse)]
+    #[arg(long, help_heading = "Filters", value_name = "TIME", value_parser = time::parse)]
     to: Option<Timestamp>,
 
     /// Only the record of this id; several may be given.
-    #[arg(long, value_name = "ID")]
+    #[arg(long, help_heading = "Filters", value_name = "ID")]
     id: Vec<String>,
 
     /// Only the record of this place: where it lay first, where it failed, or where its dead letter lies; several may
     /// be given.
-    #[arg(long, value_name = "TOPIC-PARTITION-OFFSET")]
+    #[arg(long, help_heading = "Filters", value_name = "TOPIC-PARTITION-OFFSET")]
     place: Vec<String>,
 }
 

@@ -8,7 +8,7 @@ use quadrille_service::Error;
 use super::{Which, explain, show};
 use crate::{
     meter::Letters,
-    output::{self, Output},
+    output::{self, Output, OutputArg},
 };
 
 #[derive(Debug, clap::Args)]
@@ -24,9 +24,8 @@ pub struct Args {
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
     limit: u64,
 
-    /// As a table, or one JSON object a line with the whole payload.
-    #[arg(long, value_enum, default_value_t = Output::Table)]
-    output: Output,
+    #[command(flatten)]
+    output: OutputArg,
 }
 
 /// # Errors
@@ -57,9 +56,9 @@ pub fn run(args: &Args) -> Result<(), Error> {
                 return ControlFlow::Break(());
             }
             left -= 1;
-            printed = output::print(match args.output {
+            printed = output::print(match args.output.get() {
                 Output::Json => show::to_json(&topic, &letter, &state).to_string(),
-                Output::Table => show::paragraph(&topic, &letter, &state),
+                Output::Text => show::paragraph(&topic, &letter, &state),
             });
             match &printed {
                 Ok(flow) => *flow,

@@ -5,9 +5,14 @@ use std::{collections::BTreeMap, ops::ControlFlow};
 use quadrille_choreography::{Action, DeadLetter, DeadLetters, Order, Scope, Settled};
 use quadrille_proto::DLQ_SUFFIX;
 use quadrille_service::Error;
+use serde_json::json;
 
 use super::{Which, explain};
-use crate::{meter::Letters, output, preview, registry};
+use crate::{
+    meter::Letters,
+    output::{self, Output, OutputArg},
+    preview, registry,
+};
 
 /// Characters of a note: it goes with every record's entry in the ledger.
 const NOTE_CHARS_MAX: usize = 500;
@@ -25,6 +30,9 @@ pub struct Settling {
     /// Who does it [default: the user at this machine].
     #[arg(long, value_name = "WHO")]
     by: Option<String>,
+
+    #[command(flatten)]
+    output: OutputArg,
 }
 
 /// A note as it is typed.
@@ -51,7 +59,7 @@ pub fn settle(args: &Settling, action: Action, note: &str) -> Result<(), Error> 
         };
         let select = |letter: &DeadLetter| args.which.matches(topic, letter);
         if args.dry_run {
-            rehearse(&letters, &select, action)?;
+            rehearse(&letters, &select, action, args.output.get())?;
             continue;
         }
         let order = Order {
@@ -67,7 +75,7 @@ pub fn settle(args: &Settling, action: Action, note: &str) -> Result<(), Error> 
         let mut meter = Letters::new(topic, done);
         let settled = letters.settle(&order, &mut |it| meter.show(it));
         let settled = settled.map_err(|error| explain(error, &cluster))?;
-        report(topic, action, &settled)?;
+        report(topic, action, &settled, args.output.get())?;
         refused += settled.refused;
     }
     match refused {
@@ -78,7 +86,7 @@ pub fn settle(args: &Settling, action: Action, note: &str) -> Result<(), Error> 
     }
 }
 
-fn report(topic: &str, action: Action, settled: &Settled) -> Result<(), Error> {
+fn report(topic: &str, action: Action, settled: &Settled, output: Output) -> Result<(), Error> {
     for letter in &settled.named {
         let reason = preview::text(&letter.reason, preview::MESSAGE_CHARS_MAX);
         let (partition, offset) = (letter.partition, letter.offset);
@@ -89,6 +97,15 @@ fn report(topic: &str, action: Action, settled: &Settled) -> Result<(), Error> {
         output::note(format_args!("and {more} more"));
     }
     let (count, source) = (settled.count, source(topic));
+    if output == Output::Json {
+        let _ = output::print(json!({
+            "topic": topic,
+            "action": name(action),
+            "count": count,
+            "refused": settled.refused,
+        }))?;
+        return Ok(());
+    }
     let _ = output::print(match action {
         Action::SendBack => format!("{count} sent back from {topic} to {source}"),
         Action::Discard => format!("{count} of {topic} discarded"),
@@ -101,6 +118,7 @@ fn rehearse(
     letters: &DeadLetters<'_>,
     select: &dyn Fn(&DeadLetter) -> bool,
     action: Action,
+    output: Output,
 ) -> Result<(), Error> {
     let topic = letters.topic;
     let mut meter = Letters::new(topic, "read");
@@ -117,12 +135,29 @@ fn rehearse(
     );
     listed.map_err(|error| explain(error, letters.cluster))?;
     let count: u64 = reasons.values().sum();
+    if output == Output::Json {
+        let _ = output::print(json!({
+            "topic": topic,
+            "action": name(action),
+            "dry_run": true,
+            "count": count,
+            "by_class": reasons,
+        }))?;
+        return Ok(());
+    }
     let (source, reasons) = (source(topic), by_reason(&reasons));
     let _ = output::print(match action {
         Action::SendBack => format!("{count} would be sent back from {topic} to {source}{reasons}"),
         Action::Discard => format!("{count} of {topic} would be discarded{reasons}"),
     })?;
     Ok(())
+}
+
+fn name(action: Action) -> &'static str {
+    match action {
+        Action::SendBack => "redrive",
+        Action::Discard => "discard",
+    }
 }
 
 /// `: 12 quadrille.out_of_range, 3 quadrille.bad_time`.

@@ -12,26 +12,31 @@ use quadrille_model::{
     package::{self, Overwrite},
 };
 use quadrille_service::Error;
+use serde_json::{Value, json};
 
 use self::{
     options::{Last, outputs},
     warm_up::warm_up,
 };
 use super::package::fits;
-use crate::{files, output, pipelines};
+use crate::{
+    files,
+    output::{self, Output, OutputArg},
+    pipelines,
+};
 
 /// So many classes that the file calls otherwise are shown; there may be thousands.
 const RENAMED_MAX: usize = 20;
 
 const EXAMPLES: &str = "\
 Examples:
-  quadrille model import forest.onnx --pipeline pipelines/diabetes.toml --version 4 \\
+  quadrille model import forest.onnx --pipeline pipelines/diabetes.toml --model-version 4 \\
       --warm-up rows.csv --out models/diabetes/4
-  quadrille model import iris.onnx --name iris --version 1 \\
+  quadrille model import iris.onnx --name iris --model-version 1 \\
       --inputs sepal_length,sepal_width,petal_length,petal_width \\
       --outputs classes:setosa,versicolor,virginica --out models/iris/1
-  quadrille model import net.onnx --name price --version 1 --inputs area,rooms \\
-      --outputs values:price --output-tensor y --out models/price/1
+  quadrille model import net.onnx --name price --model-version 1 \\
+      --inputs area,rooms --outputs values:price --output-tensor y --out models/price/1
 
 The columns of the graph's input get names by --inputs or --pipeline, in their order. --warm-up is a CSV file whose header \
 has all inputs' names and, if it is to prove that the answers are those of the library the model comes from, all outputs' \
@@ -47,25 +52,30 @@ pub struct Args {
     file: PathBuf,
 
     /// The model's name [default: the pipeline's].
-    #[arg(long, required_unless_present = "pipeline")]
+    #[arg(long, required_unless_present_any = ["pipeline", "configured"])]
     name: Option<String>,
 
     /// The model's version [default: the time, as in 20261122T160000Z].
-    #[arg(long, value_name = "VERSION", visible_alias = "model-version")]
-    version: Option<String>,
+    #[arg(long, value_name = "VERSION", visible_alias = "version")]
+    model_version: Option<String>,
 
     /// What each column of the graph's input is called, in order.
     #[arg(long, value_name = "A,B,C", value_delimiter = ',')]
-    #[arg(conflicts_with = "pipeline", required_unless_present = "pipeline")]
+    #[arg(conflicts_with = "pipeline", required_unless_present_any = ["pipeline", "configured"])]
     inputs: Vec<String>,
 
-    /// Take the model's inputs and, without --outputs, what it answers from this pipeline file; refuse a model that does not fit it.
+    /// Take the model's inputs and, without --outputs, what it answers from this pipeline file; refuse a model that does not
+    /// fit it [default: QUADRILLE_PIPELINE, unless --inputs is given].
     #[arg(long, value_name = "PATH")]
     pipeline: Option<PathBuf>,
 
+    /// QUADRILLE_PIPELINE, apart from --pipeline: it conflicts with nothing that is typed.
+    #[arg(long, hide = true, env = "QUADRILLE_PIPELINE", value_name = "PATH")]
+    configured: Option<PathBuf>,
+
     /// What the answers are: binary:NEGATIVE,POSITIVE, classes:A,B,C or values:X,Y.
     #[arg(long, value_name = "TASK:NAMES", value_parser = outputs)]
-    #[arg(required_unless_present = "pipeline")]
+    #[arg(required_unless_present_any = ["pipeline", "configured"])]
     outputs: Option<Outputs>,
 
     /// The graph's output that holds the answers [default: the first one of floating-point numbers].
@@ -96,6 +106,9 @@ pub struct Args {
     /// Replace the package that is there.
     #[arg(long)]
     replace: bool,
+
+    #[command(flatten)]
+    output: OutputArg,
 }
 
 /// # Errors
@@ -109,11 +122,11 @@ pub fn run(args: &Args) -> Result<(), Error> {
     let mut options = args.options()?;
     if let Some(path) = &args.warm_up {
         let rows = warm_up(path, &options)?;
-        rows.tell(path, &options);
+        rows.report(path, &options);
         rows.put(&mut options, args.tolerance);
     }
     let package = import(onnx, options).map_err(|error| refused(&args.file, &error))?;
-    if let Some(path) = &args.pipeline {
+    if let Some(path) = args.pipeline() {
         fits(&package, &[pipelines::one(path)?])?;
     }
     let renamed = renamed(&package).map_err(|error| refused(&args.file, &error))?;
@@ -136,7 +149,10 @@ pub fn run(args: &Args) -> Result<(), Error> {
              say what each input had to do with an answer",
         );
     }
-    let _ = output::print(told(&package, &args.out))?;
+    let _ = match args.output.get() {
+        Output::Text => output::print(summary(&package, &args.out))?,
+        Output::Json => output::print(summary_json(&package, &args.out))?,
+    };
     Ok(())
 }
 
@@ -164,7 +180,7 @@ fn refused(file: &Path, error: &package::Error) -> Error {
     Error::Config(format!("{}: {error}{hint}", file.display()))
 }
 
-fn told(package: &Package, out: &Path) -> String {
+fn summary(package: &Package, out: &Path) -> String {
     let manifest = package.manifest();
     let outputs = match &manifest.outputs {
         Outputs::Binary(labels) => format!("the probability of {}", labels.positive),
@@ -180,8 +196,21 @@ fn told(package: &Package, out: &Path) -> String {
     )
 }
 
+fn summary_json(package: &Package, out: &Path) -> Value {
+    let manifest = package.manifest();
+    json!({
+        "name": manifest.name,
+        "version": manifest.version,
+        "out": out.display().to_string(),
+        "inputs": manifest.inputs,
+        "outputs": manifest.outputs.names(),
+        "recorded_rows": manifest.warm_up.as_ref().map_or(0, |it| it.rows.len()),
+    })
+}
+
 fn read(path: &Path) -> Result<Vec<u8>, Error> {
-    files::bounded(path, onnx::BYTES_MAX as u64).map_err(Error::Config)
+    files::bounded(path, onnx::BYTES_MAX as u64)
+        .map_err(|error| Error::Config(format!("{}: {error}", path.display())))
 }
 
 #[cfg(test)]

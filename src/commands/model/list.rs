@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::versions::{Known, in_order, know, or_none, serves, states, to_json};
 use crate::{
     kafka::Kafka,
-    output::{self, Table},
+    output::{self, Output, OutputOrJson, Table},
     preview, time,
 };
 
@@ -21,9 +21,8 @@ pub struct Args {
     #[arg(long)]
     void: bool,
 
-    /// One object for scripts.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: OutputOrJson,
 
     #[command(flatten)]
     kafka: Kafka,
@@ -35,7 +34,7 @@ pub fn run(args: &Args) -> Result<(), Error> {
     let Known { registry, replicas } = know(&args.kafka.cluster()?)?;
     let view = registry.view();
     let entries = in_order(&view, args.name.as_deref());
-    if args.json {
+    if args.output.get() == Output::Json {
         let models = entries.iter().map(|entry| to_json(&view, entry, &replicas));
         let models: Vec<Value> = models.collect();
         let void: Vec<Value> = view.void.iter().map(void_json).collect();

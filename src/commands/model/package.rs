@@ -1,9 +1,11 @@
 //! A package on its way to the log: checked, and published.
 
+use std::fmt;
+
 use inference::serving::check as check_fit;
 use quadrille_model::Package;
 use quadrille_pipeline::Pipeline;
-use quadrille_registry::{ModelId, PackageBytes, Pushed, Registry, Uri};
+use quadrille_registry::{ModelEntry, ModelId, PackageBytes, Pushed, Registry, Uri};
 use quadrille_service::Error;
 
 use crate::{preview, registry, time};
@@ -49,8 +51,38 @@ pub fn fits(package: &Package, pipelines: &[Pipeline]) -> Result<(), Error> {
     Ok(())
 }
 
-/// Puts a checked package on the log; says what became of it.
-pub fn publish(registry: &Registry, checked: &Checked, by: &str) -> Result<String, Error> {
+/// A package that is on the log now.
+pub struct Published {
+    pub entry: ModelEntry,
+    /// None of the same content was there before.
+    pub is_new: bool,
+}
+
+impl fmt::Display for Published {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let entry = &self.entry;
+        let (id, place) = (&entry.id, registry::place(entry));
+        match self.is_new {
+            true => write!(
+                f,
+                "pushed {id}: {} bytes {place}, SHA-256 {}",
+                entry.bytes, entry.sha256
+            ),
+            false => write!(
+                f,
+                "{id} is already there with the same content {place}, pushed by {} at {}",
+                preview::cell(&entry.pushed_by),
+                time::seconds(entry.pushed_at_ms)
+            ),
+        }
+    }
+}
+
+/// Puts a checked package on the log.
+///
+/// # Errors
+/// The log refuses it, or Kafka does not answer.
+pub fn publish(registry: &Registry, checked: &Checked, by: &str) -> Result<Published, Error> {
     let Checked { id, bytes, .. } = checked;
     let now = time::now_ms();
     let pushed = match &checked.artefact_uri {
@@ -58,17 +90,13 @@ pub fn publish(registry: &Registry, checked: &Checked, by: &str) -> Result<Strin
         Some(uri) => registry.push_by_uri(id, bytes, uri, by, now),
     };
     Ok(match pushed.map_err(registry::refused)? {
-        Pushed::New(entry) => format!(
-            "pushed {id}: {} bytes {}, SHA-256 {}",
-            entry.bytes,
-            registry::place(&entry),
-            entry.sha256
-        ),
-        Pushed::AlreadyThere(entry) => format!(
-            "{id} is already there with the same content {}, pushed by {} at {}",
-            registry::place(&entry),
-            preview::cell(&entry.pushed_by),
-            time::seconds(entry.pushed_at_ms)
-        ),
+        Pushed::New(entry) => Published {
+            entry,
+            is_new: true,
+        },
+        Pushed::AlreadyThere(entry) => Published {
+            entry,
+            is_new: false,
+        },
     })
 }

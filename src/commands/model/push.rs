@@ -9,9 +9,14 @@ use quadrille_model::{
 use quadrille_pipeline::Pipeline;
 use quadrille_registry::{S3Settings, Sha256Hex, Store, StoreError, Uri};
 use quadrille_service::Error;
+use serde_json::json;
 
 use super::package::{Checked, check, fits, publish};
-use crate::{kafka::Kafka, output, registry};
+use crate::{
+    kafka::Kafka,
+    output::{self, Output, OutputArg},
+    registry,
+};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -34,6 +39,9 @@ pub struct Args {
     /// Who pushes [default: user@host].
     #[arg(long, value_name = "WHO")]
     pub by: Option<String>,
+
+    #[command(flatten)]
+    pub output: OutputArg,
 
     #[command(flatten)]
     pub kafka: Kafka,
@@ -69,8 +77,18 @@ pub fn run(args: &Args) -> Result<(), Error> {
     };
     drop(package);
     let registry = registry::open(&args.kafka.cluster()?)?;
-    let told = publish(&registry, &checked, &registry::author(args.by.as_deref()))?;
-    let _ = output::print(told)?;
+    let published = publish(&registry, &checked, &registry::author(args.by.as_deref()))?;
+    let _ = match args.output.get() {
+        Output::Text => output::print(published)?,
+        Output::Json => output::print(json!({
+            "name": published.entry.id.name,
+            "version": published.entry.id.version,
+            "sha256": published.entry.sha256.to_string(),
+            "bytes": published.entry.bytes,
+            "artefact_uri": published.entry.artefact_uri(),
+            "new": published.is_new,
+        }))?,
+    };
     Ok(())
 }
 

@@ -5,10 +5,15 @@ use quadrille_service::Error;
 use serde_json::{Value, json};
 
 use super::versions::{Known, in_order, know, or_none, serves, to_json, told};
-use crate::{kafka::Kafka, output, preview, registry, time};
+use crate::{
+    kafka::Kafka,
+    output::{self, Output, OutputOrJson},
+    preview, registry, time,
+};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
+    /// The model's name, or NAME:VERSION.
     #[arg(value_name = "NAME")]
     name: String,
 
@@ -17,12 +22,11 @@ pub struct Args {
     version: Option<String>,
 
     /// Print the package's manifest.json and nothing else.
-    #[arg(long, requires = "version")]
+    #[arg(long)]
     manifest: bool,
 
-    /// One object for scripts.
-    #[arg(long, conflicts_with = "manifest")]
-    json: bool,
+    #[command(flatten)]
+    output: OutputOrJson,
 
     #[command(flatten)]
     kafka: Kafka,
@@ -31,28 +35,29 @@ pub struct Args {
 /// # Errors
 /// There is no such model or version, or Kafka does not answer.
 pub fn run(args: &Args) -> Result<(), Error> {
+    let (name, version) = registry::name_and_version(&args.name, args.version.as_deref())?;
+    if args.manifest && version.is_none() {
+        let message = "--manifest shows one version; give NAME:VERSION";
+        return Err(Error::Config(message.to_owned()));
+    }
     let Known { registry, replicas } = know(&args.kafka.cluster()?)?;
     let view = registry.view();
-    let mut entries = in_order(&view, Some(&args.name));
+    let mut entries = in_order(&view, Some(&name));
     let names: Vec<&str> = entries.iter().map(|e| e.id.version.as_str()).collect();
     let known = names.join(", ");
-    if let Some(version) = &args.version {
+    if let Some(version) = &version {
         entries.retain(|entry| entry.id.version == *version);
     }
     if entries.is_empty() {
         return Err(Error::Config(match known.as_str() {
-            "" => format!(
-                "there is no model {}; see `quadrille model list`",
-                args.name
-            ),
+            "" => format!("there is no model {name}; see `quadrille model list`"),
             known => format!(
-                "model {} has no version {}; versions are: {known}",
-                args.name,
-                args.version.as_deref().unwrap_or_default()
+                "model {name} has no version {}; versions are: {known}",
+                version.as_deref().unwrap_or_default()
             ),
         }));
     }
-    if args.json {
+    if args.output.get() == Output::Json && !args.manifest {
         let models = entries.iter().map(|entry| to_json(&view, entry, &replicas));
         let _ = output::print(json!({ "models": models.collect::<Vec<Value>>() }))?;
         return Ok(());

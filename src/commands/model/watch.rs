@@ -15,7 +15,7 @@ use quadrille_model::Package;
 use quadrille_registry::Registry;
 use quadrille_service::{Error, shutdown_signal};
 
-use super::package::{check, publish};
+use super::package::{Published, check, publish};
 use crate::{
     kafka::{Kafka, blocking},
     output, registry,
@@ -141,8 +141,8 @@ impl Watcher {
             return;
         }
         let (settled, fault) = match self.push(&folder) {
-            Ok(told) => {
-                let _ = output::print(told);
+            Ok(published) => {
+                let _ = output::print(published);
                 (true, None)
             }
             // What has not changed since the last look will not become whole by itself; tell why, once.
@@ -165,7 +165,7 @@ impl Watcher {
         self.seen.insert(folder, seen);
     }
 
-    fn push(&self, folder: &Path) -> Result<String, Fault> {
+    fn push(&self, folder: &Path) -> Result<Published, Fault> {
         let package = Package::load(folder).map_err(|error| Fault::NotWhole(error.to_string()))?;
         let checked = check(&package).map_err(Fault::Refused)?;
         let named = |part: Option<&std::ffi::OsStr>| part.unwrap_or_default().to_owned();

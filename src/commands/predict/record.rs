@@ -29,7 +29,7 @@ pub fn from_json(text: &str) -> Result<Struct, Error> {
 }
 
 /// A record from `field=value` pairs: a value that is a JSON number, true, false, null or a text in
-/// double quotes is that, any other is a text.
+/// double quotes is that, and so is `.5`; any other is a text.
 ///
 /// # Errors
 /// A pair without `=` or name, or a field that is there twice.
@@ -57,12 +57,22 @@ pub fn from_pairs(pairs: &[String]) -> Result<Struct, Error> {
 fn scalar(text: &str) -> Value {
     let as_text = || Kind::StringValue(text.to_owned());
     let kind = match serde_json::from_str(text) {
-        Ok(serde_json::Value::Array(_) | serde_json::Value::Object(_)) | Err(_) => as_text(),
+        Ok(serde_json::Value::Array(_) | serde_json::Value::Object(_)) => as_text(),
+        Err(_) => fraction(text).map_or_else(as_text, Kind::NumberValue),
         Ok(json) => value(json, 0)
             .and_then(|value| value.kind)
             .unwrap_or_else(as_text),
     };
     Value { kind: Some(kind) }
+}
+
+/// `.5` and `-.5`, which people write and JSON does not have. `007`, `+49…` and `1.` stay texts: they may be codes.
+fn fraction(text: &str) -> Option<f64> {
+    let decimals = text.strip_prefix('-').unwrap_or(text).strip_prefix('.')?;
+    match decimals.starts_with(|first: char| first.is_ascii_digit()) {
+        true => text.parse().ok().filter(|number: &f64| number.is_finite()),
+        false => None,
+    }
 }
 
 /// None where it is nested deeper than `levels`.
@@ -112,6 +122,10 @@ mod tests {
         let record = pairs(&[
             "age=50",
             "mass=33.6",
+            "risk=.5",
+            "change=-.25e1",
+            "file=.5a",
+            "phone=+49",
             "sex=f",
             "code=007",
             "smoker=true",
@@ -124,6 +138,10 @@ mod tests {
         let text = |it: &str| Kind::StringValue(it.into());
         assert_eq!(kind(&record, "age"), Kind::NumberValue(50.0));
         assert_eq!(kind(&record, "mass"), Kind::NumberValue(33.6));
+        assert_eq!(kind(&record, "risk"), Kind::NumberValue(0.5));
+        assert_eq!(kind(&record, "change"), Kind::NumberValue(-2.5));
+        assert_eq!(kind(&record, "file"), text(".5a"));
+        assert_eq!(kind(&record, "phone"), text("+49"));
         assert_eq!(kind(&record, "sex"), text("f"));
         assert_eq!(kind(&record, "code"), text("007"));
         assert_eq!(kind(&record, "smoker"), Kind::BoolValue(true));

@@ -27,10 +27,10 @@ pub async fn run(args: Args) -> Result<(), Error> {
         .map_err(|status| grpc::refused(SERVICE, &status))?
         .into_inner();
     let (count, duplicates) = (answer.count, answer.duplicates);
-    let _ = match args.server.output {
+    let _ = match args.server.output.get() {
         Output::Json => output::print(json!({"count": count, "duplicates": duplicates}))?,
-        Output::Table if duplicates == 0 => output::print(count)?,
-        Output::Table => output::print(format_args!(
+        Output::Text if duplicates == 0 => output::print(count)?,
+        Output::Text => output::print(format_args!(
             "{count} ({duplicates} later ones of the same id ignored)"
         ))?,
     };

@@ -37,9 +37,9 @@ pub async fn run(args: Args) -> Result<(), Error> {
     let answer = answer
         .map_err(|status| grpc::refused(SERVICE, &status))?
         .into_inner();
-    let _ = match args.server.output {
+    let _ = match args.server.output.get() {
         Output::Json => output::print(to_json(&answer))?,
-        Output::Table => output::print(page(&answer))?,
+        Output::Text => output::print(page(&answer))?,
     };
     Ok(())
 }

@@ -66,13 +66,13 @@ pub async fn run(args: Args) -> Result<(), Error> {
         .map_err(|status| grpc::refused(SERVICE, &status))?
         .into_inner();
     let token = Some(answer.next_page_token).filter(|token| !token.is_empty());
-    match args.server.output {
+    match args.server.output.get() {
         Output::Json => {
             let predictions: Vec<Value> = answer.predictions.iter().map(to_json).collect();
             let page = json!({"predictions": predictions, "next_page_token": token});
             let _ = output::print(page)?;
         }
-        Output::Table => {
+        Output::Text => {
             let _ = output::print(table(&answer.predictions))?;
             if let Some(token) = token {
                 output::note(format_args!("there are more: --page-token {token}"));
@@ -91,6 +91,7 @@ fn table(predictions: &[StoredPrediction]) -> Table {
         "EVENT TIME",
         "MODEL",
         "VERSION",
+        "VARIANT",
     ]);
     for it in predictions {
         table.row(vec![
@@ -101,6 +102,7 @@ fn table(predictions: &[StoredPrediction]) -> Table {
             rfc3339(it.event_time.as_ref()),
             cell(&it.model),
             cell(&it.version),
+            cell(&it.variant),
         ]);
     }
     table

@@ -5,14 +5,21 @@ use std::collections::HashSet;
 use quadrille_choreography::{Admin, AdminError, FactsLog, TopicSpec};
 use quadrille_pipeline::Pipeline;
 use quadrille_service::Error;
+use serde_json::{Value, json};
 
-use super::{Which, survey::survey};
-use crate::output::{self, Table};
+use super::{
+    Which,
+    survey::{Found, survey},
+};
+use crate::output::{self, Output, OutputArg, Table};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
     which: Which,
+
+    #[command(flatten)]
+    output: OutputArg,
 }
 
 /// # Errors
@@ -20,7 +27,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<(), Error> {
     let pipelines = args.which.pipeline.all()?;
     let admin = Admin::connect(&args.which.kafka.cluster()?)?;
-    let mut table = Table::new(&["TOPIC", "PARTITIONS", "MESSAGE BYTES MAX"]);
+    let mut topics = Vec::new();
     let mut listed = HashSet::new();
     let mut faults = Vec::new();
     for pipeline in &pipelines {
@@ -30,23 +37,42 @@ pub fn run(args: &Args) -> Result<(), Error> {
             found.extend(changed(&admin, pipeline)?);
         }
         faults.extend(found.iter().map(AdminError::to_string));
-        for found in survey.topics {
-            if listed.insert(found.spec.name.clone()) {
-                let partitions = found
-                    .partitions
-                    .map_or("missing".to_owned(), |n| n.to_string());
-                let limit = found
-                    .message_bytes_max
-                    .map_or(String::new(), |n| n.to_string());
-                table.row(vec![found.spec.name, partitions, limit]);
-            }
-        }
+        let new = |found: &Found| listed.insert(found.spec.name.clone());
+        topics.extend(survey.topics.into_iter().filter(new));
     }
-    let _ = output::print(table)?;
+    let _ = match args.output.get() {
+        Output::Text => output::print(table(&topics))?,
+        Output::Json => output::print(to_json(&topics, &faults))?,
+    };
     match faults.is_empty() {
         true => Ok(()),
         false => Err(Error::Config(faults.join("\nerror: "))),
     }
+}
+
+fn table(topics: &[Found]) -> Table {
+    let mut table = Table::new(&["TOPIC", "PARTITIONS", "MESSAGE BYTES MAX"]);
+    for found in topics {
+        let partitions = found.partitions.map(|count| count.to_string());
+        let limit = found.message_bytes_max.map(|bytes| bytes.to_string());
+        table.row(vec![
+            found.spec.name.clone(),
+            partitions.unwrap_or_else(|| "missing".to_owned()),
+            limit.unwrap_or_default(),
+        ]);
+    }
+    table
+}
+
+fn to_json(topics: &[Found], faults: &[String]) -> Value {
+    let topics = topics.iter().map(|found| {
+        json!({
+            "topic": found.spec.name,
+            "partitions": found.partitions,
+            "message_bytes_max": found.message_bytes_max,
+        })
+    });
+    json!({ "topics": topics.collect::<Vec<Value>>(), "faults": faults })
 }
 
 /// What of a pipeline's topics is not as its facts say.

@@ -5,13 +5,14 @@ use std::collections::HashSet;
 use quadrille_choreography::{Admin, AdminError, Facts, FactsLog, TopicSpec};
 use quadrille_pipeline::Pipeline;
 use quadrille_service::Error;
+use serde_json::{Value, json};
 
 use super::{
     Which,
     survey::{Survey, survey},
 };
 use crate::{
-    output::{self, Table},
+    output::{self, Output, OutputArg, Table},
     registry,
 };
 
@@ -44,6 +45,9 @@ pub struct Args {
         value_parser = clap::value_parser!(u32).range(1_024..=1_000_000_000)
     )]
     message_bytes_max: u32,
+
+    #[command(flatten)]
+    output: OutputArg,
 }
 
 /// # Errors
@@ -51,7 +55,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<(), Error> {
     let pipelines = args.which.pipeline.all()?;
     let admin = Admin::connect(&args.which.kafka.cluster()?)?;
-    let mut table = Table::new(&["TOPIC", "PARTITIONS", ""]);
+    let mut lines = Vec::new();
     let mut listed = HashSet::new();
     for pipeline in &pipelines {
         let (specs, there) = to_create(&admin, pipeline, args)?;
@@ -61,16 +65,49 @@ pub fn run(args: &Args) -> Result<(), Error> {
             .filter(|spec| listed.insert(spec.name.clone()))
         {
             let found = there.partitions(&spec.name);
-            let state = match created.contains(&spec.name) {
-                true => "created",
-                false => "was there",
-            };
-            let partitions = found.unwrap_or(spec.partitions).to_string();
-            table.row(vec![spec.name, partitions, state.to_owned()]);
+            lines.push(Line {
+                partitions: found.unwrap_or(spec.partitions),
+                created: created.contains(&spec.name),
+                topic: spec.name,
+            });
         }
     }
-    let _ = output::print(table)?;
+    show(&lines, args.output.get())?;
     remember(&admin, &pipelines)
+}
+
+/// A topic after all is made.
+struct Line {
+    topic: String,
+    partitions: i32,
+    created: bool,
+}
+
+fn show(lines: &[Line], output: Output) -> Result<(), Error> {
+    let _ = match output {
+        Output::Text => {
+            let mut table = Table::new(&["TOPIC", "PARTITIONS", ""]);
+            for line in lines {
+                table.row(vec![
+                    line.topic.clone(),
+                    line.partitions.to_string(),
+                    if line.created { "created" } else { "was there" }.to_owned(),
+                ]);
+            }
+            output::print(table)?
+        }
+        Output::Json => {
+            let topics = lines.iter().map(|line| {
+                json!({
+                    "topic": line.topic,
+                    "partitions": line.partitions,
+                    "created": line.created,
+                })
+            });
+            output::print(json!({ "topics": topics.collect::<Vec<Value>>() }))?
+        }
+    };
+    Ok(())
 }
 
 /// Writes down what pipelines are made with, where nothing is written yet.

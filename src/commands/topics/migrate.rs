@@ -44,8 +44,8 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<(), Error> {
     let pipeline = args.which.pipeline.one()?;
     let admin = Admin::connect(&args.which.kafka.cluster()?)?;
-    let told = migrate(&admin, &pipeline, args)?;
-    let _ = output::print(format_args!("{}: {told}", pipeline.name()))?;
+    let said = migrate(&admin, &pipeline, args)?;
+    let _ = output::print(format_args!("{}: {said}", pipeline.name()))?;
     Ok(())
 }
 
@@ -123,7 +123,7 @@ fn drain(
 /// Waits until ingest is stopped and everything behind it is worked off.
 fn wait_drained(admin: &Admin, pipeline: &str, within: Duration) -> Result<(), Error> {
     let deadline = Instant::now() + within;
-    let mut told = String::new();
+    let mut said = String::new();
     loop {
         let waits = match waits_for(admin, pipeline) {
             Ok(None) => return Ok(()),
@@ -132,9 +132,9 @@ fn wait_drained(admin: &Admin, pipeline: &str, within: Duration) -> Result<(), E
             Err(error) if error.is_retriable() => error.to_string(),
             Err(error) => return Err(error.into()),
         };
-        if waits != told {
+        if waits != said {
             output::note(format_args!("waiting: {waits}"));
-            told.clone_from(&waits);
+            said.clone_from(&waits);
         }
         if Instant::now() > deadline {
             let seconds = within.as_secs();

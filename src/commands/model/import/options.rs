@@ -1,5 +1,7 @@
 //! What an ONNX file is imported as: its name, inputs, outputs, from flags or from a pipeline.
 
+use std::path::{Path, PathBuf};
+
 use quadrille_model::{
     Outputs,
     import::ImportOptions,
@@ -53,10 +55,16 @@ pub fn outputs(text: &str) -> Result<Outputs, String> {
 }
 
 impl Args {
+    /// The pipeline file that the model is for, if it is for one.
+    pub fn pipeline(&self) -> Option<&Path> {
+        let configured = self.configured.as_ref().filter(|_| self.inputs.is_empty());
+        self.pipeline.as_ref().or(configured).map(PathBuf::as_path)
+    }
+
     /// # Errors
     /// Something is missing, or the pipeline cannot be read.
     pub fn options(&self) -> Result<ImportOptions, Error> {
-        let pipeline = match &self.pipeline {
+        let pipeline = match self.pipeline() {
             Some(path) => Some(pipelines::one(path)?),
             None => None,
         };
@@ -68,7 +76,7 @@ impl Args {
             name: name
                 .or_else(|| of_pipeline.map(|it| it.name().to_owned()))
                 .ok_or_else(|| missing("--name"))?,
-            version: (self.version.clone()).unwrap_or_else(|| time::as_version()),
+            version: (self.model_version.clone()).unwrap_or_else(time::as_version),
             inputs: match of_pipeline {
                 Some(pipeline) => pipeline.inputs().to_vec(),
                 None => (self.inputs.iter())

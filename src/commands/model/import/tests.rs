@@ -5,7 +5,7 @@ use clap::Parser;
 use quadrille_model::package::ROWS_MAX;
 
 use super::{super::push, *};
-use crate::{kafka::Kafka, pipelines};
+use crate::{kafka::Kafka, output::OutputArg, pipelines};
 
 const GOLDEN: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
@@ -205,6 +205,7 @@ fn a_model_whose_positive_class_is_the_pipelines_negative_one_is_refused() {
         sha256: None,
         pipeline: Some(pipeline),
         by: None,
+        output: OutputArg::default(),
         kafka: Kafka {
             bootstrap_servers: "127.0.0.1:1".to_owned(),
             kafka_properties: String::new(),

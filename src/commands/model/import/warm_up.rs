@@ -25,7 +25,8 @@ pub struct Rows {
 }
 
 impl Rows {
-    pub fn tell(&self, path: &Path, options: &ImportOptions) {
+    /// Says what of the file is used.
+    pub fn report(&self, path: &Path, options: &ImportOptions) {
         let path = path.display();
         if self.more {
             output::note(format_args!("{path}: the first {ROWS_MAX} rows are taken"));
@@ -57,9 +58,11 @@ impl Rows {
     }
 }
 
+/// # Errors
+/// The file cannot be read, or a row cannot be used.
 pub fn warm_up(path: &Path, options: &ImportOptions) -> Result<Rows, Error> {
     let bytes = files::bounded(path, WARM_UP_BYTES_MAX)
-        .map_err(|reason| Error::Config(format!("--warm-up: {reason}")))?;
+        .map_err(|error| Error::Config(format!("--warm-up: {}: {error}", path.display())))?;
     rows(&bytes, &options.inputs, options.outputs.names())
         .map_err(|reason| Error::Config(format!("--warm-up: {}: {reason}", path.display())))
 }
