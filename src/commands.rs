@@ -1,7 +1,9 @@
 //! The commands: a file for each, and a folder with a file per verb where one has several.
 
+mod completions;
 mod deploy;
 mod dlq;
+mod doctor;
 mod explain;
 mod model;
 mod predict;
@@ -12,6 +14,7 @@ mod topics;
 mod train;
 mod up;
 
+use clap::CommandFactory;
 use quadrille_service::Error;
 
 #[derive(Debug, clap::Subcommand)]
@@ -43,6 +46,10 @@ pub enum Command {
     /// Look at dead letters, send them back, or discard them.
     #[command(subcommand)]
     Dlq(dlq::Command),
+    /// Look at everything a pipeline needs, and say what to mend: Kafka, topics, groups, models, database, ports.
+    Doctor(doctor::Args),
+    /// Print what a shell needs to complete these commands.
+    Completions(completions::Args),
 }
 
 impl Command {
@@ -61,6 +68,8 @@ impl Command {
             Command::Explain(args) => explain::run(args).await,
             Command::ScaleAdvice(args) => scale_advice::run(args).await,
             Command::Dlq(command) => dlq::run(command).await,
+            Command::Doctor(args) => doctor::run(args).await,
+            Command::Completions(args) => completions::run(&args, crate::Cli::command()),
         }
     }
 }

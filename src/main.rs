@@ -39,6 +39,7 @@ Examples:
   quadrille explain pima-1
   quadrille scale-advice --window 30
   quadrille dlq list --pipeline diabetes --stage inbox
+  quadrille doctor                             what is wrong, and what to do
 
 Exit codes: 0 done, 64 wrong usage or configuration, 1 anything else.";
 
@@ -140,6 +141,7 @@ mod tests {
             "quadrille deploy",
             "quadrille results",
             "quadrille dlq",
+            "quadrille completions",
         ];
         for (path, command) in commands() {
             let output = command.get_arguments().find(|it| it.get_id() == "output");

@@ -1,7 +1,7 @@
 //! `quadrille topics`: a pipeline's topics made, or looked at.
 
 mod accept;
-mod check;
+pub mod check;
 mod create;
 mod migrate;
 pub mod survey;

@@ -8,6 +8,7 @@ mod compression;
 mod cuts;
 mod database;
 mod delivery;
+mod doctor;
 mod doubt;
 mod ending;
 mod examples;

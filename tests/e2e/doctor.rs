@@ -1,0 +1,99 @@
+//! What the command line says of a system that is not well, or not there.
+
+use std::{
+    net::TcpListener,
+    process::Output,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+use crate::harness::{cli::Cli, world::World};
+
+/// Kafka's client is asked for 10 s; the rest is the process on a busy machine.
+const GIVEN_UP_WITHIN: Duration = Duration::from_secs(20);
+
+/// The first of four ports that nobody listens on, as far as one can know.
+fn free_ports() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("its number").port();
+    port.min(65_000).to_string()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn status<'a>(report: &'a Value, check: &str) -> (&'a str, &'a str) {
+    let checks = report["checks"].as_array().expect("checks");
+    let found = checks.iter().find(|it| it["check"] == check);
+    let found = found.unwrap_or_else(|| panic!("no check {check}: {report}"));
+    let word = |field: &str| found[field].as_str().expect("a text");
+    (word("status"), word("found"))
+}
+
+#[test]
+fn a_doctor_says_what_is_well_what_is_missing_and_what_to_do() {
+    let world = World::new(2);
+    let (name, cli) = (&world.pipeline, Cli(world.bootstrap.clone()));
+    let examine = |file: &str, code: i32| {
+        let port = free_ports();
+        let database = world.database_url.as_str();
+        let args = ["doctor", "--pipeline", file, "--database-url", database];
+        let output = cli.run(&[&args[..], &["--port", &port, "--output", "json"]].concat());
+        let told = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{told}");
+        serde_json::from_slice::<Value>(&output.stdout).expect("JSON")
+    };
+    let report = examine(&world.pipeline_file().display().to_string(), 0);
+    assert_eq!(report["ok"], true, "{report}");
+    assert_eq!(status(&report, "kafka").0, "ok");
+    let topics = status(&report, &format!("{name} topics"));
+    assert_eq!(topics, ("ok", "all there, 2 partitions each"));
+    let (word, found) = status(&report, &format!("{name} feature"));
+    assert!(word == "warning" && found.contains("start it"), "{found}");
+    let (word, found) = status(&report, &format!("{name} model"));
+    assert!(word == "warning" && found.contains("deploy set"), "{found}");
+    let file = std::fs::read_to_string(world.pipeline_file()).expect("read");
+    let other = world.folder.path().join("other.toml");
+    let renamed = file.replacen(name.as_str(), &format!("{name}-no"), 1);
+    std::fs::write(&other, renamed).expect("written");
+    let report = examine(&other.display().to_string(), 1);
+    let (word, found) = status(&report, &format!("{name}-no topics"));
+    assert!(
+        word == "failed"
+            && found.contains(&format!("{name}-no.inbox"))
+            && found.contains("topics create"),
+        "{found}"
+    );
+}
+
+#[test]
+fn without_kafka_commands_give_up_soon_with_a_plain_message() {
+    let cli = Cli("127.0.0.1:1".to_owned());
+    let timed = |args: &[&str]| -> Output {
+        let began = Instant::now();
+        let output = cli.run(args);
+        let took = began.elapsed();
+        assert!(took < GIVEN_UP_WITHIN, "{args:?} took {took:?}");
+        assert_eq!(output.status.code(), Some(1), "{args:?}");
+        let error = text(&output.stderr);
+        assert!(!error.contains("{\""), "{args:?}: {error}");
+        output
+    };
+    let listed = timed(&["model", "list"]);
+    let error = text(&listed.stderr);
+    assert!(
+        error.starts_with("error: Kafka at 127.0.0.1:1 does not answer"),
+        "{error}"
+    );
+    let pipelines = concat!(env!("CARGO_MANIFEST_DIR"), "/pipelines");
+    let looked = timed(&["doctor", "--pipeline", pipelines, "--port", &free_ports()]);
+    let report = text(&looked.stdout);
+    assert!(report.contains("127.0.0.1:1 does not answer"), "{report}");
+    let files = report.lines().find(|line| line.starts_with("pipelines"));
+    assert!(
+        files.is_some_and(|line| line.contains("diabetes")),
+        "{report}"
+    );
+}
