@@ -1,12 +1,13 @@
 //! How fast a store takes batches:
 //! `write_rate <DATABASE_URL of an empty database> [rows] [rows a batch] [random|rising ids]`.
 
-use std::env;
-use std::time::Instant;
+use std::{env, time::Instant};
 
 use anyhow::Context;
-use results::domain::Prediction;
-use results::store::{Advance, AnyStore, Place, Store, TopicIdentity, WriteBatch};
+use results::{
+    prediction::Prediction,
+    store::{Advance, AnyStore, Position, ReadStore, Store, TopicIdentity, UnitOfWork, WriteStore},
+};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -22,7 +23,7 @@ async fn main() -> anyhow::Result<()> {
         Some(other) => anyhow::bail!("ids are random or rising, not {other}"),
     };
     let store = AnyStore::open(&url).await?;
-    let batches: Vec<WriteBatch> = (0..rows / size)
+    let batches: Vec<UnitOfWork> = (0..rows / size)
         .map(|number| batch(number, size, ids))
         .collect();
     let begun = Instant::now();
@@ -48,7 +49,7 @@ enum Ids {
 }
 
 /// Four partitions, 1,000 keys.
-fn batch(number: i64, size: i64, ids: Ids) -> WriteBatch {
+fn batch(number: i64, size: i64, ids: Ids) -> UnitOfWork {
     let topic = TopicIdentity {
         cluster_id: "c".into(),
         topic: "p".into(),
@@ -56,7 +57,7 @@ fn batch(number: i64, size: i64, ids: Ids) -> WriteBatch {
     };
     let moved = |offset: i64| offset * size;
     let old = Some(moved(number)).filter(|offset| *offset > 0);
-    let old = old.map(Place::at);
+    let old = old.map(Position::at);
     let advance = |partition| Advance {
         partition,
         old,
@@ -66,7 +67,7 @@ fn batch(number: i64, size: i64, ids: Ids) -> WriteBatch {
         .map(|row| prediction(row, ids))
         .collect();
     let advances = (0..4).map(advance).collect();
-    WriteBatch {
+    UnitOfWork {
         pipeline: "p".into(),
         topic,
         advances,

@@ -2,16 +2,19 @@
 
 use prost_types::Timestamp;
 use quadrille_pipeline::quote::message;
-use quadrille_proto::v1::results_service_server::{ResultsService, ResultsServiceServer};
 use quadrille_proto::v1::{
     CountPredictionsRequest, CountPredictionsResponse, GetPredictionRequest,
     ListPredictionsRequest, ListPredictionsResponse, StoredPrediction,
+    results_service_server::{ResultsService, ResultsServiceServer},
 };
 use tonic::{Request, Response, Status};
 
-use crate::domain::{self, BadRequest, Filter, Kind, Limit};
-use crate::reader::{Error, Reader};
-use crate::store::AnyStore;
+use crate::{
+    prediction::{Kind, Prediction},
+    query::{self, Filter, Limit},
+    reader::{Error, Reader},
+    store::AnyStore,
+};
 
 /// The service, to be added to a tonic router.
 pub fn grpc(store: AnyStore, pipelines: Vec<String>) -> ResultsServiceServer<Service> {
@@ -39,7 +42,7 @@ impl ResultsService for Service {
         request: Request<GetPredictionRequest>,
     ) -> Result<Response<StoredPrediction>, Status> {
         let request = request.into_inner();
-        let shadow = given(&request.shadow_variant);
+        let shadow = non_empty(&request.shadow_variant);
         let prediction = self
             .reader
             .get(&request.pipeline, &request.id, shadow)
@@ -57,11 +60,11 @@ impl ResultsService for Service {
     ) -> Result<Response<ListPredictionsResponse>, Status> {
         let request = request.into_inner();
         let filter = filter(&request).map_err(|error| status(error.into()))?;
-        let stored = |prediction: domain::Prediction| StoredPrediction {
+        let stored = |prediction: Prediction| StoredPrediction {
             shadow: request.shadow,
             ..prediction.into()
         };
-        let token = given(&request.page_token);
+        let token = non_empty(&request.page_token);
         let listing = self
             .reader
             .list(&request.pipeline, filter, token)
@@ -89,16 +92,16 @@ impl ResultsService for Service {
     }
 }
 
-fn filter(request: &ListPredictionsRequest) -> Result<Filter, BadRequest> {
+fn filter(request: &ListPredictionsRequest) -> Result<Filter, query::Error> {
     Ok(Filter {
-        key: given(&request.key).map(str::to_owned),
+        key: non_empty(&request.key).map(str::to_owned),
         from_ms: request
             .from
             .as_ref()
             .map(|time| ms("from", time))
             .transpose()?,
         to_ms: request.to.as_ref().map(|time| ms("to", time)).transpose()?,
-        decision: given(&request.decision).map(str::to_owned),
+        decision: non_empty(&request.decision).map(str::to_owned),
         kind: match request.shadow {
             true => Kind::Shadow,
             false => Kind::Live,
@@ -112,16 +115,16 @@ fn filter(request: &ListPredictionsRequest) -> Result<Filter, BadRequest> {
 }
 
 /// In proto3 a text that was left out is empty.
-fn given(text: &str) -> Option<&str> {
+fn non_empty(text: &str) -> Option<&str> {
     Some(text).filter(|text| !text.is_empty())
 }
 
-fn ms(field: &'static str, time: &Timestamp) -> Result<i64, BadRequest> {
+fn ms(field: &'static str, time: &Timestamp) -> Result<i64, query::Error> {
     match jiff::Timestamp::new(time.seconds, time.nanos) {
-        Ok(time) => Ok(domain::ceil_ms(time)),
+        Ok(time) => Ok(query::ceil_ms(time)),
         Err(_) => {
             let given = format!("{} s, {} ns", time.seconds, time.nanos);
-            Err(BadRequest::Time { field, given })
+            Err(query::Error::Time { field, given })
         }
     }
 }
@@ -133,7 +136,7 @@ fn status(error: Error) -> Status {
         Error::UnknownPipeline { .. } | Error::UnknownPrediction { .. } => {
             Status::not_found(message)
         }
-        Error::Away(_) => Status::unavailable(message),
+        Error::Unreachable(_) => Status::unavailable(message),
         Error::TooSlow { .. } => Status::deadline_exceeded(message),
         Error::Failed(_) => Status::internal(message),
     }

@@ -1,13 +1,14 @@
 //! Predictions into SQL, and the ways to read them: gRPC, REST and a page.
 //!
 //! Everything but the stage itself is free of Kafka: [`store`] knows rows and offsets but not who
-//! consumed them, [`reader`] knows questions but no protocol, and [`grpc`] and [`rest`] know their
+//! consumed them, [`reader`] knows queries but no protocol, and [`grpc`] and [`rest`] know their
 //! protocol but no SQL. Prost types do not pass [`wire`] and [`grpc`].
 
-pub mod domain;
 pub mod grpc;
 mod page;
 pub mod page_token;
+pub mod prediction;
+pub mod query;
 pub mod reader;
 pub mod rest;
 mod stage;
@@ -17,16 +18,16 @@ pub mod wire;
 
 use std::time::Duration;
 
-use quadrille_choreography::{Backoff, Delivery, Stage as Running, StageOptions};
+use quadrille_choreography::{Backoff, Delivery, Stage, StageOptions};
 use quadrille_service::{Assembly, Calls, Context, Error, MessageMax, Requests};
 
 use crate::{
-    stage::{Offsets, ResultsHandler},
-    store::{AnyStore, Store, TopicIdentity},
+    stage::{ResultsHandler, TopicStore},
+    store::{AnyStore, Store, TopicIdentity, WriteStore},
 };
 
-/// How long the database's connections may take to close: one that does not answer keeps nobody.
-const CLOSE_WITHIN: Duration = Duration::from_secs(2);
+/// How long the database's connections may take to close: one that does not answer must not hold the exit up.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The service's settings.
 #[derive(Debug)]
@@ -51,31 +52,31 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> R
     })
     .await;
     if let Some(store) = opened
-        && tokio::time::timeout(CLOSE_WITHIN, store.close())
+        && tokio::time::timeout(CLOSE_TIMEOUT, store.close())
             .await
             .is_err()
     {
-        tracing::warn!("the database's connections were not closed in time");
+        tracing::warn!("database connections not closed in time");
     }
     result
 }
 
-/// Opens the database; waits for it as long as it does not answer.
+/// Opens the database; waits while it is unreachable.
 async fn open(url: &str) -> Result<AnyStore, Error> {
-    patiently(|| AnyStore::open(url)).await
+    until_reachable(|| AnyStore::open(url)).await
 }
 
-/// Asks the database again as long as it does not answer; what it refuses is a setting that cannot be.
-async fn patiently<T, Fut>(mut ask: impl FnMut() -> Fut) -> Result<T, Error>
+/// Tries again while the database is unreachable; any other error is a wrong setting.
+async fn until_reachable<T, Fut>(mut attempt: impl FnMut() -> Fut) -> Result<T, Error>
 where
     Fut: Future<Output = Result<T, store::Error>>,
 {
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
     loop {
-        match ask().await {
+        match attempt().await {
             Ok(answer) => return Ok(answer),
             Err(error) if error.is_retriable() => {
-                tracing::warn!(%error, "waiting for the database");
+                tracing::warn!(%error, "database unreachable; trying again");
                 tokio::time::sleep(backoff.next_wait()).await;
             }
             Err(error) => return Err(Error::Config(format!("DATABASE_URL: {error}"))),
@@ -83,10 +84,14 @@ where
     }
 }
 
-/// Whether the offsets that are stored are this topic's, before its lanes begin.
-async fn check(store: &impl Store, topic: &TopicIdentity, partitions: i32) -> Result<(), Error> {
+/// Refuses offsets that are stored for another topic of this name, before the topic's lanes begin.
+async fn check_offsets(
+    store: &impl WriteStore,
+    topic: &TopicIdentity,
+    partitions: i32,
+) -> Result<(), Error> {
     let partitions: Vec<i32> = (0..partitions).collect();
-    patiently(|| store.claim(topic, &partitions))
+    until_reachable(|| store.claim(topic, &partitions))
         .await
         .map(drop)
 }
@@ -99,8 +104,8 @@ async fn assemble(context: Context, store: AnyStore) -> Result<Assembly, Error> 
         // The database's transaction is what makes it exactly once; dead letters are confirmed before it.
         config.delivery = Delivery::AtLeastOnce;
         let identity: TopicIdentity = context.topic_identity(&config.input).await?.into();
-        check(&store, &identity, topics.partitions).await?;
-        let offsets = Offsets::new(store.clone(), identity);
+        check_offsets(&store, &identity, topics.partitions).await?;
+        let topic_store = TopicStore::new(store.clone(), identity);
         let metrics = context.stage_metrics(&config);
         let options = StageOptions {
             config,
@@ -108,8 +113,8 @@ async fn assemble(context: Context, store: AnyStore) -> Result<Assembly, Error> 
             metrics,
             tracing: context.tracing.clone(),
         };
-        stages.push(Running::start(options, |_| {
-            ResultsHandler::new(pipeline, context.schemas.clone(), offsets.clone())
+        stages.push(Stage::start(options, |_| {
+            ResultsHandler::new(pipeline, context.schemas.clone(), topic_store.clone())
         })?);
     }
     let names: Vec<String> = context
@@ -142,21 +147,17 @@ impl From<quadrille_choreography::TopicIdentity> for TopicIdentity {
 mod tests {
     use std::{
         collections::VecDeque,
-        sync::{Arc, Mutex, PoisonError},
+        sync::{Mutex, PoisonError},
     };
 
     use super::*;
-    use crate::{
-        domain::{Count, Filter, Page, Prediction},
-        store::{Place, Places, WriteBatch, Written},
-    };
+    use crate::store::{Position, Positions, UnitOfWork, Written};
 
-    /// A database that answers claims as it is told.
-    #[derive(Clone)]
-    struct Told(Arc<Mutex<VecDeque<Result<Places, store::Error>>>>);
+    /// Answers claims with what it was made of, in order.
+    struct Scripted(Mutex<VecDeque<Result<Positions, store::Error>>>);
 
-    impl Store for Told {
-        async fn claim(&self, _: &TopicIdentity, _: &[i32]) -> Result<Places, store::Error> {
+    impl WriteStore for Scripted {
+        async fn claim(&self, _: &TopicIdentity, _: &[i32]) -> Result<Positions, store::Error> {
             let mut answers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             answers.pop_front().expect("asked too often")
         }
@@ -165,54 +166,39 @@ mod tests {
             &self,
             _: &TopicIdentity,
             _: i32,
-            _: Place,
+            _: Position,
             _: i64,
-        ) -> Result<Place, store::Error> {
+        ) -> Result<Position, store::Error> {
             unreachable!()
         }
 
-        async fn write(&self, _: &WriteBatch) -> Result<Written, store::Error> {
+        async fn write(&self, _: &UnitOfWork) -> Result<Written, store::Error> {
             unreachable!()
         }
-
-        async fn get(
-            &self,
-            _: &str,
-            _: &str,
-            _: Option<&str>,
-        ) -> Result<Option<Prediction>, store::Error> {
-            unreachable!()
-        }
-
-        async fn list(&self, _: &str, _: &Filter) -> Result<Page, store::Error> {
-            unreachable!()
-        }
-
-        async fn count(&self, _: &str) -> Result<Count, store::Error> {
-            unreachable!()
-        }
-
-        async fn close(&self) {}
     }
 
-    async fn checked(answers: impl IntoIterator<Item = Result<Places, store::Error>>) -> String {
-        let told = Told(Arc::new(Mutex::new(answers.into_iter().collect())));
+    async fn checked(answers: impl IntoIterator<Item = Result<Positions, store::Error>>) -> String {
+        let scripted = Scripted(Mutex::new(answers.into_iter().collect()));
         let topic = TopicIdentity {
             cluster_id: "c".to_owned(),
             topic: "t".to_owned(),
             topic_id: None,
         };
-        let result = check(&told, &topic, 1).await;
-        let left = told.0.lock().unwrap_or_else(PoisonError::into_inner).len();
-        assert_eq!(left, 0, "it is asked until it answers");
+        let result = check_offsets(&scripted, &topic, 1).await;
+        let left = scripted
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .len();
+        assert_eq!(left, 0, "it is tried until it answers");
         result.map_or_else(|error| error.to_string(), |()| "ok".to_owned())
     }
 
     #[tokio::test]
     async fn a_database_that_fails_between_connecting_and_the_first_claim_is_waited_for() {
-        let gone = || Err(store::Error::Timeout { seconds: 1 });
+        let late = || Err(store::Error::Timeout { seconds: 1 });
         let lost = || Err(store::Error::Database(sqlx::Error::PoolTimedOut));
-        let answers = [gone(), lost(), Ok(vec![(0, None)])];
+        let answers = [late(), lost(), Ok(vec![(0, None)])];
         assert_eq!(checked(answers).await, "ok");
     }
 
@@ -223,7 +209,10 @@ mod tests {
             stored: "a".to_owned(),
             found: "b".to_owned(),
         };
-        let said = checked([Err(other)]).await;
-        assert!(said.starts_with("DATABASE_URL: topic \"t\""), "{said}");
+        let message = checked([Err(other)]).await;
+        assert!(
+            message.starts_with("DATABASE_URL: topic \"t\""),
+            "{message}"
+        );
     }
 }

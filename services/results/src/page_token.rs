@@ -3,28 +3,31 @@
 //! A token is hex of: format (1 byte), digest of pipeline and filters (8), event time (8), id; of shadows a NUL and
 //! the variant, too.
 
-use crate::domain::{BadRequest, Filter, Kind, Position};
+use crate::{
+    prediction::Kind,
+    query::{Cursor, Error, Filter},
+};
 
 const FORMAT: u8 = 1;
 const HEAD_BYTES: usize = 17;
 
-/// The token that makes `filter` go on after `position`.
-pub fn encode(pipeline: &str, filter: &Filter, position: &Position) -> String {
-    let mut bytes = Vec::with_capacity(HEAD_BYTES + position.id.len());
+/// The token that makes `filter` go on after `cursor`.
+pub fn encode(pipeline: &str, filter: &Filter, cursor: &Cursor) -> String {
+    let mut bytes = Vec::with_capacity(HEAD_BYTES + cursor.id.len());
     bytes.push(FORMAT);
     bytes.extend(digest(pipeline, filter).to_be_bytes());
-    bytes.extend(position.event_time_ms.to_be_bytes());
-    bytes.extend(position.id.as_bytes());
+    bytes.extend(cursor.event_time_ms.to_be_bytes());
+    bytes.extend(cursor.id.as_bytes());
     if filter.kind == Kind::Shadow {
         bytes.push(0);
-        bytes.extend(position.variant.as_bytes());
+        bytes.extend(cursor.variant.as_bytes());
     }
     hex(&bytes)
 }
 
-/// The position in a token that was encoded for the same pipeline and filters.
-pub fn decode(pipeline: &str, filter: &Filter, token: &str) -> Result<Position, BadRequest> {
-    let position = || {
+/// The cursor in a token that was encoded for the same pipeline and filters.
+pub fn decode(pipeline: &str, filter: &Filter, token: &str) -> Result<Cursor, Error> {
+    let cursor = || {
         let bytes = unhex(token)?;
         let (head, id) = bytes.split_at_checked(HEAD_BYTES)?;
         let (format, head) = head.split_first()?;
@@ -38,13 +41,13 @@ pub fn decode(pipeline: &str, filter: &Filter, token: &str) -> Result<Position, 
             Kind::Live => (id, ""),
             Kind::Shadow => id.split_once('\0')?,
         };
-        (!id.contains('\0') && !variant.contains('\0')).then(|| Position {
+        (!id.contains('\0') && !variant.contains('\0')).then(|| Cursor {
             event_time_ms: i64::from_be_bytes(time),
             id: id.to_owned(),
             variant: variant.to_owned(),
         })
     };
-    position().ok_or(BadRequest::PageToken)
+    cursor().ok_or(Error::PageToken)
 }
 
 /// Lower-case hexadecimal.
@@ -75,27 +78,31 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
 /// against malice, and a token opens nothing that a request without one does not.
 fn digest(pipeline: &str, filter: &Filter) -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    let mut eat = |part: Option<&[u8]>| {
+    let mut hash_in = |part: Option<&[u8]>| {
         let length = part.map_or(u64::MAX, |part| part.len() as u64);
         for byte in length.to_be_bytes().iter().chain(part.unwrap_or_default()) {
             hash = (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
         }
     };
-    eat(Some(pipeline.as_bytes()));
-    eat(filter.key.as_deref().map(str::as_bytes));
-    eat(filter.decision.as_deref().map(str::as_bytes));
-    eat(filter
-        .from_ms
-        .map(i64::to_be_bytes)
-        .as_ref()
-        .map(|bytes| &bytes[..]));
-    eat(filter
-        .to_ms
-        .map(i64::to_be_bytes)
-        .as_ref()
-        .map(|bytes| &bytes[..]));
+    hash_in(Some(pipeline.as_bytes()));
+    hash_in(filter.key.as_deref().map(str::as_bytes));
+    hash_in(filter.decision.as_deref().map(str::as_bytes));
+    hash_in(
+        filter
+            .from_ms
+            .map(i64::to_be_bytes)
+            .as_ref()
+            .map(|bytes| &bytes[..]),
+    );
+    hash_in(
+        filter
+            .to_ms
+            .map(i64::to_be_bytes)
+            .as_ref()
+            .map(|bytes| &bytes[..]),
+    );
     if filter.kind == Kind::Shadow {
-        eat(Some(b"shadow"));
+        hash_in(Some(b"shadow"));
     }
     hash
 }
@@ -104,8 +111,8 @@ fn digest(pipeline: &str, filter: &Filter) -> u64 {
 mod tests {
     use super::*;
 
-    fn position() -> Position {
-        Position {
+    fn cursor() -> Cursor {
+        Cursor {
             event_time_ms: -5,
             id: "récord/1".into(),
             variant: String::new(),
@@ -118,19 +125,19 @@ mod tests {
             key: Some("k".into()),
             ..Filter::default()
         };
-        let token = encode("p", &filter, &position());
-        assert_eq!(decode("p", &filter, &token), Ok(position()));
+        let token = encode("p", &filter, &cursor());
+        assert_eq!(decode("p", &filter, &token), Ok(cursor()));
         let shadows = Filter {
             kind: Kind::Shadow,
             ..filter.clone()
         };
-        let position = Position {
+        let cursor = Cursor {
             variant: "candidate".into(),
-            ..position()
+            ..cursor()
         };
-        let token = encode("p", &shadows, &position);
-        assert_eq!(decode("p", &shadows, &token), Ok(position));
-        assert_eq!(decode("p", &filter, &token), Err(BadRequest::PageToken));
+        let token = encode("p", &shadows, &cursor);
+        assert_eq!(decode("p", &shadows, &token), Ok(cursor));
+        assert_eq!(decode("p", &filter, &token), Err(Error::PageToken));
     }
 
     #[test]
@@ -139,7 +146,7 @@ mod tests {
             key: Some("k".into()),
             ..Filter::default()
         };
-        let token = encode("p", &filter, &position());
+        let token = encode("p", &filter, &cursor());
         let others = [
             Filter::default(),
             Filter {
@@ -164,19 +171,19 @@ mod tests {
             },
         ];
         for other in &others {
-            assert_eq!(decode("p", other, &token), Err(BadRequest::PageToken));
+            assert_eq!(decode("p", other, &token), Err(Error::PageToken));
         }
-        assert_eq!(decode("q", &filter, &token), Err(BadRequest::PageToken));
+        assert_eq!(decode("q", &filter, &token), Err(Error::PageToken));
     }
 
     #[test]
     fn what_is_no_token_is_refused_at_every_length() {
         let filter = Filter::default();
-        let token = encode("p", &filter, &position());
+        let token = encode("p", &filter, &cursor());
         for length in 0..HEAD_BYTES * 2 {
             assert_eq!(
                 decode("p", &filter, &token[..length]),
-                Err(BadRequest::PageToken)
+                Err(Error::PageToken)
             );
         }
         for wrong in [
@@ -187,7 +194,7 @@ mod tests {
             &format!("{token}f"),
             &format!("{token}ff"),
         ] {
-            assert_eq!(decode("p", &filter, wrong), Err(BadRequest::PageToken));
+            assert_eq!(decode("p", &filter, wrong), Err(Error::PageToken));
         }
     }
 }

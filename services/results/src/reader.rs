@@ -4,16 +4,19 @@ use std::{sync::Arc, time::Instant};
 
 use quadrille_pipeline::quote::quote;
 
-use crate::domain::{BadRequest, Count, Filter, Prediction};
-use crate::page_token;
-use crate::store::{self, AnyStore, Store};
-use crate::told::Told;
+use crate::{
+    page_token,
+    prediction::Prediction,
+    query::{self, Count, Filter},
+    store::{self, AnyStore, ReadStore},
+    told::Told,
+};
 
 /// Why a question has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
-    BadRequest(#[from] BadRequest),
+    BadRequest(#[from] query::Error),
     #[error("unknown pipeline {}; known here: {known}", quote(name))]
     UnknownPipeline { name: String, known: String },
     #[error("pipeline {pipeline:?} has no prediction of id {}{}", quote(id), of_shadow(shadow.as_deref()))]
@@ -25,7 +28,7 @@ pub enum Error {
     #[error(
         "the database cannot be reached, or is busy with other questions, at the moment; try again"
     )]
-    Away(#[source] store::Error),
+    Unreachable(#[source] store::Error),
     #[error(
         "no answer was found within {seconds} s; ask for less: of one key or decision, or of a shorter time (from, to)"
     )]
@@ -55,7 +58,7 @@ impl From<store::Error> for Error {
             if let Some(count) = AWAY.due(now) {
                 tracing::warn!(%error, count, "database away");
             }
-            Error::Away(error)
+            Error::Unreachable(error)
         } else {
             if let Some(count) = FAILED.due(now) {
                 tracing::error!(%error, count, "database failed");
@@ -101,7 +104,7 @@ impl Reader {
     ) -> Result<Prediction, Error> {
         self.check(pipeline)?;
         if id.is_empty() {
-            return Err(BadRequest::Empty { field: "id" }.into());
+            return Err(query::Error::Empty { field: "id" }.into());
         }
         let unknown = || Error::UnknownPrediction {
             pipeline: pipeline.into(),
@@ -144,7 +147,7 @@ impl Reader {
 
     fn check(&self, pipeline: &str) -> Result<(), Error> {
         if pipeline.is_empty() {
-            return Err(BadRequest::Empty { field: "pipeline" }.into());
+            return Err(query::Error::Empty { field: "pipeline" }.into());
         }
         if self.pipelines.iter().any(|known| known == pipeline) {
             return Ok(());

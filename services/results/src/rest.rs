@@ -3,28 +3,41 @@
 //! A prediction whose id is `count` is hidden by the route of that name: gRPC's `GetPrediction`
 //! serves it.
 
-use axum::extract::rejection::{PathRejection, QueryRejection};
-use axum::extract::{FromRequestParts, Path, Query, State};
-use axum::http::{HeaderName, HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use axum::{Json, Router};
+use axum::{
+    Json, Router,
+    extract::{
+        FromRequestParts, Path, Query, State,
+        rejection::{PathRejection, QueryRejection},
+    },
+    http::{HeaderName, HeaderValue, StatusCode, header, request::Parts},
+    response::{IntoResponse, Response},
+    routing::get,
+};
 use serde::Serialize;
 
-use crate::domain::{self, BadRequest, Filter, Kind, Limit, Prediction};
-use crate::page;
-use crate::page_token::hex;
-use crate::reader::{Error, Reader};
-use crate::store::AnyStore;
+use crate::{
+    page,
+    page_token::hex,
+    prediction::{self, Kind, Prediction},
+    query::{self, Filter, Limit},
+    reader::{Error, Reader},
+    store::AnyStore,
+};
 
 /// The page at `/`, and everything under `/v1`.
 pub fn router(store: AnyStore, pipelines: Vec<String>) -> Router {
     let v1 = Router::new()
-        .route("/pipelines", get(pipelines_known))
-        .route("/pipelines/{pipeline}/predictions", get(list))
-        .route("/pipelines/{pipeline}/predictions/count", get(count))
-        .route("/pipelines/{pipeline}/predictions/{id}", get(one))
-        .fallback(no_such_path)
+        .route("/pipelines", get(list_pipelines))
+        .route("/pipelines/{pipeline}/predictions", get(list_predictions))
+        .route(
+            "/pipelines/{pipeline}/predictions/count",
+            get(count_predictions),
+        )
+        .route(
+            "/pipelines/{pipeline}/predictions/{id}",
+            get(get_prediction),
+        )
+        .fallback(unknown_path)
         .method_not_allowed_fallback(read_only)
         .with_state(Reader::new(store, pipelines));
     Router::new().route("/", get(page::show)).nest("/v1", v1)
@@ -71,17 +84,17 @@ struct ErrorJson {
     error: String,
 }
 
-async fn pipelines_known(
+async fn list_pipelines(
     State(reader): State<Reader>,
     parameters: Parameters,
 ) -> Result<Response, Error> {
     parameters.only(&[])?;
-    Ok(fresh(PipelinesJson {
+    Ok(uncached(PipelinesJson {
         pipelines: reader.pipelines(),
     }))
 }
 
-async fn list(
+async fn list_predictions(
     State(reader): State<Reader>,
     pipeline: Result<Path<String>, PathRejection>,
     parameters: Parameters,
@@ -108,7 +121,7 @@ async fn list(
     let listing = reader
         .list(&pipeline, filter, parameters.get("page_token"))
         .await?;
-    Ok(fresh(ListingJson {
+    Ok(uncached(ListingJson {
         predictions: listing
             .predictions
             .into_iter()
@@ -118,7 +131,7 @@ async fn list(
     }))
 }
 
-async fn one(
+async fn get_prediction(
     State(reader): State<Reader>,
     path: Result<Path<(String, String)>, PathRejection>,
     parameters: Parameters,
@@ -127,10 +140,10 @@ async fn one(
     parameters.only(&["shadow_variant"])?;
     let shadow = parameters.get("shadow_variant");
     let prediction = reader.get(&pipeline, &id, shadow).await?;
-    Ok(fresh(PredictionJson::from(prediction)))
+    Ok(uncached(PredictionJson::from(prediction)))
 }
 
-async fn count(
+async fn count_predictions(
     State(reader): State<Reader>,
     pipeline: Result<Path<String>, PathRejection>,
     parameters: Parameters,
@@ -138,44 +151,44 @@ async fn count(
     let Path(pipeline) = pipeline.map_err(bad_path)?;
     parameters.only(&[])?;
     let count = reader.count(&pipeline).await?;
-    Ok(fresh(CountJson {
+    Ok(uncached(CountJson {
         count: count.stored,
         duplicates: count.duplicates,
     }))
 }
 
-async fn no_such_path() -> Response {
+async fn unknown_path() -> Response {
     const KNOWN: &str = "no such path; known: /v1/pipelines, \
         /v1/pipelines/{pipeline}/predictions, /v1/pipelines/{pipeline}/predictions/count, \
         /v1/pipelines/{pipeline}/predictions/{id} (a / in an id is written %2F)";
-    refusal(StatusCode::NOT_FOUND, KNOWN)
+    error_response(StatusCode::NOT_FOUND, KNOWN)
 }
 
 async fn read_only() -> Response {
-    refusal(
+    error_response(
         StatusCode::METHOD_NOT_ALLOWED,
-        "results are read by GET; predictions come by Kafka",
+        "results are read by GET; predictions are written through Kafka",
     )
 }
 
 fn bad_path(rejection: PathRejection) -> Error {
-    BadRequest::Path {
+    query::Error::Path {
         reason: rejection.body_text(),
     }
     .into()
 }
 
-/// An answer that is not to be kept: the next one may differ.
-fn fresh(body: impl Serialize) -> Response {
+/// An answer that no cache may keep: the next one may differ.
+fn uncached(body: impl Serialize) -> Response {
     const NO_STORE: (HeaderName, HeaderValue) =
         (header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     ([NO_STORE], Json(body)).into_response()
 }
 
-fn refusal(status: StatusCode, error: &str) -> Response {
+fn error_response(status: StatusCode, error: &str) -> Response {
     (
         status,
-        fresh(ErrorJson {
+        uncached(ErrorJson {
             error: error.to_owned(),
         }),
     )
@@ -189,12 +202,12 @@ impl IntoResponse for Error {
             Error::UnknownPipeline { .. } | Error::UnknownPrediction { .. } => {
                 StatusCode::NOT_FOUND
             }
-            Error::Away(_) | Error::TooSlow { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Error::Unreachable(_) | Error::TooSlow { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Error::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        let mut response = refusal(status, &self.to_string());
-        // The same question would be as slow a second later.
-        if let Error::Away(_) = self {
+        let mut response = error_response(status, &self.to_string());
+        // The same query would be as slow a second later.
+        if let Error::Unreachable(_) = self {
             response
                 .headers_mut()
                 .insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
@@ -209,10 +222,7 @@ struct Parameters(Vec<(String, String)>);
 impl<S: Send + Sync> FromRequestParts<S> for Parameters {
     type Rejection = Error;
 
-    async fn from_request_parts(
-        parts: &mut axum::http::request::Parts,
-        state: &S,
-    ) -> Result<Self, Error> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
         match Query::<Vec<(String, String)>>::from_request_parts(parts, state).await {
             Ok(Query(pairs)) => Ok(Parameters(pairs)),
             Err(rejection) => Err(unreadable(&rejection).into()),
@@ -220,15 +230,15 @@ impl<S: Send + Sync> FromRequestParts<S> for Parameters {
     }
 }
 
-fn unreadable(rejection: &QueryRejection) -> BadRequest {
-    BadRequest::Query {
+fn unreadable(rejection: &QueryRejection) -> query::Error {
+    query::Error::Query {
         reason: rejection.body_text(),
     }
 }
 
 impl Parameters {
     /// Refuses what the route does not know, and what is given twice.
-    fn only(&self, known: &[&str]) -> Result<(), BadRequest> {
+    fn only(&self, known: &[&str]) -> Result<(), query::Error> {
         for (index, (name, _)) in self.0.iter().enumerate() {
             if !known.contains(&name.as_str()) {
                 let known = if known.is_empty() {
@@ -236,13 +246,13 @@ impl Parameters {
                 } else {
                     known.join(", ")
                 };
-                return Err(BadRequest::UnknownParameter {
+                return Err(query::Error::UnknownParameter {
                     name: name.clone(),
                     known,
                 });
             }
             if self.0[..index].iter().any(|(before, _)| before == name) {
-                return Err(BadRequest::RepeatedParameter { name: name.clone() });
+                return Err(query::Error::RepeatedParameter { name: name.clone() });
             }
         }
         Ok(())
@@ -256,36 +266,36 @@ impl Parameters {
         pair.map(|(_, value)| value.as_str())
     }
 
-    fn time(&self, field: &'static str) -> Result<Option<i64>, BadRequest> {
+    fn time(&self, field: &'static str) -> Result<Option<i64>, query::Error> {
         let Some(given) = self.get(field) else {
             return Ok(None);
         };
         match given.parse() {
-            Ok(time) => Ok(Some(domain::ceil_ms(time))),
-            Err(_) => Err(BadRequest::Time {
+            Ok(time) => Ok(Some(query::ceil_ms(time))),
+            Err(_) => Err(query::Error::Time {
                 field,
                 given: given.to_owned(),
             }),
         }
     }
 
-    fn kind(&self) -> Result<Kind, BadRequest> {
+    fn kind(&self) -> Result<Kind, query::Error> {
         match self.get("shadow") {
             None | Some("false") => Ok(Kind::Live),
             Some("true") => Ok(Kind::Shadow),
-            Some(given) => Err(BadRequest::Shadow {
+            Some(given) => Err(query::Error::Shadow {
                 given: given.to_owned(),
             }),
         }
     }
 
-    fn limit(&self) -> Result<Limit, BadRequest> {
+    fn limit(&self) -> Result<Limit, query::Error> {
         let Some(given) = self.get("limit") else {
             return Ok(Limit::default());
         };
         match given.parse() {
             Ok(limit) => Limit::new(limit),
-            Err(_) => Err(BadRequest::Limit {
+            Err(_) => Err(query::Error::Limit {
                 given: given.to_owned(),
             }),
         }
@@ -295,8 +305,8 @@ impl Parameters {
 impl From<Prediction> for PredictionJson {
     fn from(stored: Prediction) -> Self {
         PredictionJson {
-            event_time: domain::rfc3339(stored.event_time_ms),
-            predicted_at: domain::rfc3339(stored.predicted_at_ms),
+            event_time: prediction::rfc3339(stored.event_time_ms),
+            predicted_at: prediction::rfc3339(stored.predicted_at_ms),
             config_hash: hex(&stored.config_hash),
             id: stored.id,
             key: stored.key,

@@ -3,19 +3,19 @@
 use prost_types::Timestamp;
 use quadrille_proto::v1;
 
-use crate::domain::{Invalid, Prediction};
+use crate::prediction::{Error, Prediction};
 
 impl Prediction {
-    /// `headline` tells which number stands for a row of outputs.
+    /// `headline` picks the number that stands for all outputs.
     ///
     /// # Errors
     /// What a database could not hold.
     pub(crate) fn of(
         message: v1::Prediction,
         headline: impl FnOnce(&[f64]) -> f64,
-    ) -> Result<Self, Invalid> {
+    ) -> Result<Self, Error> {
         if message.outputs.is_empty() {
-            return Err(Invalid::NoOutput);
+            return Err(Error::NoOutput);
         }
         let prediction = Prediction {
             probability: headline(&message.outputs),

@@ -1,16 +1,18 @@
-//! `quadrille.v1.ResultsService`, asked through the generated trait.
+//! `quadrille.v1.ResultsService`, called through the generated trait.
 
 mod common;
 
 use common::{Database, PIPELINE, batch, prediction, shadows};
 use prost_types::Timestamp;
-use quadrille_proto::v1::results_service_server::ResultsService;
 use quadrille_proto::v1::{
     CountPredictionsRequest, GetPredictionRequest, ListPredictionsRequest, StoredPrediction,
+    results_service_server::ResultsService,
 };
-use results::domain::Prediction;
-use results::grpc::Service;
-use results::store::{Store, WriteBatch};
+use results::{
+    grpc::Service,
+    prediction::Prediction,
+    store::{UnitOfWork, WriteStore},
+};
 use tonic::{Code, Request, Status};
 
 async fn service() -> (Service, Database) {
@@ -21,7 +23,7 @@ async fn service() -> (Service, Database) {
         ..prediction(["a", "b", "c", "d", "count"][number as usize])
     };
     store
-        .write(&WriteBatch {
+        .write(&UnitOfWork {
             shadows: shadows("candidate", ["a", "e"]),
             ..batch(None, (0..5).map(at).collect())
         })
@@ -69,11 +71,11 @@ async fn shadows_are_listed_marked_and_only_when_asked_for() {
     };
     let listed = service.list_predictions(Request::new(request)).await;
     let listed = listed.expect("listed").into_inner().predictions;
-    let told: Vec<_> = listed
+    let shown: Vec<_> = listed
         .iter()
         .map(|it| (it.id.as_str(), it.variant.as_str(), it.shadow))
         .collect();
-    assert_eq!(told, [("e", "candidate", true), ("a", "candidate", true)]);
+    assert_eq!(shown, [("e", "candidate", true), ("a", "candidate", true)]);
     let live = list(&service, everything()).await.expect("listed");
     assert_eq!(live.len(), 5);
 }

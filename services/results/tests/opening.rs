@@ -4,8 +4,10 @@
 mod common;
 
 use common::{Database, batch, count, ids, list_ids, next_offset, write};
-use results::domain::Filter;
-use results::store::{AnyStore, Error};
+use results::{
+    query::Filter,
+    store::{AnyStore, Error},
+};
 
 suite! {
     opening_again_keeps_what_is_stored
@@ -82,7 +84,7 @@ async fn a_postgres_that_does_not_answer_is_a_retriable_error() {
     assert!(error.is_retriable(), "{error:?}");
 }
 
-/// As a load balancer does before a database that is away.
+/// As a load balancer does before a database that is unreachable.
 #[tokio::test]
 async fn a_postgres_whose_connections_are_closed_at_once_is_a_retriable_error() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;

@@ -6,8 +6,11 @@ mod common;
 use std::collections::HashSet;
 
 use common::{Database, PIPELINE, batch, count, ids, list_ids, prediction, shadows, topic, write};
-use results::domain::{Count, Filter, Kind, Limit, Prediction};
-use results::store::{Store, TopicIdentity, WriteBatch};
+use results::{
+    prediction::{Kind, Prediction},
+    query::{Count, Filter, Limit},
+    store::{ReadStore, TopicIdentity, UnitOfWork},
+};
 
 suite! {
     a_prediction_comes_back_as_it_was_stored
@@ -44,7 +47,7 @@ async fn the_same_id_in_two_pipelines_is_two_predictions(database: Database) {
         topic: "sepsis.predictions".into(),
         ..topic()
     };
-    let other = WriteBatch {
+    let other = UnitOfWork {
         pipeline: "sepsis".into(),
         topic,
         ..batch(None, ids(["a", "b"]))
@@ -65,7 +68,7 @@ async fn the_same_id_in_two_pipelines_is_two_predictions(database: Database) {
 async fn shadows_of_one_id_are_listed_once_each_on_pages_of_any_size(database: Database) {
     let store = database.open().await;
     let of = ["x", "y", "z"].map(|variant| shadows(variant, ["a", "b", "c"]));
-    let all = WriteBatch {
+    let all = UnitOfWork {
         shadows: of.concat(),
         ..batch(None, ids(["a", "b", "c"]))
     };

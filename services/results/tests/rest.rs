@@ -1,13 +1,17 @@
-//! The REST surface, asked as a client would.
+//! The REST surface, called as a client would.
 
 mod common;
 
-use axum::Router;
-use axum::body::{Body, to_bytes};
-use axum::http::{HeaderMap, Request, StatusCode, header};
+use axum::{
+    Router,
+    body::{Body, to_bytes},
+    http::{HeaderMap, Request, StatusCode, header},
+};
 use common::{Database, PIPELINE, batch, prediction, shadows};
-use results::domain::Prediction;
-use results::store::{Store, WriteBatch};
+use results::{
+    prediction::Prediction,
+    store::{UnitOfWork, WriteStore},
+};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
@@ -31,7 +35,7 @@ async fn service() -> Service {
         ..prediction(format!("r/{number}"))
     };
     store
-        .write(&WriteBatch {
+        .write(&UnitOfWork {
             shadows: shadows("candidate", ["r/0", "r/9"]),
             ..batch(None, [0, 1, 2, 3, 4, 4].map(at).into())
         })
@@ -45,7 +49,7 @@ async fn service() -> Service {
 }
 
 impl Service {
-    async fn ask(&self, method: &str, path: &str) -> (StatusCode, HeaderMap, String) {
+    async fn call(&self, method: &str, path: &str) -> (StatusCode, HeaderMap, String) {
         let request = Request::builder()
             .method(method)
             .uri(path)
@@ -66,7 +70,7 @@ impl Service {
     }
 
     async fn get(&self, path: &str) -> (StatusCode, Value) {
-        let (status, _, body) = self.ask("GET", path).await;
+        let (status, _, body) = self.call("GET", path).await;
         (status, serde_json::from_str(&body).expect("JSON"))
     }
 
@@ -271,7 +275,7 @@ async fn what_is_not_there_is_named() {
         service.refused(path, not_found, &["/v1/pipelines"]).await;
     }
     let (status, _, body) = service
-        .ask("POST", "/v1/pipelines/diabetes/predictions")
+        .call("POST", "/v1/pipelines/diabetes/predictions")
         .await;
     assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED);
     assert!(body.contains("\"error\""), "{body}");
@@ -280,7 +284,7 @@ async fn what_is_not_there_is_named() {
 #[tokio::test]
 async fn the_page_is_served_with_a_policy_that_lets_in_only_itself() {
     let service = service().await;
-    let (status, headers, body) = service.ask("GET", "/").await;
+    let (status, headers, body) = service.call("GET", "/").await;
     assert_eq!(status, StatusCode::OK);
     assert!(body.starts_with("<!doctype html>"));
     assert_eq!(headers[header::CONTENT_TYPE], "text/html; charset=utf-8");
@@ -305,7 +309,7 @@ async fn a_database_that_went_away_is_503_and_worth_another_try() {
         _database: database,
     };
     let (status, headers, body) = service
-        .ask("GET", "/v1/pipelines/diabetes/predictions/count")
+        .call("GET", "/v1/pipelines/diabetes/predictions/count")
         .await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{body}");
     assert_eq!(headers[header::RETRY_AFTER], "1");

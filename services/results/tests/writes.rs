@@ -4,11 +4,17 @@
 mod common;
 
 use common::{
-    Database, PIPELINE, abandon_after, batch, count, ids, list_ids, next_offset, place, prediction,
-    shadows, topic, write,
+    Database, PIPELINE, abandon_after, batch, count, ids, list_ids, next_offset, position,
+    prediction, shadows, topic, write,
 };
-use results::domain::{Filter, Kind, Prediction};
-use results::store::{Advance, AnyStore, Error, Place, Store, TopicIdentity, WriteBatch, Written};
+use results::{
+    prediction::{Kind, Prediction},
+    query::Filter,
+    store::{
+        Advance, AnyStore, Error, Position, ReadStore, TopicIdentity, UnitOfWork, WriteStore,
+        Written,
+    },
+};
 
 suite! {
     of_equal_ids_the_first_stays_and_the_later_ones_are_counted
@@ -30,7 +36,7 @@ suite! {
 
 async fn shadows_move_with_the_offset_and_are_not_counted(database: Database) {
     let store = database.open().await;
-    let with = |old, live: &[&str], of: Vec<Prediction>| WriteBatch {
+    let with = |old, live: &[&str], of: Vec<Prediction>| UnitOfWork {
         shadows: of,
         ..batch(old, ids(live))
     };
@@ -54,10 +60,10 @@ async fn shadows_move_with_the_offset_and_are_not_counted(database: Database) {
     assert_eq!(live, ["1", "0"]);
     let listed = list_ids(&store, &filter(Kind::Shadow)).await;
     assert_eq!(listed.expect("shadows").len(), 601);
-    let told = store.get(PIPELINE, "2", Some("y")).await.expect("get");
-    assert_eq!(told, shadows("y", ["2"]).pop());
-    let told = store.get(PIPELINE, "2", Some("z")).await.expect("get");
-    assert_eq!(told, None, "there is no such shadow");
+    let found = store.get(PIPELINE, "2", Some("y")).await.expect("get");
+    assert_eq!(found, shadows("y", ["2"]).pop());
+    let found = store.get(PIPELINE, "2", Some("z")).await.expect("get");
+    assert_eq!(found, None, "there is no such shadow");
     let live = store.get(PIPELINE, "0", None).await.expect("get");
     assert_eq!(live, Some(prediction("0")));
     assert_eq!(store.get(PIPELINE, "2", None).await.expect("get"), None);
@@ -190,7 +196,7 @@ async fn a_fence_on_one_partition_undoes_the_others(database: Database) {
     write(&store, batch(None, ids(["a"]))).await;
     let advance = |partition, old: Option<i64>, new| Advance {
         partition,
-        old: old.map(Place::at),
+        old: old.map(Position::at),
         new,
     };
     for stale in [advance(7, Some(1), 2), advance(0, None, 1)] {
@@ -202,13 +208,13 @@ async fn a_fence_on_one_partition_undoes_the_others(database: Database) {
         assert_fenced(store.write(&batch).await, stale.partition);
     }
     let claimed = store.claim(&topic(), &[5, 0, 7]).await.expect("a claim");
-    assert_eq!(claimed, [(5, None), (0, Some(Place::at(1))), (7, None)]);
+    assert_eq!(claimed, [(5, None), (0, Some(Position::at(1))), (7, None)]);
     assert_eq!(count(&store).await, (1, 0));
 }
 
 async fn a_partition_moves_without_predictions(database: Database) {
     let store = database.open().await;
-    let nothing = WriteBatch {
+    let nothing = UnitOfWork {
         advances: Vec::new(),
         ..batch(None, Vec::new())
     };
@@ -221,7 +227,7 @@ async fn a_partition_moves_without_predictions(database: Database) {
     }];
     let written = write(
         &store,
-        WriteBatch {
+        UnitOfWork {
             advances,
             ..batch(None, Vec::new())
         },
@@ -234,7 +240,7 @@ async fn a_partition_moves_without_predictions(database: Database) {
 async fn an_offset_moves_forward_only_but_for_a_log_that_was_cut_off(database: Database) {
     let store = database.open().await;
     write(&store, batch(None, ids(0..5))).await;
-    let back = |old: Place, new| WriteBatch {
+    let back = |old: Position, new| UnitOfWork {
         advances: vec![Advance {
             partition: 0,
             old: Some(old),
@@ -242,28 +248,28 @@ async fn an_offset_moves_forward_only_but_for_a_log_that_was_cut_off(database: D
         }],
         ..batch(None, ids(["back"]))
     };
-    let refused = store.write(&back(Place::at(5), 4)).await;
+    let refused = store.write(&back(Position::at(5), 4)).await;
     let (old, new) = (5, 4);
     assert!(
         matches!(refused, Err(Error::Backwards { partition: 0, old: o, new: n }) if (o, n) == (old, new)),
         "{refused:?}"
     );
-    assert_eq!(place(&store).await, Some(Place::at(5)));
+    assert_eq!(position(&store).await, Some(Position::at(5)));
 
     // The log ends at 2 now, and goes on.
-    let anew = store.truncated(&topic(), 0, Place::at(5), 2).await;
+    let anew = store.truncated(&topic(), 0, Position::at(5), 2).await;
     let anew = anew.expect("stored");
-    assert!(anew > Place::at(5), "{anew:?} is further on");
-    assert_eq!((anew.next, place(&store).await), (2, Some(anew)));
+    assert!(anew > Position::at(5), "{anew:?} is further on");
+    assert_eq!((anew.next, position(&store).await), (2, Some(anew)));
     // Whoever read the log before it was cut off comes too late, also where its offset is the same.
     for next in [5, 2] {
-        let old = Place::at(next);
+        let old = Position::at(next);
         assert_fenced(store.write(&back(old, 6)).await, 0);
         let again = store.truncated(&topic(), 0, old, 0).await;
         assert!(matches!(again, Err(Error::Fenced { .. })), "{again:?}");
     }
     write(&store, back(anew, 3)).await;
-    assert_eq!(place(&store).await, Some(Place { next: 3, ..anew }));
+    assert_eq!(position(&store).await, Some(Position { next: 3, ..anew }));
     assert_eq!(count(&store).await, (6, 0));
 }
 
@@ -272,7 +278,7 @@ async fn a_batch_that_names_a_partition_twice_is_refused(database: Database) {
     let mut twice = batch(None, ids(["a"]));
     twice.advances.push(Advance {
         partition: 0,
-        old: Some(Place::at(1)),
+        old: Some(Position::at(1)),
         new: 2,
     });
     let refused = store.write(&twice).await;
@@ -326,7 +332,7 @@ async fn another_cluster_or_another_topic_of_the_name_is_refused(database: Datab
     }
     assert_fenced(
         store
-            .write(&WriteBatch {
+            .write(&UnitOfWork {
                 topic: cluster,
                 ..batch(Some(1), ids(["b"]))
             })
@@ -339,7 +345,7 @@ async fn another_cluster_or_another_topic_of_the_name_is_refused(database: Datab
     };
     assert_eq!(
         store.claim(&unnamed, &[0]).await.expect("a claim"),
-        [(0, Some(Place::at(1)))]
+        [(0, Some(Position::at(1)))]
     );
 }
 
@@ -351,7 +357,7 @@ async fn a_topic_id_that_comes_to_be_known_is_kept(database: Database) {
     };
     write(
         &store,
-        WriteBatch {
+        UnitOfWork {
             topic: unnamed(),
             ..batch(None, ids(["a"]))
         },
@@ -361,7 +367,7 @@ async fn a_topic_id_that_comes_to_be_known_is_kept(database: Database) {
     write(&store, batch(Some(1), ids(["b"]))).await;
     write(
         &store,
-        WriteBatch {
+        UnitOfWork {
             topic: unnamed(),
             ..batch(Some(2), ids(["c"]))
         },

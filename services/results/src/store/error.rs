@@ -1,12 +1,12 @@
-//! What can go wrong in a store, and which of it goes away by itself.
+//! What can go wrong in a store, and which of it passes by itself.
 
 use std::path::PathBuf;
 
 use sqlx::migrate::MigrateError;
 
-use crate::domain::Invalid;
+use crate::prediction;
 
-/// Why a store did not do what it was asked.
+/// Why an operation of a store failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(
@@ -45,20 +45,21 @@ pub enum Error {
     )]
     Fenced { topic: String, partition: i32 },
     #[error(
-        "partition {partition}: a batch would take its offset back from {old} to {new}, so nothing of it was written"
+        "partition {partition}: a batch would move its offset back from {old} to {new}, so nothing of it was written"
     )]
     Backwards { partition: i32, old: i64, new: i64 },
-    #[error("partition {partition} is twice in one batch")]
+    #[error("partition {partition} occurs twice in one batch")]
     PartitionTwice { partition: i32 },
     #[error("prediction {id:?} cannot be stored, so nothing of its batch was written: {source}")]
-    Unstorable { id: String, source: Invalid },
+    Unstorable {
+        id: String,
+        source: prediction::Error,
+    },
     #[error("the database did not answer within {seconds} s")]
     Timeout { seconds: u64 },
-    #[error(
-        "the answer would take longer than {seconds} s, so the database stopped looking for it"
-    )]
+    #[error("the query was stopped after {seconds} s")]
     TooSlow { seconds: u64 },
-    #[error("the service is stopping and waits no longer for the database")]
+    #[error("the service is stopping and no longer waits for the database")]
     Stopping,
     #[error("{0}")]
     Database(#[from] sqlx::Error),
@@ -100,8 +101,8 @@ const SQLITE_INTERRUPT: i32 = 9;
 fn is_transient(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed => true,
-        // A connection that broke while it was being made (the driver takes the missing answer to its question for TLS for
-        // a byte of 0), or a proxy before a database that is away. The database says of itself what is wrong.
+        // A connection that broke while it was being made (the driver takes the missing answer to its TLS request for
+        // a byte of 0), or a proxy before a database that is unreachable. The database itself says what is wrong.
         sqlx::Error::Protocol(_) => true,
         sqlx::Error::Database(error) => match error.code() {
             Some(code) => match error.try_downcast_ref::<sqlx::sqlite::SqliteError>() {

@@ -3,18 +3,30 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 #![allow(unused_macros, reason = "each test binary uses its part")]
 
-use std::future::{Future, poll_fn};
-use std::pin::pin;
-use std::str::FromStr;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::task::Poll;
+use std::{
+    future::poll_fn,
+    pin::pin,
+    str::FromStr,
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicU32, Ordering},
+    },
+    task::Poll,
+};
 
 use quadrille_local::postgres::Postgres;
-use results::domain::{Count, Filter, Prediction};
-use results::store::{Advance, AnyStore, Error, Place, Store, TopicIdentity, WriteBatch, Written};
-use sqlx::postgres::{PgConnectOptions, PgConnection};
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
+use results::{
+    prediction::Prediction,
+    query::{Count, Filter},
+    store::{
+        Advance, AnyStore, Error, Position, ReadStore, Store, TopicIdentity, UnitOfWork,
+        WriteStore, Written,
+    },
+};
+use sqlx::{
+    AssertSqlSafe, ConnectOptions, Connection,
+    postgres::{PgConnectOptions, PgConnection},
+};
 use tempfile::TempDir;
 
 /// Makes of each named function a test on SQLite and one on PostgreSQL.
@@ -145,14 +157,14 @@ pub fn prediction(id: impl Into<String>) -> Prediction {
 }
 
 /// A batch of partition 0 whose predictions took one offset each.
-pub fn batch(old: Option<i64>, predictions: Vec<Prediction>) -> WriteBatch {
+pub fn batch(old: Option<i64>, predictions: Vec<Prediction>) -> UnitOfWork {
     let new = old.unwrap_or(0) + predictions.len() as i64;
-    WriteBatch {
+    UnitOfWork {
         pipeline: PIPELINE.into(),
         topic: topic(),
         advances: vec![Advance {
             partition: 0,
-            old: old.map(Place::at),
+            old: old.map(Position::at),
             new,
         }],
         predictions,
@@ -160,7 +172,7 @@ pub fn batch(old: Option<i64>, predictions: Vec<Prediction>) -> WriteBatch {
     }
 }
 
-/// What the shadow `variant` says of each id.
+/// What the shadow `variant` predicted for each id.
 pub fn shadows(variant: &str, ids: impl IntoIterator<Item = impl ToString>) -> Vec<Prediction> {
     let of = |id: String| Prediction {
         variant: variant.into(),
@@ -180,11 +192,11 @@ pub fn ids(ids: impl IntoIterator<Item = impl ToString>) -> Vec<Prediction> {
 
 /// The stored next offset of partition 0.
 pub async fn next_offset(store: &AnyStore) -> Option<i64> {
-    place(store).await.map(|place| place.next)
+    position(store).await.map(|position| position.next)
 }
 
-/// The stored place of partition 0.
-pub async fn place(store: &AnyStore) -> Option<Place> {
+/// The stored position of partition 0.
+pub async fn position(store: &AnyStore) -> Option<Position> {
     store.claim(&topic(), &[0]).await.expect("a claim")[0].1
 }
 
@@ -220,7 +232,7 @@ pub async fn abandon_after<T>(polls: usize, future: impl Future<Output = T>) -> 
     .await
 }
 
-pub async fn write(store: &AnyStore, batch: WriteBatch) -> Written {
+pub async fn write(store: &AnyStore, batch: UnitOfWork) -> Written {
     store.write(&batch).await.expect("a write")
 }
 
