@@ -4,8 +4,9 @@
 //! consumed them, [`reader`] knows queries but no protocol, and [`grpc`] and [`rest`] know their
 //! protocol but no SQL. Prost types do not pass [`wire`] and [`grpc`].
 
+mod dashboard;
 pub mod grpc;
-mod page;
+mod log_limit;
 pub mod page_token;
 pub mod prediction;
 pub mod query;
@@ -13,7 +14,6 @@ pub mod reader;
 pub mod rest;
 mod stage;
 pub mod store;
-mod told;
 pub mod wire;
 
 use std::time::Duration;

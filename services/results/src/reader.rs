@@ -1,39 +1,39 @@
-//! The questions gRPC and REST have in common, checked and answered from a store.
+//! The queries that gRPC and REST have in common, checked and answered from a store.
 
 use std::{sync::Arc, time::Instant};
 
 use quadrille_pipeline::quote::quote;
 
 use crate::{
+    log_limit::LogLimit,
     page_token,
     prediction::Prediction,
     query::{self, Count, Filter},
     store::{self, AnyStore, ReadStore},
-    told::Told,
 };
 
-/// Why a question has no answer.
+/// Why a query has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
     BadRequest(#[from] query::Error),
     #[error("unknown pipeline {}; known here: {known}", quote(name))]
     UnknownPipeline { name: String, known: String },
-    #[error("pipeline {pipeline:?} has no prediction of id {}{}", quote(id), of_shadow(shadow.as_deref()))]
+    #[error("pipeline {pipeline:?} has no prediction with id {}{}", quote(id), of_shadow(shadow.as_deref()))]
     UnknownPrediction {
         pipeline: String,
         id: String,
         shadow: Option<String>,
     },
     #[error(
-        "the database cannot be reached, or is busy with other questions, at the moment; try again"
+        "the database cannot be reached at the moment, or is busy with other queries; try again"
     )]
     Unreachable(#[source] store::Error),
     #[error(
-        "no answer was found within {seconds} s; ask for less: of one key or decision, or of a shorter time (from, to)"
+        "the query was stopped after {seconds} s; narrow it to one key or decision, or to a shorter time range (from, to)"
     )]
     TooSlow { seconds: u64 },
-    #[error("the database failed to answer; the service's log says why")]
+    #[error("the query failed in the database; the service's log has the reason")]
     Failed(#[source] store::Error),
 }
 
@@ -45,23 +45,23 @@ fn of_shadow(shadow: Option<&str>) -> String {
 
 impl From<store::Error> for Error {
     fn from(error: store::Error) -> Self {
-        static SLOW: Told = Told::new();
-        static AWAY: Told = Told::new();
-        static FAILED: Told = Told::new();
+        static SLOW: LogLimit = LogLimit::new();
+        static UNREACHABLE: LogLimit = LogLimit::new();
+        static FAILED: LogLimit = LogLimit::new();
         let now = Instant::now();
         if let store::Error::TooSlow { seconds } = error {
             if let Some(count) = SLOW.due(now) {
-                tracing::warn!(seconds, count, "questions were too slow");
+                tracing::warn!(seconds, count, "slow queries stopped");
             }
             Error::TooSlow { seconds }
         } else if error.is_retriable() {
-            if let Some(count) = AWAY.due(now) {
-                tracing::warn!(%error, count, "database away");
+            if let Some(count) = UNREACHABLE.due(now) {
+                tracing::warn!(%error, count, "database unreachable");
             }
             Error::Unreachable(error)
         } else {
             if let Some(count) = FAILED.due(now) {
-                tracing::error!(%error, count, "database failed");
+                tracing::error!(%error, count, "queries failed in the database");
             }
             Error::Failed(error)
         }
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn questions_that_find_no_answer_are_not_a_line_each() {
+    fn queries_that_fail_are_not_logged_one_by_one() {
         let lines = Arc::new(AtomicUsize::new(0));
         tracing::subscriber::with_default(Lines(Arc::clone(&lines)), || {
             for _ in 0..1_000 {

@@ -16,7 +16,7 @@ use axum::{
 use serde::Serialize;
 
 use crate::{
-    page,
+    dashboard,
     page_token::hex,
     prediction::{self, Kind, Prediction},
     query::{self, Filter, Limit},
@@ -40,7 +40,9 @@ pub fn router(store: AnyStore, pipelines: Vec<String>) -> Router {
         .fallback(unknown_path)
         .method_not_allowed_fallback(read_only)
         .with_state(Reader::new(store, pipelines));
-    Router::new().route("/", get(page::show)).nest("/v1", v1)
+    Router::new()
+        .route("/", get(dashboard::show))
+        .nest("/v1", v1)
 }
 
 #[derive(Serialize)]

@@ -1,15 +1,17 @@
-//! The page at `/`: one file without outside resources, held to that by its own
+//! The dashboard at `/`: one file without outside resources, held to that by its own
 //! Content-Security-Policy.
 
 use std::sync::LazyLock;
 
-use axum::http::header;
-use axum::response::{IntoResponse, Response};
+use axum::{
+    http::header,
+    response::{IntoResponse, Response},
+};
 use sha2::{Digest, Sha256};
 
-const PAGE: &str = include_str!("page.html");
+const PAGE: &str = include_str!("dashboard.html");
 
-/// Only the page's own script and style, named by their hashes, may run; only this server be asked.
+/// Only the page's own script and style, named by their hashes, may run, and only this server may be called.
 static POLICY: LazyLock<String> = LazyLock::new(|| {
     format!(
         "default-src 'none'; script-src 'sha256-{}'; style-src 'sha256-{}'; connect-src 'self'; \
