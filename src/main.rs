@@ -134,8 +134,6 @@ mod tests {
             "quadrille",
             "quadrille up",
             "quadrille topics",
-            "quadrille topics accept",
-            "quadrille topics migrate",
             "quadrille model",
             "quadrille model watch",
             "quadrille deploy",

@@ -8,9 +8,11 @@ pub mod survey;
 
 use quadrille_choreography::{AdminError, Facts, FactsLog};
 use quadrille_service::Error;
+use serde_json::json;
 
 use crate::{
     kafka::{Kafka, blocking},
+    output::{self, Output},
     pipelines::PipelineArg,
     registry,
 };
@@ -63,6 +65,29 @@ fn written(log: &mut FactsLog, facts: &Facts) -> Result<Facts, Error> {
             "pipeline {}: another change by {} came first, generation {}; look at it with `quadrille topics check`",
             facts.pipeline, standing.by, standing.generation
         ))),
+    }
+}
+
+/// What a pipeline is made with after a change.
+#[derive(Debug)]
+struct Outcome {
+    facts: Facts,
+    text: String,
+}
+
+impl Outcome {
+    fn print(&self, output: Output) -> Result<(), Error> {
+        let Outcome { facts, text } = self;
+        match output {
+            Output::Text => output::print(format_args!("{}: {text}", facts.pipeline)),
+            Output::Json => output::print(json!({
+                "pipeline": facts.pipeline,
+                "generation": facts.generation,
+                "partitions": facts.partitions,
+                "outcome": text,
+            })),
+        }
+        .map(drop)
     }
 }
 

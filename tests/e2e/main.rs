@@ -22,6 +22,7 @@ mod letters;
 mod lifecycle;
 mod models;
 mod outage;
+mod outputs;
 mod packages;
 mod protocols;
 mod pushes;

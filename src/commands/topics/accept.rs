@@ -5,8 +5,8 @@ use quadrille_pipeline::Pipeline;
 use quadrille_proto::Stage;
 use quadrille_service::Error;
 
-use super::{Author, Which};
-use crate::output;
+use super::{Author, Outcome, Which};
+use crate::output::OutputArg;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -26,6 +26,9 @@ pub struct Args {
     #[command(flatten)]
     author: Author,
 
+    #[command(flatten)]
+    output: OutputArg,
+
     /// Publish the file's schemas although they contradict what was published before: records that are still on their
     /// way in the old form become dead letters.
     #[arg(long)]
@@ -37,7 +40,7 @@ pub fn run(args: &Args) -> Result<(), Error> {
     let cluster = args.which.kafka.cluster()?;
     let admin = Admin::connect(&cluster)?;
     for pipeline in &pipelines {
-        let told = accept(&admin, pipeline, &args.author)?;
+        let outcome = accept(&admin, pipeline, &args.author)?;
         if args.schemas {
             let schemas = Schemas::new(&cluster);
             let all = [
@@ -50,19 +53,20 @@ pub fn run(args: &Args) -> Result<(), Error> {
                 published.map_err(|error| Error::Failed(error.to_string()))?;
             }
         }
-        let _ = output::print(format_args!("{}: {told}", pipeline.name()))?;
+        outcome.print(args.output.get())?;
     }
     Ok(())
 }
 
-fn accept(admin: &Admin, pipeline: &Pipeline, author: &Author) -> Result<String, Error> {
+fn accept(admin: &Admin, pipeline: &Pipeline, author: &Author) -> Result<Outcome, Error> {
     let name = pipeline.name();
     let topics = admin.pipeline_topics(name)?;
     let mut log = FactsLog::open(admin.cluster()).map_err(AdminError::from)?;
     let Some(facts) = log.current(name) else {
         let facts = Facts::first(name, pipeline.hash(), &topics, &author.by())?;
         let facts = super::written(&mut log, &facts)?;
-        return Ok(format!("written down with {} partitions", facts.partitions));
+        let text = format!("written down with {} partitions", facts.partitions);
+        return Ok(Outcome { facts, text });
     };
     if facts.draining {
         return Err(AdminError::Draining {
@@ -71,7 +75,10 @@ fn accept(admin: &Admin, pipeline: &Pipeline, author: &Author) -> Result<String,
         .into());
     }
     match facts.compare(&topics) {
-        Ok(()) => return Ok(format!("as written down, generation {}", facts.generation)),
+        Ok(()) => {
+            let text = format!("as written down, generation {}", facts.generation);
+            return Ok(Outcome { facts, text });
+        }
         Err(AdminError::Recreated { .. }) => {}
         Err(other) => return Err(other.into()),
     }
@@ -88,11 +95,12 @@ fn accept(admin: &Admin, pipeline: &Pipeline, author: &Author) -> Result<String,
         ..facts.next(&topics, &author.by(), &author.reason)?
     };
     let facts = super::written(&mut log, &next)?;
-    Ok(format!(
+    let text = format!(
         "generation {}, with {} created again",
         facts.generation,
         again.join(", ")
-    ))
+    );
+    Ok(Outcome { facts, text })
 }
 
 fn recreated(facts: &Facts, topics: &[TopicState]) -> Vec<String> {

@@ -7,8 +7,8 @@ use quadrille_pipeline::Pipeline;
 use quadrille_proto::Stage;
 use quadrille_service::Error;
 
-use super::{Author, Which};
-use crate::output;
+use super::{Author, Outcome, Which};
+use crate::output::{self, OutputArg};
 
 /// Between looks at the groups.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -31,6 +31,9 @@ pub struct Args {
     #[command(flatten)]
     author: Author,
 
+    #[command(flatten)]
+    output: OutputArg,
+
     /// Partitions of each topic from then on; Kafka adds partitions and takes none away
     /// [default: the most that one of the topics has].
     #[arg(long, value_parser = clap::value_parser!(i32).range(1..=10_000))]
@@ -44,12 +47,10 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<(), Error> {
     let pipeline = args.which.pipeline.one()?;
     let admin = Admin::connect(&args.which.kafka.cluster()?)?;
-    let said = migrate(&admin, &pipeline, args)?;
-    let _ = output::print(format_args!("{}: {said}", pipeline.name()))?;
-    Ok(())
+    migrate(&admin, &pipeline, args)?.print(args.output.get())
 }
 
-fn migrate(admin: &Admin, pipeline: &Pipeline, args: &Args) -> Result<String, Error> {
+fn migrate(admin: &Admin, pipeline: &Pipeline, args: &Args) -> Result<Outcome, Error> {
     let name = pipeline.name();
     let topics = admin.pipeline_topics(name)?;
     let target = target(&topics, args.partitions)?;
@@ -58,7 +59,10 @@ fn migrate(admin: &Admin, pipeline: &Pipeline, args: &Args) -> Result<String, Er
     if let Some(facts) = &facts {
         match facts.compare(&topics) {
             Ok(()) if facts.partitions == target && !facts.draining => {
-                return Ok(format!("has {target} partitions"));
+                return Ok(Outcome {
+                    facts: facts.clone(),
+                    text: format!("has {target} partitions"),
+                });
             }
             Ok(()) | Err(AdminError::Repartitioned { .. }) => {}
             Err(error) => return Err(error.into()),
@@ -76,10 +80,11 @@ fn migrate(admin: &Admin, pipeline: &Pipeline, args: &Args) -> Result<String, Er
     let topics = admin.pipeline_topics(name)?;
     let next = draining.next(&topics, &args.author.by(), &args.author.reason)?;
     let facts = super::written(&mut log, &next)?;
-    Ok(format!(
+    let text = format!(
         "{} partitions, generation {}; start its services",
         facts.partitions, facts.generation
-    ))
+    );
+    Ok(Outcome { facts, text })
 }
 
 /// # Errors
