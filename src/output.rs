@@ -53,7 +53,7 @@ impl OutputOrJson {
     }
 }
 
-/// Prints a text and a line end. `Break`: the reader has gone (`| head`), further text is of no use.
+/// Prints a text and a line end. `Break`: the reader closed the pipe (`| head`), further text is of no use.
 ///
 /// # Errors
 /// Standard output cannot be written, for instance because a disk is full.

@@ -4,7 +4,7 @@ use quadrille_registry::{ModelEntry, Replica, View};
 use quadrille_service::Error;
 use serde_json::{Value, json};
 
-use super::versions::{Known, in_order, know, or_none, serves, to_json, told};
+use super::versions::{Known, in_order, know, or_none, serves, state_text, to_json};
 use crate::{
     kafka::Kafka,
     output::{self, Output, OutputOrJson},
@@ -91,7 +91,7 @@ fn paragraph(view: &View, entry: &ModelEntry, replicas: &[Replica], manifest: &[
     for replica in replicas {
         if let Some(state) = replica.state(&entry.id) {
             let name = preview::cell(&replica.instance);
-            text.push_str(&format!("  replica  {name}: {}\n", told(state)));
+            text.push_str(&format!("  replica  {name}: {}\n", state_text(state)));
         }
     }
     for (name, value) in plain_fields(manifest) {
@@ -100,7 +100,7 @@ fn paragraph(view: &View, entry: &ModelEntry, replicas: &[Replica], manifest: &[
     text
 }
 
-/// The manifest's fields that are a word or a number, but for those told already.
+/// The manifest's fields that are a word or a number, but for those shown already.
 fn plain_fields(manifest: &[u8]) -> Vec<(String, String)> {
     let Ok(Value::Object(fields)) = serde_json::from_slice(manifest) else {
         return Vec::new();
@@ -112,9 +112,9 @@ fn plain_fields(manifest: &[u8]) -> Vec<(String, String)> {
             Value::Array(list) => format!("{} of them", list.len()),
             _ => return None,
         };
-        let told = ["name", "version"].contains(&name.as_str());
+        let shown = ["name", "version"].contains(&name.as_str());
         let value = preview::text(&value, preview::PAYLOAD_CHARS_MAX);
-        (!told).then(|| (preview::cell(&name), value))
+        (!shown).then(|| (preview::cell(&name), value))
     };
     fields.into_iter().filter_map(plain).collect()
 }
@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_a_manifest_the_plain_fields_are_told() {
+    fn of_a_manifest_the_plain_fields_are_shown() {
         let manifest = br#"{"name": "m", "format": 1, "algorithm": "forest", "inputs": ["a", "b"], "labels": {}}"#;
         let fields = plain_fields(manifest);
         let field = |name: &str, value: &str| (name.to_owned(), value.to_owned());

@@ -64,7 +64,7 @@ pub fn states(id: &ModelId, replicas: &[Replica]) -> Vec<String> {
             Some(state) => others.push(format!(
                 "{} {}",
                 preview::cell(&replica.instance),
-                told(state)
+                state_text(state)
             )),
         }
     }
@@ -74,7 +74,7 @@ pub fn states(id: &ModelId, replicas: &[Replica]) -> Vec<String> {
     others
 }
 
-pub fn told(state: &ModelState) -> String {
+pub fn state_text(state: &ModelState) -> String {
     match state {
         ModelState::Failed { why } => {
             format!("failed: {}", preview::text(why, preview::MESSAGE_CHARS_MAX))
@@ -146,10 +146,10 @@ mod tests {
             replica("c", ModelState::Loading),
             replica("d", ModelState::Ready),
         ];
-        let told = states(&id(), &replicas);
-        assert_eq!(told[0], "2 ready");
-        assert_eq!(told[1], "b failed: chunk 3 is\\u{1b}[2J wrong");
-        assert_eq!(told[2], "c loading");
+        let found = states(&id(), &replicas);
+        assert_eq!(found[0], "2 ready");
+        assert_eq!(found[1], "b failed: chunk 3 is\\u{1b}[2J wrong");
+        assert_eq!(found[2], "c loading");
         let other = registry::model_id("m:2").unwrap();
         assert_eq!(or_none(&states(&other, &replicas)), "-");
     }

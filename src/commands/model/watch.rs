@@ -145,7 +145,7 @@ impl Watcher {
                 let _ = output::print(published);
                 (true, None)
             }
-            // What has not changed since the last look will not become whole by itself; tell why, once.
+            // What has not changed since the last look will not become whole by itself; say why, once.
             Err(Fault::NotWhole(reason)) => (same, Some(reason)),
             Err(Fault::Refused(reason)) => (true, Some(reason)),
             Err(Fault::Later(reason)) => {
@@ -153,7 +153,7 @@ impl Watcher {
                 (false, Some(reason))
             }
         };
-        // A single look tells at its end.
+        // A single look reports at its end.
         if let (true, Some(fault), false) = (settled, &fault, self.once) {
             output::note(format_args!("{}: {fault}", folder.display()));
         }

@@ -18,7 +18,7 @@ use crate::{
 const FLYING_BYTES_MAX: usize = 4 << 20;
 /// In flight at most: the client's queue takes 100,000.
 const FLYING_RECORDS_MAX: usize = 20_000;
-/// Kafka has gone, and more will not help.
+/// So many failures in a row mean that Kafka is unreachable; sending more will not help.
 const FAILED_IN_A_ROW_MAX: u64 = 1_000;
 /// Before a record is sent again for which the client had no room.
 const BUSY_WAIT: Duration = Duration::from_millis(10);
