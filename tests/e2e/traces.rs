@@ -7,8 +7,7 @@ use std::{
 };
 
 use quadrille_choreography::{
-    Admin, Delivery, Failure, Handler, Incoming, Item, Limits, Output, Redrive, StageConfig,
-    StageOptions,
+    Admin, CommitMode, Failure, Handler, Incoming, Item, Limits, Output, Redrive, StageConfig,
 };
 use quadrille_proto::{
     Stage, dlq_of,
@@ -545,20 +544,19 @@ fn a_retry_stays_in_its_trace_each_attempt_with_its_own_span() {
         output: Some(topics.features.clone()),
         instance: "test".to_owned(),
         lanes: 1,
-        delivery: Delivery::ExactlyOnce,
+        commit: CommitMode::Kafka,
         limits: Limits::default(),
         latency_objective: None,
     };
     let metrics = LoopMetrics::register(&registry);
     let admin = Admin::connect(&config.cluster).expect("a client");
-    let options = StageOptions {
+    let stage = quadrille_choreography::Stage {
         topics: admin.prepare(&config).expect("topics"),
         metrics: metrics.stage(&config.pipeline, &config.group, &config.input),
         tracing: tracing.clone(),
         config,
     };
-    let stage = quadrille_choreography::Stage::start(options, |_| Hesitant::default());
-    let stage = stage.expect("a stage");
+    let stage = stage.run(|_| Hesitant::default()).expect("a stage");
     let client = Client::new(&world);
     let id = trace_id(900);
     let header = traceparent(900, "01");

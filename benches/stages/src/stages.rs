@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use inference::serving::Serving;
 use quadrille_choreography::{
-    Admin, Cluster, Delivery, Failure, Handler, Incoming, Item, Limits, OffsetStore, Output,
-    Schemas, Stage as Running, StageConfig, StageOptions,
+    Admin, Cluster, CommitMode, Failure, Handler, Incoming, Item, Limits, OffsetStore, Output,
+    Schemas, StageConfig,
 };
 use quadrille_pipeline::Pipeline;
 use quadrille_proto::Stage;
@@ -253,7 +253,7 @@ impl Arena<'_> {
             output: Some(output.to_owned()),
             instance: "bench".to_owned(),
             lanes: self.options.lanes as usize,
-            delivery: Delivery::ExactlyOnce,
+            commit: CommitMode::Kafka,
             limits: Limits {
                 batch_records_max: self.options.batch,
                 ..Limits::default()
@@ -295,13 +295,13 @@ impl Arena<'_> {
         let loop_metrics = LoopMetrics::register(&registry);
         let metrics = loop_metrics.stage(&config.pipeline, &config.group, &config.input);
         let meter = Arc::new(Meter::start(&self.broker)?);
-        let options = StageOptions {
+        let stage = quadrille_choreography::Stage {
             config,
             topics,
             metrics: metrics.clone(),
             tracing: tracing.clone(),
         };
-        let stage = Running::start(options, |_| Timed {
+        let stage = stage.run(|_| Timed {
             handler: make(),
             meter: Arc::clone(&meter),
         })?;

@@ -228,14 +228,42 @@ fn parse_properties(text: &str) -> Result<BTreeMap<String, String>, ConfigError>
     Ok(properties)
 }
 
-/// How outputs and progress are made durable.
+/// How often an output may come: the setting of stages that write to Kafka.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Delivery {
-    /// Outputs and offsets in one Kafka transaction.
     #[default]
     ExactlyOnce,
-    /// Outputs confirmed, then offsets committed: lower latency; ids make a redelivery harmless.
+    /// Lower latency; ids make a redelivery harmless.
     AtLeastOnce,
+}
+
+/// How a stage makes its outputs and its progress durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CommitMode {
+    /// Outputs, dead letters and offsets in one Kafka transaction.
+    #[default]
+    Kafka,
+    /// Outputs and dead letters are confirmed, then offsets are committed.
+    AtLeastOnce,
+    /// Results and offsets in one transaction of the handler's store ([`crate::OffsetStore`]); dead letters are
+    /// confirmed before it. The offsets in Kafka are for whoever looks at the lag.
+    Store,
+}
+
+impl CommitMode {
+    /// Whether each batch is a Kafka transaction.
+    pub(crate) fn is_transactional(self) -> bool {
+        self == CommitMode::Kafka
+    }
+}
+
+impl From<Delivery> for CommitMode {
+    fn from(delivery: Delivery) -> Self {
+        match delivery {
+            Delivery::ExactlyOnce => CommitMode::Kafka,
+            Delivery::AtLeastOnce => CommitMode::AtLeastOnce,
+        }
+    }
 }
 
 /// Bounds of a lane's batch and of what an instance holds.
@@ -285,7 +313,7 @@ pub struct StageConfig {
     pub instance: String,
     /// Threads, each a member of the group; at most one a partition is started.
     pub lanes: usize,
-    pub delivery: Delivery,
+    pub commit: CommitMode,
     pub limits: Limits,
     /// A record older than this, by its Kafka timestamp, is traced from here on.
     pub latency_objective: Option<Duration>,
@@ -431,7 +459,7 @@ mod tests {
             output: None,
             instance: "i".to_owned(),
             lanes,
-            delivery: Delivery::ExactlyOnce,
+            commit: CommitMode::Kafka,
             limits: Limits {
                 in_flight_bytes_max: memory_mib << 20,
                 ..Limits::default()

@@ -31,7 +31,7 @@ use std::{
 use rdkafka::{
     ClientContext, Offset, TopicPartitionList,
     config::RDKafkaLogLevel,
-    consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, RebalanceProtocol},
+    consumer::{BaseConsumer, CommitMode as Waiting, Consumer, ConsumerContext, RebalanceProtocol},
     error::{KafkaError, KafkaResult},
     types::RDKafkaRespErr,
 };
@@ -39,7 +39,7 @@ use rdkafka::{
 use quadrille_telemetry::StageMetrics;
 
 use crate::{
-    Cluster, Delivery, StageConfig, StageIdentity,
+    Cluster, CommitMode, StageConfig, StageIdentity,
     batch::{Batch, Position},
     client,
     config::RECEIVE,
@@ -68,14 +68,6 @@ const UNREAD_MAX: Duration = Duration::from_secs(30);
 const UNREAD_TOLD_EVERY: Duration = Duration::from_secs(60);
 /// A change of the group seldom comes alone.
 const RESTLESS_FOR: Duration = Duration::from_secs(3);
-
-/// Who says where a partition goes on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum OffsetsIn {
-    Kafka,
-    /// The handler's: what Kafka has is for whoever looks at the lag.
-    Store,
-}
 
 /// What is known of a partition whose start is not checked yet.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -128,8 +120,7 @@ pub(crate) struct Events {
     gates: Mutex<Option<Gates>>,
     metrics: StageMetrics,
     status: Arc<LaneStatus>,
-    offsets_in: OffsetsIn,
-    delivery: Delivery,
+    commit: CommitMode,
     /// Each partition held.
     assigned: Mutex<BTreeMap<i32, Held>>,
     /// Assigned, and it is not known whether they begin where the group's offsets say.
@@ -148,7 +139,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Events {
     /// Elsewhere the start is the handler's to say, or a repetition is allowed.
     fn checks_starts(&self) -> bool {
-        self.delivery == Delivery::ExactlyOnce && self.offsets_in == OffsetsIn::Kafka
+        self.commit.is_transactional()
     }
 
     fn fail(&self, reason: String) {
@@ -163,9 +154,11 @@ impl Events {
             // answered. Not at a logical offset: the answer to its look-up, overtaken by that seek, would be asked for
             // again, and the partition sent there (librdkafka 2.12.1, `rd_kafka_toppar_handle_Offset`).
             for partition in taken() {
-                match self.offsets_in {
-                    OffsetsIn::Kafka => gates.lead(consumer.client(), partition),
-                    OffsetsIn::Store => gates.close(consumer.client(), partition),
+                match self.commit {
+                    CommitMode::Kafka | CommitMode::AtLeastOnce => {
+                        gates.lead(consumer.client(), partition)
+                    }
+                    CommitMode::Store => gates.close(consumer.client(), partition),
                 }
             }
         }
@@ -190,9 +183,9 @@ impl Events {
             .map(|e| e.partition())
             .collect();
         // What is done is committed before another begins there. Fails where nothing is kept.
-        if self.delivery == Delivery::AtLeastOnce
+        if !self.commit.is_transactional()
             && !consumer.assignment_lost()
-            && let Err(error) = consumer.commit_consumer_state(CommitMode::Sync)
+            && let Err(error) = consumer.commit_consumer_state(Waiting::Sync)
         {
             tracing::debug!(%error, "no offsets committed at revocation");
         }
@@ -280,7 +273,6 @@ impl LaneConsumer {
         lane: usize,
         metrics: StageMetrics,
         status: Arc<LaneStatus>,
-        offsets_in: OffsetsIn,
         input_bytes_max: usize,
     ) -> KafkaResult<Self> {
         let buffer = config.lane_buffer_bytes();
@@ -343,8 +335,7 @@ impl LaneConsumer {
             gates: Mutex::default(),
             metrics,
             status,
-            offsets_in,
-            delivery: config.delivery,
+            commit: config.commit,
             assigned: Mutex::default(),
             unchecked: Mutex::default(),
             revoked: Mutex::default(),
@@ -463,10 +454,6 @@ impl LaneConsumer {
             Some(Offset::Offset(next)) => Some(next),
             _ => None,
         })
-    }
-
-    pub fn offsets_in(&self) -> OffsetsIn {
-        self.client.context().offsets_in
     }
 
     /// What the group has committed of a partition, if anything.

@@ -16,9 +16,9 @@ use rdkafka::{
 };
 
 use crate::{
-    Acknowledged, Admin, Claimed, Cluster, Delivery, Failure, GiveUp, Handler, Incoming, Item,
-    Limits, OffsetStore, Output, Publication, PublishError, Publisher, Span, Stage, StageConfig,
-    StageOptions, list_dead_letters,
+    Acknowledged, Admin, Claimed, Cluster, CommitMode, Failure, GiveUp, Handler, Incoming, Item,
+    Limits, OffsetStore, Output, Publication, PublishError, Publisher, RunningStage, Span, Stage,
+    StageConfig, list_dead_letters,
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -117,7 +117,7 @@ impl OffsetStore for Picky {
     }
 }
 
-fn start(cluster: &Cluster) -> Stage {
+fn start(cluster: &Cluster) -> RunningStage {
     let config = StageConfig {
         cluster: cluster.clone(),
         service: "results",
@@ -127,7 +127,7 @@ fn start(cluster: &Cluster) -> Stage {
         output: None,
         instance: "test".to_owned(),
         lanes: 1,
-        delivery: Delivery::AtLeastOnce,
+        commit: CommitMode::Store,
         limits: Limits::default(),
         latency_objective: None,
     };
@@ -136,13 +136,13 @@ fn start(cluster: &Cluster) -> Stage {
         .expect("topics");
     let metrics =
         LoopMetrics::register(&Registry::default()).stage("p", &config.group, &config.input);
-    let options = StageOptions {
+    let stage = Stage {
         config,
         topics,
         metrics,
         tracing: Tracing::off(),
     };
-    Stage::start(options, |_| Picky).expect("a stage")
+    stage.run(|_| Picky).expect("a stage")
 }
 
 fn letters(cluster: &Cluster) -> usize {

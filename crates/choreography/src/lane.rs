@@ -27,10 +27,10 @@ use self::{
     send::Suspects, unreadable::Suspicion,
 };
 use crate::{
-    Backoff, Cause, Delivery, Handler, Headers, Incoming, StageConfig,
+    Backoff, Cause, CommitMode, Handler, Headers, Incoming, StageConfig,
     admin::StageTopics,
     batch::Batch,
-    consumer::{LaneConsumer, OffsetsIn},
+    consumer::LaneConsumer,
     judge::Judge,
     producer::LaneProducer,
     spans::Spans,
@@ -245,7 +245,7 @@ impl<H: Handler> Lane<H> {
     /// One life of the lane's clients. Returns only by an [`End`].
     fn session(&mut self) -> Result<End, End> {
         let mut producer = self.connect()?;
-        if self.config.delivery == Delivery::ExactlyOnce {
+        if self.config.commit.is_transactional() {
             self.init_transactions(&producer)?;
         }
         let consumer = LaneConsumer::connect(
@@ -253,10 +253,6 @@ impl<H: Handler> Lane<H> {
             self.index,
             self.metrics.clone(),
             Arc::clone(&self.status),
-            match self.handler.store() {
-                Some(_) => OffsetsIn::Store,
-                None => OffsetsIn::Kafka,
-            },
             self.topics.input_bytes_max,
         )
         .map_err(End::restart)?
@@ -606,7 +602,7 @@ impl<H: Handler> Lane<H> {
     fn aborted(&mut self, reason: String) -> Result<Settled, End> {
         self.metrics.aborts.inc();
         self.failed_commits += 1;
-        if self.failed_commits >= FAILED_COMMITS_MAX && self.handler.store().is_none() {
+        if self.failed_commits >= FAILED_COMMITS_MAX && self.config.commit != CommitMode::Store {
             return Err(End::restart(reason));
         }
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(2));

@@ -41,7 +41,7 @@ pub use admin::{
 };
 pub use backoff::Backoff;
 pub use batch::Span;
-pub use config::{Cluster, ConfigError, Delivery, LANES_MAX, Limits, StageConfig};
+pub use config::{Cluster, CommitMode, ConfigError, Delivery, LANES_MAX, Limits, StageConfig};
 pub use dlq::{ATTEMPTS_HEADER, ORIGIN_HEADER};
 pub use embedded::{EmbeddedBroker, EmbeddedError};
 pub use facts::{
@@ -60,7 +60,7 @@ pub use redrive::{
 };
 pub use schemas::{Lookup, SchemaError, Schemas};
 pub use spans::StoreSpan;
-pub use stage::{Stage, StageError, StageOptions};
+pub use stage::{RunningStage, Stage, StageError};
 pub use status::Health;
 pub use table::{
     FetchError, Standing, Table, TableError, TableEvent, TableRecord, TableWrite, WriteError,

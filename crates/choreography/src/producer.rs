@@ -21,7 +21,7 @@ use rdkafka::{
 };
 
 use crate::{
-    Delivery, StageConfig, client, dlq,
+    StageConfig, client, dlq,
     native::TopicSettings,
     offsets::{OffsetSender, Offsets},
     transaction::{self, DOUBT_AFTER, NotCommitted},
@@ -206,15 +206,15 @@ impl LaneProducer {
             )
             .set("queue.buffering.max.kbytes", queue_kib.to_string())
             .set("queue.buffering.max.messages", "200000");
-        match config.delivery {
-            Delivery::ExactlyOnce => {
+        match config.commit.is_transactional() {
+            true => {
                 transaction::settings(&mut settings, &name, TRANSACTION_TIMEOUT);
                 let idle = "connections.max.idle.ms";
                 if !config.cluster.properties.contains_key(idle) {
                     settings.set(idle, IDLE_CONNECTION_MAX.as_millis().to_string());
                 }
             }
-            Delivery::AtLeastOnce => {
+            false => {
                 let timeout_ms = TRANSACTION_TIMEOUT.as_millis().to_string();
                 settings
                     .set("message.timeout.ms", timeout_ms)

@@ -25,7 +25,7 @@ use quadrille_telemetry::{
 
 use rdkafka::message::{Header, OwnedHeaders};
 
-use crate::{Cause, Delivery, Incoming, StageConfig, native};
+use crate::{Cause, CommitMode, Incoming, StageConfig, native};
 
 /// [`TRACEPARENT`] and [`quadrille_telemetry::traces::FORCE_HEADER`], as librdkafka takes names.
 const TRACEPARENT_NAME: &CStr = c"traceparent";
@@ -123,7 +123,7 @@ pub(crate) struct Spans {
     recorder: Recorder,
     /// Whether records without a context begin a trace here.
     begins: bool,
-    delivery: Delivery,
+    mode: CommitMode,
     poll: Kind,
     process: Kind,
     commit: Kind,
@@ -155,7 +155,7 @@ impl Spans {
         let seed = nanoseconds(SystemTime::now());
         Spans {
             begins: *topic == Topics::of(&config.pipeline).inbox,
-            delivery: config.delivery,
+            mode: config.commit,
             poll: kind(("poll", "receive"), SpanKind::Client),
             process: kind(("process", "process"), SpanKind::Consumer),
             commit: kind(("commit", "settle"), SpanKind::Client),
@@ -399,7 +399,7 @@ impl Spans {
             }
             match &store {
                 Some(store) => self.tell_store(traced, store, settled),
-                None if self.delivery == Delivery::ExactlyOnce => {
+                None if self.mode.is_transactional() => {
                     self.tell_commit(traced, &incoming[traced.index], settled);
                 }
                 None => {}

@@ -1,11 +1,11 @@
-//! A stage: its lanes' threads, their start and their end.
+//! A stage: described by one value, started by one call, and then its lanes' threads until they end.
 
 use std::{sync::Arc, thread::JoinHandle};
 
 use quadrille_telemetry::{StageMetrics, Tracing};
 
 use crate::{
-    AdminError, Cause, ConfigError, Handler, StageConfig,
+    AdminError, Cause, CommitMode, ConfigError, Handler, StageConfig,
     admin::StageTopics,
     facts,
     lane::{Lane, LaneOptions},
@@ -33,10 +33,49 @@ pub enum StageError {
     Topics(#[from] AdminError),
     #[error("could not start a thread: {0}")]
     Thread(#[from] std::io::Error),
+    #[error(
+        "{service} of pipeline {pipeline}: the stage commits by {commit:?}, but its handler {}; this is a bug",
+        if *has_store { "keeps offsets in a store, which nobody would commit" } else { "has no store" }
+    )]
+    Store {
+        service: &'static str,
+        pipeline: String,
+        commit: CommitMode,
+        has_store: bool,
+    },
 }
 
-/// What a stage is made of, besides its handler.
-pub struct StageOptions {
+/// A stage of one pipeline as it is to run; what it does with records is its handler's.
+///
+/// ```no_run
+/// use quadrille_choreography::{Failure, Handler, Incoming, Item, Output, Stage, StageError};
+///
+/// /// Passes on what it gets.
+/// struct Copy;
+///
+/// impl Handler for Copy {
+///     type Record = Vec<u8>;
+///
+///     fn decode(&mut self, incoming: &Incoming<'_>, record: &mut Vec<u8>) -> Result<(), Failure> {
+///         record.clear();
+///         record.extend_from_slice(incoming.payload.unwrap_or_default());
+///         Ok(())
+///     }
+///
+///     fn handle(&mut self, items: &[Item<'_, Vec<u8>>], output: &mut Output) {
+///         for item in items {
+///             output.emit(|payload| payload.extend_from_slice(item.record));
+///         }
+///     }
+/// }
+///
+/// fn copy(stage: Stage) -> Result<(), StageError> {
+///     let running = stage.run(|_lane| Copy)?;
+///     running.stop();
+///     running.join()
+/// }
+/// ```
+pub struct Stage {
     pub config: StageConfig,
     /// From [`crate::Admin::prepare`].
     pub topics: StageTopics,
@@ -45,7 +84,7 @@ pub struct StageOptions {
 }
 
 /// A running stage of one pipeline.
-pub struct Stage {
+pub struct RunningStage {
     service: &'static str,
     pipeline: String,
     stop: Arc<Stop>,
@@ -55,20 +94,20 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Starts the lanes; `make` makes the handler of each.
+    /// Starts the lanes; `make` makes the handler of each, by its number.
     ///
     /// # Errors
-    /// A setting is out of range, or the system refuses a thread.
-    pub fn start<H: Handler>(
-        options: StageOptions,
+    /// A setting is out of range, the handler does not fit [`StageConfig::commit`], or the system refuses a thread.
+    pub fn run<H: Handler>(
+        self,
         mut make: impl FnMut(usize) -> H,
-    ) -> Result<Stage, StageError> {
-        let StageOptions {
+    ) -> Result<RunningStage, StageError> {
+        let Stage {
             mut config,
             topics,
             metrics,
             tracing,
-        } = options;
+        } = self;
         config.lanes = config.lanes.min(topics.partitions.max(1) as usize);
         config.validate()?;
         let config = Arc::new(config);
@@ -78,6 +117,7 @@ impl Stage {
             .collect();
         let mut threads = Vec::with_capacity(config.lanes);
         for (index, status) in lanes.iter().enumerate() {
+            let handler = fitting(make(index), &config)?;
             let lane = Lane::new(
                 LaneOptions {
                     config: Arc::clone(&config),
@@ -88,7 +128,7 @@ impl Stage {
                     status: Arc::clone(status),
                     stop: Arc::clone(&stop),
                 },
-                make(index),
+                handler,
             );
             let status = Arc::clone(status);
             let name = format!("{}-{index}", config.service);
@@ -107,7 +147,7 @@ impl Stage {
             }
             None => None,
         };
-        Ok(Stage {
+        Ok(RunningStage {
             service: config.service,
             pipeline: config.pipeline.clone(),
             stop,
@@ -116,7 +156,23 @@ impl Stage {
             watch,
         })
     }
+}
 
+/// A handler whose store would never be asked to commit loses what it keeps there; one without would commit nothing.
+fn fitting<H: Handler>(mut handler: H, config: &StageConfig) -> Result<H, StageError> {
+    let has_store = handler.store().is_some();
+    match has_store == (config.commit == CommitMode::Store) {
+        true => Ok(handler),
+        false => Err(StageError::Store {
+            service: config.service,
+            pipeline: config.pipeline.clone(),
+            commit: config.commit,
+            has_store,
+        }),
+    }
+}
+
+impl RunningStage {
     pub fn health(&self) -> Health {
         self.health.clone()
     }

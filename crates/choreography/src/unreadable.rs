@@ -285,7 +285,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::{Cluster, Delivery, EmbeddedBroker, Limits, Retention, TopicSpec};
+    use crate::{Cluster, CommitMode, EmbeddedBroker, Limits, Retention, TopicSpec};
 
     proptest! {
         #[test]
@@ -344,7 +344,7 @@ mod tests {
             output: None,
             instance: "i".to_owned(),
             lanes: 1,
-            delivery: Delivery::ExactlyOnce,
+            commit: CommitMode::Kafka,
             limits: Limits::default(),
             latency_objective: None,
         };

@@ -10,9 +10,9 @@ use std::{
 };
 
 use quadrille_choreography::{
-    Admin, Delivery, EmbeddedBroker, Failure, Handler, Incoming, Item, Limits, Output, Publication,
-    Publisher, Retention, Stage, StageConfig, StageError, StageOptions, TopicSpec,
-    list_dead_letters,
+    Admin, Claimed, CommitMode, EmbeddedBroker, Failure, GiveUp, Handler, Incoming, Item, Limits,
+    OffsetStore, Output, Publication, Publisher, Retention, RunningStage, Span, Stage, StageConfig,
+    StageError, TopicSpec, list_dead_letters,
 };
 use quadrille_telemetry::{Registry, metrics::LoopMetrics};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
@@ -80,23 +80,23 @@ struct World {
     registry: Registry,
     retries: Arc<AtomicU32>,
     ready: Arc<AtomicBool>,
-    stage: Option<Stage>,
+    stage: Option<RunningStage>,
 }
 
 impl World {
-    fn start(delivery: Delivery) -> Self {
-        let world = Self::start_unready(delivery);
+    fn start(commit: CommitMode) -> Self {
+        let world = Self::start_unready(commit);
         world.ready.store(true, Ordering::Release);
         world
     }
 
-    fn start_unready(delivery: Delivery) -> Self {
+    fn start_unready(commit: CommitMode) -> Self {
         let mut world = Self::new(2);
         let registry = world.registry.clone();
         world.stage = Some(world.add(
             "test",
             2,
-            delivery,
+            commit,
             limits(Duration::from_millis(5)),
             &registry,
         ));
@@ -123,12 +123,31 @@ impl World {
         }
     }
 
+    fn obedient(&self) -> Obedient {
+        Obedient {
+            retries: Arc::clone(&self.retries),
+            ready: Arc::clone(&self.ready),
+        }
+    }
+
     /// A member of the group.
     fn add(
         &self,
         instance: &str,
         lanes: usize,
-        delivery: Delivery,
+        commit: CommitMode,
+        limits: Limits,
+        registry: &Registry,
+    ) -> RunningStage {
+        let stage = self.describe(instance, lanes, commit, limits, registry);
+        stage.run(|_| self.obedient()).expect("a stage")
+    }
+
+    fn describe(
+        &self,
+        instance: &str,
+        lanes: usize,
+        commit: CommitMode,
         limits: Limits,
         registry: &Registry,
     ) -> Stage {
@@ -141,7 +160,7 @@ impl World {
             output: Some("out".to_owned()),
             instance: instance.to_owned(),
             lanes,
-            delivery,
+            commit,
             limits,
             latency_objective: None,
         };
@@ -149,17 +168,12 @@ impl World {
             .and_then(|a| a.prepare(&config))
             .expect("topics");
         let metrics = LoopMetrics::register(registry).stage("p", &config.group, &config.input);
-        let options = StageOptions {
+        Stage {
             config,
             topics,
             metrics,
             tracing: quadrille_telemetry::Tracing::off(),
-        };
-        let stage = Stage::start(options, |_| Obedient {
-            retries: Arc::clone(&self.retries),
-            ready: Arc::clone(&self.ready),
-        });
-        stage.expect("a stage")
+        }
     }
 
     /// Publishes to partition 0, in order.
@@ -273,7 +287,7 @@ fn letter(class: &str, attempts: &str, payload: &str) -> (String, String, String
 
 #[test]
 fn a_retriable_failure_that_passes_costs_nothing() {
-    let mut world = World::start(Delivery::ExactlyOnce);
+    let mut world = World::start(CommitMode::Kafka);
     world.send(&["a", "retry twice", "b"]);
     world.consumed(3);
     assert_eq!(world.dead(), []);
@@ -283,7 +297,7 @@ fn a_retriable_failure_that_passes_costs_nothing() {
 
 #[test]
 fn a_retriable_failure_that_stays_is_dead_lettered_with_its_attempts() {
-    let mut world = World::start(Delivery::ExactlyOnce);
+    let mut world = World::start(CommitMode::Kafka);
     world.send(&["retry for ever", "a"]);
     world.consumed(2);
     assert_eq!(world.dead(), [letter("busy", "3", "retry for ever")]);
@@ -292,8 +306,8 @@ fn a_retriable_failure_that_stays_is_dead_lettered_with_its_attempts() {
 
 #[test]
 fn poison_of_every_kind_is_dead_lettered_between_good_records() {
-    for delivery in [Delivery::ExactlyOnce, Delivery::AtLeastOnce] {
-        let mut world = World::start(delivery);
+    for commit in [CommitMode::Kafka, CommitMode::AtLeastOnce] {
+        let mut world = World::start(commit);
         world.send(&["a", "panic", "b", "huge", "c", "absorb", "d"]);
         world.consumed(7);
         assert_eq!(
@@ -311,8 +325,8 @@ fn poison_of_every_kind_is_dead_lettered_between_good_records() {
 
 #[test]
 fn what_is_beside_an_outcome_follows_it_and_is_dropped_alone_where_it_is_too_large() {
-    for delivery in [Delivery::ExactlyOnce, Delivery::AtLeastOnce] {
-        let mut world = World::start(delivery);
+    for commit in [CommitMode::Kafka, CommitMode::AtLeastOnce] {
+        let mut world = World::start(commit);
         world.send(&["a", "with two", "dead with one", "b"]);
         world.consumed(4);
         assert_eq!(world.out(), ["a", "one", "two", "three", "b"]);
@@ -331,10 +345,10 @@ fn what_is_beside_an_outcome_follows_it_and_is_dropped_alone_where_it_is_too_lar
 
 #[test]
 fn a_fatal_failure_ends_the_stage_with_its_cause() {
-    let mut world = World::start(Delivery::ExactlyOnce);
+    let mut world = World::start(CommitMode::Kafka);
     world.send(&["fatal"]);
     let deadline = Instant::now() + PATIENCE;
-    while !world.stage.as_ref().is_some_and(Stage::has_ended) {
+    while !world.stage.as_ref().is_some_and(RunningStage::has_ended) {
         assert!(Instant::now() < deadline, "the stage ends");
         std::thread::park_timeout(Duration::from_millis(5));
     }
@@ -344,7 +358,7 @@ fn a_fatal_failure_ends_the_stage_with_its_cause() {
 
 #[test]
 fn a_stage_is_live_and_becomes_ready_when_its_handler_is_and_partitions_are_assigned() {
-    let mut world = World::start_unready(Delivery::ExactlyOnce);
+    let mut world = World::start_unready(CommitMode::Kafka);
     let health = world.stage.as_ref().expect("it runs").health();
     health.live().expect("alive from the start");
     // The broker answers, so nothing but the handler keeps the stage from its partitions.
@@ -362,11 +376,11 @@ fn a_stage_is_live_and_becomes_ready_when_its_handler_is_and_partitions_are_assi
 
 #[test]
 fn a_stage_that_is_never_ready_ends_when_it_is_asked_to() {
-    let mut world = World::start_unready(Delivery::ExactlyOnce);
+    let mut world = World::start_unready(CommitMode::Kafka);
     world.stop().expect("nothing to drain");
 }
 
-fn held(stage: &Stage) -> usize {
+fn held(stage: &RunningStage) -> usize {
     stage.health().assigned_partitions()
 }
 
@@ -377,12 +391,12 @@ fn a_partition_that_leaves_while_its_lane_waits_is_read_when_it_comes_back() {
     // Long enough for another member to come and go.
     let waits = limits(Duration::from_secs(40));
     let registry = Registry::default();
-    let first = world.add("first", 1, Delivery::ExactlyOnce, waits.clone(), &registry);
+    let first = world.add("first", 1, CommitMode::Kafka, waits.clone(), &registry);
     until("both are the first's", || held(&first) == 2);
     world.send(&["retry once"]);
     until("it waits", || world.retries.load(Ordering::Relaxed) > 0);
     let other = Registry::default();
-    let second = world.add("second", 1, Delivery::ExactlyOnce, waits, &other);
+    let second = world.add("second", 1, CommitMode::Kafka, waits, &other);
     until("they share", || held(&first) == 1 && held(&second) == 1);
     second.stop();
     second.join().expect("drained");
@@ -406,12 +420,12 @@ fn handled(registry: &Registry) -> u64 {
 }
 
 /// With zstd the client takes no more than it may receive: 100 MB. Between two such batches nothing lies.
-fn step_past(delivery: Delivery) {
+fn step_past(commit: CommitMode) {
     // One lane: the broker forgets what a lane has committed when another takes its partition.
     let mut world = World::new(1);
     world.ready.store(true, Ordering::Release);
     let (registry, waits) = (world.registry.clone(), limits(Duration::from_millis(5)));
-    world.stage = Some(world.add("test", 1, delivery, waits, &registry));
+    world.stage = Some(world.add("test", 1, commit, waits, &registry));
     let mut settings = rdkafka::ClientConfig::new();
     let cluster = world.broker.cluster().expect("a cluster");
     settings
@@ -454,12 +468,12 @@ fn step_past(delivery: Delivery) {
 
 #[test]
 fn batches_that_cannot_be_read_are_stepped_past() {
-    step_past(Delivery::ExactlyOnce);
+    step_past(CommitMode::Kafka);
 }
 
 #[test]
 fn batches_that_cannot_be_read_are_stepped_past_at_least_once() {
-    step_past(Delivery::AtLeastOnce);
+    step_past(CommitMode::AtLeastOnce);
 }
 
 /// A time that the client would take for none, and put the present in its place.
@@ -488,4 +502,68 @@ fn a_record_of_the_first_moment_of_1970_keeps_its_time() {
     })
     .expect("listed");
     assert_eq!(times, [Some(1)]);
+}
+
+/// Keeps what it is given in a store that forgets it.
+struct Keeper;
+
+impl Handler for Keeper {
+    type Record = ();
+
+    fn decode(&mut self, _: &Incoming<'_>, (): &mut ()) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn handle(&mut self, items: &[Item<'_, ()>], output: &mut Output) {
+        items.iter().for_each(|_| output.absorb("kept"));
+    }
+
+    fn store(&mut self) -> Option<&mut dyn OffsetStore> {
+        Some(self)
+    }
+}
+
+impl OffsetStore for Keeper {
+    fn claim(&mut self, partitions: &[i32]) -> Option<Result<Claimed, Failure>> {
+        Some(Ok(partitions.iter().map(|it| (*it, None)).collect()))
+    }
+
+    fn next(&self, _: i32) -> Option<i64> {
+        None
+    }
+
+    fn commit(&mut self, _: &[Span], _: GiveUp<'_>) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn truncated(&mut self, _: i32, _: i64, _: GiveUp<'_>) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_handler_that_does_not_fit_how_its_stage_commits_is_refused_before_it_runs() {
+    let world = World::new(1);
+    let registry = world.registry.clone();
+    for commit in [CommitMode::Kafka, CommitMode::AtLeastOnce] {
+        let stage = world.describe("test", 1, commit, limits(Duration::ZERO), &registry);
+        let refused = stage.run(|_| Keeper).err().expect("nobody would commit it");
+        assert!(
+            matches!(
+                refused,
+                StageError::Store {
+                    has_store: true,
+                    ..
+                }
+            ),
+            "{refused}"
+        );
+    }
+    let limits = limits(Duration::ZERO);
+    let stage = world.describe("test", 1, CommitMode::Store, limits, &registry);
+    let refused = stage
+        .run(|_| world.obedient())
+        .err()
+        .expect("it has no store");
+    assert!(refused.to_string().contains("has no store"), "{refused}");
 }

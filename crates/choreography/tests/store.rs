@@ -8,8 +8,8 @@ use std::{
 };
 
 use quadrille_choreography::{
-    Admin, Claimed, Delivery, EmbeddedBroker, Failure, GiveUp, Handler, Incoming, Item, Limits,
-    OffsetStore, Output, Publication, Publisher, Retention, Span, Stage, StageConfig, StageOptions,
+    Admin, Claimed, CommitMode, EmbeddedBroker, Failure, GiveUp, Handler, Incoming, Item, Limits,
+    OffsetStore, Output, Publication, Publisher, Retention, RunningStage, Span, Stage, StageConfig,
     TopicSpec, list_dead_letters,
 };
 use quadrille_telemetry::{Registry, metrics::LoopMetrics};
@@ -188,7 +188,7 @@ impl World {
     }
 
     /// A member of the group, with one lane.
-    fn start(&self, instance: &str) -> Stage {
+    fn start(&self, instance: &str) -> RunningStage {
         let config = StageConfig {
             cluster: self.broker.cluster().expect("a cluster"),
             service: "results",
@@ -198,7 +198,7 @@ impl World {
             output: None,
             instance: instance.to_owned(),
             lanes: 1,
-            delivery: Delivery::AtLeastOnce,
+            commit: CommitMode::Store,
             limits: Limits::default(),
             latency_objective: None,
         };
@@ -207,13 +207,13 @@ impl World {
             .expect("topics");
         let metrics =
             LoopMetrics::register(&self.registry).stage("p", &config.group, &config.input);
-        let options = StageOptions {
+        let stage = Stage {
             config,
             topics,
             metrics,
             tracing: quadrille_telemetry::Tracing::off(),
         };
-        let stage = Stage::start(options, |_| Keeper {
+        let stage = stage.run(|_| Keeper {
             database: self.database.clone(),
             claimed: BTreeMap::new(),
             rows: Vec::new(),
@@ -308,12 +308,12 @@ fn until(what: &str, holds: impl Fn() -> bool) {
     }
 }
 
-fn held(stage: &Stage) -> usize {
+fn held(stage: &RunningStage) -> usize {
     stage.health().assigned_partitions()
 }
 
 /// Asks it to end, and is sure that it does.
-fn end(stage: Stage) -> Duration {
+fn end(stage: RunningStage) -> Duration {
     let began = Instant::now();
     stage.stop();
     until("it ends", || stage.has_ended());

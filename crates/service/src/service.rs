@@ -9,11 +9,11 @@ use std::{
 use axum::{Router, middleware};
 use prost_types::FileDescriptorSet;
 use quadrille_choreography::{
-    Admin, AdminError, Backoff, Cluster, ConfigError, Delivery, Limits, Part, Schemas,
-    Stage as Running, StageConfig, StageError, StageTopics, TopicIdentity, TopicSpec,
+    Admin, AdminError, Backoff, Cluster, ConfigError, Delivery, Limits, Part, RunningStage,
+    Schemas, Stage, StageConfig, StageError, StageTopics, TopicIdentity, TopicSpec,
 };
 use quadrille_pipeline::Pipeline;
-use quadrille_proto::{Schema, Stage};
+use quadrille_proto::{Schema, Stage as Service};
 use quadrille_telemetry::{
     Registry, Tracing, logs,
     metrics::{LoopMetrics, PortMetrics, RequestMetrics},
@@ -84,7 +84,7 @@ impl From<AdminError> for Error {
 /// A service's settings, checked.
 #[derive(Debug)]
 pub struct Config {
-    pub stage: Stage,
+    pub stage: Service,
     pub cluster: Cluster,
     pub pipelines: Vec<Arc<Pipeline>>,
     pub listen: SocketAddr,
@@ -116,7 +116,7 @@ impl Config {
             output: self.stage.output(name),
             instance: self.instance(),
             lanes: self.lanes,
-            delivery: self.delivery,
+            commit: self.delivery.into(),
             limits: self.limits.clone(),
             latency_objective: pipeline
                 .latency_objective_ms()
@@ -177,11 +177,39 @@ pub struct Context {
 }
 
 impl Context {
+    /// This service's stage of a pipeline, ready to run: its topics are checked, and the schema of what it writes is
+    /// published. Waits for Kafka as long as it does not answer.
+    ///
+    /// # Errors
+    /// The topics cannot be used as they are, the pipeline file contradicts a published schema, or the service is
+    /// stopping.
+    pub async fn stage(&self, pipeline: &Arc<Pipeline>) -> Result<Stage, Error> {
+        let topics = self.prepare(pipeline).await?;
+        let written = match self.config.stage {
+            Service::Ingest => Some(pipeline.record_schema()),
+            Service::Feature => Some(pipeline.feature_schema()),
+            Service::Inference => Some(pipeline.prediction_schema()),
+            Service::Results => None,
+        };
+        if let Some(schema) = written {
+            self.publish(schema).await?;
+        }
+        let config = self.config.stage_config(pipeline);
+        Ok(Stage {
+            metrics: self
+                .metrics
+                .stage(&config.pipeline, &config.group, &config.input),
+            config,
+            topics,
+            tracing: self.tracing.clone(),
+        })
+    }
+
     /// Checks the topics of a pipeline's stage; waits for Kafka as long as it does not answer.
     ///
     /// # Errors
     /// The topics cannot be used as they are.
-    pub async fn prepare(&self, pipeline: &Arc<Pipeline>) -> Result<StageTopics, Error> {
+    async fn prepare(&self, pipeline: &Arc<Pipeline>) -> Result<StageTopics, Error> {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
         let (started, checked) = (Instant::now(), Arc::clone(pipeline));
         loop {
@@ -249,7 +277,7 @@ impl Context {
     ///
     /// # Errors
     /// The service is stopping.
-    pub async fn publish(&self, schema: &Schema) -> Result<(), Error> {
+    async fn publish(&self, schema: &Schema) -> Result<(), Error> {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
         let mut first = true;
         loop {
@@ -294,12 +322,6 @@ impl Context {
             _ = stopping.wait_for(|stopping| *stopping) => Err(Error::Failed("stopped while waiting for Kafka".to_owned())),
         }
     }
-
-    /// The loop's metrics for one pipeline's stage.
-    pub fn stage_metrics(&self, config: &StageConfig) -> quadrille_telemetry::StageMetrics {
-        self.metrics
-            .stage(&config.pipeline, &config.group, &config.input)
-    }
 }
 
 async fn blocking<T: Send + 'static>(
@@ -322,7 +344,7 @@ fn prepare(config: &Config, pipeline: &Pipeline) -> Result<StageTopics, AdminErr
     }
     let mut topics = admin.prepare(&stage)?;
     let part = match config.stage {
-        Stage::Ingest => Part::Chooses,
+        Service::Ingest => Part::Chooses,
         _ => Part::Follows,
     };
     topics.identity = admin.establish(&stage, pipeline.hash(), part)?;
@@ -359,7 +381,7 @@ impl MessageMax {
 
 /// A service, ready to serve.
 pub struct Assembly {
-    pub stages: Vec<Running>,
+    pub stages: Vec<RunningStage>,
     pub http: Router,
     pub grpc: Calls,
     /// What `grpc` takes at most.
@@ -440,7 +462,7 @@ where
     let routed = mount(assembly.grpc, assembly.http, &descriptors, telling)?;
     let _ = mounted.set(routed);
     probe.assembled(
-        stages.iter().map(Running::health).collect(),
+        stages.iter().map(RunningStage::health).collect(),
         assembly.requests,
         assembly.ready,
     );
@@ -458,10 +480,15 @@ where
             .set_service_status(*service, tonic_health::ServingStatus::NotServing)
             .await;
     }
-    stages.iter().for_each(Running::stop);
+    stages.iter().for_each(RunningStage::stop);
     schemas.end();
-    let drained =
-        blocking(move || stages.into_iter().map(Running::join).collect::<Vec<_>>()).await?;
+    let drained = blocking(move || {
+        stages
+            .into_iter()
+            .map(RunningStage::join)
+            .collect::<Vec<_>>()
+    })
+    .await?;
     // Load balancers go on sending requests until they have noticed.
     tokio::time::sleep(drain_delay.saturating_sub(drain_began.elapsed())).await;
     let _ = close.send(true);
@@ -488,8 +515,8 @@ where
 }
 
 /// Ready when a lane has ended unasked.
-async fn ended(stages: &[Running]) {
-    while !stages.iter().any(Running::has_ended) {
+async fn ended(stages: &[RunningStage]) {
+    while !stages.iter().any(RunningStage::has_ended) {
         tokio::time::sleep(WATCH_EVERY).await;
     }
 }

@@ -8,7 +8,6 @@ mod stage;
 
 use std::sync::Arc;
 
-use quadrille_choreography::{Stage as Running, StageOptions};
 use quadrille_proto::v1::feature_service_server::FeatureServiceServer;
 use quadrille_service::{Assembly, Calls, Config, Context, Error, MessageMax, Requests};
 
@@ -25,19 +24,10 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> R
 async fn assemble(context: Context) -> Result<Assembly, Error> {
     let mut stages = Vec::new();
     for pipeline in &context.config.pipelines {
-        let topics = context.prepare(pipeline).await?;
-        context.publish(pipeline.feature_schema()).await?;
-        let config = context.config.stage_config(pipeline);
-        let metrics = context.stage_metrics(&config);
-        let options = StageOptions {
-            config,
-            topics,
-            metrics,
-            tracing: context.tracing.clone(),
-        };
-        stages.push(Running::start(options, |_| {
-            FeatureHandler::new(Arc::clone(pipeline), context.schemas.clone())
-        })?);
+        let stage = context.stage(pipeline).await?;
+        stages.push(
+            stage.run(|_| FeatureHandler::new(Arc::clone(pipeline), context.schemas.clone()))?,
+        );
     }
     let service = grpc::Features {
         pipelines: context.config.pipelines.clone(),

@@ -32,7 +32,6 @@ mod transport;
 
 use std::{path::PathBuf, sync::Arc};
 
-use quadrille_choreography::{Stage as Running, StageOptions};
 use quadrille_service::{Assembly, Calls, Context, Error, MessageMax, Requests};
 use quadrille_telemetry::metrics::ServingMetrics;
 
@@ -97,19 +96,11 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> R
 async fn assemble(context: Context, serving: Serving, limits: Limits) -> Result<Assembly, Error> {
     let mut stages = Vec::new();
     for (place, pipeline) in serving.pipelines().iter().enumerate() {
-        let topics = context.prepare(pipeline).await?;
-        context.publish(pipeline.prediction_schema()).await?;
-        let config = context.config.stage_config(pipeline);
-        let metrics = context.stage_metrics(&config);
-        let options = StageOptions {
-            config,
-            topics,
-            metrics,
-            tracing: context.tracing.clone(),
-        };
-        stages.push(Running::start(options, |_| {
-            InferenceHandler::new(serving.clone(), place, context.schemas.clone())
-        })?);
+        let stage = context.stage(pipeline).await?;
+        stages.push(
+            stage
+                .run(|_| InferenceHandler::new(serving.clone(), place, context.schemas.clone()))?,
+        );
     }
     let (ready, aged) = (serving.clone(), serving.clone());
     let scorer = Scorer {

@@ -11,8 +11,8 @@ use std::{
 use inference::InferenceHandler;
 use prost::Message;
 use quadrille_choreography::{
-    Admin, DeadLetter, Delivery, EmbeddedBroker, Limits, Publication, Publisher, Retention,
-    Schemas, Stage, StageConfig, StageOptions, TopicSpec, list_dead_letters,
+    Admin, CommitMode, DeadLetter, EmbeddedBroker, Limits, Publication, Publisher, Retention,
+    RunningStage, Schemas, Stage, StageConfig, TopicSpec, list_dead_letters,
 };
 use quadrille_proto::{
     open, seal,
@@ -28,7 +28,7 @@ struct World {
     broker: EmbeddedBroker,
     replica: Replica,
     registry: Registry,
-    stage: Option<Stage>,
+    stage: Option<RunningStage>,
     sent: usize,
 }
 
@@ -57,7 +57,7 @@ impl World {
             output: Some("ward.predictions".to_owned()),
             instance: "test".to_owned(),
             lanes: 2,
-            delivery: Delivery::ExactlyOnce,
+            commit: CommitMode::Kafka,
             limits: Limits::default(),
             latency_objective: None,
         };
@@ -67,16 +67,14 @@ impl World {
         let registry = Registry::default();
         let metrics = LoopMetrics::register(&registry).stage("ward", &config.group, &config.input);
         let schemas = Schemas::new(&config.cluster);
-        let options = StageOptions {
+        let stage = Stage {
             config,
             topics,
             metrics,
             tracing: quadrille_telemetry::Tracing::off(),
         };
         let serving = replica.serving.clone();
-        let stage = Stage::start(options, |_| {
-            InferenceHandler::new(serving.clone(), 0, schemas.clone())
-        });
+        let stage = stage.run(|_| InferenceHandler::new(serving.clone(), 0, schemas.clone()));
         World {
             broker,
             replica,

@@ -10,7 +10,6 @@ mod stage;
 
 use std::sync::Arc;
 
-use quadrille_choreography::{Stage as Running, StageOptions};
 use quadrille_proto::v1::ingest_service_server::IngestServiceServer;
 use quadrille_service::{Assembly, Calls, Context, Error, MessageMax, Requests};
 
@@ -41,29 +40,20 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> R
 async fn assemble(context: Context, bounds: Bounds) -> Result<Assembly, Error> {
     let (mut stages, mut intakes) = (Vec::new(), Vec::new());
     for pipeline in &context.config.pipelines {
-        let topics = context.prepare(pipeline).await?;
-        context.publish(pipeline.record_schema()).await?;
-        let config = context.config.stage_config(pipeline);
-        let metrics = context.stage_metrics(&config);
+        let stage = context.stage(pipeline).await?;
         let intake = intake::Intake::open(
             Arc::clone(pipeline),
-            &config,
-            &topics,
+            &stage.config,
+            &stage.topics,
             bounds,
             context.tracing.clone(),
         )
         .map_err(|error| Error::Failed(error.to_string()))?;
         intakes.push(Arc::new(intake));
-        let identity = topics.identity.clone();
-        let options = StageOptions {
-            config,
-            topics,
-            metrics,
-            tracing: context.tracing.clone(),
-        };
-        stages.push(Running::start(options, |_| {
-            InboxHandler::new(Arc::clone(pipeline), bounds, identity.clone())
-        })?);
+        let identity = stage.topics.identity.clone();
+        stages.push(
+            stage.run(|_| InboxHandler::new(Arc::clone(pipeline), bounds, identity.clone()))?,
+        );
     }
     let intakes: Arc<[_]> = intakes.into();
     let ready = {

@@ -18,7 +18,7 @@ pub mod wire;
 
 use std::time::Duration;
 
-use quadrille_choreography::{Backoff, Delivery, Stage, StageOptions};
+use quadrille_choreography::{Backoff, CommitMode};
 use quadrille_service::{Assembly, Calls, Context, Error, MessageMax, Requests};
 
 use crate::{
@@ -99,21 +99,13 @@ async fn check_offsets(
 async fn assemble(context: Context, store: AnyStore) -> Result<Assembly, Error> {
     let mut stages = Vec::new();
     for pipeline in &context.config.pipelines {
-        let topics = context.prepare(pipeline).await?;
-        let mut config = context.config.stage_config(pipeline);
-        // The database's transaction is what makes it exactly once; dead letters are confirmed before it.
-        config.delivery = Delivery::AtLeastOnce;
-        let identity: TopicIdentity = context.topic_identity(&config.input).await?.into();
-        check_offsets(&store, &identity, topics.partitions).await?;
+        let mut stage = context.stage(pipeline).await?;
+        // The database's transaction is what makes it exactly once.
+        stage.config.commit = CommitMode::Store;
+        let identity: TopicIdentity = context.topic_identity(&stage.config.input).await?.into();
+        check_offsets(&store, &identity, stage.topics.partitions).await?;
         let topic_store = TopicStore::new(store.clone(), identity);
-        let metrics = context.stage_metrics(&config);
-        let options = StageOptions {
-            config,
-            topics,
-            metrics,
-            tracing: context.tracing.clone(),
-        };
-        stages.push(Stage::start(options, |_| {
+        stages.push(stage.run(|_| {
             ResultsHandler::new(pipeline, context.schemas.clone(), topic_store.clone())
         })?);
     }

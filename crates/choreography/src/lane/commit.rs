@@ -15,7 +15,7 @@ use rdkafka::{
 
 use super::{End, Lane};
 use crate::{
-    Backoff, Delivery, Failure, Handler, Incoming, Span,
+    Backoff, Failure, Handler, Incoming, Span,
     batch::{Batch, Position},
     consumer::LaneConsumer,
     native,
@@ -59,10 +59,10 @@ impl<H: Handler> Lane<H> {
     /// client waits for a broker that is silent, for a minute and more, and the service is to end.
     pub(super) fn leave(&self, consumer: LaneConsumer) {
         let (left, is_left) = mpsc::channel();
-        let at_least_once = self.config.delivery == Delivery::AtLeastOnce;
+        let commits_later = !self.config.commit.is_transactional();
         let leaving = thread::Builder::new().name(format!("leave-{}", self.index));
         let spawned = leaving.spawn(move || {
-            if at_least_once
+            if commits_later
                 && let Err(error) = consumer.client.commit_consumer_state(CommitMode::Sync)
             {
                 // Nothing stored since the last commit is the usual reason.
@@ -90,7 +90,7 @@ impl<H: Handler> Lane<H> {
         batch: &Batch<'_>,
         attempt: u32,
     ) -> Result<usize, Unsettled> {
-        let transactional = self.config.delivery == Delivery::ExactlyOnce;
+        let transactional = self.config.commit.is_transactional();
         self.renew(producer).map_err(Unsettled::End)?;
         if transactional {
             begin(producer)?;
@@ -215,7 +215,7 @@ impl<H: Handler> Lane<H> {
         self.status.progress();
         producer.replaced();
         let next = self.connect()?;
-        if self.config.delivery == Delivery::ExactlyOnce {
+        if self.config.commit.is_transactional() {
             next.init_transactions(REPLACED_WITHIN)
                 .map_err(|error| End::of(&error, &next))?;
         }
@@ -241,7 +241,7 @@ impl<H: Handler> Lane<H> {
         if news.is_empty() {
             return Ok(());
         }
-        if self.config.delivery == Delivery::AtLeastOnce {
+        if !self.config.commit.is_transactional() {
             return self.commit_idle_kept(consumer, news);
         }
         let offsets = consumer.offsets_at(&news).map_err(End::restart)?;

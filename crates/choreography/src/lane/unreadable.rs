@@ -13,8 +13,8 @@ use super::{
     commit::{Unsettled, begin, confirmed},
 };
 use crate::{
-    Backoff, Cause, Delivery, Handler, Span,
-    consumer::{LaneConsumer, OffsetsIn},
+    Backoff, Cause, CommitMode, Handler, Span,
+    consumer::LaneConsumer,
     dlq::{self, Failed, FailedAt},
     producer::{LaneProducer, SendError, Undelivered},
     unreadable::{Search, Unreadable},
@@ -231,7 +231,7 @@ impl<H: Handler> Lane<H> {
         let first = match next {
             Some(_) => next,
             // Its store was not asked yet.
-            None if consumer.offsets_in() == OffsetsIn::Store => return Ok(None),
+            None if self.config.commit == CommitMode::Store => return Ok(None),
             // Another may have gone on from there before the partition came back.
             None => consumer
                 .committed_of(partition)?
@@ -267,7 +267,7 @@ impl<H: Handler> Lane<H> {
         };
         let offsets = consumer.offsets(&offsets).map_err(fault)?;
         self.renew(producer).map_err(Unsettled::End)?;
-        if self.config.delivery == Delivery::ExactlyOnce {
+        if self.config.commit.is_transactional() {
             begin(producer)?;
             if let Err(undelivered) = self.send_unread(producer, unreadable) {
                 let reason = producer.failed().unwrap_or(undelivered.reason);
