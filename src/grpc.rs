@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use quadrille_proto::Stage;
+use quadrille_proto::Service;
 use quadrille_service::Error;
 use tonic::{
     Code, Status,
@@ -31,7 +31,7 @@ impl AddressArg {
     ///
     /// # Errors
     /// The address cannot be one, or nobody answers there.
-    pub async fn connect(&self, stage: Stage) -> Result<Channel, Error> {
+    pub async fn connect(&self, stage: Service) -> Result<Channel, Error> {
         let address = with_port(&self.address, stage.port());
         endpoint(&address)?.connect().await.map_err(|error| {
             Error::Failed(format!(

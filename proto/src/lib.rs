@@ -1,16 +1,16 @@
-//! The shared vocabulary: messages, services, schemas, stages and topics.
+//! The shared vocabulary: messages, schemas, the services and their topics.
 //!
 //! This crate knows neither Kafka nor a service; it holds names, shapes and bytes.
 
 mod codec;
 mod envelope;
 mod schema;
-mod stage;
+mod topics;
 
 pub use codec::allow_elements;
 pub use envelope::{EnvelopeError, SCHEMA_ID_LEN, SchemaId, open, seal};
 pub use schema::{Field, FieldType, Kind, Schema};
-pub use stage::{DLQ_SUFFIX, Stage, Topics, dlq_of};
+pub use topics::{DLQ_SUFFIX, Service, Topics, dlq_of};
 
 /// The generated messages, clients and servers of `inference`: the Open Inference Protocol.
 pub mod oip {

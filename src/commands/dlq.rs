@@ -41,7 +41,7 @@ pub enum Command {
 
 /// The topics of a pipeline that have dead letters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Stage {
+enum Service {
     Inbox,
     Records,
     Features,
@@ -61,7 +61,7 @@ struct Which {
 
     /// Only of this topic of the pipeline.
     #[arg(long, value_enum)]
-    stage: Option<Stage>,
+    stage: Option<Service>,
 
     /// The field of JSON records that --id looks at.
     #[arg(long, value_name = "FIELD", default_value = "id")]
@@ -96,10 +96,10 @@ impl Which {
         let topics = Topics::of(&pipelines::name(self.pipeline.as_deref())?);
         let one = |topic: &str| vec![dlq_of(topic)];
         Ok(match self.stage {
-            Some(Stage::Inbox) => one(&topics.inbox),
-            Some(Stage::Records) => one(&topics.records),
-            Some(Stage::Features) => one(&topics.features),
-            Some(Stage::Predictions) => one(&topics.predictions),
+            Some(Service::Inbox) => one(&topics.inbox),
+            Some(Service::Records) => one(&topics.records),
+            Some(Service::Features) => one(&topics.features),
+            Some(Service::Predictions) => one(&topics.predictions),
             None => topics.flow().map(dlq_of).to_vec(),
         })
     }
@@ -132,7 +132,7 @@ fn explain(error: RedriveError, cluster: &Cluster) -> Error {
 mod tests {
     use super::*;
 
-    fn which(topic: Option<&str>, pipeline: Option<&str>, stage: Option<Stage>) -> Which {
+    fn which(topic: Option<&str>, pipeline: Option<&str>, stage: Option<Service>) -> Which {
         Which {
             topic: topic.map(str::to_owned),
             pipeline: pipeline.map(str::to_owned),
@@ -154,7 +154,7 @@ mod tests {
                 ["p.inbox.dlq"]
             );
         }
-        let one = which(None, Some("p"), Some(Stage::Features))
+        let one = which(None, Some("p"), Some(Service::Features))
             .topics()
             .unwrap();
         assert_eq!(one, ["p.features.dlq"]);

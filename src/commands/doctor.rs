@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use quadrille_choreography::Cluster;
 use quadrille_pipeline::Pipeline;
-use quadrille_proto::Stage;
+use quadrille_proto::Service;
 use quadrille_service::Error;
 use serde_json::{Value, json};
 use tokio::{sync::mpsc, time::timeout};
@@ -54,7 +54,7 @@ pub struct Args {
     database_url: String,
 
     /// The first of the four ports on this machine: ingest; the others follow.
-    #[arg(long, default_value_t = Stage::Ingest.port(), value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..=65_532))]
+    #[arg(long, default_value_t = Service::Ingest.port(), value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..=65_532))]
     port: u16,
 
     #[command(flatten)]

@@ -13,7 +13,7 @@ use quadrille_choreography::{Cluster, FetchError, Lookup, Schemas, fetch_record}
 use quadrille_model::{Contributions, Package};
 use quadrille_pipeline::{Pipeline, Projection};
 use quadrille_proto::{
-    SchemaId, Stage, open,
+    SchemaId, Service, open,
     v1::{
         FeatureVector, GetPredictionRequest, StoredPrediction,
         results_service_client::ResultsServiceClient,
@@ -139,7 +139,7 @@ async fn ask(
     address: &AddressArg,
     request: GetPredictionRequest,
 ) -> Result<StoredPrediction, Error> {
-    let channel = address.connect(Stage::Results).await?;
+    let channel = address.connect(Service::Results).await?;
     let answer = ResultsServiceClient::new(channel)
         .get_prediction(request)
         .await;

@@ -6,7 +6,7 @@ use std::{io::stdin, path::Path};
 
 use prost_types::Struct;
 use quadrille_proto::{
-    Stage,
+    Service,
     v1::{PredictRequest, PredictResponse, predict_service_client::PredictServiceClient},
 };
 use quadrille_service::Error;
@@ -64,7 +64,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
         Some(given) => blocking(move || read(&given)).await?,
         None => record::from_pairs(&args.fields)?,
     };
-    let channel = args.address.connect(Stage::Inference).await?;
+    let channel = args.address.connect(Service::Inference).await?;
     let request = PredictRequest {
         pipeline,
         record: Some(record),

@@ -5,7 +5,7 @@ mod get;
 mod list;
 
 use quadrille_proto::{
-    Stage,
+    Service,
     v1::{StoredPrediction, results_service_client::ResultsServiceClient},
 };
 use quadrille_service::Error;
@@ -65,7 +65,7 @@ pub async fn run(command: Command) -> Result<(), Error> {
 impl Server {
     async fn connect(&self) -> Result<(String, ResultsServiceClient<Channel>), Error> {
         let pipeline = pipelines::name(self.pipeline.as_deref())?;
-        let channel = self.address.connect(Stage::Results).await?;
+        let channel = self.address.connect(Service::Results).await?;
         Ok((pipeline, ResultsServiceClient::new(channel)))
     }
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use quadrille_choreography::{Admin, AdminError, GroupProgress};
-use quadrille_proto::Stage;
+use quadrille_proto::Service;
 use quadrille_scaling::{Goal, Load, advise};
 use quadrille_service::Error;
 use serde_json::json;
@@ -82,14 +82,14 @@ pub async fn run(args: Args) -> Result<(), Error> {
 #[derive(Debug)]
 struct Look {
     pipeline: String,
-    stage: Stage,
+    stage: Service,
     progress: GroupProgress,
 }
 
 fn look(admin: &Admin, pipelines: &[String]) -> Result<Vec<Look>, AdminError> {
     let mut looks = Vec::new();
     for pipeline in pipelines {
-        for stage in Stage::ALL {
+        for stage in Service::ALL {
             let (group, input) = (stage.group(pipeline), stage.input(pipeline));
             looks.push(Look {
                 pipeline: pipeline.clone(),

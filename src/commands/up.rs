@@ -14,7 +14,7 @@ use clap::Parser;
 use quadrille_choreography::Cluster;
 use quadrille_model::{package::Overwrite, train::Algorithm};
 use quadrille_pipeline::Pipeline;
-use quadrille_proto::Stage;
+use quadrille_proto::Service;
 use quadrille_service::{Config, Error, shutdown_signal};
 use quadrille_telemetry::logs;
 use tempfile::TempDir;
@@ -110,7 +110,7 @@ pub struct Args {
     rate: f64,
 
     /// The first of the four ports: ingest; the others follow.
-    #[arg(long, default_value_t = Stage::Ingest.port(), value_name = "PORT")]
+    #[arg(long, default_value_t = Service::Ingest.port(), value_name = "PORT")]
     port: u16,
 }
 
@@ -266,7 +266,7 @@ async fn services(
     // The process's lines are not one service's.
     let logs = logs::Export::from_env("quadrille", "up").map_err(Error::Config)?;
     let mut running = JoinSet::new();
-    for stage in Stage::ALL {
+    for stage in Service::ALL {
         start(&mut running, stage, plan, &stopping)?;
     }
     let mut replay = JoinSet::new();
@@ -312,7 +312,7 @@ fn outcome(ended: Option<Result<Result<(), Error>, JoinError>>) -> Result<(), Er
 
 fn start(
     running: &mut JoinSet<Result<(), Error>>,
-    stage: Stage,
+    stage: Service,
     plan: &Plan,
     stopping: &watch::Receiver<bool>,
 ) -> Result<(), Error> {
@@ -322,14 +322,14 @@ fn start(
         let _ = stopping.wait_for(|stopping| *stopping).await;
     };
     match stage {
-        Stage::Ingest => {
+        Service::Ingest => {
             let bounds = ingest::Bounds::default();
             running.spawn(ingest::run(ingest::Config { service, bounds }, shutdown));
         }
-        Stage::Feature => {
+        Service::Feature => {
             running.spawn(feature::run(service, shutdown));
         }
-        Stage::Inference => {
+        Service::Inference => {
             let model = Some(plan.model.clone());
             running.spawn(inference::run(
                 inference::Config {
@@ -341,7 +341,7 @@ fn start(
                 shutdown,
             ));
         }
-        Stage::Results => {
+        Service::Results => {
             let database_url = plan.database_url.clone();
             let config = results::Config {
                 service,
@@ -354,7 +354,7 @@ fn start(
 }
 
 /// A service's own defaults, on this process's cluster and ports.
-fn config(stage: Stage, plan: &Plan) -> Result<Config, Error> {
+fn config(stage: Service, plan: &Plan) -> Result<Config, Error> {
     #[derive(Parser)]
     struct Defaults {
         #[command(flatten)]
@@ -363,7 +363,7 @@ fn config(stage: Stage, plan: &Plan) -> Result<Config, Error> {
     let defaults = Defaults::try_parse_from(["up"])
         .map_err(|error| Error::Config(error.to_string()))?
         .args;
-    let offset = stage.port() - Stage::Ingest.port();
+    let offset = stage.port() - Service::Ingest.port();
     let port = plan
         .port
         .checked_add(offset)

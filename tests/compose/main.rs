@@ -26,7 +26,7 @@ use harness::{
     world::World,
 };
 use predicting::{Asking, Predicting};
-use quadrille_proto::Stage;
+use quadrille_proto::Service;
 use rdkafka::{
     ClientConfig,
     consumer::{BaseConsumer, Consumer},
@@ -40,11 +40,11 @@ const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const SECOND: u32 = 500_000;
 
 /// What the test scales to.
-const REPLICAS: [(Stage, u32); 4] = [
-    (Stage::Ingest, 2),
-    (Stage::Feature, 3),
-    (Stage::Inference, 4),
-    (Stage::Results, 2),
+const REPLICAS: [(Service, u32); 4] = [
+    (Service::Ingest, 2),
+    (Service::Feature, 3),
+    (Service::Inference, 4),
+    (Service::Results, 2),
 ];
 
 /// Enough for every phase; each ends it when it is through.
@@ -57,7 +57,7 @@ fn load(rate: u32) -> Load {
 }
 
 /// The addresses of the members of a stage's group.
-fn hosts(world: &World, stage: Stage) -> BTreeSet<String> {
+fn hosts(world: &World, stage: Service) -> BTreeSet<String> {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", &world.bootstrap)
         .create()

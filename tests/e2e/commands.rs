@@ -6,7 +6,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use quadrille_proto::{Stage, Topics};
+use quadrille_proto::{Service, Topics};
 use quadrille_registry::{ModelState, Registry, Replica, ReplicaModel, Reporter};
 use rdkafka::admin::AdminOptions;
 use tempfile::TempDir;
@@ -399,5 +399,5 @@ fn a_service_with_a_model_of_its_own_starts_where_these_topics_are_not() {
     let gone = admin(&world.bootstrap);
     let gone = runtime.block_on(gone.delete_topics(&topics, &AdminOptions::new()));
     assert!(gone.expect("an answer").iter().all(Result::is_ok));
-    world.start(Stage::Inference, "a").ready();
+    world.start(Service::Inference, "a").ready();
 }

@@ -10,7 +10,7 @@ use flate2::{
     read::GzDecoder,
     write::{GzEncoder, ZlibEncoder},
 };
-use quadrille_proto::Stage;
+use quadrille_proto::Service;
 
 use crate::{
     harness::{client::record, http, oracle, world::World},
@@ -109,7 +109,7 @@ fn pushes_come_compressed_and_results_go_out_compressed() {
 #[test]
 fn a_push_that_becomes_larger_than_a_body_may_be_is_refused_by_that_limit() {
     let world = World::new(1);
-    let mut ingest = world.launch(Stage::Ingest, "a").start();
+    let mut ingest = world.launch(Service::Ingest, "a").start();
     ingest.ready();
     // 9 MiB, one more than the limit, in 9 KB.
     let bomb = gzip(&vec![b'\n'; 9 << 20]);

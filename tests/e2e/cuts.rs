@@ -6,7 +6,7 @@ use quadrille_local::{
     Postgres,
     proxy::{self, Proxy, Statement, Verdict},
 };
-use quadrille_proto::Stage;
+use quadrille_proto::Service;
 
 use crate::harness::{
     broker,
@@ -36,12 +36,12 @@ fn connections_that_are_cut_and_slow_again_and_again_cost_nothing_but_time() {
     let (kafka_proxy, kafka) = proxy::before(broker::options()).expect("Apache Kafka starts");
     let mut world = World::on(kafka.bootstrap_servers(), 4);
     let (database_proxy, _postgres) = before_postgres(&mut world);
-    let start = |stage: &Stage| {
+    let start = |stage: &Service| {
         let launch = world.launch(*stage, "a");
         let servers = kafka_proxy.bootstrap_servers();
         launch.env("KAFKA_BOOTSTRAP_SERVERS", &servers).start()
     };
-    let services = ready(Stage::ALL.iter().map(start).collect());
+    let services = ready(Service::ALL.iter().map(start).collect());
     let load = Load {
         records: 15 * RATE,
         keys: 40,
@@ -79,7 +79,7 @@ fn a_database_that_fails_in_the_middle_of_commits_stores_each_row_once() {
     let mut world = World::new(4);
     let (proxy, mut postgres) = before_postgres(&mut world);
     let services = ready(
-        Stage::ALL
+        Service::ALL
             .iter()
             .map(|stage| world.start(*stage, "a"))
             .collect(),

@@ -6,7 +6,7 @@ use std::{
 };
 
 use quadrille_local::Postgres;
-use quadrille_proto::{Stage, dlq_of};
+use quadrille_proto::{Service, dlq_of};
 use rdkafka::Message;
 
 use crate::harness::{
@@ -28,7 +28,7 @@ fn world(partitions: i32) -> (World, Postgres, Vec<Process>) {
     let postgres = Postgres::start().expect("PostgreSQL starts");
     let mut world = World::new(partitions);
     world.database_url = postgres.url().to_owned();
-    let mut before: Vec<Process> = [Stage::Ingest, Stage::Feature, Stage::Inference]
+    let mut before: Vec<Process> = [Service::Ingest, Service::Feature, Service::Inference]
         .map(|stage| world.start(stage, "a"))
         .into();
     for service in &mut before {
@@ -52,7 +52,7 @@ fn drain(service: &mut Process) {
 fn replicas_that_come_go_and_die_while_postgres_is_away_go_on_when_it_is_back() {
     let (world, mut postgres, _before) = world(3);
     let mut results: Vec<Process> = ["a", "b", "c"]
-        .map(|instance| world.start(Stage::Results, instance))
+        .map(|instance| world.start(Service::Results, instance))
         .into();
     for replica in &mut results {
         replica.ready();
@@ -82,7 +82,7 @@ fn replicas_that_come_go_and_die_while_postgres_is_away_go_on_when_it_is_back() 
 fn a_replica_that_froze_stores_nothing_in_its_successor_s_name() {
     let (world, _postgres, _before) = world(4);
     let mut results: Vec<Process> = ["a", "b"]
-        .map(|instance| world.start(Stage::Results, instance))
+        .map(|instance| world.start(Service::Results, instance))
         .into();
     for replica in &mut results {
         replica.ready();
@@ -123,7 +123,7 @@ fn signal_all(postgres: &Postgres, name: &str) {
 #[test]
 fn sigterm_ends_results_in_time_while_postgres_is_silent_or_gone() {
     let (world, mut postgres, _before) = world(2);
-    let mut results = world.start(Stage::Results, "a");
+    let mut results = world.start(Service::Results, "a");
     results.ready();
     let load = Load {
         records: 1_200,
@@ -152,7 +152,7 @@ fn sigterm_ends_results_in_time_while_postgres_is_silent_or_gone() {
 #[test]
 fn garbage_is_one_dead_letter_each_however_long_postgres_is_away() {
     let (world, mut postgres, _before) = world(2);
-    let mut results = world.start(Stage::Results, "a");
+    let mut results = world.start(Service::Results, "a");
     results.ready();
     let load = Load {
         records: 100,

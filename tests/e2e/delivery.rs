@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use quadrille_proto::Stage;
+use quadrille_proto::Service;
 use rdkafka::{
     ClientConfig, Offset, TopicPartitionList,
     consumer::{BaseConsumer, CommitMode, Consumer},
@@ -34,7 +34,7 @@ fn records_flow_from_the_inbox_to_the_database() {
 #[test]
 fn at_least_once_loses_nothing_keeps_order_and_stores_an_id_once_whatever_is_killed() {
     let world = World::new(4);
-    let mut services: Vec<Process> = Stage::ALL
+    let mut services: Vec<Process> = Service::ALL
         .iter()
         .map(|stage| {
             world
@@ -65,7 +65,7 @@ fn at_least_once_loses_nothing_keeps_order_and_stores_an_id_once_whatever_is_kil
 #[test]
 fn two_instances_of_each_service_share_the_work() {
     let world = World::new(4).with_postgres();
-    let mut services: Vec<Process> = Stage::ALL
+    let mut services: Vec<Process> = Service::ALL
         .iter()
         .flat_map(|stage| ["a", "b"].map(|instance| world.start(*stage, instance)))
         .collect();
@@ -95,9 +95,9 @@ fn two_instances_of_each_service_share_the_work() {
 }
 
 /// Kills one of two instances of `victim` a third into the load and starts it again at once.
-fn survives_a_kill(victim: Stage) {
+fn survives_a_kill(victim: Service) {
     let world = World::new(4).with_postgres();
-    let mut services: Vec<Process> = Stage::ALL
+    let mut services: Vec<Process> = Service::ALL
         .iter()
         .flat_map(|stage| {
             let instances: &[&str] = if *stage == victim {
@@ -138,7 +138,7 @@ fn survives_a_kill(victim: Stage) {
     });
     services[index].ready();
     let promise = match victim {
-        Stage::Results => Promise::ResultsCrashed,
+        Service::Results => Promise::ResultsCrashed,
         _ => Promise::ExactlyOnce,
     };
     oracle::check_sent(&world, services[last].address(), &sent, promise);
@@ -153,22 +153,22 @@ fn survives_a_kill(victim: Stage) {
 
 #[test]
 fn a_killed_ingest_loses_and_doubles_nothing() {
-    survives_a_kill(Stage::Ingest);
+    survives_a_kill(Service::Ingest);
 }
 
 #[test]
 fn a_killed_feature_loses_and_doubles_nothing() {
-    survives_a_kill(Stage::Feature);
+    survives_a_kill(Service::Feature);
 }
 
 #[test]
 fn a_killed_inference_loses_and_doubles_nothing() {
-    survives_a_kill(Stage::Inference);
+    survives_a_kill(Service::Inference);
 }
 
 #[test]
 fn a_killed_results_loses_and_doubles_nothing() {
-    survives_a_kill(Stage::Results);
+    survives_a_kill(Service::Results);
 }
 
 /// A transaction that commits these offsets of ingest's group and stays open: as a killed member leaves it,
@@ -181,7 +181,7 @@ fn open_transaction(world: &World, offsets: &[i64]) -> BaseProducer {
         .expect("a producer");
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", &world.bootstrap)
-        .set("group.id", Stage::Ingest.group(&world.pipeline))
+        .set("group.id", Service::Ingest.group(&world.pipeline))
         .create()
         .expect("a consumer");
     let group = consumer.group_metadata().expect("a group");
@@ -219,7 +219,7 @@ fn a_partition_whose_offset_is_being_committed_is_not_read_from_its_start() {
             (found == count).then_some(())
         });
     };
-    let mut first = world.start(Stage::Ingest, "a");
+    let mut first = world.start(Service::Ingest, "a");
     first.ready();
     send(0);
     passed_on(40);
@@ -229,7 +229,7 @@ fn a_partition_whose_offset_is_being_committed_is_not_read_from_its_start() {
     let open = open_transaction(&world, &[10; 4]);
     // Members that come one after the other change each other's assignment while they wait for the offset.
     let members = ["a", "b", "c", "d"].map(|instance| {
-        let mut member = world.start(Stage::Ingest, instance);
+        let mut member = world.start(Service::Ingest, instance);
         member.ready();
         member
     });
@@ -258,7 +258,7 @@ fn a_partition_that_moved_is_committed_to_its_end_without_a_new_record() {
     // As if it had moved after its last record and before the marker behind it was committed.
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", &world.bootstrap)
-        .set("group.id", Stage::Feature.group(&world.pipeline))
+        .set("group.id", Service::Feature.group(&world.pipeline))
         .create()
         .expect("a consumer");
     let records = world.topics().records;

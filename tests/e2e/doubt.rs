@@ -6,7 +6,7 @@ use quadrille_local::{
     Kafka,
     proxy::{self, Held, Proxy, Verdict},
 };
-use quadrille_proto::Stage;
+use quadrille_proto::Service;
 use rdkafka::{
     ClientConfig, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer},
@@ -39,7 +39,7 @@ impl Setting {
         let (proxy, kafka) = proxy::before(broker::options()).expect("Apache Kafka starts");
         let world = World::on(kafka.bootstrap_servers(), 1);
         let launch = world
-            .launch(Stage::Ingest, "a")
+            .launch(Service::Ingest, "a")
             .env("KAFKA_BOOTSTRAP_SERVERS", &proxy.bootstrap_servers());
         let mut ingest = launch.start();
         ingest.ready();
@@ -68,7 +68,7 @@ impl Setting {
         let topics = self.world.topics();
         let consumer: BaseConsumer = ClientConfig::new()
             .set("bootstrap.servers", &self.world.bootstrap)
-            .set("group.id", Stage::Ingest.group(&self.world.pipeline))
+            .set("group.id", Service::Ingest.group(&self.world.pipeline))
             .create()
             .expect("a consumer");
         eventually("the group is past the records", PATIENCE, || {

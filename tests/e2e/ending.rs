@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use quadrille_local::Kafka;
-use quadrille_proto::Stage;
+use quadrille_proto::Service;
 
 use crate::{
     frozen::signal,
@@ -88,7 +88,7 @@ fn sigterm_ends_a_service_that_never_found_kafka() {
         .expect("Apache Kafka starts");
     let world = World::on(broker.bootstrap_servers(), 2);
     broker.stop();
-    let mut services: Vec<Process> = Stage::ALL
+    let mut services: Vec<Process> = Service::ALL
         .iter()
         .map(|stage| world.start(*stage, "a"))
         .collect();

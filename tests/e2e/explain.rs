@@ -1,6 +1,6 @@
 //! Predictions explained: computed again from the log to the last bit, and what is missing or differs named.
 
-use quadrille_proto::Stage;
+use quadrille_proto::Service;
 use rdkafka::{
     ClientConfig, Offset, TopicPartitionList,
     admin::{AdminClient, AdminOptions},
@@ -41,7 +41,7 @@ impl Ward {
         let shadow = format!("quiet={model}:2");
         let routes = ["--live", &live, "--canary", &canary, "--shadow", &shadow];
         cli.good(&[&["deploy", "set", &world.pipeline], &routes[..]].concat());
-        let mut services: Vec<Process> = Stage::ALL
+        let mut services: Vec<Process> = Service::ALL
             .iter()
             .map(|stage| {
                 let mut launch = world.launch(*stage, "a");

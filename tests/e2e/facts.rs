@@ -7,7 +7,7 @@ use std::{
 };
 
 use quadrille_choreography::{Admin, TopicSpec};
-use quadrille_proto::{Stage, Topics, dlq_of};
+use quadrille_proto::{Service, Topics, dlq_of};
 use rdkafka::admin::AdminOptions;
 
 use crate::harness::{
@@ -83,7 +83,7 @@ fn ends_with_64(process: &mut Process, words: &[&str]) {
 
 /// Waits until a stage has nothing left to read.
 #[track_caller]
-pub fn worked_off(world: &World, stage: Stage) {
+pub fn worked_off(world: &World, stage: Service) {
     let (group, input) = (stage.group(&world.pipeline), stage.input(&world.pipeline));
     let admin = asked(world);
     eventually("its input is worked off", PATIENCE, || {
@@ -191,7 +191,7 @@ fn an_inbox_that_is_created_again_stops_ingest_and_once_accepted_loses_no_record
 #[test]
 fn a_dead_letter_of_a_later_generation_keeps_its_own_place_when_it_is_redriven() {
     let world = World::new(1);
-    let mut ingest = world.start(Stage::Ingest, "a");
+    let mut ingest = world.start(Service::Ingest, "a");
     ingest.ready();
     drained(&mut ingest);
     let inbox = world.topics().inbox;
@@ -261,7 +261,7 @@ fn a_migration_waits_until_everything_is_worked_off_and_every_key_keeps_its_orde
     // What ingest has spread by the old number waits for feature.
     drained(&mut services[1]);
     let mut sent = load.send_while(&world, |n| n < 500);
-    worked_off(&world, Stage::Ingest);
+    worked_off(&world, Service::Ingest);
     let mut migration = migrating(&world, &["--partitions", "4"]);
     let file = world.pipeline_file().display().to_string();
     eventually("the pipeline drains", PATIENCE, || {
@@ -310,7 +310,7 @@ fn a_deployment_without_the_topic_of_facts_is_told_what_makes_it_and_goes_on() {
     let deleting = admin(&world.bootstrap);
     let gone = runtime.block_on(deleting.delete_topics(&[Topics::PIPELINES], &AdminOptions::new()));
     assert!(gone.expect("an answer").iter().all(Result::is_ok));
-    let mut refused = world.start(Stage::Ingest, "a");
+    let mut refused = world.start(Service::Ingest, "a");
     ends_with_64(
         &mut refused,
         &["quadrille.pipelines", "quadrille topics create"],
@@ -340,11 +340,11 @@ fn a_file_whose_categories_were_reordered_does_not_start_unless_it_is_accepted()
         std::fs::write(&file, text.replacen("[[record.fields]]", &field, 1)).expect("written");
     };
     with(r#""north", "south""#);
-    let mut ingest = world.start(Stage::Ingest, "a");
+    let mut ingest = world.start(Service::Ingest, "a");
     ingest.ready();
     drained(&mut ingest);
     with(r#""south", "north""#);
-    for stage in [Stage::Ingest, Stage::Feature] {
+    for stage in [Service::Ingest, Service::Feature] {
         let mut refused = world.start(stage, "a");
         ends_with_64(&mut refused, &["contradicts", "only at the end"]);
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures_executor::block_on;
-use quadrille_proto::Stage;
+use quadrille_proto::Service;
 use rdkafka::admin::AdminOptions;
 
 use crate::{
@@ -85,7 +85,7 @@ fn groups_whose_offsets_expired_read_their_topics_again_and_store_nothing_twice(
     let mut good = load(400).send(&world, |_| {});
     oracle::check(&world, services[3].address(), &good);
     drain(&mut services);
-    let groups = Stage::ALL.map(|stage| stage.group(&world.pipeline));
+    let groups = Service::ALL.map(|stage| stage.group(&world.pipeline));
     let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
     let admin = admin(&world.bootstrap);
     let gone = block_on(admin.delete_groups(&groups, &AdminOptions::new()));

@@ -7,7 +7,7 @@ use quadrille_local::{
     Kafka,
     proxy::{self, Verdict},
 };
-use quadrille_proto::Stage;
+use quadrille_proto::Service;
 
 use crate::harness::{
     PATIENCE, broker,
@@ -35,7 +35,7 @@ fn load() -> Load {
     }
 }
 
-fn start(world: &World, stage: Stage, instance: &str) -> Process {
+fn start(world: &World, stage: Service, instance: &str) -> Process {
     world
         .launch(stage, instance)
         .env("KAFKA_PROPERTIES", SHORT)
@@ -43,7 +43,7 @@ fn start(world: &World, stage: Stage, instance: &str) -> Process {
 }
 
 fn start_all(world: &World, instance: &str) -> Vec<Process> {
-    Stage::ALL
+    Service::ALL
         .iter()
         .map(|stage| start(world, *stage, instance))
         .collect()
@@ -104,7 +104,7 @@ fn a_lane_that_does_not_poll_for_longer_than_the_poll_interval_joins_again() {
     let (proxy, kafka) = proxy::before(broker::options()).expect("Apache Kafka starts");
     let world = World::on(kafka.bootstrap_servers(), 1);
     let launch = world
-        .launch(Stage::Ingest, "a")
+        .launch(Service::Ingest, "a")
         .env("KAFKA_BOOTSTRAP_SERVERS", &proxy.bootstrap_servers())
         .env("KAFKA_PROPERTIES", SHORT);
     let mut ingest = launch.start();
@@ -159,7 +159,7 @@ fn a_broker_that_stood_still_longer_than_anyone_waits_loses_nothing() {
     let world = World::on(broker.bootstrap_servers(), 4);
     // Requests are given up as well.
     let properties = format!("{SHORT},socket.timeout.ms=6000");
-    let mut services: Vec<Process> = Stage::ALL
+    let mut services: Vec<Process> = Service::ALL
         .iter()
         .map(|stage| {
             let launch = world.launch(*stage, "a");

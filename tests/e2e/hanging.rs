@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use quadrille_proto::Stage;
+use quadrille_proto::Service;
 use rdkafka::{
     ClientConfig, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer},
@@ -48,9 +48,9 @@ fn hold_back(world: &World, group: &str, topic: &str) -> BaseProducer {
 fn a_partition_whose_offset_an_open_transaction_holds_back_is_behind_and_goes_on_after_it() {
     let world = World::new(2);
     let inbox = world.topics().inbox;
-    let group = Stage::Ingest.group(&world.pipeline);
+    let group = Service::Ingest.group(&world.pipeline);
     let transaction = hold_back(&world, &group, &inbox);
-    let ingest = world.start(Stage::Ingest, "a");
+    let ingest = world.start(Service::Ingest, "a");
     let client = Client::new(&world);
     for partition in 0..2 {
         let id = format!("p#{partition}");

@@ -9,7 +9,7 @@ use std::{
 
 use futures_executor::block_on;
 use quadrille_local::Kafka;
-use quadrille_proto::{Stage, dlq_of};
+use quadrille_proto::{Service, dlq_of};
 use rdkafka::{
     ClientConfig, Message,
     admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier},
@@ -96,7 +96,7 @@ fn good(client: &Client, world: &World, id: &str) {
 }
 
 fn start(world: &World) -> Process {
-    let mut ingest = world.start(Stage::Ingest, "a");
+    let mut ingest = world.start(Service::Ingest, "a");
     ingest.ready();
     ingest
 }
@@ -307,7 +307,7 @@ fn a_batch_that_does_not_decompress_is_stepped_past() {
 fn a_batch_larger_than_the_client_may_receive_is_stepped_past() {
     let world = World::limited(2, 4 << 20);
     let launch = world
-        .launch(Stage::Ingest, "a")
+        .launch(Service::Ingest, "a")
         .env("KAFKA_PROPERTIES", "receive.message.max.bytes=2000000");
     let mut ingest = launch.start();
     ingest.ready();

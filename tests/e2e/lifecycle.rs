@@ -7,7 +7,7 @@ use std::{
 };
 
 use quadrille_choreography::{Admin, Cluster, Lookup, Schemas, TopicSpec};
-use quadrille_proto::{Kind, Schema, Stage};
+use quadrille_proto::{Kind, Schema, Service};
 use rdkafka::{
     ClientConfig, Offset, TopicPartitionList,
     admin::{AdminOptions, ResourceSpecifier},
@@ -55,8 +55,9 @@ fn sigterm_drains_every_service_and_exits_0() {
 #[test]
 fn a_clean_handover_pauses_a_partition_only_shortly() {
     let world = World::new(4);
-    let mut features = ["a", "b"].map(|instance| world.start(Stage::Feature, instance));
-    let mut others = [Stage::Ingest, Stage::Inference, Stage::Results].map(|s| world.start(s, "a"));
+    let mut features = ["a", "b"].map(|instance| world.start(Service::Feature, instance));
+    let mut others =
+        [Service::Ingest, Service::Inference, Service::Results].map(|s| world.start(s, "a"));
     for service in features.iter_mut().chain(&mut others) {
         service.ready();
     }
@@ -84,7 +85,7 @@ fn a_clean_handover_pauses_a_partition_only_shortly() {
 #[test]
 fn a_second_signal_ends_at_once() {
     let world = World::new(2);
-    let mut feature = world.start(Stage::Feature, "a");
+    let mut feature = world.start(Service::Feature, "a");
     feature.ready();
     // Stopped, it cannot drain; both signals are there when it goes on.
     feature.signal("STOP");
@@ -105,32 +106,37 @@ fn wrong_configuration_is_refused_with_64_and_the_settings_name() {
         .to_string();
     for (stage, key, value, named) in [
         (
-            Stage::Feature,
+            Service::Feature,
             "QUADRILLE_PIPELINE",
             no_such.as_str(),
             "QUADRILLE_PIPELINE",
         ),
         (
-            Stage::Feature,
+            Service::Feature,
             "KAFKA_PROPERTIES",
             "isolation.level=x",
             "isolation.level",
         ),
         (
-            Stage::Feature,
+            Service::Feature,
             "KAFKA_PROPERTIES",
             "no.such.key=x",
             "no.such.key",
         ),
-        (Stage::Feature, "QUADRILLE_LANES", "0", "QUADRILLE_LANES"),
-        (Stage::Feature, "QUADRILLE_LISTEN", "nonsense", "--listen"),
+        (Service::Feature, "QUADRILLE_LANES", "0", "QUADRILLE_LANES"),
+        (Service::Feature, "QUADRILLE_LISTEN", "nonsense", "--listen"),
         (
-            Stage::Inference,
+            Service::Inference,
             "QUADRILLE_MODEL",
             "/no/such/model",
             "QUADRILLE_MODEL",
         ),
-        (Stage::Results, "DATABASE_URL", "mysql://x", "DATABASE_URL"),
+        (
+            Service::Results,
+            "DATABASE_URL",
+            "mysql://x",
+            "DATABASE_URL",
+        ),
     ] {
         let mut process = world.launch(stage, "refused").env(key, value).start();
         let code = process.wait().code();
@@ -153,7 +159,7 @@ fn missing_topics_are_refused_or_created_on_request() {
     let file = world.pipeline_file().with_file_name("other.toml");
     std::fs::write(&file, text).expect("written");
     let launch = world
-        .launch(Stage::Feature, "a")
+        .launch(Service::Feature, "a")
         .env("QUADRILLE_PIPELINE", &file.display().to_string());
     let mut refused = launch.start();
     assert_eq!(refused.wait().code(), Some(64));
@@ -224,7 +230,7 @@ fn a_broker_that_stops_and_comes_back_under_load_loses_nothing() {
 fn forget_offsets(world: &World) {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", &world.bootstrap)
-        .set("group.id", Stage::Results.group(&world.pipeline))
+        .set("group.id", Service::Results.group(&world.pipeline))
         .create()
         .expect("a consumer");
     let mut list = TopicPartitionList::new();
@@ -257,7 +263,7 @@ fn rows_are_not_doubled(world: &World) {
             .set("bootstrap.servers", &world.bootstrap)
             .create()
             .ok()?;
-        let group = Stage::Results.group(&world.pipeline);
+        let group = Service::Results.group(&world.pipeline);
         let list = consumer
             .fetch_group_list(Some(&group), Duration::from_secs(10))
             .ok()?;
@@ -282,7 +288,7 @@ fn rows_are_not_doubled_when_postgres_and_kafka_disagree() {
 #[test]
 fn probes_metrics_and_health_answer_on_one_port() {
     let world = World::new(2);
-    let mut feature = world.start(Stage::Feature, "a");
+    let mut feature = world.start(Service::Feature, "a");
     let ready = feature.ready();
     println!("feature was ready after {ready:?}");
     let address = feature.address();
@@ -302,7 +308,7 @@ fn probes_metrics_and_health_answer_on_one_port() {
 #[test]
 fn replicas_beyond_the_partitions_are_ready_and_idle() {
     let world = World::new(1);
-    let mut all: Vec<Process> = ["a", "b"].map(|i| world.start(Stage::Feature, i)).into();
+    let mut all: Vec<Process> = ["a", "b"].map(|i| world.start(Service::Feature, i)).into();
     for process in &mut all {
         process.ready();
     }

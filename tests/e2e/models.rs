@@ -11,7 +11,7 @@ use std::{
 
 use quadrille_choreography::{Cluster, TableEvent, TableWrite, read_table, write_table};
 use quadrille_proto::{
-    Stage, Topics,
+    Service, Topics,
     v1::{PredictRequest, Prediction, predict_service_client::PredictServiceClient},
 };
 use quadrille_registry::{Action, Deployment, ModelId, Role, Route, Split};
@@ -108,7 +108,7 @@ impl Shop {
     }
 
     fn inference(&self, instance: &str) -> Process {
-        let mut launch = self.world.launch(Stage::Inference, instance);
+        let mut launch = self.world.launch(Service::Inference, instance);
         launch.env.remove("QUADRILLE_MODEL");
         launch.start()
     }
@@ -116,10 +116,10 @@ impl Shop {
     /// One of each service, and a second inference at the end.
     fn start_all(&self) -> Vec<Process> {
         let mut all = vec![
-            self.world.start(Stage::Ingest, "a"),
-            self.world.start(Stage::Feature, "a"),
+            self.world.start(Service::Ingest, "a"),
+            self.world.start(Service::Feature, "a"),
             self.inference("a"),
-            self.world.start(Stage::Results, "a"),
+            self.world.start(Service::Results, "a"),
             self.inference("b"),
         ];
         for service in &mut all {

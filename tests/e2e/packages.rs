@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use quadrille_proto::{
-    Stage,
+    Service,
     v1::{PredictRequest, predict_service_client::PredictServiceClient},
 };
 use tempfile::TempDir;
@@ -96,7 +96,7 @@ fn a_package_elsewhere_is_served_and_one_that_has_changed_is_refused_while_the_o
     push(&cli, &bucket, 0, &[&second]);
     push(&cli, &bucket, 0, &[&third]);
 
-    let mut launch = world.launch(Stage::Inference, "a");
+    let mut launch = world.launch(Service::Inference, "a");
     launch.env.remove("QUADRILLE_MODEL");
     for (variable, value) in bucket.env() {
         launch = launch.env(variable, &value);

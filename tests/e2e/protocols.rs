@@ -3,7 +3,7 @@
 use std::{io::Write, process::Command};
 
 use quadrille_local::python;
-use quadrille_proto::Stage;
+use quadrille_proto::Service;
 
 use crate::harness::world::World;
 
@@ -23,7 +23,7 @@ fn tritons_clients_work_unchanged_over_grpc_and_http() {
         }
     };
     let world = World::new(1);
-    let mut inference = world.start(Stage::Inference, "a");
+    let mut inference = world.start(Service::Inference, "a");
     inference.ready();
     let ran = Command::new(python)
         .arg(SCRIPT)

@@ -10,7 +10,7 @@ use std::{
 };
 
 use quadrille_proto::{
-    Stage,
+    Service,
     v1::{SubmitRequest, ingest_service_client::IngestServiceClient},
 };
 use tokio::runtime::Runtime;
@@ -110,7 +110,7 @@ fn what_was_acknowledged_is_stored_once_and_in_order_whatever_is_killed() {
                 })
             })
             .collect();
-        for (stage, after) in Stage::ALL.iter().zip(KILL_AFTER) {
+        for (stage, after) in Service::ALL.iter().zip(KILL_AFTER) {
             eventually("pushes are acknowledged", PATIENCE, || {
                 (acknowledged.load(Ordering::Relaxed) >= after).then_some(())
             });
@@ -120,7 +120,7 @@ fn what_was_acknowledged_is_stored_once_and_in_order_whatever_is_killed() {
                 .expect("it runs");
             services[index].kill();
             services[index] = services[index].launch.start();
-            if *stage == Stage::Ingest {
+            if *stage == Service::Ingest {
                 *ingest.lock().expect("no panic") = services[index].address();
             }
         }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use quadrille_local::kafka::secured::{PASSWORD, USER};
-use quadrille_proto::Stage;
+use quadrille_proto::Service;
 
 use crate::harness::{
     PATIENCE, broker, eventually_or_show, http,
@@ -60,7 +60,7 @@ fn services_speak_tls_and_scram_and_say_why_they_are_not_let_in() {
     let world = World::on(kafka.bootstrap_servers(), 2);
     let certificate = &secured.certificate;
     // Two of them each way.
-    let mut services: Vec<Process> = Stage::ALL
+    let mut services: Vec<Process> = Service::ALL
         .iter()
         .zip([true, false, true, false])
         .map(|(stage, with_password)| {
@@ -84,7 +84,7 @@ fn services_speak_tls_and_scram_and_say_why_they_are_not_let_in() {
     oracle::check(&world, services[3].address(), &sent);
 
     let refused = |instance: &str, servers: &str, properties: &str| {
-        let launch = world.launch(Stage::Feature, instance);
+        let launch = world.launch(Service::Feature, instance);
         through(launch, servers, properties).start()
     };
     // Side by side: each waits for an answer before it says why there is none.

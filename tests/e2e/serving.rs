@@ -12,7 +12,7 @@ use std::{
 
 use quadrille_model::Package;
 use quadrille_proto::{
-    Stage,
+    Service,
     v1::{PredictRequest, Prediction, predict_service_client::PredictServiceClient},
 };
 use quadrille_registry::{Action, Deployment, ModelId, PackageBytes, Registry, Role, Route};
@@ -155,7 +155,7 @@ fn keys_of<'a>(predictions: &'a [(i32, Prediction)], variant: &str) -> BTreeSet<
 fn versions_come_and_go_under_load_and_nothing_fails_or_is_lost() {
     let world = World::new(4);
     let mut services = world.start_all();
-    let mut second = world.start(Stage::Inference, "b");
+    let mut second = world.start(Service::Inference, "b");
     second.ready();
     let operator = Operator::new(&world);
     let over = Arc::new(AtomicBool::new(false));
@@ -237,7 +237,7 @@ fn versions_come_and_go_under_load_and_nothing_fails_or_is_lost() {
 #[test]
 fn without_a_model_a_replica_waits_for_a_deployment_and_says_so() {
     let world = World::new(2);
-    let mut launch = world.launch(Stage::Inference, "a");
+    let mut launch = world.launch(Service::Inference, "a");
     launch.env.remove("QUADRILLE_MODEL");
     let mut replica = launch.start();
     let why = eventually("it says why it is not ready", PATIENCE, || {

@@ -1,7 +1,7 @@
 //! The surface people use: HTTP and gRPC in, Predict, features, results, probes.
 
 use quadrille_proto::{
-    Stage,
+    Service,
     v1::{
         CountPredictionsRequest, GetFeaturesRequest, GetPredictionRequest, PredictRequest,
         SubmitRequest, feature_service_client::FeatureServiceClient,
@@ -90,7 +90,7 @@ fn http_takes_json_ndjson_and_csv_and_answers_record_by_record() {
 fn http_refuses_with_the_code_the_field_and_the_fix() {
     let world = World::new(2);
     let mut ingest = world
-        .launch(Stage::Ingest, "a")
+        .launch(Service::Ingest, "a")
         .env("QUADRILLE_BODY_BYTES", "20000")
         .env("QUADRILLE_RECORD_BYTES", "1000")
         .start();
@@ -341,7 +341,7 @@ fn predict_and_the_stream_give_the_same_answer() {
 #[test]
 fn a_call_whose_deadline_has_passed_says_so() {
     let world = World::new(2);
-    let mut feature = world.start(Stage::Feature, "a");
+    let mut feature = world.start(Service::Feature, "a");
     feature.ready();
     Runtime::new().expect("a runtime").block_on(async {
         let mut client = FeatureServiceClient::connect(url(&feature))
@@ -365,7 +365,7 @@ fn a_push_is_refused_while_kafka_is_away_and_accepted_when_it_is_back() {
         .start()
         .expect("Apache Kafka starts");
     let world = World::on(broker.bootstrap_servers(), 2);
-    let mut ingest = world.start(Stage::Ingest, "a");
+    let mut ingest = world.start(Service::Ingest, "a");
     ingest.ready();
     let (address, path) = (ingest.address(), records_path(&world));
     broker.stop();

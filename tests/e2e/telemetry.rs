@@ -4,7 +4,7 @@ use opentelemetry_proto::tonic::{
     common::v1::any_value::Value,
     metrics::v1::{metric::Data, number_data_point},
 };
-use quadrille_proto::Stage;
+use quadrille_proto::Service;
 
 use crate::harness::{
     PATIENCE,
@@ -59,7 +59,7 @@ impl Run {
 #[test]
 fn every_services_metrics_reach_the_collector_by_opentelemetrys_names() {
     let run = Run::stored(2);
-    for stage in Stage::ALL {
+    for stage in Service::ALL {
         eventually("the record is counted at the collector", PATIENCE, || {
             let metric = run
                 .collector

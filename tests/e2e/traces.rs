@@ -10,7 +10,7 @@ use quadrille_choreography::{
     Admin, CommitMode, Failure, Handler, Incoming, Item, Limits, Output, Redrive, StageConfig,
 };
 use quadrille_proto::{
-    Stage, dlq_of,
+    Service, dlq_of,
     v1::{
         PredictRequest, SubmitRequest, ingest_service_client::IngestServiceClient,
         predict_service_client::PredictServiceClient,
@@ -487,7 +487,7 @@ fn a_collector_that_is_away_costs_spans_and_nothing_else() {
 fn a_wrong_sampler_is_refused_by_name() {
     let world = World::new(1);
     let launch = world
-        .launch(Stage::Feature, "a")
+        .launch(Service::Feature, "a")
         .env("OTEL_TRACES_SAMPLER", "sometimes");
     let mut process = launch.start();
     assert_eq!(process.wait().code(), Some(64));
@@ -539,7 +539,7 @@ fn a_retry_stays_in_its_trace_each_attempt_with_its_own_span() {
         cluster: world.cluster(),
         service: "feature",
         pipeline: world.pipeline.clone(),
-        group: Stage::Feature.group(&world.pipeline),
+        group: Service::Feature.group(&world.pipeline),
         input: topics.records.clone(),
         output: Some(topics.features.clone()),
         instance: "test".to_owned(),

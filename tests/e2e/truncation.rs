@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use quadrille_local::{Kafka, kafka::DataDir};
-use quadrille_proto::Stage;
+use quadrille_proto::Service;
 use rdkafka::{
     ClientConfig, Offset, TopicPartitionList,
     admin::AdminOptions,
@@ -44,7 +44,7 @@ fn send_named(world: &World, numbers: std::ops::Range<u32>) {
 fn commit(world: &World, offset: i64) {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", &world.bootstrap)
-        .set("group.id", Stage::Ingest.group(&world.pipeline))
+        .set("group.id", Service::Ingest.group(&world.pipeline))
         .create()
         .expect("a consumer");
     let mut list = TopicPartitionList::new();
@@ -112,7 +112,7 @@ fn a_lost_disk(ingest_runs: bool) {
     let mut services = world.start_all();
     send_nameless(&world, 0, 20);
     oracle::stored(&world, services[3].address(), 20);
-    worked_off(&world, Stage::Ingest);
+    worked_off(&world, Service::Ingest);
     if !ingest_runs {
         drained(&mut services[0]);
     }
@@ -156,16 +156,16 @@ fn markers_alone_on_a_new_disk_do_not_hide_that_the_old_one_is_lost() {
     let data = TempDir::new().expect("a folder");
     let mut broker = on_disk(&data);
     let world = World::on(broker.bootstrap_servers(), 1);
-    let others = [Stage::Feature, Stage::Inference, Stage::Results];
+    let others = [Service::Feature, Service::Inference, Service::Results];
     let others = others.map(|stage| world.start(stage, "a"));
     // It mostly keeps its partition meanwhile.
-    let launch = world.launch(Stage::Ingest, "a");
+    let launch = world.launch(Service::Ingest, "a");
     let ingest = launch
         .env("KAFKA_PROPERTIES", "session.timeout.ms=30000")
         .start();
     send_nameless(&world, 0, 20);
     oracle::stored(&world, others[2].address(), 20);
-    worked_off(&world, Stage::Ingest);
+    worked_off(&world, Service::Ingest);
     broker.stop();
     remove_partition(data.path(), &format!("{}-0", world.topics().inbox));
     broker.restart().expect("it comes back");
@@ -192,15 +192,15 @@ fn predictions_on_a_new_disk_that_outgrew_the_old_one_are_stored_by_results_that
     let data = TempDir::new().expect("a folder");
     let mut broker = on_disk(&data);
     let world = World::on(broker.bootstrap_servers(), 1);
-    let others = [Stage::Ingest, Stage::Feature, Stage::Inference];
+    let others = [Service::Ingest, Service::Feature, Service::Inference];
     let _others = others.map(|stage| world.start(stage, "a"));
-    let launch = world.launch(Stage::Results, "a");
+    let launch = world.launch(Service::Results, "a");
     let results = launch
         .env("KAFKA_PROPERTIES", "session.timeout.ms=120000")
         .start();
     send_nameless(&world, 0, 20);
     oracle::stored(&world, results.address(), 20);
-    worked_off(&world, Stage::Results);
+    worked_off(&world, Service::Results);
     results.signal("STOP");
     broker.stop();
     remove_partition(data.path(), &format!("{}-0", world.topics().predictions));
@@ -208,7 +208,7 @@ fn predictions_on_a_new_disk_that_outgrew_the_old_one_are_stored_by_results_that
     // Markers of transactions are places as well: more of them than before.
     for n in 0..8 {
         send_nameless(&world, 20 + 5 * n, 5);
-        worked_off(&world, Stage::Inference);
+        worked_off(&world, Service::Inference);
     }
     results.signal("CONT");
     oracle::stored(&world, results.address(), 60);
@@ -258,7 +258,7 @@ fn a_start_behind_a_gap_and_in_a_newer_epoch_is_looked_at_twice_and_counted_once
     let mut services = world.start_all();
     send_named(&world, 0..20);
     oracle::stored(&world, services[3].address(), 20);
-    worked_off(&world, Stage::Ingest);
+    worked_off(&world, Service::Ingest);
     drained(&mut services[0]);
     broker.restart().expect("it comes back");
     send_named(&world, 20..30);

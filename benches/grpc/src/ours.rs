@@ -14,7 +14,7 @@ use quadrille_model::{
     train::{Algorithm, Dataset, TrainOptions, train},
 };
 use quadrille_pipeline::Pipeline;
-use quadrille_proto::Stage;
+use quadrille_proto::Service;
 use quadrille_service::Config;
 
 use crate::load::Client;
@@ -57,7 +57,7 @@ pub fn serve() -> anyhow::Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let address = listener.local_addr()?;
     let service = Config {
-        stage: Stage::Inference,
+        stage: Service::Inference,
         cluster: broker.cluster()?,
         pipelines: vec![Arc::new(pipeline)],
         listen: address,

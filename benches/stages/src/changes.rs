@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use quadrille_choreography::{Delivery, Limits};
 use quadrille_model::package::Overwrite;
-use quadrille_proto::{Stage, Topics};
+use quadrille_proto::{Service, Topics};
 use quadrille_registry::{
     Action, Deployment, ModelId, PackageBytes, Registry, Role, Route, SHARE_WHOLE, WEIGHT_DEFAULT,
     promote, rollback,
@@ -103,7 +103,7 @@ impl Arena<'_> {
     /// Services on topics, groups and a database of their own.
     fn start(&mut self, name: &str) -> anyhow::Result<(Quartet, PathBuf)> {
         self.broker.create(&NewFlow::of_pipeline(name, None))?;
-        for stage in Stage::ALL {
+        for stage in Service::ALL {
             self.broker.will_leave_group(&stage.group(name));
         }
         let database = self.folder.join(format!("{name}.db"));
@@ -174,7 +174,7 @@ impl Arena<'_> {
             let inbox = Topics::of(&name).inbox;
             let sending = scope.spawn(move || inbox::send(servers, &inbox, schedule, total));
             let callers = Callers {
-                address: quartet.address(Stage::Inference)?,
+                address: quartet.address(Service::Inference)?,
                 pipeline: name.clone(),
                 schedule: Schedule {
                     per_second: options.calls,

@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use quadrille_model::package::Overwrite;
-use quadrille_proto::{Stage, Topics};
+use quadrille_proto::{Service, Topics};
 
 use crate::{
     broker::{Broker, NewFlow, tag},
     forest, process,
     report::verdict,
-    services::{Service, binaries},
+    services::{Process, binaries},
     workload::{self, Workload},
 };
 
@@ -49,7 +49,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let name = format!("bench-{}-idle", tag());
     broker.create(&NewFlow::of_pipeline(&name, Some(RETENTION_BYTES)))?;
-    for stage in Stage::ALL {
+    for stage in Service::ALL {
         broker.will_leave_group(&stage.group(&name));
     }
     std::fs::write(
@@ -59,18 +59,18 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let package = forest::train_forest(&*workload::pipeline(&name)?, "1")?;
     package.save(&folder.path().join("model"), Overwrite::Refuse)?;
 
-    let start = |stage| Service::start(stage, &binaries, broker.servers(), folder.path(), &[]);
+    let start = |stage| Process::start(stage, &binaries, broker.servers(), folder.path(), &[]);
     // With the first group and transaction the broker makes topics of its own: not a service's second.
-    drop(start(Stage::Ingest)?);
-    let mut services = Stage::ALL
+    drop(start(Service::Ingest)?);
+    let mut services = Service::ALL
         .map(start)
         .into_iter()
         .collect::<anyhow::Result<Vec<_>>>()?;
     idle(options, &services)?;
     let feature = services.remove(
-        Stage::ALL
+        Service::ALL
             .iter()
-            .take_while(|s| **s != Stage::Feature)
+            .take_while(|s| **s != Service::Feature)
             .count(),
     );
     drop(services);
@@ -78,7 +78,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
 }
 
 /// Prints what each costs while nothing happens.
-fn idle(options: &Options, services: &[Service]) -> anyhow::Result<()> {
+fn idle(options: &Options, services: &[Process]) -> anyhow::Result<()> {
     std::thread::sleep(Duration::from_secs(options.settle));
     let before = services
         .iter()
@@ -113,7 +113,7 @@ fn load(
     options: &Options,
     broker: &Broker,
     pipeline: &str,
-    feature: &Service,
+    feature: &Process,
 ) -> anyhow::Result<()> {
     let total = options.records;
     let mut workload = Workload::new(workload::pipeline(pipeline)?, PAYLOAD_BYTES)?;
@@ -137,7 +137,7 @@ fn load(
         }
         if pushed < total && pushed < done + AHEAD_MAX {
             let to = (pushed + CHUNK).min(total);
-            workload.preload(broker.servers(), &topic, Stage::Feature, pushed..to)?;
+            workload.preload(broker.servers(), &topic, Service::Feature, pushed..to)?;
             pushed = to;
         } else {
             std::thread::sleep(Duration::from_millis(20));

@@ -10,7 +10,7 @@ use std::{
 use anyhow::ensure;
 use quadrille_choreography::{Delivery, Limits};
 use quadrille_model::package::Overwrite;
-use quadrille_proto::{Stage, Topics};
+use quadrille_proto::{Service, Topics};
 
 use crate::{
     broker::{Broker, NewFlow, tag, wait_until},
@@ -207,7 +207,7 @@ impl Arena<'_> {
         let name = format!("bench-{}-{}-{round}", self.tag, mode.name());
         let flows = NewFlow::of_pipeline(&name, None);
         self.broker.create(&flows)?;
-        for stage in Stage::ALL {
+        for stage in Service::ALL {
             self.broker.will_leave_group(&stage.group(&name));
         }
         let database = self.folder.path().join(format!("{name}.db"));

@@ -10,7 +10,7 @@ use std::{
 use anyhow::Context;
 use quadrille_choreography::{Cluster, Delivery, Limits};
 use quadrille_pipeline::Pipeline;
-use quadrille_proto::Stage;
+use quadrille_proto::Service;
 use quadrille_service::{Config, Error};
 use tokio::{runtime::Runtime, sync::oneshot, task::JoinHandle};
 
@@ -38,7 +38,7 @@ pub struct Quartet {
 }
 
 struct Member {
-    stage: Stage,
+    stage: Service,
     address: SocketAddr,
     stop: oneshot::Sender<()>,
     task: JoinHandle<Result<(), Error>>,
@@ -50,7 +50,7 @@ impl Quartet {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()?;
-        let members = Stage::ALL
+        let members = Service::ALL
             .into_iter()
             .map(|stage| Member::start(stage, options, &runtime))
             .collect::<anyhow::Result<Vec<_>>>()?;
@@ -61,7 +61,7 @@ impl Quartet {
         Ok(Quartet { runtime, members })
     }
 
-    pub fn address(&self, stage: Stage) -> anyhow::Result<SocketAddr> {
+    pub fn address(&self, stage: Service) -> anyhow::Result<SocketAddr> {
         let member = self.members.iter().find(|member| member.stage == stage);
         Ok(member.context("all stages run")?.address)
     }
@@ -99,7 +99,7 @@ impl Quartet {
 }
 
 impl Member {
-    fn start(stage: Stage, options: &Options<'_>, runtime: &Runtime) -> anyhow::Result<Self> {
+    fn start(stage: Service, options: &Options<'_>, runtime: &Runtime) -> anyhow::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let address = listener.local_addr()?;
         let service = Config {
@@ -121,12 +121,12 @@ impl Member {
             let _ = stopped.await;
         };
         let task = match stage {
-            Stage::Ingest => {
+            Service::Ingest => {
                 let bounds = ingest::Bounds::default();
                 runtime.spawn(ingest::run(ingest::Config { service, bounds }, shutdown))
             }
-            Stage::Feature => runtime.spawn(feature::run(service, shutdown)),
-            Stage::Inference => {
+            Service::Feature => runtime.spawn(feature::run(service, shutdown)),
+            Service::Inference => {
                 let model = Some(options.model.to_owned());
                 runtime.spawn(inference::run(
                     inference::Config {
@@ -138,7 +138,7 @@ impl Member {
                     shutdown,
                 ))
             }
-            Stage::Results => {
+            Service::Results => {
                 let database_url = options.database_url.clone();
                 let config = results::Config {
                     service,

@@ -3,13 +3,13 @@
 
 use std::time::{Duration, Instant};
 
-use quadrille_proto::{Stage, Topics};
+use quadrille_proto::{Service, Topics};
 
 use crate::{
     broker::{Broker, NewFlow, tag, wait_until},
     process,
     report::{median, verdict},
-    services::{Service, binaries},
+    services::{Process, binaries},
     workload::{self, Workload},
 };
 
@@ -93,14 +93,14 @@ fn measure(
     let folder = tempfile::tempdir()?;
     let name = format!("bench-{}-scaling", tag());
     broker.create(&NewFlow::of_pipeline(&name, None))?;
-    broker.will_leave_group(&Stage::Feature.group(&name));
+    broker.will_leave_group(&Service::Feature.group(&name));
     let text = workload::pipeline_text(&name)?;
     std::fs::write(folder.path().join("bench.toml"), text)?;
     let services = (0..replicas)
         .map(|replica| {
             let arguments = [format!("--instance=r{replica}"), format!("--lanes={LANES}")];
-            Service::start(
-                Stage::Feature,
+            Process::start(
+                Service::Feature,
                 binaries,
                 broker.servers(),
                 folder.path(),
@@ -114,7 +114,7 @@ fn measure(
     // The group comes to rest before anything is measured.
     let warm = options.rate * replicas as u64;
     let producer = workload::producer(broker.servers())?;
-    workload.feed(&producer, &topic, Stage::Feature, 0..warm)?;
+    workload.feed(&producer, &topic, Service::Feature, 0..warm)?;
     until_consumed(&services, warm)?;
 
     let cpu_of =
@@ -126,7 +126,7 @@ fn measure(
         std::thread::sleep(due.saturating_duration_since(Instant::now()));
         let to = (sent + portion).min(total);
         let numbers = warm + sent..warm + to;
-        workload.feed(&producer, &topic, Stage::Feature, numbers)?;
+        workload.feed(&producer, &topic, Service::Feature, numbers)?;
         sent = to;
         due += PORTION_EVERY;
     }
@@ -144,9 +144,9 @@ fn measure(
     Ok(measured)
 }
 
-fn until_consumed(services: &[Service], records: u64) -> anyhow::Result<()> {
+fn until_consumed(services: &[Process], records: u64) -> anyhow::Result<()> {
     wait_until("the load", DONE_WITHIN, Duration::from_millis(20), || {
-        let consumed = services.iter().map(Service::consumed);
+        let consumed = services.iter().map(Process::consumed);
         Ok(consumed.sum::<anyhow::Result<u64>>()? >= records)
     })
 }

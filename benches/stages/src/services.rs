@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, bail, ensure};
-use quadrille_proto::Stage;
+use quadrille_proto::Service;
 
 use crate::{broker::wait_until, http};
 
@@ -17,18 +17,18 @@ const READY_WITHIN: Duration = Duration::from_secs(30);
 const DRAINED_WITHIN: Duration = Duration::from_secs(20);
 
 /// A service's process. Dropping it drains it.
-pub struct Service {
-    pub stage: Stage,
+pub struct Process {
+    pub stage: Service,
     child: Child,
     address: SocketAddr,
     /// From its start to its first `/readyz` 200.
     pub ready: Duration,
 }
 
-impl Service {
+impl Process {
     /// `arguments` beside the address, Kafka and the pipeline of `folder`.
     pub fn start(
-        stage: Stage,
+        stage: Service,
         binaries: &Path,
         servers: &str,
         folder: &Path,
@@ -51,14 +51,14 @@ impl Service {
             .arg(format!("--listen={address}"))
             .args(arguments);
         match stage {
-            Stage::Inference => {
+            Service::Inference => {
                 command.arg(format!("--model={}", folder.join("model").display()));
             }
-            Stage::Results => {
+            Service::Results => {
                 let file = folder.join("results.db");
                 command.arg(format!("--database-url=sqlite:{}", file.display()));
             }
-            Stage::Ingest | Stage::Feature => {}
+            Service::Ingest | Service::Feature => {}
         }
         command
             .stdin(Stdio::null())
@@ -66,7 +66,7 @@ impl Service {
             .stderr(File::create(&log)?);
         let since = Instant::now();
         let child = command.spawn().with_context(|| stage.name())?;
-        let mut service = Service {
+        let mut service = Process {
             stage,
             child,
             address,
@@ -108,7 +108,7 @@ impl Service {
     }
 }
 
-impl Drop for Service {
+impl Drop for Process {
     fn drop(&mut self) {
         if let Err(error) = self.end() {
             eprintln!("{}: {error:#}; killed", self.stage.name());
@@ -130,7 +130,7 @@ pub fn binaries() -> anyhow::Result<PathBuf> {
         .context("a program lies in a folder")?
         .to_owned();
     let there = || {
-        Stage::ALL
+        Service::ALL
             .iter()
             .all(|stage| folder.join(stage.name()).is_file())
     };

@@ -8,7 +8,7 @@ use quadrille_choreography::{
     Schemas, StageConfig,
 };
 use quadrille_pipeline::Pipeline;
-use quadrille_proto::Stage;
+use quadrille_proto::Service;
 use quadrille_telemetry::{
     Registry, Tracing,
     metrics::{LoopMetrics, ServingMetrics},
@@ -193,8 +193,8 @@ impl Arena<'_> {
                 continue;
             }
             let stage = match contender {
-                Contender::Inference => Stage::Inference,
-                _ => Stage::Feature,
+                Contender::Inference => Service::Inference,
+                _ => Service::Feature,
             };
             self.broker.create(&NewFlow::with_dead_letters(&topic))?;
             workload.traced = contender.traced();

@@ -6,7 +6,7 @@ use anyhow::Context;
 use quadrille_choreography::partition_of;
 use quadrille_pipeline::Pipeline;
 use quadrille_proto::{
-    Stage, seal,
+    Service, seal,
     v1::{FeatureVector, Record},
 };
 use rdkafka::{
@@ -82,7 +82,7 @@ impl Workload {
     }
 
     /// Key and payload of the `n`th record; partitions take turns.
-    pub fn make(&mut self, stage: Stage, n: u64) -> (i32, &str, &[u8]) {
+    pub fn make(&mut self, stage: Service, n: u64) -> (i32, &str, &[u8]) {
         let partition = (n % PARTITIONS as u64) as usize;
         let turn = (n / PARTITIONS as u64) as usize;
         let key = self.keys[partition][turn % KEYS_PER_PARTITION].as_str();
@@ -90,7 +90,7 @@ impl Workload {
         let id = format!("01940a5e-0000-7000-8000-{n:012x}");
         self.payload.clear();
         match stage {
-            Stage::Inference => {
+            Service::Inference => {
                 self.vector.id = id;
                 self.vector.key = key.to_owned();
                 self.vector.event_time_ms = EVENT_TIME_MS;
@@ -124,7 +124,7 @@ impl Workload {
         &mut self,
         servers: &str,
         topic: &str,
-        stage: Stage,
+        stage: Service,
         range: std::ops::Range<u64>,
     ) -> anyhow::Result<f64> {
         self.feed(&producer(servers)?, topic, stage, range)
@@ -135,7 +135,7 @@ impl Workload {
         &mut self,
         producer: &ThreadedProducer<DefaultProducerContext>,
         topic: &str,
-        stage: Stage,
+        stage: Service,
         range: std::ops::Range<u64>,
     ) -> anyhow::Result<f64> {
         let (from, to) = (range.start, range.end);
@@ -225,11 +225,11 @@ mod tests {
         let pipeline = pipeline("bench").unwrap();
         let mut workload = Workload::new(Arc::clone(&pipeline), 256).unwrap();
         for n in 0..2_000 {
-            let (partition, key, payload) = workload.make(Stage::Feature, n);
+            let (partition, key, payload) = workload.make(Service::Feature, n);
             assert!((254..=258).contains(&payload.len()), "{}", payload.len());
             assert_eq!(partition, partition_of(key.as_bytes(), PARTITIONS));
             assert_eq!(open(payload).unwrap().0, pipeline.record_schema_id());
-            let (_, _, payload) = workload.make(Stage::Inference, n);
+            let (_, _, payload) = workload.make(Service::Inference, n);
             assert!((254..=258).contains(&payload.len()), "{}", payload.len());
             assert_eq!(open(payload).unwrap().0, pipeline.feature_schema_id());
         }

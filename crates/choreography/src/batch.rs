@@ -1,4 +1,4 @@
-//! A lane's batch: what was polled and is not yet committed, and the offsets it spans.
+//! A lane's batch: what was polled and is not yet committed, and the ranges of offsets it covers.
 
 use std::{collections::BTreeMap, time::Instant};
 
@@ -8,7 +8,7 @@ use crate::native;
 
 /// The offsets of one partition that a batch covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Span {
+pub struct OffsetRange {
     pub partition: i32,
     /// Of the first record.
     pub first: i64,
@@ -25,26 +25,26 @@ pub(crate) struct Position {
     pub epoch: Option<i32>,
 }
 
-/// Folds (partition, offset) pairs, in order within each partition, into spans sorted by partition.
-pub(crate) fn spans(offsets: impl Iterator<Item = (i32, i64)>) -> Vec<Span> {
-    let mut spans: Vec<Span> = Vec::new();
+/// Folds (partition, offset) pairs, in order within each partition, into ranges sorted by partition.
+pub(crate) fn ranges(offsets: impl Iterator<Item = (i32, i64)>) -> Vec<OffsetRange> {
+    let mut ranges: Vec<OffsetRange> = Vec::new();
     for (partition, offset) in offsets {
         // Few partitions a lane, and runs of the same one: a scan from the end beats a map.
-        match spans
+        match ranges
             .iter_mut()
             .rev()
-            .find(|span| span.partition == partition)
+            .find(|range| range.partition == partition)
         {
-            Some(span) => span.next = span.next.max(offset + 1),
-            None => spans.push(Span {
+            Some(range) => range.next = range.next.max(offset + 1),
+            None => ranges.push(OffsetRange {
                 partition,
                 first: offset,
                 next: offset + 1,
             }),
         }
     }
-    spans.sort_by_key(|span| span.partition);
-    spans
+    ranges.sort_by_key(|range| range.partition);
+    ranges
 }
 
 /// Where a record lies, seen from the one polled before.
@@ -296,8 +296,8 @@ impl<'c> Batch<'c> {
         self.messages.iter().map(|message| message.partition())
     }
 
-    pub fn spans(&self) -> Vec<Span> {
-        spans(
+    pub fn offset_ranges(&self) -> Vec<OffsetRange> {
+        ranges(
             self.messages
                 .iter()
                 .map(|message| (message.partition(), message.offset())),
@@ -424,7 +424,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn spans_commit_one_past_the_last_offset_of_each_partition(
+        fn ranges_commit_one_past_the_last_offset_of_each_partition(
             steps in prop::collection::vec((0..6_i32, 1..4_i64), 0..200)
         ) {
             // The model: a log a partition, with gaps where transaction markers lie.
@@ -436,11 +436,11 @@ mod tests {
                 let offset = *end + gap - 1;
                 *end = offset + 1;
                 offsets.push((partition, offset));
-                model.entry(partition).and_modify(|span| span.1 = offset + 1).or_insert((offset, offset + 1));
+                model.entry(partition).and_modify(|range| range.1 = offset + 1).or_insert((offset, offset + 1));
             }
-            let found: BTreeMap<i32, (i64, i64)> = spans(offsets.into_iter())
+            let found: BTreeMap<i32, (i64, i64)> = ranges(offsets.into_iter())
                 .into_iter()
-                .map(|span| (span.partition, (span.first, span.next)))
+                .map(|range| (range.partition, (range.first, range.next)))
                 .collect();
             prop_assert_eq!(found, model);
         }

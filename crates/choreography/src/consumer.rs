@@ -547,15 +547,15 @@ impl LaneConsumer {
         };
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let now = now.unwrap_or_default().as_millis() as i64;
-        let in_hand = batch.spans();
+        let in_hand = batch.offset_ranges();
         for element in position.elements() {
             let partition = element.partition();
             if self.is_closed(partition) {
                 continue;
             }
-            let in_hand = in_hand.iter().find(|span| span.partition == partition);
+            let in_hand = in_hand.iter().find(|range| range.partition == partition);
             let next = match in_hand {
-                Some(span) => Offset::Offset(span.first),
+                Some(range) => Offset::Offset(range.first),
                 None => element.offset(),
             };
             let end = native::known_end(self.client.client(), &topic, partition);

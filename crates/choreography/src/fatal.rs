@@ -17,8 +17,8 @@ use rdkafka::{
 
 use crate::{
     Acknowledged, Admin, Claimed, Cluster, CommitMode, Failure, GiveUp, Handler, Incoming, Item,
-    Limits, OffsetStore, Output, Publication, PublishError, Publisher, RunningStage, Span, Stage,
-    StageConfig, list_dead_letters,
+    Limits, OffsetRange, OffsetStore, Output, Publication, PublishError, Publisher, RunningStage,
+    Stage, StageConfig, list_dead_letters,
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -108,7 +108,7 @@ impl OffsetStore for Picky {
         None
     }
 
-    fn commit(&mut self, _: &[Span], _: GiveUp<'_>) -> Result<(), Failure> {
+    fn commit(&mut self, _: &[OffsetRange], _: GiveUp<'_>) -> Result<(), Failure> {
         Ok(())
     }
 

@@ -12,7 +12,7 @@ use std::{
 use rdkafka::message::BorrowedHeaders;
 
 use crate::{
-    Span, native,
+    OffsetRange, native,
     spans::{Step, StoreSpan},
     status::LaneStatus,
 };
@@ -171,12 +171,12 @@ pub trait OffsetStore {
     /// Where a partition goes on, as claimed or committed last. Records from before it are not handed over.
     fn next(&self, partition: i32) -> Option<i64>;
 
-    /// Makes durable what the last `handle` decided, and each span's end as the next offset, or nothing.
+    /// Makes durable what the last `handle` decided, and each range's end as the next offset, or nothing.
     ///
     /// # Errors
     /// `Retry` is tried again for as long as it takes; `DeadLetter` means that another holds a partition now
     /// (the lane gives it up and begins again); `Fatal` stops the service.
-    fn commit(&mut self, spans: &[Span], give_up: GiveUp<'_>) -> Result<(), Failure>;
+    fn commit(&mut self, ranges: &[OffsetRange], give_up: GiveUp<'_>) -> Result<(), Failure>;
 
     /// The partition's log was cut off before the offset that is stored: it goes on at `next`, in a new generation of
     /// the log. The only way for an offset to go back.

@@ -40,7 +40,7 @@ pub use admin::{
     Admin, AdminError, Retention, StageTopics, TopicIdentity, TopicSpec, dead_letter_bytes_min,
 };
 pub use backoff::Backoff;
-pub use batch::Span;
+pub use batch::OffsetRange;
 pub use config::{Cluster, CommitMode, ConfigError, Delivery, LANES_MAX, Limits, StageConfig};
 pub use dlq::{ATTEMPTS_HEADER, ORIGIN_HEADER};
 pub use embedded::{EmbeddedBroker, EmbeddedError};

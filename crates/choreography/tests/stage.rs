@@ -11,8 +11,8 @@ use std::{
 
 use quadrille_choreography::{
     Admin, Claimed, CommitMode, EmbeddedBroker, Failure, GiveUp, Handler, Incoming, Item, Limits,
-    OffsetStore, Output, Publication, Publisher, Retention, RunningStage, Span, Stage, StageConfig,
-    StageError, TopicSpec, list_dead_letters,
+    OffsetRange, OffsetStore, Output, Publication, Publisher, Retention, RunningStage, Stage,
+    StageConfig, StageError, TopicSpec, list_dead_letters,
 };
 use quadrille_telemetry::{Registry, metrics::LoopMetrics};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
@@ -532,7 +532,7 @@ impl OffsetStore for Keeper {
         None
     }
 
-    fn commit(&mut self, _: &[Span], _: GiveUp<'_>) -> Result<(), Failure> {
+    fn commit(&mut self, _: &[OffsetRange], _: GiveUp<'_>) -> Result<(), Failure> {
         Ok(())
     }
 

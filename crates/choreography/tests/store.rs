@@ -9,8 +9,8 @@ use std::{
 
 use quadrille_choreography::{
     Admin, Claimed, CommitMode, EmbeddedBroker, Failure, GiveUp, Handler, Incoming, Item, Limits,
-    OffsetStore, Output, Publication, Publisher, Retention, RunningStage, Span, Stage, StageConfig,
-    TopicSpec, list_dead_letters,
+    OffsetRange, OffsetStore, Output, Publication, Publisher, Retention, RunningStage, Stage,
+    StageConfig, TopicSpec, list_dead_letters,
 };
 use quadrille_telemetry::{Registry, metrics::LoopMetrics};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
@@ -120,7 +120,7 @@ impl OffsetStore for Keeper {
         self.claimed.get(&partition).copied()
     }
 
-    fn commit(&mut self, spans: &[Span], give_up: GiveUp<'_>) -> Result<(), Failure> {
+    fn commit(&mut self, ranges: &[OffsetRange], give_up: GiveUp<'_>) -> Result<(), Failure> {
         loop {
             let mut database = self.database.lock();
             match database.reach {
@@ -138,13 +138,13 @@ impl OffsetStore for Keeper {
             std::thread::park_timeout(Duration::from_millis(5));
         }
         let mut database = self.database.lock();
-        for span in spans {
-            let stored = database.next.get(&span.partition).copied().unwrap_or(0);
-            let claimed = self.claimed.get(&span.partition).copied();
-            assert_eq!(claimed, Some(stored), "nobody else holds {span:?}");
-            assert!(span.first >= stored, "{span:?} begins before {stored}");
-            database.next.insert(span.partition, span.next);
-            self.claimed.insert(span.partition, span.next);
+        for range in ranges {
+            let stored = database.next.get(&range.partition).copied().unwrap_or(0);
+            let claimed = self.claimed.get(&range.partition).copied();
+            assert_eq!(claimed, Some(stored), "nobody else holds {range:?}");
+            assert!(range.first >= stored, "{range:?} begins before {stored}");
+            database.next.insert(range.partition, range.next);
+            self.claimed.insert(range.partition, range.next);
         }
         for row in &self.rows {
             if !database.rows.insert(*row) {

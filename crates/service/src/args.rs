@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use clap::ValueEnum;
 use quadrille_choreography::{Cluster, Delivery, LANES_MAX, Limits};
 use quadrille_pipeline::Pipeline;
-use quadrille_proto::Stage;
+use quadrille_proto::Service;
 
 use crate::{Config, Error, HttpArgs};
 
@@ -127,7 +127,7 @@ pub struct Args {
 
 impl Args {
     /// Where the service listens.
-    pub(crate) fn address(&self, stage: Stage) -> SocketAddr {
+    pub(crate) fn address(&self, stage: Service) -> SocketAddr {
         self.listen
             .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], stage.port())))
     }
@@ -136,7 +136,7 @@ impl Args {
     ///
     /// # Errors
     /// Names the setting, the file and line, and the fix.
-    pub fn resolve(&self, stage: Stage) -> Result<Config, Error> {
+    pub fn resolve(&self, stage: Service) -> Result<Config, Error> {
         let cluster = Cluster::new(&self.bootstrap_servers, &self.kafka_properties)?;
         let pipelines = Pipeline::load(&self.pipeline)
             .map_err(|error| Error::Config(format!("QUADRILLE_PIPELINE: {error}")))?;
@@ -154,7 +154,7 @@ impl Args {
     /// Names the setting and the fix.
     pub fn with(
         &self,
-        stage: Stage,
+        stage: Service,
         cluster: Cluster,
         pipelines: Vec<Arc<Pipeline>>,
         listen: SocketAddr,

@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use quadrille_proto::Stage;
+use quadrille_proto::Service;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -18,7 +18,7 @@ const ANSWER_BYTES_MAX: u64 = 16 << 10;
 ///
 /// # Errors
 /// It is not ready, or does not answer.
-pub async fn healthcheck(args: &Args, stage: Stage) -> Result<(), Error> {
+pub async fn healthcheck(args: &Args, stage: Service) -> Result<(), Error> {
     let mut address = args.address(stage);
     if address.ip().is_unspecified() {
         address.set_ip(match address.ip() {

@@ -13,7 +13,7 @@ use quadrille_choreography::{
     Schemas, Stage, StageConfig, StageError, StageTopics, TopicIdentity, TopicSpec,
 };
 use quadrille_pipeline::Pipeline;
-use quadrille_proto::{Schema, Stage as Service};
+use quadrille_proto::{Schema, Service};
 use quadrille_telemetry::{
     Registry, Tracing, logs,
     metrics::{LoopMetrics, PortMetrics, RequestMetrics},

@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::Parser;
 use inference::{Limits, serving::Batching};
-use quadrille_proto::Stage;
+use quadrille_proto::Service;
 use quadrille_service::{Args, healthcheck, run_to_exit, shutdown_signal};
 
 /// Scores features: consumes <pipeline>.features, produces <pipeline>.predictions, answers PredictService.
@@ -82,11 +82,11 @@ impl Cli {
 fn main() -> ExitCode {
     run_to_exit(|cli: Cli| async move {
         if cli.args.healthcheck {
-            return healthcheck(&cli.args, Stage::Inference).await;
+            return healthcheck(&cli.args, Service::Inference).await;
         }
         let batching = cli.batching();
         let limits = cli.limits();
-        let service = cli.args.resolve(Stage::Inference)?;
+        let service = cli.args.resolve(Service::Inference)?;
         inference::run(
             inference::Config {
                 service,

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use ingest::Bounds;
-use quadrille_proto::Stage;
+use quadrille_proto::Service;
 use quadrille_service::{Args, healthcheck, run_to_exit, shutdown_signal};
 
 /// Takes records in: consumes <pipeline>.inbox, answers HTTP and IngestService, produces <pipeline>.records.
@@ -30,9 +30,9 @@ struct Cli {
 fn main() -> ExitCode {
     run_to_exit(|cli: Cli| async move {
         if cli.args.healthcheck {
-            return healthcheck(&cli.args, Stage::Ingest).await;
+            return healthcheck(&cli.args, Service::Ingest).await;
         }
-        let service = cli.args.resolve(Stage::Ingest)?;
+        let service = cli.args.resolve(Service::Ingest)?;
         let bounds = Bounds {
             record_bytes_max: cli.record_bytes,
             body_bytes_max: cli.body_bytes,

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::Parser;
-use quadrille_proto::Stage;
+use quadrille_proto::Service;
 use quadrille_service::{Args, Error, healthcheck, run_to_exit, shutdown_signal};
 
 /// Keeps predictions: consumes <pipeline>.predictions, writes SQL, answers ResultsService, REST and a page.
@@ -48,9 +48,9 @@ impl Cli {
 fn main() -> ExitCode {
     run_to_exit(|cli: Cli| async move {
         if cli.args.healthcheck {
-            return healthcheck(&cli.args, Stage::Results).await;
+            return healthcheck(&cli.args, Service::Results).await;
         }
-        let service = cli.args.resolve(Stage::Results)?;
+        let service = cli.args.resolve(Service::Results)?;
         let config = results::Config {
             service,
             database_url: cli.database_url()?,

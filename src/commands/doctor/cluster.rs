@@ -4,7 +4,7 @@ use std::iter;
 
 use quadrille_choreography::{Admin, AdminError, Cluster, GroupProgress, TopicSpec};
 use quadrille_pipeline::Pipeline;
-use quadrille_proto::{Stage, Topics};
+use quadrille_proto::{Service, Topics};
 use quadrille_registry::{Action, View};
 use quadrille_service::Error;
 
@@ -71,7 +71,7 @@ fn topics(admin: &Admin, pipeline: &Pipeline) -> Vec<Check> {
 }
 
 fn groups(admin: &Admin, pipeline: &str) -> Vec<Check> {
-    let group = |stage: Stage| {
+    let group = |stage: Service| {
         let of = format!("{pipeline} {}", stage.name());
         match admin.progress(&stage.group(pipeline), &stage.input(pipeline)) {
             Ok(progress) => Some(consumers(of, stage, &progress)),
@@ -80,10 +80,10 @@ fn groups(admin: &Admin, pipeline: &str) -> Vec<Check> {
             Err(error) => Some(Check::failed(of, error)),
         }
     };
-    Stage::ALL.into_iter().filter_map(group).collect()
+    Service::ALL.into_iter().filter_map(group).collect()
 }
 
-fn consumers(of: String, stage: Stage, progress: &GroupProgress) -> Check {
+fn consumers(of: String, stage: Service, progress: &GroupProgress) -> Check {
     let (lanes, lag) = (progress.members.len(), progress.lag());
     if lanes == 0 {
         let service = stage.name();
@@ -154,14 +154,14 @@ mod tests {
             members: Vec::new(),
             partitions: vec![partition],
         };
-        let check = consumers("p feature".to_owned(), Stage::Feature, &progress);
+        let check = consumers("p feature".to_owned(), Service::Feature, &progress);
         assert_eq!(check.status, Status::Warning);
         assert!(
             check.found.contains("lag 7; start it: `feature`"),
             "{check:?}"
         );
         progress.members = vec!["g-a-0".to_owned(), "g-a-1".to_owned()];
-        let check = consumers("p feature".to_owned(), Stage::Feature, &progress);
+        let check = consumers("p feature".to_owned(), Service::Feature, &progress);
         assert_eq!(
             check,
             Check::ok("p feature", "1 replica with 2 lanes, lag 7")

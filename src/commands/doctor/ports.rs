@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use quadrille_proto::Stage;
+use quadrille_proto::Service;
 use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -24,8 +24,8 @@ const ANSWER_BYTES_MAX: u64 = 64 << 10;
 
 /// All four ports, at the same time.
 pub async fn check(first: u16) -> Vec<Check> {
-    let port = |stage: Stage| first + (stage.port() - Stage::Ingest.port());
-    let [a, b, c, d] = Stage::ALL;
+    let port = |stage: Service| first + (stage.port() - Service::Ingest.port());
+    let [a, b, c, d] = Service::ALL;
     let (a, b, c, d) = tokio::join!(
         one(a, port(a)),
         one(b, port(b)),
@@ -35,13 +35,13 @@ pub async fn check(first: u16) -> Vec<Check> {
     vec![a, b, c, d]
 }
 
-async fn one(stage: Stage, port: u16) -> Check {
+async fn one(stage: Service, port: u16) -> Check {
     let of = format!("port {port}");
     let service = stage.name();
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     match get(address, "/readyz").await {
         Ok((200, _)) => match stage {
-            Stage::Inference => versions(of, address).await,
+            Service::Inference => versions(of, address).await,
             _ => Check::ok(of, format!("{service} is ready")),
         },
         Ok((503, body)) => {
@@ -128,19 +128,19 @@ mod tests {
     #[tokio::test]
     async fn a_port_is_free_ours_or_anothers() {
         let ready = answering("HTTP/1.1 200 OK\r\n\r\nready").await;
-        assert_eq!(one(Stage::Ingest, ready).await.status, Status::Ok);
+        assert_eq!(one(Service::Ingest, ready).await.status, Status::Ok);
         let waiting = answering("HTTP/1.1 503 Service Unavailable\r\n\r\nno Kafka").await;
-        let check = one(Stage::Ingest, waiting).await;
+        let check = one(Service::Ingest, waiting).await;
         assert_eq!(check.status, Status::Warning);
         assert!(check.found.ends_with("not ready: no Kafka"), "{check:?}");
         for other in ["SSH-2.0-x\r\n", "HTTP/1.1 404 Not Found\r\n\r\n"] {
             let port = answering(other).await;
-            assert_eq!(one(Stage::Ingest, port).await.status, Status::Failed);
+            assert_eq!(one(Service::Ingest, port).await.status, Status::Failed);
         }
         let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = free.local_addr().unwrap().port();
         drop(free);
-        let check = one(Stage::Ingest, port).await;
+        let check = one(Service::Ingest, port).await;
         assert!(
             check.status == Status::Ok && check.found.starts_with("free"),
             "{check:?}"

@@ -2,7 +2,7 @@
 
 use quadrille_choreography::{Admin, AdminError, Facts, FactsLog, Schemas, TopicState};
 use quadrille_pipeline::Pipeline;
-use quadrille_proto::Stage;
+use quadrille_proto::Service;
 use quadrille_service::Error;
 
 use super::{Author, Outcome, Which};
@@ -84,7 +84,7 @@ fn accept(admin: &Admin, pipeline: &Pipeline, author: &Author) -> Result<Outcome
     }
     let again = recreated(&facts, &topics);
     settled(admin, &facts, &topics, &again)?;
-    for stage in Stage::ALL {
+    for stage in Service::ALL {
         let (group, input) = (stage.group(name), stage.input(name));
         if again.contains(&input) {
             admin.rewind(&group, &input)?;
@@ -125,7 +125,7 @@ fn settled(
 ) -> Result<(), Error> {
     let name = facts.pipeline.as_str();
     let wider = topics.iter().any(|it| it.partitions != facts.partitions);
-    for stage in Stage::ALL {
+    for stage in Service::ALL {
         let input = stage.input(name);
         let progress = admin.progress(&stage.group(name), &input)?;
         let (members, lag) = (progress.members.len(), progress.lag());
@@ -136,7 +136,7 @@ fn settled(
                 stage.name()
             )));
         }
-        let follows = wider && !again && stage != Stage::Ingest;
+        let follows = wider && !again && stage != Service::Ingest;
         if follows && admin.has_records(&input, &progress)? {
             return Err(Error::Failed(format!(
                 "the number of partitions changed while {lag} records of {input} wait for {}; start it, and accept when they are worked off",

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use quadrille_choreography::{Admin, AdminError, Facts, FactsLog, TopicState};
 use quadrille_pipeline::Pipeline;
-use quadrille_proto::Stage;
+use quadrille_proto::Service;
 use quadrille_service::Error;
 
 use super::{Author, Outcome, Which};
@@ -152,11 +152,11 @@ fn wait_drained(admin: &Admin, pipeline: &str, within: Duration) -> Result<(), E
 }
 
 fn waits_for(admin: &Admin, pipeline: &str) -> Result<Option<String>, AdminError> {
-    for stage in Stage::ALL {
+    for stage in Service::ALL {
         let (group, input) = (stage.group(pipeline), stage.input(pipeline));
         let progress = admin.progress(&group, &input)?;
         let (members, lag) = (progress.members.len(), progress.lag());
-        if stage == Stage::Ingest {
+        if stage == Service::Ingest {
             if members > 0 {
                 return Ok(Some(format!(
                     "ingest runs with {members} lanes, and {lag} records of {input} wait; stop the producers, then ingest when none wait"

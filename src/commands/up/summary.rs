@@ -6,7 +6,7 @@ use std::{
 };
 
 use quadrille_proto::{
-    Stage,
+    Service,
     v1::{
         CountPredictionsRequest, ListPredictionsRequest, StoredPrediction,
         results_service_client::ResultsServiceClient,
@@ -28,7 +28,7 @@ const CONNECT_EVERY: Duration = Duration::from_millis(100);
 /// Shows until the process is asked to end; returns only an error.
 pub async fn show(plan: &Plan, broker: &Broker) -> Result<(), Error> {
     greet(plan, broker)?;
-    let address = format!("http://127.0.0.1:{}", port(plan, Stage::Results));
+    let address = format!("http://127.0.0.1:{}", port(plan, Service::Results));
     let mut client = connect(&address).await;
     let terminal = stdout().is_terminal();
     let started = Instant::now();
@@ -79,8 +79,8 @@ pub async fn show(plan: &Plan, broker: &Broker) -> Result<(), Error> {
     }
 }
 
-fn port(plan: &Plan, stage: Stage) -> u16 {
-    plan.port + (stage.port() - Stage::Ingest.port())
+fn port(plan: &Plan, stage: Service) -> u16 {
+    plan.port + (stage.port() - Service::Ingest.port())
 }
 
 fn greet(plan: &Plan, broker: &Broker) -> Result<(), Error> {
@@ -90,10 +90,10 @@ fn greet(plan: &Plan, broker: &Broker) -> Result<(), Error> {
         broker.address(),
         broker.kind(),
         names.join(", "),
-        port(plan, Stage::Ingest),
+        port(plan, Service::Ingest),
         names.first().unwrap_or(&""),
-        port(plan, Stage::Inference),
-        port(plan, Stage::Results),
+        port(plan, Service::Inference),
+        port(plan, Service::Results),
     );
     let _ = output::print(&text)?;
     Ok(())

@@ -26,7 +26,7 @@ use opentelemetry_proto::tonic::{
     resource::v1::Resource,
     trace::v1::Span,
 };
-use quadrille_proto::Stage;
+use quadrille_proto::Service;
 use tokio::runtime::Runtime;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, transport::Server};
@@ -225,7 +225,7 @@ pub fn start_all(world: &World, endpoint: &str, sampler: (&str, &str)) -> Vec<Pr
             .env("OTEL_METRIC_EXPORT_INTERVAL", "200")
             .start()
     };
-    let mut services: Vec<Process> = Stage::ALL.iter().copied().map(start).collect();
+    let mut services: Vec<Process> = Service::ALL.iter().copied().map(start).collect();
     for service in &mut services {
         service.ready();
     }

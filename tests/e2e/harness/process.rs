@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use quadrille_proto::Stage;
+use quadrille_proto::Service;
 
 use super::{PATIENCE, eventually, http};
 
@@ -27,7 +27,7 @@ fn binaries() -> &'static Path {
         let mut build = Command::new(env!("CARGO"));
         build.args(["build", "--quiet", "--bins"]);
         build.args(
-            Stage::ALL
+            Service::ALL
                 .iter()
                 .flat_map(|stage| ["--package", stage.name()]),
         );

@@ -15,7 +15,7 @@ use quadrille_model::{
     train::{Algorithm, Dataset, TrainOptions, train},
 };
 use quadrille_pipeline::Pipeline;
-use quadrille_proto::{Stage, Topics};
+use quadrille_proto::{Service, Topics};
 use tempfile::TempDir;
 
 use super::{
@@ -169,7 +169,7 @@ impl World {
     }
 
     /// A service's settings for this world; `instance` is its stable name in it.
-    pub fn launch(&self, stage: Stage, instance: &str) -> Launch {
+    pub fn launch(&self, stage: Service, instance: &str) -> Launch {
         let mut env = BTreeMap::new();
         for (key, value) in [
             ("KAFKA_BOOTSTRAP_SERVERS", self.bootstrap.clone()),
@@ -202,13 +202,13 @@ impl World {
         }
     }
 
-    pub fn start(&self, stage: Stage, instance: &str) -> Process {
+    pub fn start(&self, stage: Service, instance: &str) -> Process {
         self.launch(stage, instance).start()
     }
 
     /// One instance of each service, ready, in the order of the figure.
     pub fn start_all(&self) -> Vec<Process> {
-        let mut all: Vec<Process> = Stage::ALL
+        let mut all: Vec<Process> = Service::ALL
             .iter()
             .map(|stage| self.start(*stage, "a"))
             .collect();

@@ -14,7 +14,7 @@ use rdkafka::{
 
 use super::{COMMITTED_WAIT, Check, GENERATION, LaneConsumer, Rest, SEEK_WAIT, lock};
 use crate::{
-    Span,
+    OffsetRange,
     batch::Batch,
     client, native,
     start::{Before, Committed, Start, TRIES_MAX, Why, judge, why},
@@ -96,15 +96,15 @@ impl LaneConsumer {
         if fallen.is_empty() && (unchecked.is_empty() || !batch.partitions().any(is_new)) {
             return Ok(());
         }
-        let mut begun = batch.spans();
-        begun.retain(|span| {
-            unchecked.contains_key(&span.partition) && !fallen.contains(&span.partition)
+        let mut begun = batch.offset_ranges();
+        begun.retain(|range| {
+            unchecked.contains_key(&range.partition) && !fallen.contains(&range.partition)
         });
         let known = self.is_its_topic()?;
         let mut list = TopicPartitionList::with_capacity(begun.len() + fallen.len());
         for partition in begun
             .iter()
-            .map(|span| span.partition)
+            .map(|range| range.partition)
             .chain(fallen.iter().copied())
         {
             list.add_partition(&self.topic, partition);
@@ -130,7 +130,7 @@ impl LaneConsumer {
             );
             self.seek(partition, offset, epoch)?;
         }
-        for Span {
+        for OffsetRange {
             partition, first, ..
         } in begun
         {

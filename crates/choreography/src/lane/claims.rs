@@ -203,8 +203,8 @@ impl<H: Handler> Lane<H> {
         if batch.is_empty() || self.handler.store().is_none() {
             return Ok(());
         }
-        for span in batch.spans() {
-            let partition = span.partition;
+        for range in batch.offset_ranges() {
+            let partition = range.partition;
             if consumer.is_closed(partition) {
                 batch.forget(&[partition]);
                 continue;
@@ -213,28 +213,28 @@ impl<H: Handler> Lane<H> {
             let Some(next) = store.and_then(|store| store.next(partition)) else {
                 continue;
             };
-            if span.first >= next {
+            if range.first >= next {
                 continue;
             }
             let epoch = batch.first_epoch(partition);
-            let rewritten = consumer.is_rewritten(partition, span.first, epoch);
+            let rewritten = consumer.is_rewritten(partition, range.first, epoch);
             let is_told = match rewritten.map_err(End::restart)? {
                 None => false,
                 Some(true) => {
                     tracing::error!(
                         topic = self.config.input,
                         partition,
-                        offset = span.first,
+                        offset = range.first,
                         stored = next,
                         "the log was cut before what was read of it and has grown again: records were lost in Kafka; going on where it was cut"
                     );
-                    self.cut(consumer, partition, span.first, next - span.first)?
+                    self.cut(consumer, partition, range.first, next - range.first)?
                 }
                 Some(false) => {
                     tracing::warn!(
                         topic = self.config.input,
                         partition,
-                        offset = span.first,
+                        offset = range.first,
                         stored = next,
                         "the client went back before what is stored; it is sent there again"
                     );
@@ -244,7 +244,7 @@ impl<H: Handler> Lane<H> {
             if !is_told {
                 // It comes again and is judged again: behind what is stored it would be passed over.
                 batch.forget(&[partition]);
-                let moved = consumer.move_to(partition, span.first);
+                let moved = consumer.move_to(partition, range.first);
                 moved.map_err(End::restart)?;
                 self.stop.sleep(AGAIN_FIRST);
                 continue;

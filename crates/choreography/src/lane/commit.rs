@@ -15,7 +15,7 @@ use rdkafka::{
 
 use super::{End, Lane};
 use crate::{
-    Backoff, Failure, Handler, Incoming, Span,
+    Backoff, Failure, Handler, Incoming, OffsetRange,
     batch::{Batch, Position},
     consumer::LaneConsumer,
     native,
@@ -114,8 +114,8 @@ impl<H: Handler> Lane<H> {
         self.spans.delivered();
         let settling = Instant::now();
         let mut store_span = None;
-        let spans = batch.spans();
-        let next: Vec<(i32, i64)> = spans.iter().map(|s| (s.partition, s.next)).collect();
+        let ranges = batch.offset_ranges();
+        let next: Vec<(i32, i64)> = ranges.iter().map(|s| (s.partition, s.next)).collect();
         let mut offsets = consumer
             .offsets(&next)
             .map_err(|e| Unsettled::End(End::restart(e)))?;
@@ -125,7 +125,7 @@ impl<H: Handler> Lane<H> {
             self.commit_or_ask(producer, consumer, &offsets)?;
         } else {
             if let Some(store) = self.handler.store() {
-                let stored = store.commit(&spans, &|| self.stop.requested_for(STORE_ENDS_WITHIN));
+                let stored = store.commit(&ranges, &|| self.stop.requested_for(STORE_ENDS_WITHIN));
                 store_span = store.describe();
                 if let Err(failure) = stored {
                     self.judge.bury(incoming, &mut self.places.buried);
@@ -144,12 +144,12 @@ impl<H: Handler> Lane<H> {
     }
 
     /// Commits the handler's own store, where it has one.
-    pub(super) fn commit_spans(&mut self, spans: &[Span]) -> Result<(), Unsettled> {
+    pub(super) fn commit_ranges(&mut self, ranges: &[OffsetRange]) -> Result<(), Unsettled> {
         let Some(store) = self.handler.store() else {
             return Ok(());
         };
         let give_up = || self.stop.requested_for(STORE_ENDS_WITHIN);
-        store.commit(spans, &give_up).map_err(store_failure)
+        store.commit(ranges, &give_up).map_err(store_failure)
     }
 
     /// Ends the open transaction, and these offsets with it.

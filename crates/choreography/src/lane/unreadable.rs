@@ -13,7 +13,7 @@ use super::{
     commit::{Unsettled, begin, confirmed},
 };
 use crate::{
-    Backoff, Cause, CommitMode, Handler, Span,
+    Backoff, Cause, CommitMode, Handler, OffsetRange,
     consumer::LaneConsumer,
     dlq::{self, Failed, FailedAt},
     producer::{LaneProducer, SendError, Undelivered},
@@ -284,12 +284,12 @@ impl<H: Handler> Lane<H> {
                 self.suspicion.confirm(unreadable);
             }
             if !behind {
-                let spans = [Span {
+                let ranges = [OffsetRange {
                     partition,
                     first,
                     next,
                 }];
-                self.commit_spans(&spans)?;
+                self.commit_ranges(&ranges)?;
                 self.keep_offsets(consumer, &offsets);
             }
         }

@@ -16,7 +16,7 @@ use quadrille_model::{
     train::{Algorithm, Dataset, TrainOptions, train},
 };
 use quadrille_pipeline::Pipeline;
-use quadrille_proto::Stage;
+use quadrille_proto::Service;
 use quadrille_service::Config;
 use tempfile::TempDir;
 
@@ -208,7 +208,7 @@ pub fn serve(
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
     let address = listener.local_addr().expect("an address");
     let service = Config {
-        stage: Stage::Inference,
+        stage: Service::Inference,
         cluster: broker.cluster().expect("a cluster"),
         pipelines: pipelines.into_iter().map(Arc::new).collect(),
         listen: address,

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use quadrille_choreography::{Claimed, Failure, GiveUp, OffsetStore, Span, StoreSpan};
+use quadrille_choreography::{Claimed, Failure, GiveUp, OffsetRange, OffsetStore, StoreSpan};
 use tokio::{runtime::Handle, task::JoinHandle};
 
 use crate::store::{
@@ -93,47 +93,48 @@ impl Commits {
     }
 
     /// How this batch moves the partitions.
-    fn advances(&self, spans: &[Span]) -> Result<Vec<Advance>, Failure> {
-        let advance = |span: &Span| {
-            let old = self.position(span.partition);
+    fn advances(&self, ranges: &[OffsetRange]) -> Result<Vec<Advance>, Failure> {
+        let advance = |range: &OffsetRange| {
+            let old = self.position(range.partition);
             match old {
-                Some(old) if span.first < old.next => Err(fenced(format!(
+                Some(old) if range.first < old.next => Err(fenced(format!(
                     "partition {}: the batch begins at {}, before the position of this lane, {}",
-                    span.partition, span.first, old.next
+                    range.partition, range.first, old.next
                 ))),
                 _ => Ok(Advance {
-                    partition: span.partition,
+                    partition: range.partition,
                     old,
-                    new: span.next,
+                    new: range.next,
                 }),
             }
         };
-        spans.iter().map(advance).collect()
+        ranges.iter().map(advance).collect()
     }
 
     /// Whether the write before, whose outcome was unknown, did happen.
-    fn happened(&mut self, spans: &[Span], give_up: GiveUp<'_>) -> Result<bool, Failure> {
+    fn happened(&mut self, ranges: &[OffsetRange], give_up: GiveUp<'_>) -> Result<bool, Failure> {
         if !std::mem::take(&mut self.uncertain) {
             return Ok(false);
         }
-        let partitions: Vec<i32> = spans.iter().map(|span| span.partition).collect();
+        let partitions: Vec<i32> = ranges.iter().map(|range| range.partition).collect();
         let TopicStore { store, topic, .. } = &self.shared;
         let claimed = self.shared.wait(store.claim(topic, &partitions), give_up);
         let stored = claimed.map_err(|error| {
             self.uncertain = true;
             failure(&error)
         })?;
-        let all = |test: &dyn Fn(&Span, Option<Position>) -> bool| {
-            spans
+        let all = |test: &dyn Fn(&OffsetRange, Option<Position>) -> bool| {
+            ranges
                 .iter()
                 .zip(&stored)
-                .all(|(span, (_, position))| test(span, *position))
+                .all(|(range, (_, position))| test(range, *position))
         };
-        if all(&|span, position| position == Some(moved(self.position(span.partition), span.next)))
-        {
+        if all(&|range, position| {
+            position == Some(moved(self.position(range.partition), range.next))
+        }) {
             return Ok(true);
         }
-        if all(&|span, position| position == self.position(span.partition)) {
+        if all(&|range, position| position == self.position(range.partition)) {
             return Ok(false);
         }
         Err(fenced("another replica holds a partition of this batch"))
@@ -193,10 +194,10 @@ impl OffsetStore for Commits {
         Some(self.position(partition)?.next)
     }
 
-    fn commit(&mut self, spans: &[Span], give_up: GiveUp<'_>) -> Result<(), Failure> {
+    fn commit(&mut self, ranges: &[OffsetRange], give_up: GiveUp<'_>) -> Result<(), Failure> {
         let uncertain = self.uncertain;
-        if !self.happened(spans, give_up)? {
-            self.unit.advances = self.advances(spans)?;
+        if !self.happened(ranges, give_up)? {
+            self.unit.advances = self.advances(ranges)?;
             let writing = self.shared.store.write(&self.unit);
             match self.shared.wait(writing, give_up) {
                 Ok(written) if written.duplicates > 0 => {
@@ -218,9 +219,9 @@ impl OffsetStore for Commits {
                 }
             }
         }
-        for span in spans {
-            let position = moved(self.position(span.partition), span.next);
-            self.positions.insert(span.partition, Some(position));
+        for range in ranges {
+            let position = moved(self.position(range.partition), range.next);
+            self.positions.insert(range.partition, Some(position));
         }
         Ok(())
     }
@@ -304,12 +305,12 @@ mod tests {
     }
 
     fn commit(lane: &mut Commits, first: i64, next: i64) -> Result<(), Failure> {
-        let span = Span {
+        let range = OffsetRange {
             partition: 0,
             first,
             next,
         };
-        lane.commit(&[span], &|| false)
+        lane.commit(&[range], &|| false)
     }
 
     fn is_fenced(result: &Result<(), Failure>) -> bool {

@@ -1,6 +1,6 @@
 //! Whether a pipeline has come to rest: nothing to read, nothing uncommitted, no transaction open.
 
-use quadrille_proto::{Stage, dlq_of};
+use quadrille_proto::{Service, dlq_of};
 use rdkafka::{
     ClientConfig, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer},
@@ -8,12 +8,12 @@ use rdkafka::{
 
 use crate::harness::{PATIENCE, eventually_or_show, world::World};
 
-/// Waits until every service has committed the end of its topic and no transaction is open on it. Stage by stage in the
+/// Waits until every service has committed the end of its topic and no transaction is open on it. Service by stage in the
 /// order of the figure, so that none that was found at rest is given work afterwards.
 #[track_caller]
 pub fn wait(world: &World) {
     let topics = world.topics();
-    for (stage, topic) in Stage::ALL.iter().zip(topics.flow()) {
+    for (stage, topic) in Service::ALL.iter().zip(topics.flow()) {
         let group = stage.group(&world.pipeline);
         let (all, stable) = (reader(world, &group, false), reader(world, &group, true));
         let what = format!("{group} has committed the end of {topic}");

@@ -1,4 +1,4 @@
-//! The one table of stages and topics.
+//! The one table of services and topics.
 
 /// Appended to a topic's name for its dead letters.
 pub const DLQ_SUFFIX: &str = ".dlq";
@@ -10,38 +10,38 @@ pub fn dlq_of(topic: &str) -> String {
 
 /// One of the four services, in the order of the figure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Stage {
+pub enum Service {
     Ingest,
     Feature,
     Inference,
     Results,
 }
 
-impl Stage {
-    pub const ALL: [Stage; 4] = [
-        Stage::Ingest,
-        Stage::Feature,
-        Stage::Inference,
-        Stage::Results,
+impl Service {
+    pub const ALL: [Service; 4] = [
+        Service::Ingest,
+        Service::Feature,
+        Service::Inference,
+        Service::Results,
     ];
 
     /// The name of the service's folder, package, binary, compose service and `service.name`.
     pub const fn name(self) -> &'static str {
         match self {
-            Stage::Ingest => "ingest",
-            Stage::Feature => "feature",
-            Stage::Inference => "inference",
-            Stage::Results => "results",
+            Service::Ingest => "ingest",
+            Service::Feature => "feature",
+            Service::Inference => "inference",
+            Service::Results => "results",
         }
     }
 
     /// The default port, HTTP and gRPC on one.
     pub const fn port(self) -> u16 {
         match self {
-            Stage::Ingest => 7001,
-            Stage::Feature => 7002,
-            Stage::Inference => 7003,
-            Stage::Results => 7004,
+            Service::Ingest => 7001,
+            Service::Feature => 7002,
+            Service::Inference => 7003,
+            Service::Results => 7004,
         }
     }
 
@@ -54,10 +54,10 @@ impl Stage {
     pub fn input(self, pipeline: &str) -> String {
         let topics = Topics::of(pipeline);
         match self {
-            Stage::Ingest => topics.inbox,
-            Stage::Feature => topics.records,
-            Stage::Inference => topics.features,
-            Stage::Results => topics.predictions,
+            Service::Ingest => topics.inbox,
+            Service::Feature => topics.records,
+            Service::Inference => topics.features,
+            Service::Results => topics.predictions,
         }
     }
 
@@ -65,10 +65,10 @@ impl Stage {
     pub fn output(self, pipeline: &str) -> Option<String> {
         let topics = Topics::of(pipeline);
         match self {
-            Stage::Ingest => Some(topics.records),
-            Stage::Feature => Some(topics.features),
-            Stage::Inference => Some(topics.predictions),
-            Stage::Results => None,
+            Service::Ingest => Some(topics.records),
+            Service::Feature => Some(topics.features),
+            Service::Inference => Some(topics.predictions),
+            Service::Results => None,
         }
     }
 }
@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn each_stage_reads_what_the_one_before_writes() {
-        for pair in Stage::ALL.windows(2) {
+        for pair in Service::ALL.windows(2) {
             assert_eq!(pair[0].output("p"), Some(pair[1].input("p")));
         }
     }
