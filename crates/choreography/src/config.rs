@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use rdkafka::ClientConfig;
+use rdkafka::{ClientConfig, error::KafkaError};
 
 /// Keys of librdkafka that exactly-once and order depend on, under the name that the loop uses.
 const OWNED_KEYS: [&str; 21] = [
@@ -65,10 +65,11 @@ const LANE_BUFFERS: usize = 4;
 pub enum ConfigError {
     #[error("KAFKA_BOOTSTRAP_SERVERS is empty; give host:port, several separated by commas")]
     NoServers,
+    /// Without its text, which may be a password.
     #[error(
-        "KAFKA_PROPERTIES: {entry:?} is not key=value; give one per line or separated by commas"
+        "KAFKA_PROPERTIES: line {line} does not begin with key=value; give one per line or separated by commas"
     )]
-    NotAPair { entry: String },
+    NotAPair { line: usize },
     #[error("KAFKA_PROPERTIES: {key} is set by Quadrille, delivery depends on it; remove it")]
     Owned { key: String },
     #[error("KAFKA_PROPERTIES: librdkafka refuses a setting: {reason}")]
@@ -112,6 +113,10 @@ impl Cluster {
         // librdkafka checks names and values when the native configuration is made.
         match cluster.client_config().create_native_config() {
             Ok(_) => Ok(cluster),
+            // Without the value, which of a misspelt key may be a password.
+            Err(KafkaError::ClientConfig(_, description, key, _)) => Err(ConfigError::Refused {
+                reason: format!("{key}: {description}"),
+            }),
             Err(error) => Err(ConfigError::Refused {
                 reason: error.to_string(),
             }),
@@ -194,7 +199,7 @@ fn parse_properties(text: &str) -> Result<BTreeMap<String, String>, ConfigError>
     let mut properties = BTreeMap::new();
     // A comma also separates values of a list: an entry without '=' continues the one before.
     let mut last: Option<String> = None;
-    for line in text.lines() {
+    for (at, line) in text.lines().enumerate() {
         for entry in line.split(',') {
             let trimmed = entry.trim();
             if trimmed.is_empty() {
@@ -217,9 +222,7 @@ fn parse_properties(text: &str) -> Result<BTreeMap<String, String>, ConfigError>
                     value.push_str(trimmed);
                 }
                 (None, None) => {
-                    return Err(ConfigError::NotAPair {
-                        entry: trimmed.to_owned(),
-                    });
+                    return Err(ConfigError::NotAPair { line: at + 1 });
                 }
             }
         }
@@ -402,6 +405,23 @@ mod tests {
             pairs,
             [("a", "1"), ("b", "2"), ("c", "x=y"), ("list", "p,q,r")]
         );
+    }
+
+    #[test]
+    fn a_value_is_not_in_the_error_of_its_setting() {
+        for (properties, told) in [
+            ("sasl.pasword=hunter2", "sasl.pasword"),
+            ("linger.ms=hunter2", "linger.ms"),
+            ("enable.random.seed=hunter2", "enable.random.seed"),
+            ("linger.ms=5\nhunter2", "line 2"),
+        ] {
+            let error = Cluster::new("localhost:1", properties).unwrap_err();
+            let shown = format!("{error} {error:?}");
+            assert!(
+                shown.contains(told) && !shown.contains("hunter2"),
+                "{shown}"
+            );
+        }
     }
 
     #[test]
