@@ -52,16 +52,24 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
-    quadrille_service::run_to_exit_logging(log_filter(std::env::args().nth(1).as_deref()), run)
+    // What is no UTF-8 is a file's name, and no command.
+    let words = std::env::args_os().skip(1);
+    let words: Vec<String> = words
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    quadrille_service::run_to_exit_logging(log_filter(&words), run)
 }
 
 /// Messages for people are printed; the log is for what goes wrong. What Kafka's client says of its connections is news
-/// where services go on without one; a command ends with it as its error.
-fn log_filter(command: Option<&str>) -> &'static str {
-    match command {
-        None | Some("up") => "warn,quadrille_local=info",
-        Some(flag) if flag.starts_with('-') => "warn,quadrille_local=info",
-        Some(_) => "warn,librdkafka=off",
+/// where a command goes on without them; any other ends with it as its error.
+fn log_filter(words: &[&str]) -> &'static str {
+    match words {
+        [] | ["up", ..] => "warn,quadrille_local=info",
+        [flag, ..] if flag.starts_with('-') => "warn,quadrille_local=info",
+        ["produce", ..] | ["model", "watch", ..] | ["topics", "migrate", ..] => "warn",
+        ["deploy", rest @ ..] if rest.contains(&"--wait") => "warn",
+        _ => "warn,librdkafka=off",
     }
 }
 
@@ -175,6 +183,23 @@ mod tests {
             let parsed = Cli::try_parse_from(words);
             assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
         }
+    }
+
+    #[test]
+    fn what_goes_on_without_kafka_logs_that_it_is_away() {
+        let filter = |line: &str| log_filter(&line.split(' ').collect::<Vec<&str>>());
+        for waiting in [
+            "produce f.csv",
+            "model watch models",
+            "topics migrate --partitions 8",
+            "deploy set p --live m:1 --wait",
+        ] {
+            assert_eq!(filter(waiting), "warn", "{waiting}");
+        }
+        for ending in ["model list", "deploy set p --live m:1", "doctor"] {
+            assert!(filter(ending).contains("librdkafka=off"), "{ending}");
+        }
+        assert!(log_filter(&[]).contains("quadrille_local=info"));
     }
 
     #[test]

@@ -44,7 +44,7 @@ pub struct Args {
 }
 
 /// # Errors
-/// The folder cannot be read at the start, or Kafka does not answer then.
+/// The folder cannot be read at the start, topics are missing, or Kafka does not answer a single look.
 pub async fn run(args: Args) -> Result<(), Error> {
     if !(0.05..=86_400.0).contains(&args.every) {
         let every = args.every;
@@ -53,12 +53,27 @@ pub async fn run(args: Args) -> Result<(), Error> {
     }
     let every = Duration::from_secs_f64(args.every);
     let mut shutdown = std::pin::pin!(shutdown_signal());
-    let mut watcher = Watcher::new(&args)?;
-    let once = args.once;
+    let (dir, once) = (args.dir.display(), args.once);
+    versions(&args.dir)
+        .map_err(|error| Error::Config(format!("{dir} cannot be read: {error}; name a folder")))?;
+    let registry = tokio::select! {
+        registry = open(args.kafka.cluster()?, every, once) => registry?,
+        () = &mut shutdown => return Ok(()),
+    };
+    if !once {
+        output::note(format_args!("watching {dir}; Ctrl-C ends it"));
+    }
+    let mut watcher = Watcher {
+        dir: args.dir.clone(),
+        registry,
+        by: registry::author(args.by.as_deref()),
+        once,
+        seen: HashMap::new(),
+    };
     loop {
         // A push that has begun is ended; it is a transaction.
         watcher = blocking(move || {
-            watcher.look()?;
+            watcher.look();
             Ok(watcher)
         })
         .await?;
@@ -69,6 +84,20 @@ pub async fn run(args: Args) -> Result<(), Error> {
             () = tokio::time::sleep(every) => {}
             () = &mut shutdown => return Ok(()),
         }
+    }
+}
+
+/// The log; a Kafka that starts late is waited for, unless for a single look.
+async fn open(cluster: Cluster, every: Duration, once: bool) -> Result<Registry, Error> {
+    loop {
+        let cluster = cluster.clone();
+        match blocking(move || registry::open(&cluster)).await {
+            Err(Error::Failed(reason)) if !once => {
+                tracing::warn!(reason, "log of models cannot be read; it is tried again");
+            }
+            opened => return opened,
+        }
+        tokio::time::sleep(every).await;
     }
 }
 
@@ -85,52 +114,27 @@ struct Seen {
 
 struct Watcher {
     dir: PathBuf,
-    cluster: Cluster,
+    registry: Registry,
     by: String,
     once: bool,
-    registry: Option<Registry>,
     seen: HashMap<PathBuf, Seen>,
 }
 
 impl Watcher {
-    fn new(args: &Args) -> Result<Self, Error> {
-        let dir = args.dir.clone();
-        versions(&dir).map_err(|error| {
-            let shown = dir.display();
-            Error::Config(format!("{shown} cannot be read: {error}; name a folder"))
-        })?;
-        Ok(Watcher {
-            dir,
-            cluster: args.kafka.cluster()?,
-            by: registry::author(args.by.as_deref()),
-            once: args.once,
-            registry: None,
-            seen: HashMap::new(),
-        })
-    }
-
     /// Pushes every version that is whole and was not settled before.
-    fn look(&mut self) -> Result<(), Error> {
-        if self.registry.is_none() {
-            self.registry = Some(registry::open(&self.cluster)?);
-            if !self.once {
-                let dir = self.dir.display();
-                output::note(format_args!("watching {dir}; Ctrl-C ends it"));
-            }
-        }
+    fn look(&mut self) {
         let folders = match versions(&self.dir) {
             Ok(folders) => folders,
             Err(error) => {
                 // It may be a mount that comes back.
                 tracing::warn!(dir = %self.dir.display(), %error, "folder cannot be read");
-                return Ok(());
+                return;
             }
         };
         self.seen.retain(|folder, _| folders.contains(folder));
         for folder in folders {
             self.consider(folder);
         }
-        Ok(())
     }
 
     fn consider(&mut self, folder: PathBuf) {
@@ -179,9 +183,7 @@ impl Watcher {
                 version.display()
             )));
         }
-        let registry = self.registry.as_ref();
-        let registry = registry.ok_or_else(|| Fault::Later("the log is not open".to_owned()))?;
-        publish(registry, &checked, &self.by).map_err(|error| match error {
+        publish(&self.registry, &checked, &self.by).map_err(|error| match error {
             Error::Config(reason) => Fault::Refused(reason),
             Error::Failed(reason) => Fault::Later(reason),
         })
