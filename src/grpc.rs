@@ -11,6 +11,7 @@ use tonic::{
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+const ADDRESS_DEFAULT: &str = "http://127.0.0.1";
 
 /// The flag of commands that ask a service.
 #[derive(Debug, clap::Args)]
@@ -20,7 +21,7 @@ pub struct AddressArg {
     #[arg(
         long,
         env = "QUADRILLE_ADDRESS",
-        default_value = "http://127.0.0.1",
+        default_value = ADDRESS_DEFAULT,
         value_name = "URL"
     )]
     address: String,
@@ -43,8 +44,12 @@ impl AddressArg {
     }
 }
 
-/// One variable serves for all services where it names no port.
+/// One variable serves for all services where it names no port. Set to nothing it is as if it were not set.
 fn with_port(address: &str, port: u16) -> String {
+    let address = match address {
+        "" => ADDRESS_DEFAULT,
+        address => address,
+    };
     let (scheme, rest) = address.split_once("://").unwrap_or(("http", address));
     let authority = rest.split('/').next().unwrap_or_default();
     // The colons of an IPv6 address are within its brackets.
@@ -58,7 +63,7 @@ fn with_port(address: &str, port: u16) -> String {
 fn endpoint(address: &str) -> Result<Endpoint, Error> {
     let wrong = |reason: &str| {
         Error::Config(format!(
-            "--address {address:?}: {reason}; give http://HOST:PORT"
+            "--address (QUADRILLE_ADDRESS) {address:?}: {reason}; give http://HOST:PORT"
         ))
     };
     let uri = match address.split_once("://") {
@@ -121,7 +126,13 @@ mod tests {
         assert_eq!(uri("127.0.0.1:7003"), "http://127.0.0.1:7003/");
         assert_eq!(uri("http://inference:7003"), "http://inference:7003/");
         for wrong in ["http://inference", "https://a:1", "ftp://a:1", "", "a b:1"] {
-            assert!(matches!(endpoint(wrong), Err(Error::Config(_))), "{wrong}");
+            let error = endpoint(wrong).unwrap_err();
+            let both =
+                |text: &String| text.contains("--address") && text.contains("QUADRILLE_ADDRESS");
+            assert!(
+                matches!(&error, Error::Config(text) if both(text)),
+                "{error}"
+            );
         }
     }
 
@@ -134,7 +145,7 @@ mod tests {
             ("http://gateway/", "http://gateway:7004/"),
             ("[::1]", "http://[::1]:7004"),
             ("http://[::1]:80", "http://[::1]:80"),
-            ("", ""),
+            ("", "http://127.0.0.1:7004"),
         ] {
             assert_eq!(with_port(given, 7004), expected, "{given}");
         }

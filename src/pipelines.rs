@@ -89,13 +89,18 @@ pub fn name(given: Option<&str>) -> Result<String, Error> {
 
 /// Where the services find their pipelines.
 fn configured() -> Option<PathBuf> {
-    let set = std::env::var_os("QUADRILLE_PIPELINE").filter(|path| !path.is_empty());
     let folder = || {
         Path::new(FOLDER_DEFAULT)
             .is_dir()
             .then(|| FOLDER_DEFAULT.into())
     };
-    set.map(PathBuf::from).or_else(folder)
+    of_environment().or_else(folder)
+}
+
+/// The variable; set to nothing it is as if it were not set.
+pub fn of_environment() -> Option<PathBuf> {
+    let set = std::env::var_os("QUADRILLE_PIPELINE").filter(|path| !path.is_empty());
+    set.map(PathBuf::from)
 }
 
 fn is_path(given: &str) -> bool {

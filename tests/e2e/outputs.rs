@@ -81,7 +81,7 @@ fn an_import_takes_the_pipeline_that_the_services_have() {
         "/crates/model/tests/golden/onnx/logistic-tiny.onnx"
     );
     let cli = Cli("127.0.0.1:1".to_owned());
-    let import = |args: &[&str], out: &str| {
+    let import_with = |variable: &str, args: &[&str], out: &str| {
         let out = folder.path().join(out).display().to_string();
         let line = [
             &["model", "import", onnx, "--output", "json"],
@@ -89,12 +89,14 @@ fn an_import_takes_the_pipeline_that_the_services_have() {
             &["--out", &out],
         ];
         let mut command = cli.command(&line.concat());
-        let output = command.env("QUADRILLE_PIPELINE", &pipeline).output();
+        let output = command.env("QUADRILLE_PIPELINE", variable).output();
         let output = output.expect("the CLI starts");
         let error = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{args:?}: {error}");
         serde_json::from_slice::<Value>(&output.stdout).expect("JSON")
     };
+    let variable = pipeline.display().to_string();
+    let import = |args: &[&str], out: &str| import_with(&variable, args, out);
     let of_pipeline = import(&["--model-version", "7"], "one");
     assert_eq!(
         (&of_pipeline["name"], &of_pipeline["version"]),
@@ -111,4 +113,7 @@ fn an_import_takes_the_pipeline_that_the_services_have() {
         (&of_lists["name"], &of_lists["inputs"][0]),
         (&"m".into(), &"x".into())
     );
+    // Set to nothing it is as if it were not set.
+    let without = import_with("", &[&["--name", "m"], &outputs[..]].concat(), "three");
+    assert_eq!(without["name"], "m");
 }

@@ -52,7 +52,7 @@ pub struct Args {
     file: PathBuf,
 
     /// The model's name [default: the pipeline's].
-    #[arg(long, required_unless_present_any = ["pipeline", "configured"])]
+    #[arg(long)]
     name: Option<String>,
 
     /// The model's version [default: the time, as in 20261122T160000Z].
@@ -60,8 +60,12 @@ pub struct Args {
     model_version: Option<String>,
 
     /// What each column of the graph's input is called, in order.
-    #[arg(long, value_name = "A,B,C", value_delimiter = ',')]
-    #[arg(conflicts_with = "pipeline", required_unless_present_any = ["pipeline", "configured"])]
+    #[arg(
+        long,
+        value_name = "A,B,C",
+        value_delimiter = ',',
+        conflicts_with = "pipeline"
+    )]
     inputs: Vec<String>,
 
     /// Take the model's inputs and, without --outputs, what it answers from this pipeline file; refuse a model that does not
@@ -69,13 +73,8 @@ pub struct Args {
     #[arg(long, value_name = "PATH")]
     pipeline: Option<PathBuf>,
 
-    /// QUADRILLE_PIPELINE, apart from --pipeline: it conflicts with nothing that is typed.
-    #[arg(long, hide = true, env = "QUADRILLE_PIPELINE", value_name = "PATH")]
-    configured: Option<PathBuf>,
-
     /// What the answers are: binary:NEGATIVE,POSITIVE, classes:A,B,C or values:X,Y.
     #[arg(long, value_name = "TASK:NAMES", value_parser = outputs)]
-    #[arg(required_unless_present_any = ["pipeline", "configured"])]
     outputs: Option<Outputs>,
 
     /// The graph's output that holds the answers [default: the first one of floating-point numbers].
@@ -118,8 +117,8 @@ pub fn run(args: &Args) -> Result<(), Error> {
         true => Overwrite::Replace,
         false => Overwrite::Refuse,
     };
-    let onnx = read(&args.file)?;
     let mut options = args.options()?;
+    let onnx = read(&args.file)?;
     if let Some(path) = &args.warm_up {
         let rows = warm_up(path, &options)?;
         rows.report(path, &options);
@@ -127,7 +126,7 @@ pub fn run(args: &Args) -> Result<(), Error> {
     }
     let package = import(onnx, options).map_err(|error| refused(&args.file, &error))?;
     if let Some(path) = args.pipeline() {
-        fits(&package, &[pipelines::one(path)?])?;
+        fits(&package, &[pipelines::one(&path)?])?;
     }
     let renamed = renamed(&package).map_err(|error| refused(&args.file, &error))?;
     renamed
