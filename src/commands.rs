@@ -69,7 +69,7 @@ impl Command {
             Command::ScaleAdvice(args) => scale_advice::run(args).await,
             Command::Dlq(command) => dlq::run(command).await,
             Command::Doctor(args) => doctor::run(args).await,
-            Command::Completions(args) => completions::run(&args, crate::Cli::command()),
+            Command::Completions(args) => completions::run(&args, &crate::Cli::command()),
         }
     }
 }
