@@ -8,7 +8,7 @@ mod routes;
 mod set;
 mod show;
 mod unset;
-mod wait;
+pub mod wait;
 
 use quadrille_service::Error;
 

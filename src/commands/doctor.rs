@@ -4,27 +4,25 @@ mod cluster;
 mod database;
 mod ports;
 
-use std::time::Duration;
+use std::ops::ControlFlow;
 
-use quadrille_choreography::Cluster;
 use quadrille_pipeline::Pipeline;
 use quadrille_proto::Service;
 use quadrille_service::Error;
 use serde_json::{Value, json};
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
 
+use self::cluster::Step;
 use crate::{
     kafka::{Kafka, blocking},
     output::{self, Output, OutputArg, Table},
     pipelines::PipelineArg,
 };
 
-/// Kafka's first answer: one question of 10 s, and a moment for its error, which says why there is none.
-const FIRST_ANSWER_WITHIN: Duration = Duration::from_millis(10_500);
-/// Between two answers of a Kafka that has answered before.
-const NEXT_ANSWER_WITHIN: Duration = Duration::from_secs(30);
-/// Checks that wait to be collected: they come seldom and are taken at once.
-const CHECKS_WAITING_MAX: usize = 16;
+/// Steps that wait to be collected: they come seldom and are taken at once.
+const STEPS_WAITING_MAX: usize = 16;
+/// A question must not make the topic that it asks for, whatever KAFKA_PROPERTIES say.
+const MAKES_NOTHING: &str = "allow.auto.create.topics=false";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -43,15 +41,8 @@ pub struct Args {
     #[command(flatten)]
     pipeline: PipelineArg,
 
-    /// The database of the results service.
-    #[arg(
-        long,
-        env = "DATABASE_URL",
-        default_value = "sqlite:results.db",
-        value_name = "URL",
-        hide_env_values = true
-    )]
-    database_url: String,
+    #[command(flatten)]
+    database: database::Place,
 
     /// The first of the four ports on this machine: ingest; the others follow.
     #[arg(long, default_value_t = Service::Ingest.port(), value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..=65_532))]
@@ -124,7 +115,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
     let pipelines = pipelines(&args.pipeline, &mut checks);
     let (of_kafka, of_database, of_ports) = tokio::join!(
         kafka(&args.kafka, pipelines),
-        database::check(&args.database_url),
+        args.database.check(),
         ports::check(args.port),
     );
     checks.extend(of_kafka);
@@ -163,45 +154,58 @@ fn pipelines(given: &PipelineArg, checks: &mut Vec<Check>) -> Vec<Pipeline> {
 
 /// What Kafka is asked, for as long as it answers.
 async fn kafka(given: &Kafka, pipelines: Vec<Pipeline>) -> Vec<Check> {
-    let cluster = match given.cluster() {
+    let careful = Kafka {
+        kafka_properties: format!("{}\n{MAKES_NOTHING}", given.kafka_properties),
+        ..given.clone()
+    };
+    let cluster = match careful.cluster() {
         Ok(cluster) => cluster,
         Err(error) => return vec![Check::failed("kafka settings", error)],
     };
     let servers = cluster.bootstrap_servers().to_owned();
-    let (send, mut receive) = mpsc::channel(CHECKS_WAITING_MAX);
+    let (send, receive) = mpsc::channel(STEPS_WAITING_MAX);
     // Ends by itself, or with the process.
     let asking = tokio::spawn(blocking(move || {
-        ask(&cluster, &pipelines, &send);
+        let tell = |step| match send.blocking_send(step) {
+            Ok(()) => ControlFlow::Continue(()),
+            // Nobody collects any more.
+            Err(_) => ControlFlow::Break(()),
+        };
+        let _ = cluster::look(&cluster, &pipelines, &tell);
         Ok(())
     }));
-    let mut checks = Vec::new();
-    let mut within = FIRST_ANSWER_WITHIN;
-    loop {
-        match timeout(within, receive.recv()).await {
-            Ok(Some(check)) => checks.push(check),
-            Ok(None) => break,
-            Err(_) => {
-                let seconds = within.as_secs();
-                checks.push(Check::failed(
-                    "kafka",
-                    format!("{servers} does not answer within {seconds} s; check KAFKA_BOOTSTRAP_SERVERS, KAFKA_PROPERTIES and the network"),
-                ));
-                asking.abort();
-                break;
-            }
-        }
-        within = NEXT_ANSWER_WITHIN;
-    }
-    checks
+    collect(&servers, receive, asking).await
 }
 
-fn ask(cluster: &Cluster, pipelines: &[Pipeline], send: &mpsc::Sender<Check>) {
-    for check in cluster::checks(cluster, pipelines) {
-        // Nobody collects any more.
-        if send.blocking_send(check).is_err() {
-            return;
+/// The checks, up to the question that has no answer in its time.
+async fn collect(
+    servers: &str,
+    mut receive: mpsc::Receiver<Step>,
+    asking: JoinHandle<Result<(), Error>>,
+) -> Vec<Check> {
+    let mut checks = Vec::new();
+    let mut asked = ("kafka".to_owned(), cluster::FIRST_WITHIN);
+    loop {
+        match timeout(asked.1, receive.recv()).await {
+            Ok(Some(Step::Asks { of, within })) => asked = (of, within),
+            Ok(Some(Step::Found(check))) => checks.push(check),
+            Ok(None) => break,
+            Err(_) => {
+                let (of, within) = asked;
+                let found = format!(
+                    "{servers} does not answer this within {} s, and the rest is not looked at; check KAFKA_BOOTSTRAP_SERVERS, KAFKA_PROPERTIES and the network",
+                    within.as_secs()
+                );
+                checks.push(Check::failed(of, found));
+                return checks;
+            }
         }
     }
+    let ended = asking.await;
+    if let Err(error) = ended.unwrap_or_else(|error| Err(Error::Failed(error.to_string()))) {
+        checks.push(Check::failed(asked.0, error));
+    }
+    checks
 }
 
 fn table(checks: &[Check]) -> Table {
@@ -226,7 +230,46 @@ fn to_json(checks: &[Check]) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+
+    fn asks(of: &str, within: Duration) -> Step {
+        let of = of.to_owned();
+        Step::Asks { of, within }
+    }
+
+    #[tokio::test]
+    async fn a_question_without_an_answer_is_named_after_the_checks_before_it() {
+        let (send, receive) = mpsc::channel(STEPS_WAITING_MAX);
+        let well = Check::ok("kafka", "answers");
+        send.send(Step::Found(well.clone())).await.unwrap();
+        let asked = asks("p model", Duration::from_millis(10));
+        send.send(asked).await.unwrap();
+        let asking = tokio::spawn(std::future::pending());
+        let checks = collect("k:1", receive, asking).await;
+        assert_eq!(checks[0], well);
+        assert_eq!(
+            (&*checks[1].of, checks[1].status),
+            ("p model", Status::Failed)
+        );
+    }
+
+    #[tokio::test]
+    async fn a_question_that_was_cut_short_is_a_failure_and_not_the_end() {
+        let (send, receive) = mpsc::channel(STEPS_WAITING_MAX);
+        let asking = tokio::spawn(blocking(move || {
+            let asked = asks("p topics", Duration::from_secs(60));
+            assert!(send.blocking_send(asked).is_err(), "cut short");
+            Ok(())
+        }));
+        let checks = collect("k:1", receive, asking).await;
+        assert_eq!(checks.len(), 1);
+        assert_eq!(
+            (&*checks[0].of, checks[0].status),
+            ("p topics", Status::Failed)
+        );
+    }
 
     #[test]
     fn a_warning_is_no_failure() {

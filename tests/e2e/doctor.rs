@@ -2,22 +2,32 @@
 
 use std::{
     net::TcpListener,
-    process::Output,
+    process::{Command, Output, Stdio},
     time::{Duration, Instant},
 };
 
 use serde_json::Value;
 
-use crate::harness::{cli::Cli, world::World};
+use crate::harness::{
+    PATIENCE,
+    cli::{Cli, written},
+    eventually, eventually_or_show,
+    world::World,
+};
 
 /// Kafka's client is asked for 10 s; the rest is the process on a busy machine.
 const GIVEN_UP_WITHIN: Duration = Duration::from_secs(20);
 
-/// The first of four ports that nobody listens on, as far as one can know.
+/// The first of four ports that nobody listened on a moment ago.
 fn free_ports() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let port = listener.local_addr().expect("its number").port();
-    port.min(65_000).to_string()
+    let four = || {
+        let listener = TcpListener::bind("127.0.0.1:0").ok()?;
+        let first = listener.local_addr().ok()?.port();
+        let others = first.checked_add(1)?..=first.checked_add(3)?;
+        let taken = |port| TcpListener::bind(("127.0.0.1", port)).is_err();
+        (!others.into_iter().any(taken)).then(|| first.to_string())
+    };
+    eventually("four ports in a row are free", PATIENCE, four)
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -96,4 +106,52 @@ fn without_kafka_commands_give_up_soon_with_a_plain_message() {
         files.is_some_and(|line| line.contains("diabetes")),
         "{report}"
     );
+}
+
+#[test]
+fn a_deployed_version_that_no_replica_serves_is_a_warning() {
+    let world = World::new(2);
+    let (name, cli) = (&world.pipeline, Cli(world.bootstrap.clone()));
+    let folder = tempfile::tempdir().expect("a folder");
+    let model = format!("{name}-m");
+    let package = written(folder.path(), &model, "1", "test");
+    cli.good(&["model", "push", &package.display().to_string()]);
+    cli.good(&["deploy", "set", name, "--live", &format!("{model}:1")]);
+    let file = world.pipeline_file().display().to_string();
+    let port = free_ports();
+    let json = ["--port", &port, "--output", "json"];
+    let url = ["--database-url", &world.database_url];
+    let args = [&["doctor", "--pipeline", &file], &url[..], &json].concat();
+    let report = serde_json::from_str::<Value>(&cli.good(&args)).expect("JSON");
+    let (word, found) = status(&report, &format!("{name} model"));
+    assert!(
+        word == "warning" && found.contains(&format!("{model}:1")) && found.contains("no replica"),
+        "{found}"
+    );
+}
+
+#[test]
+fn a_watch_waits_for_a_kafka_that_starts_late() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let log = folder.path().join("watch.log");
+    let errors = std::fs::File::create(&log).expect("a log");
+    let path = folder.path().display().to_string();
+    let mut watch = Cli("127.0.0.1:1".to_owned())
+        .command(&["model", "watch", &path, "--every", "0.1"])
+        .stdout(Stdio::null())
+        .stderr(errors)
+        .spawn()
+        .expect("the CLI starts");
+    eventually_or_show("it says that it tries again", PATIENCE, || {
+        let log = std::fs::read_to_string(&log).unwrap_or_default();
+        log.contains("tried again").then_some(()).ok_or(log)
+    });
+    let interrupted = Command::new("kill")
+        .args(["-INT", &watch.id().to_string()])
+        .status();
+    assert!(interrupted.is_ok_and(|status| status.success()));
+    let status = eventually("it ends", PATIENCE, || {
+        watch.try_wait().expect("a child of ours")
+    });
+    assert_eq!(status.code(), Some(0));
 }

@@ -17,7 +17,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// What the reports say of a deployment.
 #[derive(Debug, PartialEq, Eq)]
-enum Verdict {
+pub enum Verdict {
     Ready(usize),
     /// Not yet, in words.
     Waiting(String),
@@ -25,7 +25,7 @@ enum Verdict {
     Failed(String),
 }
 
-fn judge(deployment: &Deployment, replicas: &[Replica]) -> Verdict {
+pub fn judge(deployment: &Deployment, replicas: &[Replica]) -> Verdict {
     let (mut count, mut waiting, mut failed) = (0, Vec::new(), Vec::new());
     for (replica, revision) in of_pipeline(&deployment.pipeline, replicas) {
         count += 1;

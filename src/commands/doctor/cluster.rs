@@ -1,55 +1,117 @@
 //! What a Kafka says of a pipeline: its topics and their limits, its groups, its models. One question after the other.
 
-use std::iter;
+use std::{cell::OnceCell, ops::ControlFlow, sync::Arc, time::Duration};
 
-use quadrille_choreography::{Admin, AdminError, Cluster, GroupProgress, TopicSpec};
+use quadrille_choreography::{Admin, AdminError, Cluster, GroupProgress, TopicIdentity, TopicSpec};
 use quadrille_pipeline::Pipeline;
 use quadrille_proto::{Service, Topics};
-use quadrille_registry::{Action, View};
+use quadrille_registry::{Action, Deployment, Replica, View};
 use quadrille_service::Error;
 
 use super::Check;
 use crate::{
-    commands::topics::{check::changed, survey::survey},
-    output, registry,
+    commands::{
+        deploy::wait::{Verdict, judge},
+        topics::{check::changed, survey::survey},
+    },
+    output, preview, registry,
 };
 
-/// Each is asked when it is taken; what follows from an answer that did not come is left out.
-pub fn checks<'a>(
-    cluster: &'a Cluster,
-    pipelines: &'a [Pipeline],
-) -> Box<dyn Iterator<Item = Check> + 'a> {
-    let admin = match reached(cluster) {
-        Ok((admin, check)) => (admin, check),
-        Err(check) => return Box::new(iter::once(check)),
-    };
-    let (admin, first) = admin;
-    let models = Models::default();
-    let each = pipelines.iter().flat_map(move |pipeline| {
-        let topics = topics(&admin, pipeline);
-        let groups = groups(&admin, pipeline.name());
-        let deployed = models.check(cluster, pipeline.name());
-        topics.into_iter().chain(groups).chain(iter::once(deployed))
-    });
-    Box::new(iter::once(first).chain(each))
+const OF: &str = "kafka";
+/// The first answer: Kafka's client is asked for 10 s, then says why there was none (a password, a certificate).
+pub const FIRST_WITHIN: Duration = Duration::from_secs(12);
+/// Any other one: the log of models may take 10 s and 60 s, the replicas' reports 20 s.
+const NEXT_WITHIN: Duration = Duration::from_secs(100);
+/// How the id of every embedded broker's cluster begins.
+const EMBEDDED: &str = "mockCluster";
+
+/// What is asked, and then what was found.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Step {
+    Asks { of: String, within: Duration },
+    Found(Check),
 }
 
-fn reached(cluster: &Cluster) -> Result<(Admin, Check), Check> {
-    let failed = |error: AdminError| Check::failed("kafka", error);
-    let admin = Admin::connect(cluster).map_err(failed)?;
-    let identity = admin.identity(Topics::SCHEMAS).map_err(failed)?;
-    let found = format!(
-        "{} answers, cluster {}",
-        cluster.bootstrap_servers(),
-        identity.cluster_id
-    );
-    Ok((admin, Check::ok("kafka", found)))
+/// Takes steps as they come; `Break` when there is nobody to take more.
+pub type Tell<'a> = &'a dyn Fn(Step) -> ControlFlow<()>;
+
+/// Asks one question after the other; what follows from an answer that did not come is left out.
+pub fn look(cluster: &Cluster, pipelines: &[Pipeline], tell: Tell<'_>) -> ControlFlow<()> {
+    let admin = match Admin::connect(cluster) {
+        Ok(admin) => admin,
+        Err(error) => return tell(Step::Found(Check::failed(OF, error))),
+    };
+    ask(tell, OF, FIRST_WITHIN)?;
+    if let Err(error) = admin.partitions(Topics::SCHEMAS) {
+        return tell(Step::Found(unreached(cluster, &error)));
+    }
+    ask(tell, OF, NEXT_WITHIN)?;
+    let (reached, goes_on) = reached(cluster, admin.identity(Topics::SCHEMAS));
+    tell(Step::Found(reached))?;
+    if !goes_on {
+        return ControlFlow::Continue(());
+    }
+    let models = Models::default();
+    let next = |of: &str| ask(tell, of, NEXT_WITHIN);
+    for pipeline in pipelines {
+        let name = pipeline.name();
+        let of = format!("{name} topics");
+        next(&of)?;
+        let mut topics = topics(of, &admin, pipeline).into_iter();
+        topics.try_for_each(|check| tell(Step::Found(check)))?;
+        for stage in Service::ALL {
+            let of = format!("{name} {}", stage.name());
+            next(&of)?;
+            let mut group = group(of, &admin, stage, name).into_iter();
+            group.try_for_each(|check| tell(Step::Found(check)))?;
+        }
+        let of = format!("{name} model");
+        next(&of)?;
+        tell(Step::Found(models.check(of, cluster, name)))?;
+    }
+    ControlFlow::Continue(())
+}
+
+fn ask(tell: Tell<'_>, of: &str, within: Duration) -> ControlFlow<()> {
+    let of = of.to_owned();
+    tell(Step::Asks { of, within })
+}
+
+fn unreached(cluster: &Cluster, error: &AdminError) -> Check {
+    let here = ["127.0.0.1", "localhost", "[::1]"];
+    let hint = match here
+        .iter()
+        .any(|it| cluster.bootstrap_servers().contains(it))
+    {
+        true => {
+            "; `quadrille up` has a broker of its own, on the address in the line that begins with `kafka`"
+        }
+        false => "",
+    };
+    Check::failed(OF, format!("{error}{hint}"))
+}
+
+/// Which cluster answers, and whether there is more to be asked of it.
+fn reached(cluster: &Cluster, identity: Result<TopicIdentity, AdminError>) -> (Check, bool) {
+    let servers = cluster.bootstrap_servers();
+    match identity {
+        Ok(identity) if identity.cluster_id.starts_with(EMBEDDED) => {
+            let found = format!(
+                "{servers} is the embedded broker of `quadrille up`; topics and groups are not looked at"
+            );
+            (Check::warning(OF, found), false)
+        }
+        Ok(identity) => {
+            let found = format!("{servers} answers, cluster {}", identity.cluster_id);
+            (Check::ok(OF, found), true)
+        }
+        Err(error) => (Check::failed(OF, error), false),
+    }
 }
 
 /// Whether topics are there, agree, hold dead letters, and are the ones the pipeline was made with.
-fn topics(admin: &Admin, pipeline: &Pipeline) -> Vec<Check> {
+fn topics(of: String, admin: &Admin, pipeline: &Pipeline) -> Vec<Check> {
     let name = pipeline.name();
-    let of = format!("{name} topics");
     let survey = match survey(admin, TopicSpec::of_pipeline(name, 1, 0)) {
         Ok(survey) => survey,
         Err(error) => return vec![Check::failed(of, error)],
@@ -70,17 +132,13 @@ fn topics(admin: &Admin, pipeline: &Pipeline) -> Vec<Check> {
     faults.into_iter().map(failed).collect()
 }
 
-fn groups(admin: &Admin, pipeline: &str) -> Vec<Check> {
-    let group = |stage: Service| {
-        let of = format!("{pipeline} {}", stage.name());
-        match admin.progress(&stage.group(pipeline), &stage.input(pipeline)) {
-            Ok(progress) => Some(consumers(of, stage, &progress)),
-            // Said of the topics already.
-            Err(AdminError::Missing { .. }) => None,
-            Err(error) => Some(Check::failed(of, error)),
-        }
-    };
-    Service::ALL.into_iter().filter_map(group).collect()
+fn group(of: String, admin: &Admin, stage: Service, pipeline: &str) -> Option<Check> {
+    match admin.progress(&stage.group(pipeline), &stage.input(pipeline)) {
+        Ok(progress) => Some(consumers(of, stage, &progress)),
+        // Said of the topics already.
+        Err(AdminError::Missing { .. }) => None,
+        Err(error) => Some(Check::failed(of, error)),
+    }
 }
 
 fn consumers(of: String, stage: Service, progress: &GroupProgress) -> Check {
@@ -100,33 +158,38 @@ fn consumers(of: String, stage: Service, progress: &GroupProgress) -> Check {
     Check::ok(of, found)
 }
 
-/// The log of models, read once for all pipelines.
+/// What is on the log of models, and what replicas have made of it.
+struct Log {
+    view: Arc<View>,
+    replicas: Vec<Replica>,
+}
+
+/// Read once for all pipelines.
 #[derive(Default)]
-struct Models(std::cell::OnceCell<Result<std::sync::Arc<View>, String>>);
+struct Models(OnceCell<Result<Log, String>>);
 
 impl Models {
-    fn check(&self, cluster: &Cluster, pipeline: &str) -> Check {
-        let of = format!("{pipeline} model");
-        let view = self.0.get_or_init(|| {
-            let opened = registry::open(cluster);
-            opened
-                .map(|registry| registry.view())
-                .map_err(|error: Error| error.to_string())
-        });
-        match view {
-            Ok(view) => deployed(of, view, pipeline),
+    fn check(&self, of: String, cluster: &Cluster, pipeline: &str) -> Check {
+        let read = || -> Result<Log, Error> {
+            Ok(Log {
+                view: registry::open(cluster)?.view(),
+                replicas: registry::replicas(cluster)?,
+            })
+        };
+        let log = self
+            .0
+            .get_or_init(|| read().map_err(|error| error.to_string()));
+        match log {
+            Ok(log) => deployed(of, log, pipeline),
             Err(error) => Check::failed(of, error),
         }
     }
 }
 
-fn deployed(of: String, view: &View, pipeline: &str) -> Check {
-    let current = view.current(pipeline);
+fn deployed(of: String, log: &Log, pipeline: &str) -> Check {
+    let current = log.view.current(pipeline);
     match current.filter(|current| current.action != Action::Unset) {
-        Some(deployment) => {
-            let (revision, routes) = (deployment.revision, registry::routes(deployment));
-            Check::ok(of, format!("revision {revision}: {routes}"))
-        }
+        Some(deployment) => serves(of, log, deployment),
         None => Check::warning(
             of,
             format!(
@@ -136,11 +199,59 @@ fn deployed(of: String, view: &View, pipeline: &str) -> Check {
     }
 }
 
+/// Whether what is deployed is there, and ready on every replica.
+fn serves(of: String, log: &Log, deployment: &Deployment) -> Check {
+    let (revision, routes) = (deployment.revision, registry::routes(deployment));
+    let deployed = format!("revision {revision}: {routes}");
+    let models = deployment.routes.iter().map(|route| &route.model);
+    let gone = models.filter(|id| !log.view.models.contains_key(id));
+    let gone: Vec<String> = gone.map(ToString::to_string).collect();
+    if !gone.is_empty() {
+        let (gone, pipeline) = (gone.join(", "), &deployment.pipeline);
+        return Check::failed(
+            of,
+            format!(
+                "{deployed}; not on the log: {gone}; `quadrille model push` it, or `quadrille deploy set {pipeline}` another version"
+            ),
+        );
+    }
+    ready(of, &deployed, deployment, &log.replicas)
+}
+
+fn ready(of: String, deployed: &str, deployment: &Deployment, replicas: &[Replica]) -> Check {
+    let shown = |why: &str| preview::text(why, preview::MESSAGE_CHARS_MAX);
+    match judge(deployment, replicas) {
+        Verdict::Ready(count) => {
+            let replicas = output::counted(count, "replica");
+            Check::ok(of, format!("{deployed}, ready on {replicas}"))
+        }
+        Verdict::Waiting(why) => Check::warning(of, format!("{deployed}; {}", shown(&why))),
+        Verdict::Failed(why) => Check::failed(
+            of,
+            format!(
+                "{deployed}; {}; mend it, or `quadrille deploy rollback {}`",
+                shown(&why),
+                deployment.pipeline
+            ),
+        ),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use quadrille_choreography::PartitionProgress;
+    use std::cell::RefCell;
+
+    use quadrille_choreography::{EmbeddedBroker, PartitionProgress};
+    use quadrille_registry::{ModelState, ReplicaModel, Role, Route};
 
     use super::{super::Status, *};
+
+    fn log(view: View, replicas: Vec<Replica>) -> Log {
+        Log {
+            view: Arc::new(view),
+            replicas,
+        }
+    }
 
     #[test]
     fn a_service_that_does_not_run_is_a_warning_with_what_to_start() {
@@ -170,8 +281,100 @@ mod tests {
 
     #[test]
     fn a_pipeline_without_a_deployment_is_a_warning() {
-        let check = deployed("p model".to_owned(), &View::default(), "p");
+        let check = deployed("p model".to_owned(), &log(View::default(), Vec::new()), "p");
         assert_eq!(check.status, Status::Warning);
         assert!(check.found.contains("deploy set p"), "{check:?}");
+    }
+
+    fn deployment() -> Deployment {
+        Deployment {
+            pipeline: "p".to_owned(),
+            revision: 2,
+            routes: vec![Route {
+                name: "live".to_owned(),
+                model: registry::model_id("m:1").unwrap(),
+                role: Role::Live { weight: 1 },
+            }],
+            ranges: None,
+            action: Action::Set,
+            by: String::new(),
+            at_ms: 0,
+            reason: String::new(),
+        }
+    }
+
+    #[test]
+    fn a_route_to_a_version_that_is_not_on_the_log_is_a_failure() {
+        let log = log(View::default(), Vec::new());
+        let check = serves("p model".to_owned(), &log, &deployment());
+        assert_eq!(check.status, Status::Failed);
+        assert!(check.found.contains("not on the log: m:1"), "{check:?}");
+    }
+
+    #[test]
+    fn a_version_is_served_when_every_replica_is_ready_with_it() {
+        let replica = |state: ModelState| Replica {
+            service: "inference".to_owned(),
+            instance: "a".to_owned(),
+            at_ms: 0,
+            models: vec![ReplicaModel {
+                id: registry::model_id("m:1").unwrap(),
+                state,
+            }],
+            revisions: [("p".to_owned(), 2)].into(),
+            models_offset: 0,
+            deployments_offset: 0,
+        };
+        let why = "wrong shape".to_owned();
+        for (replicas, status, found) in [
+            (vec![], Status::Warning, "no replica"),
+            (
+                vec![replica(ModelState::Loading)],
+                Status::Warning,
+                "loading",
+            ),
+            (
+                vec![replica(ModelState::Ready)],
+                Status::Ok,
+                "ready on 1 replica",
+            ),
+            (
+                vec![replica(ModelState::Failed { why })],
+                Status::Failed,
+                "wrong shape; mend it, or `quadrille deploy rollback p`",
+            ),
+        ] {
+            let check = ready("p model".to_owned(), "revision 2", &deployment(), &replicas);
+            assert_eq!(check.status, status, "{check:?}");
+            assert!(check.found.contains(found), "{check:?}");
+        }
+    }
+
+    /// Everything asked, and what was found.
+    fn steps(cluster: &Cluster, pipelines: &[Pipeline]) -> Vec<Step> {
+        let steps = RefCell::new(Vec::new());
+        let tell = |step| {
+            steps.borrow_mut().push(step);
+            ControlFlow::Continue(())
+        };
+        assert!(look(cluster, pipelines, &tell).is_continue());
+        steps.into_inner()
+    }
+
+    #[test]
+    fn beside_the_embedded_broker_there_is_one_warning_and_no_more() {
+        let broker = EmbeddedBroker::start().unwrap();
+        let cluster = Cluster::new(broker.bootstrap_servers(), "").unwrap();
+        let steps = steps(&cluster, &[]);
+        let found: Vec<&Check> = steps
+            .iter()
+            .filter_map(|step| match step {
+                Step::Found(check) => Some(check),
+                Step::Asks { .. } => None,
+            })
+            .collect();
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!(found[0].status, Status::Warning);
+        assert!(found[0].found.contains("quadrille up"), "{found:?}");
     }
 }

@@ -2,24 +2,69 @@
 
 use std::{
     fs,
-    io::{ErrorKind, Read},
-    path::Path,
+    io::{self, ErrorKind, Read},
+    path::{Path, PathBuf},
     time::Duration,
 };
 
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
 
 use super::Check;
-use crate::kafka::blocking;
+use crate::{files, kafka::blocking};
 
 const OF: &str = "database";
-/// A server that accepts no connection by then is as good as away.
-const CONNECT_WITHIN: Duration = Duration::from_secs(3);
+/// A server that does not answer by then is as good as away.
+const ANSWER_WITHIN: Duration = Duration::from_secs(3);
+/// PostgreSQL's SSLRequest: its own length, then a code. The answer is one byte, S or N.
+const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 const POSTGRES_PORT: u16 = 5432;
+/// Far above any URL.
+const URL_BYTES_MAX: u64 = 1 << 20;
 /// How every SQLite file begins.
 const SQLITE_MAGIC: &[u8] = b"SQLite format 3\0";
 
-pub async fn check(url: &str) -> Check {
+/// The settings of the results service.
+#[derive(Debug, clap::Args)]
+pub struct Place {
+    /// The database of the results service.
+    #[arg(
+        long,
+        env = "DATABASE_URL",
+        default_value = "sqlite:results.db",
+        value_name = "URL",
+        hide_env_values = true
+    )]
+    database_url: String,
+
+    /// A file that holds the URL, in place of --database-url: a secret that is mounted.
+    #[arg(long, env = "DATABASE_URL_FILE", value_name = "PATH")]
+    database_url_file: Option<PathBuf>,
+}
+
+impl Place {
+    pub async fn check(&self) -> Check {
+        let Some(path) = &self.database_url_file else {
+            return check(&self.database_url).await;
+        };
+        let wrong = |reason: &str| {
+            let path = path.display();
+            Check::failed(OF, format!("DATABASE_URL_FILE {path}: {reason}"))
+        };
+        match files::bounded(path, URL_BYTES_MAX) {
+            Ok(bytes) => match String::from_utf8_lossy(&bytes).trim() {
+                "" => wrong("is empty; write the database's URL to it"),
+                url => check(url).await,
+            },
+            Err(error) => wrong(&error.to_string()),
+        }
+    }
+}
+
+async fn check(url: &str) -> Check {
     match url.split_once(':') {
         Some(("sqlite", rest)) => {
             let path = rest.trim_start_matches("//");
@@ -41,17 +86,13 @@ pub async fn check(url: &str) -> Check {
 
 fn sqlite(path: &Path) -> Check {
     let shown = path.display();
-    let mut head = [0; SQLITE_MAGIC.len()];
-    let read = fs::File::open(path).and_then(|mut file| file.read(&mut head));
-    match read {
-        Ok(0) => Check::ok(OF, format!("{shown}: empty, results makes its tables")),
-        Ok(_) if head == SQLITE_MAGIC => match fs::metadata(path) {
-            Ok(metadata) if metadata.permissions().readonly() => Check::failed(
-                OF,
-                format!("{shown} cannot be written; change its permissions"),
-            ),
-            _ => Check::ok(OF, format!("{shown}: SQLite, for one results replica")),
-        },
+    match head(path) {
+        Ok(head) if head.is_empty() => {
+            Check::ok(OF, format!("{shown}: empty, results makes its tables"))
+        }
+        Ok(head) if head == SQLITE_MAGIC => {
+            Check::ok(OF, format!("{shown}: SQLite, for one results replica"))
+        }
         Ok(_) => Check::failed(
             OF,
             format!("{shown} is no SQLite file; set DATABASE_URL to another one"),
@@ -59,26 +100,49 @@ fn sqlite(path: &Path) -> Check {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             Check::ok(OF, format!("{shown}: not there yet, results makes it"))
         }
-        Err(error) => Check::failed(OF, format!("{shown}: {error}; check DATABASE_URL")),
+        Err(error) => Check::failed(
+            OF,
+            format!(
+                "{shown}: {error}; results reads and writes it: change its permissions, or DATABASE_URL"
+            ),
+        ),
     }
+}
+
+/// How a file begins that can be read and written; nothing is written.
+fn head(path: &Path) -> io::Result<Vec<u8>> {
+    // Opening a pipe would wait for its other end.
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("it is no file"));
+    }
+    let file = fs::OpenOptions::new().read(true).write(true).open(path)?;
+    let mut head = Vec::new();
+    file.take(SQLITE_MAGIC.len() as u64)
+        .read_to_end(&mut head)?;
+    Ok(head)
 }
 
 async fn postgres(rest: &str) -> Check {
     let Some((host, port)) = server(rest) else {
         return Check::warning(OF, "PostgreSQL by a socket or a parameter: not looked at");
     };
-    let connecting = TcpStream::connect((host.as_str(), port));
-    let reason = match timeout(CONNECT_WITHIN, connecting).await {
-        Ok(Ok(_)) => {
+    let reason = match timeout(ANSWER_WITHIN, is_postgres(&host, port)).await {
+        Ok(Ok(true)) => {
             return Check::ok(
                 OF,
+                format!("PostgreSQL answers at {host}:{port}; user and tables are not looked at"),
+            );
+        }
+        Ok(Ok(false)) => {
+            return Check::warning(
+                OF,
                 format!(
-                    "PostgreSQL's port answers at {host}:{port}; user and tables are not looked at"
+                    "what listens at {host}:{port} does not answer as PostgreSQL does; check DATABASE_URL"
                 ),
             );
         }
         Ok(Err(error)) => error.to_string(),
-        Err(_) => format!("no answer within {} s", CONNECT_WITHIN.as_secs()),
+        Err(_) => format!("no answer within {} s", ANSWER_WITHIN.as_secs()),
     };
     Check::failed(
         OF,
@@ -86,6 +150,15 @@ async fn postgres(rest: &str) -> Check {
             "PostgreSQL does not answer at {host}:{port}: {reason}; start it, or check DATABASE_URL"
         ),
     )
+}
+
+/// Whether PostgreSQL, or a pooler before it, listens: it says whether it has TLS before anyone has a name.
+async fn is_postgres(host: &str, port: u16) -> io::Result<bool> {
+    let mut stream = TcpStream::connect((host, port)).await?;
+    stream.write_all(&SSL_REQUEST).await?;
+    let mut answer = [0];
+    let read = stream.read(&mut answer).await?;
+    Ok(read == 1 && matches!(&answer, b"S" | b"N"))
 }
 
 /// Host and port of `[USER[:PASSWORD]@]HOST[:PORT][/DATABASE][?…]`.
@@ -137,7 +210,50 @@ mod tests {
         let away = check("postgres://u:secret@127.0.0.1:1/x").await;
         assert_eq!(away.status, Status::Failed);
         assert!(!away.found.contains("secret"), "{away:?}");
+        let file = folder.path().join("url");
+        fs::write(&file, format!("{url}\n")).unwrap();
+        let mut place = Place {
+            database_url: "mysql://u:secret@h/x".to_owned(),
+            database_url_file: Some(file),
+        };
+        assert_eq!(place.check().await.status, Status::Ok);
+        place.database_url_file = Some(folder.path().join("nowhere"));
+        let missing = place.check().await;
+        assert!(missing.found.contains("DATABASE_URL_FILE"), "{missing:?}");
         let unknown = check("mysql://u:secret@h/x").await;
         assert!(unknown.status == Status::Failed && !unknown.found.contains("secret"));
+    }
+
+    #[tokio::test]
+    async fn a_pipe_is_no_database_and_nobody_waits_for_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&path).status();
+        assert!(made.unwrap().success());
+        let url = format!("sqlite:{}", path.display());
+        let looked = timeout(ANSWER_WITHIN, check(&url)).await;
+        assert_eq!(looked.unwrap().status, Status::Failed);
+    }
+
+    #[tokio::test]
+    async fn postgresql_is_what_says_whether_it_has_tls() {
+        for (answer, status) in [
+            (&b"N"[..], Status::Ok),
+            (b"S", Status::Ok),
+            (b"HTTP/1.1 400 Bad Request\r\n\r\n", Status::Warning),
+            (b"", Status::Warning),
+        ] {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let port = listener.local_addr().unwrap().port();
+            tokio::spawn(async move {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut request = [0; 8];
+                stream.read_exact(&mut request).await.unwrap();
+                assert_eq!(request, SSL_REQUEST);
+                let _ = stream.write_all(answer).await;
+            });
+            let check = check(&format!("postgres://u:secret@127.0.0.1:{port}/x")).await;
+            assert_eq!(check.status, status, "{check:?}");
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! The services' ports on this machine: free, one of ours, or taken by another.
+//! The services' ports on this machine: free, one of ours, or another's.
 
 use std::{
     io,
@@ -40,7 +40,7 @@ async fn one(stage: Service, port: u16) -> Check {
     let service = stage.name();
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     match get(address, "/readyz").await {
-        Ok((200, _)) => match stage {
+        Ok((200, _)) if is_ours(address).await => match stage {
             Service::Inference => versions(of, address).await,
             _ => Check::ok(of, format!("{service} is ready")),
         },
@@ -49,7 +49,16 @@ async fn one(stage: Service, port: u16) -> Check {
             Check::warning(of, format!("{service} is not ready: {reason}"))
         }
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            Check::ok(of, format!("free: no {service} on this machine"))
+            Check::ok(of, format!("nothing listens on {address}"))
+        }
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+            let seconds = ANSWER_WITHIN.as_secs();
+            Check::warning(
+                of,
+                format!(
+                    "does not answer within {seconds} s: {service} hangs, or something else listens"
+                ),
+            )
         }
         _ => Check::failed(
             of,
@@ -58,6 +67,12 @@ async fn one(stage: Service, port: u16) -> Check {
             ),
         ),
     }
+}
+
+/// Any server may answer 200; ours count what they do under their name.
+async fn is_ours(address: SocketAddr) -> bool {
+    let metrics = get(address, "/metrics").await;
+    metrics.is_ok_and(|(status, body)| status == 200 && body.contains("quadrille_"))
 }
 
 /// Inference says which release it is.
@@ -112,28 +127,34 @@ mod tests {
 
     use super::{super::Status, *};
 
-    /// Answers one request.
+    /// Answers one request after the other, always the same.
     async fn answering(answer: &'static str) -> u16 {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         tokio::spawn(async move {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            let mut request = [0; 1024];
-            let _ = stream.read(&mut request).await;
-            let _ = stream.write_all(answer.as_bytes()).await;
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut request = [0; 1024];
+                let _ = stream.read(&mut request).await;
+                let _ = stream.write_all(answer.as_bytes()).await;
+            }
         });
         port
     }
 
     #[tokio::test]
     async fn a_port_is_free_ours_or_anothers() {
-        let ready = answering("HTTP/1.1 200 OK\r\n\r\nready").await;
+        let ready = answering("HTTP/1.1 200 OK\r\n\r\nquadrille_connections 1").await;
         assert_eq!(one(Service::Ingest, ready).await.status, Status::Ok);
         let waiting = answering("HTTP/1.1 503 Service Unavailable\r\n\r\nno Kafka").await;
         let check = one(Service::Ingest, waiting).await;
         assert_eq!(check.status, Status::Warning);
         assert!(check.found.ends_with("not ready: no Kafka"), "{check:?}");
-        for other in ["SSH-2.0-x\r\n", "HTTP/1.1 404 Not Found\r\n\r\n"] {
+        for other in [
+            "SSH-2.0-x\r\n",
+            "HTTP/1.1 404 Not Found\r\n\r\n",
+            "HTTP/1.1 200 OK\r\n\r\nready",
+        ] {
             let port = answering(other).await;
             assert_eq!(one(Service::Ingest, port).await.status, Status::Failed);
         }
@@ -142,8 +163,13 @@ mod tests {
         drop(free);
         let check = one(Service::Ingest, port).await;
         assert!(
-            check.status == Status::Ok && check.found.starts_with("free"),
+            check.status == Status::Ok && check.found.starts_with("nothing listens"),
             "{check:?}"
         );
+        // The system takes the connection, and nobody answers.
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let check = one(Service::Ingest, silent.local_addr().unwrap().port()).await;
+        assert_eq!(check.status, Status::Warning);
+        assert!(check.found.contains("hangs"), "{check:?}");
     }
 }
