@@ -9,7 +9,10 @@ mod watch;
 
 use std::{
     collections::BTreeMap,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use prost::Message;
@@ -152,25 +155,24 @@ pub struct StageIdentity {
     pub topics: Vec<TopicState>,
     part: Part,
     generation: AtomicU64,
-    /// Whether there were facts when the stage began.
-    is_written: bool,
+    /// As they were read last; None where there never were any.
+    facts: Mutex<Option<Facts>>,
     asking: Asking,
 }
 
 impl StageIdentity {
-    /// `generation`: of the facts, where there are any.
     pub(crate) fn new(
         pipeline: &str,
         topics: Vec<TopicState>,
         part: Part,
-        generation: Option<u64>,
+        facts: Option<Facts>,
     ) -> Self {
         StageIdentity {
             pipeline: pipeline.to_owned(),
             topics,
             part,
-            generation: AtomicU64::new(generation.unwrap_or_default()),
-            is_written: generation.is_some(),
+            generation: AtomicU64::new(facts.as_ref().map_or(0, |facts| facts.generation)),
+            facts: Mutex::new(facts),
             asking: Asking::default(),
         }
     }
@@ -197,8 +199,10 @@ impl StageIdentity {
             return Ok(());
         }
         let current = FactsLog::open(cluster)?.current(&self.pipeline);
-        let generation = current.map_or(0, |facts| facts.generation);
-        self.generation.fetch_max(generation, Ordering::Relaxed);
+        let generation = current.as_ref().map_or(0, |facts| facts.generation);
+        if let Some(current) = current {
+            self.keep(current);
+        }
         match generation >= at_least {
             true => Ok(()),
             false => Err(AdminError::Behind {
@@ -209,7 +213,20 @@ impl StageIdentity {
         }
     }
 
+    fn keep(&self, facts: Facts) {
+        self.generation
+            .fetch_max(facts.generation, Ordering::Relaxed);
+        *self.facts() = Some(facts);
+    }
+
+    fn facts(&self) -> MutexGuard<'_, Option<Facts>> {
+        let facts = self.facts.lock();
+        facts.unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
     /// Begins a new generation after a log lost records: their places will be others'. Only where ids are made of places.
+    ///
+    /// The log of facts may have lost its end as well, or all: what is written then goes on from what this stage knows.
     ///
     /// # Errors
     /// The facts cannot be read or written.
@@ -217,28 +234,33 @@ impl StageIdentity {
         if self.part == Part::Follows {
             return Ok(());
         }
+        // Before the log is read: another lane may raise it meanwhile, which is as good.
+        let known = self.generation();
         let mut log = FactsLog::open(cluster)?;
-        let facts = log.current(&self.pipeline);
-        let Some(facts) = facts.filter(|it| it.generation >= self.generation()) else {
-            return match self.is_written {
-                // None of this pipeline's were ever written.
-                false => Ok(()),
-                true => Err(AdminError::Facts(FactsError::Unwritten {
-                    pipeline: self.pipeline.clone(),
-                    reason: "what was written of them before is not there".to_owned(),
-                })),
+        loop {
+            let kept = || {
+                let facts = self.facts().clone();
+                facts.map(|facts| Facts {
+                    generation: known,
+                    ..facts
+                })
             };
-        };
-        let next = Facts {
-            generation: facts.generation.saturating_add(1),
-            by: "ingest".to_owned(),
-            reason: reason.to_owned(),
-            ..facts
-        };
-        let standing = log.write(&next)?;
-        self.generation
-            .fetch_max(standing.generation, Ordering::Relaxed);
-        Ok(())
+            let Some(facts) = log.current(&self.pipeline).or_else(kept) else {
+                return Ok(());
+            };
+            let next = Facts {
+                generation: facts.generation.saturating_add(1),
+                by: "ingest".to_owned(),
+                reason: reason.to_owned(),
+                ..facts
+            };
+            let standing = log.write(&next)?;
+            let generation = standing.generation;
+            self.keep(standing);
+            if generation > known {
+                return Ok(());
+            }
+        }
     }
 
     /// # Errors
@@ -336,17 +358,29 @@ mod tests {
         }
     }
 
-    /// A read that ends too early must not pass for a generation that is begun: new records would get the ids of lost ones.
+    /// Records of a log that was cut must not get the ids of lost ones, whatever else was lost.
     #[test]
-    fn no_generation_begins_where_the_facts_that_were_there_are_not_read() {
+    fn a_generation_begins_above_what_the_stage_knows_even_if_the_facts_are_lost() {
         let broker = crate::EmbeddedBroker::start().unwrap();
         broker.create(&crate::TopicSpec::shared()).unwrap();
         let cluster = broker.cluster().unwrap();
-        for (generation, begins) in [(None, true), (Some(0), false), (Some(3), false)] {
-            let identity = StageIdentity::new("p", Vec::new(), Part::Chooses, generation);
-            let raised = identity.raise(&cluster, "a log lost records");
-            assert_eq!(raised.is_ok(), begins, "{generation:?}: {raised:?}");
-        }
+        let raised = |facts: Option<Facts>, pipeline: &str| {
+            let identity = StageIdentity::new(pipeline, Vec::new(), Part::Chooses, facts);
+            identity.raise(&cluster, "a log lost records").unwrap();
+            identity.generation()
+        };
+        assert_eq!(raised(None, "never-written"), 0);
+        assert_eq!(raised(Some(facts()), "p"), 4, "all is lost");
+        let lower = Facts {
+            generation: 1,
+            ..facts()
+        };
+        assert_eq!(raised(Some(lower), "p"), 5, "others went on meanwhile");
+        let higher = Facts {
+            generation: 7,
+            ..facts()
+        };
+        assert_eq!(raised(Some(higher), "p"), 8, "the end is lost");
     }
 
     #[test]

@@ -44,8 +44,7 @@ impl Admin {
         if let Some(facts) = &facts {
             check(facts, &topics, part)?;
         }
-        let generation = facts.map(|facts| facts.generation);
-        let identity = StageIdentity::new(&config.pipeline, topics, part, generation);
+        let identity = StageIdentity::new(&config.pipeline, topics, part, facts);
         Ok(Some(Arc::new(identity)))
     }
 

@@ -18,7 +18,7 @@ use crate::{Cluster, TableError, TableEvent, TableWrite, WriteError, read_table,
 const WITHIN: Duration = Duration::from_secs(20);
 
 /// Between two looks for what was written.
-const READ_AGAIN: Duration = Duration::from_millis(50);
+const READ_AGAIN: Duration = Duration::from_millis(250);
 
 /// The facts cannot be read or written.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -45,13 +45,13 @@ impl FactsLog {
             cluster: cluster.clone(),
             fold: Fold::default(),
         };
-        log.read()?;
+        log.read(WITHIN)?;
         Ok(log)
     }
 
-    fn read(&mut self) -> Result<(), FactsError> {
+    fn read(&mut self, within: Duration) -> Result<(), FactsError> {
         let mut fold = Fold::default();
-        read_table(&self.cluster, Topics::PIPELINES, WITHIN, |event| {
+        read_table(&self.cluster, Topics::PIPELINES, within, |event| {
             match event {
                 TableEvent::Restarted => fold = Fold::default(),
                 TableEvent::Record(record) => fold.apply(record.offset, record.key, record.value),
@@ -90,13 +90,13 @@ impl FactsLog {
         };
         let doubt = match write_table(&self.cluster, Topics::PIPELINES, &[write]) {
             Ok(()) => None,
-            // Its transaction has ended: either it is there or it never will be.
+            // Its transaction has ended, as far as is known: either it is there or it never will be.
             Err(WriteError::Doubtful { reason, .. }) => Some(reason),
             Err(error) => return Err(unwritten(error.to_string())),
         };
         let deadline = Instant::now() + WITHIN;
         loop {
-            self.read()?;
+            self.read(deadline.saturating_duration_since(Instant::now()))?;
             let current = self.current(&facts.pipeline);
             if let Some(current) = current.filter(|it| it.generation >= facts.generation) {
                 return Ok(current);
