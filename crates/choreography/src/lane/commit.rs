@@ -175,6 +175,10 @@ impl<H: Handler> Lane<H> {
             Err(NotCommitted::Doubtful(error)) if producer.is_rivalled(&error) => {
                 Err(Unsettled::End(End::of(&error, producer)))
             }
+            // Kafka ended the transaction by its timeout, which it does by an abort and to no transaction that was committed.
+            Err(NotCommitted::Doubtful(error)) if transaction::is_fenced(&error) => {
+                Err(Unsettled::Aborted(producer.explain(&error)))
+            }
             Err(NotCommitted::Doubtful(error)) => {
                 Err(Unsettled::Doubtful(producer.explain(&error)))
             }
@@ -182,7 +186,7 @@ impl<H: Handler> Lane<H> {
     }
 
     /// As [`Lane::commit_transaction`]; where Kafka does not say whether it committed, another producer ends the doubt and
-    /// the group's offsets tell. The batch's partitions stay meanwhile.
+    /// the group's offsets tell. The batch's partitions stay meanwhile, and where it was committed.
     pub(super) fn commit_or_ask(
         &self,
         producer: &mut LaneProducer,
@@ -203,7 +207,11 @@ impl<H: Handler> Lane<H> {
                 consumer.note_committed(offsets);
                 Ok(())
             }
-            false => Err(Unsettled::Aborted(reason)),
+            // A coordinator that has lost the group to another broker, and has not heard of it, would say the same. Who
+            // joins the group again hears from one that could write.
+            false => Err(Unsettled::End(End::restart(format!(
+                "{reason}; as far as the group's coordinator knows it was not committed"
+            )))),
         }
     }
 

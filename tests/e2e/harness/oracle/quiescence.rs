@@ -8,7 +8,7 @@ use rdkafka::{
 
 use crate::harness::{PATIENCE, eventually_or_show, world::World};
 
-/// Waits until every service has committed the end of its topic and no transaction is open on it. Service by stage in the
+/// Waits until every service has committed the end of its topic and no transaction is open on it. One after the other in the
 /// order of the figure, so that none that was found at rest is given work afterwards.
 #[track_caller]
 pub fn wait(world: &World) {
