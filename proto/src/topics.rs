@@ -61,15 +61,20 @@ impl Service {
         }
     }
 
-    /// The topic this stage produces, if it does.
-    pub fn output(self, pipeline: &str) -> Option<String> {
+    /// The topics this service's stage produces, each with the name that its handler has for it.
+    pub fn outputs(self, pipeline: &str) -> Vec<(&'static str, String)> {
         let topics = Topics::of(pipeline);
         match self {
-            Service::Ingest => Some(topics.records),
-            Service::Feature => Some(topics.features),
-            Service::Inference => Some(topics.predictions),
-            Service::Results => None,
+            Service::Ingest => vec![("records", topics.records)],
+            Service::Feature => vec![("features", topics.features)],
+            Service::Inference => vec![("predictions", topics.predictions)],
+            Service::Results => Vec::new(),
         }
+    }
+
+    /// The topic that the next service reads, if there is one.
+    pub fn output(self, pipeline: &str) -> Option<String> {
+        self.outputs(pipeline).into_iter().next().map(|it| it.1)
     }
 }
 

@@ -541,7 +541,10 @@ fn a_retry_stays_in_its_trace_each_attempt_with_its_own_span() {
         pipeline: world.pipeline.clone(),
         group: Service::Feature.group(&world.pipeline),
         input: topics.records.clone(),
-        output: Some(topics.features.clone()),
+        outputs: vec![quadrille_choreography::OutputTopic {
+            name: "out",
+            topic: topics.features.clone(),
+        }],
         instance: "test".to_owned(),
         lanes: 1,
         commit: CommitMode::Kafka,

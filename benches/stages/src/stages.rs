@@ -250,7 +250,10 @@ impl Arena<'_> {
             pipeline: self.pipeline.name().to_owned(),
             group: group.to_owned(),
             input: input.to_owned(),
-            output: Some(output.to_owned()),
+            outputs: vec![quadrille_choreography::OutputTopic {
+                name: "out",
+                topic: output.to_owned(),
+            }],
             instance: "bench".to_owned(),
             lanes: self.options.lanes as usize,
             commit: CommitMode::Kafka,

@@ -16,7 +16,7 @@ use rdkafka::{
 };
 
 use crate::{
-    Cluster, FactsError, StageConfig, StageIdentity, TableError, TopicState,
+    Cluster, FactsError, OutputTopic, StageConfig, StageIdentity, TableError, TopicState,
     client::{self, Plain, Troubles},
     dlq::{self, HEADROOM_BYTES},
 };
@@ -236,7 +236,8 @@ pub struct TopicIdentity {
 pub struct StageTopics {
     pub partitions: i32,
     pub input_bytes_max: usize,
-    pub output_bytes_max: usize,
+    /// Of each output, in their order.
+    pub outputs_bytes_max: Vec<usize>,
     pub dlq_bytes_max: usize,
     /// From [`Admin::establish`]: what the topics must stay. None: nobody looks.
     pub identity: Option<Arc<StageIdentity>>,
@@ -249,11 +250,13 @@ impl StageTopics {
     }
 
     pub(crate) fn message_bytes_max(&self) -> usize {
-        self.output_bytes_max.max(self.dlq_bytes_max)
+        let outputs = self.outputs_bytes_max.iter().copied();
+        outputs.fold(self.dlq_bytes_max, usize::max)
     }
 
     pub(crate) fn batch_bytes_max(&self) -> usize {
-        self.output_bytes_max.min(self.dlq_bytes_max)
+        let outputs = self.outputs_bytes_max.iter().copied();
+        outputs.fold(self.dlq_bytes_max, usize::min)
     }
 }
 
@@ -496,7 +499,7 @@ impl Admin {
     pub fn prepare(&self, config: &StageConfig) -> Result<StageTopics, AdminError> {
         let dlq = dlq_of(&config.input);
         let mut names = vec![config.input.clone(), dlq.clone()];
-        names.extend(config.output.clone());
+        names.extend(config.outputs.iter().map(|output| output.topic.clone()));
         let mut missing = Vec::new();
         let mut counts = Vec::new();
         for name in names {
@@ -531,10 +534,8 @@ impl Admin {
     ) -> Result<StageTopics, AdminError> {
         let input_bytes_max = self.message_bytes_max(&config.input)?;
         let dlq_bytes_max = self.message_bytes_max(dlq)?;
-        let output_bytes_max = match &config.output {
-            Some(output) => self.message_bytes_max(output)?,
-            None => dlq_bytes_max,
-        };
+        let limit = |output: &OutputTopic| self.message_bytes_max(&output.topic);
+        let outputs_bytes_max = config.outputs.iter().map(limit).collect::<Result<_, _>>()?;
         let needed = dead_letter_bytes_min(input_bytes_max);
         if dlq_bytes_max < needed && !self.cluster.embedded {
             return Err(AdminError::Limit {
@@ -547,7 +548,7 @@ impl Admin {
         Ok(StageTopics {
             partitions,
             input_bytes_max,
-            output_bytes_max,
+            outputs_bytes_max,
             dlq_bytes_max,
             identity: None,
         })

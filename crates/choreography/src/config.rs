@@ -300,6 +300,14 @@ impl Default for Limits {
     }
 }
 
+/// A topic that a stage writes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutputTopic {
+    /// Its handler's name for it: [`crate::To::output`].
+    pub name: &'static str,
+    pub topic: String,
+}
+
 /// One stage of one pipeline.
 #[derive(Debug, Clone)]
 pub struct StageConfig {
@@ -310,8 +318,9 @@ pub struct StageConfig {
     /// Consumer group.
     pub group: String,
     pub input: String,
-    /// None where the handler keeps the results itself.
-    pub output: Option<String>,
+    /// The topics that the handler writes by their names, each with the input's number of partitions. None where it keeps
+    /// the results itself.
+    pub outputs: Vec<OutputTopic>,
     /// Stable name of this replica: a restarted process ends its predecessor's transactions by it.
     pub instance: String,
     /// Threads, each a member of the group; at most one a partition is started.
@@ -476,7 +485,7 @@ mod tests {
             pipeline: "p".to_owned(),
             group: "g".to_owned(),
             input: "in".to_owned(),
-            output: None,
+            outputs: Vec::new(),
             instance: "i".to_owned(),
             lanes,
             commit: CommitMode::Kafka,

@@ -124,7 +124,7 @@ fn start(cluster: &Cluster) -> RunningStage {
         pipeline: "p".to_owned(),
         group: "quadrille.results.p".to_owned(),
         input: "in".to_owned(),
-        output: None,
+        outputs: Vec::new(),
         instance: "test".to_owned(),
         lanes: 1,
         commit: CommitMode::Store,

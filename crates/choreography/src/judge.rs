@@ -10,7 +10,10 @@ use std::{
 use quadrille_telemetry::StageMetrics;
 
 use crate::{
-    Cause, Failure, Handler, Incoming, Item, Output, dlq::FailedAt, handler::Outcome, spans::Step,
+    Cause, Failure, Handler, Incoming, Item, Output,
+    dlq::FailedAt,
+    handler::{Emitted, Outcome},
+    spans::Step,
     status::LaneStatus,
 };
 
@@ -20,14 +23,8 @@ pub(crate) type Buried = HashMap<(i32, i64), (Cause, FailedAt)>;
 
 /// What is to be done with one record.
 pub(crate) enum Decision<'a> {
-    Emit {
-        payload: &'a [u8],
-        key: Option<&'a [u8]>,
-    },
-    Dead {
-        cause: &'a Cause,
-        at: FailedAt,
-    },
+    Emit(Emitted<'a>),
+    Dead { cause: &'a Cause, at: FailedAt },
     Absorbed,
 }
 
@@ -231,10 +228,7 @@ impl<R: Default> Judge<R> {
                 at,
             ) => Decision::Dead { cause, at: *at },
             Verdict::Handled(outcome) => match &self.output.outcomes[*outcome] {
-                Outcome::Emit(emission) => Decision::Emit {
-                    payload: &self.output.bytes[emission.payload.clone()],
-                    key: emission.key.clone().map(|range| &self.output.bytes[range]),
-                },
+                Outcome::Emit(emission) => Decision::Emit(self.output.emitted(emission, true)),
                 Outcome::Absorb(_) | Outcome::Fail(_) => Decision::Absorbed,
             },
         }
@@ -250,8 +244,8 @@ impl<R: Default> Judge<R> {
         }
     }
 
-    /// The payloads to be sent beside a record's outcome; none where the record is a dead letter.
-    pub fn extras(&self, index: usize) -> impl Iterator<Item = &[u8]> {
+    /// What is to be sent beside a record's outcome; nothing where the record is a dead letter.
+    pub fn extras(&self, index: usize) -> impl Iterator<Item = Emitted<'_>> {
         let outcome = match &self.verdicts[index] {
             Verdict::Handled(outcome) => Some(*outcome),
             Verdict::Failed(..) => None,
@@ -373,7 +367,9 @@ mod tests {
             .unwrap();
         (0..payloads.len())
             .map(|index| match judge.decision(index) {
-                Decision::Emit { payload, .. } => String::from_utf8(payload.to_vec()).unwrap(),
+                Decision::Emit(emitted) => {
+                    String::from_utf8(emitted.payload.unwrap().to_vec()).unwrap()
+                }
                 Decision::Dead { cause, .. } => format!("dead:{}", cause.class),
                 Decision::Absorbed => "absorbed".to_owned(),
             })
@@ -412,7 +408,10 @@ mod tests {
             judge
                 .decide(&mut Picky, &batch(payloads), &Buried::new())
                 .unwrap();
-            let extras = |index| judge.extras(index).flatten().copied().collect();
+            let extras = |index| {
+                let payloads = judge.extras(index).filter_map(|it| it.payload);
+                payloads.flatten().copied().collect()
+            };
             (0..payloads.len()).map(extras).collect::<Vec<Vec<u8>>>()
         };
         let alone = beside(&payloads);

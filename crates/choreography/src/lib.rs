@@ -41,7 +41,9 @@ pub use admin::{
 };
 pub use backoff::Backoff;
 pub use batch::OffsetRange;
-pub use config::{Cluster, CommitMode, ConfigError, Delivery, LANES_MAX, Limits, StageConfig};
+pub use config::{
+    Cluster, CommitMode, ConfigError, Delivery, LANES_MAX, Limits, OutputTopic, StageConfig,
+};
 pub use dlq::{ATTEMPTS_HEADER, ORIGIN_HEADER};
 pub use embedded::{EmbeddedBroker, EmbeddedError};
 pub use facts::{
@@ -51,6 +53,7 @@ pub use facts::{
 pub use group::{GroupProgress, PartitionProgress};
 pub use handler::{
     Cause, Claimed, Failure, GiveUp, Handler, Headers, Incoming, Item, OffsetStore, Output,
+    OutputKey, To,
 };
 pub use partition::partition_of;
 pub use publisher::{Acknowledged, Publication, PublishError, Publisher};

@@ -341,7 +341,7 @@ mod tests {
             pipeline: "p".to_owned(),
             group: "g".to_owned(),
             input: "in".to_owned(),
-            output: None,
+            outputs: Vec::new(),
             instance: "i".to_owned(),
             lanes: 1,
             commit: CommitMode::Kafka,

@@ -11,8 +11,8 @@ use std::{
 
 use quadrille_choreography::{
     Admin, Claimed, CommitMode, EmbeddedBroker, Failure, GiveUp, Handler, Incoming, Item, Limits,
-    OffsetRange, OffsetStore, Output, Publication, Publisher, Retention, RunningStage, Stage,
-    StageConfig, StageError, TopicSpec, list_dead_letters,
+    OffsetRange, OffsetStore, Output, OutputTopic, Publication, Publisher, Retention, RunningStage,
+    Stage, StageConfig, StageError, TopicSpec, list_dead_letters,
 };
 use quadrille_telemetry::{Registry, metrics::LoopMetrics};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
@@ -157,7 +157,10 @@ impl World {
             pipeline: "p".to_owned(),
             group: "quadrille.feature.p".to_owned(),
             input: "in".to_owned(),
-            output: Some("out".to_owned()),
+            outputs: vec![OutputTopic {
+                name: "out",
+                topic: "out".to_owned(),
+            }],
             instance: instance.to_owned(),
             lanes,
             commit,

@@ -195,7 +195,7 @@ impl World {
             pipeline: "p".to_owned(),
             group: "quadrille.results.p".to_owned(),
             input: "in".to_owned(),
-            output: None,
+            outputs: Vec::new(),
             instance: instance.to_owned(),
             lanes: 1,
             commit: CommitMode::Store,

@@ -9,8 +9,8 @@ use std::{
 use axum::{Router, middleware};
 use prost_types::FileDescriptorSet;
 use quadrille_choreography::{
-    Admin, AdminError, Backoff, Cluster, ConfigError, Delivery, Limits, Part, RunningStage,
-    Schemas, Stage, StageConfig, StageError, StageTopics, TopicIdentity, TopicSpec,
+    Admin, AdminError, Backoff, Cluster, ConfigError, Delivery, Limits, OutputTopic, Part,
+    RunningStage, Schemas, Stage, StageConfig, StageError, StageTopics, TopicIdentity, TopicSpec,
 };
 use quadrille_pipeline::Pipeline;
 use quadrille_proto::{Schema, Service};
@@ -113,7 +113,12 @@ impl Config {
             pipeline: name.to_owned(),
             group: self.stage.group(name),
             input: self.stage.input(name),
-            output: self.stage.output(name),
+            outputs: self
+                .stage
+                .outputs(name)
+                .into_iter()
+                .map(|(name, topic)| OutputTopic { name, topic })
+                .collect(),
             instance: self.instance(),
             lanes: self.lanes,
             commit: self.delivery.into(),

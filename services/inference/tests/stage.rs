@@ -54,7 +54,10 @@ impl World {
             pipeline: "ward".to_owned(),
             group: "quadrille.inference.ward".to_owned(),
             input: "ward.features".to_owned(),
-            output: Some("ward.predictions".to_owned()),
+            outputs: vec![quadrille_choreography::OutputTopic {
+                name: "out",
+                topic: "ward.predictions".to_owned(),
+            }],
             instance: "test".to_owned(),
             lanes: 2,
             commit: CommitMode::Kafka,

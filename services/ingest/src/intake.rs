@@ -128,18 +128,23 @@ impl Intake {
         bounds: Bounds,
         tracing: Tracing,
     ) -> Result<Self, Error> {
-        let topic = config.output.clone().unwrap_or_default().into();
+        let output = config.outputs.first();
+        let topic = output.map_or(String::new(), |output| output.topic.clone());
         let name = format!("{}-{}-push", config.group, config.instance);
-        let limit = topics.output_bytes_max;
+        let limit = topics
+            .outputs_bytes_max
+            .first()
+            .copied()
+            .unwrap_or_default();
         let publisher = Publisher::connect_traced(&config.cluster, &name, limit, tracing)
             .map_err(|error| Error::Failed(error.to_string()))?;
         Ok(Intake {
             pipeline,
             bounds,
             publisher,
-            topic,
+            topic: topic.into(),
             partitions: topics.partitions,
-            message_bytes_max: topics.output_bytes_max,
+            message_bytes_max: limit,
         })
     }
 

@@ -195,7 +195,7 @@ fn check(facts: &Facts, topics: &[TopicState], part: Part) -> Result<(), AdminEr
 
 fn own(config: &StageConfig) -> Vec<String> {
     let mut names = vec![config.input.clone(), dlq_of(&config.input)];
-    names.extend(config.output.clone());
+    names.extend(config.outputs.iter().map(|output| output.topic.clone()));
     names
 }
 

@@ -3,11 +3,17 @@
 use std::collections::HashSet;
 
 use quadrille_telemetry::propagation::TRACEPARENT;
-use rdkafka::producer::BaseRecord;
+use rdkafka::{
+    message::{Header, OwnedHeaders},
+    producer::BaseRecord,
+};
 
 use super::{Lane, commit::confirmed};
 use crate::{
-    Cause, Handler, Headers, Incoming, StageConfig, client, dlq,
+    Cause, Handler, Headers, Incoming, OutputKey, StageConfig,
+    admin::StageTopics,
+    client, dlq,
+    handler::Emitted,
     judge::Decision,
     partition_of,
     producer::{DeliveryFailure, LaneProducer, SendError, Undelivered},
@@ -18,6 +24,8 @@ use crate::{
 const DEAD_LETTERS_OUTSTANDING_MAX: i64 = 1_000;
 /// Room for a batch's and a record's own framing when sizes are compared with a topic's limit.
 const RECORD_OVERHEAD_BYTES: usize = 160;
+/// And for a header's.
+const HEADER_BYTES: usize = 10;
 /// Records that were refused together are sent in so many groups, to find the one that is at fault.
 const SUSPECT_GROUPS: usize = 16;
 /// So many are found like that in a batch; beyond it the topic refuses whatever comes, and all are taken for refused.
@@ -132,13 +140,16 @@ impl<H: Handler> Lane<H> {
             if let Some(cause) = refused {
                 self.judge.refuse(index, cause);
             }
-            if let Decision::Emit { .. } = self.judge.decision(index)
+            if let Err(cause) = self.check_required(index, record)? {
+                self.judge.refuse(index, cause);
+            }
+            if let Decision::Emit(_) = self.judge.decision(index)
                 && let Err(cause) = self.send_output(producer, index, record)?
             {
                 self.judge.refuse(index, cause);
             }
             match self.judge.decision(index) {
-                Decision::Emit { .. } => sent += 1,
+                Decision::Emit(_) => sent += 1,
                 // Confirmed before a store failed to commit; counted when it does.
                 Decision::Dead { .. } if self.is_buried(record) => sent += 1,
                 Decision::Dead { .. } => {
@@ -164,26 +175,30 @@ impl<H: Handler> Lane<H> {
         index: usize,
         record: &Incoming<'_>,
     ) -> Result<Result<(), Cause>, Undelivered> {
-        let Decision::Emit { payload, key } = self.judge.decision(index) else {
+        let Decision::Emit(emitted) = self.judge.decision(index) else {
             return Ok(Ok(()));
         };
-        let partition = key.map_or(record.partition, |key| {
-            partition_of(key, self.topics.partitions)
-        });
-        let sending = Sending {
-            index,
-            opaque: index,
-            topic: output_topic(&self.config)?,
-            bytes_max: self.topics.output_bytes_max,
-            partition,
-            key: key.or(record.key),
-            payload,
-            record,
-        };
+        let sending = Sending::of(&self.config, &self.topics, emitted, index, record)?;
         sending.send(producer, &mut self.spans)
     }
 
-    /// Sends what is beside a record's outcome; what is too large is dropped and counted.
+    /// Whether what a record's outcome does not go without can be sent, before anything of it is; the inner error is the
+    /// record's own.
+    fn check_required(
+        &self,
+        index: usize,
+        record: &Incoming<'_>,
+    ) -> Result<Result<(), Cause>, Undelivered> {
+        for emitted in self.judge.extras(index).filter(|it| it.is_required) {
+            let sending = Sending::of(&self.config, &self.topics, emitted, index, record)?;
+            if let Err(cause) = sending.check() {
+                return Ok(Err(cause));
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    /// Sends what is beside a record's outcome; what is too large and not required is dropped and counted.
     fn send_extras(
         &mut self,
         producer: &LaneProducer,
@@ -191,25 +206,23 @@ impl<H: Handler> Lane<H> {
         record: &Incoming<'_>,
     ) -> Result<usize, Undelivered> {
         let mut sent = 0;
-        let refused = self
-            .places
-            .extras_refused
-            .contains(&(record.partition, record.offset));
-        for payload in self.judge.extras(index) {
-            let sending = Sending {
-                index,
-                opaque: index | BESIDE,
-                topic: output_topic(&self.config)?,
-                bytes_max: self.topics.output_bytes_max,
-                partition: record.partition,
-                key: record.key,
-                payload,
-                record,
-            };
-            if !refused && sending.send(producer, &mut self.spans)?.is_ok() {
-                sent += 1;
-            } else {
+        let place = (record.partition, record.offset);
+        let refused = self.places.extras_refused.contains(&place);
+        for emitted in self.judge.extras(index) {
+            let sending = Sending::of(&self.config, &self.topics, emitted, index, record)?;
+            if refused && !emitted.is_required {
                 self.extras_dropped += 1;
+                continue;
+            }
+            match sending.send(producer, &mut self.spans)? {
+                Ok(()) => sent += 1,
+                Err(_) if !emitted.is_required => self.extras_dropped += 1,
+                // Its outcome is sent already: the batch is handled again, and then the record is a dead letter.
+                Err(cause) => {
+                    let reason = cause.to_string();
+                    self.places.refused.insert(place, cause);
+                    return Err(reason.into());
+                }
             }
         }
         Ok(sent)
@@ -317,47 +330,116 @@ struct Sending<'a> {
     bytes_max: usize,
     partition: i32,
     key: Option<&'a [u8]>,
-    payload: &'a [u8],
+    payload: Option<&'a [u8]>,
+    /// Besides the record's.
+    headers: &'a [(String, Vec<u8>)],
     record: &'a Incoming<'a>,
 }
 
-impl Sending<'_> {
+impl<'a> Sending<'a> {
+    /// # Errors
+    /// The stage has no such output: the handler's mistake.
+    fn of(
+        config: &'a StageConfig,
+        topics: &StageTopics,
+        emitted: Emitted<'a>,
+        index: usize,
+        record: &'a Incoming<'a>,
+    ) -> Result<Self, Undelivered> {
+        let place = match emitted.output {
+            None => 0,
+            Some(name) => {
+                let place = config.outputs.iter().position(|it| it.name == name);
+                place.ok_or_else(|| no_output(config, name))?
+            }
+        };
+        let (Some(output), Some(&bytes_max)) = (
+            config.outputs.get(place),
+            topics.outputs_bytes_max.get(place),
+        ) else {
+            return Err(no_output(config, "any name"));
+        };
+        let (key, partition) = match emitted.key {
+            OutputKey::Input => (record.key, record.partition),
+            OutputKey::OnInputPartition(key) => (Some(key), record.partition),
+            OutputKey::Partitioned(key) => (Some(key), partition_of(key, topics.partitions)),
+        };
+        Ok(Sending {
+            index,
+            opaque: match emitted.is_required {
+                true => index,
+                false => index | BESIDE,
+            },
+            topic: &output.topic,
+            bytes_max,
+            partition,
+            key,
+            payload: emitted.payload,
+            headers: emitted.headers,
+            record,
+        })
+    }
+
+    fn bytes(&self) -> usize {
+        let header = |(name, value): &(String, Vec<u8>)| name.len() + value.len() + HEADER_BYTES;
+        let headers = self.headers.iter().map(header).sum::<usize>();
+        let payload = self.payload.map_or(0, <[u8]>::len);
+        let key = self.key.map_or(0, <[u8]>::len);
+        payload + key + headers + headers_len(self.record.headers)
+    }
+
+    /// # Errors
+    /// The record's own: it is too large.
+    fn check(&self) -> Result<(), Cause> {
+        let (size, topic, limit) = (self.bytes(), self.topic, self.bytes_max);
+        match size + RECORD_OVERHEAD_BYTES > limit {
+            true => Err(too_large(format!(
+                "output of {size} bytes; {topic} takes {limit} (max.message.bytes)"
+            ))),
+            false => Ok(()),
+        }
+    }
+
     /// The inner error is the record's own: it is too large.
     fn send(
         &self,
         producer: &LaneProducer,
         spans: &mut Spans,
     ) -> Result<Result<(), Cause>, Undelivered> {
-        let (topic, limit) = (self.topic, self.bytes_max);
-        let key_bytes = self.key.map_or(0, <[u8]>::len);
-        let size = self.payload.len() + key_bytes + headers_len(self.record.headers);
-        if size + RECORD_OVERHEAD_BYTES > limit {
-            let detail =
-                format!("output of {size} bytes; {topic} takes {limit} (max.message.bytes)");
-            return Ok(Err(too_large(detail)));
+        if let Err(cause) = self.check() {
+            return Ok(Err(cause));
         }
-        let mut output = BaseRecord::with_opaque_to(topic, self.opaque)
-            .partition(self.partition)
-            .payload(self.payload);
+        let topic = self.topic;
+        let mut output = BaseRecord::with_opaque_to(topic, self.opaque).partition(self.partition);
+        output.payload = self.payload;
         output.key = self.key;
         output.timestamp = self.record.timestamp_ms;
         output.headers = self.record.headers.0.map(|headers| headers.detach());
+        if !self.headers.is_empty() {
+            let headers = output.headers.take().unwrap_or_default();
+            let with = |all: OwnedHeaders, (key, value): &(String, Vec<u8>)| {
+                let value = Some(value.as_slice());
+                all.insert(Header { key, value })
+            };
+            output.headers = Some(self.headers.iter().fold(headers, with));
+        }
         if let Some(context) = spans.send(self.index, topic, self.partition, self.key) {
             output.headers = Some(spans::carry(output.headers.take(), &context));
         }
         match producer.send(output) {
             Ok(()) => Ok(Ok(())),
-            Err(SendError::TooLarge) => Ok(Err(too_large(format!("output of {size} bytes")))),
+            Err(SendError::TooLarge) => {
+                let size = self.bytes();
+                Ok(Err(too_large(format!("output of {size} bytes"))))
+            }
             Err(SendError::Failed(undelivered)) => Err(undelivered),
         }
     }
 }
 
-fn output_topic(config: &StageConfig) -> Result<&str, Undelivered> {
-    config.output.as_deref().ok_or_else(|| {
-        let service = config.service;
-        format!("{service} has no output topic, yet its handler emits").into()
-    })
+fn no_output(config: &StageConfig, name: &str) -> Undelivered {
+    let service = config.service;
+    format!("{service} has no output of {name}, yet its handler emits to it; this is a bug").into()
 }
 
 fn headers_len(headers: Headers<'_>) -> usize {
@@ -365,7 +447,7 @@ fn headers_len(headers: Headers<'_>) -> usize {
         None => 0,
         Some(_) => headers
             .iter()
-            .map(|(name, value)| name.len() + value.map_or(0, <[u8]>::len) + 10)
+            .map(|(name, value)| name.len() + value.map_or(0, <[u8]>::len) + HEADER_BYTES)
             .sum(),
     }
 }
