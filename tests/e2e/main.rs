@@ -5,6 +5,7 @@ mod balancing;
 mod browsers;
 mod commands;
 mod compression;
+mod counter;
 mod cuts;
 mod database;
 mod delivery;

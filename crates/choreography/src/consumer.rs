@@ -121,12 +121,16 @@ pub(crate) struct Events {
     metrics: StageMetrics,
     status: Arc<LaneStatus>,
     commit: CommitMode,
+    /// The handler brings back a partition's state before its records come.
+    restores: bool,
     /// Each partition held.
     assigned: Mutex<BTreeMap<i32, Held>>,
     /// Assigned, and it is not known whether they begin where the group's offsets say.
     unchecked: Mutex<BTreeMap<i32, Check>>,
     revoked: Mutex<Vec<i32>>,
     rebalanced: AtomicBool,
+    /// The group has given this member its share, be it nothing.
+    is_assigned: AtomicBool,
     failed: Mutex<Option<String>>,
 }
 
@@ -137,6 +141,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Events {
+    /// Nothing comes of a partition before it is known where it goes on, or what was kept of it is back.
+    fn closes_gates(&self) -> bool {
+        self.commit == CommitMode::Store || self.restores
+    }
+
     /// Elsewhere the start is the handler's to say, or a repetition is allowed.
     fn checks_starts(&self) -> bool {
         self.commit.is_transactional()
@@ -154,11 +163,9 @@ impl Events {
             // answered. Not at a logical offset: the answer to its look-up, overtaken by that seek, would be asked for
             // again, and the partition sent there (librdkafka 2.12.1, `rd_kafka_toppar_handle_Offset`).
             for partition in taken() {
-                match self.commit {
-                    CommitMode::Kafka | CommitMode::AtLeastOnce => {
-                        gates.lead(consumer.client(), partition)
-                    }
-                    CommitMode::Store => gates.close(consumer.client(), partition),
+                match self.closes_gates() {
+                    true => gates.close(consumer.client(), partition),
+                    false => gates.lead(consumer.client(), partition),
                 }
             }
         }
@@ -173,7 +180,10 @@ impl Events {
         if self.checks_starts() {
             lock(&self.unchecked).extend(taken().map(|partition| (partition, Check::default())));
         }
-        self.status.joined();
+        if !self.restores {
+            self.status.joined();
+        }
+        self.is_assigned.store(true, Ordering::Release);
     }
 
     fn revoke(&self, consumer: &BaseConsumer<Self>, partitions: &TopicPartitionList) {
@@ -273,7 +283,7 @@ impl LaneConsumer {
         lane: usize,
         metrics: StageMetrics,
         status: Arc<LaneStatus>,
-        input_bytes_max: usize,
+        (restores, input_bytes_max): (bool, usize),
     ) -> KafkaResult<Self> {
         let buffer = config.lane_buffer_bytes();
         let limits = config.fetch_limits(input_bytes_max);
@@ -336,10 +346,12 @@ impl LaneConsumer {
             metrics,
             status,
             commit: config.commit,
+            restores,
             assigned: Mutex::default(),
             unchecked: Mutex::default(),
             revoked: Mutex::default(),
             rebalanced: AtomicBool::new(false),
+            is_assigned: AtomicBool::new(false),
             failed: Mutex::default(),
         };
         let client: BaseConsumer<Events> = settings.create_with_context(events)?;
@@ -390,6 +402,14 @@ impl LaneConsumer {
             // A rebalance that another one overtakes ends without a call of ours.
             self.hurry();
         }
+    }
+
+    /// The partitions held.
+    pub fn held(&self) -> Vec<i32> {
+        lock(&self.client.context().assigned)
+            .keys()
+            .copied()
+            .collect()
     }
 
     /// The partitions revoked since the last call, if a rebalance happened.
@@ -458,17 +478,28 @@ impl LaneConsumer {
 
     /// What the group has committed of a partition, if anything.
     pub fn committed_of(&self, partition: i32) -> KafkaResult<Option<i64>> {
-        let mut list = TopicPartitionList::with_capacity(1);
-        list.add_partition(&self.topic, partition);
+        let all = self.committed_of_all(&[partition])?;
+        Ok(all.first().and_then(|(_, next)| *next))
+    }
+
+    /// The same of several partitions; of what this lane committed itself no coordinator may know less.
+    pub fn committed_of_all(&self, partitions: &[i32]) -> KafkaResult<Vec<(i32, Option<i64>)>> {
+        let mut list = TopicPartitionList::with_capacity(partitions.len());
+        for partition in partitions {
+            list.add_partition(&self.topic, *partition);
+        }
         let committed = self.client.committed_offsets(list, COMMITTED_WAIT)?;
-        let Some(element) = committed.find_partition(&self.topic, partition) else {
-            return Ok(None);
+        let assigned = lock(&self.client.context().assigned);
+        let own = |partition: i32| assigned.get(&partition)?.committed;
+        let one = |element: &rdkafka::topic_partition_list::TopicPartitionListElem<'_>| {
+            element.error()?;
+            let next = match element.offset() {
+                Offset::Offset(next) => Some(next),
+                _ => None,
+            };
+            Ok((element.partition(), next.max(own(element.partition()))))
         };
-        element.error()?;
-        Ok(match element.offset() {
-            Offset::Offset(next) => Some(next),
-            _ => None,
-        })
+        committed.elements().iter().map(one).collect()
     }
 
     /// Which of these partitions the group has committed up to their offsets, or beyond.
@@ -640,6 +671,26 @@ impl LaneConsumer {
     pub fn closed(&self) -> Vec<Closed> {
         self.with_gates(|gates| gates.closed().collect())
             .unwrap_or_default()
+    }
+
+    /// As [`LaneConsumer::closed`], but for those that rest and are sent on by themselves.
+    pub fn closed_anew(&self) -> Vec<Closed> {
+        let unchecked = lock(&self.client.context().unchecked);
+        let rests = |gate: &Closed| {
+            let check = unchecked.get(&gate.partition);
+            check.is_some_and(|check| check.rest.is_some())
+        };
+        let mut closed = self.closed();
+        closed.retain(|gate| !rests(gate));
+        closed
+    }
+
+    /// To be called when no gate is closed: all that this member was given is open.
+    pub fn all_open(&self) {
+        let events = self.client.context();
+        if events.restores && events.is_assigned.load(Ordering::Acquire) {
+            events.status.joined();
+        }
     }
 
     pub fn is_closed(&self, partition: i32) -> bool {

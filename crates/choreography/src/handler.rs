@@ -144,10 +144,66 @@ pub trait Handler: Send + 'static {
     /// again, whole or in parts, when its transaction did not commit.
     fn handle(&mut self, items: &[Item<'_, Self::Record>], output: &mut Output);
 
-    /// Where the handler keeps results and offsets itself.
+    /// Where the handler keeps results and offsets itself; with [`crate::CommitMode::Store`], and only then.
     fn store(&mut self) -> Option<&mut dyn OffsetStore> {
         None
     }
+
+    /// Whether it keeps state of each partition from record to record. Then a partition's records wait until it is
+    /// restored ([`Handler::restore`]), and no record whose output cannot be sent leaves a trace in it: its batch is decided
+    /// anew without it.
+    fn keeps_state(&self) -> bool {
+        false
+    }
+
+    /// The lane holds these partitions from now on.
+    fn assigned(&mut self, partitions: &[i32]) {
+        let _ = partitions;
+    }
+
+    /// Brings back the state of a partition that is new to this lane, as of the input offset `next`, where nothing was
+    /// committed yet as of None. Called again and again until it is done, between the batches of other partitions; it
+    /// should return within some milliseconds.
+    ///
+    /// No commit of an earlier holder is under way any more: `next` is stable. What such a commit wrote is in the log, but
+    /// the marker that ends its transaction may still come: the state is complete once the log's end of now, not that of
+    /// what is committed, has been passed.
+    ///
+    /// # Errors
+    /// `Retry` is tried again for as long as it takes; any other stops the service.
+    fn restore(&mut self, partition: i32, next: Option<i64>) -> Result<Restore, Failure> {
+        let _ = (partition, next);
+        Ok(Restore::Done)
+    }
+
+    /// The lane holds these partitions no more: what is kept of them is another's.
+    fn revoked(&mut self, partitions: &[i32]) {
+        let _ = partitions;
+    }
+
+    /// What was decided since [`Handler::begin`] is durable.
+    fn committed(&mut self) {}
+
+    /// What was decided since [`Handler::begin`] is not, and never will be as it was: it is undone.
+    fn aborted(&mut self) {}
+
+    /// The last call of [`Handler::handle`] panicked: what it changed since it was called is undone. The record, which was
+    /// the only one in it, is a dead letter.
+    fn panicked(&mut self) {}
+
+    /// Time has passed: called between batches, some ten times a second.
+    fn tick(&mut self) {}
+}
+
+/// How far a partition's state is back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Restore {
+    Done,
+    /// In records of the log, or whatever the handler counts.
+    Pending {
+        done: u64,
+        total: u64,
+    },
 }
 
 /// Of each partition the offset to be read next; None where nothing was stored yet.

@@ -21,6 +21,28 @@ use crate::{
 /// their batch is tried.
 pub(crate) type Buried = HashMap<(i32, i64), (Cause, FailedAt)>;
 
+/// What is known of records of the batch before it is decided, by partition and offset.
+#[derive(Clone, Copy)]
+pub(crate) struct Known<'a> {
+    pub buried: &'a Buried,
+    /// Their outputs cannot be sent, and why: they are dead letters.
+    pub refused: &'a HashMap<(i32, i64), Cause>,
+}
+
+impl Known<'_> {
+    fn verdict(&self, one: &Incoming<'_>) -> Option<Verdict> {
+        if self.buried.is_empty() && self.refused.is_empty() {
+            return None;
+        }
+        let place = (one.partition, one.offset);
+        let (cause, at) = match self.buried.get(&place) {
+            Some((cause, at)) => (cause, *at),
+            None => (self.refused.get(&place)?, FailedAt::Send),
+        };
+        Some(Verdict::Failed(Failure::DeadLetter(cause.clone()), at))
+    }
+}
+
 /// What is to be done with one record.
 pub(crate) enum Decision<'a> {
     Emit(Emitted<'a>),
@@ -60,7 +82,7 @@ impl<R: Default> Judge<R> {
         judge
     }
 
-    /// Decides a batch, but for what is `buried`.
+    /// Decides a batch, but for what is known of it already.
     ///
     /// # Errors
     /// The first fatal failure.
@@ -68,21 +90,21 @@ impl<R: Default> Judge<R> {
         &mut self,
         handler: &mut H,
         incoming: &[Incoming<'_>],
-        buried: &Buried,
+        known: Known<'_>,
     ) -> Result<(), Cause> {
         if self.records.len() < incoming.len() {
             self.records.resize_with(incoming.len(), R::default);
         }
         let together = catch_unwind(AssertUnwindSafe(|| {
             self.start(handler);
-            self.decide_together(handler, incoming, buried)
+            self.decide_together(handler, incoming, known)
         }));
         match together {
             Ok(result) => result?,
             Err(_) => {
                 self.start(handler);
                 for one in incoming {
-                    self.decide_alone(handler, one, buried)?;
+                    self.decide_alone(handler, one, known)?;
                 }
             }
         }
@@ -100,16 +122,13 @@ impl<R: Default> Judge<R> {
         &mut self,
         handler: &mut H,
         incoming: &[Incoming<'_>],
-        buried: &Buried,
+        known: Known<'_>,
     ) -> Result<(), Cause> {
         let first = self.output.outcomes.len();
         let mut next = first;
         for (one, record) in incoming.iter().zip(&mut self.records) {
-            if !buried.is_empty()
-                && let Some((cause, at)) = buried.get(&(one.partition, one.offset))
-            {
-                let failure = Failure::DeadLetter(cause.clone());
-                self.verdicts.push(Verdict::Failed(failure, *at));
+            if let Some(verdict) = known.verdict(one) {
+                self.verdicts.push(verdict);
                 continue;
             }
             let verdict = match handler.decode(one, record) {
@@ -166,17 +185,18 @@ impl<R: Default> Judge<R> {
         &mut self,
         handler: &mut H,
         one: &Incoming<'_>,
-        buried: &Buried,
+        known: Known<'_>,
     ) -> Result<(), Cause> {
         let (verdicts, outcomes) = (self.verdicts.len(), self.output.outcomes.len());
         let result = catch_unwind(AssertUnwindSafe(|| {
-            self.decide_together(handler, std::slice::from_ref(one), buried)
+            self.decide_together(handler, std::slice::from_ref(one), known)
         }));
         match result {
             Ok(result) => result,
             Err(panic) => {
                 self.verdicts.truncate(verdicts);
                 self.output.truncate(outcomes);
+                handler.panicked();
                 let failure = Failure::dead_letter("panic", panic_text(&*panic));
                 self.verdicts
                     .push(Verdict::Failed(failure, FailedAt::Handle));
@@ -360,10 +380,20 @@ mod tests {
         payloads.iter().enumerate().map(one).collect()
     }
 
+    fn nothing() -> Known<'static> {
+        static BURIED: std::sync::LazyLock<Buried> = std::sync::LazyLock::new(Buried::new);
+        static REFUSED: std::sync::LazyLock<HashMap<(i32, i64), Cause>> =
+            std::sync::LazyLock::new(HashMap::new);
+        Known {
+            buried: &BURIED,
+            refused: &REFUSED,
+        }
+    }
+
     fn decided(payloads: &[Option<&'static str>]) -> Vec<String> {
         let mut judge = Judge::default();
         judge
-            .decide(&mut Picky, &batch(payloads), &Buried::new())
+            .decide(&mut Picky, &batch(payloads), nothing())
             .unwrap();
         (0..payloads.len())
             .map(|index| match judge.decision(index) {
@@ -406,7 +436,7 @@ mod tests {
         let beside = |payloads: &[Option<&'static str>]| {
             let mut judge = Judge::default();
             judge
-                .decide(&mut Picky, &batch(payloads), &Buried::new())
+                .decide(&mut Picky, &batch(payloads), nothing())
                 .unwrap();
             let extras = |index| {
                 let payloads = judge.extras(index).filter_map(|it| it.payload);
@@ -423,11 +453,7 @@ mod tests {
     fn a_retriable_failure_is_seen() {
         let mut judge = Judge::default();
         judge
-            .decide(
-                &mut Picky,
-                &batch(&[Some("a"), Some("retry")]),
-                &Buried::new(),
-            )
+            .decide(&mut Picky, &batch(&[Some("a"), Some("retry")]), nothing())
             .unwrap();
         assert!(judge.wants_retry());
     }
@@ -436,11 +462,7 @@ mod tests {
     fn a_fatal_failure_ends_the_batch() {
         let mut judge = Judge::default();
         let cause = judge
-            .decide(
-                &mut Picky,
-                &batch(&[Some("a"), Some("fatal")]),
-                &Buried::new(),
-            )
+            .decide(&mut Picky, &batch(&[Some("a"), Some("fatal")]), nothing())
             .unwrap_err();
         assert_eq!(cause.class, "broken");
     }

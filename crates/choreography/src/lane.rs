@@ -13,7 +13,7 @@ mod send;
 mod unreadable;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -40,6 +40,8 @@ use crate::{
 
 /// How often a handler that cannot work yet is asked again.
 const READY_EVERY: Duration = Duration::from_millis(10);
+/// How often the handler hears that time passes.
+const TICK_EVERY: Duration = Duration::from_millis(100);
 /// How often the position is committed when nothing comes.
 const IDLE_COMMIT_EVERY: Duration = Duration::from_secs(1);
 /// A busy lane rests for this many times the usual duration of its commits before it commits again.
@@ -138,6 +140,10 @@ pub(crate) struct Lane<H: Handler> {
     dead_letters: DeadLetters,
     /// How long a batch's sends and commit take, smoothed: one that stalled does not hold up the next.
     commit_takes: Duration,
+    /// The partitions that the handler was told it has.
+    held: BTreeSet<i32>,
+    /// When the handler last heard that time passes.
+    ticked_at: Instant,
     /// Of each partition the position last committed without a record.
     idle: BTreeMap<i32, i64>,
     /// At-least-once: the client holds offsets that are not committed; when it last committed some.
@@ -183,6 +189,8 @@ impl<H: Handler> Lane<H> {
             poll_failed_at: None,
             dead_letters: DeadLetters::default(),
             commit_takes: Duration::ZERO,
+            held: BTreeSet::new(),
+            ticked_at: Instant::now(),
             idle: BTreeMap::new(),
             offsets_kept: false,
             offsets_at: Instant::now(),
@@ -253,7 +261,7 @@ impl<H: Handler> Lane<H> {
             self.index,
             self.metrics.clone(),
             Arc::clone(&self.status),
-            self.topics.input_bytes_max,
+            (self.handler.keeps_state(), self.topics.input_bytes_max),
         )
         .map_err(End::restart)?
         .of(self.topics.identity.clone());
@@ -264,6 +272,8 @@ impl<H: Handler> Lane<H> {
             .assignment()
             .map_or(0, |assignment| assignment.count());
         tracing::debug!(lane = self.task, held, "session ends");
+        let all = std::mem::take(&mut self.held);
+        self.give_up(&all.into_iter().collect::<Vec<_>>());
         match &result {
             Ok(End::Drained) => self.leave(consumer),
             _ => drop(consumer),
@@ -324,6 +334,10 @@ impl<H: Handler> Lane<H> {
             }
             if batch.is_empty() {
                 consumer.release();
+            }
+            if self.ticked_at.elapsed() >= TICK_EVERY {
+                self.ticked_at = Instant::now();
+                self.handler.tick();
             }
             consumer.attend();
             self.collect(consumer, &mut batch)?;
@@ -467,13 +481,38 @@ impl<H: Handler> Lane<H> {
         }
     }
 
-    fn after_rebalance(&self, consumer: &LaneConsumer, batch: &mut Batch<'_>) -> Result<(), End> {
+    fn after_rebalance(
+        &mut self,
+        consumer: &LaneConsumer,
+        batch: &mut Batch<'_>,
+    ) -> Result<(), End> {
         if let Some(revoked) = consumer.rebalanced() {
             batch.give_up(&revoked);
+            // One that went and came back was given up all the same: another may have held it meanwhile.
+            let gone: Vec<i32> = revoked
+                .into_iter()
+                .filter(|partition| self.held.remove(partition))
+                .collect();
+            self.give_up(&gone);
+            let taken: Vec<i32> = consumer
+                .held()
+                .into_iter()
+                .filter(|partition| self.held.insert(*partition))
+                .collect();
+            if !taken.is_empty() {
+                self.handler.assigned(&taken);
+            }
         }
         match consumer.failed() {
             Some(reason) => Err(End::restart(format!("assignment not taken: {reason}"))),
             None => Ok(()),
+        }
+    }
+
+    fn give_up(&mut self, partitions: &[i32]) {
+        self.status.restored(partitions);
+        if !partitions.is_empty() {
+            self.handler.revoked(partitions);
         }
     }
 
@@ -525,7 +564,7 @@ impl<H: Handler> Lane<H> {
         self.spans.open(&incoming, batch.first_at, batch.polled_at);
         if let Err(cause) = self
             .judge
-            .decide(&mut self.handler, &incoming, &self.places.buried)
+            .decide(&mut self.handler, &incoming, self.places.known())
         {
             self.spans.undone(&incoming, cause.class, &cause.message);
             return Err(End::Fatal(cause));
@@ -538,6 +577,7 @@ impl<H: Handler> Lane<H> {
             self.metrics.retries.inc();
             let reason = "a record of the batch is to be tried again";
             self.spans.undone(&incoming, "retry", reason);
+            self.handler.aborted();
             return Ok(Settled::Again(self.attempts.next_wait()));
         }
         let process = started.elapsed();
@@ -548,15 +588,18 @@ impl<H: Handler> Lane<H> {
                 let commit = started.elapsed().saturating_sub(process);
                 self.commit_takes = (self.commit_takes * (SMOOTHING - 1) + commit) / SMOOTHING;
                 self.report(&incoming, batch.bytes, sent, (process, commit), trace);
+                self.handler.committed();
                 Ok(Settled::Committed)
             }
             Err(Unsettled::Aborted(reason) | Unsettled::Doubtful(reason)) => {
                 self.spans.undone(&incoming, "aborted", &reason);
+                self.handler.aborted();
                 self.aborted(reason)
             }
             Err(Unsettled::End(end)) => {
                 let reason = "the lane begins again";
                 self.spans.undone(&incoming, "lane_restart", reason);
+                self.handler.aborted();
                 Err(end)
             }
         }

@@ -53,7 +53,7 @@ pub use facts::{
 pub use group::{GroupProgress, PartitionProgress};
 pub use handler::{
     Cause, Claimed, Failure, GiveUp, Handler, Headers, Incoming, Item, OffsetStore, Output,
-    OutputKey, To,
+    OutputKey, Restore, To,
 };
 pub use partition::partition_of;
 pub use publisher::{Acknowledged, Publication, PublishError, Publisher};

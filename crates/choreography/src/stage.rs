@@ -115,9 +115,10 @@ impl Stage {
         let lanes: Arc<[Arc<LaneStatus>]> = (0..config.lanes)
             .map(|_| Arc::new(LaneStatus::new()))
             .collect();
+        let handlers = (0..config.lanes).map(|index| fitting(make(index), &config));
+        let handlers = handlers.collect::<Result<Vec<H>, _>>()?;
         let mut threads = Vec::with_capacity(config.lanes);
-        for (index, status) in lanes.iter().enumerate() {
-            let handler = fitting(make(index), &config)?;
+        for (index, (status, handler)) in lanes.iter().zip(handlers).enumerate() {
             let lane = Lane::new(
                 LaneOptions {
                     config: Arc::clone(&config),

@@ -1,8 +1,9 @@
 //! What a stage's lanes and their surroundings share: the request to stop, and each lane's signs of life.
 
 use std::{
+    collections::BTreeMap,
     sync::{
-        Arc, Condvar, Mutex, OnceLock,
+        Arc, Condvar, Mutex, MutexGuard, OnceLock,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -66,6 +67,8 @@ pub(crate) struct LaneStatus {
     /// At any time.
     has_joined: AtomicBool,
     assigned: AtomicUsize,
+    /// Of each partition whose state is being brought back: how much of it is, and of how much.
+    restoring: Mutex<BTreeMap<i32, (u64, u64)>>,
     ended: AtomicBool,
 }
 
@@ -77,6 +80,7 @@ impl LaneStatus {
             joined: AtomicBool::new(false),
             has_joined: AtomicBool::new(false),
             assigned: AtomicUsize::new(0),
+            restoring: Mutex::default(),
             ended: AtomicBool::new(false),
         }
     }
@@ -94,6 +98,23 @@ impl LaneStatus {
     pub fn left(&self) {
         self.joined.store(false, Ordering::Release);
         self.assigned.store(0, Ordering::Release);
+    }
+
+    fn restoring(&self) -> MutexGuard<'_, BTreeMap<i32, (u64, u64)>> {
+        let restoring = self.restoring.lock();
+        restoring.unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    pub fn restores(&self, partition: i32, done: u64, total: u64) {
+        self.restoring().insert(partition, (done, total));
+    }
+
+    /// These partitions are restored, or no longer to be.
+    pub fn restored(&self, partitions: &[i32]) {
+        let mut restoring = self.restoring();
+        for partition in partitions {
+            restoring.remove(partition);
+        }
     }
 
     /// The lane's thread is over.
@@ -174,10 +195,27 @@ impl Health {
         let is_there = |lane: &Arc<LaneStatus>| sign(lane).load(Ordering::Acquire);
         match self.lanes.iter().any(is_there) {
             true => Ok(()),
-            false => Err(format!(
-                "pipeline {}: waiting for partitions to be assigned",
-                self.pipeline
-            )),
+            false => Err(format!("pipeline {}: {}", self.pipeline, self.waits_for())),
+        }
+    }
+
+    fn waits_for(&self) -> String {
+        let mut partitions = Vec::new();
+        let (mut done, mut total) = (0, 0);
+        for lane in self.lanes.iter() {
+            for (partition, (of_it, all_of_it)) in &*lane.restoring() {
+                partitions.push(partition.to_string());
+                done += of_it.min(all_of_it);
+                total += all_of_it;
+            }
+        }
+        match partitions.is_empty() {
+            true => "waiting for partitions to be assigned".to_owned(),
+            false => {
+                let percent = (100 * done).checked_div(total).unwrap_or(0);
+                let partitions = partitions.join(", ");
+                format!("restoring state of partitions {partitions}: {percent} %")
+            }
         }
     }
 

@@ -11,8 +11,8 @@ use std::{
 
 use quadrille_choreography::{
     Admin, Claimed, CommitMode, EmbeddedBroker, Failure, GiveUp, Handler, Incoming, Item, Limits,
-    OffsetRange, OffsetStore, Output, OutputTopic, Publication, Publisher, Retention, RunningStage,
-    Stage, StageConfig, StageError, TopicSpec, list_dead_letters,
+    OffsetRange, OffsetStore, Output, OutputKey, OutputTopic, Publication, Publisher, Retention,
+    RunningStage, Stage, StageConfig, StageError, To, TopicSpec, list_dead_letters,
 };
 use quadrille_telemetry::{Registry, metrics::LoopMetrics};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
@@ -65,6 +65,19 @@ impl Handler for Obedient {
                     output.also(|bytes| bytes.resize(4 << 20, b'x'));
                     output.also(|bytes| bytes.extend_from_slice(b"three"));
                 }
+                "with a change" => {
+                    output.emit(|bytes| bytes.extend_from_slice(b"changed"));
+                    output.with(change(), |bytes| bytes.extend_from_slice(b"1"));
+                }
+                "with a huge change" => {
+                    output.emit(|bytes| bytes.extend_from_slice(b"never"));
+                    output.with(change(), |bytes| bytes.resize(4 << 20, b'x'));
+                }
+                "forget" => {
+                    output.absorb("forgotten");
+                    output.with_tombstone(change());
+                }
+                "elsewhere" => output.emit_to(change(), |bytes| bytes.extend_from_slice(b"2")),
                 "dead with one" => {
                     output.fail(Failure::dead_letter("told", "no"));
                     output.also(|bytes| bytes.extend_from_slice(b"never"));
@@ -72,6 +85,15 @@ impl Handler for Obedient {
                 text => output.emit(|bytes| bytes.extend_from_slice(text.as_bytes())),
             }
         }
+    }
+}
+
+/// A record of the state's changelog.
+fn change() -> To<'static> {
+    To {
+        output: Some("changes"),
+        key: OutputKey::OnInputPartition(b"state"),
+        headers: &[("why", b"told")],
     }
 }
 
@@ -112,7 +134,7 @@ impl World {
             retention: Retention::Broker,
             message_bytes_max: None,
         };
-        let names = ["in", "in.dlq", "out", "quadrille.schemas"];
+        let names = ["in", "in.dlq", "out", "p.changes", "quadrille.schemas"];
         broker.create(&names.map(spec)).expect("topics");
         World {
             broker,
@@ -157,10 +179,12 @@ impl World {
             pipeline: "p".to_owned(),
             group: "quadrille.feature.p".to_owned(),
             input: "in".to_owned(),
-            outputs: vec![OutputTopic {
-                name: "out",
-                topic: "out".to_owned(),
-            }],
+            outputs: [("out", "out"), ("changes", "p.changes")]
+                .map(|(name, topic)| OutputTopic {
+                    name,
+                    topic: topic.to_owned(),
+                })
+                .into(),
             instance: instance.to_owned(),
             lanes,
             commit,
@@ -253,6 +277,22 @@ impl World {
         })
         .expect("listed");
         payloads
+    }
+
+    /// What lies on the changelog, each with the input's partition and headers and one of its own; None is a tombstone.
+    fn changes(&self) -> Vec<Option<String>> {
+        let mut changes = Vec::new();
+        let cluster = self.broker.cluster().expect("a cluster");
+        list_dead_letters(&cluster, "p.changes", |record| {
+            assert_eq!((record.partition, record.header("ward")), (0, Some("7")));
+            assert_eq!(record.header("why"), Some("told"));
+            assert_eq!(record.key.as_deref(), Some(&b"state"[..]));
+            let text = |payload: Vec<u8>| String::from_utf8_lossy(&payload).into_owned();
+            changes.push(record.payload.map(|payload| text(payload.to_vec())));
+            std::ops::ControlFlow::Continue(())
+        })
+        .expect("listed");
+        changes
     }
 
     fn stop(&mut self) -> Result<(), StageError> {
@@ -569,4 +609,26 @@ fn a_handler_that_does_not_fit_how_its_stage_commits_is_refused_before_it_runs()
         .err()
         .expect("it has no store");
     assert!(refused.to_string().contains("has no store"), "{refused}");
+}
+
+#[test]
+fn a_record_goes_to_the_output_it_names_and_not_without_what_it_needs_beside_it() {
+    for commit in [CommitMode::Kafka, CommitMode::AtLeastOnce] {
+        let mut world = World::start(commit);
+        world.send(&[
+            "a",
+            "with a change",
+            "with a huge change",
+            "forget",
+            "elsewhere",
+            "b",
+        ]);
+        world.consumed(6);
+        assert_eq!(world.out(), ["a", "changed", "b"]);
+        let (one, two) = (Some("1".to_owned()), Some("2".to_owned()));
+        assert_eq!(world.changes(), [one, None, two]);
+        let too_large = letter("too_large", "1", "with a huge change");
+        assert_eq!(world.dead(), [too_large]);
+        world.stop().expect("drained");
+    }
 }

@@ -1,12 +1,16 @@
-//! Where the handler's store, not Kafka, says where a partition goes on: a lane asks it about each partition that is new,
-//! goes on polling until the answer is there, then sends the partition to that offset and opens its gate.
+//! What happens to a partition that is new to a lane before its first record comes, where the handler's store says where it
+//! goes on or the handler keeps state of it: the lane asks where, has the state brought back, goes on polling meanwhile,
+//! then sends the partition to its offset and opens its gate.
 
 use std::time::{Duration, Instant};
 
 use rdkafka::Offset;
 
 use super::{End, Lane, commit::STORE_ENDS_WITHIN};
-use crate::{Backoff, Failure, Handler, batch::Batch, consumer::LaneConsumer, gates::Closed};
+use crate::{
+    Backoff, Claimed, CommitMode, Failure, Handler, Restore, batch::Batch, consumer::LaneConsumer,
+    gates::Closed,
+};
 
 /// Waits between questions to a store that fails.
 const AGAIN_FIRST: Duration = Duration::from_millis(100);
@@ -17,10 +21,16 @@ const SEEK_AGAIN_MAX: Duration = Duration::from_millis(500);
 /// Failed questions before the log calls it a trouble: the first ones are part of any restart of a database.
 const QUIET_FAILURES: u32 = 2;
 
-/// The question to the store.
+const UNKNOWN: &str = "partitions wait: where they go on is not known";
+
+/// Partitions on their way to be opened.
 pub(super) struct Claims {
-    /// What it is asked about now; empty where it is not.
+    /// What the store is asked about now; empty where it is not.
     asked: Vec<Closed>,
+    /// Where partitions go on whose state is being brought back.
+    restoring: Vec<(Closed, Option<i64>)>,
+    /// The client is to be sent to where a partition goes on, again.
+    is_sought: bool,
     backoff: Backoff,
     seeks: Backoff,
     again_at: Instant,
@@ -30,6 +40,8 @@ impl Default for Claims {
     fn default() -> Self {
         Claims {
             asked: Vec::new(),
+            restoring: Vec::new(),
+            is_sought: false,
             backoff: Backoff::new(AGAIN_FIRST, AGAIN_MAX),
             seeks: Backoff::new(SEEK_AGAIN_FIRST, SEEK_AGAIN_MAX),
             again_at: Instant::now(),
@@ -37,66 +49,125 @@ impl Default for Claims {
     }
 }
 
+/// What the group has committed. Stable: an offset that is being committed by a transaction is waited for.
+fn committed(consumer: &LaneConsumer, partitions: &[i32]) -> Result<Claimed, Failure> {
+    let committed = consumer.committed_of_all(partitions);
+    committed.map_err(|error| Failure::retry("kafka", error.to_string()))
+}
+
 impl<H: Handler> Lane<H> {
-    /// Opens the gates of which the store has said where they go on; asks it about others. Does not wait.
+    /// Opens the gates of partitions of which it is known where they go on, and whose state is back; asks about others.
+    /// Does not wait.
     pub(super) fn claim(
         &mut self,
         consumer: &LaneConsumer,
         claims: &mut Claims,
     ) -> Result<(), End> {
-        let Some(store) = self.handler.store() else {
+        if self.config.commit != CommitMode::Store && !self.handler.keeps_state() {
             return Ok(());
-        };
+        }
+        self.ask(consumer, claims)?;
+        self.restore(consumer, claims)?;
+        let waits = !claims.asked.is_empty() || !claims.restoring.is_empty() || claims.is_sought;
+        consumer.is_asking.set(waits);
+        if !waits && consumer.closed().is_empty() {
+            consumer.all_open();
+        }
+        Ok(())
+    }
+
+    /// Asks where partitions go on whose gates are closed.
+    fn ask(&mut self, consumer: &LaneConsumer, claims: &mut Claims) -> Result<(), End> {
         if claims.asked.is_empty() {
             if Instant::now() < claims.again_at {
                 return Ok(());
             }
-            claims.asked = consumer.closed();
+            claims.is_sought = false;
+            claims.asked = consumer.closed_anew();
+            let known = |gate: &Closed| claims.restoring.iter().any(|(known, _)| known == gate);
+            claims.asked.retain(|gate| !known(gate));
             if claims.asked.is_empty() {
                 return Ok(());
             }
         }
         let partitions: Vec<i32> = claims.asked.iter().map(|gate| gate.partition).collect();
-        let Some(answer) = store.claim(&partitions) else {
-            consumer.is_asking.set(true);
+        let answer = match self.handler.store() {
+            Some(store) => store.claim(&partitions),
+            None => Some(committed(consumer, &partitions)),
+        };
+        let Some(answer) = answer else {
             return Ok(());
         };
-        consumer.is_asking.set(false);
         let asked = std::mem::take(&mut claims.asked);
         match answer {
             Ok(claimed) => {
                 claims.backoff.reset();
-                let mut all_open = true;
                 for gate in asked {
                     let of = |(partition, _): &&(i32, Option<i64>)| *partition == gate.partition;
                     if let Some((_, next)) = claimed.iter().find(of) {
-                        all_open &= self.open(consumer, gate, *next)?;
-                    }
-                }
-                match all_open {
-                    true => claims.seeks.reset(),
-                    false => {
-                        consumer.is_asking.set(true);
-                        claims.again_at = Instant::now() + claims.seeks.next_wait();
+                        claims.restoring.push((gate, *next));
                     }
                 }
                 Ok(())
             }
-            Err(Failure::Retry(cause)) => {
-                let wait = claims.backoff.next_wait();
-                claims.again_at = Instant::now() + wait;
-                match claims.backoff.attempts() {
-                    ..=QUIET_FAILURES => {
-                        tracing::info!(lane = self.task, %cause, ?partitions, ?wait, "partitions wait: where they go on is not known");
-                    }
-                    _ => {
-                        tracing::warn!(lane = self.task, %cause, ?partitions, ?wait, "partitions wait: where they go on is not known");
-                    }
-                }
-                Ok(())
-            }
-            Err(Failure::DeadLetter(cause) | Failure::Fatal(cause)) => Err(End::Fatal(cause)),
+            Err(failure) => self.wait_for(claims, failure, &partitions),
         }
+    }
+
+    /// Has the state of partitions brought back, and opens the gates of those that have it.
+    fn restore(&mut self, consumer: &LaneConsumer, claims: &mut Claims) -> Result<(), End> {
+        if claims.restoring.is_empty() {
+            return Ok(());
+        }
+        let closed = consumer.closed();
+        let mut opened = true;
+        for (gate, next) in std::mem::take(&mut claims.restoring) {
+            // It was given up meanwhile.
+            if !closed.contains(&gate) {
+                self.status.restored(&[gate.partition]);
+                continue;
+            }
+            match self.handler.restore(gate.partition, next) {
+                Ok(Restore::Done) => {
+                    self.status.restored(&[gate.partition]);
+                    opened &= self.open(consumer, gate, next)?;
+                }
+                Ok(Restore::Pending { done, total }) => {
+                    self.status.restores(gate.partition, done, total);
+                    claims.restoring.push((gate, next));
+                }
+                Err(failure) => self.wait_for(claims, failure, &[gate.partition])?,
+            }
+        }
+        match opened {
+            true => claims.seeks.reset(),
+            false => {
+                claims.is_sought = true;
+                claims.again_at = Instant::now() + claims.seeks.next_wait();
+            }
+        }
+        Ok(())
+    }
+
+    /// These partitions are asked about again later.
+    fn wait_for(
+        &self,
+        claims: &mut Claims,
+        failure: Failure,
+        partitions: &[i32],
+    ) -> Result<(), End> {
+        let cause = match failure {
+            Failure::Retry(cause) => cause,
+            Failure::DeadLetter(cause) | Failure::Fatal(cause) => return Err(End::Fatal(cause)),
+        };
+        let wait = claims.backoff.next_wait();
+        claims.again_at = Instant::now() + wait;
+        let lane = &self.task;
+        match claims.backoff.attempts() {
+            ..=QUIET_FAILURES => tracing::info!(lane, %cause, ?partitions, ?wait, "{UNKNOWN}"),
+            _ => tracing::warn!(lane, %cause, ?partitions, ?wait, "{UNKNOWN}"),
+        }
+        Ok(())
     }
 
     /// Sends a partition to where it goes on and lets its records come. False where it is to be claimed again: the client
@@ -108,6 +179,8 @@ impl<H: Handler> Lane<H> {
         next: Option<i64>,
     ) -> Result<bool, End> {
         let at = match next {
+            // Whether the log has it is found out by the first record that comes.
+            Some(next) if self.config.commit != CommitMode::Store => Offset::Offset(next),
             Some(next) => match self.reachable(consumer, gate.partition, next)? {
                 Some(next) => Offset::Offset(next),
                 None => return Ok(false),
@@ -119,7 +192,8 @@ impl<H: Handler> Lane<H> {
                 let partition = gate.partition;
                 tracing::debug!(lane = self.task, partition, offset = ?at, "partition goes on");
                 // Kafka may not have heard of what is stored, and nothing else may come.
-                if let Offset::Offset(next) = at
+                if self.config.commit == CommitMode::Store
+                    && let Offset::Offset(next) = at
                     && let Ok(offsets) = consumer.offsets(&[(partition, next)])
                 {
                     self.keep_offsets(consumer, &offsets);

@@ -2,7 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::{Cause, judge::Buried};
+use crate::{
+    Cause,
+    judge::{Buried, Known},
+};
 
 #[derive(Default)]
 pub(super) struct Places {
@@ -17,6 +20,13 @@ pub(super) struct Places {
 }
 
 impl Places {
+    pub fn known(&self) -> Known<'_> {
+        Known {
+            buried: &self.buried,
+            refused: &self.refused,
+        }
+    }
+
     /// Forgets the records of partitions that the batch forgot: in these places other records may come.
     pub fn forget(&mut self, partitions: &[i32]) {
         let stays = |(partition, _): &(i32, i64)| !partitions.contains(partition);

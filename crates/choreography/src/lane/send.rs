@@ -124,21 +124,13 @@ impl<H: Handler> Lane<H> {
         let mut sent = 0;
         self.extras_dropped = 0;
         self.letters_truncated = 0;
+        if self.handler.keeps_state() {
+            self.refuse_first(incoming)?;
+        }
         let mut grouped = 0;
         for (index, record) in incoming.iter().enumerate() {
             if !self.suspects.places.is_empty() {
                 self.isolate(producer, record, &mut grouped)?;
-            }
-            let refused = (!self.places.refused.is_empty())
-                .then(|| {
-                    self.places
-                        .refused
-                        .get(&(record.partition, record.offset))
-                        .cloned()
-                })
-                .flatten();
-            if let Some(cause) = refused {
-                self.judge.refuse(index, cause);
             }
             if let Err(cause) = self.check_required(index, record)? {
                 self.judge.refuse(index, cause);
@@ -161,6 +153,34 @@ impl<H: Handler> Lane<H> {
             sent += self.send_extras(producer, index, record)?;
         }
         Ok(sent)
+    }
+
+    /// Where the handler's state has a part of each record, those whose outputs are too large are found before anything is
+    /// sent: the batch is decided anew without them.
+    fn refuse_first(&mut self, incoming: &[Incoming<'_>]) -> Result<(), Undelivered> {
+        let mut found = Vec::new();
+        for (index, record) in incoming.iter().enumerate() {
+            let outcome = match self.judge.decision(index) {
+                Decision::Emit(emitted) => Some(emitted),
+                Decision::Dead { .. } | Decision::Absorbed => None,
+            };
+            let required = self.judge.extras(index).filter(|it| it.is_required);
+            for emitted in outcome.into_iter().chain(required) {
+                let sending = Sending::of(&self.config, &self.topics, emitted, index, record)?;
+                if let Err(cause) = sending.check() {
+                    found.push(((record.partition, record.offset), cause));
+                    break;
+                }
+            }
+        }
+        let Some((_, cause)) = found.first() else {
+            return Ok(());
+        };
+        let reason = format!("{cause}; the batch is decided anew without such records");
+        self.places.refused.extend(found);
+        // The next attempt is another one.
+        self.failed_commits = 0;
+        Err(reason.into())
     }
 
     fn is_buried(&self, record: &Incoming<'_>) -> bool {
@@ -221,6 +241,7 @@ impl<H: Handler> Lane<H> {
                 Err(cause) => {
                     let reason = cause.to_string();
                     self.places.refused.insert(place, cause);
+                    self.failed_commits = 0;
                     return Err(reason.into());
                 }
             }

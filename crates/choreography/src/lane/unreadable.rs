@@ -255,7 +255,7 @@ impl<H: Handler> Lane<H> {
         } = *unreadable;
         // Nothing of it was handled, so what a handler keeps is to be empty.
         self.judge
-            .decide(&mut self.handler, &[], &self.places.buried)
+            .decide(&mut self.handler, &[], self.places.known())
             .map_err(|cause| Unsettled::End(End::Fatal(cause)))?;
         let next = last + 1;
         let polled = consumer.position_of(partition).map_err(fault)?;
