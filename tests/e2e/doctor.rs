@@ -6,10 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use quadrille_local::kafka::secured::USER;
 use serde_json::Value;
 
 use crate::harness::{
-    PATIENCE,
+    PATIENCE, broker,
     cli::{Cli, written},
     eventually, eventually_or_show,
     world::World,
@@ -154,4 +155,35 @@ fn a_watch_waits_for_a_kafka_that_starts_late() {
         watch.try_wait().expect("a child of ours")
     });
     assert_eq!(status.code(), Some(0));
+}
+
+#[test]
+fn a_doctor_says_why_kafka_does_not_let_it_in() {
+    let mut options = broker::options();
+    options.secured = true;
+    let kafka = options.start().expect("Apache Kafka starts");
+    let secured = kafka.secured().expect("secured listeners");
+    let certificate = secured.certificate.display();
+    let wrong = format!(
+        "security.protocol=SASL_SSL\nsasl.mechanism=SCRAM-SHA-512\nsasl.username={USER}\nsasl.password=wrong\n\
+         ssl.ca.location={certificate}"
+    );
+    let pipelines = concat!(env!("CARGO_MANIFEST_DIR"), "/pipelines");
+    let port = free_ports();
+    let args = ["doctor", "--pipeline", pipelines, "--port", &port];
+    for (servers, properties, why) in [
+        (&secured.sasl, wrong.as_str(), "Authentication failed"),
+        (
+            &secured.tls,
+            "security.protocol=SSL",
+            "certificate verify failed",
+        ),
+    ] {
+        let mut command = Cli(servers.clone()).command(&args);
+        let output = command.env("KAFKA_PROPERTIES", properties).output();
+        let output = output.expect("the CLI starts");
+        let report = text(&output.stdout);
+        assert_eq!(output.status.code(), Some(1), "{report}");
+        assert!(report.contains(why), "{report}");
+    }
 }

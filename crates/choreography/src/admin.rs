@@ -30,6 +30,8 @@ pub(crate) const MODELS_BYTES_MAX: usize = (4 << 20) + (64 << 10);
 /// Kafka's default `max.message.bytes`.
 const MESSAGE_BYTES_DEFAULT: usize = 1_048_588;
 
+/// A poll without patience ends at a line of the client's log, and the error stands behind it.
+const ERROR_WITHIN: Duration = Duration::from_millis(10);
 /// Errors of connections that are looked at in one go: of one connection the client repeats one twice a minute.
 const ERRORS_MAX: usize = 1_000;
 
@@ -557,7 +559,7 @@ impl Admin {
     pub(crate) fn unreachable(&self, source: KafkaError) -> AdminError {
         // The client's errors wait to be polled; nothing else does here.
         for _ in 0..ERRORS_MAX {
-            if self.consumer.poll(Duration::ZERO).is_none() {
+            if self.consumer.poll(ERROR_WITHIN).is_none() {
                 break;
             }
         }
