@@ -152,7 +152,7 @@ impl Handler for Counter {
     }
 
     fn panicked(&mut self) {
-        std::mem::swap(&mut self.pending, &mut self.savepoint);
+        self.pending.clone_from(&self.savepoint);
     }
 }
 

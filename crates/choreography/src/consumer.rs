@@ -91,6 +91,9 @@ struct Rest {
     next: i64,
 }
 
+/// A partition, where it goes on, and the leader epoch of the last record before that, as far as they are known.
+pub(crate) type Known = (i32, Option<i64>, Option<i32>);
+
 /// Begins the metadata committed beside an offset: the pipeline's generation follows.
 const GENERATION: &str = "generation=";
 
@@ -180,8 +183,10 @@ impl Events {
         if self.checks_starts() {
             lock(&self.unchecked).extend(taken().map(|partition| (partition, Check::default())));
         }
-        if !self.restores {
-            self.status.joined();
+        match self.restores {
+            true if !elements.is_empty() => self.status.waits_for_state(),
+            true => {}
+            false => self.status.joined(),
         }
         self.is_assigned.store(true, Ordering::Release);
     }
@@ -479,16 +484,17 @@ impl LaneConsumer {
     /// What the group has committed of a partition, if anything.
     pub fn committed_of(&self, partition: i32) -> KafkaResult<Option<i64>> {
         let all = self.committed_of_all(&[partition])?;
-        Ok(all.first().and_then(|(_, next)| *next))
+        Ok(all.first().and_then(|(_, next, _)| *next))
     }
 
-    /// The same of several partitions; of what this lane committed itself no coordinator may know less.
-    pub fn committed_of_all(&self, partitions: &[i32]) -> KafkaResult<Vec<(i32, Option<i64>)>> {
+    /// The same of several partitions, each with the leader epoch of its last record; of what this lane committed itself no coordinator may know less.
+    pub fn committed_of_all(&self, partitions: &[i32]) -> KafkaResult<Vec<Known>> {
         let mut list = TopicPartitionList::with_capacity(partitions.len());
         for partition in partitions {
             list.add_partition(&self.topic, *partition);
         }
         let committed = self.client.committed_offsets(list, COMMITTED_WAIT)?;
+        let topic = CString::new(&*self.topic)?;
         let assigned = lock(&self.client.context().assigned);
         let own = |partition: i32| assigned.get(&partition)?.committed;
         let one = |element: &rdkafka::topic_partition_list::TopicPartitionListElem<'_>| {
@@ -497,7 +503,9 @@ impl LaneConsumer {
                 Offset::Offset(next) => Some(next),
                 _ => None,
             };
-            Ok((element.partition(), next.max(own(element.partition()))))
+            let partition = element.partition();
+            let epoch = native::committed_with(&committed, &topic, partition).0;
+            Ok((partition, next.max(own(partition)), epoch))
         };
         committed.elements().iter().map(one).collect()
     }
@@ -685,11 +693,29 @@ impl LaneConsumer {
         closed
     }
 
-    /// To be called when no gate is closed: all that this member was given is open.
+    /// Takes from the batch what came while a gate was being opened that is closed still: a seek that is not answered in
+    /// time lets records pass.
+    pub fn forget_closed(&self, batch: &mut Batch<'_>) {
+        let closed = self.closed();
+        let in_batch = |partition: i32| batch.partitions().any(|it| it == partition);
+        let closed: Vec<i32> = closed
+            .iter()
+            .map(|gate| gate.partition)
+            .filter(|partition| in_batch(*partition))
+            .collect();
+        if !closed.is_empty() {
+            batch.forget(&closed);
+        }
+    }
+
+    /// To be called when no gate is closed: all that this member was given is open. Nothing is its share only once that has
+    /// lasted: a member that joins is given partitions after others have given them up.
     pub fn all_open(&self) {
         let events = self.client.context();
-        if events.restores && events.is_assigned.load(Ordering::Acquire) {
-            events.status.joined();
+        let is_empty = lock(&events.assigned).is_empty();
+        let is_settled = !is_empty || self.rebalanced_at.get().elapsed() >= RESTLESS_FOR;
+        if events.restores && events.is_assigned.load(Ordering::Acquire) && is_settled {
+            events.status.all_open();
         }
     }
 
@@ -698,10 +724,11 @@ impl LaneConsumer {
     }
 
     /// Opens a gate at an offset. False where the partition was given up meanwhile.
-    pub fn open(&self, gate: Closed, at: Offset) -> KafkaResult<bool> {
+    pub fn open(&self, gate: Closed, at: Offset, epoch: Option<i32>) -> KafkaResult<bool> {
         let client = self.client.client();
         // Waited for: the client drops a seek that a rebalance overtakes, and one of a partition it does not read yet.
-        let seek = || self.client.seek(&self.topic, gate.partition, at, SEEK_WAIT);
+        // With the epoch that was committed: the client finds out by it whether the log was cut and has grown again.
+        let seek = || native::seek(client, &self.topic, (gate.partition, at), epoch, SEEK_WAIT);
         self.with_gates(|gates| gates.open(client, gate, seek))
             .unwrap_or(Ok(false))
     }

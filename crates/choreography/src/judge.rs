@@ -62,6 +62,8 @@ pub(crate) struct Judge<R> {
     records: Vec<R>,
     verdicts: Vec<Verdict>,
     output: Output,
+    /// The handler was given decoded records since this was reset.
+    is_handling: bool,
 }
 
 impl<R> Default for Judge<R> {
@@ -70,6 +72,7 @@ impl<R> Default for Judge<R> {
             records: Vec::new(),
             verdicts: Vec::new(),
             output: Output::default(),
+            is_handling: false,
         }
     }
 }
@@ -102,6 +105,7 @@ impl<R: Default> Judge<R> {
         match together {
             Ok(result) => result?,
             Err(_) => {
+                handler.aborted();
                 self.start(handler);
                 for one in incoming {
                     self.decide_alone(handler, one, known)?;
@@ -151,6 +155,7 @@ impl<R: Default> Judge<R> {
             .collect();
         let expected = items.len();
         if expected > 0 {
+            self.is_handling = true;
             handler.handle(&items, &mut self.output);
         }
         let decided = self.output.outcomes.len() - first;
@@ -188,6 +193,7 @@ impl<R: Default> Judge<R> {
         known: Known<'_>,
     ) -> Result<(), Cause> {
         let (verdicts, outcomes) = (self.verdicts.len(), self.output.outcomes.len());
+        self.is_handling = false;
         let result = catch_unwind(AssertUnwindSafe(|| {
             self.decide_together(handler, std::slice::from_ref(one), known)
         }));
@@ -196,7 +202,10 @@ impl<R: Default> Judge<R> {
             Err(panic) => {
                 self.verdicts.truncate(verdicts);
                 self.output.truncate(outcomes);
-                handler.panicked();
+                // Where its decoding did, the last call was another record's.
+                if self.is_handling {
+                    handler.panicked();
+                }
                 let failure = Failure::dead_letter("panic", panic_text(&*panic));
                 self.verdicts
                     .push(Verdict::Failed(failure, FailedAt::Handle));
@@ -447,6 +456,58 @@ mod tests {
         let alone = beside(&payloads);
         assert_eq!(alone, [&b""[..], b"12", b"", b"", b"3", b"", b""]);
         assert_eq!(beside(&payloads[..5]), alone[..5]);
+    }
+
+    /// Panics where it is told to, and notes what it hears of it.
+    #[derive(Default)]
+    struct Panicky(Vec<&'static str>);
+
+    impl Handler for Panicky {
+        type Record = ();
+
+        fn decode(&mut self, incoming: &Incoming<'_>, (): &mut ()) -> Result<(), Failure> {
+            assert_ne!(incoming.payload, Some(&b"decode"[..]), "boom");
+            Ok(())
+        }
+
+        fn begin(&mut self) {
+            self.0.push("begin");
+        }
+
+        fn handle(&mut self, items: &[Item<'_, ()>], output: &mut Output) {
+            for item in items {
+                self.0.push("handle");
+                assert_ne!(item.incoming.payload, Some(&b"handle"[..]), "boom");
+                output.absorb("done");
+            }
+        }
+
+        fn aborted(&mut self) {
+            self.0.push("aborted");
+        }
+
+        fn panicked(&mut self) {
+            self.0.push("panicked");
+        }
+    }
+
+    #[test]
+    fn a_handler_hears_of_a_panic_of_its_own_and_not_of_one_in_decoding() {
+        let heard = |payloads: &[Option<&'static str>]| {
+            let mut handler = Panicky::default();
+            let batch = batch(payloads);
+            let mut judge = Judge::default();
+            judge.decide(&mut handler, &batch, nothing()).unwrap();
+            handler.0
+        };
+        let alone = ["begin", "aborted", "begin", "handle"];
+        assert_eq!(heard(&[Some("a"), Some("decode")]), alone);
+        assert_eq!(
+            heard(&[Some("a"), Some("handle")]),
+            [
+                "begin", "handle", "handle", "aborted", "begin", "handle", "handle", "panicked"
+            ]
+        );
     }
 
     #[test]

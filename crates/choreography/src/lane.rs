@@ -341,6 +341,9 @@ impl<H: Handler> Lane<H> {
             }
             consumer.attend();
             self.collect(consumer, &mut batch)?;
+            if self.handler.keeps_state() {
+                consumer.forget_closed(&mut batch);
+            }
             consumer.check_starts(&mut batch).map_err(End::restart)?;
             self.check_claimed(consumer, &mut batch)?;
             // Before anything that came since is handled.
@@ -591,7 +594,11 @@ impl<H: Handler> Lane<H> {
                 self.handler.committed();
                 Ok(Settled::Committed)
             }
-            Err(Unsettled::Aborted(reason) | Unsettled::Doubtful(reason)) => {
+            Err(
+                Unsettled::Aborted(reason)
+                | Unsettled::Doubtful(reason)
+                | Unsettled::TimedOut(reason),
+            ) => {
                 self.spans.undone(&incoming, "aborted", &reason);
                 self.handler.aborted();
                 self.aborted(reason)

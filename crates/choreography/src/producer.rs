@@ -147,11 +147,16 @@ pub(crate) enum SendError {
 /// Why a batch is not delivered.
 pub(crate) struct Undelivered {
     pub reason: String,
+    /// Of the handler: trying again helps nobody.
+    pub is_bug: bool,
 }
 
 impl From<String> for Undelivered {
     fn from(reason: String) -> Self {
-        Undelivered { reason }
+        Undelivered {
+            reason,
+            is_bug: false,
+        }
     }
 }
 

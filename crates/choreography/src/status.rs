@@ -69,6 +69,8 @@ pub(crate) struct LaneStatus {
     assigned: AtomicUsize,
     /// Of each partition whose state is being brought back: how much of it is, and of how much.
     restoring: Mutex<BTreeMap<i32, (u64, u64)>>,
+    /// It holds partitions whose state is not back.
+    waits: AtomicBool,
     ended: AtomicBool,
 }
 
@@ -81,6 +83,7 @@ impl LaneStatus {
             has_joined: AtomicBool::new(false),
             assigned: AtomicUsize::new(0),
             restoring: Mutex::default(),
+            waits: AtomicBool::new(false),
             ended: AtomicBool::new(false),
         }
     }
@@ -97,7 +100,19 @@ impl LaneStatus {
 
     pub fn left(&self) {
         self.joined.store(false, Ordering::Release);
+        self.waits.store(false, Ordering::Release);
         self.assigned.store(0, Ordering::Release);
+    }
+
+    /// It was given partitions whose state is to be brought back.
+    pub fn waits_for_state(&self) {
+        self.waits.store(true, Ordering::Release);
+    }
+
+    /// The state of all that it holds is there.
+    pub fn all_open(&self) {
+        self.waits.store(false, Ordering::Release);
+        self.joined();
     }
 
     fn restoring(&self) -> MutexGuard<'_, BTreeMap<i32, (u64, u64)>> {
@@ -180,7 +195,12 @@ impl Health {
     /// # Errors
     /// What it waits for.
     pub fn ready(&self) -> Result<(), String> {
-        self.wait_for(|lane| &lane.joined)
+        self.wait_for(|lane| &lane.joined)?;
+        let waits = |lane: &Arc<LaneStatus>| lane.waits.load(Ordering::Acquire);
+        match self.lanes.iter().any(waits) {
+            true => Err(format!("pipeline {}: {}", self.pipeline, self.waits_for())),
+            false => Ok(()),
+        }
     }
 
     /// Whether the group has given this replica its share at any time, whatever has become of it.

@@ -8,7 +8,9 @@ use rdkafka::Offset;
 
 use super::{End, Lane, commit::STORE_ENDS_WITHIN};
 use crate::{
-    Backoff, Claimed, CommitMode, Failure, Handler, Restore, batch::Batch, consumer::LaneConsumer,
+    Backoff, CommitMode, Failure, Handler, Restore,
+    batch::Batch,
+    consumer::{Known, LaneConsumer},
     gates::Closed,
 };
 
@@ -23,14 +25,29 @@ const QUIET_FAILURES: u32 = 2;
 
 const UNKNOWN: &str = "partitions wait: where they go on is not known";
 
+const UNRESTORED: &str = "partitions wait: their state could not be brought back";
+
+/// A partition on its way to be opened.
+struct Opening {
+    gate: Closed,
+    next: Option<i64>,
+    /// Of the last record before it, where that is known.
+    epoch: Option<i32>,
+    is_restored: bool,
+}
+
 /// Partitions on their way to be opened.
 pub(super) struct Claims {
     /// What the store is asked about now; empty where it is not.
     asked: Vec<Closed>,
-    /// Where partitions go on whose state is being brought back.
-    restoring: Vec<(Closed, Option<i64>)>,
+    /// Those of which it is known where they go on.
+    opening: Vec<Opening>,
     /// The client is to be sent to where a partition goes on, again.
     is_sought: bool,
+    /// Of restores that fail.
+    restores: Backoff,
+    restore_at: Instant,
+    seek_at: Instant,
     backoff: Backoff,
     seeks: Backoff,
     again_at: Instant,
@@ -40,8 +57,11 @@ impl Default for Claims {
     fn default() -> Self {
         Claims {
             asked: Vec::new(),
-            restoring: Vec::new(),
+            opening: Vec::new(),
             is_sought: false,
+            restores: Backoff::new(AGAIN_FIRST, AGAIN_MAX),
+            restore_at: Instant::now(),
+            seek_at: Instant::now(),
             backoff: Backoff::new(AGAIN_FIRST, AGAIN_MAX),
             seeks: Backoff::new(SEEK_AGAIN_FIRST, SEEK_AGAIN_MAX),
             again_at: Instant::now(),
@@ -50,14 +70,14 @@ impl Default for Claims {
 }
 
 /// What the group has committed. Stable: an offset that is being committed by a transaction is waited for.
-fn committed(consumer: &LaneConsumer, partitions: &[i32]) -> Result<Claimed, Failure> {
+fn committed(consumer: &LaneConsumer, partitions: &[i32]) -> Result<Vec<Known>, Failure> {
     let committed = consumer.committed_of_all(partitions);
     committed.map_err(|error| Failure::retry("kafka", error.to_string()))
 }
 
 impl<H: Handler> Lane<H> {
     /// Opens the gates of partitions of which it is known where they go on, and whose state is back; asks about others.
-    /// Does not wait.
+    /// A store is not waited for; the group's offsets are, for half a second.
     pub(super) fn claim(
         &mut self,
         consumer: &LaneConsumer,
@@ -68,7 +88,7 @@ impl<H: Handler> Lane<H> {
         }
         self.ask(consumer, claims)?;
         self.restore(consumer, claims)?;
-        let waits = !claims.asked.is_empty() || !claims.restoring.is_empty() || claims.is_sought;
+        let waits = !claims.asked.is_empty() || !claims.opening.is_empty() || claims.is_sought;
         consumer.is_asking.set(waits);
         if !waits && consumer.closed().is_empty() {
             consumer.all_open();
@@ -84,7 +104,7 @@ impl<H: Handler> Lane<H> {
             }
             claims.is_sought = false;
             claims.asked = consumer.closed_anew();
-            let known = |gate: &Closed| claims.restoring.iter().any(|(known, _)| known == gate);
+            let known = |gate: &Closed| claims.opening.iter().any(|known| known.gate == *gate);
             claims.asked.retain(|gate| !known(gate));
             if claims.asked.is_empty() {
                 return Ok(());
@@ -92,7 +112,11 @@ impl<H: Handler> Lane<H> {
         }
         let partitions: Vec<i32> = claims.asked.iter().map(|gate| gate.partition).collect();
         let answer = match self.handler.store() {
-            Some(store) => store.claim(&partitions),
+            Some(store) => store.claim(&partitions).map(|claimed| {
+                // What is stored has no epoch of the log.
+                let known = |(partition, next)| (partition, next, None);
+                claimed.map(|all| all.into_iter().map(known).collect())
+            }),
             None => Some(committed(consumer, &partitions)),
         };
         let Some(answer) = answer else {
@@ -103,81 +127,104 @@ impl<H: Handler> Lane<H> {
             Ok(claimed) => {
                 claims.backoff.reset();
                 for gate in asked {
-                    let of = |(partition, _): &&(i32, Option<i64>)| *partition == gate.partition;
-                    if let Some((_, next)) = claimed.iter().find(of) {
-                        claims.restoring.push((gate, *next));
-                    }
+                    let found = claimed.iter().find(|it| it.0 == gate.partition);
+                    claims.opening.extend(found.map(|(_, next, epoch)| Opening {
+                        gate,
+                        next: *next,
+                        epoch: *epoch,
+                        is_restored: false,
+                    }));
                 }
                 Ok(())
             }
-            Err(failure) => self.wait_for(claims, failure, &partitions),
+            Err(failure) => {
+                let wait = self.wait_for(&mut claims.backoff, failure, &partitions, UNKNOWN)?;
+                claims.again_at = Instant::now() + wait;
+                Ok(())
+            }
         }
     }
 
     /// Has the state of partitions brought back, and opens the gates of those that have it.
     fn restore(&mut self, consumer: &LaneConsumer, claims: &mut Claims) -> Result<(), End> {
-        if claims.restoring.is_empty() {
+        if claims.opening.is_empty() || Instant::now() < claims.restore_at {
             return Ok(());
         }
         let closed = consumer.closed();
-        let mut opened = true;
-        for (gate, next) in std::mem::take(&mut claims.restoring) {
+        let now = Instant::now();
+        for mut opening in std::mem::take(&mut claims.opening) {
+            let partition = opening.gate.partition;
             // It was given up meanwhile.
-            if !closed.contains(&gate) {
-                self.status.restored(&[gate.partition]);
+            if !closed.contains(&opening.gate) {
+                self.status.restored(&[partition]);
                 continue;
             }
-            match self.handler.restore(gate.partition, next) {
-                Ok(Restore::Done) => {
-                    self.status.restored(&[gate.partition]);
-                    opened &= self.open(consumer, gate, next)?;
+            if !opening.is_restored {
+                match self.handler.restore(partition, opening.next) {
+                    Ok(Restore::Done) => {
+                        claims.restores.reset();
+                        self.status.restored(&[partition]);
+                        opening.is_restored = true;
+                    }
+                    Ok(Restore::Pending { done, total }) => {
+                        self.status.restores(partition, done, total);
+                    }
+                    Err(failure) => {
+                        let restores = &mut claims.restores;
+                        let wait = self.wait_for(restores, failure, &[partition], UNRESTORED)?;
+                        claims.restore_at = now + wait;
+                    }
                 }
-                Ok(Restore::Pending { done, total }) => {
-                    self.status.restores(gate.partition, done, total);
-                    claims.restoring.push((gate, next));
-                }
-                Err(failure) => self.wait_for(claims, failure, &[gate.partition])?,
             }
-        }
-        match opened {
-            true => claims.seeks.reset(),
-            false => {
-                claims.is_sought = true;
-                claims.again_at = Instant::now() + claims.seeks.next_wait();
+            if !opening.is_restored || now < claims.seek_at {
+                claims.opening.push(opening);
+            } else if self.open(consumer, &opening)? {
+                claims.seeks.reset();
+            } else {
+                let wait = claims.seeks.next_wait();
+                match self.config.commit {
+                    // What is stored may have changed: it is claimed again.
+                    CommitMode::Store => {
+                        claims.is_sought = true;
+                        claims.again_at = claims.again_at.max(now + wait);
+                    }
+                    CommitMode::Kafka | CommitMode::AtLeastOnce => {
+                        claims.seek_at = now + wait;
+                        claims.opening.push(opening);
+                    }
+                }
             }
         }
         Ok(())
     }
 
-    /// These partitions are asked about again later.
+    /// How long until these partitions are looked at again.
     fn wait_for(
         &self,
-        claims: &mut Claims,
+        backoff: &mut Backoff,
         failure: Failure,
         partitions: &[i32],
-    ) -> Result<(), End> {
+        message: &'static str,
+    ) -> Result<Duration, End> {
         let cause = match failure {
             Failure::Retry(cause) => cause,
             Failure::DeadLetter(cause) | Failure::Fatal(cause) => return Err(End::Fatal(cause)),
         };
-        let wait = claims.backoff.next_wait();
-        claims.again_at = Instant::now() + wait;
+        let wait = backoff.next_wait();
         let lane = &self.task;
-        match claims.backoff.attempts() {
-            ..=QUIET_FAILURES => tracing::info!(lane, %cause, ?partitions, ?wait, "{UNKNOWN}"),
-            _ => tracing::warn!(lane, %cause, ?partitions, ?wait, "{UNKNOWN}"),
+        match backoff.attempts() {
+            ..=QUIET_FAILURES => tracing::info!(lane, %cause, ?partitions, ?wait, "{message}"),
+            _ => tracing::warn!(lane, %cause, ?partitions, ?wait, "{message}"),
         }
-        Ok(())
+        Ok(wait)
     }
 
     /// Sends a partition to where it goes on and lets its records come. False where it is to be claimed again: the client
     /// does not read it yet, or it is not stored yet that its log was cut off.
-    fn open(
-        &mut self,
-        consumer: &LaneConsumer,
-        gate: Closed,
-        next: Option<i64>,
-    ) -> Result<bool, End> {
+    fn open(&mut self, consumer: &LaneConsumer, opening: &Opening) -> Result<bool, End> {
+        let &Opening {
+            gate, next, epoch, ..
+        } = opening;
         let at = match next {
             // Whether the log has it is found out by the first record that comes.
             Some(next) if self.config.commit != CommitMode::Store => Offset::Offset(next),
@@ -187,7 +234,7 @@ impl<H: Handler> Lane<H> {
             },
             None => Offset::Beginning,
         };
-        match consumer.open(gate, at) {
+        match consumer.open(gate, at, epoch) {
             Ok(true) => {
                 let partition = gate.partition;
                 tracing::debug!(lane = self.task, partition, offset = ?at, "partition goes on");

@@ -15,7 +15,7 @@ use rdkafka::{
 
 use super::{End, Lane};
 use crate::{
-    Backoff, Failure, Handler, Incoming, OffsetRange,
+    Backoff, Cause, Failure, Handler, Incoming, OffsetRange,
     batch::{Batch, Position},
     consumer::LaneConsumer,
     native,
@@ -51,6 +51,8 @@ pub(super) enum Unsettled {
     Aborted(String),
     /// Kafka did not say whether it committed; the producer is spent.
     Doubtful(String),
+    /// Kafka ended the transaction by its timeout, as it seems; the producer is spent.
+    TimedOut(String),
     End(End),
 }
 
@@ -99,7 +101,8 @@ impl<H: Handler> Lane<H> {
         let sent = match sent.and_then(|sent| confirmed(producer).map(|()| sent)) {
             Ok(sent) => sent,
             Err(undelivered) => {
-                let reason = producer.failed().unwrap_or(undelivered.reason);
+                let reason = producer.failed();
+                let reason = reason.unwrap_or_else(|| undelivered.reason.clone());
                 let unsettled = match transactional {
                     true => self.abort(producer, reason),
                     false => {
@@ -108,7 +111,13 @@ impl<H: Handler> Lane<H> {
                     }
                 };
                 self.note_refused(&producer.refused(), incoming);
-                return Err(unsettled);
+                return Err(match undelivered.is_bug {
+                    true => Unsettled::End(End::Fatal(Cause {
+                        class: "handler",
+                        message: undelivered.reason,
+                    })),
+                    false => unsettled,
+                });
             }
         };
         self.spans.delivered();
@@ -175,9 +184,8 @@ impl<H: Handler> Lane<H> {
             Err(NotCommitted::Doubtful(error)) if producer.is_rivalled(&error) => {
                 Err(Unsettled::End(End::of(&error, producer)))
             }
-            // Kafka ended the transaction by its timeout, which it does by an abort and to no transaction that was committed.
             Err(NotCommitted::Doubtful(error)) if transaction::is_fenced(&error) => {
-                Err(Unsettled::Aborted(producer.explain(&error)))
+                Err(Unsettled::TimedOut(producer.explain(&error)))
             }
             Err(NotCommitted::Doubtful(error)) => {
                 Err(Unsettled::Doubtful(producer.explain(&error)))
@@ -193,8 +201,9 @@ impl<H: Handler> Lane<H> {
         consumer: &LaneConsumer,
         offsets: &TopicPartitionList,
     ) -> Result<(), Unsettled> {
-        let reason = match self.commit_transaction(producer, consumer, offsets) {
-            Err(Unsettled::Doubtful(reason)) => reason,
+        let (reason, timed_out) = match self.commit_transaction(producer, consumer, offsets) {
+            Err(Unsettled::Doubtful(reason)) => (reason, false),
+            Err(Unsettled::TimedOut(reason)) => (reason, true),
             settled => return settled,
         };
         self.renew(producer).map_err(Unsettled::End)?;
@@ -207,6 +216,8 @@ impl<H: Handler> Lane<H> {
                 consumer.note_committed(offsets);
                 Ok(())
             }
+            // By an abort, which no transaction meets that was committed in time.
+            false if timed_out => Err(Unsettled::Aborted(reason)),
             // A coordinator that has lost the group to another broker, and has not heard of it, would say the same. Who
             // joins the group again hears from one that could write.
             false => Err(Unsettled::End(End::restart(format!(
@@ -262,7 +273,11 @@ impl<H: Handler> Lane<H> {
                 self.idle.extend(committed);
             }
             // Where it stands is committed again later.
-            Err(Unsettled::Aborted(reason) | Unsettled::Doubtful(reason)) => {
+            Err(
+                Unsettled::Aborted(reason)
+                | Unsettled::Doubtful(reason)
+                | Unsettled::TimedOut(reason),
+            ) => {
                 tracing::debug!(lane = self.task, reason, "idle position not committed");
             }
             Err(Unsettled::End(end)) => return Err(end),
@@ -367,11 +382,12 @@ pub(super) fn begin(producer: &LaneProducer) -> Result<(), Unsettled> {
 
 /// Waits for Kafka's confirmations.
 pub(super) fn confirmed(producer: &LaneProducer) -> Result<(), Undelivered> {
-    producer.wait_delivered().map_err(|failure| Undelivered {
-        reason: match &failure {
+    producer.wait_delivered().map_err(|failure| {
+        let reason = match &failure {
             Some(failure) => failure.error.to_string(),
             None => "Kafka did not confirm in time".to_owned(),
-        },
+        };
+        reason.into()
     })
 }
 

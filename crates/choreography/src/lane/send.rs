@@ -132,7 +132,9 @@ impl<H: Handler> Lane<H> {
             if !self.suspects.places.is_empty() {
                 self.isolate(producer, record, &mut grouped)?;
             }
-            if let Err(cause) = self.check_required(index, record)? {
+            if !self.handler.keeps_state()
+                && let Err(cause) = self.check_required(index, record)?
+            {
                 self.judge.refuse(index, cause);
             }
             if let Decision::Emit(_) = self.judge.decision(index)
@@ -460,7 +462,12 @@ impl<'a> Sending<'a> {
 
 fn no_output(config: &StageConfig, name: &str) -> Undelivered {
     let service = config.service;
-    format!("{service} has no output of {name}, yet its handler emits to it; this is a bug").into()
+    Undelivered {
+        reason: format!(
+            "{service} has no output of {name}, yet its handler emits to it; this is a bug"
+        ),
+        is_bug: true,
+    }
 }
 
 fn headers_len(headers: Headers<'_>) -> usize {

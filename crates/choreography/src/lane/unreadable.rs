@@ -197,7 +197,11 @@ impl<H: Handler> Lane<H> {
             match self.pass(producer, consumer, unreadable) {
                 Ok(()) => left = others,
                 Err(Unsettled::End(end)) => return Err(end),
-                Err(Unsettled::Aborted(reason) | Unsettled::Doubtful(reason)) => {
+                Err(
+                    Unsettled::Aborted(reason)
+                    | Unsettled::Doubtful(reason)
+                    | Unsettled::TimedOut(reason),
+                ) => {
                     // Those that are left are looked for again.
                     let again = left.iter().map(|it| (it.partition, Some(it.first)));
                     let raised = self.suspicion.raised.take();
