@@ -5,7 +5,10 @@
 mod answer;
 mod args;
 mod calls;
+mod config;
+mod context;
 mod edge;
+mod error;
 mod evolution;
 pub mod fields;
 mod front;
@@ -21,10 +24,13 @@ mod spans;
 
 pub use args::{Args, DeliveryArg};
 pub use calls::Calls;
+pub use config::Config;
+pub use context::Context;
 pub use edge::limits::{HttpArgs, HttpConfig};
 pub use edge::load::{Lease, Memory};
+pub use error::Error;
 pub use health::{ReadyFn, Requests};
 pub use healthcheck::healthcheck;
 pub use process::{exit_code, run_to_exit, run_to_exit_logging, shutdown_signal};
 pub use server::Deadline;
-pub use service::{Assembly, Config, Context, Error, MessageMax, run};
+pub use service::{Assembly, MessageMax, run};

@@ -1,0 +1,209 @@
+//! What a service is assembled from, and what it waits for before it can be.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use quadrille_choreography::{
+    Admin, AdminError, Backoff, Part, Schemas, Stage, StageTopics, TopicIdentity, TopicSpec,
+};
+use quadrille_pipeline::Pipeline;
+use quadrille_proto::{Schema, Service};
+use quadrille_telemetry::{Registry, Tracing, metrics::LoopMetrics};
+use tokio::sync::watch;
+
+use crate::{Config, Error, evolution};
+
+/// Brokers learn of a new topic one after another.
+const TOPICS_APPEAR_WITHIN: Duration = Duration::from_secs(2);
+/// How soon a topic that is not there yet is looked for again.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(200);
+/// `max.message.bytes` of topics created with `--create-topics`.
+const MESSAGE_BYTES_MAX: usize = 1_048_588;
+
+/// What a service is assembled from.
+#[derive(Clone)]
+pub struct Context {
+    pub config: Arc<Config>,
+    pub registry: Registry,
+    pub metrics: LoopMetrics,
+    pub tracing: Tracing,
+    pub schemas: Schemas,
+    pub(crate) stopping: watch::Receiver<bool>,
+}
+
+impl Context {
+    /// This service's stage of a pipeline, ready to run: its topics are checked, and the schema of what it writes is
+    /// published. Waits for Kafka as long as it does not answer.
+    ///
+    /// # Errors
+    /// The topics cannot be used as they are, the pipeline file contradicts a published schema, or the service is
+    /// stopping.
+    pub async fn stage(&self, pipeline: &Arc<Pipeline>) -> Result<Stage, Error> {
+        let topics = self.prepare(pipeline).await?;
+        let written = match self.config.stage {
+            Service::Ingest => Some(pipeline.record_schema()),
+            Service::Feature => Some(pipeline.feature_schema()),
+            Service::Inference => Some(pipeline.prediction_schema()),
+            Service::Results => None,
+        };
+        if let Some(schema) = written {
+            self.publish(schema).await?;
+        }
+        let config = self.config.stage_config(pipeline);
+        Ok(Stage {
+            metrics: self
+                .metrics
+                .stage(&config.pipeline, &config.group, &config.input),
+            config,
+            topics,
+            tracing: self.tracing.clone(),
+        })
+    }
+
+    /// Checks the topics of a pipeline's stage; waits for Kafka as long as it does not answer.
+    ///
+    /// # Errors
+    /// The topics cannot be used as they are.
+    async fn prepare(&self, pipeline: &Arc<Pipeline>) -> Result<StageTopics, Error> {
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+        let (started, checked) = (Instant::now(), Arc::clone(pipeline));
+        loop {
+            let (config, pipeline) = (Arc::clone(&self.config), Arc::clone(pipeline));
+            let result = blocking(move || prepare(&config, &pipeline)).await?;
+            match result {
+                Err(error) if error.is_retriable() => {
+                    tracing::warn!(%error, "waiting for Kafka");
+                    self.sleep(backoff.next_wait()).await?;
+                }
+                // A broker may also have an old view of a topic that was changed just now.
+                Err(error)
+                    if (error.is_missing() || error.is_changed())
+                        && started.elapsed() < TOPICS_APPEAR_WITHIN =>
+                {
+                    self.sleep(LOOK_AGAIN_AFTER).await?;
+                }
+                result => {
+                    let topics = result?;
+                    self.agree(&checked).await?;
+                    return Ok(topics);
+                }
+            }
+        }
+    }
+
+    /// Checks that the pipeline file goes on from what was published before.
+    ///
+    /// # Errors
+    /// It contradicts a published schema: records of this replica would be dead letters for the next stage.
+    async fn agree(&self, pipeline: &Arc<Pipeline>) -> Result<(), Error> {
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+        let (since, mut first) = (Instant::now(), true);
+        for schema in [
+            pipeline.record_schema(),
+            pipeline.feature_schema(),
+            pipeline.prediction_schema(),
+        ] {
+            let published = loop {
+                let (schemas, schema) = (self.schemas.clone(), schema.clone());
+                let read = move || schemas.published(&schema.pipeline, schema.kind, since);
+                match blocking(read).await? {
+                    Ok(published) => break published,
+                    // A topic made just now has no leader for a moment.
+                    Err(error) if std::mem::take(&mut first) => {
+                        tracing::debug!(%error, "schemas not read yet");
+                    }
+                    Err(error) => tracing::warn!(%error, "schemas not read yet"),
+                }
+                self.sleep(backoff.next_wait()).await?;
+            };
+            let others = published.iter().map(Arc::as_ref);
+            if let Some(why) = evolution::contradiction(schema, others) {
+                let (name, kind) = (pipeline.name(), schema.kind);
+                return Err(Error::Config(format!(
+                    "QUADRILLE_PIPELINE: the {kind:?} schema of pipeline {name} contradicts one that was published before: {why}; \
+                     mend the file, or, if no record in the old form is on its way any more, run `quadrille topics accept --schemas`"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Publishes a schema before its first use; waits for Kafka as long as it does not answer.
+    ///
+    /// # Errors
+    /// The service is stopping.
+    async fn publish(&self, schema: &Schema) -> Result<(), Error> {
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+        let mut first = true;
+        loop {
+            let (schemas, schema) = (self.schemas.clone(), schema.clone());
+            match blocking(move || schemas.publish(&schema)).await? {
+                Ok(()) => return Ok(()),
+                Err(error) => {
+                    // A topic made just now has no leader for a moment.
+                    if std::mem::take(&mut first) {
+                        tracing::debug!(%error, "schema not published yet");
+                    } else {
+                        tracing::warn!(%error, "schema not published yet");
+                    }
+                    self.sleep(backoff.next_wait()).await?;
+                }
+            }
+        }
+    }
+
+    /// Which topic of which cluster this is; waits for Kafka as long as it does not answer.
+    ///
+    /// # Errors
+    /// The service is stopping.
+    pub async fn topic_identity(&self, topic: &str) -> Result<TopicIdentity, Error> {
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+        loop {
+            let (cluster, topic) = (self.config.cluster.clone(), topic.to_owned());
+            match blocking(move || Admin::connect(&cluster)?.identity(&topic)).await? {
+                Ok(identity) => return Ok(identity),
+                Err(error) => {
+                    tracing::warn!(%error, "waiting for Kafka");
+                    self.sleep(backoff.next_wait()).await?;
+                }
+            }
+        }
+    }
+
+    async fn sleep(&self, wait: Duration) -> Result<(), Error> {
+        let mut stopping = self.stopping.clone();
+        tokio::select! {
+            () = tokio::time::sleep(wait) => Ok(()),
+            _ = stopping.wait_for(|stopping| *stopping) => Err(Error::Failed("stopped while waiting for Kafka".to_owned())),
+        }
+    }
+}
+
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Error> {
+    let result = tokio::task::spawn_blocking(work).await;
+    result.map_err(|error| Error::Failed(format!("a start-up task ended: {error}")))
+}
+
+fn prepare(config: &Config, pipeline: &Pipeline) -> Result<StageTopics, AdminError> {
+    let admin = Admin::connect(&config.cluster)?;
+    let stage = config.stage_config(pipeline);
+    if config.create_topics.is_some() && !config.cluster.is_embedded() {
+        let there = admin.partitions(&stage.input)?;
+        let partitions = there.unwrap_or(config.partitions_to_create());
+        let specs = TopicSpec::of_pipeline(pipeline.name(), partitions, MESSAGE_BYTES_MAX);
+        for topic in admin.create(&specs)? {
+            tracing::info!(topic, partitions, "topic created");
+        }
+    }
+    let mut topics = admin.prepare(&stage)?;
+    let part = match config.stage {
+        Service::Ingest => Part::Chooses,
+        _ => Part::Follows,
+    };
+    topics.identity = admin.establish(&stage, pipeline.hash(), part)?;
+    Ok(topics)
+}
