@@ -9,6 +9,7 @@ use std::ops::ControlFlow;
 use quadrille_pipeline::Pipeline;
 use quadrille_proto::Service;
 use quadrille_service::Error;
+use results::DatabaseArgs;
 use serde_json::{Value, json};
 use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
 
@@ -42,7 +43,7 @@ pub struct Args {
     pipeline: PipelineArg,
 
     #[command(flatten)]
-    database: database::Place,
+    database: DatabaseArgs,
 
     /// The first of the four ports on this machine: ingest; the others follow.
     #[arg(long, default_value_t = Service::Ingest.port(), value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..=65_532))]
@@ -115,7 +116,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
     let pipelines = pipelines(&args.pipeline, &mut checks);
     let (of_kafka, of_database, of_ports) = tokio::join!(
         kafka(&args.kafka, pipelines),
-        args.database.check(),
+        database::check(&args.database),
         ports::check(args.port),
     );
     checks.extend(of_kafka);

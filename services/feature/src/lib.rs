@@ -3,6 +3,7 @@
 //! It knows no model: a feature vector serves every model that reads its pipeline.
 #![forbid(unsafe_code)]
 
+mod args;
 mod grpc;
 mod stage;
 
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use quadrille_proto::v1::feature_service_server::FeatureServiceServer;
 use quadrille_service::{Assembly, Calls, Config, Context, Error, MessageMax, Requests};
 
+pub use args::Cli;
 pub use stage::FeatureHandler;
 
 /// Runs the service until `shutdown`, then drains it.

@@ -15,6 +15,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod args;
 mod engine;
 #[cfg(test)]
 mod fake;
@@ -35,6 +36,7 @@ use std::{path::PathBuf, sync::Arc};
 use quadrille_service::{Assembly, Calls, Context, Error, MessageMax, Requests};
 use quadrille_telemetry::metrics::ServingMetrics;
 
+pub use args::Cli;
 use scoring::Scorer;
 use serving::{Batching, Loader, Log, Options, Serving, local};
 pub use stage::InferenceHandler;

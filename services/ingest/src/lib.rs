@@ -3,6 +3,7 @@
 //! It knows no feature and no model. An acknowledgement means that Kafka confirmed the record.
 #![forbid(unsafe_code)]
 
+mod args;
 mod grpc;
 mod http;
 mod intake;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use quadrille_proto::v1::ingest_service_server::IngestServiceServer;
 use quadrille_service::{Assembly, Calls, Context, Error, MessageMax, Requests};
 
+pub use args::Cli;
 pub use intake::Bounds;
 pub use stage::InboxHandler;
 

@@ -4,6 +4,7 @@
 //! consumed them, [`reader`] knows queries but no protocol, and [`grpc`] and [`rest`] know their
 //! protocol but no SQL. Prost types do not pass [`wire`] and [`grpc`].
 
+mod args;
 mod dashboard;
 pub mod grpc;
 mod log_limit;
@@ -25,6 +26,8 @@ use crate::{
     stage::{ResultsHandler, TopicStore},
     store::{AnyStore, Store, TopicIdentity, WriteStore},
 };
+
+pub use crate::args::{Cli, DatabaseArgs};
 
 /// How long the database's connections may take to close: one that does not answer must not hold the exit up.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);

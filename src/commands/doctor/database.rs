@@ -3,10 +3,11 @@
 use std::{
     fs,
     io::{self, ErrorKind, Read},
-    path::{Path, PathBuf},
+    path::Path,
     time::Duration,
 };
 
+use results::DatabaseArgs;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -14,7 +15,7 @@ use tokio::{
 };
 
 use super::Check;
-use crate::{files, kafka::blocking};
+use crate::kafka::blocking;
 
 const OF: &str = "database";
 /// A server that does not answer by then is as good as away.
@@ -22,49 +23,18 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 /// PostgreSQL's SSLRequest: its own length, then a code. The answer is one byte, S or N.
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 const POSTGRES_PORT: u16 = 5432;
-/// Far above any URL.
-const URL_BYTES_MAX: u64 = 1 << 20;
 /// How every SQLite file begins.
 const SQLITE_MAGIC: &[u8] = b"SQLite format 3\0";
 
-/// The settings of the results service.
-#[derive(Debug, clap::Args)]
-pub struct Place {
-    /// The database of the results service.
-    #[arg(
-        long,
-        env = "DATABASE_URL",
-        default_value = "sqlite:results.db",
-        value_name = "URL",
-        hide_env_values = true
-    )]
-    database_url: String,
-
-    /// A file that holds the URL, in place of --database-url: a secret that is mounted.
-    #[arg(long, env = "DATABASE_URL_FILE", value_name = "PATH")]
-    database_url_file: Option<PathBuf>,
-}
-
-impl Place {
-    pub async fn check(&self) -> Check {
-        let Some(path) = &self.database_url_file else {
-            return check(&self.database_url).await;
-        };
-        let wrong = |reason: &str| {
-            let path = path.display();
-            Check::failed(OF, format!("DATABASE_URL_FILE {path}: {reason}"))
-        };
-        match files::bounded(path, URL_BYTES_MAX) {
-            Ok(bytes) => match String::from_utf8_lossy(&bytes).trim() {
-                "" => wrong("is empty; write the database's URL to it"),
-                url => check(url).await,
-            },
-            Err(error) => wrong(&error.to_string()),
-        }
+/// Looks at the database that the results service would use.
+pub async fn check(args: &DatabaseArgs) -> Check {
+    match args.url() {
+        Ok(url) => check_url(&url).await,
+        Err(error) => Check::failed(OF, error.to_string()),
     }
 }
 
-async fn check(url: &str) -> Check {
+async fn check_url(url: &str) -> Check {
     match url.split_once(':') {
         Some(("sqlite", rest)) => {
             let path = rest.trim_start_matches("//");
@@ -199,28 +169,28 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("results.db");
         let url = format!("sqlite:{}", path.display());
-        assert_eq!(check(&url).await.status, Status::Ok);
+        assert_eq!(check_url(&url).await.status, Status::Ok);
         assert!(!path.exists());
         fs::write(&path, "id,key\n1,2\n").unwrap();
-        let refused = check(&url).await;
+        let refused = check_url(&url).await;
         assert_eq!(refused.status, Status::Failed);
         assert!(refused.found.contains("no SQLite file"), "{refused:?}");
         fs::write(&path, SQLITE_MAGIC).unwrap();
-        assert_eq!(check(&url).await.status, Status::Ok);
-        let away = check("postgres://u:secret@127.0.0.1:1/x").await;
+        assert_eq!(check_url(&url).await.status, Status::Ok);
+        let away = check_url("postgres://u:secret@127.0.0.1:1/x").await;
         assert_eq!(away.status, Status::Failed);
         assert!(!away.found.contains("secret"), "{away:?}");
         let file = folder.path().join("url");
         fs::write(&file, format!("{url}\n")).unwrap();
-        let mut place = Place {
+        let mut place = DatabaseArgs {
             database_url: "mysql://u:secret@h/x".to_owned(),
             database_url_file: Some(file),
         };
-        assert_eq!(place.check().await.status, Status::Ok);
+        assert_eq!(super::check(&place).await.status, Status::Ok);
         place.database_url_file = Some(folder.path().join("nowhere"));
-        let missing = place.check().await;
+        let missing = super::check(&place).await;
         assert!(missing.found.contains("DATABASE_URL_FILE"), "{missing:?}");
-        let unknown = check("mysql://u:secret@h/x").await;
+        let unknown = check_url("mysql://u:secret@h/x").await;
         assert!(unknown.status == Status::Failed && !unknown.found.contains("secret"));
     }
 
@@ -231,7 +201,7 @@ mod tests {
         let made = std::process::Command::new("mkfifo").arg(&path).status();
         assert!(made.unwrap().success());
         let url = format!("sqlite:{}", path.display());
-        let looked = timeout(ANSWER_WITHIN, check(&url)).await;
+        let looked = timeout(ANSWER_WITHIN, check_url(&url)).await;
         assert_eq!(looked.unwrap().status, Status::Failed);
     }
 
@@ -252,7 +222,7 @@ mod tests {
                 assert_eq!(request, SSL_REQUEST);
                 let _ = stream.write_all(answer).await;
             });
-            let check = check(&format!("postgres://u:secret@127.0.0.1:{port}/x")).await;
+            let check = check_url(&format!("postgres://u:secret@127.0.0.1:{port}/x")).await;
             assert_eq!(check.status, status, "{check:?}");
         }
     }
