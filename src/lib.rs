@@ -3,6 +3,9 @@
 //! `commands/` has one file per command, or one per verb where a command has several; beside it is what commands share.
 //! What a command does beyond talking to a person (Kafka, models, pipelines) lives in the crates; here are flags, files,
 //! progress and words.
+//!
+//! A library beside a `main.rs` of three lines, so that the reference manual is generated from, and checked against, the same
+//! definition of the command line that the binary has. It has no other interface.
 
 mod commands;
 mod files;
@@ -19,7 +22,7 @@ mod training;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use quadrille_service::Error;
 
 use self::commands::Command;
@@ -51,7 +54,13 @@ struct Cli {
     command: Option<Command>,
 }
 
-fn main() -> ExitCode {
+/// The command line, to be documented.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
+/// What the binary does.
+pub fn main() -> ExitCode {
     // What is no UTF-8 is a file's name, and no command.
     let words = std::env::args_os().skip(1);
     let words: Vec<String> = words
@@ -95,8 +104,6 @@ fn default_command() -> Result<Command, Error> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
