@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod check;
+mod csv_lines;
 mod csv_row;
 mod error;
 mod feature;
@@ -25,6 +26,7 @@ mod time;
 pub mod training;
 mod value;
 
+pub use csv_lines::CsvLines;
 pub use csv_row::CsvColumns;
 pub use error::Error;
 pub use invalid::{Invalid, InvalidKind};

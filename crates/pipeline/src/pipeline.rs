@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::feature::{Feature, outputs};
 use crate::invalid::Invalid;
 use crate::record::{Draft, NeedKey, Reading, Slots};
-use crate::spec::{Decision, FieldKind, Label, Spec, element_names};
+use crate::spec::{Decision, FieldKind, Label, RecordSpec, Spec, element_names};
 use crate::table::Source;
 use crate::value::Scalar;
 use crate::{check, json};
@@ -154,6 +154,10 @@ impl Pipeline {
     /// The field of the outside record that holds the entity's key.
     pub fn key_field(&self) -> &str {
         &self.inner.spec.record.key
+    }
+
+    pub(crate) fn record_spec(&self) -> &RecordSpec {
+        &self.inner.spec.record
     }
 
     pub(crate) fn event_time_field(&self) -> Option<&str> {

@@ -1,17 +1,24 @@
 //! Training data: a CSV file's rows as the model's inputs, by the code the stream uses.
 
+mod labels;
+mod remark;
+
 use std::collections::HashMap;
 use std::io::Read;
 
 use csv::{ByteRecord, ReaderBuilder, StringRecord, Trim};
 
+pub use labels::{LABEL_VALUES_MAX, LabelValues};
+pub use remark::{LINES_MAX, Remark};
+
+use crate::csv_lines::CsvLines;
 use crate::csv_row::{Use, names};
 use crate::invalid::{Invalid, InvalidKind};
 use crate::pipeline::Pipeline;
 use crate::quote::{list, quote, suggest};
 use crate::record::Reading;
 use crate::spec::{Label, Truth};
-use crate::time::parse_rfc3339;
+use remark::Identities;
 
 /// Why a file cannot be trained on.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +31,8 @@ pub enum Error {
     NoHeader,
     #[error("the training data has no column {column}, the label; {fix}")]
     NoLabelColumn { column: String, fix: String },
+    #[error("{0}")]
+    LabelNowhere(String),
     #[error("the training data's header: {0}")]
     Header(Invalid),
     #[error("the training data cannot be read: {0}")]
@@ -53,8 +62,12 @@ pub struct Training {
     pub entities: Vec<usize>,
     /// The event time of each row in milliseconds since 1970; None where the file has none that can be read.
     pub times_ms: Vec<Option<i64>>,
-    /// Rows that cannot be used: the line in the file, counted from 1, and why.
+    /// Rows that cannot be used: the line in the file, and why. The header is line 1.
     pub skipped: Vec<(u64, Invalid)>,
+    /// The values of the label's column, in all rows that have as many cells as the header.
+    pub label_values: LabelValues,
+    /// What the services would make of ids, keys and times.
+    pub remarks: Vec<Remark>,
 }
 
 impl Pipeline {
@@ -64,22 +77,31 @@ impl Pipeline {
     /// # Errors
     /// The file as a whole cannot be used; single rows that cannot are skipped and listed.
     pub fn read_training(&self, reader: impl Read) -> Result<Training, Error> {
+        self.read_training_csv(reader, None)
+    }
+
+    /// As [`Pipeline::read_training`], and remarks on the event times that the services would not believe at present.
+    ///
+    /// # Errors
+    /// As [`Pipeline::read_training`].
+    pub fn read_training_at(&self, reader: impl Read, now_ms: i64) -> Result<Training, Error> {
+        self.read_training_csv(reader, Some(now_ms))
+    }
+
+    fn read_training_csv(&self, reader: impl Read, now_ms: Option<i64>) -> Result<Training, Error> {
         let label = self.label().ok_or_else(|| Error::NoLabel {
             pipeline: self.name().to_owned(),
         })?;
         let mut csv = ReaderBuilder::new()
             .flexible(true)
             .trim(Trim::None)
-            .from_reader(reader);
+            .from_reader(CsvLines::new(reader));
         let header = StringRecord::from_byte_record_lossy(csv.byte_headers()?.clone());
         if header.iter().all(|name| name.trim().is_empty()) {
             return Err(Error::NoHeader);
         }
         let columns = self.training_columns(&header).map_err(Error::Header)?;
         let label_at = label_column(&header, label)?;
-        let column = |field: &str| names(&header).position(|name| name == field);
-        let key_at = column(self.key_field());
-        let time_at = self.event_time_field().and_then(column);
 
         let mut training = Training {
             inputs: self.inputs().to_vec(),
@@ -88,35 +110,62 @@ impl Pipeline {
             entities: Vec::new(),
             times_ms: Vec::new(),
             skipped: Vec::new(),
+            label_values: LabelValues::default(),
+            remarks: Vec::new(),
         };
+        let mut identities = Identities::new(self, &header, now_ms);
         let mut entities = Entities::default();
         let (mut bytes, mut reading, mut features) =
             (ByteRecord::new(), Reading::default(), Vec::new());
         while csv.read_byte_record(&mut bytes)? {
-            let line = bytes.position().map_or(0, csv::Position::line);
-            let read = text(&bytes).and_then(|row| {
-                columns.read(&row, self.draft(0, &mut reading), Use::Training)?;
-                let truth = truth(label, row.get(label_at).unwrap_or_default())?;
-                Ok((row, truth))
-            });
-            match read {
-                Ok((row, truth)) => {
+            let line = CsvLines::of(&csv, &bytes);
+            let row = match text(&bytes) {
+                Ok(row) => row,
+                Err(invalid) => {
+                    training.skipped.push((line, invalid));
+                    continue;
+                }
+            };
+            let truth_cell = row.get(label_at).unwrap_or_default().trim();
+            let is_whole = row.len() == header.len();
+            if is_whole {
+                training.label_values.count(truth_cell);
+            }
+            let identity = is_whole.then(|| identities.of(line, &row));
+            let read = columns.read(&row, self.draft(0, &mut reading), Use::Training);
+            match read.and_then(|()| truth(label, truth_cell)) {
+                Ok(truth) => {
                     self.features(&reading.values, &mut features);
                     self.model_inputs(&features, &mut training.rows);
                     training.labels.push(truth);
-                    let cell = |at: Option<usize>| row.get(at?).map(str::trim);
-                    training.entities.push(entities.number(cell(key_at)));
-                    training.times_ms.push(cell(time_at).and_then(time_ms));
+                    let key = identity.as_ref().and_then(|it| it.key);
+                    training.entities.push(entities.number(key));
+                    training.times_ms.push(identity.and_then(|it| it.time_ms));
                 }
                 Err(invalid) => training.skipped.push((line, invalid)),
             }
         }
+        training.remarks = identities.remarks();
         if training.labels.is_empty() {
+            if let Some(nowhere) = training.label_values.lacking(label) {
+                return Err(Error::LabelNowhere(nowhere));
+            }
             return Err(Error::NoRows {
                 skipped: training.skipped,
             });
         }
         Ok(training)
+    }
+
+    /// Checks that of two classes each is the truth of a row.
+    ///
+    /// # Errors
+    /// [`Error::LabelNowhere`] with the values that there are.
+    pub fn check_labels(&self, training: &Training) -> Result<(), Error> {
+        let lacking = self
+            .label()
+            .and_then(|label| training.label_values.lacking(label));
+        lacking.map_or(Ok(()), |nowhere| Err(Error::LabelNowhere(nowhere)))
     }
 }
 
@@ -141,12 +190,6 @@ impl Entities {
         self.count += 1;
         number
     }
-}
-
-/// Milliseconds, or RFC 3339: as records bring it.
-fn time_ms(cell: &str) -> Option<i64> {
-    let number = cell.parse().ok();
-    number.or_else(|| parse_rfc3339("", cell).ok())
 }
 
 fn label_column(header: &StringRecord, label: &Label) -> Result<usize, Error> {

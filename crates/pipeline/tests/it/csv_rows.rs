@@ -188,3 +188,82 @@ fn data_that_cannot_train_says_why() {
     let error = ward().read_training(&b""[..]).unwrap_err();
     assert!(matches!(error, training::Error::NoLabel { .. }));
 }
+
+const ROW: &str = "6,148,72,35,0,33.6,0.627,50";
+
+#[test]
+fn a_line_is_counted_as_an_editor_counts_it_whatever_ends_it() {
+    for end in ["\n", "\r\n"] {
+        let data = format!("{TRAINING}\n{ROW},pos\n{ROW},maybe\n").replace('\n', end);
+        let training = diabetes().read_training(data.as_bytes()).unwrap();
+        assert_eq!(training.skipped[0].0, 3, "{end:?}");
+    }
+}
+
+#[test]
+fn a_label_that_occurs_nowhere_is_answered_with_the_values_there_are() {
+    let nowhere = |labels: &[&str]| {
+        let rows: String = labels.iter().map(|it| format!("{ROW},{it}\n")).collect();
+        let training = diabetes().read_training(format!("{TRAINING}\n{rows}").as_bytes());
+        let checked = training.and_then(|it| diabetes().check_labels(&it));
+        checked.unwrap_err().to_string()
+    };
+    let typo = nowhere(&["Pos", "neg", "neg", ""]);
+    assert!(
+        typo.contains(
+            r#"no row of the training data has positive = "pos" in the label's column "diabetes"; its values are "neg" in 2 rows, (empty) in 1 row, "Pos" in 1 row; did you mean positive = "Pos"?"#
+        ),
+        "{typo}"
+    );
+    // The one value that is left over is meant, however it is written.
+    let other = nowhere(&["1", "neg"]);
+    assert!(other.contains(r#"did you mean positive = "1"?"#), "{other}");
+    let one = nowhere(&["pos", "pos"]);
+    assert!(
+        one.contains(r#"negative = "neg""#) && one.contains("bring rows of both"),
+        "{one}"
+    );
+    // Not one row can be used.
+    let none = nowhere(&["yes", "no"]);
+    assert!(none.contains("its values are \"no\" in 1 row"), "{none}");
+    let many: Vec<String> = (0..20).map(|at| format!("v{at}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    assert!(nowhere(&many).contains("… and 12 more"));
+}
+
+#[test]
+fn ids_keys_and_times_that_the_services_would_not_take_are_remarked_on_with_their_lines() {
+    let data = format!(
+        "id,patient_id,event_time,{TRAINING}\r\n\
+         a,p,2026-01-31T12:00:00Z,{ROW},pos\r\n\
+         b,,1769860800000,{ROW},neg\r\n\
+         a,q,soon,{ROW},neg\r\n\
+         ,q,1769860800,{ROW},neg\r\n\
+         a,q,,{ROW},neg\r\n"
+    );
+    let training = diabetes()
+        .read_training_at(data.as_bytes(), NOW_MS)
+        .unwrap();
+    assert_eq!((training.labels.len(), training.skipped.len()), (5, 0));
+    let found: Vec<(&str, &str, u64, &[u64])> = (training.remarks.iter())
+        .map(|it| (it.class, &*it.field, it.rows, &*it.lines))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            ("bad_id", "patient_id", 1, &[3][..]),
+            ("duplicate_id", "id", 2, &[4, 6]),
+            ("bad_time", "event_time", 2, &[4, 5]),
+            ("no_id", "id", 1, &[5]),
+        ]
+    );
+    let said = training.remarks[1].to_string();
+    assert_eq!(
+        said,
+        "column \"id\": 2 rows (lines 4, 6): the id \"a\" is that of line 2 too; of equal ids only the first prediction is stored"
+    );
+    let data = format!("{TRAINING}\n{ROW},pos\n");
+    let training = diabetes().read_training(data.as_bytes()).unwrap();
+    let fields: Vec<&str> = training.remarks.iter().map(|it| &*it.field).collect();
+    assert_eq!(fields, ["id", "patient_id", "event_time"]);
+}
