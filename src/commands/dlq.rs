@@ -7,7 +7,7 @@ mod redrive;
 mod settle;
 mod show;
 
-use quadrille_choreography::{Cluster, DeadLetter, RedriveError};
+use quadrille_choreography::{Cluster, DeadLetter, redrive::Error as RedriveError};
 use quadrille_proto::{DLQ_SUFFIX, Topics, dlq_of};
 use quadrille_service::Error;
 

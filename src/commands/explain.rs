@@ -9,7 +9,7 @@ use std::{
 };
 
 use prost::Message as _;
-use quadrille_choreography::{Cluster, FetchError, Lookup, Schemas, fetch_record};
+use quadrille_choreography::{Cluster, Lookup, Schemas, fetch_record, table::fetch};
 use quadrille_model::{Contributions, Package};
 use quadrille_pipeline::{Pipeline, Projection};
 use quadrille_proto::{
@@ -229,7 +229,7 @@ fn payload(cluster: &Cluster, stored: &StoredPrediction) -> Result<Vec<u8>, Erro
     match fetched {
         Ok(Some(payload)) => Ok(payload),
         Ok(None) => Err(spoilt(stored, "the record has no value")),
-        Err(FetchError::Gone { .. }) => Err(Error::Failed(format!(
+        Err(fetch::Error::Gone { .. }) => Err(Error::Failed(format!(
             "the feature vector is not in Kafka any more ({place}): it has expired, or the topic was made anew; predictions \
              can be explained for as long as that topic keeps its records (retention.ms)"
         ))),

@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use quadrille_choreography::{Admin, AdminError, Cluster, Publisher};
+use quadrille_choreography::{Admin, Cluster, Publisher, admin};
 use quadrille_pipeline::Pipeline;
 use quadrille_proto::Topics;
 use quadrille_service::{Error, fields::now_ms, shutdown_signal};
@@ -138,7 +138,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
 fn connect(cluster: &Cluster, topic: String) -> Result<Inbox, Error> {
     let admin = Admin::connect(cluster)?;
     let Some(partitions) = admin.partitions(&topic)?.filter(|count| *count > 0) else {
-        return Err(AdminError::Missing {
+        return Err(admin::Error::Missing {
             topics: vec![topic],
         }
         .into());

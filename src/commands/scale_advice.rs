@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use quadrille_choreography::{Admin, AdminError, GroupProgress};
+use quadrille_choreography::{Admin, GroupProgress, admin};
 use quadrille_proto::Service;
 use quadrille_scaling::{Goal, Load, advise};
 use quadrille_service::Error;
@@ -86,7 +86,7 @@ struct Look {
     progress: GroupProgress,
 }
 
-fn look(admin: &Admin, pipelines: &[String]) -> Result<Vec<Look>, AdminError> {
+fn look(admin: &Admin, pipelines: &[String]) -> Result<Vec<Look>, admin::Error> {
     let mut looks = Vec::new();
     for pipeline in pipelines {
         for stage in Service::ALL {

@@ -6,7 +6,7 @@ mod create;
 mod migrate;
 pub mod survey;
 
-use quadrille_choreography::{AdminError, Facts, FactsLog};
+use quadrille_choreography::{Facts, FactsLog, admin};
 use quadrille_service::Error;
 use serde_json::json;
 
@@ -58,7 +58,7 @@ impl Author {
 /// # Errors
 /// Another writer won, or Kafka does not answer.
 fn written(log: &mut FactsLog, facts: &Facts) -> Result<Facts, Error> {
-    let standing = log.write(facts).map_err(AdminError::from)?;
+    let standing = log.write(facts).map_err(admin::Error::from)?;
     match standing == *facts {
         true => Ok(standing),
         false => Err(Error::Failed(format!(

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use quadrille_choreography::Progress;
+use quadrille_choreography::redrive::Progress;
 
 use super::Lines;
 use crate::output;

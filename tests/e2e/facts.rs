@@ -65,10 +65,10 @@ fn create_again(world: &World, topic: &str) {
     });
 }
 
-fn widen(world: &World, partitions: i32) {
+fn add_partitions(world: &World, partitions: i32) {
     let admin = asked(world);
     let topics = admin.pipeline_topics(&world.pipeline).expect("topics");
-    admin.widen(&topics, partitions).expect("altered");
+    admin.add_partitions(&topics, partitions).expect("altered");
 }
 
 #[track_caller]
@@ -223,7 +223,7 @@ fn topics_with_more_partitions_stop_what_runs_and_start_nothing_until_they_are_m
     };
     let sent = load.send_while(&world, |n| n < 300);
     oracle::stored(&world, services[3].address(), 300);
-    widen(&world, 4);
+    add_partitions(&world, 4);
     let words = ["4 partitions", "made with 2", "quadrille topics migrate"];
     for service in &mut services {
         ends_with_64(service, &words);

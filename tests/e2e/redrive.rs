@@ -8,7 +8,10 @@ use std::{
 };
 
 use jiff::Timestamp;
-use quadrille_choreography::{Action, Admin, DeadLetters, Order, Progress, Retention, TopicSpec};
+use quadrille_choreography::{
+    Admin, DeadLetters, Retention, TopicSpec,
+    redrive::{Action, Progress, SettleRequest},
+};
 use quadrille_proto::{Topics, dlq_of};
 use rdkafka::{
     ClientConfig, Message, Offset, TopicPartitionList,
@@ -401,7 +404,7 @@ fn what_anothers_open_transaction_hides_of_the_ledger_is_waited_for() {
         cluster: &cluster,
         topic: &dlq,
     };
-    let order = Order {
+    let order = SettleRequest {
         action: Action::SendBack,
         select: &|_| true,
         by: "",

@@ -7,7 +7,7 @@ use std::{
 };
 
 use quadrille_choreography::{
-    Admin, CommitMode, Failure, Handler, Incoming, Item, Limits, Output, Redrive, StageConfig,
+    Admin, CommitMode, Handler, Incoming, Item, Limits, Output, Redrive, StageConfig, handler,
 };
 use quadrille_proto::{
     Service, dlq_of,
@@ -507,7 +507,11 @@ struct Hesitant {
 impl Handler for Hesitant {
     type Record = Vec<u8>;
 
-    fn decode(&mut self, incoming: &Incoming<'_>, record: &mut Vec<u8>) -> Result<(), Failure> {
+    fn decode(
+        &mut self,
+        incoming: &Incoming<'_>,
+        record: &mut Vec<u8>,
+    ) -> Result<(), handler::Error> {
         record.clear();
         record.extend_from_slice(incoming.payload.unwrap_or_default());
         Ok(())
@@ -517,7 +521,7 @@ impl Handler for Hesitant {
         self.tries += 1;
         for item in items {
             match self.tries {
-                1 => output.fail(Failure::retry("busy", "the model is busy")),
+                1 => output.fail(handler::Error::retry("busy", "the model is busy")),
                 _ => output.emit(|bytes| bytes.extend_from_slice(item.record)),
             }
         }

@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use inference::serving::Serving;
 use quadrille_choreography::{
-    Admin, Cluster, CommitMode, Failure, Handler, Incoming, Item, Limits, OffsetStore, Output,
-    Schemas, StageConfig,
+    Admin, Cluster, CommitMode, Handler, Incoming, Item, Limits, OffsetStore, Output, Schemas,
+    StageConfig, handler,
 };
 use quadrille_pipeline::Pipeline;
 use quadrille_proto::Service;
@@ -342,7 +342,11 @@ impl<H: Handler> Handler for Timed<H> {
         self.handler.begin();
     }
 
-    fn decode(&mut self, incoming: &Incoming<'_>, record: &mut H::Record) -> Result<(), Failure> {
+    fn decode(
+        &mut self,
+        incoming: &Incoming<'_>,
+        record: &mut H::Record,
+    ) -> Result<(), handler::Error> {
         self.handler.decode(incoming, record)
     }
 

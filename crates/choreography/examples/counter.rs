@@ -22,8 +22,8 @@ use std::{
 };
 
 use quadrille_choreography::{
-    Admin, Cluster, CommitMode, Failure, Handler, Incoming, Item, Limits, Output, OutputKey,
-    OutputTopic, Restore, Stage, StageConfig, To,
+    Admin, Cluster, CommitMode, Destination, Handler, Incoming, Item, Limits, Output, OutputKey,
+    OutputTopic, Restore, Stage, StageConfig, handler,
 };
 use quadrille_telemetry::{Registry, Tracing, metrics::LoopMetrics};
 use rdkafka::{
@@ -63,10 +63,13 @@ impl Counter {
 impl Handler for Counter {
     type Record = Vec<u8>;
 
-    fn decode(&mut self, incoming: &Incoming<'_>, key: &mut Vec<u8>) -> Result<(), Failure> {
+    fn decode(&mut self, incoming: &Incoming<'_>, key: &mut Vec<u8>) -> Result<(), handler::Error> {
         let payload = incoming.payload.unwrap_or_default();
         if payload.is_empty() {
-            return Err(Failure::dead_letter("empty", "the record has no key"));
+            return Err(handler::Error::dead_letter(
+                "empty",
+                "the record has no key",
+            ));
         }
         key.clear();
         key.extend_from_slice(payload);
@@ -81,7 +84,7 @@ impl Handler for Counter {
         self.savepoint.clone_from(&self.pending);
         for item in items {
             let partition = item.incoming.partition;
-            let change = |key| To {
+            let change = |key| Destination {
                 output: Some("state"),
                 key: OutputKey::OnInputPartition(key),
                 headers: &[],
@@ -111,8 +114,8 @@ impl Handler for Counter {
         true
     }
 
-    fn restore(&mut self, partition: i32, _: Option<i64>) -> Result<Restore, Failure> {
-        let retry = |error: KafkaError| Failure::retry("kafka", error.to_string());
+    fn restore(&mut self, partition: i32, _: Option<i64>) -> Result<Restore, handler::Error> {
+        let retry = |error: KafkaError| handler::Error::retry("kafka", error.to_string());
         let counts = self.counts.entry(partition).or_default();
         let log = match self.restoring.entry(partition) {
             std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),

@@ -16,9 +16,10 @@ use rdkafka::{
 };
 
 use crate::{
-    Cluster, FactsError, OutputTopic, StageConfig, StageIdentity, TableError, TopicState,
+    Cluster, OutputTopic, StageConfig, StageIdentity, TopicState,
     client::{self, Plain, Troubles},
     dlq::{self, HEADROOM_BYTES},
+    facts, table,
 };
 
 /// How long one question to the cluster may take.
@@ -37,7 +38,7 @@ const ERRORS_MAX: usize = 1_000;
 
 /// Why topics cannot be used as they are.
 #[derive(Debug, thiserror::Error)]
-pub enum AdminError {
+pub enum Error {
     #[error(
         "Kafka at {servers} does not answer: {source}{}; check KAFKA_BOOTSTRAP_SERVERS and KAFKA_PROPERTIES",
         reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default()
@@ -74,7 +75,7 @@ pub enum AdminError {
     #[error("topic {topic} was not created: {reason}")]
     NotCreated { topic: String, reason: String },
     #[error("topic {topic} did not get {partitions} partitions: {reason}")]
-    NotWidened {
+    PartitionsNotAdded {
         topic: String,
         partitions: i32,
         reason: String,
@@ -111,37 +112,34 @@ pub enum AdminError {
         committed: u64,
     },
     #[error(transparent)]
-    Facts(FactsError),
+    Facts(facts::Error),
 }
 
-impl From<FactsError> for AdminError {
-    fn from(error: FactsError) -> Self {
+impl From<facts::Error> for Error {
+    fn from(error: facts::Error) -> Self {
         match error {
-            FactsError::Unreadable(TableError::Missing(topic)) => AdminError::Missing {
+            facts::Error::Unreadable(table::Error::Missing(topic)) => Error::Missing {
                 topics: vec![topic],
             },
-            error => AdminError::Facts(error),
+            error => Error::Facts(error),
         }
     }
 }
 
-impl AdminError {
+impl Error {
     /// Whether waiting may help; otherwise a person must change something.
     pub fn is_retriable(&self) -> bool {
-        matches!(self, AdminError::Unreachable { .. } | AdminError::Facts(_))
+        matches!(self, Error::Unreachable { .. } | Error::Facts(_))
     }
 
     /// Whether topics are not the ones the pipeline was made with, of which a broker may hear late.
     pub fn is_changed(&self) -> bool {
-        matches!(
-            self,
-            AdminError::Repartitioned { .. } | AdminError::Recreated { .. }
-        )
+        matches!(self, Error::Repartitioned { .. } | Error::Recreated { .. })
     }
 
     /// Whether topics are missing, which right after they were created is a matter of moments.
     pub fn is_missing(&self) -> bool {
-        matches!(self, AdminError::Missing { .. })
+        matches!(self, Error::Missing { .. })
     }
 }
 
@@ -272,8 +270,8 @@ pub struct Admin {
 impl Admin {
     /// # Errors
     /// The client cannot be made; no connection is tried yet.
-    pub fn connect(cluster: &Cluster) -> Result<Self, AdminError> {
-        let unreachable = |source| AdminError::Unreachable {
+    pub fn connect(cluster: &Cluster) -> Result<Self, Error> {
+        let unreachable = |source| Error::Unreachable {
             servers: cluster.bootstrap_servers.clone(),
             source,
             reason: None,
@@ -296,7 +294,7 @@ impl Admin {
     ///
     /// # Errors
     /// The cluster does not answer.
-    pub fn partitions(&self, topic: &str) -> Result<Option<i32>, AdminError> {
+    pub fn partitions(&self, topic: &str) -> Result<Option<i32>, Error> {
         let metadata = self
             .consumer
             .fetch_metadata(Some(topic), ANSWER_WITHIN)
@@ -325,7 +323,7 @@ impl Admin {
     ///
     /// # Errors
     /// The cluster does not answer.
-    pub fn identity(&self, topic: &str) -> Result<TopicIdentity, AdminError> {
+    pub fn identity(&self, topic: &str) -> Result<TopicIdentity, Error> {
         // The cluster's id is known once a broker has answered.
         self.partitions(topic)?;
         let client = self.consumer.client();
@@ -343,7 +341,7 @@ impl Admin {
     ///
     /// # Errors
     /// The cluster does not answer, or refuses one of them.
-    pub fn describe(&self, topics: &[&str]) -> Result<Vec<TopicState>, AdminError> {
+    pub fn describe(&self, topics: &[&str]) -> Result<Vec<TopicState>, Error> {
         let client = self.consumer.client();
         let described = client::describe(&self.cluster, client, topics, ANSWER_WITHIN);
         described.map_err(|error| self.unreachable(error))
@@ -353,7 +351,7 @@ impl Admin {
     ///
     /// # Errors
     /// The cluster does not answer.
-    pub fn message_bytes_max(&self, topic: &str) -> Result<usize, AdminError> {
+    pub fn message_bytes_max(&self, topic: &str) -> Result<usize, Error> {
         if self.cluster.embedded {
             return Ok(MESSAGE_BYTES_DEFAULT + HEADROOM_BYTES);
         }
@@ -384,7 +382,7 @@ impl Admin {
     ///
     /// # Errors
     /// The cluster does not answer or refuses one.
-    pub fn create(&self, specs: &[TopicSpec]) -> Result<Vec<String>, AdminError> {
+    pub fn create(&self, specs: &[TopicSpec]) -> Result<Vec<String>, Error> {
         let mut missing = Vec::new();
         for spec in specs {
             if self.partitions(&spec.name)?.is_none() {
@@ -421,7 +419,7 @@ impl Admin {
                 // Another replica may have been quicker.
                 Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
                 Err((topic, error)) => {
-                    return Err(AdminError::NotCreated {
+                    return Err(Error::NotCreated {
                         topic,
                         reason: error.to_string(),
                     });
@@ -436,7 +434,7 @@ impl Admin {
     ///
     /// # Errors
     /// The cluster does not answer or refuses one.
-    pub fn widen(&self, topics: &[TopicState], partitions: i32) -> Result<(), AdminError> {
+    pub fn add_partitions(&self, topics: &[TopicState], partitions: i32) -> Result<(), Error> {
         let count = usize::try_from(partitions).unwrap_or(1);
         let narrow = topics.iter().filter(|it| it.partitions < partitions);
         let narrow: Vec<&str> = narrow.map(|it| it.name.as_str()).collect();
@@ -452,7 +450,7 @@ impl Admin {
             futures_executor::block_on(answer).map_err(|error| self.unreachable(error))?;
         let refused = results.into_iter().find_map(Result::err);
         if let Some((topic, error)) = refused {
-            return Err(AdminError::NotWidened {
+            return Err(Error::PartitionsNotAdded {
                 topic,
                 partitions,
                 reason: error.to_string(),
@@ -465,7 +463,7 @@ impl Admin {
             .any(|it| it.partitions < partitions)
         {
             if Instant::now() > deadline {
-                return Err(AdminError::NotWidened {
+                return Err(Error::PartitionsNotAdded {
                     topic: narrow.join(", "),
                     partitions,
                     reason: "it was done, but no broker knows it yet".to_owned(),
@@ -477,13 +475,13 @@ impl Admin {
     }
 
     /// A broker answers for a topic some time after it was created.
-    fn wait_visible(&self, created: &[&TopicSpec]) -> Result<(), AdminError> {
+    fn wait_visible(&self, created: &[&TopicSpec]) -> Result<(), Error> {
         let deadline = Instant::now() + ANSWER_WITHIN;
         for spec in created {
             while self.partitions(&spec.name)?.is_none() {
                 if Instant::now() > deadline {
                     let reason = "it was created, but no broker knows it yet".to_owned();
-                    return Err(AdminError::NotCreated {
+                    return Err(Error::NotCreated {
                         topic: spec.name.clone(),
                         reason,
                     });
@@ -498,7 +496,7 @@ impl Admin {
     ///
     /// # Errors
     /// Topics are missing, disagree in partitions, or cannot hold a dead letter.
-    pub fn prepare(&self, config: &StageConfig) -> Result<StageTopics, AdminError> {
+    pub fn prepare(&self, config: &StageConfig) -> Result<StageTopics, Error> {
         let dlq = dlq_of(&config.input);
         let mut names = vec![config.input.clone(), dlq.clone()];
         names.extend(config.outputs.iter().map(|output| output.topic.clone()));
@@ -514,11 +512,11 @@ impl Admin {
             missing.push(Topics::SCHEMAS.to_owned());
         }
         if !missing.is_empty() {
-            return Err(AdminError::Missing { topics: missing });
+            return Err(Error::Missing { topics: missing });
         }
         let expected = counts[0].1;
         if let Some((topic, partitions)) = counts.iter().find(|(_, count)| *count != expected) {
-            return Err(AdminError::Partitions {
+            return Err(Error::Partitions {
                 topic: topic.clone(),
                 partitions: *partitions,
                 reference: config.input.clone(),
@@ -533,14 +531,14 @@ impl Admin {
         config: &StageConfig,
         dlq: &str,
         partitions: i32,
-    ) -> Result<StageTopics, AdminError> {
+    ) -> Result<StageTopics, Error> {
         let input_bytes_max = self.message_bytes_max(&config.input)?;
         let dlq_bytes_max = self.message_bytes_max(dlq)?;
         let limit = |output: &OutputTopic| self.message_bytes_max(&output.topic);
         let outputs_bytes_max = config.outputs.iter().map(limit).collect::<Result<_, _>>()?;
         let needed = dead_letter_bytes_min(input_bytes_max);
         if dlq_bytes_max < needed && !self.cluster.embedded {
-            return Err(AdminError::Limit {
+            return Err(Error::Limit {
                 topic: dlq.to_owned(),
                 source_topic: config.input.clone(),
                 limit: dlq_bytes_max,
@@ -556,14 +554,14 @@ impl Admin {
         })
     }
 
-    pub(crate) fn unreachable(&self, source: KafkaError) -> AdminError {
+    pub(crate) fn unreachable(&self, source: KafkaError) -> Error {
         // The client's errors wait to be polled; nothing else does here.
         for _ in 0..ERRORS_MAX {
             if self.consumer.poll(ERROR_WITHIN).is_none() {
                 break;
             }
         }
-        AdminError::Unreachable {
+        Error::Unreachable {
             servers: self.cluster.bootstrap_servers.clone(),
             source,
             reason: self.consumer.context().last().map(Into::into),

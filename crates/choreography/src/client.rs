@@ -20,7 +20,7 @@ use crate::{Cluster, facts::TopicState, native};
 /// librdkafka's log lines become events of target `librdkafka`.
 pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
     match level {
-        // Part of any rebalance under load, and the lane tells of it.
+        // Partitioning of any rebalance under load, and the lane tells of it.
         RDKafkaLogLevel::Error if is_overtaken(facility, message) => {
             tracing::debug!(target: "librdkafka", facility, "{message}");
         }

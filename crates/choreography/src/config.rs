@@ -62,7 +62,7 @@ const LANE_BUFFERS: usize = 4;
 
 /// A setting that cannot be. The message names it and says what would do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ConfigError {
+pub enum Error {
     #[error("KAFKA_BOOTSTRAP_SERVERS is empty; give host:port, several separated by commas")]
     NoServers,
     /// Without its text, which may be a password.
@@ -96,12 +96,12 @@ impl Cluster {
     ///
     /// # Errors
     /// Names the setting that is malformed, owned by the loop or unknown to librdkafka.
-    pub fn new(bootstrap_servers: &str, properties: &str) -> Result<Self, ConfigError> {
+    pub fn new(bootstrap_servers: &str, properties: &str) -> Result<Self, Error> {
         if bootstrap_servers
             .split(',')
             .all(|server| server.trim().is_empty())
         {
-            return Err(ConfigError::NoServers);
+            return Err(Error::NoServers);
         }
         let properties = parse_properties(properties)?;
         check_receive(&properties)?;
@@ -114,10 +114,10 @@ impl Cluster {
         match cluster.client_config().create_native_config() {
             Ok(_) => Ok(cluster),
             // Without the value, which of a misspelt key may be a password.
-            Err(KafkaError::ClientConfig(_, description, key, _)) => Err(ConfigError::Refused {
+            Err(KafkaError::ClientConfig(_, description, key, _)) => Err(Error::Refused {
                 reason: format!("{key}: {description}"),
             }),
-            Err(error) => Err(ConfigError::Refused {
+            Err(error) => Err(Error::Refused {
                 reason: error.to_string(),
             }),
         }
@@ -172,7 +172,7 @@ const CHECK: &str = "check.crcs";
 /// librdkafka's default of `fetch.max.bytes`.
 const FETCH_BYTES_DEFAULT: usize = 50 << 20;
 
-fn check_receive(properties: &BTreeMap<String, String>) -> Result<(), ConfigError> {
+fn check_receive(properties: &BTreeMap<String, String>) -> Result<(), Error> {
     let Some(value) = properties.get(RECEIVE) else {
         return Ok(());
     };
@@ -181,7 +181,7 @@ fn check_receive(properties: &BTreeMap<String, String>) -> Result<(), ConfigErro
         .parse()
         .is_ok_and(|bytes: usize| bytes < RECEIVE_BYTES_MIN)
     {
-        return Err(ConfigError::OutOfRange {
+        return Err(Error::OutOfRange {
             setting: "KAFKA_PROPERTIES: receive.message.max.bytes",
             value: value.clone(),
             allowed: "at least 2000000",
@@ -195,7 +195,7 @@ fn canonical(key: &str) -> &str {
     alias.map_or(key, |(_, name)| name)
 }
 
-fn parse_properties(text: &str) -> Result<BTreeMap<String, String>, ConfigError> {
+fn parse_properties(text: &str) -> Result<BTreeMap<String, String>, Error> {
     let mut properties = BTreeMap::new();
     // A comma also separates values of a list: an entry without '=' continues the one before.
     let mut last: Option<String> = None;
@@ -211,7 +211,7 @@ fn parse_properties(text: &str) -> Result<BTreeMap<String, String>, ConfigError>
                     let key = canonical(given).to_owned();
                     if OWNED_KEYS.contains(&key.as_str()) {
                         let key = given.to_owned();
-                        return Err(ConfigError::Owned { key });
+                        return Err(Error::Owned { key });
                     }
                     properties.insert(key.clone(), value.trim().to_owned());
                     last = Some(key);
@@ -222,7 +222,7 @@ fn parse_properties(text: &str) -> Result<BTreeMap<String, String>, ConfigError>
                     value.push_str(trimmed);
                 }
                 (None, None) => {
-                    return Err(ConfigError::NotAPair { line: at + 1 });
+                    return Err(Error::NotAPair { line: at + 1 });
                 }
             }
         }
@@ -303,7 +303,7 @@ impl Default for Limits {
 /// A topic that a stage writes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutputTopic {
-    /// Its handler's name for it: [`crate::To::output`].
+    /// Its handler's name for it: [`crate::Destination::output`].
     pub name: &'static str,
     pub topic: String,
 }
@@ -334,9 +334,9 @@ pub struct StageConfig {
 impl StageConfig {
     /// # Errors
     /// Names the setting that is out of range.
-    pub fn validate(&self) -> Result<(), ConfigError> {
+    pub fn validate(&self) -> Result<(), Error> {
         let out = |setting, value: String, allowed| {
-            Err(ConfigError::OutOfRange {
+            Err(Error::OutOfRange {
                 setting,
                 value,
                 allowed,
@@ -451,7 +451,7 @@ mod tests {
         ] {
             let error = parse_properties(&format!("{key}=1")).unwrap_err();
             let key = key.to_owned();
-            assert_eq!(error, ConfigError::Owned { key });
+            assert_eq!(error, Error::Owned { key });
         }
     }
 
@@ -544,6 +544,6 @@ mod tests {
 
     #[test]
     fn no_servers_is_an_error() {
-        assert_eq!(Cluster::new(" ", ""), Err(ConfigError::NoServers));
+        assert_eq!(Cluster::new(" ", ""), Err(Error::NoServers));
     }
 }

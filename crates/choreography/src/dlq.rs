@@ -2,7 +2,7 @@
 
 use rdkafka::message::{Header, OwnedHeaders};
 
-use crate::{Cause, Headers, Incoming, place_name};
+use crate::{Cause, Headers, Incoming, position_id};
 
 /// Kafka Connect's error headers, which triage tools read.
 pub(crate) const CONNECT_PREFIX: &str = "__connect.errors.";
@@ -127,7 +127,7 @@ fn first_place(headers: OwnedHeaders, incoming: &Incoming<'_>, place: &Place<'_>
         offset,
         ..
     } = *incoming;
-    let origin = place_name(topic, partition, offset, place.generation);
+    let origin = position_id(topic, partition, offset, place.generation);
     with(headers, ORIGIN_HEADER, &origin)
 }
 

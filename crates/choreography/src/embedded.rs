@@ -10,17 +10,17 @@ use std::{
 
 use rdkafka::{error::KafkaError, mocking::MockCluster};
 
-use crate::{Cluster, ConfigError, TopicSpec};
+use crate::{Cluster, TopicSpec, config};
 
 /// The broker could not be had.
 #[derive(Debug, thiserror::Error)]
-pub enum EmbeddedError {
+pub enum Error {
     #[error("the embedded broker did not start: {0}")]
     Start(String),
     #[error("the embedded broker did not create topic {topic}: {reason}")]
     Topic { topic: String, reason: String },
     #[error(transparent)]
-    Config(#[from] ConfigError),
+    Config(#[from] config::Error),
 }
 
 type Answer = Sender<Result<(), KafkaError>>;
@@ -36,21 +36,21 @@ pub struct EmbeddedBroker {
 impl EmbeddedBroker {
     /// # Errors
     /// No thread or no port is to be had.
-    pub fn start() -> Result<Self, EmbeddedError> {
+    pub fn start() -> Result<Self, Error> {
         let (started, answer) = channel();
         let (create, requests) = channel();
         let thread = std::thread::Builder::new()
             .name("embedded-broker".to_owned())
             .spawn(move || serve(&started, &requests))
-            .map_err(|error| EmbeddedError::Start(error.to_string()))?;
+            .map_err(|error| Error::Start(error.to_string()))?;
         match answer.recv() {
             Ok(Ok(bootstrap_servers)) => Ok(EmbeddedBroker {
                 bootstrap_servers,
                 create: Some(create),
                 thread: Some(thread),
             }),
-            Ok(Err(error)) => Err(EmbeddedError::Start(error.to_string())),
-            Err(_) => Err(EmbeddedError::Start("its thread ended".to_owned())),
+            Ok(Err(error)) => Err(Error::Start(error.to_string())),
+            Err(_) => Err(Error::Start("its thread ended".to_owned())),
         }
     }
 
@@ -58,7 +58,7 @@ impl EmbeddedBroker {
     ///
     /// # Errors
     /// Names the topic that was refused.
-    pub fn create(&self, specs: &[TopicSpec]) -> Result<(), EmbeddedError> {
+    pub fn create(&self, specs: &[TopicSpec]) -> Result<(), Error> {
         for spec in specs {
             let (answer, result) = channel();
             let request = (spec.clone(), answer);
@@ -71,7 +71,7 @@ impl EmbeddedBroker {
                 Ok(Err(error)) => error.to_string(),
                 _ => "its thread ended".to_owned(),
             };
-            return Err(EmbeddedError::Topic {
+            return Err(Error::Topic {
                 topic: spec.name.clone(),
                 reason: refused,
             });
@@ -87,7 +87,7 @@ impl EmbeddedBroker {
     ///
     /// # Errors
     /// As [`Cluster::new`].
-    pub fn cluster(&self) -> Result<Cluster, EmbeddedError> {
+    pub fn cluster(&self) -> Result<Cluster, Error> {
         let mut cluster = Cluster::new(&self.bootstrap_servers, "")?;
         cluster.embedded = true;
         Ok(cluster)

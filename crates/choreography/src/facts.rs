@@ -21,12 +21,12 @@ use rdkafka::{consumer::BaseConsumer, error::KafkaResult};
 
 use self::asking::Asking;
 
-pub use establish::Part;
+pub use establish::Partitioning;
 pub use fold::{FactsEvent, FactsHistory};
-pub use log::{FactsError, FactsLog};
+pub use log::{Error, FactsLog};
 pub(crate) use watch::watch;
 
-use crate::{AdminError, Cluster, client::Plain};
+use crate::{Cluster, admin, client::Plain};
 
 /// Longer names are not Kafka's.
 const NAME_BYTES_MAX: usize = 249;
@@ -101,14 +101,14 @@ impl Facts {
     ///
     /// # Errors
     /// The first topic that was created again or has another number of partitions.
-    pub fn compare(&self, topics: &[TopicState]) -> Result<(), AdminError> {
+    pub fn compare(&self, topics: &[TopicState]) -> Result<(), admin::Error> {
         for topic in topics {
             let made_with = self.topics.get(&topic.name);
             // Not known on one side: nothing can be said.
             if let (Some(made_with), Some(id)) = (made_with, &topic.id)
                 && made_with != id
             {
-                return Err(AdminError::Recreated {
+                return Err(admin::Error::Recreated {
                     pipeline: self.pipeline.clone(),
                     topic: topic.name.clone(),
                     id: id.clone(),
@@ -118,7 +118,7 @@ impl Facts {
         }
         for topic in topics {
             if topic.partitions != self.partitions {
-                return Err(AdminError::Repartitioned {
+                return Err(admin::Error::Repartitioned {
                     pipeline: self.pipeline.clone(),
                     topic: topic.name.clone(),
                     partitions: topic.partitions,
@@ -141,7 +141,7 @@ pub struct TopicState {
 
 /// The name of a record's place, of which an id may be made: no other record of the topic ever has it, whatever becomes
 /// of the topic between generations. `@` is in no topic's name.
-pub fn place_name(topic: &str, partition: i32, offset: i64, generation: u64) -> String {
+pub fn position_id(topic: &str, partition: i32, offset: i64, generation: u64) -> String {
     match generation {
         0 => format!("{topic}-{partition}-{offset}"),
         _ => format!("{topic}@{generation}-{partition}-{offset}"),
@@ -153,7 +153,7 @@ pub fn place_name(topic: &str, partition: i32, offset: i64, generation: u64) -> 
 pub struct StageIdentity {
     pub pipeline: String,
     pub topics: Vec<TopicState>,
-    part: Part,
+    partitioning: Partitioning,
     generation: AtomicU64,
     /// As they were read last; None where there never were any.
     facts: Mutex<Option<Facts>>,
@@ -164,13 +164,13 @@ impl StageIdentity {
     pub(crate) fn new(
         pipeline: &str,
         topics: Vec<TopicState>,
-        part: Part,
+        partitioning: Partitioning,
         facts: Option<Facts>,
     ) -> Self {
         StageIdentity {
             pipeline: pipeline.to_owned(),
             topics,
-            part,
+            partitioning,
             generation: AtomicU64::new(facts.as_ref().map_or(0, |facts| facts.generation)),
             facts: Mutex::new(facts),
             asking: Asking::default(),
@@ -194,7 +194,7 @@ impl StageIdentity {
     ///
     /// # Errors
     /// The facts cannot be read, or do not go that far.
-    pub(crate) fn catch_up(&self, cluster: &Cluster, at_least: u64) -> Result<(), AdminError> {
+    pub(crate) fn catch_up(&self, cluster: &Cluster, at_least: u64) -> Result<(), admin::Error> {
         if self.generation() >= at_least {
             return Ok(());
         }
@@ -205,7 +205,7 @@ impl StageIdentity {
         }
         match generation >= at_least {
             true => Ok(()),
-            false => Err(AdminError::Behind {
+            false => Err(admin::Error::Behind {
                 pipeline: self.pipeline.clone(),
                 generation,
                 committed: at_least,
@@ -230,8 +230,8 @@ impl StageIdentity {
     ///
     /// # Errors
     /// The facts cannot be read or written.
-    pub(crate) fn raise(&self, cluster: &Cluster, reason: &str) -> Result<(), AdminError> {
-        if self.part == Part::Follows {
+    pub(crate) fn raise(&self, cluster: &Cluster, reason: &str) -> Result<(), admin::Error> {
+        if self.partitioning == Partitioning::FromInput {
             return Ok(());
         }
         // Before the log is read: another lane may raise it meanwhile, which is as good.
@@ -254,9 +254,9 @@ impl StageIdentity {
                 reason: reason.to_owned(),
                 ..facts
             };
-            let standing = log.write(&next)?;
-            let generation = standing.generation;
-            self.keep(standing);
+            let winner = log.write(&next)?;
+            let generation = winner.generation;
+            self.keep(winner);
             if generation > known {
                 return Ok(());
             }
@@ -265,7 +265,7 @@ impl StageIdentity {
 
     /// # Errors
     /// The first topic that is not what it was.
-    pub(crate) fn compare(&self, now: &[TopicState]) -> Result<(), AdminError> {
+    pub(crate) fn compare(&self, now: &[TopicState]) -> Result<(), admin::Error> {
         for then in &self.topics {
             // One that is gone for the moment says so elsewhere.
             let Some(now) = now.iter().find(|now| now.name == then.name) else {
@@ -274,7 +274,7 @@ impl StageIdentity {
             if let (Some(made_with), Some(id)) = (&then.id, &now.id)
                 && made_with != id
             {
-                return Err(AdminError::Recreated {
+                return Err(admin::Error::Recreated {
                     pipeline: self.pipeline.clone(),
                     topic: now.name.clone(),
                     id: id.clone(),
@@ -282,7 +282,7 @@ impl StageIdentity {
                 });
             }
             if then.partitions != now.partitions {
-                return Err(AdminError::Repartitioned {
+                return Err(admin::Error::Repartitioned {
                     pipeline: self.pipeline.clone(),
                     topic: now.name.clone(),
                     partitions: now.partitions,
@@ -334,7 +334,7 @@ mod tests {
 
     #[test]
     fn a_place_is_named_as_ever_in_the_first_generation_and_apart_in_each_other() {
-        let names = [0, 1, 2].map(|generation| place_name("p.inbox", 3, 42, generation));
+        let names = [0, 1, 2].map(|generation| position_id("p.inbox", 3, 42, generation));
         assert_eq!(names, ["p.inbox-3-42", "p.inbox@1-3-42", "p.inbox@2-3-42"]);
     }
 
@@ -365,7 +365,7 @@ mod tests {
         broker.create(&crate::TopicSpec::shared()).unwrap();
         let cluster = broker.cluster().unwrap();
         let raised = |facts: Option<Facts>, pipeline: &str| {
-            let identity = StageIdentity::new(pipeline, Vec::new(), Part::Chooses, facts);
+            let identity = StageIdentity::new(pipeline, Vec::new(), Partitioning::ByKey, facts);
             identity.raise(&cluster, "a log lost records").unwrap();
             identity.generation()
         };
@@ -389,12 +389,12 @@ mod tests {
             topic("p.inbox", Some("one"), 8),
             topic("p.records", None, 8),
         ];
-        let identity = StageIdentity::new("p", before.clone(), Part::Follows, None);
+        let identity = StageIdentity::new("p", before.clone(), Partitioning::FromInput, None);
         identity.compare(&before).unwrap();
         identity.compare(&[]).unwrap();
         let other = identity.compare(&[topic("p.inbox", Some("two"), 8)]);
-        assert!(matches!(other, Err(AdminError::Recreated { .. })));
+        assert!(matches!(other, Err(admin::Error::Recreated { .. })));
         let wider = identity.compare(&[topic("p.records", Some("x"), 9)]);
-        assert!(matches!(wider, Err(AdminError::Repartitioned { .. })));
+        assert!(matches!(wider, Err(admin::Error::Repartitioned { .. })));
     }
 }

@@ -16,9 +16,9 @@ use rdkafka::{
 };
 
 use crate::{
-    Acknowledged, Admin, Claimed, Cluster, CommitMode, Failure, GiveUp, Handler, Incoming, Item,
-    Limits, OffsetRange, OffsetStore, Output, Publication, PublishError, Publisher, RunningStage,
-    Stage, StageConfig, list_dead_letters,
+    Acknowledged, Admin, Cancelled, ClaimedOffsets, Cluster, CommitMode, Handler, Incoming, Item,
+    Limits, OffsetRange, OffsetStore, Output, Publication, Publisher, RunningStage, Stage,
+    StageConfig, handler, list_dead_letters, publisher,
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -46,7 +46,7 @@ impl Broker {
     }
 }
 
-fn publish(publisher: &Publisher) -> Result<Acknowledged, PublishError> {
+fn publish(publisher: &Publisher) -> Result<Acknowledged, publisher::Error> {
     let answer = publisher.publish(&Publication {
         topic: "in",
         partition: 0,
@@ -76,7 +76,10 @@ fn pushes_go_on_after_a_fatal_error_and_readiness_tells_of_it_meanwhile() {
 
     broker.fail_next();
     let refused = publish(&publisher).expect_err("not confirmed");
-    assert!(matches!(refused, PublishError::Unconfirmed(_)), "{refused}");
+    assert!(
+        matches!(refused, publisher::Error::Unconfirmed(_)),
+        "{refused}"
+    );
     until("readiness says so", || publisher.ready().is_err());
     until("it is ready again", || publisher.ready().is_ok());
     publish(&publisher).expect("confirmed");
@@ -88,8 +91,8 @@ struct Picky;
 impl Handler for Picky {
     type Record = ();
 
-    fn decode(&mut self, _: &Incoming<'_>, (): &mut ()) -> Result<(), Failure> {
-        Err(Failure::dead_letter("picky", "no"))
+    fn decode(&mut self, _: &Incoming<'_>, (): &mut ()) -> Result<(), handler::Error> {
+        Err(handler::Error::dead_letter("picky", "no"))
     }
 
     fn handle(&mut self, _: &[Item<'_, ()>], _: &mut Output) {}
@@ -100,7 +103,7 @@ impl Handler for Picky {
 }
 
 impl OffsetStore for Picky {
-    fn claim(&mut self, partitions: &[i32]) -> Option<Result<Claimed, Failure>> {
+    fn claim(&mut self, partitions: &[i32]) -> Option<Result<ClaimedOffsets, handler::Error>> {
         Some(Ok(partitions.iter().map(|it| (*it, None)).collect()))
     }
 
@@ -108,11 +111,11 @@ impl OffsetStore for Picky {
         None
     }
 
-    fn commit(&mut self, _: &[OffsetRange], _: GiveUp<'_>) -> Result<(), Failure> {
+    fn commit(&mut self, _: &[OffsetRange], _: Cancelled<'_>) -> Result<(), handler::Error> {
         Ok(())
     }
 
-    fn truncated(&mut self, _: i32, _: i64, _: GiveUp<'_>) -> Result<(), Failure> {
+    fn truncated(&mut self, _: i32, _: i64, _: Cancelled<'_>) -> Result<(), handler::Error> {
         Ok(())
     }
 }

@@ -11,7 +11,7 @@ use rdkafka::{
     error::KafkaError,
 };
 
-use crate::{Admin, AdminError, admin::ANSWER_WITHIN, client::Plain};
+use crate::{Admin, admin, admin::ANSWER_WITHIN, client::Plain};
 
 /// One partition of a group's topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,10 +60,12 @@ impl GroupProgress {
 impl Admin {
     /// # Errors
     /// The cluster does not answer, or the topic is missing.
-    pub fn progress(&self, group: &str, topic: &str) -> Result<GroupProgress, AdminError> {
-        let partitions = self.partitions(topic)?.ok_or_else(|| AdminError::Missing {
-            topics: vec![topic.to_owned()],
-        })?;
+    pub fn progress(&self, group: &str, topic: &str) -> Result<GroupProgress, admin::Error> {
+        let partitions = self
+            .partitions(topic)?
+            .ok_or_else(|| admin::Error::Missing {
+                topics: vec![topic.to_owned()],
+            })?;
         let unreachable = |error| self.unreachable(error);
         let mut config = self.cluster().client_config();
         // Asks in the group's name without joining it.
@@ -111,7 +113,7 @@ impl Admin {
     ///
     /// # Errors
     /// The cluster does not answer.
-    pub fn has_records(&self, topic: &str, progress: &GroupProgress) -> Result<bool, AdminError> {
+    pub fn has_records(&self, topic: &str, progress: &GroupProgress) -> Result<bool, admin::Error> {
         let unreachable = |error| self.unreachable(error);
         let mut list = TopicPartitionList::new();
         for it in progress.partitions.iter().filter(|it| it.lag() > 0) {
@@ -153,7 +155,7 @@ impl Admin {
     ///
     /// # Errors
     /// The cluster does not answer, or the group has members.
-    pub fn rewind(&self, group: &str, topic: &str) -> Result<(), AdminError> {
+    pub fn rewind(&self, group: &str, topic: &str) -> Result<(), admin::Error> {
         let progress = self.progress(group, topic)?;
         let unreachable = |error| self.unreachable(error);
         let mut list = TopicPartitionList::new();

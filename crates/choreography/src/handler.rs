@@ -34,7 +34,7 @@ impl fmt::Display for Cause {
 
 /// What a failure means for the record.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Failure {
+pub enum Error {
     /// It may work later: the batch is handled again after a wait, then the record is dead-lettered.
     Retry(Cause),
     /// It never will: the record is dead-lettered.
@@ -43,23 +43,23 @@ pub enum Failure {
     Fatal(Cause),
 }
 
-impl Failure {
+impl Error {
     pub fn retry(class: &'static str, message: impl Into<String>) -> Self {
-        Failure::Retry(Cause {
+        Error::Retry(Cause {
             class,
             message: message.into(),
         })
     }
 
     pub fn dead_letter(class: &'static str, message: impl Into<String>) -> Self {
-        Failure::DeadLetter(Cause {
+        Error::DeadLetter(Cause {
             class,
             message: message.into(),
         })
     }
 
     pub fn fatal(class: &'static str, message: impl Into<String>) -> Self {
-        Failure::Fatal(Cause {
+        Error::Fatal(Cause {
             class,
             message: message.into(),
         })
@@ -136,9 +136,8 @@ pub trait Handler: Send + 'static {
     /// Decodes one record into `record`, which holds an earlier one's data. A failure is that record's alone.
     ///
     /// # Errors
-    /// As [`Failure`].
-    fn decode(&mut self, incoming: &Incoming<'_>, record: &mut Self::Record)
-    -> Result<(), Failure>;
+    /// As [`Error`].
+    fn decode(&mut self, incoming: &Incoming<'_>, record: &mut Self::Record) -> Result<(), Error>;
 
     /// Decides every item, in order, by exactly one call on `output` each. A batch may be handed over
     /// again, whole or in parts, when its transaction did not commit.
@@ -171,7 +170,7 @@ pub trait Handler: Send + 'static {
     ///
     /// # Errors
     /// `Retry` is tried again for as long as it takes; any other stops the service.
-    fn restore(&mut self, partition: i32, next: Option<i64>) -> Result<Restore, Failure> {
+    fn restore(&mut self, partition: i32, next: Option<i64>) -> Result<Restore, Error> {
         let _ = (partition, next);
         Ok(Restore::Done)
     }
@@ -207,10 +206,10 @@ pub enum Restore {
 }
 
 /// Of each partition the offset to be read next; None where nothing was stored yet.
-pub type Claimed = Vec<(i32, Option<i64>)>;
+pub type ClaimedOffsets = Vec<(i32, Option<i64>)>;
 
 /// Asked during a call that may take long: whether the service has been asked to stop, and the caller waits no longer.
-pub type GiveUp<'a> = &'a dyn Fn() -> bool;
+pub type Cancelled<'a> = &'a dyn Fn() -> bool;
 
 /// Results and the input's offsets kept together outside Kafka, in one transaction of theirs.
 ///
@@ -222,7 +221,7 @@ pub trait OffsetStore {
     ///
     /// # Errors
     /// `Retry` is asked again for as long as it takes; any other stops the service.
-    fn claim(&mut self, partitions: &[i32]) -> Option<Result<Claimed, Failure>>;
+    fn claim(&mut self, partitions: &[i32]) -> Option<Result<ClaimedOffsets, Error>>;
 
     /// Where a partition goes on, as claimed or committed last. Records from before it are not handed over.
     fn next(&self, partition: i32) -> Option<i64>;
@@ -232,14 +231,19 @@ pub trait OffsetStore {
     /// # Errors
     /// `Retry` is tried again for as long as it takes; `DeadLetter` means that another holds a partition now
     /// (the lane gives it up and begins again); `Fatal` stops the service.
-    fn commit(&mut self, ranges: &[OffsetRange], give_up: GiveUp<'_>) -> Result<(), Failure>;
+    fn commit(&mut self, ranges: &[OffsetRange], cancelled: Cancelled<'_>) -> Result<(), Error>;
 
     /// The partition's log was cut off before the offset that is stored: it goes on at `next`, in a new generation of
     /// the log. The only way for an offset to go back.
     ///
     /// # Errors
     /// As [`OffsetStore::commit`].
-    fn truncated(&mut self, partition: i32, next: i64, give_up: GiveUp<'_>) -> Result<(), Failure>;
+    fn truncated(
+        &mut self,
+        partition: i32,
+        next: i64,
+        cancelled: Cancelled<'_>,
+    ) -> Result<(), Error>;
 
     /// How a commit shows in traces.
     fn describe(&self) -> Option<StoreSpan> {
@@ -252,13 +256,13 @@ pub trait OffsetStore {
 pub(crate) enum Outcome {
     Emit(Emission),
     Absorb(&'static str),
-    Fail(Failure),
+    Fail(Error),
 }
 
 /// Where an output record goes and what it brings, besides its payload. By default the stage's first output, with the
 /// input's key, partition and headers.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct To<'a> {
+pub struct Destination<'a> {
     /// The name of one of [`crate::StageConfig::outputs`]; None is the first.
     pub output: Option<&'static str>,
     pub key: OutputKey<'a>,
@@ -335,29 +339,29 @@ pub struct Output {
 impl Output {
     /// One output record, with the input's key, partition, timestamp and headers; `write` appends its payload.
     pub fn emit(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
-        self.emit_to(To::default(), write);
+        self.emit_to(Destination::default(), write);
     }
 
     /// As [`Output::emit`], but keyed anew: the partition is the key's.
     pub fn emit_keyed(&mut self, key: &[u8], write: impl FnOnce(&mut Vec<u8>)) {
         let key = OutputKey::Partitioned(key);
         self.emit_to(
-            To {
+            Destination {
                 key,
-                ..To::default()
+                ..Destination::default()
             },
             write,
         );
     }
 
     /// As [`Output::emit`], to an output of the handler's choice, with a key and headers of its own.
-    pub fn emit_to(&mut self, to: To<'_>, write: impl FnOnce(&mut Vec<u8>)) {
+    pub fn emit_to(&mut self, to: Destination<'_>, write: impl FnOnce(&mut Vec<u8>)) {
         let emission = self.emission(to, write);
         self.outcomes.push(Outcome::Emit(emission));
     }
 
-    fn emission(&mut self, to: To<'_>, write: impl FnOnce(&mut Vec<u8>)) -> Emission {
-        let To {
+    fn emission(&mut self, to: Destination<'_>, write: impl FnOnce(&mut Vec<u8>)) -> Emission {
+        let Destination {
             output,
             key,
             headers,
@@ -393,19 +397,19 @@ impl Output {
     /// the input's key, partition, timestamp and headers. It is nobody's outcome: one that is too large is dropped
     /// and counted, and where the record becomes a dead letter it is not sent.
     pub fn also(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
-        let emission = self.emission(To::default(), write);
+        let emission = self.emission(Destination::default(), write);
         self.beside_last(emission, false);
     }
 
     /// One more output record that the outcome decided last does not go without, as the change of state behind it: where
     /// it cannot be sent, as one that is too large, the record is a dead letter and nothing of it is sent.
-    pub fn with(&mut self, to: To<'_>, write: impl FnOnce(&mut Vec<u8>)) {
+    pub fn with(&mut self, to: Destination<'_>, write: impl FnOnce(&mut Vec<u8>)) {
         let emission = self.emission(to, write);
         self.beside_last(emission, true);
     }
 
     /// As [`Output::with`], but a tombstone: a compacted topic forgets the key.
-    pub fn with_tombstone(&mut self, to: To<'_>) {
+    pub fn with_tombstone(&mut self, to: Destination<'_>) {
         let emission = Emission {
             payload: None,
             ..self.emission(to, |_| {})
@@ -443,13 +447,13 @@ impl Output {
         self.outcomes.push(Outcome::Absorb(reason));
     }
 
-    pub fn fail(&mut self, failure: Failure) {
+    pub fn fail(&mut self, failure: Error) {
         self.outcomes.push(Outcome::Fail(failure));
     }
 
     /// The handler is at work still: to be called now and then by one that waits for something that may take long, so that its lane is not
     /// taken for stuck.
-    pub fn alive(&self) {
+    pub fn report_progress(&self) {
         if let Some(status) = &self.status {
             status.progress();
         }
@@ -498,7 +502,7 @@ impl Output {
     }
 
     /// The failure of the `index`th decision, if it was one. For tests of handlers.
-    pub fn failure(&self, index: usize) -> Option<&Failure> {
+    pub fn failure(&self, index: usize) -> Option<&Error> {
         match self.outcomes.get(index)? {
             Outcome::Fail(failure) => Some(failure),
             _ => None,

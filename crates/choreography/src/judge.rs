@@ -10,8 +10,9 @@ use std::{
 use quadrille_telemetry::StageMetrics;
 
 use crate::{
-    Cause, Failure, Handler, Incoming, Item, Output,
+    Cause, Handler, Incoming, Item, Output,
     dlq::FailedAt,
+    handler,
     handler::{Emitted, Outcome},
     spans::Step,
     status::LaneStatus,
@@ -39,7 +40,10 @@ impl Known<'_> {
             Some((cause, at)) => (cause, *at),
             None => (self.refused.get(&place)?, FailedAt::Send),
         };
-        Some(Verdict::Failed(Failure::DeadLetter(cause.clone()), at))
+        Some(Verdict::Failed(
+            handler::Error::DeadLetter(cause.clone()),
+            at,
+        ))
     }
 }
 
@@ -54,7 +58,7 @@ pub(crate) enum Decision<'a> {
 enum Verdict {
     /// The index of its outcome.
     Handled(usize),
-    Failed(Failure, FailedAt),
+    Failed(handler::Error, FailedAt),
 }
 
 /// The decisions on a batch; buffers are reused from batch to batch.
@@ -140,7 +144,7 @@ impl<R: Default> Judge<R> {
                     next += 1;
                     Verdict::Handled(next - 1)
                 }
-                Err(Failure::Fatal(cause)) => return Err(cause),
+                Err(handler::Error::Fatal(cause)) => return Err(cause),
                 Err(failure) => Verdict::Failed(failure, FailedAt::Decode),
             };
             self.verdicts.push(verdict);
@@ -176,7 +180,7 @@ impl<R: Default> Judge<R> {
             if let Verdict::Handled(index) = verdict
                 && let Some(Outcome::Fail(failure)) = self.output.outcomes.get(*index)
             {
-                if let Failure::Fatal(cause) = failure {
+                if let handler::Error::Fatal(cause) = failure {
                     return Err(cause.clone());
                 }
                 *verdict = Verdict::Failed(failure.clone(), FailedAt::Handle);
@@ -206,7 +210,7 @@ impl<R: Default> Judge<R> {
                 if self.is_handling {
                     handler.panicked();
                 }
-                let failure = Failure::dead_letter("panic", panic_text(&*panic));
+                let failure = handler::Error::dead_letter("panic", panic_text(&*panic));
                 self.verdicts
                     .push(Verdict::Failed(failure, FailedAt::Handle));
                 Ok(())
@@ -221,7 +225,9 @@ impl<R: Default> Judge<R> {
             .enumerate()
             .filter_map(|(index, verdict)| match verdict {
                 Verdict::Failed(
-                    Failure::Retry(cause) | Failure::DeadLetter(cause) | Failure::Fatal(cause),
+                    handler::Error::Retry(cause)
+                    | handler::Error::DeadLetter(cause)
+                    | handler::Error::Fatal(cause),
                     _,
                 ) => Some((index, cause)),
                 Verdict::Handled(_) => None,
@@ -237,7 +243,7 @@ impl<R: Default> Judge<R> {
     pub fn wants_retry(&self) -> bool {
         self.verdicts
             .iter()
-            .any(|v| matches!(v, Verdict::Failed(Failure::Retry(_), _)))
+            .any(|v| matches!(v, Verdict::Failed(handler::Error::Retry(_), _)))
     }
 
     /// Overrides a decision: the output cannot be sent.
@@ -245,7 +251,7 @@ impl<R: Default> Judge<R> {
         if let Some(verdict) = self.verdicts.get_mut(index)
             && !matches!(verdict, Verdict::Failed(..))
         {
-            *verdict = Verdict::Failed(Failure::DeadLetter(cause), FailedAt::Send);
+            *verdict = Verdict::Failed(handler::Error::DeadLetter(cause), FailedAt::Send);
         }
     }
 
@@ -253,7 +259,9 @@ impl<R: Default> Judge<R> {
     pub fn decision(&self, index: usize) -> Decision<'_> {
         match &self.verdicts[index] {
             Verdict::Failed(
-                Failure::Retry(cause) | Failure::DeadLetter(cause) | Failure::Fatal(cause),
+                handler::Error::Retry(cause)
+                | handler::Error::DeadLetter(cause)
+                | handler::Error::Fatal(cause),
                 at,
             ) => Decision::Dead { cause, at: *at },
             Verdict::Handled(outcome) => match &self.output.outcomes[*outcome] {
@@ -292,7 +300,9 @@ impl<R: Default> Judge<R> {
         for verdict in &self.verdicts {
             let (counts, reason) = match verdict {
                 Verdict::Failed(
-                    Failure::Retry(c) | Failure::DeadLetter(c) | Failure::Fatal(c),
+                    handler::Error::Retry(c)
+                    | handler::Error::DeadLetter(c)
+                    | handler::Error::Fatal(c),
                     _,
                 ) => (&mut dead, c.class),
                 Verdict::Handled(outcome) => match self.output.outcomes[*outcome] {
@@ -335,10 +345,14 @@ mod tests {
     impl Handler for Picky {
         type Record = Vec<u8>;
 
-        fn decode(&mut self, incoming: &Incoming<'_>, record: &mut Vec<u8>) -> Result<(), Failure> {
+        fn decode(
+            &mut self,
+            incoming: &Incoming<'_>,
+            record: &mut Vec<u8>,
+        ) -> Result<(), handler::Error> {
             let payload = incoming
                 .payload
-                .ok_or_else(|| Failure::dead_letter("tombstone", "no value"))?;
+                .ok_or_else(|| handler::Error::dead_letter("tombstone", "no value"))?;
             record.clear();
             record.extend_from_slice(payload);
             Ok(())
@@ -348,11 +362,11 @@ mod tests {
             for item in items {
                 match item.record.as_slice() {
                     b"panic" => panic!("boom"),
-                    b"retry" => output.fail(Failure::retry("busy", "later")),
+                    b"retry" => output.fail(handler::Error::retry("busy", "later")),
                     b"absorb" => output.absorb("late"),
-                    b"fatal" => output.fail(Failure::fatal("broken", "stop")),
+                    b"fatal" => output.fail(handler::Error::fatal("broken", "stop")),
                     b"dead with two" => {
-                        output.fail(Failure::dead_letter("poison", "no"));
+                        output.fail(handler::Error::dead_letter("poison", "no"));
                         output.also(|bytes| bytes.extend_from_slice(b"1"));
                     }
                     b"two" => {
@@ -465,7 +479,7 @@ mod tests {
     impl Handler for Panicky {
         type Record = ();
 
-        fn decode(&mut self, incoming: &Incoming<'_>, (): &mut ()) -> Result<(), Failure> {
+        fn decode(&mut self, incoming: &Incoming<'_>, (): &mut ()) -> Result<(), handler::Error> {
             assert_ne!(incoming.payload, Some(&b"decode"[..]), "boom");
             Ok(())
         }

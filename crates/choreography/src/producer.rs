@@ -138,7 +138,7 @@ impl ProducerContext for Events {
 }
 
 /// Why a send was not taken.
-pub(crate) enum SendError {
+pub(crate) enum Error {
     /// This record's own fault.
     TooLarge,
     Failed(Undelivered),
@@ -330,7 +330,7 @@ impl LaneProducer {
     }
 
     /// Queues a record; waits for room where the queue is full.
-    pub fn send(&self, mut record: BaseRecord<'_, [u8], [u8], usize>) -> Result<(), SendError> {
+    pub fn send(&self, mut record: BaseRecord<'_, [u8], [u8], usize>) -> Result<(), Error> {
         record.timestamp = client::timestamp(record.timestamp);
         let bytes = record.payload.map_or(0, <[u8]>::len);
         let queued_bytes = self.queued_bytes.get().saturating_add(bytes);
@@ -356,15 +356,15 @@ impl LaneProducer {
                     }
                     Err(Some(failure)) => {
                         self.deliveries.outstanding.fetch_sub(1, Ordering::SeqCst);
-                        return Err(SendError::Failed(failure.error.to_string().into()));
+                        return Err(Error::Failed(failure.error.to_string().into()));
                     }
                 }
             }
             self.deliveries.outstanding.fetch_sub(1, Ordering::SeqCst);
             return Err(if client::is_too_large(&error) {
-                SendError::TooLarge
+                Error::TooLarge
             } else {
-                SendError::Failed(error.to_string().into())
+                Error::Failed(error.to_string().into())
             });
         }
     }

@@ -48,7 +48,7 @@ pub struct Acknowledged {
 
 /// Why a record is not in Kafka, as far as is known.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PublishError {
+pub enum Error {
     #[error("the record is too large for its topic")]
     TooLarge,
     #[error("too many records wait for Kafka; send again later")]
@@ -59,19 +59,19 @@ pub enum PublishError {
     Unconfirmed(String),
 }
 
-impl PublishError {
+impl Error {
     /// A short stable name.
     fn class(&self) -> &'static str {
         match self {
-            PublishError::TooLarge => "too_large",
-            PublishError::Busy => "busy",
-            PublishError::Unconfirmed(_) => "unconfirmed",
+            Error::TooLarge => "too_large",
+            Error::Busy => "busy",
+            Error::Unconfirmed(_) => "unconfirmed",
         }
     }
 }
 
-type Ticket = oneshot::Sender<Result<Acknowledged, PublishError>>;
-type Answer = oneshot::Receiver<Result<Acknowledged, PublishError>>;
+type Ticket = oneshot::Sender<Result<Acknowledged, Error>>;
+type Answer = oneshot::Receiver<Result<Acknowledged, Error>>;
 type Outgoing<'r> = BaseRecord<'r, [u8], [u8], Box<Ticket>>;
 
 struct Events;
@@ -95,8 +95,8 @@ impl ProducerContext for Events {
                 partition: message.partition(),
                 offset: message.offset(),
             }),
-            Err((error, _)) if client::is_too_large(error) => Err(PublishError::TooLarge),
-            Err((error, _)) => Err(PublishError::Unconfirmed(error.to_string())),
+            Err((error, _)) if client::is_too_large(error) => Err(Error::TooLarge),
+            Err((error, _)) => Err(Error::Unconfirmed(error.to_string())),
         };
         // The sender may have gone: the record is in Kafka all the same.
         let _ = ticket.send(answer);
@@ -264,11 +264,11 @@ impl Publisher {
     /// Sends at once; the future is ready when Kafka has confirmed the record or given it up.
     ///
     /// # Errors
-    /// As [`PublishError`]; an unconfirmed record may be in Kafka all the same.
+    /// As [`Error`]; an unconfirmed record may be in Kafka all the same.
     pub fn publish(
         &self,
         publication: &Publication<'_>,
-    ) -> impl Future<Output = Result<Acknowledged, PublishError>> + Send + use<> {
+    ) -> impl Future<Output = Result<Acknowledged, Error>> + Send + use<> {
         let (record, answer, span) = self.outgoing(publication);
         let sent = self.send(record).map_err(|(error, _)| error);
         confirmed(sent, answer, span)
@@ -277,17 +277,17 @@ impl Publisher {
     /// As [`Publisher::publish`], but a full queue is waited for: the record is made once, and offered again ever more rarely.
     ///
     /// # Errors
-    /// As [`Publisher::publish`], but never [`PublishError::Busy`].
+    /// As [`Publisher::publish`], but never [`Error::Busy`].
     pub async fn publish_waiting(
         &self,
         publication: &Publication<'_>,
-    ) -> impl Future<Output = Result<Acknowledged, PublishError>> + Send + use<> {
+    ) -> impl Future<Output = Result<Acknowledged, Error>> + Send + use<> {
         let (mut record, answer, span) = self.outgoing(publication);
         let mut backoff = Backoff::new(OFFERED_AFTER.0, OFFERED_AFTER.1);
         let sent = loop {
             match self.send(record) {
                 Ok(()) => break Ok(()),
-                Err((PublishError::Busy, back)) => record = back,
+                Err((Error::Busy, back)) => record = back,
                 Err((error, _)) => break Err(error),
             }
             tokio::time::sleep(backoff.next_wait()).await;
@@ -295,15 +295,15 @@ impl Publisher {
         confirmed(sent, answer, span)
     }
 
-    fn send<'r>(&self, record: Outgoing<'r>) -> Result<(), (PublishError, Outgoing<'r>)> {
+    fn send<'r>(&self, record: Outgoing<'r>) -> Result<(), (Error, Outgoing<'r>)> {
         let sent = self.0.line.producer.load().send(record);
         sent.map_err(|(error, record)| {
             let error = if client::is_queue_full(&error) {
-                PublishError::Busy
+                Error::Busy
             } else if client::is_too_large(&error) {
-                PublishError::TooLarge
+                Error::TooLarge
             } else {
-                PublishError::Unconfirmed(error.to_string())
+                Error::Unconfirmed(error.to_string())
             };
             (error, record)
         })
@@ -336,17 +336,15 @@ impl Publisher {
 
 /// What became of a record that was sent or not.
 async fn confirmed(
-    sent: Result<(), PublishError>,
+    sent: Result<(), Error>,
     answer: Answer,
     mut span: Option<Span>,
-) -> Result<Acknowledged, PublishError> {
+) -> Result<Acknowledged, Error> {
     let answer = match sent {
         Err(error) => Err(error),
-        Ok(()) => answer.await.unwrap_or_else(|_| {
-            Err(PublishError::Unconfirmed(
-                "the service is stopping".to_owned(),
-            ))
-        }),
+        Ok(()) => answer
+            .await
+            .unwrap_or_else(|_| Err(Error::Unconfirmed("the service is stopping".to_owned()))),
     };
     if let (Some(span), Err(error)) = (&mut span, &answer) {
         span.fail(error.class(), &error.to_string());
@@ -429,7 +427,7 @@ mod tests {
         loop {
             let mut sent = Box::pin(publisher.publish(&publication));
             match sent.as_mut().poll(&mut task) {
-                Poll::Ready(refused) => break assert_eq!(refused, Err(PublishError::Busy)),
+                Poll::Ready(refused) => break assert_eq!(refused, Err(Error::Busy)),
                 Poll::Pending => queued.push(sent),
             }
             assert!(queued.len() < 100, "the queue has a bound");

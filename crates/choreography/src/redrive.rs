@@ -2,7 +2,7 @@
 //!
 //! A record that failed is one *case* of its dead-letter topic, however often it was sent back and failed again. What
 //! became of each case is on `quadrille.dead-letters`, the ledger, written in the transaction that sends it back
-//! ([`ledger`] says which letters are open by it). A letter that is settled stays where it is until its topic's
+//! (`ledger.rs` says which letters are open by it). A letter that is settled stays where it is until its topic's
 //! retention takes it; its settlement goes with the next redrive after that.
 
 mod ledger;
@@ -17,20 +17,20 @@ use std::{collections::BTreeMap, ops::ControlFlow};
 use quadrille_proto::{DLQ_SUFFIX, Topics};
 use rdkafka::error::KafkaError;
 
-pub use ledger::{Became, Settlement};
+pub use ledger::{Resolution, Settlement};
 pub use letter::DeadLetter;
 
-use crate::{AdminError, Cluster};
+use crate::{Cluster, admin};
 use scan::{ANSWER_WITHIN, Scan, consumer, watermarks};
 use survey::{READER, Survey, span};
 
 /// Why dead letters could not be read or settled.
 #[derive(Debug, thiserror::Error)]
-pub enum RedriveError {
+pub enum Error {
     #[error("Kafka: {0}")]
     Kafka(#[from] KafkaError),
     #[error(transparent)]
-    Admin(#[from] AdminError),
+    Admin(#[from] admin::Error),
     #[error("there is no topic {0}; a dead-letter topic is named <topic>{DLQ_SUFFIX}")]
     NoTopic(String),
     #[error("{0} is not a dead-letter topic: its name does not end in {DLQ_SUFFIX}")]
@@ -64,10 +64,10 @@ pub enum RedriveError {
         why: String,
     },
     #[error("{refused} dead letters of {topic} could not be sent back, among them {first:?}")]
-    Refused {
+    Unsent {
         topic: String,
         refused: u64,
-        first: Option<Refused>,
+        first: Option<Unsent>,
     },
 }
 
@@ -79,10 +79,10 @@ pub fn list_dead_letters(
     cluster: &Cluster,
     topic: &str,
     mut each: impl FnMut(DeadLetter) -> ControlFlow<()>,
-) -> Result<(), RedriveError> {
+) -> Result<(), Error> {
     let reader = consumer(cluster, READER, "read_committed")?;
     let offsets = watermarks(&reader, topic)?;
-    let offsets = offsets.ok_or_else(|| RedriveError::NoTopic(topic.to_owned()))?;
+    let offsets = offsets.ok_or_else(|| Error::NoTopic(topic.to_owned()))?;
     let mut scan = Scan::of(reader, topic, offsets)?;
     while let Some(message) = scan.next()? {
         if each(DeadLetter::read(&message)).is_break() {
@@ -102,7 +102,7 @@ pub enum Action {
 }
 
 /// What to do, with which letters, and for whom.
-pub struct Order<'a> {
+pub struct SettleRequest<'a> {
     pub action: Action,
     /// Asked of each open letter; of a case's several letters the newest one's answer counts.
     pub select: &'a dyn Fn(&DeadLetter) -> bool,
@@ -121,18 +121,18 @@ pub enum Progress {
 
 /// What was done.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Settled {
+pub struct Summary {
     /// Cases sent back, or discarded.
     pub count: u64,
     /// Cases that could not be sent back, and are open still.
     pub refused: u64,
     /// The first of those.
-    pub named: Vec<Refused>,
+    pub named: Vec<Unsent>,
 }
 
 /// A letter that could not be sent back.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refused {
+pub struct Unsent {
     pub partition: i32,
     pub offset: i64,
     pub reason: String,
@@ -140,7 +140,7 @@ pub struct Refused {
 
 /// What has become of a letter.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum State {
+pub enum LetterState {
     Open,
     /// Open, but a later letter stands for the same case.
     Repeated,
@@ -163,7 +163,7 @@ pub struct DeadLetters<'a> {
 }
 
 impl DeadLetters<'_> {
-    /// Shows letters, each partition's in order. Changes nothing and needs no ledger.
+    /// Shows letters, each partition's in request. Changes nothing and needs no ledger.
     ///
     /// # Errors
     /// The topic is not one of dead letters, or cannot be read.
@@ -172,8 +172,8 @@ impl DeadLetters<'_> {
         scope: Scope,
         select: &dyn Fn(&DeadLetter) -> bool,
         progress: &mut dyn FnMut(Progress),
-        mut each: impl FnMut(DeadLetter, State) -> ControlFlow<()>,
-    ) -> Result<(), RedriveError> {
+        mut each: impl FnMut(DeadLetter, LetterState) -> ControlFlow<()>,
+    ) -> Result<(), Error> {
         self.check()?;
         let survey = Survey::make(self.cluster, self.topic, select, progress)?;
         let offsets = match scope {
@@ -187,13 +187,13 @@ impl DeadLetters<'_> {
             let (partition, offset) = (letter.partition, letter.offset);
             let of_partition = survey.wanted.get(&partition);
             let state = match of_partition.is_some_and(|letters| letters.contains_key(&offset)) {
-                true => State::Open,
+                true => LetterState::Open,
                 false if scope == Scope::Open || !select(&letter) => continue,
                 false => {
                     let case = letter.case(self.topic);
                     match survey.ledger.settlement(partition, case, offset) {
-                        Some(settlement) => State::Settled(settlement.clone()),
-                        None => State::Repeated,
+                        Some(settlement) => LetterState::Settled(settlement.clone()),
+                        None => LetterState::Repeated,
                     }
                 }
             };
@@ -212,17 +212,17 @@ impl DeadLetters<'_> {
     /// Nothing of the transaction at fault is visible; what was reported to `progress` is done.
     pub fn settle(
         &self,
-        order: &Order<'_>,
+        request: &SettleRequest<'_>,
         progress: &mut dyn FnMut(Progress),
-    ) -> Result<Settled, RedriveError> {
+    ) -> Result<Summary, Error> {
         self.check()?;
-        settle::Run::prepare(self.cluster, self.topic, order, progress)?.settle()
+        settle::Run::prepare(self.cluster, self.topic, request, progress)?.settle()
     }
 
-    fn check(&self) -> Result<(), RedriveError> {
+    fn check(&self) -> Result<(), Error> {
         match self.topic.ends_with(DLQ_SUFFIX) {
             true => Ok(()),
-            false => Err(RedriveError::NotDeadLetters(self.topic.to_owned())),
+            false => Err(Error::NotDeadLetters(self.topic.to_owned())),
         }
     }
 }
@@ -238,25 +238,25 @@ impl Redrive<'_> {
     ///
     /// # Errors
     /// As [`DeadLetters::settle`]; or letters could not be sent back.
-    pub fn run(&self, mut progress: impl FnMut(u64)) -> Result<u64, RedriveError> {
+    pub fn run(&self, mut progress: impl FnMut(u64)) -> Result<u64, Error> {
         let letters = DeadLetters {
             cluster: self.cluster,
             topic: self.topic,
         };
-        let order = Order {
+        let request = SettleRequest {
             action: Action::SendBack,
             select: &|_| true,
             by: "",
             reason: "",
         };
-        let settled = letters.settle(&order, &mut |it| {
+        let settled = letters.settle(&request, &mut |it| {
             if let Progress::Settling { done, .. } = it {
                 progress(done);
             }
         })?;
         match settled.refused {
             0 => Ok(settled.count),
-            refused => Err(RedriveError::Refused {
+            refused => Err(Error::Unsent {
                 topic: self.topic.to_owned(),
                 refused,
                 first: settled.named.into_iter().next(),

@@ -18,7 +18,7 @@ use rdkafka::{
 use self::shared::Shared;
 use crate::{
     Cluster,
-    table::{Standing, Table, TableError, TableEvent},
+    table::{self, TableEvent, TableReader, TableState},
 };
 
 /// How long the topic may stay unreadable or a schema unconfirmed; the caller tries again.
@@ -30,9 +30,9 @@ const NEWS_WAIT: Duration = Duration::from_millis(100);
 
 /// The schemas' topic cannot be read or written.
 #[derive(Debug, thiserror::Error)]
-pub enum SchemaError {
+pub enum Error {
     #[error("schemas: {0}")]
-    Unreadable(#[from] TableError),
+    Unreadable(#[from] table::Error),
     #[error("schemas: {topic} cannot be written: {0}", topic = Topics::SCHEMAS)]
     Unwritten(#[from] KafkaError),
     #[error("schemas: Kafka did not confirm {0}")]
@@ -52,7 +52,7 @@ pub enum Lookup {
 struct Inner {
     cluster: Cluster,
     known: RwLock<HashMap<SchemaId, Arc<Schema>>>,
-    table: Shared<Table, TableError>,
+    table: Shared<TableReader, table::Error>,
     ended_at: OnceLock<Instant>,
 }
 
@@ -65,7 +65,7 @@ impl Schemas {
         Schemas(Arc::new(Inner {
             cluster: cluster.clone(),
             known: RwLock::default(),
-            table: Shared::new(Table::new(cluster, Topics::SCHEMAS)),
+            table: Shared::new(TableReader::new(cluster, Topics::SCHEMAS)),
             ended_at: OnceLock::new(),
         }))
     }
@@ -106,7 +106,7 @@ impl Schemas {
         pipeline: &str,
         kind: Kind,
         since: Instant,
-    ) -> Result<Vec<Arc<Schema>>, SchemaError> {
+    ) -> Result<Vec<Arc<Schema>>, Error> {
         self.read_to_end(Some(since))?;
         let known = self.0.known.read().unwrap_or_else(PoisonError::into_inner);
         let of = |schema: &&Arc<Schema>| schema.pipeline == pipeline && schema.kind == kind;
@@ -117,7 +117,7 @@ impl Schemas {
     ///
     /// # Errors
     /// The topic cannot be read or written.
-    pub fn publish(&self, schema: &Schema) -> Result<(), SchemaError> {
+    pub fn publish(&self, schema: &Schema) -> Result<(), Error> {
         let id = schema.id();
         self.read_to_end(None)?;
         if self.get(id).is_some() {
@@ -139,24 +139,24 @@ impl Schemas {
         self.read_to_end(None)?;
         match self.get(id) {
             Some(_) => Ok(()),
-            None => Err(SchemaError::Unconfirmed(id)),
+            None => Err(Error::Unconfirmed(id)),
         }
     }
 
     /// Reads all that was published before `polled_at`, or before this call.
-    fn read_to_end(&self, polled_at: Option<Instant>) -> Result<(), SchemaError> {
+    fn read_to_end(&self, polled_at: Option<Instant>) -> Result<(), Error> {
         let since = polled_at.unwrap_or_else(Instant::now);
         let covered = self.0.table.cover(since, |table| {
             let result = self.read(table, Instant::now());
             // New schemas are rare: fetching on would cost every service some of its idle CPU.
-            table.rest();
+            table.suspend();
             result
         });
         Ok(covered?)
     }
 
     /// Reads on until the table was complete after `since`.
-    fn read(&self, table: &mut Table, since: Instant) -> Result<(), TableError> {
+    fn read(&self, table: &mut TableReader, since: Instant) -> Result<(), table::Error> {
         let (topic, deadline) = (Topics::SCHEMAS.to_owned(), since + WITHIN);
         loop {
             table.read(NEWS_WAIT, |event| {
@@ -165,16 +165,16 @@ impl Schemas {
                     self.learn(record.key, record.value);
                 }
             });
-            let why = match table.standing() {
-                Standing::Complete { as_of } if *as_of >= since => return Ok(()),
-                Standing::Missing { .. } => return Err(TableError::Missing(topic)),
-                Standing::Unreadable { why, .. } => why.clone(),
+            let why = match table.state() {
+                TableState::Complete { as_of } if *as_of >= since => return Ok(()),
+                TableState::Missing { .. } => return Err(table::Error::Missing(topic)),
+                TableState::Unreadable { why, .. } => why.clone(),
                 _ => format!("its end was not reached, only {}", table.next_offset()),
             };
             let ended = self.0.ended_at.get();
             if Instant::now() > ended.map_or(deadline, |at| deadline.min(*at + ENDS_WITHIN)) {
                 let within = WITHIN;
-                return Err(TableError::Unreadable { topic, within, why });
+                return Err(table::Error::Unreadable { topic, within, why });
             }
         }
     }

@@ -5,18 +5,18 @@ use std::{sync::Arc, thread::JoinHandle};
 use quadrille_telemetry::{StageMetrics, Tracing};
 
 use crate::{
-    AdminError, Cause, CommitMode, ConfigError, Handler, StageConfig,
+    Cause, CommitMode, Handler, StageConfig, admin,
     admin::StageTopics,
-    facts,
+    config, facts,
     lane::{Lane, LaneOptions},
     status::{Health, LaneStatus, Stop},
 };
 
 /// Why a stage ended before it was asked to.
 #[derive(Debug, thiserror::Error)]
-pub enum StageError {
+pub enum Error {
     #[error(transparent)]
-    Config(#[from] ConfigError),
+    Config(#[from] config::Error),
     #[error("{service} of pipeline {pipeline} cannot go on: {cause}")]
     Fatal {
         service: &'static str,
@@ -30,7 +30,7 @@ pub enum StageError {
     },
     /// A topic changed while the stage ran.
     #[error(transparent)]
-    Topics(#[from] AdminError),
+    Topics(#[from] admin::Error),
     #[error("could not start a thread: {0}")]
     Thread(#[from] std::io::Error),
     #[error(
@@ -48,7 +48,7 @@ pub enum StageError {
 /// A stage of one pipeline as it is to run; what it does with records is its handler's.
 ///
 /// ```no_run
-/// use quadrille_choreography::{Failure, Handler, Incoming, Item, Output, Stage, StageError};
+/// use quadrille_choreography::{handler, Handler, Incoming, Item, Output, Stage, StageError};
 ///
 /// /// Passes on what it gets.
 /// struct Copy;
@@ -56,7 +56,7 @@ pub enum StageError {
 /// impl Handler for Copy {
 ///     type Record = Vec<u8>;
 ///
-///     fn decode(&mut self, incoming: &Incoming<'_>, record: &mut Vec<u8>) -> Result<(), Failure> {
+///     fn decode(&mut self, incoming: &Incoming<'_>, record: &mut Vec<u8>) -> Result<(), handler::Error> {
 ///         record.clear();
 ///         record.extend_from_slice(incoming.payload.unwrap_or_default());
 ///         Ok(())
@@ -69,7 +69,7 @@ pub enum StageError {
 ///     }
 /// }
 ///
-/// fn copy(stage: Stage) -> Result<(), StageError> {
+/// fn copy(stage: Stage) -> Result<(), Error> {
 ///     let running = stage.run(|_lane| Copy)?;
 ///     running.stop();
 ///     running.join()
@@ -90,7 +90,7 @@ pub struct RunningStage {
     stop: Arc<Stop>,
     health: Health,
     threads: Vec<JoinHandle<Result<(), Cause>>>,
-    watch: Option<JoinHandle<Result<(), AdminError>>>,
+    watch: Option<JoinHandle<Result<(), admin::Error>>>,
 }
 
 impl Stage {
@@ -98,10 +98,7 @@ impl Stage {
     ///
     /// # Errors
     /// A setting is out of range, the handler does not fit [`StageConfig::commit`], or the system refuses a thread.
-    pub fn run<H: Handler>(
-        self,
-        mut make: impl FnMut(usize) -> H,
-    ) -> Result<RunningStage, StageError> {
+    pub fn run<H: Handler>(self, mut make: impl FnMut(usize) -> H) -> Result<RunningStage, Error> {
         let Stage {
             mut config,
             topics,
@@ -160,11 +157,11 @@ impl Stage {
 }
 
 /// A handler whose store would never be asked to commit loses what it keeps there; one without would commit nothing.
-fn fitting<H: Handler>(mut handler: H, config: &StageConfig) -> Result<H, StageError> {
+fn fitting<H: Handler>(mut handler: H, config: &StageConfig) -> Result<H, Error> {
     let has_store = handler.store().is_some();
     match has_store == (config.commit == CommitMode::Store) {
         true => Ok(handler),
-        false => Err(StageError::Store {
+        false => Err(Error::Store {
             service: config.service,
             pipeline: config.pipeline.clone(),
             commit: config.commit,
@@ -193,17 +190,17 @@ impl RunningStage {
     ///
     /// # Errors
     /// The first lane's that failed.
-    pub fn join(self) -> Result<(), StageError> {
+    pub fn join(self) -> Result<(), Error> {
         let mut first = Ok(());
         for thread in self.threads {
             let result = match thread.join() {
                 Ok(Ok(())) => Ok(()),
-                Ok(Err(cause)) => Err(StageError::Fatal {
+                Ok(Err(cause)) => Err(Error::Fatal {
                     service: self.service,
                     pipeline: self.pipeline.clone(),
                     cause,
                 }),
-                Err(_) => Err(StageError::Panicked {
+                Err(_) => Err(Error::Panicked {
                     service: self.service,
                     pipeline: self.pipeline.clone(),
                 }),

@@ -3,8 +3,8 @@
 //! Records come in the order of the log, committed ones only. The reader knows up to which moment it has read
 //! everything, says why where it cannot, and begins again when the topic was deleted and made anew.
 
-mod fetch;
-mod write;
+pub mod fetch;
+pub mod write;
 
 use std::{
     ops::ControlFlow,
@@ -19,8 +19,8 @@ use rdkafka::{
     types::RDKafkaRespErr,
 };
 
-pub use fetch::{FetchError, fetch_record, fetch_records};
-pub use write::{TableWrite, WriteError, write_table};
+pub use fetch::{fetch_record, fetch_records};
+pub use write::{TableWrite, write_table};
 
 use crate::{
     Cluster,
@@ -40,7 +40,7 @@ const FETCH_WAIT_MS: &str = "100";
 const QUEUE_KIB_MAX: &str = "8192";
 /// A partition's share of one answer: a few chunks of a package. A larger record comes all the same.
 const FETCH_BYTES_MAX: &str = "2097152";
-/// Records of one [`Table::read`], so that its caller can look up between.
+/// Records of one [`TableReader::read`], so that its caller can look up between.
 const READ_RECORDS_MAX: usize = 10_000;
 
 /// One record of a table.
@@ -62,7 +62,7 @@ pub enum TableEvent<'a> {
 
 /// How far a reader has come.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Standing {
+pub enum TableState {
     /// On its way to the end.
     Reading,
     /// All that was committed at this moment has been read.
@@ -94,7 +94,7 @@ struct Asked {
 }
 
 /// A reader of one table.
-pub struct Table {
+pub struct TableReader {
     cluster: Cluster,
     topic: String,
     session: Option<Session>,
@@ -106,15 +106,15 @@ pub struct Table {
     covered: i64,
     asked: Option<Asked>,
     next_ask: Instant,
-    standing: Standing,
+    state: TableState,
     /// It was said that the topic cannot be read.
     warned: bool,
 }
 
-impl Table {
+impl TableReader {
     /// A reader that has not asked anything yet.
     pub fn new(cluster: &Cluster, topic: &str) -> Self {
-        Table {
+        TableReader {
             cluster: cluster.clone(),
             topic: topic.to_owned(),
             session: None,
@@ -123,13 +123,13 @@ impl Table {
             covered: 0,
             asked: None,
             next_ask: Instant::now(),
-            standing: Standing::Reading,
+            state: TableState::Reading,
             warned: false,
         }
     }
 
-    pub fn standing(&self) -> &Standing {
-        &self.standing
+    pub fn state(&self) -> &TableState {
+        &self.state
     }
 
     /// The offset before which everything has been read.
@@ -138,11 +138,11 @@ impl Table {
     }
 
     /// Fetches nothing until the next read, which asks for the end first: for tables that are read now and then.
-    pub fn rest(&mut self) {
+    pub fn suspend(&mut self) {
         self.end_session();
     }
 
-    /// Reads what is there, waiting up to `wait` where nothing is. Failures show in [`Table::standing`].
+    /// Reads what is there, waiting up to `wait` where nothing is. Failures show in [`TableReader::state`].
     pub fn read(&mut self, wait: Duration, mut each: impl FnMut(TableEvent<'_>)) {
         let begun = Instant::now();
         if self.session.is_none() || begun >= self.next_ask {
@@ -170,7 +170,7 @@ impl Table {
         let (_, end) = session
             .consumer
             .fetch_watermarks(&self.topic, 0, ANSWER_WITHIN)?;
-        let unreadable = matches!(self.standing, Standing::Unreadable { .. });
+        let unreadable = matches!(self.state, TableState::Unreadable { .. });
         if end < self.covered || unreadable || session.identified_at.elapsed() > IDENTIFY_EVERY {
             session.identified_at = at;
             let id = topic_id(&self.cluster, &session.consumer, &self.topic);
@@ -210,8 +210,8 @@ impl Table {
             // The same client asks again: making one every time costs threads and connections.
             self.probe = Some(consumer);
             there?;
-            let since = match self.standing {
-                Standing::Missing { since } => since,
+            let since = match self.state {
+                TableState::Missing { since } => since,
                 _ => {
                     let advice = "create it with `quadrille topics create`";
                     tracing::warn!(topic = self.topic, advice, "topic is missing");
@@ -219,7 +219,7 @@ impl Table {
                 }
             };
             self.asked = None;
-            self.standing = Standing::Missing { since };
+            self.state = TableState::Missing { since };
             return Ok(());
         }
         let topic_id = topic_id(&self.cluster, &consumer, &self.topic);
@@ -229,7 +229,7 @@ impl Table {
         if other || end < self.covered {
             tracing::warn!(topic = self.topic, "topic was made anew; it is read again");
             self.covered = 0;
-            self.standing = Standing::Reading;
+            self.state = TableState::Reading;
             // What the old client knows of the partition is the other topic's.
             consumer = self::consumer(&self.cluster)?;
             each(TableEvent::Restarted);
@@ -285,7 +285,7 @@ impl Table {
                     tracing::warn!(topic = self.topic, %error, "topic does not go on where it was read to");
                     self.session = None;
                     self.covered = 0;
-                    self.standing = Standing::Reading;
+                    self.state = TableState::Reading;
                     self.asked = None;
                     self.next_ask = Instant::now();
                     each(TableEvent::Restarted);
@@ -308,27 +308,27 @@ impl Table {
     }
 
     fn fail(&mut self, why: String) {
-        let since = match &self.standing {
-            Standing::Unreadable { since, .. } => *since,
-            Standing::Complete { as_of } => *as_of,
-            Standing::Reading | Standing::Missing { .. } => Instant::now(),
+        let since = match &self.state {
+            TableState::Unreadable { since, .. } => *since,
+            TableState::Complete { as_of } => *as_of,
+            TableState::Reading | TableState::Missing { .. } => Instant::now(),
         };
         // A topic made just now has no leader for a moment.
         if since.elapsed() > ASK_EVERY && !std::mem::replace(&mut self.warned, true) {
             tracing::warn!(topic = self.topic, why, "topic cannot be read");
         }
         self.asked = None;
-        self.standing = Standing::Unreadable { since, why };
+        self.state = TableState::Unreadable { since, why };
     }
 
     fn judge(&mut self) {
         let Some(asked) = self.asked else { return };
         if self.covered >= asked.end {
-            self.standing = Standing::Complete { as_of: asked.at };
+            self.state = TableState::Complete { as_of: asked.at };
             self.warned = false;
-        } else if !matches!(self.standing, Standing::Complete { .. }) {
+        } else if !matches!(self.state, TableState::Complete { .. }) {
             // A complete one that is behind says how old its knowledge is.
-            self.standing = Standing::Reading;
+            self.state = TableState::Reading;
         }
     }
 }
@@ -416,9 +416,9 @@ pub fn read_table(
     topic: &str,
     within: Duration,
     mut each: impl FnMut(TableEvent<'_>) -> ControlFlow<()>,
-) -> Result<(), TableError> {
+) -> Result<(), Error> {
     let deadline = Instant::now() + within;
-    let mut table = Table::new(cluster, topic);
+    let mut table = TableReader::new(cluster, topic);
     let mut flow = ControlFlow::Continue(());
     loop {
         table.read(Duration::from_millis(100), |event| {
@@ -426,17 +426,17 @@ pub fn read_table(
                 flow = each(event);
             }
         });
-        let why = match table.standing() {
-            Standing::Complete { .. } => return Ok(()),
-            Standing::Missing { .. } => return Err(TableError::Missing(topic.to_owned())),
-            Standing::Unreadable { why, .. } => why.clone(),
-            Standing::Reading => format!("its end was not reached, only {}", table.next_offset()),
+        let why = match table.state() {
+            TableState::Complete { .. } => return Ok(()),
+            TableState::Missing { .. } => return Err(Error::Missing(topic.to_owned())),
+            TableState::Unreadable { why, .. } => why.clone(),
+            TableState::Reading => format!("its end was not reached, only {}", table.next_offset()),
         };
         if flow.is_break() {
             return Ok(());
         }
         if Instant::now() > deadline {
-            return Err(TableError::Unreadable {
+            return Err(Error::Unreadable {
                 topic: topic.to_owned(),
                 within,
                 why,
@@ -447,7 +447,7 @@ pub fn read_table(
 
 /// Why a table was not read to its end.
 #[derive(Debug, Clone, thiserror::Error)]
-pub enum TableError {
+pub enum Error {
     #[error("there is no topic {0}; create it with `quadrille topics create`")]
     Missing(String),
     #[error("topic {topic} could not be read within {} s: {why}; check KAFKA_BOOTSTRAP_SERVERS and KAFKA_PROPERTIES", within.as_secs())]

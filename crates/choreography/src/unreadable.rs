@@ -68,7 +68,7 @@ fn is_of_a_batch(code: RDKafkaErrorCode) -> bool {
 enum Found {
     /// A record, or nothing: the end, or what retention has taken.
     Good,
-    /// Part of a batch that begins at `base`.
+    /// Partitioning of a batch that begins at `base`.
     Bad {
         base: i64,
         why: String,

@@ -10,9 +10,9 @@ use std::{
 };
 
 use quadrille_choreography::{
-    Admin, Claimed, CommitMode, EmbeddedBroker, Failure, GiveUp, Handler, Incoming, Item, Limits,
-    OffsetRange, OffsetStore, Output, OutputKey, OutputTopic, Publication, Publisher, Retention,
-    RunningStage, Stage, StageConfig, StageError, To, TopicSpec, list_dead_letters,
+    Admin, Cancelled, ClaimedOffsets, CommitMode, Destination, EmbeddedBroker, Handler, Incoming,
+    Item, Limits, OffsetRange, OffsetStore, Output, OutputKey, OutputTopic, Publication, Publisher,
+    Retention, RunningStage, Stage, StageConfig, TopicSpec, handler, list_dead_letters, stage,
 };
 use quadrille_telemetry::{Registry, metrics::LoopMetrics};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
@@ -32,12 +32,16 @@ impl Handler for Obedient {
         self.ready.load(Ordering::Acquire)
     }
 
-    fn decode(&mut self, incoming: &Incoming<'_>, record: &mut String) -> Result<(), Failure> {
+    fn decode(
+        &mut self,
+        incoming: &Incoming<'_>,
+        record: &mut String,
+    ) -> Result<(), handler::Error> {
         let payload = incoming
             .payload
-            .ok_or_else(|| Failure::dead_letter("tombstone", "no value"))?;
+            .ok_or_else(|| handler::Error::dead_letter("tombstone", "no value"))?;
         let text = std::str::from_utf8(payload)
-            .map_err(|e| Failure::dead_letter("not_utf8", e.to_string()))?;
+            .map_err(|e| handler::Error::dead_letter("not_utf8", e.to_string()))?;
         text.clone_into(record);
         Ok(())
     }
@@ -46,16 +50,16 @@ impl Handler for Obedient {
         for item in items {
             match item.record.as_str() {
                 "panic" => panic!("as told"),
-                "fatal" => output.fail(Failure::fatal("told", "stop")),
+                "fatal" => output.fail(handler::Error::fatal("told", "stop")),
                 "retry twice" if self.retries.fetch_add(1, Ordering::Relaxed) < 2 => {
-                    output.fail(Failure::retry("busy", "later"));
+                    output.fail(handler::Error::retry("busy", "later"));
                 }
                 "retry once" if self.retries.fetch_add(1, Ordering::Relaxed) < 1 => {
-                    output.fail(Failure::retry("busy", "later"));
+                    output.fail(handler::Error::retry("busy", "later"));
                 }
                 "retry for ever" => {
                     self.retries.fetch_add(1, Ordering::Relaxed);
-                    output.fail(Failure::retry("busy", "never"));
+                    output.fail(handler::Error::retry("busy", "never"));
                 }
                 "huge" => output.emit(|bytes| bytes.resize(4 << 20, b'x')),
                 "absorb" => output.absorb("told"),
@@ -79,7 +83,7 @@ impl Handler for Obedient {
                 }
                 "elsewhere" => output.emit_to(change(), |bytes| bytes.extend_from_slice(b"2")),
                 "dead with one" => {
-                    output.fail(Failure::dead_letter("told", "no"));
+                    output.fail(handler::Error::dead_letter("told", "no"));
                     output.also(|bytes| bytes.extend_from_slice(b"never"));
                 }
                 text => output.emit(|bytes| bytes.extend_from_slice(text.as_bytes())),
@@ -89,8 +93,8 @@ impl Handler for Obedient {
 }
 
 /// A record of the state's changelog.
-fn change() -> To<'static> {
-    To {
+fn change() -> Destination<'static> {
+    Destination {
         output: Some("changes"),
         key: OutputKey::OnInputPartition(b"state"),
         headers: &[("why", b"told")],
@@ -295,7 +299,7 @@ impl World {
         changes
     }
 
-    fn stop(&mut self) -> Result<(), StageError> {
+    fn stop(&mut self) -> Result<(), stage::Error> {
         let stage = self.stage.take().expect("it runs");
         stage.stop();
         stage.join()
@@ -553,7 +557,7 @@ struct Keeper;
 impl Handler for Keeper {
     type Record = ();
 
-    fn decode(&mut self, _: &Incoming<'_>, (): &mut ()) -> Result<(), Failure> {
+    fn decode(&mut self, _: &Incoming<'_>, (): &mut ()) -> Result<(), handler::Error> {
         Ok(())
     }
 
@@ -567,7 +571,7 @@ impl Handler for Keeper {
 }
 
 impl OffsetStore for Keeper {
-    fn claim(&mut self, partitions: &[i32]) -> Option<Result<Claimed, Failure>> {
+    fn claim(&mut self, partitions: &[i32]) -> Option<Result<ClaimedOffsets, handler::Error>> {
         Some(Ok(partitions.iter().map(|it| (*it, None)).collect()))
     }
 
@@ -575,11 +579,11 @@ impl OffsetStore for Keeper {
         None
     }
 
-    fn commit(&mut self, _: &[OffsetRange], _: GiveUp<'_>) -> Result<(), Failure> {
+    fn commit(&mut self, _: &[OffsetRange], _: Cancelled<'_>) -> Result<(), handler::Error> {
         Ok(())
     }
 
-    fn truncated(&mut self, _: i32, _: i64, _: GiveUp<'_>) -> Result<(), Failure> {
+    fn truncated(&mut self, _: i32, _: i64, _: Cancelled<'_>) -> Result<(), handler::Error> {
         Ok(())
     }
 }
@@ -594,7 +598,7 @@ fn a_handler_that_does_not_fit_how_its_stage_commits_is_refused_before_it_runs()
         assert!(
             matches!(
                 refused,
-                StageError::Store {
+                stage::Error::Store {
                     has_store: true,
                     ..
                 }

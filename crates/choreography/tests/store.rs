@@ -8,9 +8,9 @@ use std::{
 };
 
 use quadrille_choreography::{
-    Admin, Claimed, CommitMode, EmbeddedBroker, Failure, GiveUp, Handler, Incoming, Item, Limits,
+    Admin, Cancelled, ClaimedOffsets, CommitMode, EmbeddedBroker, Handler, Incoming, Item, Limits,
     OffsetRange, OffsetStore, Output, Publication, Publisher, Retention, RunningStage, Stage,
-    StageConfig, TopicSpec, list_dead_letters,
+    StageConfig, TopicSpec, handler, list_dead_letters,
 };
 use quadrille_telemetry::{Registry, metrics::LoopMetrics};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
@@ -70,9 +70,9 @@ impl Handler for Keeper {
         self.rows.clear();
     }
 
-    fn decode(&mut self, incoming: &Incoming<'_>, (): &mut ()) -> Result<(), Failure> {
+    fn decode(&mut self, incoming: &Incoming<'_>, (): &mut ()) -> Result<(), handler::Error> {
         match incoming.payload {
-            Some(b"poison") => Err(Failure::dead_letter("told", "no")),
+            Some(b"poison") => Err(handler::Error::dead_letter("told", "no")),
             _ => Ok(()),
         }
     }
@@ -90,12 +90,12 @@ impl Handler for Keeper {
     }
 }
 
-fn away() -> Failure {
-    Failure::retry("database", "it is away")
+fn away() -> handler::Error {
+    handler::Error::retry("database", "it is away")
 }
 
 impl OffsetStore for Keeper {
-    fn claim(&mut self, partitions: &[i32]) -> Option<Result<Claimed, Failure>> {
+    fn claim(&mut self, partitions: &[i32]) -> Option<Result<ClaimedOffsets, handler::Error>> {
         let mut database = self.database.lock();
         match database.reach {
             Reach::Answers => {}
@@ -109,7 +109,7 @@ impl OffsetStore for Keeper {
             }
         }
         let next = |partition: &i32| (*partition, database.next.get(partition).copied());
-        let claimed: Claimed = partitions.iter().map(next).collect();
+        let claimed: ClaimedOffsets = partitions.iter().map(next).collect();
         for (partition, next) in &claimed {
             self.claimed.insert(*partition, next.unwrap_or(0));
         }
@@ -120,7 +120,11 @@ impl OffsetStore for Keeper {
         self.claimed.get(&partition).copied()
     }
 
-    fn commit(&mut self, ranges: &[OffsetRange], give_up: GiveUp<'_>) -> Result<(), Failure> {
+    fn commit(
+        &mut self,
+        ranges: &[OffsetRange],
+        cancelled: Cancelled<'_>,
+    ) -> Result<(), handler::Error> {
         loop {
             let mut database = self.database.lock();
             match database.reach {
@@ -132,7 +136,7 @@ impl OffsetStore for Keeper {
                 Reach::IsSilent => database.unanswered += 1,
             }
             drop(database);
-            if give_up() {
+            if cancelled() {
                 return Err(away());
             }
             std::thread::park_timeout(Duration::from_millis(5));
@@ -154,7 +158,12 @@ impl OffsetStore for Keeper {
         Ok(())
     }
 
-    fn truncated(&mut self, partition: i32, next: i64, _: GiveUp<'_>) -> Result<(), Failure> {
+    fn truncated(
+        &mut self,
+        partition: i32,
+        next: i64,
+        _: Cancelled<'_>,
+    ) -> Result<(), handler::Error> {
         let mut database = self.database.lock();
         database.cut.push((partition, next));
         database.next.insert(partition, next);

@@ -4,8 +4,10 @@
 use std::time::{Duration, Instant};
 
 use quadrille_choreography::{
-    Cluster, EmbeddedBroker, FetchError, Standing, Table, TableError, TableEvent, TableWrite,
-    TopicSpec, WriteError, fetch_record, fetch_records, read_table, write_table,
+    Cluster, EmbeddedBroker, TableEvent, TableReader, TableState, TableWrite, TopicSpec,
+    fetch_record, fetch_records, read_table,
+    table::{self, fetch, write},
+    write_table,
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -44,26 +46,26 @@ fn note(seen: &mut Vec<Seen>, event: TableEvent<'_>) {
     }
 }
 
-fn read_until(table: &mut Table, seen: &mut Vec<Seen>, done: impl Fn(&Table, &[Seen]) -> bool) {
+fn read_until(
+    table: &mut TableReader,
+    seen: &mut Vec<Seen>,
+    done: impl Fn(&TableReader, &[Seen]) -> bool,
+) {
     let deadline = Instant::now() + PATIENCE;
     while !done(table, seen) {
         table.read(Duration::from_millis(100), |event| note(seen, event));
-        assert!(
-            Instant::now() < deadline,
-            "{:?}: {seen:?}",
-            table.standing()
-        );
+        assert!(Instant::now() < deadline, "{:?}: {seen:?}", table.state());
     }
 }
 
-fn complete(table: &Table) -> bool {
-    matches!(table.standing(), Standing::Complete { .. })
+fn complete(table: &TableReader) -> bool {
+    matches!(table.state(), TableState::Complete { .. })
 }
 
 #[test]
 fn a_table_is_read_to_its_end_and_on_in_the_logs_order() {
     let (_broker, cluster) = broker();
-    let mut table = Table::new(&cluster, TOPIC);
+    let mut table = TableReader::new(&cluster, TOPIC);
     let mut seen = Vec::new();
     read_until(&mut table, &mut seen, |table, _| complete(table));
     assert_eq!(seen, []);
@@ -91,12 +93,12 @@ fn a_table_is_read_to_its_end_and_on_in_the_logs_order() {
 #[test]
 fn a_reader_that_keeps_up_says_so_again_and_again() {
     let (_broker, cluster) = broker();
-    let mut table = Table::new(&cluster, TOPIC);
+    let mut table = TableReader::new(&cluster, TOPIC);
     let mut seen = Vec::new();
     read_until(&mut table, &mut seen, |table, _| complete(table));
-    let first = table.standing().clone();
+    let first = table.state().clone();
     read_until(&mut table, &mut seen, |table, _| {
-        complete(table) && *table.standing() != first
+        complete(table) && *table.state() != first
     });
 }
 
@@ -109,21 +111,21 @@ fn large_values_are_fetched_by_their_offsets_and_only_those() {
         keys.iter().map(|key| (&**key, Some(&chunk[..]))).collect();
     write(&cluster, &records);
     let mut seen = Vec::new();
-    let mut table = Table::new(&cluster, TOPIC);
+    let mut table = TableReader::new(&cluster, TOPIC);
     read_until(&mut table, &mut seen, |_, seen| seen.len() == 6);
     let offsets: Vec<i64> = [1, 2, 5, 0].iter().map(|at: &usize| seen[*at].0).collect();
     let mut fetched = Vec::new();
     fetch_records(&cluster, TOPIC, &offsets, |record| {
         assert_eq!(record.value.map(<[u8]>::len), Some(512 << 10));
         fetched.push(String::from_utf8_lossy(record.key).into_owned());
-        Ok::<(), FetchError>(())
+        Ok::<(), fetch::Error>(())
     })
     .expect("fetched");
     assert_eq!(fetched, ["chunk/1", "chunk/2", "chunk/5", "chunk/0"]);
 
     let beyond = [seen[5].0 + 1_000];
-    let gone = fetch_records(&cluster, TOPIC, &beyond, |_| Ok::<(), FetchError>(()));
-    assert!(matches!(gone, Err(FetchError::Gone { .. })), "{gone:?}");
+    let gone = fetch_records(&cluster, TOPIC, &beyond, |_| Ok::<(), fetch::Error>(()));
+    assert!(matches!(gone, Err(fetch::Error::Gone { .. })), "{gone:?}");
 }
 
 #[test]
@@ -131,7 +133,7 @@ fn one_record_is_fetched_by_its_place_or_said_to_be_gone() {
     let (_broker, cluster) = broker();
     write(&cluster, &[("a", Some(b"1")), ("b", None)]);
     let mut seen = Vec::new();
-    let mut table = Table::new(&cluster, TOPIC);
+    let mut table = TableReader::new(&cluster, TOPIC);
     read_until(&mut table, &mut seen, |_, seen| seen.len() == 2);
     let fetch = |topic, partition, offset| fetch_record(&cluster, topic, partition, offset);
     assert_eq!(
@@ -146,7 +148,7 @@ fn one_record_is_fetched_by_its_place_or_said_to_be_gone() {
         ("nobody.features", 0, 0),
     ] {
         let gone = fetch(topic, partition, offset);
-        assert!(matches!(gone, Err(FetchError::Gone { .. })), "{gone:?}");
+        assert!(matches!(gone, Err(fetch::Error::Gone { .. })), "{gone:?}");
     }
 }
 
@@ -160,7 +162,7 @@ fn a_record_that_is_too_large_takes_the_whole_transaction_with_it_and_is_named()
     });
     let error = write_table(&cluster, TOPIC, &records).expect_err("too large");
     assert!(
-        matches!(&error, WriteError::TooLarge { key, .. } if key == "large"),
+        matches!(&error, write::Error::TooLarge { key, .. } if key == "large"),
         "{error}"
     );
 }
@@ -173,14 +175,14 @@ fn a_topic_that_is_not_there_is_missing_until_it_comes() {
         std::ops::ControlFlow::Continue(())
     });
     assert!(
-        matches!(refused, Err(TableError::Missing(_))),
+        matches!(refused, Err(table::Error::Missing(_))),
         "{refused:?}"
     );
 
-    let mut table = Table::new(&cluster, TOPIC);
+    let mut table = TableReader::new(&cluster, TOPIC);
     let mut seen = Vec::new();
     read_until(&mut table, &mut seen, |table, _| {
-        matches!(table.standing(), Standing::Missing { .. })
+        matches!(table.state(), TableState::Missing { .. })
     });
     broker.create(&TopicSpec::shared()).expect("topics");
     write(&cluster, &[("a", Some(b"1"))]);
@@ -192,12 +194,12 @@ fn a_topic_that_is_not_there_is_missing_until_it_comes() {
 #[test]
 fn a_broker_that_is_gone_is_said_to_be_and_since_when() {
     let (broker, cluster) = broker();
-    let mut table = Table::new(&cluster, TOPIC);
+    let mut table = TableReader::new(&cluster, TOPIC);
     let mut seen = Vec::new();
     read_until(&mut table, &mut seen, |table, _| complete(table));
     drop(broker);
     read_until(&mut table, &mut seen, |table, _| {
-        matches!(table.standing(), Standing::Unreadable { .. })
+        matches!(table.state(), TableState::Unreadable { .. })
     });
 }
 

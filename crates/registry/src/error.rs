@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use quadrille_choreography::{ConfigError, FetchError, TableError, WriteError};
+use quadrille_choreography::{
+    config,
+    table::{self, fetch, write},
+};
 
 use crate::{Deployment, Invalid, ModelEntry, ModelId, Sha256Hex, StoreError, Uri};
 
@@ -10,7 +13,7 @@ use crate::{Deployment, Invalid, ModelEntry, ModelId, Sha256Hex, StoreError, Uri
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
-    Config(#[from] ConfigError),
+    Config(#[from] config::Error),
     #[error("a thread could not be started: {0}")]
     Thread(std::io::Error),
     #[error("topics are missing: {}; create them with `quadrille topics create`", topics.join(", "))]
@@ -18,11 +21,11 @@ pub enum Error {
     #[error("the registry could not be read within {} s: {why}; check KAFKA_BOOTSTRAP_SERVERS and KAFKA_PROPERTIES", within.as_secs())]
     Unreadable { within: Duration, why: String },
     #[error(transparent)]
-    Table(#[from] TableError),
+    Table(#[from] table::Error),
     #[error(transparent)]
-    Fetch(#[from] FetchError),
+    Fetch(#[from] fetch::Error),
     #[error(transparent)]
-    Write(#[from] WriteError),
+    Write(#[from] write::Error),
     #[error("there is no {id} on the log; {known}")]
     Unknown { id: ModelId, known: String },
     #[error(

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use quadrille_choreography::{Cluster, Standing, Table, TableEvent, fetch_records};
+use quadrille_choreography::{Cluster, TableEvent, TableReader, TableState, fetch_records};
 use quadrille_proto::Topics;
 use tokio::sync::watch;
 
@@ -34,10 +34,10 @@ pub(crate) fn follow<F: Fold>(
     cluster: &Cluster,
     topic: &'static str,
     stop: Arc<AtomicBool>,
-    mut tell: impl FnMut(&Standing, i64) + Send + 'static,
+    mut report: impl FnMut(&TableState, i64) + Send + 'static,
     mut publish: impl FnMut(&F) + Send + 'static,
 ) -> Result<(), Error> {
-    let mut table = Table::new(cluster, topic);
+    let mut table = TableReader::new(cluster, topic);
     let run = move || {
         let mut fold = F::default();
         // Whole: read to an end since its beginning. News before that are not shown.
@@ -53,12 +53,12 @@ pub(crate) fn follow<F: Fold>(
                     news = true;
                 }
             });
-            whole |= matches!(table.standing(), Standing::Complete { .. });
+            whole |= matches!(table.state(), TableState::Complete { .. });
             if whole && news {
                 publish(&fold);
                 news = false;
             }
-            tell(table.standing(), table.next_offset());
+            report(table.state(), table.next_offset());
         }
     };
     std::thread::Builder::new()
@@ -82,7 +82,7 @@ impl Fold for Deployments {
 
 /// How far the reading of one topic is.
 pub(crate) struct Progress {
-    standing: Mutex<Standing>,
+    state: Mutex<TableState>,
     began: Instant,
     /// Milliseconds from `began` until it was last known to have been read to its end, and one; 0: it never was. Requests ask.
     complete_ms: AtomicU64,
@@ -93,7 +93,7 @@ pub(crate) struct Progress {
 impl Progress {
     pub fn new() -> Self {
         Progress {
-            standing: Mutex::new(Standing::Reading),
+            state: Mutex::new(TableState::Reading),
             began: Instant::now(),
             complete_ms: AtomicU64::new(0),
             missing: AtomicBool::new(false),
@@ -101,16 +101,16 @@ impl Progress {
         }
     }
 
-    pub fn set(&self, standing: &Standing, offset: i64) {
-        let mut kept = lock(&self.standing);
-        if *kept != *standing {
-            kept.clone_from(standing);
+    pub fn set(&self, state: &TableState, offset: i64) {
+        let mut kept = lock(&self.state);
+        if *kept != *state {
+            kept.clone_from(state);
         }
-        if let Standing::Complete { as_of } = standing {
+        if let TableState::Complete { as_of } = state {
             let ms = as_of.saturating_duration_since(self.began).as_millis() as u64;
             self.complete_ms.store(ms + 1, Ordering::Relaxed);
         }
-        let missing = matches!(standing, Standing::Missing { .. });
+        let missing = matches!(state, TableState::Missing { .. });
         self.missing.store(missing, Ordering::Relaxed);
         self.offset.store(offset, Ordering::Release);
     }
@@ -125,21 +125,21 @@ impl Progress {
         Some(now.saturating_sub(Duration::from_millis(as_of)))
     }
 
-    pub fn standing(&self) -> Standing {
-        lock(&self.standing).clone()
+    pub fn state(&self) -> TableState {
+        lock(&self.state).clone()
     }
 
     /// Why the topic's newest records may not be known; None when they are.
     pub fn behind(&self, topic: &str) -> Option<String> {
-        match self.standing() {
-            Standing::Complete { as_of } if as_of.elapsed() <= FRESH_WITHIN => None,
-            Standing::Complete { as_of } => {
+        match self.state() {
+            TableState::Complete { as_of } if as_of.elapsed() <= FRESH_WITHIN => None,
+            TableState::Complete { as_of } => {
                 let seconds = as_of.elapsed().as_secs();
                 Some(format!("{topic} was last read to its end {seconds} s ago"))
             }
-            Standing::Reading => Some(format!("{topic} is being read")),
-            Standing::Missing { .. } => Some(format!("there is no topic {topic}")),
-            Standing::Unreadable { since, why } => {
+            TableState::Reading => Some(format!("{topic} is being read")),
+            TableState::Missing { .. } => Some(format!("there is no topic {topic}")),
+            TableState::Unreadable { since, why } => {
                 let seconds = since.elapsed().as_secs();
                 Some(format!("{topic} cannot be read since {seconds} s: {why}"))
             }
@@ -235,7 +235,7 @@ impl Follower {
             cluster,
             Topics::MODELS,
             Arc::clone(&stop),
-            move |standing, offset| told.models.set(standing, offset),
+            move |state, offset| told.models.set(state, offset),
             move |fold: &Models| {
                 let view = fold.view();
                 published.change(|parts| parts.models = view);
@@ -246,7 +246,7 @@ impl Follower {
             cluster,
             Topics::DEPLOYMENTS,
             stop,
-            move |standing, offset| told.deployments.set(standing, offset),
+            move |state, offset| told.deployments.set(state, offset),
             move |fold: &Deployments| {
                 let view = fold.view();
                 published.change(|parts| parts.deployments = view);
@@ -284,7 +284,7 @@ impl Follower {
 
     /// The topics that are not there.
     pub fn missing(&self) -> Vec<&'static str> {
-        let missing = |progress: &Progress| matches!(progress.standing(), Standing::Missing { .. });
+        let missing = |progress: &Progress| matches!(progress.state(), TableState::Missing { .. });
         let topics = [
             (Topics::MODELS, &self.0.shared.models),
             (Topics::DEPLOYMENTS, &self.0.shared.deployments),

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use quadrille_choreography::{Cluster, TableWrite, WriteError, write_table};
+use quadrille_choreography::{Cluster, TableWrite, table::write, write_table};
 use quadrille_proto::Topics;
 use uuid::Uuid;
 
@@ -232,7 +232,7 @@ impl Registry {
     /// Writes; where nobody knows whether it happened, reading back tells.
     fn write(&self, topic: &str, records: &[TableWrite<'_>]) -> Result<(), Error> {
         match write_table(self.follower.cluster(), topic, records) {
-            Err(WriteError::Doubtful { topic, reason }) => {
+            Err(write::Error::Doubtful { topic, reason }) => {
                 tracing::warn!(
                     topic,
                     reason,

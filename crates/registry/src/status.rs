@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use quadrille_choreography::{Cluster, Publication, PublishError, Publisher, Standing};
+use quadrille_choreography::{Cluster, Publication, Publisher, TableState, publisher};
 use quadrille_proto::Topics;
 
 use crate::{
@@ -88,20 +88,21 @@ pub struct Reporter(Publisher);
 impl Reporter {
     /// # Errors
     /// The client cannot be made.
-    pub fn connect(cluster: &Cluster, name: &str) -> Result<Self, PublishError> {
+    pub fn connect(cluster: &Cluster, name: &str) -> Result<Self, publisher::Error> {
         let publisher = Publisher::connect(cluster, name, STATUS_BYTES_MAX);
-        let publisher = publisher.map_err(|error| PublishError::Unconfirmed(error.to_string()))?;
+        let publisher =
+            publisher.map_err(|error| publisher::Error::Unconfirmed(error.to_string()))?;
         Ok(Reporter(publisher))
     }
 
     /// Ready when Kafka has the report, or gave it up.
     ///
     /// # Errors
-    /// As [`PublishError`]; the next report is as good.
+    /// As [`publisher::Error`]; the next report is as good.
     pub fn report(
         &self,
         replica: &Replica,
-    ) -> impl Future<Output = Result<(), PublishError>> + Send + use<> {
+    ) -> impl Future<Output = Result<(), publisher::Error>> + Send + use<> {
         let value = wire::encode_replica(replica);
         self.write(&replica.service, &replica.instance, Some(&value))
     }
@@ -109,12 +110,12 @@ impl Reporter {
     /// Deletes the report of a replica that stops for good.
     ///
     /// # Errors
-    /// As [`PublishError`]; then the report grows silent.
+    /// As [`publisher::Error`]; then the report grows silent.
     pub fn withdraw(
         &self,
         service: &str,
         instance: &str,
-    ) -> impl Future<Output = Result<(), PublishError>> + Send + use<> {
+    ) -> impl Future<Output = Result<(), publisher::Error>> + Send + use<> {
         self.write(service, instance, None)
     }
 
@@ -123,7 +124,7 @@ impl Reporter {
         service: &str,
         instance: &str,
         payload: Option<&[u8]>,
-    ) -> impl Future<Output = Result<(), PublishError>> + Send + use<> {
+    ) -> impl Future<Output = Result<(), publisher::Error>> + Send + use<> {
         let key = key::replica(service, instance);
         let sent = self.0.publish(&Publication {
             topic: Topics::STATUS,
@@ -189,7 +190,7 @@ impl Replicas {
             cluster,
             Topics::STATUS,
             Arc::clone(&replicas.stop),
-            move |standing, offset| progress.set(standing, offset),
+            move |state, offset| progress.set(state, offset),
             move |fold: &Reports| {
                 let list: Vec<Replica> = fold.0.values().cloned().collect();
                 *reports.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(list);
@@ -214,7 +215,7 @@ impl Replicas {
             let Some(why) = self.progress.behind(Topics::STATUS) else {
                 return Ok(());
             };
-            if matches!(self.progress.standing(), Standing::Missing { .. }) {
+            if matches!(self.progress.state(), TableState::Missing { .. }) {
                 let topics = vec![Topics::STATUS];
                 return Err(Error::Missing { topics });
             }

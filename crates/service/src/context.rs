@@ -6,7 +6,7 @@ use std::{
 };
 
 use quadrille_choreography::{
-    Admin, AdminError, Backoff, Part, Schemas, Stage, StageTopics, TopicIdentity, TopicSpec,
+    Admin, Backoff, Partitioning, Schemas, Stage, StageTopics, TopicIdentity, TopicSpec, admin,
 };
 use quadrille_pipeline::Pipeline;
 use quadrille_proto::{Schema, Service};
@@ -188,7 +188,7 @@ pub(crate) async fn blocking<T: Send + 'static>(
     result.map_err(|error| Error::Failed(format!("a start-up task ended: {error}")))
 }
 
-fn prepare(config: &Config, pipeline: &Pipeline) -> Result<StageTopics, AdminError> {
+fn prepare(config: &Config, pipeline: &Pipeline) -> Result<StageTopics, admin::Error> {
     let admin = Admin::connect(&config.cluster)?;
     let stage = config.stage_config(pipeline);
     if config.create_topics.is_some() && !config.cluster.is_embedded() {
@@ -200,10 +200,10 @@ fn prepare(config: &Config, pipeline: &Pipeline) -> Result<StageTopics, AdminErr
         }
     }
     let mut topics = admin.prepare(&stage)?;
-    let part = match config.stage {
-        Service::Ingest => Part::Chooses,
-        _ => Part::Follows,
+    let partitioning = match config.stage {
+        Service::Ingest => Partitioning::ByKey,
+        _ => Partitioning::FromInput,
     };
-    topics.identity = admin.establish(&stage, pipeline.hash(), part)?;
+    topics.identity = admin.establish(&stage, pipeline.hash(), partitioning)?;
     Ok(topics)
 }

@@ -1,6 +1,6 @@
 //! Why a service ended otherwise than by draining.
 
-use quadrille_choreography::{AdminError, ConfigError, StageError};
+use quadrille_choreography::{admin, config, stage};
 
 /// Why a service ended otherwise than by draining.
 #[derive(Debug, thiserror::Error)]
@@ -13,24 +13,24 @@ pub enum Error {
     Failed(String),
 }
 
-impl From<ConfigError> for Error {
-    fn from(error: ConfigError) -> Self {
+impl From<config::Error> for Error {
+    fn from(error: config::Error) -> Self {
         Error::Config(error.to_string())
     }
 }
 
-impl From<StageError> for Error {
-    fn from(error: StageError) -> Self {
+impl From<stage::Error> for Error {
+    fn from(error: stage::Error) -> Self {
         match error {
-            StageError::Config(error) => error.into(),
-            StageError::Topics(error) => error.into(),
+            stage::Error::Config(error) => error.into(),
+            stage::Error::Topics(error) => error.into(),
             error => Error::Failed(error.to_string()),
         }
     }
 }
 
-impl From<AdminError> for Error {
-    fn from(error: AdminError) -> Self {
+impl From<admin::Error> for Error {
+    fn from(error: admin::Error) -> Self {
         match error.is_retriable() {
             true => Error::Failed(error.to_string()),
             false => Error::Config(error.to_string()),

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use quadrille_choreography::{Failure, Incoming, Lookup, Schemas};
+use quadrille_choreography::{Incoming, Lookup, Schemas, handler};
 use quadrille_pipeline::Projection;
 use quadrille_proto::{Schema, SchemaId, open};
 
@@ -31,25 +31,28 @@ impl Opener {
     ///
     /// # Errors
     /// It is a tombstone, too short, or its schema is unknown (dead letters) or cannot be looked up (retried).
-    pub fn open<'a>(&mut self, incoming: &Incoming<'a>) -> Result<(SchemaId, &'a [u8]), Failure> {
+    pub fn open<'a>(
+        &mut self,
+        incoming: &Incoming<'a>,
+    ) -> Result<(SchemaId, &'a [u8]), handler::Error> {
         let payload = incoming.payload.ok_or_else(|| {
-            Failure::dead_letter(
+            handler::Error::dead_letter(
                 "tombstone",
                 "the record has no value; only Quadrille's services write this topic",
             )
         })?;
         let (id, message) = open(payload)
-            .map_err(|error| Failure::dead_letter("unknown_schema", error.to_string()))?;
+            .map_err(|error| handler::Error::dead_letter("unknown_schema", error.to_string()))?;
         if id != self.reader_id && !self.known.contains_key(&id) {
             self.learn(id, incoming)?;
         }
         if let Some(Err(reason)) = self.known.get(&id) {
-            return Err(Failure::dead_letter("wrong_schema", reason.clone()));
+            return Err(handler::Error::dead_letter("wrong_schema", reason.clone()));
         }
         Ok((id, message))
     }
 
-    fn learn(&mut self, id: SchemaId, incoming: &Incoming<'_>) -> Result<(), Failure> {
+    fn learn(&mut self, id: SchemaId, incoming: &Incoming<'_>) -> Result<(), handler::Error> {
         match self.schemas.lookup(id, incoming.polled_at) {
             Lookup::Known(schema) => {
                 let projection =
@@ -57,13 +60,13 @@ impl Opener {
                 self.known.insert(id, projection);
                 Ok(())
             }
-            Lookup::Unknown => Err(Failure::dead_letter(
+            Lookup::Unknown => Err(handler::Error::dead_letter(
                 "unknown_schema",
                 format!(
                     "schema id {id} was never published; only Quadrille's services write this topic"
                 ),
             )),
-            Lookup::Unreadable(reason) => Err(Failure::retry("schemas_unreadable", reason)),
+            Lookup::Unreadable(reason) => Err(handler::Error::retry("schemas_unreadable", reason)),
         }
     }
 
@@ -71,7 +74,7 @@ impl Opener {
     ///
     /// # Errors
     /// Their number is not the schema's: the bytes are not what the id says.
-    pub fn project(&mut self, id: SchemaId, values: &mut Vec<f64>) -> Result<(), Failure> {
+    pub fn project(&mut self, id: SchemaId, values: &mut Vec<f64>) -> Result<(), handler::Error> {
         let width = self.reader.fields.len();
         if id != self.reader_id
             && let Some(Ok(projection)) = self.known.get(&id)
@@ -87,7 +90,7 @@ impl Opener {
     ///
     /// # Errors
     /// As [`Opener::project`].
-    pub fn check(&self, id: SchemaId, values: &[f64]) -> Result<(), Failure> {
+    pub fn check(&self, id: SchemaId, values: &[f64]) -> Result<(), handler::Error> {
         let width = match self.known.get(&id) {
             Some(Ok(projection)) if id != self.reader_id => projection.writer_width(),
             _ => self.reader.fields.len(),
@@ -96,15 +99,15 @@ impl Opener {
     }
 }
 
-fn has_width(values: &[f64], width: usize) -> Result<(), Failure> {
+fn has_width(values: &[f64], width: usize) -> Result<(), handler::Error> {
     if values.len() != width {
         let message = format!("{} values, the schema has {width}", values.len());
-        return Err(Failure::dead_letter("malformed", message));
+        return Err(handler::Error::dead_letter("malformed", message));
     }
     Ok(())
 }
 
 /// The failure of a payload that is no message of its kind.
-pub fn malformed(error: impl std::fmt::Display) -> Failure {
-    Failure::dead_letter("malformed", format!("the payload does not decode: {error}"))
+pub fn malformed(error: impl std::fmt::Display) -> handler::Error {
+    handler::Error::dead_letter("malformed", format!("the payload does not decode: {error}"))
 }

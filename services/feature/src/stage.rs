@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use prost::Message;
-use quadrille_choreography::{Failure, Handler, Incoming, Item, Output, Schemas};
+use quadrille_choreography::{Handler, Incoming, Item, Output, Schemas, handler};
 use quadrille_pipeline::Pipeline;
 use quadrille_proto::{
     seal,
@@ -33,7 +33,11 @@ impl FeatureHandler {
 impl Handler for FeatureHandler {
     type Record = Record;
 
-    fn decode(&mut self, incoming: &Incoming<'_>, record: &mut Record) -> Result<(), Failure> {
+    fn decode(
+        &mut self,
+        incoming: &Incoming<'_>,
+        record: &mut Record,
+    ) -> Result<(), handler::Error> {
         let (schema, message) = self.opener.open(incoming)?;
         record.clear();
         record.merge(message).map_err(malformed)?;

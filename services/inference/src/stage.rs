@@ -3,7 +3,7 @@
 use std::{ffi::CStr, sync::Arc, time::Instant};
 
 use prost::Message;
-use quadrille_choreography::{Failure, Handler, Incoming, Item, Output, Schemas};
+use quadrille_choreography::{Handler, Incoming, Item, Output, Schemas, handler};
 use quadrille_pipeline::Pipeline;
 use quadrille_proto::{
     SchemaId, seal,
@@ -71,7 +71,7 @@ impl Handler for InferenceHandler {
         &mut self,
         incoming: &Incoming<'_>,
         vector: &mut FeatureVector,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), handler::Error> {
         let (schema, message) = self.opener.open(incoming)?;
         vector.clear();
         vector.merge(message).map_err(malformed)?;
@@ -84,7 +84,7 @@ impl Handler for InferenceHandler {
     fn handle(&mut self, items: &[Item<'_, FeatureVector>], output: &mut Output) {
         // One deployment for the whole batch; what it holds stays until the batch is decided.
         let Some(routes) = self.serving.routes(self.place) else {
-            let wait = || Failure::retry("no_model", "no model serves this pipeline");
+            let wait = || handler::Error::retry("no_model", "no model serves this pipeline");
             items.iter().for_each(|_| output.fail(wait()));
             return;
         };
@@ -111,7 +111,7 @@ impl Handler for InferenceHandler {
             };
             let row = &self.rows[index * inputs..(index + 1) * inputs];
             if let Err(no) = routes.variants[route].loaded.check(row, outputs) {
-                output.fail(Failure::dead_letter("no_prediction", no.to_string()));
+                output.fail(handler::Error::dead_letter("no_prediction", no.to_string()));
                 continue;
             }
             let decision = self.pipeline.decide(outputs);
@@ -133,14 +133,14 @@ fn chosen<'a>(item: &Item<'a, FeatureVector>) -> Option<&'a [u8]> {
     item.incoming.headers.last_under(VARIANT_HEADER)
 }
 
-fn unknown_variant(routes: &Routes, item: &Item<'_, FeatureVector>) -> Failure {
+fn unknown_variant(routes: &Routes, item: &Item<'_, FeatureVector>) -> handler::Error {
     let variant = String::from_utf8_lossy(chosen(item).unwrap_or_default());
     let names: Vec<&str> = routes.split.names().collect();
     let message = format!(
         "no variant {variant:?} answers; available: {}",
         names.join(", ")
     );
-    Failure::dead_letter("unknown_variant", message)
+    handler::Error::dead_letter("unknown_variant", message)
 }
 
 /// A batch's routes and outputs. Buffers are used again.
@@ -244,7 +244,7 @@ impl RoutedBatch {
 
 fn compute(variant: &Variant, rows: &[f64], outputs: &mut Vec<f64>, output: &Output) {
     let start = Instant::now();
-    let mut alive = || output.alive();
+    let mut alive = || output.report_progress();
     variant.loaded.score_alive(rows, outputs, &mut alive);
     variant.metrics.times.compute(start.elapsed());
 }

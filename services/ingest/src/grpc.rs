@@ -8,7 +8,7 @@ use std::{
 use futures_util::{Stream, StreamExt, stream};
 use prost::Message;
 use prost_types::Struct;
-use quadrille_choreography::PublishError;
+use quadrille_choreography::publisher;
 use quadrille_pipeline::{NeedKey, Reading, quote::quote};
 use quadrille_proto::v1::{
     SubmitAck, SubmitError, SubmitRequest, SubmitResponse, ingest_service_server::IngestService,
@@ -60,10 +60,10 @@ fn status(rejection: &Rejection) -> Status {
     let code = match rejection {
         Rejection::Invalid(_) => Code::InvalidArgument,
         Rejection::TooLarge(_)
-        | Rejection::Publish(PublishError::TooLarge | PublishError::Busy) => {
+        | Rejection::Publish(publisher::Error::TooLarge | publisher::Error::Busy) => {
             Code::ResourceExhausted
         }
-        Rejection::Unconfirmed { .. } | Rejection::Publish(PublishError::Unconfirmed(_)) => {
+        Rejection::Unconfirmed { .. } | Rejection::Publish(publisher::Error::Unconfirmed(_)) => {
             Code::Unavailable
         }
     };

@@ -11,7 +11,7 @@ use axum::{
     routing::post,
 };
 use futures_util::{StreamExt, stream::FuturesOrdered};
-use quadrille_choreography::PublishError;
+use quadrille_choreography::publisher;
 use quadrille_pipeline::{Invalid, Pipeline, quote::quote};
 use quadrille_service::fields::now_ms;
 use quadrille_telemetry::propagation::{
@@ -94,11 +94,11 @@ impl RecordOutcome {
 fn code(rejection: &Rejection) -> StatusCode {
     match rejection {
         Rejection::Invalid(_) => StatusCode::BAD_REQUEST,
-        Rejection::TooLarge(_) | Rejection::Publish(PublishError::TooLarge) => {
+        Rejection::TooLarge(_) | Rejection::Publish(publisher::Error::TooLarge) => {
             StatusCode::PAYLOAD_TOO_LARGE
         }
-        Rejection::Publish(PublishError::Busy) => StatusCode::TOO_MANY_REQUESTS,
-        Rejection::Unconfirmed { .. } | Rejection::Publish(PublishError::Unconfirmed(_)) => {
+        Rejection::Publish(publisher::Error::Busy) => StatusCode::TOO_MANY_REQUESTS,
+        Rejection::Unconfirmed { .. } | Rejection::Publish(publisher::Error::Unconfirmed(_)) => {
             StatusCode::SERVICE_UNAVAILABLE
         }
     }
@@ -351,7 +351,7 @@ where
     let result = match (sent, confirmation) {
         (Err(rejection), _) => Err(rejection),
         (Ok(()), Some(confirmation)) => confirmation.await,
-        (Ok(()), None) => Err(Rejection::Publish(PublishError::Unconfirmed(
+        (Ok(()), None) => Err(Rejection::Publish(publisher::Error::Unconfirmed(
             "not sent".to_owned(),
         ))),
     };

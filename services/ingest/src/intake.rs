@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use prost::Message;
 use quadrille_choreography::{
-    Acknowledged, Publication, PublishError, Publisher, StageConfig, StageTopics, partition_of,
+    Acknowledged, Publication, Publisher, StageConfig, StageTopics, partition_of, publisher,
 };
 use quadrille_pipeline::{Invalid, Pipeline, Reading};
 use quadrille_proto::{SCHEMA_ID_LEN, seal, v1::Record};
@@ -58,7 +58,7 @@ pub(crate) enum Rejection {
     #[error("{0}")]
     TooLarge(String),
     #[error(transparent)]
-    Publish(#[from] PublishError),
+    Publish(#[from] publisher::Error),
     /// Sent, and Kafka has not said whether it has it: sent again with this id it is one record either way.
     #[error(
         "Kafka did not confirm the record: {why}; send it again with id {id:?}, in the record or as Idempotency-Key"
@@ -245,7 +245,7 @@ async fn confirmed(
     sent: Result<
         (
             String,
-            impl Future<Output = Result<Acknowledged, PublishError>>,
+            impl Future<Output = Result<Acknowledged, publisher::Error>>,
         ),
         Rejection,
     >,
@@ -254,7 +254,7 @@ async fn confirmed(
     let (id, confirmation) = sent?;
     match confirmation.await {
         Ok(place) => Ok(Accepted { id, topic, place }),
-        Err(PublishError::Unconfirmed(why)) => Err(Rejection::Unconfirmed { id, why }),
+        Err(publisher::Error::Unconfirmed(why)) => Err(Rejection::Unconfirmed { id, why }),
         Err(error) => Err(error.into()),
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use quadrille_choreography::{
-    Failure, Handler, Incoming, Item, ORIGIN_HEADER, Output, StageIdentity, place_name,
+    Handler, Incoming, Item, ORIGIN_HEADER, Output, StageIdentity, handler, position_id,
 };
 use quadrille_pipeline::{Pipeline, Reading};
 use quadrille_proto::{seal, v1::Record};
@@ -39,16 +39,20 @@ impl InboxHandler {
 impl Handler for InboxHandler {
     type Record = Reading;
 
-    fn decode(&mut self, incoming: &Incoming<'_>, reading: &mut Reading) -> Result<(), Failure> {
+    fn decode(
+        &mut self,
+        incoming: &Incoming<'_>,
+        reading: &mut Reading,
+    ) -> Result<(), handler::Error> {
         let payload = incoming.payload.ok_or_else(|| {
-            Failure::dead_letter("tombstone", "the record has no value; send a JSON object")
+            handler::Error::dead_letter("tombstone", "the record has no value; send a JSON object")
         })?;
         self.bounds
             .check_record(payload.len())
-            .map_err(|m| Failure::dead_letter("too_large", m))?;
+            .map_err(|m| handler::Error::dead_letter("too_large", m))?;
         self.pipeline
             .read_json_into(payload, now_ms(), reading)
-            .map_err(|invalid| Failure::dead_letter(invalid.class(), invalid.to_string()))
+            .map_err(|invalid| handler::Error::dead_letter(invalid.class(), invalid.to_string()))
     }
 
     fn handle(&mut self, items: &[Item<'_, Reading>], output: &mut Output) {
@@ -82,7 +86,7 @@ impl Handler for InboxHandler {
 fn place_of(incoming: &Incoming<'_>, generation: u64) -> String {
     match incoming.headers.last_text(ORIGIN_HEADER) {
         Some(origin) => origin.to_owned(),
-        None => place_name(
+        None => position_id(
             incoming.topic,
             incoming.partition,
             incoming.offset,
@@ -150,7 +154,7 @@ mod tests {
         let mut handler = handler();
         handler.bounds.record_bytes_max = 10;
         let class = |failure| match failure {
-            Err(Failure::DeadLetter(cause)) => cause.class,
+            Err(handler::Error::DeadLetter(cause)) => cause.class,
             other => panic!("{other:?}"),
         };
         let mut reading = Reading::default();

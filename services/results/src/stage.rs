@@ -3,7 +3,7 @@
 mod commits;
 
 use prost::Message;
-use quadrille_choreography::{Failure, Handler, Incoming, Item, OffsetStore, Output, Schemas};
+use quadrille_choreography::{Handler, Incoming, Item, OffsetStore, Output, Schemas, handler};
 use quadrille_pipeline::Pipeline;
 use quadrille_proto::v1;
 use quadrille_service::sealed::{Opener, malformed};
@@ -40,7 +40,7 @@ impl Handler for ResultsHandler {
         &mut self,
         incoming: &Incoming<'_>,
         record: &mut Option<(Kind, Prediction)>,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), handler::Error> {
         *record = None;
         let (schema, message) = self.opener.open(incoming)?;
         let prediction = v1::Prediction::decode(message).map_err(malformed)?;
@@ -156,7 +156,7 @@ mod tests {
             assert_eq!(stored.outputs, outputs);
             let cut = read(&outputs[1..]);
             assert!(
-                matches!(&cut, Err(Failure::DeadLetter(cause)) if cause.class == "malformed"),
+                matches!(&cut, Err(handler::Error::DeadLetter(cause)) if cause.class == "malformed"),
                 "{cut:?}"
             );
         }

@@ -1,6 +1,6 @@
 //! `quadrille dlq discard`: dead letters given up.
 
-use quadrille_choreography::Action;
+use quadrille_choreography::redrive::Action;
 use quadrille_service::Error;
 
 use super::settle::{Settling, note, settle};

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use quadrille_choreography::{DeadLetter, DeadLetters, Scope};
+use quadrille_choreography::{DeadLetter, DeadLetters, redrive::Scope};
 use quadrille_service::Error;
 
 use super::{Which, explain, show};

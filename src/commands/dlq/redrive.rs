@@ -1,6 +1,6 @@
 //! `quadrille dlq redrive`: dead letters sent back to the topic they came from.
 
-use quadrille_choreography::Action;
+use quadrille_choreography::redrive::Action;
 use quadrille_service::Error;
 
 use super::settle::{Settling, note, settle};

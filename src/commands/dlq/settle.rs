@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, ops::ControlFlow};
 
-use quadrille_choreography::{Action, DeadLetter, DeadLetters, Order, Scope, Settled};
+use quadrille_choreography::{
+    DeadLetter, DeadLetters,
+    redrive::{Action, Scope, SettleRequest, Summary},
+};
 use quadrille_proto::DLQ_SUFFIX;
 use quadrille_service::Error;
 use serde_json::json;
@@ -62,7 +65,7 @@ pub fn settle(args: &Settling, action: Action, note: &str) -> Result<(), Error> 
             rehearse(&letters, &select, action, args.output.get())?;
             continue;
         }
-        let order = Order {
+        let request = SettleRequest {
             action,
             select: &select,
             by: &by,
@@ -73,7 +76,7 @@ pub fn settle(args: &Settling, action: Action, note: &str) -> Result<(), Error> 
             Action::Discard => "discarded",
         };
         let mut meter = Letters::new(topic, done);
-        let settled = letters.settle(&order, &mut |it| meter.show(it));
+        let settled = letters.settle(&request, &mut |it| meter.show(it));
         let settled = settled.map_err(|error| explain(error, &cluster))?;
         report(topic, action, &settled, args.output.get())?;
         refused += settled.refused;
@@ -86,7 +89,7 @@ pub fn settle(args: &Settling, action: Action, note: &str) -> Result<(), Error> 
     }
 }
 
-fn report(topic: &str, action: Action, settled: &Settled, output: Output) -> Result<(), Error> {
+fn report(topic: &str, action: Action, settled: &Summary, output: Output) -> Result<(), Error> {
     for letter in &settled.named {
         let reason = preview::text(&letter.reason, preview::MESSAGE_CHARS_MAX);
         let (partition, offset) = (letter.partition, letter.offset);

@@ -1,6 +1,9 @@
 //! Dead letters on a terminal, and for machines.
 
-use quadrille_choreography::{Became, DeadLetter, State};
+use quadrille_choreography::{
+    DeadLetter,
+    redrive::{LetterState, Resolution},
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -14,35 +17,35 @@ fn timestamp(letter: &DeadLetter) -> Option<String> {
 }
 
 /// What a state is called.
-fn name(state: &State) -> &'static str {
-    let State::Settled(settlement) = state else {
+fn name(state: &LetterState) -> &'static str {
+    let LetterState::Settled(settlement) = state else {
         return match state {
-            State::Open => "open",
+            LetterState::Open => "open",
             _ => "repeated",
         };
     };
-    match settlement.became {
-        Became::SentBack { .. } | Became::SentBackBefore => "sent_back",
-        Became::Discarded => "discarded",
-        Became::Unknown => "settled",
+    match settlement.resolution {
+        Resolution::SentBack { .. } | Resolution::SentBackBefore => "sent_back",
+        Resolution::Discarded => "discarded",
+        Resolution::Unknown => "settled",
     }
 }
 
 /// What became of a letter, as the end of a line; nothing of one that is open.
-fn became(state: &State) -> String {
+fn became(state: &LetterState) -> String {
     let settlement = match state {
-        State::Open => return String::new(),
-        State::Repeated => return "  (a later letter stands for it)".to_owned(),
-        State::Settled(settlement) => settlement,
+        LetterState::Open => return String::new(),
+        LetterState::Repeated => return "  (a later letter stands for it)".to_owned(),
+        LetterState::Settled(settlement) => settlement,
     };
-    let what = match &settlement.became {
-        Became::SentBack { .. } => "sent back",
-        Became::SentBackBefore => "sent back before there was a ledger",
-        Became::Discarded => "discarded",
-        Became::Unknown => "settled",
+    let what = match &settlement.resolution {
+        Resolution::SentBack { .. } => "sent back",
+        Resolution::SentBackBefore => "sent back before there was a ledger",
+        Resolution::Discarded => "discarded",
+        Resolution::Unknown => "settled",
     };
     let mut text = format!("  ({what}");
-    if settlement.became != Became::SentBackBefore {
+    if settlement.resolution != Resolution::SentBackBefore {
         if let Some(at) = time::millis(settlement.at_ms) {
             text.push_str(&format!(" {at}"));
         }
@@ -58,7 +61,7 @@ fn became(state: &State) -> String {
 }
 
 /// For people.
-pub fn paragraph(topic: &str, letter: &DeadLetter, state: &State) -> String {
+pub fn paragraph(topic: &str, letter: &DeadLetter, state: &LetterState) -> String {
     let message = letter.message().unwrap_or("without a message");
     let payload = match &letter.payload {
         Some(payload) => preview::payload(payload, preview::PAYLOAD_CHARS_MAX),
@@ -81,7 +84,7 @@ pub fn paragraph(topic: &str, letter: &DeadLetter, state: &State) -> String {
 }
 
 /// For machines: the whole payload.
-pub fn to_json(topic: &str, letter: &DeadLetter, state: &State) -> Value {
+pub fn to_json(topic: &str, letter: &DeadLetter, state: &LetterState) -> Value {
     let mut value = json!({
         "topic": topic,
         "partition": letter.partition,
@@ -94,7 +97,7 @@ pub fn to_json(topic: &str, letter: &DeadLetter, state: &State) -> Value {
         "failed_at": letter.failed_at(),
         "state": name(state),
     });
-    if let State::Settled(settlement) = state {
+    if let LetterState::Settled(settlement) = state {
         value["settled_at"] = json!(time::millis(settlement.at_ms));
         value["settled_by"] = json!(settlement.by);
         value["note"] = json!(settlement.reason);
@@ -146,7 +149,7 @@ mod tests {
         let shown = paragraph(
             "p.inbox.dlq",
             &letter(b"{\"x\":\"tall\x07\"}"),
-            &State::Open,
+            &LetterState::Open,
         );
         assert_eq!(
             shown,
@@ -157,12 +160,12 @@ mod tests {
 
     #[test]
     fn a_machine_gets_the_whole_payload_as_text_or_as_digits() {
-        let json = to_json("p.inbox.dlq", &letter(b"{}"), &State::Open);
+        let json = to_json("p.inbox.dlq", &letter(b"{}"), &LetterState::Open);
         assert_eq!(
             (&json["payload"], &json["attempts"]),
             (&"{}".into(), &1.into())
         );
-        let json = to_json("p.inbox.dlq", &letter(b"\xff"), &State::Open);
+        let json = to_json("p.inbox.dlq", &letter(b"\xff"), &LetterState::Open);
         assert_eq!(
             (&json["payload_hex"], &json["payload"]),
             (&"ff".into(), &Value::Null)
@@ -175,7 +178,7 @@ mod tests {
         again
             .headers
             .push(("quadrille.origin".to_owned(), b"p.inbox-1-2".to_vec()));
-        let json = to_json("p.inbox.dlq", &again, &State::Repeated);
+        let json = to_json("p.inbox.dlq", &again, &LetterState::Repeated);
         assert_eq!(json["origin"], "p.inbox-1-2");
         assert_eq!(
             (&json["failed_at"], &json["state"]),

@@ -2,7 +2,7 @@
 
 use std::{cell::OnceCell, ops::ControlFlow, sync::Arc, time::Duration};
 
-use quadrille_choreography::{Admin, AdminError, Cluster, GroupProgress, TopicIdentity, TopicSpec};
+use quadrille_choreography::{Admin, Cluster, GroupProgress, TopicIdentity, TopicSpec, admin};
 use quadrille_pipeline::Pipeline;
 use quadrille_proto::{Service, Topics};
 use quadrille_registry::{Action, Deployment, Replica, View};
@@ -77,7 +77,7 @@ fn ask(tell: Tell<'_>, of: &str, within: Duration) -> ControlFlow<()> {
     tell(Step::Asks { of, within })
 }
 
-fn unreached(cluster: &Cluster, error: &AdminError) -> Check {
+fn unreached(cluster: &Cluster, error: &admin::Error) -> Check {
     let here = ["127.0.0.1", "localhost", "[::1]"];
     let hint = match here
         .iter()
@@ -92,7 +92,7 @@ fn unreached(cluster: &Cluster, error: &AdminError) -> Check {
 }
 
 /// Which cluster answers, and whether there is more to be asked of it.
-fn reached(cluster: &Cluster, identity: Result<TopicIdentity, AdminError>) -> (Check, bool) {
+fn reached(cluster: &Cluster, identity: Result<TopicIdentity, admin::Error>) -> (Check, bool) {
     let servers = cluster.bootstrap_servers();
     match identity {
         Ok(identity) if identity.cluster_id.starts_with(EMBEDDED) => {
@@ -117,7 +117,7 @@ fn topics(of: String, admin: &Admin, pipeline: &Pipeline) -> Vec<Check> {
         Err(error) => return vec![Check::failed(of, error)],
     };
     let mut faults = survey.faults(name);
-    if !faults.iter().any(AdminError::is_missing) {
+    if !faults.iter().any(admin::Error::is_missing) {
         match changed(admin, pipeline) {
             Ok(fault) => faults.extend(fault),
             Err(error) => faults.push(error),
@@ -128,7 +128,7 @@ fn topics(of: String, admin: &Admin, pipeline: &Pipeline) -> Vec<Check> {
         let partitions = output::counted(partitions.unsigned_abs() as usize, "partition");
         return vec![Check::ok(of, format!("all there, {partitions} each"))];
     }
-    let failed = |fault: AdminError| Check::failed(of.clone(), fault);
+    let failed = |fault: admin::Error| Check::failed(of.clone(), fault);
     faults.into_iter().map(failed).collect()
 }
 
@@ -136,7 +136,7 @@ fn group(of: String, admin: &Admin, stage: Service, pipeline: &str) -> Option<Ch
     match admin.progress(&stage.group(pipeline), &stage.input(pipeline)) {
         Ok(progress) => Some(consumers(of, stage, &progress)),
         // Said of the topics already.
-        Err(AdminError::Missing { .. }) => None,
+        Err(admin::Error::Missing { .. }) => None,
         Err(error) => Some(Check::failed(of, error)),
     }
 }

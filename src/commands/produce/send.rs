@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, pin::Pin, time::Duration};
 
-use quadrille_choreography::{Acknowledged, Publication, PublishError, Publisher, partition_of};
+use quadrille_choreography::{Acknowledged, Publication, Publisher, partition_of, publisher};
 use tokio::{
     sync::mpsc,
     time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
@@ -66,7 +66,7 @@ impl Pace {
     }
 }
 
-type Answer = Pin<Box<dyn Future<Output = Result<Acknowledged, PublishError>> + Send>>;
+type Answer = Pin<Box<dyn Future<Output = Result<Acknowledged, publisher::Error>> + Send>>;
 
 struct Flight {
     row: Row,
@@ -116,7 +116,7 @@ pub async fn send(
 }
 
 /// The oldest record's answer. Given up half-way, nothing is lost.
-async fn landed(flying: &mut VecDeque<Flight>) -> (Row, Result<Acknowledged, PublishError>) {
+async fn landed(flying: &mut VecDeque<Flight>) -> (Row, Result<Acknowledged, publisher::Error>) {
     let Some(oldest) = flying.front_mut() else {
         return std::future::pending().await;
     };
@@ -190,14 +190,14 @@ impl<'a> Sender<'a> {
         });
     }
 
-    async fn account(&mut self, row: Row, result: Result<Acknowledged, PublishError>) {
+    async fn account(&mut self, row: Row, result: Result<Acknowledged, publisher::Error>) {
         self.flying_bytes -= weight(&row);
         match result {
             Ok(_) => {
                 self.counts.confirmed += 1;
                 self.failed_in_a_row = 0;
             }
-            Err(PublishError::Busy) => {
+            Err(publisher::Error::Busy) => {
                 sleep(BUSY_WAIT).await;
                 self.publish(row);
             }

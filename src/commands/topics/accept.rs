@@ -1,6 +1,6 @@
 //! `quadrille topics accept`: the topics as they are become what their pipeline is made with.
 
-use quadrille_choreography::{Admin, AdminError, Facts, FactsLog, Schemas, TopicState};
+use quadrille_choreography::{Admin, Facts, FactsLog, Schemas, TopicState, admin};
 use quadrille_pipeline::Pipeline;
 use quadrille_proto::Service;
 use quadrille_service::Error;
@@ -61,7 +61,7 @@ pub fn run(args: &Args) -> Result<(), Error> {
 fn accept(admin: &Admin, pipeline: &Pipeline, author: &Author) -> Result<Outcome, Error> {
     let name = pipeline.name();
     let topics = admin.pipeline_topics(name)?;
-    let mut log = FactsLog::open(admin.cluster()).map_err(AdminError::from)?;
+    let mut log = FactsLog::open(admin.cluster()).map_err(admin::Error::from)?;
     let Some(facts) = log.current(name) else {
         let facts = Facts::first(name, pipeline.hash(), &topics, &author.by())?;
         let facts = super::written(&mut log, &facts)?;
@@ -69,7 +69,7 @@ fn accept(admin: &Admin, pipeline: &Pipeline, author: &Author) -> Result<Outcome
         return Ok(Outcome { facts, text });
     };
     if facts.draining {
-        return Err(AdminError::Draining {
+        return Err(admin::Error::Draining {
             pipeline: name.to_owned(),
         }
         .into());
@@ -79,7 +79,7 @@ fn accept(admin: &Admin, pipeline: &Pipeline, author: &Author) -> Result<Outcome
             let text = format!("as written down, generation {}", facts.generation);
             return Ok(Outcome { facts, text });
         }
-        Err(AdminError::Recreated { .. }) => {}
+        Err(admin::Error::Recreated { .. }) => {}
         Err(other) => return Err(other.into()),
     }
     let again = recreated(&facts, &topics);

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use quadrille_choreography::{Admin, AdminError, FactsLog, TopicSpec};
+use quadrille_choreography::{Admin, FactsLog, TopicSpec, admin};
 use quadrille_pipeline::Pipeline;
 use quadrille_service::Error;
 use serde_json::{Value, json};
@@ -33,10 +33,10 @@ pub fn run(args: &Args) -> Result<(), Error> {
     for pipeline in &pipelines {
         let survey = survey(&admin, TopicSpec::of_pipeline(pipeline.name(), 1, 0))?;
         let mut found = survey.faults(pipeline.name());
-        if !found.iter().any(AdminError::is_missing) {
+        if !found.iter().any(admin::Error::is_missing) {
             found.extend(changed(&admin, pipeline)?);
         }
-        faults.extend(found.iter().map(AdminError::to_string));
+        faults.extend(found.iter().map(admin::Error::to_string));
         let new = |found: &Found| listed.insert(found.spec.name.clone());
         topics.extend(survey.topics.into_iter().filter(new));
     }
@@ -76,13 +76,13 @@ fn to_json(topics: &[Found], faults: &[String]) -> Value {
 }
 
 /// What of a pipeline's topics is not as its facts say.
-pub fn changed(admin: &Admin, pipeline: &Pipeline) -> Result<Option<AdminError>, AdminError> {
+pub fn changed(admin: &Admin, pipeline: &Pipeline) -> Result<Option<admin::Error>, admin::Error> {
     let log = FactsLog::open(admin.cluster())?;
     let Some(facts) = log.current(pipeline.name()) else {
         return Ok(None);
     };
     if facts.draining {
-        return Ok(Some(AdminError::Draining {
+        return Ok(Some(admin::Error::Draining {
             pipeline: facts.pipeline,
         }));
     }

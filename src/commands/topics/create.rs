@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use quadrille_choreography::{Admin, AdminError, Facts, FactsLog, TopicSpec};
+use quadrille_choreography::{Admin, Facts, FactsLog, TopicSpec, admin};
 use quadrille_pipeline::Pipeline;
 use quadrille_service::Error;
 use serde_json::{Value, json};
@@ -115,7 +115,7 @@ fn show(lines: &[Line], output: Output) -> Result<(), Error> {
 /// # Errors
 /// Topics are not the ones their pipeline was made with, or Kafka does not answer.
 fn remember(admin: &Admin, pipelines: &[Pipeline]) -> Result<(), Error> {
-    let mut log = FactsLog::open(admin.cluster()).map_err(AdminError::from)?;
+    let mut log = FactsLog::open(admin.cluster()).map_err(admin::Error::from)?;
     for pipeline in pipelines {
         let topics = admin.pipeline_topics(pipeline.name())?;
         let facts = match log.current(pipeline.name()) {
@@ -123,7 +123,7 @@ fn remember(admin: &Admin, pipelines: &[Pipeline]) -> Result<(), Error> {
             None => {
                 let by = registry::author(None);
                 let facts = Facts::first(pipeline.name(), pipeline.hash(), &topics, &by)?;
-                log.write(&facts).map_err(AdminError::from)?
+                log.write(&facts).map_err(admin::Error::from)?
             }
         };
         if !facts.draining {

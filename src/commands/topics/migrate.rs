@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use quadrille_choreography::{Admin, AdminError, Facts, FactsLog, TopicState};
+use quadrille_choreography::{Admin, Facts, FactsLog, TopicState, admin};
 use quadrille_pipeline::Pipeline;
 use quadrille_proto::Service;
 use quadrille_service::Error;
@@ -54,7 +54,7 @@ fn migrate(admin: &Admin, pipeline: &Pipeline, args: &Args) -> Result<Outcome, E
     let name = pipeline.name();
     let topics = admin.pipeline_topics(name)?;
     let target = target(&topics, args.partitions)?;
-    let mut log = FactsLog::open(admin.cluster()).map_err(AdminError::from)?;
+    let mut log = FactsLog::open(admin.cluster()).map_err(admin::Error::from)?;
     let facts = log.current(name);
     if let Some(facts) = &facts {
         match facts.compare(&topics) {
@@ -64,7 +64,7 @@ fn migrate(admin: &Admin, pipeline: &Pipeline, args: &Args) -> Result<Outcome, E
                     text: format!("has {target} partitions"),
                 });
             }
-            Ok(()) | Err(AdminError::Repartitioned { .. }) => {}
+            Ok(()) | Err(admin::Error::Repartitioned { .. }) => {}
             Err(error) => return Err(error.into()),
         }
     }
@@ -76,7 +76,7 @@ fn migrate(admin: &Admin, pipeline: &Pipeline, args: &Args) -> Result<Outcome, E
         }
     };
     wait_drained(admin, name, Duration::from_secs(args.within))?;
-    admin.widen(&topics, target)?;
+    admin.add_partitions(&topics, target)?;
     let topics = admin.pipeline_topics(name)?;
     let next = draining.next(&topics, &args.author.by(), &args.author.reason)?;
     let facts = super::written(&mut log, &next)?;
@@ -151,7 +151,7 @@ fn wait_drained(admin: &Admin, pipeline: &str, within: Duration) -> Result<(), E
     }
 }
 
-fn waits_for(admin: &Admin, pipeline: &str) -> Result<Option<String>, AdminError> {
+fn waits_for(admin: &Admin, pipeline: &str) -> Result<Option<String>, admin::Error> {
     for stage in Service::ALL {
         let (group, input) = (stage.group(pipeline), stage.input(pipeline));
         let progress = admin.progress(&group, &input)?;

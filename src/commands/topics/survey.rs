@@ -1,6 +1,6 @@
 //! A pipeline's topics as they should be, and as they are.
 
-use quadrille_choreography::{Admin, AdminError, TopicSpec, dead_letter_bytes_min};
+use quadrille_choreography::{Admin, TopicSpec, admin, dead_letter_bytes_min};
 use quadrille_proto::{Topics, dlq_of};
 
 /// A topic as it should be, and what there is.
@@ -36,7 +36,7 @@ impl Survey {
     }
 
     /// What keeps a pipeline from running, each with what to do.
-    pub fn faults(&self, pipeline: &str) -> Vec<AdminError> {
+    pub fn faults(&self, pipeline: &str) -> Vec<admin::Error> {
         let mut faults = Vec::new();
         let missing = self
             .topics
@@ -44,14 +44,14 @@ impl Survey {
             .filter(|found| found.partitions.is_none());
         let missing: Vec<String> = missing.map(|found| found.spec.name.clone()).collect();
         if !missing.is_empty() {
-            faults.push(AdminError::Missing { topics: missing });
+            faults.push(admin::Error::Missing { topics: missing });
         }
         faults.extend(self.disagreements());
         faults.extend(self.tight_limits(pipeline));
         faults
     }
 
-    pub fn disagreements(&self) -> Vec<AdminError> {
+    pub fn disagreements(&self) -> Vec<admin::Error> {
         let mut there = self
             .own()
             .filter_map(|found| Some((&found.spec.name, found.partitions?)));
@@ -59,7 +59,7 @@ impl Survey {
             return Vec::new();
         };
         let others = there.filter(|(_, partitions)| *partitions != expected);
-        let fault = |(topic, partitions): (&String, i32)| AdminError::Partitions {
+        let fault = |(topic, partitions): (&String, i32)| admin::Error::Partitions {
             topic: topic.clone(),
             partitions,
             reference: reference.clone(),
@@ -69,7 +69,7 @@ impl Survey {
     }
 
     /// Dead-letter topics that cannot hold every message of their source.
-    fn tight_limits(&self, pipeline: &str) -> Vec<AdminError> {
+    fn tight_limits(&self, pipeline: &str) -> Vec<admin::Error> {
         let mut faults = Vec::new();
         for source in Topics::of(pipeline).flow() {
             let dlq = dlq_of(source);
@@ -78,7 +78,7 @@ impl Survey {
             };
             let needed = dead_letter_bytes_min(given);
             if limit < needed {
-                faults.push(AdminError::Limit {
+                faults.push(admin::Error::Limit {
                     topic: dlq,
                     source_topic: source.to_owned(),
                     limit,
@@ -92,7 +92,7 @@ impl Survey {
 
 /// # Errors
 /// Kafka does not answer.
-pub fn survey(admin: &Admin, specs: Vec<TopicSpec>) -> Result<Survey, AdminError> {
+pub fn survey(admin: &Admin, specs: Vec<TopicSpec>) -> Result<Survey, admin::Error> {
     let mut topics = Vec::new();
     for spec in specs {
         let partitions = admin.partitions(&spec.name)?;
@@ -132,7 +132,7 @@ mod tests {
 
     fn faults(change: impl Fn(&mut Found)) -> Vec<String> {
         let faults = made(change).faults("p");
-        faults.iter().map(AdminError::to_string).collect()
+        faults.iter().map(admin::Error::to_string).collect()
     }
 
     #[test]

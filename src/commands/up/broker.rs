@@ -64,7 +64,7 @@ pub async fn start(args: &Args, pipelines: Vec<String>) -> Result<Broker, Error>
     let specs = each_once(specs);
     blocking(move || {
         let failed =
-            |error: quadrille_choreography::EmbeddedError| Error::Failed(error.to_string());
+            |error: quadrille_choreography::embedded::Error| Error::Failed(error.to_string());
         let broker = EmbeddedBroker::start().map_err(failed)?;
         broker.create(&specs).map_err(failed)?;
         Ok(Broker {

@@ -9,15 +9,15 @@ use std::{
 use quadrille_proto::{Topics, dlq_of};
 
 use super::{Facts, FactsLog, StageIdentity, TopicState};
-use crate::{Admin, AdminError, StageConfig};
+use crate::{Admin, StageConfig, admin};
 
 /// What a stage has to do with partitions and ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
+pub enum Partitioning {
     /// It chooses partitions and makes ids, as ingest does: it needs the facts, and makes them where there are none.
-    Chooses,
+    ByKey,
     /// Its output's partition is its input's.
-    Follows,
+    FromInput,
 }
 
 impl Admin {
@@ -30,21 +30,21 @@ impl Admin {
         &self,
         config: &StageConfig,
         file_sha256: [u8; 32],
-        part: Part,
-    ) -> Result<Option<Arc<StageIdentity>>, AdminError> {
+        partitioning: Partitioning,
+    ) -> Result<Option<Arc<StageIdentity>>, admin::Error> {
         if self.cluster().is_embedded() {
             return Ok(None);
         }
         let topics = self.described(&own(config))?;
         let mut log = FactsLog::open(self.cluster())?;
-        let facts = match (log.current(&config.pipeline), part) {
-            (None, Part::Chooses) => self.found(&mut log, config, file_sha256)?,
+        let facts = match (log.current(&config.pipeline), partitioning) {
+            (None, Partitioning::ByKey) => self.found(&mut log, config, file_sha256)?,
             (facts, _) => facts,
         };
         if let Some(facts) = &facts {
-            check(facts, &topics, part)?;
+            check(facts, &topics, partitioning)?;
         }
-        let identity = StageIdentity::new(&config.pipeline, topics, part, facts);
+        let identity = StageIdentity::new(&config.pipeline, topics, partitioning, facts);
         Ok(Some(Arc::new(identity)))
     }
 
@@ -54,7 +54,7 @@ impl Admin {
         log: &mut FactsLog,
         config: &StageConfig,
         file_sha256: [u8; 32],
-    ) -> Result<Option<Facts>, AdminError> {
+    ) -> Result<Option<Facts>, admin::Error> {
         let pipeline = &config.pipeline;
         let described = match self.pipeline_topics(pipeline) {
             Ok(described) => described,
@@ -81,11 +81,11 @@ impl Admin {
     ///
     /// # Errors
     /// One is missing, or Kafka does not answer.
-    pub fn pipeline_topics(&self, pipeline: &str) -> Result<Vec<TopicState>, AdminError> {
+    pub fn pipeline_topics(&self, pipeline: &str) -> Result<Vec<TopicState>, admin::Error> {
         self.described(&of_pipeline(pipeline))
     }
 
-    fn described(&self, names: &[String]) -> Result<Vec<TopicState>, AdminError> {
+    fn described(&self, names: &[String]) -> Result<Vec<TopicState>, admin::Error> {
         let borrowed: Vec<&str> = names.iter().map(String::as_str).collect();
         let found = self.describe(&borrowed)?;
         let missing = names
@@ -94,7 +94,7 @@ impl Admin {
         let missing: Vec<String> = missing.cloned().collect();
         match missing.is_empty() {
             true => Ok(found),
-            false => Err(AdminError::Missing { topics: missing }),
+            false => Err(admin::Error::Missing { topics: missing }),
         }
     }
 }
@@ -108,7 +108,7 @@ fn first(
     file_sha256: [u8; 32],
     topics: &[TopicState],
     by: &str,
-) -> Result<Facts, AdminError> {
+) -> Result<Facts, admin::Error> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let partitions = agreed(topics)?;
     Ok(Facts {
@@ -132,16 +132,16 @@ fn ids(topics: &[TopicState]) -> BTreeMap<String, String> {
 }
 
 /// The number of partitions that all have.
-fn agreed(topics: &[TopicState]) -> Result<i32, AdminError> {
+fn agreed(topics: &[TopicState]) -> Result<i32, admin::Error> {
     let Some(reference) = topics.first() else {
-        return Err(AdminError::Missing { topics: Vec::new() });
+        return Err(admin::Error::Missing { topics: Vec::new() });
     };
     match topics
         .iter()
         .find(|it| it.partitions != reference.partitions)
     {
         None => Ok(reference.partitions),
-        Some(other) => Err(AdminError::Partitions {
+        Some(other) => Err(admin::Error::Partitions {
             topic: other.name.clone(),
             partitions: other.partitions,
             reference: reference.name.clone(),
@@ -155,7 +155,12 @@ impl Facts {
     ///
     /// # Errors
     /// The topics disagree in partitions.
-    pub fn next(&self, topics: &[TopicState], by: &str, reason: &str) -> Result<Facts, AdminError> {
+    pub fn next(
+        &self,
+        topics: &[TopicState],
+        by: &str,
+        reason: &str,
+    ) -> Result<Facts, admin::Error> {
         let file = self.file_sha256.as_slice().try_into().unwrap_or([0; 32]);
         Ok(Facts {
             generation: self.generation.saturating_add(1),
@@ -173,20 +178,24 @@ impl Facts {
         file_sha256: [u8; 32],
         topics: &[TopicState],
         by: &str,
-    ) -> Result<Facts, AdminError> {
+    ) -> Result<Facts, admin::Error> {
         first(pipeline, file_sha256, topics, by)
     }
 }
 
-fn check(facts: &Facts, topics: &[TopicState], part: Part) -> Result<(), AdminError> {
+fn check(
+    facts: &Facts,
+    topics: &[TopicState],
+    partitioning: Partitioning,
+) -> Result<(), admin::Error> {
     let compared = facts.compare(topics);
-    match (facts.draining, part) {
-        (true, Part::Chooses) => Err(AdminError::Draining {
+    match (facts.draining, partitioning) {
+        (true, Partitioning::ByKey) => Err(admin::Error::Draining {
             pipeline: facts.pipeline.clone(),
         }),
         // They only follow partitions, and have to work off what is there.
-        (true, Part::Follows) => match compared {
-            Err(AdminError::Repartitioned { .. }) => Ok(()),
+        (true, Partitioning::FromInput) => match compared {
+            Err(admin::Error::Repartitioned { .. }) => Ok(()),
             result => result,
         },
         (false, _) => compared,
@@ -229,7 +238,7 @@ mod tests {
         let mut mixed = topics(4);
         mixed[5].partitions = 8;
         let error = first("p", [1; 32], &mixed, "ann").unwrap_err();
-        assert!(matches!(error, AdminError::Partitions { .. }), "{error}");
+        assert!(matches!(error, admin::Error::Partitions { .. }), "{error}");
     }
 
     #[test]
@@ -245,13 +254,13 @@ mod tests {
         let mut facts = first("p", [1; 32], &topics(4), "ann").unwrap();
         facts.draining = true;
         for width in [4, 8] {
-            check(&facts, &topics(width), Part::Follows).unwrap();
-            let refused = check(&facts, &topics(width), Part::Chooses);
-            assert!(matches!(refused, Err(AdminError::Draining { .. })));
+            check(&facts, &topics(width), Partitioning::FromInput).unwrap();
+            let refused = check(&facts, &topics(width), Partitioning::ByKey);
+            assert!(matches!(refused, Err(admin::Error::Draining { .. })));
         }
         let mut other = topics(8);
         other[0].id = Some("another".to_owned());
-        let refused = check(&facts, &other, Part::Follows);
-        assert!(matches!(refused, Err(AdminError::Recreated { .. })));
+        let refused = check(&facts, &other, Partitioning::FromInput);
+        assert!(matches!(refused, Err(admin::Error::Recreated { .. })));
     }
 }

@@ -12,7 +12,11 @@ use super::{
     Facts, FactsHistory,
     fold::{self, Fold},
 };
-use crate::{Cluster, TableError, TableEvent, TableWrite, WriteError, read_table, write_table};
+use crate::{
+    Cluster, TableEvent, TableWrite, read_table,
+    table::{self, write},
+    write_table,
+};
 
 /// How long the topic may take to be read.
 const WITHIN: Duration = Duration::from_secs(20);
@@ -22,9 +26,9 @@ const READ_AGAIN: Duration = Duration::from_millis(250);
 
 /// The facts cannot be read or written.
 #[derive(Debug, Clone, thiserror::Error)]
-pub enum FactsError {
+pub enum Error {
     #[error(transparent)]
-    Unreadable(#[from] TableError),
+    Unreadable(#[from] table::Error),
     #[error("facts of pipeline {pipeline}: {reason}")]
     Unwritten { pipeline: String, reason: String },
 }
@@ -40,7 +44,7 @@ impl FactsLog {
     ///
     /// # Errors
     /// There is no such topic, or it cannot be read.
-    pub fn open(cluster: &Cluster) -> Result<Self, FactsError> {
+    pub fn open(cluster: &Cluster) -> Result<Self, Error> {
         let mut log = FactsLog {
             cluster: cluster.clone(),
             fold: Fold::default(),
@@ -49,7 +53,7 @@ impl FactsLog {
         Ok(log)
     }
 
-    fn read(&mut self, within: Duration) -> Result<(), FactsError> {
+    fn read(&mut self, within: Duration) -> Result<(), Error> {
         let mut fold = Fold::default();
         read_table(&self.cluster, Topics::PIPELINES, within, |event| {
             match event {
@@ -77,8 +81,8 @@ impl FactsLog {
     ///
     /// # Errors
     /// The topic cannot be written or read, or what was written does not come.
-    pub fn write(&mut self, facts: &Facts) -> Result<Facts, FactsError> {
-        let unwritten = |reason: String| FactsError::Unwritten {
+    pub fn write(&mut self, facts: &Facts) -> Result<Facts, Error> {
+        let unwritten = |reason: String| Error::Unwritten {
             pipeline: facts.pipeline.clone(),
             reason,
         };
@@ -91,7 +95,7 @@ impl FactsLog {
         let doubt = match write_table(&self.cluster, Topics::PIPELINES, &[write]) {
             Ok(()) => None,
             // Its transaction has ended, as far as is known: either it is there or it never will be.
-            Err(WriteError::Doubtful { reason, .. }) => Some(reason),
+            Err(write::Error::Doubtful { reason, .. }) => Some(reason),
             Err(error) => return Err(unwritten(error.to_string())),
         };
         let deadline = Instant::now() + WITHIN;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use rdkafka::{consumer::Consumer, error::KafkaError};
 
 use super::StageIdentity;
-use crate::{AdminError, Cluster, client, status::Stop};
+use crate::{Cluster, admin, client, status::Stop};
 
 /// Bounds how long records of a topic that was made anew are taken for the old one's. One question costs less than a
 /// lane's look at its lag.
@@ -20,7 +20,7 @@ pub(crate) fn watch(
     cluster: &Cluster,
     identity: &StageIdentity,
     stop: &Stop,
-) -> Result<(), AdminError> {
+) -> Result<(), admin::Error> {
     let names: Vec<&str> = identity.topics.iter().map(|it| it.name.as_str()).collect();
     loop {
         stop.sleep(LOOK_EVERY);
@@ -37,7 +37,7 @@ pub(crate) fn watch(
     }
 }
 
-fn look(cluster: &Cluster, names: &[&str], identity: &StageIdentity) -> Result<(), AdminError> {
+fn look(cluster: &Cluster, names: &[&str], identity: &StageIdentity) -> Result<(), admin::Error> {
     let described = ask(cluster, names, identity);
     match described {
         Ok(now) => identity.compare(&now),

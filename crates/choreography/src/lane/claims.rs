@@ -8,10 +8,11 @@ use rdkafka::Offset;
 
 use super::{End, Lane, commit::STORE_ENDS_WITHIN};
 use crate::{
-    Backoff, CommitMode, Failure, Handler, Restore,
+    Backoff, CommitMode, Handler, Restore,
     batch::Batch,
     consumer::{Known, LaneConsumer},
     gates::Closed,
+    handler,
 };
 
 /// Waits between questions to a store that fails.
@@ -70,9 +71,9 @@ impl Default for Claims {
 }
 
 /// What the group has committed. Stable: an offset that is being committed by a transaction is waited for.
-fn committed(consumer: &LaneConsumer, partitions: &[i32]) -> Result<Vec<Known>, Failure> {
+fn committed(consumer: &LaneConsumer, partitions: &[i32]) -> Result<Vec<Known>, handler::Error> {
     let committed = consumer.committed_of_all(partitions);
-    committed.map_err(|error| Failure::retry("kafka", error.to_string()))
+    committed.map_err(|error| handler::Error::retry("kafka", error.to_string()))
 }
 
 impl<H: Handler> Lane<H> {
@@ -202,13 +203,15 @@ impl<H: Handler> Lane<H> {
     fn wait_for(
         &self,
         backoff: &mut Backoff,
-        failure: Failure,
+        failure: handler::Error,
         partitions: &[i32],
         message: &'static str,
     ) -> Result<Duration, End> {
         let cause = match failure {
-            Failure::Retry(cause) => cause,
-            Failure::DeadLetter(cause) | Failure::Fatal(cause) => return Err(End::Fatal(cause)),
+            handler::Error::Retry(cause) => cause,
+            handler::Error::DeadLetter(cause) | handler::Error::Fatal(cause) => {
+                return Err(End::Fatal(cause));
+            }
         };
         let wait = backoff.next_wait();
         let lane = &self.task;
@@ -303,12 +306,12 @@ impl<H: Handler> Lane<H> {
                 consumer.count_lost(lost);
                 Ok(true)
             }
-            Err(Failure::Retry(cause)) => {
+            Err(handler::Error::Retry(cause)) => {
                 tracing::warn!(lane = self.task, %cause, partition, "the cut is not stored yet");
                 Ok(false)
             }
-            Err(Failure::DeadLetter(cause)) => Err(End::restart(cause)),
-            Err(Failure::Fatal(cause)) => Err(End::Fatal(cause)),
+            Err(handler::Error::DeadLetter(cause)) => Err(End::restart(cause)),
+            Err(handler::Error::Fatal(cause)) => Err(End::Fatal(cause)),
         }
     }
 

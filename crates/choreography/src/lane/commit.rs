@@ -15,10 +15,10 @@ use rdkafka::{
 
 use super::{End, Lane};
 use crate::{
-    Backoff, Cause, Failure, Handler, Incoming, OffsetRange,
+    Backoff, Cause, Handler, Incoming, OffsetRange,
     batch::{Batch, Position},
     consumer::LaneConsumer,
-    native,
+    handler, native,
     offsets::Offsets,
     producer::{LaneProducer, TRANSACTION_TIMEOUT, Undelivered},
     spans::Settling,
@@ -391,10 +391,10 @@ pub(super) fn confirmed(producer: &LaneProducer) -> Result<(), Undelivered> {
     })
 }
 
-fn store_failure(failure: Failure) -> Unsettled {
+fn store_failure(failure: handler::Error) -> Unsettled {
     match failure {
-        Failure::Retry(cause) => Unsettled::Aborted(cause.to_string()),
-        Failure::DeadLetter(cause) => Unsettled::End(End::restart(cause)),
-        Failure::Fatal(cause) => Unsettled::End(End::Fatal(cause)),
+        handler::Error::Retry(cause) => Unsettled::Aborted(cause.to_string()),
+        handler::Error::DeadLetter(cause) => Unsettled::End(End::restart(cause)),
+        handler::Error::Fatal(cause) => Unsettled::End(End::Fatal(cause)),
     }
 }

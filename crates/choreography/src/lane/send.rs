@@ -16,7 +16,7 @@ use crate::{
     handler::Emitted,
     judge::Decision,
     partition_of,
-    producer::{DeliveryFailure, LaneProducer, SendError, Undelivered},
+    producer::{self, DeliveryFailure, LaneProducer, Undelivered},
     spans::{self, Spans},
 };
 
@@ -279,15 +279,15 @@ impl<H: Handler> Lane<H> {
                     Ok(())
                 }
                 // Its key or its headers, then.
-                Err(SendError::TooLarge) if why.is_none() => {
+                Err(producer::Error::TooLarge) if why.is_none() => {
                     why = Some("too_large");
                     continue;
                 }
-                Err(SendError::TooLarge) => {
+                Err(producer::Error::TooLarge) => {
                     let topic = &self.dlq_topic;
                     Err(format!("not even a short dead letter can be sent to {topic}").into())
                 }
-                Err(SendError::Failed(undelivered)) => Err(undelivered),
+                Err(producer::Error::Failed(undelivered)) => Err(undelivered),
             };
         }
     }
@@ -451,11 +451,11 @@ impl<'a> Sending<'a> {
         }
         match producer.send(output) {
             Ok(()) => Ok(Ok(())),
-            Err(SendError::TooLarge) => {
+            Err(producer::Error::TooLarge) => {
                 let size = self.bytes();
                 Ok(Err(too_large(format!("output of {size} bytes"))))
             }
-            Err(SendError::Failed(undelivered)) => Err(undelivered),
+            Err(producer::Error::Failed(undelivered)) => Err(undelivered),
         }
     }
 }

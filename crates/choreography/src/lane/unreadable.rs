@@ -16,7 +16,7 @@ use crate::{
     Backoff, Cause, CommitMode, Handler, OffsetRange,
     consumer::LaneConsumer,
     dlq::{self, Failed, FailedAt},
-    producer::{LaneProducer, SendError, Undelivered},
+    producer::{self, LaneProducer, Undelivered},
     unreadable::{Search, Unreadable},
 };
 
@@ -345,8 +345,10 @@ impl<H: Handler> Lane<H> {
             .partition(unreadable.partition)
             .headers(headers);
         producer.send(letter).map_err(|error| match error {
-            SendError::TooLarge => "not even a short dead letter can be sent".to_owned().into(),
-            SendError::Failed(undelivered) => undelivered,
+            producer::Error::TooLarge => {
+                "not even a short dead letter can be sent".to_owned().into()
+            }
+            producer::Error::Failed(undelivered) => undelivered,
         })?;
         confirmed(producer)
     }

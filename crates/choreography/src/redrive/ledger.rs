@@ -1,4 +1,4 @@
-//! What became of dead letters: the records of the ledger, and which letters are open by them. Pure.
+//! What resolution of dead letters: the records of the ledger, and which letters are open by them. Pure.
 //!
 //! A letter is settled when its case was settled at its offset or a later one, or when it lies below its partition's
 //! floor. Everything else is open: an entry can be missing, and a letter is sent twice; it is never passed over.
@@ -15,7 +15,7 @@ use super::letter::CaseId;
 
 /// What was done with a letter.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Became {
+pub enum Resolution {
     /// Sent back to a topic's partition, handled so often before.
     SentBack {
         topic: String,
@@ -29,10 +29,10 @@ pub enum Became {
     Unknown,
 }
 
-/// What became of a letter, by whose hand and why.
+/// What resolution of a letter, by whose hand and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settlement {
-    pub became: Became,
+    pub resolution: Resolution,
     pub by: String,
     pub at_ms: i64,
     pub reason: String,
@@ -151,7 +151,7 @@ impl Ledger {
     /// Key and value of a settlement.
     pub fn encode(&self, entry: &Entry<'_>) -> (String, Vec<u8>) {
         let Settlement {
-            became,
+            resolution,
             by,
             at_ms,
             reason,
@@ -164,7 +164,7 @@ impl Ledger {
             through_offset: *through,
             origin: entry.origin.clone(),
             class: entry.class.clone(),
-            outcome: to_wire(became),
+            outcome: to_wire(resolution),
             by: by.clone(),
             at_ms: *at_ms,
             reason: reason.clone(),
@@ -181,10 +181,10 @@ fn key(topic: &str, partition: i32, case: Option<CaseId>) -> String {
     }
 }
 
-fn to_wire(became: &Became) -> Option<dead_letter_settlement::Outcome> {
+fn to_wire(resolution: &Resolution) -> Option<dead_letter_settlement::Outcome> {
     use dead_letter_settlement::Outcome;
-    match became {
-        Became::SentBack {
+    match resolution {
+        Resolution::SentBack {
             topic,
             partition,
             attempts,
@@ -193,26 +193,26 @@ fn to_wire(became: &Became) -> Option<dead_letter_settlement::Outcome> {
             partition: *partition,
             attempts: *attempts,
         })),
-        Became::Discarded => Some(Outcome::Discarded(LetterDiscarded {})),
-        Became::SentBackBefore => Some(Outcome::SentBackBefore(LettersSentBackBefore {})),
-        Became::Unknown => None,
+        Resolution::Discarded => Some(Outcome::Discarded(LetterDiscarded {})),
+        Resolution::SentBackBefore => Some(Outcome::SentBackBefore(LettersSentBackBefore {})),
+        Resolution::Unknown => None,
     }
 }
 
 fn from_wire(entry: DeadLetterSettlement) -> Settlement {
     use dead_letter_settlement::Outcome;
-    let became = match entry.outcome {
-        Some(Outcome::SentBack(sent)) => Became::SentBack {
+    let resolution = match entry.outcome {
+        Some(Outcome::SentBack(sent)) => Resolution::SentBack {
             topic: sent.topic,
             partition: sent.partition,
             attempts: sent.attempts,
         },
-        Some(Outcome::Discarded(_)) => Became::Discarded,
-        Some(Outcome::SentBackBefore(_)) => Became::SentBackBefore,
-        None => Became::Unknown,
+        Some(Outcome::Discarded(_)) => Resolution::Discarded,
+        Some(Outcome::SentBackBefore(_)) => Resolution::SentBackBefore,
+        None => Resolution::Unknown,
     };
     Settlement {
-        became,
+        resolution,
         by: entry.by,
         at_ms: entry.at_ms,
         reason: entry.reason,
@@ -221,7 +221,7 @@ fn from_wire(entry: DeadLetterSettlement) -> Settlement {
 }
 
 /// Letters to settle: by partition and offset, the newest of each case.
-pub(super) type Wanted = BTreeMap<i32, BTreeMap<i64, CaseId>>;
+pub(super) type SelectedLetters = BTreeMap<i32, BTreeMap<i64, CaseId>>;
 
 /// The open cases of a dead-letter topic, letter by letter.
 #[derive(Debug, Default)]
@@ -248,8 +248,8 @@ impl OpenCases {
     }
 
     /// The newest letter of each case that was chosen.
-    pub fn into_wanted(self) -> Wanted {
-        let mut wanted = Wanted::new();
+    pub fn into_wanted(self) -> SelectedLetters {
+        let mut wanted = SelectedLetters::new();
         for ((partition, case), newest) in self.0 {
             if newest.chosen {
                 let letters = wanted.entry(partition).or_default();

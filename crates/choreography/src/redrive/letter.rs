@@ -19,7 +19,7 @@ pub struct DeadLetter {
     pub timestamp_ms: Option<i64>,
     pub key: Option<Vec<u8>>,
     pub payload: Option<Vec<u8>>,
-    /// Name and value, in order.
+    /// Name and value, in request.
     pub headers: Vec<(String, Vec<u8>)>,
 }
 

@@ -12,7 +12,7 @@ use rdkafka::{
     message::BorrowedMessage,
 };
 
-use super::RedriveError;
+use super::Error;
 use crate::{Cluster, client::Plain};
 
 /// How long one question may take, and how long records may fail to come.
@@ -92,7 +92,7 @@ impl Scan {
     }
 
     /// The next record, of any partition; None at the end.
-    pub fn next(&mut self) -> Result<Option<BorrowedMessage<'_>>, RedriveError> {
+    pub fn next(&mut self) -> Result<Option<BorrowedMessage<'_>>, Error> {
         let deadline = Instant::now() + ANSWER_WITHIN;
         let mut last_error = None;
         while !self.left.is_empty() {
@@ -121,7 +121,7 @@ impl Scan {
                 None => {}
             }
             if Instant::now() > deadline {
-                return Err(RedriveError::Stalled {
+                return Err(Error::Stalled {
                     topic: self.topic.clone(),
                     left: self.left.clone(),
                     why: last_error.map_or_else(String::new, |error| format!(": {error}")),

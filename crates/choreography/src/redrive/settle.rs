@@ -15,8 +15,8 @@ use rdkafka::{
 };
 
 use super::{
-    Action, Became, DeadLetter, Order, Progress, RedriveError, Refused, Settled, Settlement,
-    ledger::{Entry, Ledger, Wanted},
+    Action, DeadLetter, Error, Progress, Resolution, SettleRequest, Settlement, Summary, Unsent,
+    ledger::{Entry, Ledger, SelectedLetters},
     letter::CaseId,
     outgoing,
     scan::{ANSWER_WITHIN, Scan, consumer},
@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     Admin, Backoff, Cluster, client,
-    producer::{LaneProducer, SendError, TRANSACTION_TIMEOUT},
+    producer::{self, LaneProducer, TRANSACTION_TIMEOUT},
     transaction::NotCommitted,
 };
 
@@ -70,34 +70,34 @@ pub(super) struct Pending {
 pub(super) struct Run<'a> {
     cluster: &'a Cluster,
     topic: &'a str,
-    order: &'a Order<'a>,
+    request: &'a SettleRequest<'a>,
     progress: &'a mut dyn FnMut(Progress),
     admin: Admin,
     /// Partitions of the topics letters go back to.
     targets: HashMap<String, Option<i32>>,
     found: Found,
-    wanted: Wanted,
+    wanted: SelectedLetters,
     bytes_max: usize,
     /// So many of the next letters go one by one: one of them cannot be sent.
     alone: usize,
     /// Letters of a transaction that may have been committed.
     in_doubt: u64,
     total: u64,
-    settled: Settled,
+    summary: Summary,
 }
 
 impl<'a> Run<'a> {
     pub fn prepare(
         cluster: &'a Cluster,
         topic: &'a str,
-        order: &'a Order<'a>,
+        request: &'a SettleRequest<'a>,
         progress: &'a mut dyn FnMut(Progress),
-    ) -> Result<Self, RedriveError> {
-        let survey = Survey::make(cluster, topic, order.select, progress)?;
+    ) -> Result<Self, Error> {
+        let survey = Survey::make(cluster, topic, request.select, progress)?;
         Ok(Run {
             cluster,
             topic,
-            order,
+            request,
             progress,
             admin: Admin::connect(cluster)?,
             targets: HashMap::new(),
@@ -107,34 +107,34 @@ impl<'a> Run<'a> {
             bytes_max: survey.bytes_max,
             alone: 0,
             in_doubt: 0,
-            settled: Settled::default(),
+            summary: Summary::default(),
         })
     }
 
-    pub fn settle(mut self) -> Result<Settled, RedriveError> {
+    pub fn settle(mut self) -> Result<Summary, Error> {
         let new = || Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         let (mut backoff, mut before) = (new(), 0);
         loop {
             let reason = match self.session()? {
-                Ok(()) => return Ok(self.settled),
+                Ok(()) => return Ok(self.summary),
                 Err(Fault::Spent) => continue,
                 Err(Fault::TakenOver) => {
-                    return Err(RedriveError::TakenOver {
+                    return Err(Error::TakenOver {
                         topic: self.topic.to_owned(),
-                        done: self.settled.count,
+                        done: self.summary.count,
                     });
                 }
                 Err(Fault::Restart(reason) | Fault::Letter(reason)) => reason,
             };
             // Only what comes to nothing again and again is given up.
-            if std::mem::replace(&mut before, self.settled.count) < self.settled.count {
+            if std::mem::replace(&mut before, self.summary.count) < self.summary.count {
                 backoff = new();
             }
             let wait = backoff.next_wait();
             if backoff.attempts() >= SESSIONS_MAX {
-                return Err(RedriveError::Unsettled {
+                return Err(Error::Unsettled {
                     topic: self.topic.to_owned(),
-                    done: self.settled.count,
+                    done: self.summary.count,
                     reason,
                 });
             }
@@ -148,20 +148,20 @@ impl<'a> Run<'a> {
     }
 
     /// From one producer to the next. The inner error is a transaction's.
-    fn session(&mut self) -> Result<Result<(), Fault>, RedriveError> {
+    fn session(&mut self) -> Result<Result<(), Fault>, Error> {
         let timeout = TRANSACTION_TIMEOUT
             + Duration::from_secs((self.bytes_max / BYTES_PER_SECOND_MIN) as u64);
         let settler = Settler {
             producer: self.connect(timeout)?,
             timeout,
-            discards: matches!(self.order.action, Action::Discard),
+            discards: matches!(self.request.action, Action::Discard),
         };
         // Ends the transaction of whoever was here before: what it did is known from here on.
         if let Err(error) = settler.producer.init_transactions(ANSWER_WITHIN) {
             return Ok(Err(settler.fault(&error)));
         }
         let ledger = read_ledger(self.cluster, self.topic, &self.found, Knowledge::Whole)?;
-        let ledger = ledger.ok_or(RedriveError::NoLedger)?;
+        let ledger = ledger.ok_or(Error::NoLedger)?;
         self.drop_settled(&ledger);
         for records in self.upkeep(&ledger).chunks(UPKEEP_RECORDS_MAX) {
             if let Err(fault) = settler.transact(&[], records) {
@@ -175,11 +175,7 @@ impl<'a> Run<'a> {
     }
 
     /// All that is wanted, batch by batch.
-    fn batches(
-        &mut self,
-        settler: &Settler,
-        ledger: &Ledger,
-    ) -> Result<Result<(), Fault>, RedriveError> {
+    fn batches(&mut self, settler: &Settler, ledger: &Ledger) -> Result<Result<(), Fault>, Error> {
         let reader = consumer(self.cluster, READER, "read_committed")?;
         let mut scan = Scan::of(reader, self.topic, span(&self.wanted))?;
         let (mut batch, mut bytes) = (Vec::new(), 0);
@@ -251,9 +247,9 @@ impl<'a> Run<'a> {
         for pending in batch {
             self.forget(&pending.message);
         }
-        self.settled.count += count;
+        self.summary.count += count;
         (self.progress)(Progress::Settling {
-            done: self.settled.count,
+            done: self.summary.count,
             total: self.total,
         });
         match settler.producer.is_spent() {
@@ -278,13 +274,13 @@ impl<'a> Run<'a> {
         let after: usize = self.wanted.values().map(|letters| letters.len()).sum();
         let gone = (before - after) as u64;
         let done = gone.min(std::mem::take(&mut self.in_doubt));
-        self.settled.count += done;
+        self.summary.count += done;
         self.total -= gone - done;
     }
 
     /// What the ledger lacks from the time before it, and what it need not keep.
     fn upkeep(&self, ledger: &Ledger) -> Vec<Write> {
-        let floors = self.found.floors(self.order.by);
+        let floors = self.found.floors(self.request.by);
         let lacking = floors.filter(|(partition, it)| !ledger.covers(*partition, it.through));
         let floors = lacking.map(|(partition, settlement)| {
             let entry = Entry {
@@ -303,19 +299,19 @@ impl<'a> Run<'a> {
     }
 
     fn entry(&self, ledger: &Ledger, pending: &Pending) -> Write {
-        let became = match self.order.action {
-            Action::Discard => Became::Discarded,
-            Action::SendBack => Became::SentBack {
+        let resolution = match self.request.action {
+            Action::Discard => Resolution::Discarded,
+            Action::SendBack => Resolution::SentBack {
                 topic: pending.target.0.clone(),
                 partition: pending.target.1,
                 attempts: pending.attempts,
             },
         };
         let settlement = Settlement {
-            became,
-            by: self.order.by.to_owned(),
+            resolution,
+            by: self.request.by.to_owned(),
             at_ms: now_ms(),
-            reason: self.order.reason.to_owned(),
+            reason: self.request.reason.to_owned(),
             through: pending.message.offset(),
         };
         let (key, value) = ledger.encode(&Entry {
@@ -333,7 +329,7 @@ impl<'a> Run<'a> {
         &mut self,
         message: &BorrowedMessage<'_>,
         case: CaseId,
-    ) -> Result<Option<Pending>, RedriveError> {
+    ) -> Result<Option<Pending>, Error> {
         let letter = DeadLetter::read(message);
         let pending = Pending {
             case,
@@ -346,7 +342,7 @@ impl<'a> Run<'a> {
             target: letter.target(self.topic),
             message: message.detach(),
         };
-        if matches!(self.order.action, Action::Discard) {
+        if matches!(self.request.action, Action::Discard) {
             return Ok(Some(pending));
         }
         let refusal = match letter.is_truncated() {
@@ -365,7 +361,7 @@ impl<'a> Run<'a> {
     fn no_such_target(
         &mut self,
         (topic, partition): &(String, i32),
-    ) -> Result<Option<String>, RedriveError> {
+    ) -> Result<Option<String>, Error> {
         let partitions = match self.targets.get(topic) {
             Some(known) => *known,
             None => {
@@ -384,9 +380,9 @@ impl<'a> Run<'a> {
     }
 
     fn refuse(&mut self, message: &OwnedMessage, reason: String) {
-        self.settled.refused += 1;
-        if self.settled.named.len() < REFUSED_NAMED_MAX {
-            self.settled.named.push(Refused {
+        self.summary.refused += 1;
+        if self.summary.named.len() < REFUSED_NAMED_MAX {
+            self.summary.named.push(Unsent {
                 partition: message.partition(),
                 offset: message.offset(),
                 reason,
@@ -396,7 +392,7 @@ impl<'a> Run<'a> {
         self.forget(message);
     }
 
-    fn connect(&self, timeout: Duration) -> Result<LaneProducer, RedriveError> {
+    fn connect(&self, timeout: Duration) -> Result<LaneProducer, Error> {
         let limits = [Topics::DEAD_LETTERS, source(self.topic)].map(|topic| {
             match self.admin.partitions(topic)? {
                 Some(_) => self.admin.message_bytes_max(topic),
@@ -472,11 +468,13 @@ impl Settler {
     fn queue(&self, record: BaseRecord<'_, [u8], [u8], usize>, index: usize) -> Result<(), Fault> {
         match self.producer.send(record) {
             Ok(()) => Ok(()),
-            Err(SendError::TooLarge) if index != LEDGER => {
+            Err(producer::Error::TooLarge) if index != LEDGER => {
                 Err(Fault::Letter("it is too large".to_owned()))
             }
-            Err(SendError::TooLarge) => Err(Fault::Restart("a settlement is too large".to_owned())),
-            Err(SendError::Failed(undelivered)) => Err(Fault::Restart(undelivered.reason)),
+            Err(producer::Error::TooLarge) => {
+                Err(Fault::Restart("a settlement is too large".to_owned()))
+            }
+            Err(producer::Error::Failed(undelivered)) => Err(Fault::Restart(undelivered.reason)),
         }
     }
 

@@ -13,8 +13,8 @@ use rdkafka::{
 };
 
 use super::{
-    Became, DeadLetter, Progress, RedriveError, Settlement,
-    ledger::{Ledger, OpenCases, Wanted},
+    DeadLetter, Error, Progress, Resolution, Settlement,
+    ledger::{Ledger, OpenCases, SelectedLetters},
     scan::{ANSWER_WITHIN, Offsets, Scan, consumer, watermarks},
 };
 use crate::{Cluster, client::Plain, table};
@@ -52,10 +52,10 @@ pub(super) struct Found {
 }
 
 impl Found {
-    pub fn look(cluster: &Cluster, topic: &str) -> Result<Self, RedriveError> {
+    pub fn look(cluster: &Cluster, topic: &str) -> Result<Self, Error> {
         let reader = consumer(cluster, &settler(topic), "read_committed")?;
         let offsets = watermarks(&reader, topic)?;
-        let offsets = offsets.ok_or_else(|| RedriveError::NoTopic(topic.to_owned()))?;
+        let offsets = offsets.ok_or_else(|| Error::NoTopic(topic.to_owned()))?;
         let sent_before = sent_before(&reader, topic, &offsets)?;
         Ok(Found {
             topic_id: table::topic_id(cluster, &reader, topic),
@@ -71,7 +71,7 @@ impl Found {
         let sent_before = self.sent_before.iter();
         sent_before.map(move |(partition, next)| {
             let settlement = Settlement {
-                became: Became::SentBackBefore,
+                resolution: Resolution::SentBackBefore,
                 by: by.clone(),
                 at_ms,
                 reason: String::new(),
@@ -87,7 +87,7 @@ fn sent_before(
     reader: &BaseConsumer<Plain>,
     topic: &str,
     offsets: &Offsets,
-) -> Result<BTreeMap<i32, i64>, RedriveError> {
+) -> Result<BTreeMap<i32, i64>, Error> {
     let mut list = TopicPartitionList::new();
     for partition in offsets.keys() {
         list.add_partition(topic, *partition);
@@ -149,7 +149,7 @@ pub(super) fn read_ledger(
     topic: &str,
     found: &Found,
     knowledge: Knowledge,
-) -> Result<Option<Ledger>, RedriveError> {
+) -> Result<Option<Ledger>, Error> {
     let reader = consumer(cluster, READER, "read_committed")?;
     if knowledge == Knowledge::Whole {
         wait_settled(cluster, &reader)?;
@@ -167,7 +167,7 @@ pub(super) fn read_ledger(
 
 /// Waits until everything that was written to the ledger by now is committed or aborted. A transaction of another
 /// topic's redrive that began before ours hides ours from readers until it ends.
-fn wait_settled(cluster: &Cluster, reader: &BaseConsumer<Plain>) -> Result<(), RedriveError> {
+fn wait_settled(cluster: &Cluster, reader: &BaseConsumer<Plain>) -> Result<(), Error> {
     let all = consumer(cluster, READER, "read_uncommitted")?;
     let Some(written) = watermarks(&all, Topics::DEAD_LETTERS)? else {
         return Ok(());
@@ -181,7 +181,7 @@ fn wait_settled(cluster: &Cluster, reader: &BaseConsumer<Plain>) -> Result<(), R
                 break;
             }
             if Instant::now() > deadline {
-                return Err(RedriveError::LedgerHeld);
+                return Err(Error::LedgerHeld);
             }
             std::thread::sleep(LOOK_EVERY);
         }
@@ -193,7 +193,7 @@ fn wait_settled(cluster: &Cluster, reader: &BaseConsumer<Plain>) -> Result<(), R
 pub(super) struct Survey {
     pub found: Found,
     pub ledger: Ledger,
-    pub wanted: Wanted,
+    pub wanted: SelectedLetters,
     pub bytes_max: usize,
 }
 
@@ -204,7 +204,7 @@ impl Survey {
         topic: &str,
         select: &dyn Fn(&DeadLetter) -> bool,
         progress: &mut dyn FnMut(Progress),
-    ) -> Result<Self, RedriveError> {
+    ) -> Result<Self, Error> {
         let found = Found::look(cluster, topic)?;
         let ledger = read_ledger(cluster, topic, &found, Knowledge::Visible)?;
         let mut ledger = ledger.unwrap_or_else(|| Ledger::new(topic, found.topic_id.clone()));
@@ -239,7 +239,7 @@ impl Survey {
 }
 
 /// The offsets between the first and the last letter that is wanted.
-pub(super) fn span(wanted: &Wanted) -> Offsets {
+pub(super) fn span(wanted: &SelectedLetters) -> Offsets {
     let ends = wanted.iter().filter_map(|(partition, letters)| {
         let (first, _) = letters.first_key_value()?;
         let (last, _) = letters.last_key_value()?;

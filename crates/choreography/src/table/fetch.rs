@@ -18,7 +18,7 @@ const SKIP_RECORDS_MAX: i64 = 16;
 
 /// Why records were not fetched.
 #[derive(Debug, thiserror::Error)]
-pub enum FetchError {
+pub enum Error {
     #[error("{topic}: the record at offset {offset} is not there any more")]
     Gone { topic: String, offset: i64 },
     #[error("{topic}: nothing came within {} s while offset {offset} was fetched", PROGRESS_WITHIN.as_secs())]
@@ -35,7 +35,7 @@ pub enum FetchError {
 ///
 /// # Errors
 /// A record is not there, or Kafka does not answer; or what `each` says.
-pub fn fetch_records<E: From<FetchError>>(
+pub fn fetch_records<E: From<Error>>(
     cluster: &Cluster,
     topic: &str,
     offsets: &[i64],
@@ -44,7 +44,7 @@ pub fn fetch_records<E: From<FetchError>>(
     let Some(first) = offsets.first() else {
         return Ok(());
     };
-    let kafka = |offset, source| FetchError::Kafka {
+    let kafka = |offset, source| Error::Kafka {
         topic: topic.to_owned(),
         offset,
         source,
@@ -73,8 +73,8 @@ pub fn fetch_record(
     topic: &str,
     partition: i32,
     offset: i64,
-) -> Result<Option<Vec<u8>>, FetchError> {
-    let kafka = |source| FetchError::Kafka {
+) -> Result<Option<Vec<u8>>, Error> {
+    let kafka = |source| Error::Kafka {
         topic: topic.to_owned(),
         offset,
         source,
@@ -82,7 +82,7 @@ pub fn fetch_record(
     let consumer = consumer(cluster).map_err(kafka)?;
     // Asked first: a client waits long for a partition that may still come.
     if offset < 0 || !has_partition(&consumer, topic, partition).map_err(kafka)? {
-        return Err(FetchError::Gone {
+        return Err(Error::Gone {
             topic: topic.to_owned(),
             offset,
         });
@@ -91,7 +91,7 @@ pub fn fetch_record(
     let mut value = None;
     take(&consumer, topic, offset, &mut |record| {
         value = record.value.map(<[u8]>::to_vec);
-        Ok::<(), FetchError>(())
+        Ok::<(), Error>(())
     })?;
     Ok(value)
 }
@@ -110,13 +110,13 @@ fn has_partition(
 }
 
 /// Polls until the record at `offset` comes.
-fn take<E: From<FetchError>>(
+fn take<E: From<Error>>(
     consumer: &BaseConsumer<Plain>,
     topic: &str,
     offset: i64,
     each: &mut impl FnMut(TableRecord<'_>) -> Result<(), E>,
 ) -> Result<(), E> {
-    let gone = || FetchError::Gone {
+    let gone = || Error::Gone {
         topic: topic.to_owned(),
         offset,
     };
@@ -132,7 +132,7 @@ fn take<E: From<FetchError>>(
             Some(Ok(_)) | None => {}
         }
     }
-    Err(FetchError::Stalled {
+    Err(Error::Stalled {
         topic: topic.to_owned(),
         offset,
     }

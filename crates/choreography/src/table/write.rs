@@ -11,7 +11,7 @@ use crate::{
     Cluster,
     admin::MODELS_BYTES_MAX,
     client,
-    producer::{LaneProducer, SendError},
+    producer::{self, LaneProducer},
     transaction::{self, NotCommitted},
 };
 
@@ -35,7 +35,7 @@ pub struct TableWrite<'a> {
 
 /// Why records were not written.
 #[derive(Debug, thiserror::Error)]
-pub enum WriteError {
+pub enum Error {
     #[error("{topic}: Kafka did not begin a transaction: {reason}")]
     Begin { topic: String, reason: String },
     #[error("{topic}: the record {key} of {bytes} bytes is larger than {limit}")]
@@ -55,13 +55,13 @@ pub enum WriteError {
 /// Writes all records in one transaction, confirmed by all in-sync replicas. Blocks.
 ///
 /// # Errors
-/// Nothing is seen by readers, but for [`WriteError::Doubtful`], where nobody knows.
+/// Nothing is seen by readers, but for [`Error::Doubtful`], where nobody knows.
 pub fn write_table(
     cluster: &Cluster,
     topic: &str,
     records: &[TableWrite<'_>],
-) -> Result<(), WriteError> {
-    let begin = |error: KafkaError| WriteError::Begin {
+) -> Result<(), Error> {
+    let begin = |error: KafkaError| Error::Begin {
         topic: topic.to_owned(),
         reason: error.to_string(),
     };
@@ -82,7 +82,7 @@ pub fn write_table(
     producer.commit().map_err(|not_committed| {
         let topic = topic.to_owned();
         match not_committed {
-            NotCommitted::Aborted(error) => WriteError::Aborted {
+            NotCommitted::Aborted(error) => Error::Aborted {
                 topic,
                 reason: error.to_string(),
             },
@@ -92,7 +92,7 @@ pub fn write_table(
                 if let Err(error) = decide(cluster, &name, timeout) {
                     reason = format!("{reason}; it may be committed late: {error}");
                 }
-                WriteError::Doubtful { topic, reason }
+                Error::Doubtful { topic, reason }
             }
         }
     })
@@ -141,12 +141,12 @@ fn send(
     topic: &str,
     records: &[TableWrite<'_>],
     timeout: Duration,
-) -> Result<(), WriteError> {
-    let aborted = |reason: String| WriteError::Aborted {
+) -> Result<(), Error> {
+    let aborted = |reason: String| Error::Aborted {
         topic: topic.to_owned(),
         reason,
     };
-    let too_large = |index: usize, limit: String| WriteError::TooLarge {
+    let too_large = |index: usize, limit: String| Error::TooLarge {
         topic: topic.to_owned(),
         key: records
             .get(index)
@@ -161,10 +161,10 @@ fn send(
         record.payload = write.value;
         match producer.send(record) {
             Ok(()) => {}
-            Err(SendError::TooLarge) => {
+            Err(producer::Error::TooLarge) => {
                 return Err(too_large(index, format!("{MODELS_BYTES_MAX} bytes")));
             }
-            Err(SendError::Failed(undelivered)) => return Err(aborted(undelivered.reason)),
+            Err(producer::Error::Failed(undelivered)) => return Err(aborted(undelivered.reason)),
         }
     }
     match producer.wait_delivered_within(timeout) {

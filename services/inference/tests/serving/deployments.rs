@@ -104,8 +104,8 @@ fn where_a_deployment_is_removed_what_serves_goes_on_and_a_replica_that_starts_h
     replica.turn();
     assert_eq!(replica.version("k"), 1);
     replica.serving.ready().expect("it serves");
-    let standing = replica.serving.pipeline_statuses()[0].clone();
-    assert_eq!((standing.seen, standing.serving), (Some(2), Some(1)));
+    let status = replica.serving.pipeline_statuses()[0].clone();
+    assert_eq!((status.seen, status.serving), (Some(2), Some(1)));
     assert!(
         replica.why().contains("removed by test"),
         "{}",
@@ -169,8 +169,8 @@ fn a_replica_that_starts_where_the_newest_deployment_fails_serves_the_one_before
     replica.turn();
     replica.serving.ready().expect("the first one serves");
     assert!((0..50).all(|key| replica.version(&key.to_string()) == 2));
-    let standing = replica.serving.pipeline_statuses()[0].clone();
-    assert_eq!((standing.seen, standing.serving), (Some(4), Some(1)));
+    let status = replica.serving.pipeline_statuses()[0].clone();
+    assert_eq!((status.seen, status.serving), (Some(4), Some(1)));
     assert!(
         replica.why().starts_with("revision 4: "),
         "{}",
@@ -224,8 +224,8 @@ fn a_deployment_takes_effect_when_all_its_versions_are_ready() {
         "{}",
         replica.why()
     );
-    let standing = &replica.serving.pipeline_statuses()[0];
-    assert_eq!((standing.seen, standing.serving), (Some(1), Some(0)));
+    let status = &replica.serving.pipeline_statuses()[0];
+    assert_eq!((status.seen, status.serving), (Some(1), Some(0)));
     replica.serving.ready().expect("the old one serves");
 
     // By itself, after a while, without a change of the log.

@@ -2,7 +2,9 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use quadrille_choreography::{Claimed, Failure, GiveUp, OffsetRange, OffsetStore, StoreSpan};
+use quadrille_choreography::{
+    Cancelled, ClaimedOffsets, OffsetRange, OffsetStore, StoreSpan, handler,
+};
 use tokio::{runtime::Handle, task::JoinHandle};
 
 use crate::store::{
@@ -34,10 +36,10 @@ impl TopicStore {
     fn wait<T>(
         &self,
         work: impl Future<Output = Result<T, Error>>,
-        give_up: GiveUp<'_>,
+        cancelled: Cancelled<'_>,
     ) -> Result<T, Error> {
         let given_up = async {
-            while !give_up() {
+            while !cancelled() {
                 tokio::time::sleep(GIVE_UP_CHECK_EVERY).await;
             }
         };
@@ -93,7 +95,7 @@ impl Commits {
     }
 
     /// How this batch moves the partitions.
-    fn advances(&self, ranges: &[OffsetRange]) -> Result<Vec<Advance>, Failure> {
+    fn advances(&self, ranges: &[OffsetRange]) -> Result<Vec<Advance>, handler::Error> {
         let advance = |range: &OffsetRange| {
             let old = self.position(range.partition);
             match old {
@@ -112,13 +114,17 @@ impl Commits {
     }
 
     /// Whether the write before, whose outcome was unknown, did happen.
-    fn happened(&mut self, ranges: &[OffsetRange], give_up: GiveUp<'_>) -> Result<bool, Failure> {
+    fn is_committed(
+        &mut self,
+        ranges: &[OffsetRange],
+        cancelled: Cancelled<'_>,
+    ) -> Result<bool, handler::Error> {
         if !std::mem::take(&mut self.uncertain) {
             return Ok(false);
         }
         let partitions: Vec<i32> = ranges.iter().map(|range| range.partition).collect();
         let TopicStore { store, topic, .. } = &self.shared;
-        let claimed = self.shared.wait(store.claim(topic, &partitions), give_up);
+        let claimed = self.shared.wait(store.claim(topic, &partitions), cancelled);
         let stored = claimed.map_err(|error| {
             self.uncertain = true;
             failure(&error)
@@ -149,20 +155,20 @@ fn moved(old: Option<Position>, next: i64) -> Position {
     }
 }
 
-fn fenced(message: impl Into<String>) -> Failure {
-    Failure::dead_letter("fenced", message)
+fn fenced(message: impl Into<String>) -> handler::Error {
+    handler::Error::dead_letter("fenced", message)
 }
 
-fn failure(error: &Error) -> Failure {
+fn failure(error: &Error) -> handler::Error {
     match error {
         Error::Fenced { .. } => fenced(error.to_string()),
-        error if error.is_retriable() => Failure::retry("database", error.to_string()),
-        error => Failure::fatal("database", error.to_string()),
+        error if error.is_retriable() => handler::Error::retry("database", error.to_string()),
+        error => handler::Error::fatal("database", error.to_string()),
     }
 }
 
 impl OffsetStore for Commits {
-    fn claim(&mut self, partitions: &[i32]) -> Option<Result<Claimed, Failure>> {
+    fn claim(&mut self, partitions: &[i32]) -> Option<Result<ClaimedOffsets, handler::Error>> {
         let asked = self.claim.take();
         let Some(mut claim) = asked.filter(|claim| claim.partitions == partitions) else {
             let (shared, partitions) = (self.shared.clone(), partitions.to_vec());
@@ -181,7 +187,7 @@ impl OffsetStore for Commits {
             Ok(Ok(claimed)) => claimed,
             Ok(Err(error)) => return Some(Err(failure(&error))),
             // It panicked, or the runtime ends.
-            Err(error) => return Some(Err(Failure::retry("database", error.to_string()))),
+            Err(error) => return Some(Err(handler::Error::retry("database", error.to_string()))),
         };
         self.positions.extend(claimed.iter().copied());
         let next = |(partition, position): &(i32, Option<Position>)| {
@@ -194,12 +200,16 @@ impl OffsetStore for Commits {
         Some(self.position(partition)?.next)
     }
 
-    fn commit(&mut self, ranges: &[OffsetRange], give_up: GiveUp<'_>) -> Result<(), Failure> {
+    fn commit(
+        &mut self,
+        ranges: &[OffsetRange],
+        cancelled: Cancelled<'_>,
+    ) -> Result<(), handler::Error> {
         let uncertain = self.uncertain;
-        if !self.happened(ranges, give_up)? {
+        if !self.is_committed(ranges, cancelled)? {
             self.unit.advances = self.advances(ranges)?;
             let writing = self.shared.store.write(&self.unit);
-            match self.shared.wait(writing, give_up) {
+            match self.shared.wait(writing, cancelled) {
                 Ok(written) if written.duplicates > 0 => {
                     tracing::debug!(
                         pipeline = self.unit.pipeline,
@@ -211,7 +221,7 @@ impl OffsetStore for Commits {
                 // The write before this one may have happened after the claim that looked for it.
                 Err(error @ Error::Fenced { .. }) if uncertain => {
                     self.uncertain = true;
-                    return Err(Failure::retry("database", error.to_string()));
+                    return Err(handler::Error::retry("database", error.to_string()));
                 }
                 Err(error) => {
                     self.uncertain = error.is_retriable();
@@ -226,14 +236,19 @@ impl OffsetStore for Commits {
         Ok(())
     }
 
-    fn truncated(&mut self, partition: i32, next: i64, give_up: GiveUp<'_>) -> Result<(), Failure> {
+    fn truncated(
+        &mut self,
+        partition: i32,
+        next: i64,
+        cancelled: Cancelled<'_>,
+    ) -> Result<(), handler::Error> {
         let Some(old) = self.position(partition) else {
             return Ok(());
         };
         let TopicStore { store, topic, .. } = &self.shared;
         let position = self
             .shared
-            .wait(store.truncated(topic, partition, old, next), give_up);
+            .wait(store.truncated(topic, partition, old, next), cancelled);
         let position = position.map_err(|error| failure(&error))?;
         self.positions.insert(partition, Some(position));
         Ok(())
@@ -304,7 +319,7 @@ mod tests {
         }
     }
 
-    fn commit(lane: &mut Commits, first: i64, next: i64) -> Result<(), Failure> {
+    fn commit(lane: &mut Commits, first: i64, next: i64) -> Result<(), handler::Error> {
         let range = OffsetRange {
             partition: 0,
             first,
@@ -313,8 +328,8 @@ mod tests {
         lane.commit(&[range], &|| false)
     }
 
-    fn is_fenced(result: &Result<(), Failure>) -> bool {
-        matches!(result, Err(Failure::DeadLetter(cause)) if cause.class == "fenced")
+    fn is_fenced(result: &Result<(), handler::Error>) -> bool {
+        matches!(result, Err(handler::Error::DeadLetter(cause)) if cause.class == "fenced")
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The fold against a model that knows what became of every record.
+//! The fold against a model that knows what resolution of every record.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,9 +8,9 @@ use super::*;
 
 const TOPIC: &str = "p.inbox.dlq";
 
-fn settlement(became: Became, through: i64) -> Settlement {
+fn settlement(resolution: Resolution, through: i64) -> Settlement {
     Settlement {
-        became,
+        resolution,
         by: "me@here".to_owned(),
         at_ms: 1_700_000_000_000,
         reason: String::new(),
@@ -88,7 +88,7 @@ impl World {
         ledger
     }
 
-    fn wanted(&self, ledger: &Ledger, chosen: u16) -> Wanted {
+    fn wanted(&self, ledger: &Ledger, chosen: u16) -> SelectedLetters {
         let mut open = OpenCases::default();
         for (offset, record) in &self.letters {
             let case = case(*record);
@@ -105,12 +105,12 @@ impl World {
     }
 
     /// A redrive or a discard; returns the records it settled.
-    fn settle(&mut self, chosen: u16, became: &Became, to: State) {
+    fn settle(&mut self, chosen: u16, resolution: &Resolution, to: State) {
         let ledger = self.ledger();
         let gone = ledger.expired(|_| Some(self.first()));
         self.log.extend(gone.into_iter().map(|key| (key, None)));
         for (offset, case) in self.wanted(&ledger, chosen).into_values().flatten() {
-            let settlement = settlement(became.clone(), offset);
+            let settlement = settlement(resolution.clone(), offset);
             let (key, value) = ledger.encode(&entry(0, Some(case), &settlement));
             self.log.push((key, Some(value)));
             let record = self.letters[&offset];
@@ -120,7 +120,7 @@ impl World {
     }
 
     fn step(&mut self, step: &Step) {
-        let sent_back = Became::SentBack {
+        let sent_back = Resolution::SentBack {
             topic: "p.inbox".to_owned(),
             partition: 0,
             attempts: 1,
@@ -142,7 +142,9 @@ impl World {
                     self.settle(chosen, &sent_back, State::Sent);
                 }
             }
-            Step::Discard { chosen } => self.settle(chosen, &Became::Discarded, State::Discarded),
+            Step::Discard { chosen } => {
+                self.settle(chosen, &Resolution::Discarded, State::Discarded)
+            }
             Step::Expire { letters } => {
                 let first = self.first() + 2 * letters;
                 self.letters = self.letters.split_off(&first);
@@ -221,13 +223,13 @@ proptest! {
         kind in 0..4,
         of_a_case in any::<bool>(),
     ) {
-        let became = match kind {
-            0 => Became::SentBack { topic: texts.0, partition, attempts },
-            1 => Became::Discarded,
-            2 => Became::SentBackBefore,
-            _ => Became::Unknown,
+        let resolution = match kind {
+            0 => Resolution::SentBack { topic: texts.0, partition, attempts },
+            1 => Resolution::Discarded,
+            2 => Resolution::SentBackBefore,
+            _ => Resolution::Unknown,
         };
-        let written = Settlement { became, by: texts.1, at_ms, reason: texts.2, through };
+        let written = Settlement { resolution, by: texts.1, at_ms, reason: texts.2, through };
         let case = case(0);
         let mut ledger = Ledger::new(TOPIC, Some("id".to_owned()));
         let (key, value) = ledger.encode(&entry(partition, of_a_case.then_some(case), &written));
@@ -253,7 +255,7 @@ proptest! {
 #[test]
 fn a_floor_settles_every_case_below_it_and_none_above() {
     let mut ledger = Ledger::new(TOPIC, None);
-    ledger.raise_floor(0, settlement(Became::SentBackBefore, 4));
+    ledger.raise_floor(0, settlement(Resolution::SentBackBefore, 4));
     assert!(ledger.settlement(0, case(0), 4).is_some());
     assert!(ledger.settlement(0, case(0), 5).is_none());
     assert!(
@@ -267,7 +269,7 @@ fn a_floor_settles_every_case_below_it_and_none_above() {
 fn what_another_topics_name_begins_with_is_not_its_ledger() {
     let mut ledger = Ledger::new("p.inbox", None);
     let other = Ledger::new("p.inbox.dlq", None);
-    let discarded = settlement(Became::Discarded, 9);
+    let discarded = settlement(Resolution::Discarded, 9);
     let (key, value) = other.encode(&entry(0, None, &discarded));
     ledger.apply(key.as_bytes(), Some(&value));
     assert!(ledger.settlement(0, case(0), 0).is_none());
