@@ -34,6 +34,10 @@ ci:
 deny:
     cargo deny check
 
+# The documentation as a book, in target/book (needs mdbook)
+book:
+    mdbook build docs
+
 # Train the shipped pipeline's model into models/diabetes
 train:
     cargo run --release -- train --pipeline pipelines/diabetes.toml --data data/pima.csv --algorithm random-forest --out models/diabetes
