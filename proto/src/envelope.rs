@@ -27,7 +27,7 @@ impl fmt::Debug for SchemaId {
 
 /// Why a payload is not ours.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum EnvelopeError {
+pub enum Error {
     #[error(
         "payload of {len} bytes is shorter than a schema id ({SCHEMA_ID_LEN} bytes); only Quadrille's services write this topic"
     )]
@@ -38,10 +38,10 @@ pub enum EnvelopeError {
 ///
 /// # Errors
 /// The payload is shorter than a schema id.
-pub fn open(payload: &[u8]) -> Result<(SchemaId, &[u8]), EnvelopeError> {
+pub fn open(payload: &[u8]) -> Result<(SchemaId, &[u8]), Error> {
     match payload.split_first_chunk::<SCHEMA_ID_LEN>() {
         Some((id, message)) => Ok((SchemaId(u64::from_be_bytes(*id)), message)),
-        None => Err(EnvelopeError::TooShort { len: payload.len() }),
+        None => Err(Error::TooShort { len: payload.len() }),
     }
 }
 
@@ -106,6 +106,6 @@ mod tests {
 
     #[test]
     fn a_short_payload_is_refused_with_its_length() {
-        assert_eq!(open(b"1234567"), Err(EnvelopeError::TooShort { len: 7 }));
+        assert_eq!(open(b"1234567"), Err(Error::TooShort { len: 7 }));
     }
 }

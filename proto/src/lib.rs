@@ -3,12 +3,12 @@
 //! This crate knows neither Kafka nor a service; it holds names, shapes and bytes.
 
 mod codec;
-mod envelope;
+pub mod envelope;
 mod schema;
 mod topics;
 
 pub use codec::allow_elements;
-pub use envelope::{EnvelopeError, SCHEMA_ID_LEN, SchemaId, open, seal};
+pub use envelope::{SCHEMA_ID_LEN, SchemaId, open, seal};
 pub use schema::{Field, FieldType, Kind, Schema};
 pub use topics::{DLQ_SUFFIX, Service, Topics, dlq_of};
 

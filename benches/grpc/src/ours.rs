@@ -57,7 +57,7 @@ pub fn serve() -> anyhow::Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let address = listener.local_addr()?;
     let service = Config {
-        stage: Service::Inference,
+        service: Service::Inference,
         cluster: broker.cluster()?,
         pipelines: vec![Arc::new(pipeline)],
         listen: address,

@@ -103,7 +103,7 @@ impl Member {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let address = listener.local_addr()?;
         let service = Config {
-            stage,
+            service: stage,
             cluster: options.cluster.clone(),
             pipelines: vec![Arc::clone(&options.pipeline)],
             listen: address,

@@ -65,7 +65,7 @@ pub enum Cost {
     /// Microseconds: trees, linear models, networks of up to [`MULTIPLY_ADDS_CHEAP_MAX`] a row.
     Cheap,
     /// More.
-    Dear,
+    Expensive,
 }
 
 /// Multiplications with their additions a row, up to which a network is [`Cost::Cheap`]: some ten microseconds of one core

@@ -362,7 +362,7 @@ impl Model for Scorer {
             Kernel::Onnx(Program::Network(network), _)
                 if network.multiply_adds() > MULTIPLY_ADDS_CHEAP_MAX =>
             {
-                Cost::Dear
+                Cost::Expensive
             }
             _ => Cost::Cheap,
         }

@@ -87,7 +87,7 @@ fn the_small_network_tells_diabetes_from_health() {
 #[test]
 fn the_network_on_images_is_dear_and_the_others_are_cheap() {
     let cost = |name| example(name).1.model().cost();
-    assert_eq!(cost("digits"), Cost::Dear);
+    assert_eq!(cost("digits"), Cost::Expensive);
     assert_eq!(cost("iris"), Cost::Cheap);
     assert_eq!(cost("diabetes-net"), Cost::Cheap);
 }

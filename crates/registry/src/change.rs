@@ -7,7 +7,7 @@ pub const WEIGHT_DEFAULT: u32 = 100;
 
 /// Why there is no such change.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum NoSuchChange {
+pub enum Error {
     #[error("pipeline {0} has no deployment yet; make one with `quadrille deploy set`")]
     NoDeployment(String),
     #[error(
@@ -39,14 +39,14 @@ fn names<'a>(routes: impl Iterator<Item = &'a Route>) -> String {
 ///
 /// # Errors
 /// There is no such variant, or no telling which.
-pub fn promote(current: &Deployment, variant: Option<&str>) -> Result<Vec<Route>, NoSuchChange> {
+pub fn promote(current: &Deployment, variant: Option<&str>) -> Result<Vec<Route>, Error> {
     if current.action == Action::Unset {
-        return Err(NoSuchChange::NoDeployment(current.pipeline.clone()));
+        return Err(Error::NoDeployment(current.pipeline.clone()));
     }
     let promoted = match variant {
         Some(name) => {
             let found = current.routes.iter().find(|route| route.name == name);
-            found.ok_or_else(|| NoSuchChange::NoRoute {
+            found.ok_or_else(|| Error::NoRoute {
                 name: name.to_owned(),
                 known: names(current.routes.iter()),
             })?
@@ -58,7 +58,7 @@ pub fn promote(current: &Deployment, variant: Option<&str>) -> Result<Vec<Route>
     let (first, more) = (live.next(), live.next());
     let canaries = (current.routes.iter()).any(|route| matches!(route.role, Role::Canary { .. }));
     if first == Some(promoted) && more.is_none() && !canaries {
-        return Err(NoSuchChange::LiveAlready(promoted.name.clone()));
+        return Err(Error::LiveAlready(promoted.name.clone()));
     }
     // What was told of the live variant goes on under its name.
     let name = first.unwrap_or(promoted).name.clone();
@@ -76,15 +76,15 @@ pub fn promote(current: &Deployment, variant: Option<&str>) -> Result<Vec<Route>
     Ok([live].into_iter().chain(shadows.cloned()).collect())
 }
 
-fn only_canary(current: &Deployment) -> Result<&Route, NoSuchChange> {
+fn only_canary(current: &Deployment) -> Result<&Route, Error> {
     let is_canary = |route: &&Route| matches!(route.role, Role::Canary { .. });
     let mut canaries = current.routes.iter().filter(is_canary);
     match (canaries.next(), canaries.next()) {
         (Some(only), None) => Ok(only),
-        (None, _) => Err(NoSuchChange::NoCanary(names(current.routes.iter()))),
+        (None, _) => Err(Error::NoCanary(names(current.routes.iter()))),
         (Some(_), Some(_)) => {
             let canaries = names(current.routes.iter().filter(is_canary));
-            Err(NoSuchChange::SeveralCanaries(canaries))
+            Err(Error::SeveralCanaries(canaries))
         }
     }
 }
@@ -98,22 +98,22 @@ pub fn rollback<'a>(
     pipeline: &str,
     history: &'a History,
     to: Option<u64>,
-) -> Result<&'a Deployment, NoSuchChange> {
+) -> Result<&'a Deployment, Error> {
     let current = history
         .current()
-        .ok_or_else(|| NoSuchChange::NoDeployment(pipeline.to_owned()))?;
+        .ok_or_else(|| Error::NoDeployment(pipeline.to_owned()))?;
     let Some(revision) = to else {
         let before = Walk::through(history).before(current);
-        return before.ok_or_else(|| NoSuchChange::NothingBefore(pipeline.to_owned()));
+        return before.ok_or_else(|| Error::NothingBefore(pipeline.to_owned()));
     };
     let restorable = || history.valid().filter(|past| past.action != Action::Unset);
     let Some(past) = restorable().find(|past| past.revision == revision) else {
         let known: Vec<String> = restorable().map(|past| past.revision.to_string()).collect();
         let known = known.join(", ");
-        return Err(NoSuchChange::NoRevision { revision, known });
+        return Err(Error::NoRevision { revision, known });
     };
     match past.routes == current.routes {
-        true => Err(NoSuchChange::SameRoutes(revision)),
+        true => Err(Error::SameRoutes(revision)),
         false => Ok(past),
     }
 }
@@ -209,15 +209,9 @@ mod tests {
     fn a_promotion_that_is_not_clear_is_refused() {
         let live = || route("live", "1", LIVE);
         let said = |routes, name| promote(&deployment(1, routes), name).unwrap_err();
-        assert_eq!(
-            said(vec![live()], None),
-            NoSuchChange::NoCanary("live".into())
-        );
+        assert_eq!(said(vec![live()], None), Error::NoCanary("live".into()));
         let two = vec![live(), route("a", "2", CANARY), route("b", "3", CANARY)];
-        assert_eq!(
-            said(two, None),
-            NoSuchChange::SeveralCanaries("a, b".into())
-        );
+        assert_eq!(said(two, None), Error::SeveralCanaries("a, b".into()));
         assert!(
             said(vec![live()], Some("x"))
                 .to_string()
@@ -225,7 +219,7 @@ mod tests {
         );
         assert!(matches!(
             said(vec![live()], Some("live")),
-            NoSuchChange::LiveAlready(_)
+            Error::LiveAlready(_)
         ));
     }
 
@@ -250,21 +244,15 @@ mod tests {
         assert_eq!(back(&["1", "2"], None), Ok(1));
         assert_eq!(back(&["1", "2", "2"], None), Ok(1));
         assert_eq!(back(&["1", "2", "3"], Some(1)), Ok(1));
-        assert_eq!(
-            back(&["1", "2", "1"], Some(1)),
-            Err(NoSuchChange::SameRoutes(1))
-        );
-        assert_eq!(
-            back(&["1"], None),
-            Err(NoSuchChange::NothingBefore("p".into()))
-        );
+        assert_eq!(back(&["1", "2", "1"], Some(1)), Err(Error::SameRoutes(1)));
+        assert_eq!(back(&["1"], None), Err(Error::NothingBefore("p".into())));
         assert!(
             back(&["1"], Some(9))
                 .unwrap_err()
                 .to_string()
                 .contains("revisions are: 1")
         );
-        assert_eq!(back(&[], None), Err(NoSuchChange::NoDeployment("p".into())));
+        assert_eq!(back(&[], None), Err(Error::NoDeployment("p".into())));
     }
 
     /// A change, as it is asked for.

@@ -30,7 +30,7 @@ impl fmt::Display for ModelId {
 impl ModelId {
     /// # Errors
     /// The name or the version cannot be one.
-    pub fn validate(&self) -> Result<(), Invalid> {
+    pub fn validate(&self) -> Result<(), Error> {
         check_name("model", &self.name)?;
         check_name("version", &self.version)
     }
@@ -95,7 +95,7 @@ pub struct Deployment {
 
 /// Why a deployment cannot be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Invalid {
+pub enum Error {
     #[error(
         "the {what}'s name {value:?} is not one: 1 to {NAME_BYTES_MAX} letters, digits, '.', '_' or '-', not beginning with '.'"
     )]
@@ -142,38 +142,38 @@ impl Deployment {
     ///
     /// # Errors
     /// What is wrong with it, in words.
-    pub fn validate(&self) -> Result<(), Invalid> {
+    pub fn validate(&self) -> Result<(), Error> {
         check_name("pipeline", &self.pipeline)?;
         check_text("reason", &self.reason)?;
         check_text("author", &self.by)?;
         if self.revision == 0 {
-            return Err(Invalid::Revision);
+            return Err(Error::Revision);
         }
         if self.action == Action::Unset {
             return match self.routes.is_empty() && self.ranges.is_none() {
                 true => Ok(()),
-                false => Err(Invalid::RoutesOfNothing),
+                false => Err(Error::RoutesOfNothing),
             };
         }
         match self.routes.len() {
-            0 => return Err(Invalid::NoRoutes),
-            count if count > ROUTES_MAX => return Err(Invalid::TooManyRoutes(count)),
+            0 => return Err(Error::NoRoutes),
+            count if count > ROUTES_MAX => return Err(Error::TooManyRoutes(count)),
             _ => {}
         }
         let mut names = BTreeSet::new();
         for route in &self.routes {
             route.validate()?;
             if !names.insert(&route.name) {
-                return Err(Invalid::SameName(route.name.clone()));
+                return Err(Error::SameName(route.name.clone()));
             }
         }
         self.check_shares()?;
         let ranges = self.ranges.as_ref();
         let checked = ranges.map_or(Ok(()), |ranges| ranges.check(&self.routes));
-        checked.map_err(Invalid::Ranges)
+        checked.map_err(Error::Ranges)
     }
 
-    fn check_shares(&self) -> Result<(), Invalid> {
+    fn check_shares(&self) -> Result<(), Error> {
         let (mut shares, mut weights) = (0_u64, 0_u64);
         for route in &self.routes {
             match route.role {
@@ -184,21 +184,21 @@ impl Deployment {
         }
         let whole = u64::from(SHARE_WHOLE);
         if shares > whole {
-            return Err(Invalid::Shares(shares));
+            return Err(Error::Shares(shares));
         }
         match weights == 0 && shares < whole {
-            true => Err(Invalid::NothingLive(whole - shares)),
+            true => Err(Error::NothingLive(whole - shares)),
             false => Ok(()),
         }
     }
 }
 
 impl Route {
-    fn validate(&self) -> Result<(), Invalid> {
+    fn validate(&self) -> Result<(), Error> {
         check_name("route", &self.name)?;
         self.model.validate()?;
         match self.role {
-            Role::Live { weight } if weight > WEIGHT_MAX => Err(Invalid::Weight {
+            Role::Live { weight } if weight > WEIGHT_MAX => Err(Error::Weight {
                 name: self.name.clone(),
                 weight,
             }),
@@ -207,7 +207,7 @@ impl Route {
     }
 }
 
-fn check_name(what: &'static str, value: &str) -> Result<(), Invalid> {
+fn check_name(what: &'static str, value: &str) -> Result<(), Error> {
     let usable = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     let good = !value.is_empty()
         && value.len() <= NAME_BYTES_MAX
@@ -215,18 +215,18 @@ fn check_name(what: &'static str, value: &str) -> Result<(), Invalid> {
         && value.bytes().all(usable);
     match good {
         true => Ok(()),
-        false => Err(Invalid::Name {
+        false => Err(Error::Name {
             what,
             value: value.chars().take(80).collect(),
         }),
     }
 }
 
-fn check_text(what: &'static str, value: &str) -> Result<(), Invalid> {
+fn check_text(what: &'static str, value: &str) -> Result<(), Error> {
     let bytes = value.len();
     match bytes <= TEXT_BYTES_MAX {
         true => Ok(()),
-        false => Err(Invalid::Text { what, bytes }),
+        false => Err(Error::Text { what, bytes }),
     }
 }
 
@@ -316,11 +316,11 @@ pub(crate) mod tests {
         assert!(said(twice).contains("two routes are named a"));
         for name in ["", "a/b", ".a", "ä", &"x".repeat(257)] {
             let error = deployment(1, vec![route(name, "1", LIVE)]).validate();
-            assert!(matches!(error, Err(Invalid::Name { .. })), "{name:?}");
+            assert!(matches!(error, Err(Error::Name { .. })), "{name:?}");
         }
         assert!(matches!(
             deployment(1, vec![route("a", "1/2", LIVE)]).validate(),
-            Err(Invalid::Name {
+            Err(Error::Name {
                 what: "version",
                 ..
             })
@@ -330,14 +330,14 @@ pub(crate) mod tests {
     #[test]
     fn revisions_begin_at_one_and_weights_end_somewhere() {
         let live = || vec![route("live", "1", LIVE)];
-        assert_eq!(deployment(0, live()).validate(), Err(Invalid::Revision));
+        assert_eq!(deployment(0, live()).validate(), Err(Error::Revision));
         let heavy = vec![route("live", "1", Role::Live { weight: u32::MAX })];
         assert!(said(heavy).contains("weight 4294967295"));
         let mut long = deployment(1, live());
         long.reason = "x".repeat(5_000);
         assert!(matches!(
             long.validate(),
-            Err(Invalid::Text { what: "reason", .. })
+            Err(Error::Text { what: "reason", .. })
         ));
     }
 }

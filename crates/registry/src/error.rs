@@ -7,7 +7,7 @@ use quadrille_choreography::{
     table::{self, fetch, write},
 };
 
-use crate::{Deployment, Invalid, ModelEntry, ModelId, Sha256Hex, StoreError, Uri};
+use crate::{Deployment, ModelEntry, ModelId, Sha256Hex, Uri, deployment, store};
 
 /// A message says what is wrong and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -45,7 +45,7 @@ pub enum Error {
         difference: String,
     },
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Store(#[from] store::Error),
     #[error("{id}: {reason}")]
     Broken { id: ModelId, reason: String },
     #[error(
@@ -56,10 +56,10 @@ pub enum Error {
     #[error("{id} is not deleted: pipeline {} routes to it; deploy another version first, or remove the deployment with `quadrille deploy unset`", pipelines.join(", "))]
     InUse { id: ModelId, pipelines: Vec<String> },
     #[error(transparent)]
-    Invalid(#[from] Invalid),
+    Invalid(#[from] deployment::Error),
     #[error(
         "{} was quicker: revision {} of pipeline {} is theirs ({}); look at it with `quadrille deploy show {}` and try again",
-        winner.by, winner.revision, winner.pipeline, told(winner), winner.pipeline
+        winner.by, winner.revision, winner.pipeline, describe(winner), winner.pipeline
     )]
     LostRace { winner: Box<Deployment> },
     #[error("the event lies on the log and is void: {0}")]
@@ -83,7 +83,7 @@ impl Error {
     }
 }
 
-fn told(deployment: &Deployment) -> String {
+fn describe(deployment: &Deployment) -> String {
     match deployment.reason.as_str() {
         "" => format!("{}, without a reason", deployment.action.name()),
         reason => format!("{}: {reason}", deployment.action.name()),

@@ -13,10 +13,10 @@ use quadrille_proto::Topics;
 use tokio::sync::watch;
 
 use crate::{
-    ARTEFACT_BYTES_MAX, Error, ModelEntry, ModelId, PackageBytes, S3Settings, Store, StoreError,
-    Uri, View, compare_versions,
+    ARTEFACT_BYTES_MAX, Error, ModelEntry, ModelId, PackageBytes, S3Settings, Store, Uri, View,
+    compare_versions,
     fold::{Deployments, DeploymentsView, Models, ModelsView},
-    wire,
+    store, wire,
 };
 
 /// Knowledge older than this is not called fresh: Kafka is asked every 2 s.
@@ -369,7 +369,7 @@ impl Follower {
         };
         let wanted = (entry.artefact_bytes, entry.sha256);
         let artefact = match self.0.store.read(&uri, wanted.0) {
-            Err(StoreError::TooLong { max, .. }) => {
+            Err(store::Error::TooLong { max, .. }) => {
                 return Err(changed(format!("has more than the {max} bytes wanted")));
             }
             read => read?,

@@ -5,8 +5,8 @@
 //! order of the log alone (`fold`), so all readers agree. This crate does not know what a model is made of, and scores nothing.
 #![forbid(unsafe_code)]
 
-mod change;
-mod deployment;
+pub mod change;
+pub mod deployment;
 mod error;
 mod fold;
 mod follower;
@@ -16,13 +16,13 @@ mod ranges;
 mod registry;
 pub mod split;
 mod status;
-mod store;
+pub mod store;
 mod version;
 mod view;
 mod wire;
 
-pub use change::{NoSuchChange, WEIGHT_DEFAULT, promote, rollback};
-pub use deployment::{Action, Deployment, Invalid, ModelId, Role, Route, SHARE_WHOLE};
+pub use change::{WEIGHT_DEFAULT, promote, rollback};
+pub use deployment::{Action, Deployment, ModelId, Role, Route, SHARE_WHOLE};
 pub use error::Error;
 pub use follower::{FRESH_WITHIN, Follower};
 pub use package::{ARTEFACT_BYTES_MAX, CHUNK_BYTES, PackageBytes, Sha256Hex};
@@ -32,6 +32,6 @@ pub use split::{Pick, Split};
 pub use status::{
     ModelState, REPORT_EVERY, Replica, ReplicaModel, Replicas, Reporter, SILENT_AFTER,
 };
-pub use store::{S3Settings, Store, StoreError, Uri};
+pub use store::{S3Settings, Store, Uri};
 pub use version::compare_versions;
 pub use view::{Event, History, ModelEntry, View, Void};

@@ -39,7 +39,7 @@ const REFUSAL_BYTES_MAX: u64 = 4 << 10;
 
 /// Why a file was not read. A message names the URI; secrets and signed addresses are in none.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum StoreError {
+pub enum Error {
     /// It was tried several times, and may be had later.
     #[error("{uri} cannot be read now: {reason}")]
     Away { uri: Uri, reason: String },
@@ -84,7 +84,7 @@ impl Store {
     ///
     /// # Errors
     /// It has more bytes, is not there, or cannot be had.
-    pub fn read(&self, uri: &Uri, max: u64) -> Result<Vec<u8>, StoreError> {
+    pub fn read(&self, uri: &Uri, max: u64) -> Result<Vec<u8>, Error> {
         let (bucket, key) = match uri {
             Uri::File(path) => return read_file(uri, path, max),
             Uri::S3 { bucket, key } => (bucket, key),
@@ -96,7 +96,7 @@ impl Store {
             let outcome = self.get(uri, bucket, key, max, left);
             let wait = backoff.next_wait();
             match outcome {
-                Err(StoreError::Away { reason, .. })
+                Err(Error::Away { reason, .. })
                     if backoff.attempts() < ATTEMPTS && Instant::now() + wait < deadline =>
                 {
                     tracing::debug!(%uri, reason, "not read; it is tried again");
@@ -114,16 +114,16 @@ impl Store {
         key: &str,
         max: u64,
         within: Duration,
-    ) -> Result<Vec<u8>, StoreError> {
-        let refused = |reason| StoreError::Refused {
+    ) -> Result<Vec<u8>, Error> {
+        let refused = |reason| Error::Refused {
             uri: uri.clone(),
             reason,
         };
-        let away = |reason| StoreError::Away {
+        let away = |reason| Error::Away {
             uri: uri.clone(),
             reason,
         };
-        let too_long = || StoreError::TooLong {
+        let too_long = || Error::TooLong {
             uri: uri.clone(),
             max,
         };
@@ -203,8 +203,8 @@ fn word(text: &str) -> String {
     text.chars().take_while(of_word).take(CHARS_MAX).collect()
 }
 
-fn read_file(uri: &Uri, path: &Path, max: u64) -> Result<Vec<u8>, StoreError> {
-    let refused = |error: io::Error| StoreError::Refused {
+fn read_file(uri: &Uri, path: &Path, max: u64) -> Result<Vec<u8>, Error> {
+    let refused = |error: io::Error| Error::Refused {
         uri: uri.clone(),
         reason: format!("{error}; every replica must have it under this path"),
     };
@@ -214,7 +214,7 @@ fn read_file(uri: &Uri, path: &Path, max: u64) -> Result<Vec<u8>, StoreError> {
     }
     let file = File::open(path).map_err(refused)?;
     let bytes = bounded(file, max).map_err(refused)?;
-    bytes.ok_or_else(|| StoreError::TooLong {
+    bytes.ok_or_else(|| Error::TooLong {
         uri: uri.clone(),
         max,
     })

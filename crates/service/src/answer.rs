@@ -10,22 +10,22 @@ use axum::body::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 use tonic::{Code, Status, body::Body};
 
-use crate::spans::Told;
+use crate::spans::CallSpan;
 
 pub(crate) struct Answer {
     body: Body,
     /// Whose span is current while the body is made; gone once its status is known.
-    told: Option<Told>,
+    span: Option<CallSpan>,
 }
 
 impl Answer {
-    pub fn new(body: Body, told: Option<Told>) -> Self {
-        Answer { body, told }
+    pub fn new(body: Body, span: Option<CallSpan>) -> Self {
+        Answer { body, span }
     }
 
     fn ends(&mut self, code: Code) {
-        if let Some(told) = self.told.take() {
-            told.end(code);
+        if let Some(span) = self.span.take() {
+            span.end(code);
         }
     }
 }
@@ -39,7 +39,7 @@ impl http_body::Body for Answer {
         task: &mut Task<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let this = self.get_mut();
-        let current = this.told.as_ref().and_then(Told::attach);
+        let current = this.span.as_ref().and_then(CallSpan::attach);
         let frame = ready!(Pin::new(&mut this.body).poll_frame(task));
         drop(current);
         match &frame {
@@ -84,7 +84,7 @@ mod tests {
     use quadrille_telemetry::{Registry, Tracing, metrics::RequestMetrics};
 
     use super::*;
-    use crate::{MessageMax, methods::Methods, spans::Telling};
+    use crate::{MessageMax, methods::Methods, spans::RequestTelemetry};
 
     /// A body of frames.
     struct Frames(Vec<Frame<Bytes>>);
@@ -112,17 +112,17 @@ mod tests {
         Frame::trailers(trailers)
     }
 
-    /// The codes that are told of a body of which so many frames are read.
-    fn told(frames: Vec<Frame<Bytes>>, read: usize) -> Vec<String> {
+    /// The codes that are recorded of a body of which so many frames are read.
+    fn recorded(frames: Vec<Frame<Bytes>>, read: usize) -> Vec<String> {
         let registry = Registry::default();
-        let telling = Arc::new(Telling {
+        let telemetry = Arc::new(RequestTelemetry {
             tracing: Tracing::from_env("test", "test", &registry).unwrap(),
             metrics: RequestMetrics::register(&registry),
             methods: Methods::default(),
             message_max: MessageMax::default(),
         });
-        let told = Told::begin(&telling, None, &Request::new(()));
-        let mut answer = Answer::new(Body::new(Frames(frames)), Some(told));
+        let span = CallSpan::begin(&telemetry, None, &Request::new(()));
+        let mut answer = Answer::new(Body::new(Frames(frames)), Some(span));
         let mut task = Task::from_waker(std::task::Waker::noop());
         for _ in 0..read {
             let _ = Pin::new(&mut answer).poll_frame(&mut task);
@@ -141,19 +141,22 @@ mod tests {
 
     #[test]
     fn the_status_is_the_trailers() {
-        assert_eq!(told(vec![data(), trailers("0")], 2), ["OK"]);
-        assert_eq!(told(vec![data(), trailers("0")], 3), ["OK"]);
-        assert_eq!(told(vec![data(), trailers("8")], 2), ["RESOURCE_EXHAUSTED"]);
+        assert_eq!(recorded(vec![data(), trailers("0")], 2), ["OK"]);
+        assert_eq!(recorded(vec![data(), trailers("0")], 3), ["OK"]);
+        assert_eq!(
+            recorded(vec![data(), trailers("8")], 2),
+            ["RESOURCE_EXHAUSTED"]
+        );
     }
 
     #[test]
     fn an_answer_without_a_status_did_not_go_well() {
-        assert_eq!(told(vec![data()], 2), ["UNKNOWN"]);
+        assert_eq!(recorded(vec![data()], 2), ["UNKNOWN"]);
     }
 
     #[test]
     fn an_answer_nobody_reads_to_its_end_was_cancelled() {
-        assert_eq!(told(vec![data(), trailers("0")], 1), ["CANCELLED"]);
-        assert_eq!(told(vec![data(), trailers("0")], 0), ["CANCELLED"]);
+        assert_eq!(recorded(vec![data(), trailers("0")], 1), ["CANCELLED"]);
+        assert_eq!(recorded(vec![data(), trailers("0")], 0), ["CANCELLED"]);
     }
 }

@@ -107,7 +107,7 @@ pub struct Args {
     )]
     pub create_topics: Option<i32>,
 
-    /// Seconds a service that is told to end goes on answering requests, not ready any more: the time a load
+    /// Seconds a service that is asked to stop goes on answering requests, no longer ready: the time a load
     /// balancer takes to notice. Its partitions are given up at once.
     #[arg(
         long,
@@ -127,24 +127,24 @@ pub struct Args {
 
 impl Args {
     /// Where the service listens.
-    pub(crate) fn address(&self, stage: Service) -> SocketAddr {
+    pub(crate) fn address(&self, service: Service) -> SocketAddr {
         self.listen
-            .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], stage.port())))
+            .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], service.port())))
     }
 
     /// Checks the settings and reads the pipelines.
     ///
     /// # Errors
     /// Names the setting, the file and line, and the fix.
-    pub fn resolve(&self, stage: Service) -> Result<Config, Error> {
+    pub fn resolve(&self, service: Service) -> Result<Config, Error> {
         let cluster = Cluster::new(&self.bootstrap_servers, &self.kafka_properties)?;
         let pipelines = Pipeline::load(&self.pipeline)
             .map_err(|error| Error::Config(format!("QUADRILLE_PIPELINE: {error}")))?;
         self.with(
-            stage,
+            service,
             cluster,
             pipelines.into_iter().map(Arc::new).collect(),
-            self.address(stage),
+            self.address(service),
         )
     }
 
@@ -154,7 +154,7 @@ impl Args {
     /// Names the setting and the fix.
     pub fn with(
         &self,
-        stage: Service,
+        service: Service,
         cluster: Cluster,
         pipelines: Vec<Arc<Pipeline>>,
         listen: SocketAddr,
@@ -162,7 +162,7 @@ impl Args {
         self.check_ranges()?;
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         Ok(Config {
-            stage,
+            service,
             cluster,
             pipelines,
             listen,

@@ -18,17 +18,17 @@ use tower::Service;
 use crate::{
     answer::Answer,
     server::{Deadline, timeout_of, too_late},
-    spans::{Told, canonical},
+    spans::{CallSpan, canonical},
 };
 
 /// Puts something into the headers of every answer.
-type TellFn = dyn Fn(&mut HeaderMap) + Send + Sync;
+type HeadersFn = dyn Fn(&mut HeaderMap) + Send + Sync;
 
 /// The services that a port answers by gRPC.
 #[derive(Default)]
 pub struct Calls {
     services: Vec<(&'static str, Box<dyn Callee>)>,
-    tell: Option<Arc<TellFn>>,
+    insert_headers: Option<Arc<HeadersFn>>,
 }
 
 impl Calls {
@@ -51,8 +51,11 @@ impl Calls {
     }
 
     /// With this in the headers of every answer, its initial metadata.
-    pub fn telling(mut self, tell: impl Fn(&mut HeaderMap) + Send + Sync + 'static) -> Self {
-        self.tell = Some(Arc::new(tell));
+    pub fn with_response_headers(
+        mut self,
+        insert: impl Fn(&mut HeaderMap) + Send + Sync + 'static,
+    ) -> Self {
+        self.insert_headers = Some(Arc::new(insert));
         self
     }
 
@@ -62,11 +65,11 @@ impl Calls {
     }
 
     /// Begins a call.
-    pub(crate) fn begin(&self, mut request: Request<Body>, told: Told) -> Calling {
+    pub(crate) fn begin(&self, mut request: Request<Body>, span: CallSpan) -> Calling {
         let timeout = timeout_of(request.headers());
         // A timer of nothing would let a quick answer through.
         if timeout == Some(Duration::ZERO) {
-            return self.calling(Box::pin(async { Ok(too_late()) }), None, told);
+            return self.calling(Box::pin(async { Ok(too_late()) }), None, span);
         }
         if let Some(deadline) = timeout.and_then(|timeout| Instant::now().checked_add(timeout)) {
             request.extensions_mut().insert(Deadline(deadline));
@@ -82,20 +85,20 @@ impl Calls {
                 Box::pin(async move { Ok(status.into_http()) })
             }
         };
-        self.calling(call, late, told)
+        self.calling(call, late, span)
     }
 
     fn calling(
         &self,
         call: BoxFuture<Response<Body>, Infallible>,
         late: Option<Pin<Box<Sleep>>>,
-        told: Told,
+        span: CallSpan,
     ) -> Calling {
         Calling {
             call,
             late,
-            told: Some(told),
-            tell: self.tell.clone(),
+            span: Some(span),
+            insert_headers: self.insert_headers.clone(),
         }
     }
 }
@@ -120,8 +123,8 @@ pub(crate) struct Calling {
     /// Its deadline, where it has one.
     late: Option<Pin<Box<Sleep>>>,
     /// Gone once it is answered.
-    told: Option<Told>,
-    tell: Option<Arc<TellFn>>,
+    span: Option<CallSpan>,
+    insert_headers: Option<Arc<HeadersFn>>,
 }
 
 impl Future for Calling {
@@ -129,7 +132,7 @@ impl Future for Calling {
 
     fn poll(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Response<Answer>> {
         let this = self.get_mut();
-        let current = this.told.as_ref().and_then(Told::attach);
+        let current = this.span.as_ref().and_then(CallSpan::attach);
         let polled = this.call.as_mut().poll(task);
         drop(current);
         let mut response = match polled {
@@ -143,19 +146,19 @@ impl Future for Calling {
                 }
             },
         };
-        let mut told = this.told.take();
+        let mut span = this.span.take();
         if let Some(status) = Status::from_header_map(response.headers()) {
-            let told = told.take();
-            let max = told.as_ref().map(Told::message_max).unwrap_or_default();
+            let span = span.take();
+            let max = span.as_ref().map(CallSpan::message_max).unwrap_or_default();
             let (status, canonical) = canonical(status, response, max);
             response = canonical;
-            if let Some(told) = told {
-                told.end(status.code());
+            if let Some(span) = span {
+                span.end(status.code());
             }
         }
-        if let Some(tell) = &this.tell {
-            tell(response.headers_mut());
+        if let Some(insert) = &this.insert_headers {
+            insert(response.headers_mut());
         }
-        Poll::Ready(response.map(|body| Answer::new(body, told)))
+        Poll::Ready(response.map(|body| Answer::new(body, span)))
     }
 }

@@ -18,7 +18,7 @@ const PORT_FREE_WITHIN: Duration = Duration::from_secs(2);
 /// A service's settings, checked.
 #[derive(Debug)]
 pub struct Config {
-    pub stage: Service,
+    pub service: Service,
     pub cluster: Cluster,
     pub pipelines: Vec<Arc<Pipeline>>,
     pub listen: SocketAddr,
@@ -43,12 +43,12 @@ impl Config {
         let name = pipeline.name();
         StageConfig {
             cluster: self.cluster.clone(),
-            service: self.stage.name(),
+            service: self.service.name(),
             pipeline: name.to_owned(),
-            group: self.stage.group(name),
-            input: self.stage.input(name),
+            group: self.service.group(name),
+            input: self.service.input(name),
             outputs: self
-                .stage
+                .service
                 .outputs(name)
                 .into_iter()
                 .map(|(name, topic)| OutputTopic { name, topic })
@@ -84,7 +84,7 @@ impl Config {
         let address = listener.local_addr().map_err(refused)?;
         self.listen = address;
         let listener = tokio::net::TcpListener::from_std(listener).map_err(refused)?;
-        tracing::info!(service = self.stage.name(), %address, "listening");
+        tracing::info!(service = self.service.name(), %address, "listening");
         Ok(listener)
     }
 }

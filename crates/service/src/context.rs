@@ -42,7 +42,7 @@ impl Context {
     /// stopping.
     pub async fn stage(&self, pipeline: &Arc<Pipeline>) -> Result<Stage, Error> {
         let topics = self.prepare(pipeline).await?;
-        let written = match self.config.stage {
+        let written = match self.config.service {
             Service::Ingest => Some(pipeline.record_schema()),
             Service::Feature => Some(pipeline.feature_schema()),
             Service::Inference => Some(pipeline.prediction_schema()),
@@ -200,7 +200,7 @@ fn prepare(config: &Config, pipeline: &Pipeline) -> Result<StageTopics, admin::E
         }
     }
     let mut topics = admin.prepare(&stage)?;
-    let partitioning = match config.stage {
+    let partitioning = match config.service {
         Service::Ingest => Partitioning::ByKey,
         _ => Partitioning::FromInput,
     };

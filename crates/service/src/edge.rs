@@ -2,8 +2,9 @@
 //! time hold here, and here it is checked who asks; all protocols and services share it.
 
 mod answering;
-mod aside;
+mod blocking;
 mod body;
+mod budget;
 mod coding;
 mod connection;
 mod framing;
@@ -13,10 +14,9 @@ pub(crate) mod load;
 mod origin;
 mod pack;
 mod serve;
-mod taken;
+mod stalled;
 #[cfg(test)]
 mod tests;
-mod turn;
 
 use std::sync::Arc;
 
@@ -35,7 +35,7 @@ use tonic::{Code, Status};
 pub(crate) use self::serve::serve;
 use self::{
     answering::{Answering, Leaving, Meters, New},
-    aside::LARGE_BYTES,
+    blocking::LARGE_BYTES,
     body::{Cut, Meter, Metered, Reading},
     coding::{CODINGS, GRPC_ACCEPT, GRPC_CODINGS, GRPC_ENCODING},
     connection::{Busy, Conn},
@@ -44,9 +44,9 @@ use self::{
     load::{Begun, Length, Load, Memory},
     origin::{Rules, is_preflight, media_type, share},
 };
-use crate::{front::Front, server::is_grpc, spans::Told};
+use crate::{front::Front, server::is_grpc, spans::CallSpan};
 
-/// How long a browser may keep what it was told of another site's page, seconds.
+/// How long a browser may keep a preflight answer for another site's page, seconds.
 const PREFLIGHT_SECONDS: HeaderValue = HeaderValue::from_static("600");
 
 /// The reason of a refusal that says what would be understood.
@@ -151,8 +151,8 @@ impl Edge {
         match inner.read(request, conn, grpc, reading) {
             Ok((request, meters)) => {
                 leaving.meters = meters;
-                let told = Told::begin(&routed.telling, method, &request);
-                Answering::Call(routed.grpc.begin(request, told), Some(leaving))
+                let span = CallSpan::begin(&routed.telemetry, method, &request);
+                Answering::Call(routed.grpc.begin(request, span), Some(leaving))
             }
             Err(refused) => leaving.refuse(refused),
         }

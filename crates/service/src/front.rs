@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use axum::{Router, extract::Request, response::Response};
 use tower::ServiceExt;
 
-use crate::{MessageMax, calls::Calls, methods::Method, spans::Telling};
+use crate::{MessageMax, calls::Calls, methods::Method, spans::RequestTelemetry};
 
 /// The health service is there before anything is mounted.
 pub(crate) const HEALTH: &str = "/grpc.health.v1.Health/";
@@ -14,7 +14,7 @@ pub(crate) const HEALTH: &str = "/grpc.health.v1.Health/";
 pub(crate) struct Routed {
     pub grpc: Calls,
     pub http: Router,
-    pub telling: Arc<Telling>,
+    pub telemetry: Arc<RequestTelemetry>,
 }
 
 /// The assembled service, mounted once.
@@ -50,11 +50,11 @@ impl Front {
     /// The largest message that is taken by gRPC.
     pub fn message_max(&self) -> MessageMax {
         let routed = self.mounted.get();
-        routed.map_or(MessageMax::default(), |routed| routed.telling.message_max)
+        routed.map_or(MessageMax::default(), |routed| routed.telemetry.message_max)
     }
 
     /// A method of gRPC by its path.
     pub fn method(&self, path: &str) -> Option<&Arc<Method>> {
-        self.mounted.get()?.telling.methods.get(path)
+        self.mounted.get()?.telemetry.methods.get(path)
     }
 }

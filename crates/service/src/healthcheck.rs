@@ -18,8 +18,8 @@ const ANSWER_BYTES_MAX: u64 = 16 << 10;
 ///
 /// # Errors
 /// It is not ready, or does not answer.
-pub async fn healthcheck(args: &Args, stage: Service) -> Result<(), Error> {
-    let mut address = args.address(stage);
+pub async fn healthcheck(args: &Args, service: Service) -> Result<(), Error> {
+    let mut address = args.address(service);
     if address.ip().is_unspecified() {
         address.set_ip(match address.ip() {
             IpAddr::V4(_) => IpAddr::from([127, 0, 0, 1]),

@@ -25,7 +25,7 @@ use crate::{
     health::{Probe, ReadyFn, Requests},
     methods::{Methods, served},
     server,
-    spans::{self, Telling},
+    spans::{self, RequestTelemetry},
 };
 
 /// How long running requests may take to end once the lanes have drained.
@@ -90,7 +90,7 @@ where
     let drain_delay = config.drain_delay;
     let registry = Registry::default();
     let instance = config.instance();
-    let service = config.stage.name();
+    let service = config.service.name();
     let logs = logs::Export::from_env(service, &instance).map_err(Error::Config)?;
     let tracing = Tracing::from_env(service, &instance, &registry).map_err(Error::Config)?;
     let push = Push::from_env(service, &instance, &registry).map_err(Error::Config)?;
@@ -135,13 +135,13 @@ where
     // The doors first: who hears that the service is ready asks at once.
     let services = assembly.grpc.names();
     let descriptors = descriptors(&services)?;
-    let telling = Arc::new(Telling {
+    let telemetry = Arc::new(RequestTelemetry {
         tracing: of_requests,
         metrics: requests,
         methods: Methods::of(&descriptors),
         message_max: assembly.message_max,
     });
-    let routed = mount(assembly.grpc, assembly.http, &descriptors, telling)?;
+    let routed = mount(assembly.grpc, assembly.http, &descriptors, telemetry)?;
     let _ = mounted.set(routed);
     probe.assembled(
         stages.iter().map(RunningStage::health).collect(),
@@ -224,19 +224,19 @@ fn mount(
     grpc: Calls,
     http: Router,
     descriptors: &FileDescriptorSet,
-    telling: Arc<Telling>,
+    telemetry: Arc<RequestTelemetry>,
 ) -> Result<Routed, Error> {
     let failed = |error: tonic_reflection::server::Error| Error::Failed(error.to_string());
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_file_descriptor_set(descriptors.clone())
     };
-    let tell = middleware::from_fn_with_state(Arc::clone(&telling), spans::tell_http);
+    let trace = middleware::from_fn_with_state(Arc::clone(&telemetry), spans::trace_http);
     Ok(Routed {
         grpc: grpc
             .with(reflection().build_v1().map_err(failed)?)
             .with(reflection().build_v1alpha().map_err(failed)?),
-        http: http.layer(tell).fallback(server::not_found),
-        telling,
+        http: http.layer(trace).fallback(server::not_found),
+        telemetry,
     })
 }

@@ -29,8 +29,8 @@ use crate::{
 /// The label of what is not one of our routes or methods: a path as it came would make a series of each.
 const OTHER: &str = "_OTHER";
 
-/// What a request is told to.
-pub(crate) struct Telling {
+/// Where the spans and durations of requests go.
+pub(crate) struct RequestTelemetry {
     pub tracing: Tracing,
     pub metrics: RequestMetrics,
     /// Of gRPC, those that are served.
@@ -39,8 +39,8 @@ pub(crate) struct Telling {
 }
 
 /// Runs an HTTP request in a span under the context it came with, and measures it.
-pub(crate) async fn tell_http(
-    State(telling): State<Arc<Telling>>,
+pub(crate) async fn trace_http(
+    State(telemetry): State<Arc<RequestTelemetry>>,
     request: Request,
     next: Next,
 ) -> Response {
@@ -48,7 +48,7 @@ pub(crate) async fn tell_http(
     let route = request.extensions().get::<MatchedPath>();
     let route = route.map_or(OTHER, MatchedPath::as_str).to_owned();
     let method = request.method().clone();
-    let context = begin(&telling.tracing, &request, describe_http);
+    let context = begin(&telemetry.tracing, &request, describe_http);
     let response = match &context {
         Some(context) => next.run(request).with_context(context.clone()).await,
         None => next.run(request).await,
@@ -59,7 +59,7 @@ pub(crate) async fn tell_http(
         finish_http(&context.span(), status);
     }
     let (method, status) = (known(&method), status.as_u16());
-    telling
+    telemetry
         .metrics
         .http(method, &route, status, began.elapsed(), trace);
     response
@@ -82,29 +82,31 @@ fn known(method: &Method) -> &'static str {
 }
 
 /// What a gRPC call's span and duration are made of, until it ends.
-pub(crate) struct Told {
-    telling: Arc<Telling>,
+pub(crate) struct CallSpan {
+    telemetry: Arc<RequestTelemetry>,
     /// None where it is not served; whatever else is asked for is no label of anything.
     method: Option<Arc<methods::Method>>,
     began: Instant,
     context: Option<Context>,
 }
 
-impl Told {
+impl CallSpan {
     /// Begins a span under the context that the call came with.
     pub fn begin<B>(
-        telling: &Arc<Telling>,
+        telemetry: &Arc<RequestTelemetry>,
         method: Option<Arc<methods::Method>>,
         request: &Request<B>,
     ) -> Self {
-        let mut told = Told {
-            telling: Arc::clone(telling),
+        let mut span = CallSpan {
+            telemetry: Arc::clone(telemetry),
             method,
             began: Instant::now(),
             context: None,
         };
-        told.context = begin(&telling.tracing, request, |_| describe_grpc(told.method()));
-        told
+        span.context = begin(&telemetry.tracing, request, |_| {
+            describe_grpc(span.method())
+        });
+        span
     }
 
     fn method(&self) -> &str {
@@ -112,7 +114,7 @@ impl Told {
     }
 
     pub fn message_max(&self) -> MessageMax {
-        self.telling.message_max
+        self.telemetry.message_max
     }
 
     /// Makes its span the current one until the guard is dropped.
@@ -125,7 +127,7 @@ impl Told {
             finish_grpc(&context.span(), code);
         }
         let trace = trace_id(self.context.as_ref());
-        let (metrics, took) = (&self.telling.metrics, self.began.elapsed());
+        let (metrics, took) = (&self.telemetry.metrics, self.began.elapsed());
         let durations = || metrics.rpc(self.method(), code_name(code));
         match &self.method {
             Some(method) if code == Code::Ok => {

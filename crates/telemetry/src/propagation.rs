@@ -10,7 +10,7 @@ pub const VARIANT: &str = "quadrille-variant";
 
 /// Why it is not known which variant a sender means.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum VariantError {
+pub enum Error {
     #[error("{VARIANT} is no text; send a variant's name")]
     NotText,
     #[error("{VARIANT} is there with {0:?} and with {1:?}; send one")]
@@ -21,17 +21,15 @@ pub enum VariantError {
 ///
 /// # Errors
 /// A value is no text, or they differ: another variant than the one that is meant would answer.
-pub fn variant<'a>(
-    values: impl IntoIterator<Item = &'a [u8]>,
-) -> Result<Option<&'a str>, VariantError> {
+pub fn variant<'a>(values: impl IntoIterator<Item = &'a [u8]>) -> Result<Option<&'a str>, Error> {
     let mut named: Option<&str> = None;
     for value in values {
-        let value = std::str::from_utf8(value).map_err(|_| VariantError::NotText)?;
+        let value = std::str::from_utf8(value).map_err(|_| Error::NotText)?;
         match named {
             _ if value.is_empty() => {}
             Some(named) if named != value => {
                 let (first, other) = (named.to_owned(), value.to_owned());
-                return Err(VariantError::Several(first, other));
+                return Err(Error::Several(first, other));
             }
             _ => named = Some(value),
         }
@@ -67,7 +65,7 @@ mod tests {
         assert_eq!(of(&[b""]), Ok(None));
         assert_eq!(of(&[b"", b"canary", b"canary"]), Ok(Some("canary")));
         assert_eq!(of(&["größer".as_bytes()]), Ok(Some("größer")));
-        assert_eq!(of(&[b"live", b"canary\xff"]), Err(VariantError::NotText));
+        assert_eq!(of(&[b"live", b"canary\xff"]), Err(Error::NotText));
         let several = of(&[b"canary", b"live"]).unwrap_err();
         assert_eq!(
             several.to_string(),

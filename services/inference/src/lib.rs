@@ -74,7 +74,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> R
     let started = &mut loader;
     let ended = quadrille_service::run(config.service, shutdown, |context| async move {
         let config = &context.config;
-        let log = Log::follow(&config.cluster, config.stage.name(), &config.instance())?;
+        let log = Log::follow(&config.cluster, config.service.name(), &config.instance())?;
         let loader = Loader::new(Options {
             pipelines,
             local,
@@ -119,7 +119,7 @@ async fn assemble(context: Context, serving: Serving, limits: Limits) -> Result<
         grpc: Calls::default()
             .with(predict::service(scorer.clone()))
             .with(oip::grpc::service(scorer))
-            .telling(move |headers| view_age::insert_view_age(headers, &aged)),
+            .with_response_headers(move |headers| view_age::insert_view_age(headers, &aged)),
         message_max: MessageMax {
             bytes: limits.bytes_max,
             setting: Some("QUADRILLE_REQUEST_BYTES"),

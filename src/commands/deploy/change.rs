@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use quadrille_choreography::Admin;
-use quadrille_registry::{Action, Deployment, KeyRanges, NoSuchChange, Route, View};
+use quadrille_registry::{Action, Deployment, KeyRanges, Route, View, change};
 use quadrille_service::Error;
 
 use super::{show::to_json, wait};
@@ -67,10 +67,10 @@ impl Next {
 pub fn current<'a>(view: &'a View, pipeline: &str) -> Result<&'a Deployment, Error> {
     let current = view.current(pipeline);
     let current = current.filter(|current| current.action != Action::Unset);
-    current.ok_or_else(|| unclear(NoSuchChange::NoDeployment(pipeline.to_owned())))
+    current.ok_or_else(|| unclear(change::Error::NoDeployment(pipeline.to_owned())))
 }
 
-pub fn unclear(error: NoSuchChange) -> Error {
+pub fn unclear(error: change::Error) -> Error {
     Error::Config(error.to_string())
 }
 

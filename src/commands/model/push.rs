@@ -7,7 +7,7 @@ use quadrille_model::{
     package::{ARTEFACT_BYTES_MAX, MANIFEST_BYTES_MAX, MANIFEST_FILE, Manifest},
 };
 use quadrille_pipeline::Pipeline;
-use quadrille_registry::{S3Settings, Sha256Hex, Store, StoreError, Uri};
+use quadrille_registry::{S3Settings, Sha256Hex, Store, Uri, store};
 use quadrille_service::Error;
 use serde_json::json;
 
@@ -105,8 +105,8 @@ fn no_package(place: &str, error: &dyn std::fmt::Display) -> Error {
 fn read(uri: &str) -> Result<(Package, Uri), Error> {
     let folder = Uri::parse(uri).map_err(|error| Error::Config(format!("--uri: {error}")))?;
     let store = Store::new(S3Settings::from_env());
-    let unread = |error: StoreError| match error {
-        StoreError::Away { .. } => Error::Failed(error.to_string()),
+    let unread = |error: store::Error| match error {
+        store::Error::Away { .. } => Error::Failed(error.to_string()),
         error => Error::Config(error.to_string()),
     };
     let unsound = |error| no_package(uri, &error);

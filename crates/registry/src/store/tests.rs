@@ -91,7 +91,7 @@ fn attempts_come_to_an_end_and_the_last_reason_is_told() {
     let answers = vec![failed("503 Service Unavailable", "SlowDown"); ATTEMPTS as usize];
     let (store, asked) = server(&answers);
     let error = store.read(&object(), 7).unwrap_err();
-    assert!(matches!(error, StoreError::Away { .. }));
+    assert!(matches!(error, Error::Away { .. }));
     let told = error.to_string();
     assert!(
         told.contains("s3://models/pima/1/forest.bin") && told.contains("503 (SlowDown)"),
@@ -104,7 +104,7 @@ fn attempts_come_to_an_end_and_the_last_reason_is_told() {
 fn no_answer_is_told_without_the_address_that_was_asked() {
     let (store, asked) = server(&vec![String::new(); ATTEMPTS as usize]);
     let error = store.read(&object(), 7).unwrap_err();
-    assert!(matches!(error, StoreError::Away { .. }), "{error}");
+    assert!(matches!(error, Error::Away { .. }), "{error}");
     assert!(
         !format!("{error} {error:?}").contains("Signature"),
         "{error:?}"
@@ -136,7 +136,7 @@ fn a_refusal_is_told_at_once_with_what_to_look_at() {
         let headers = "x-amz-bucket-region: eu-west-1\r\nLocation: http://127.0.0.1:1/\r\n";
         let (store, asked) = server(&[answer(status, headers, &body)]);
         let error = store.read(&object(), 7).unwrap_err();
-        assert!(matches!(error, StoreError::Refused { .. }), "{error}");
+        assert!(matches!(error, Error::Refused { .. }), "{error}");
         assert!(error.to_string().contains(told), "{error}");
         assert_eq!(asked.join().unwrap().len(), 1);
     }
@@ -152,7 +152,7 @@ fn more_bytes_than_asked_for_are_not_read() {
         let error = store.read(&object(), 7).unwrap_err();
         assert_eq!(
             error,
-            StoreError::TooLong {
+            Error::TooLong {
                 uri: object(),
                 max: 7
             }
@@ -174,7 +174,7 @@ fn a_file_is_read_whole_and_nothing_else_is() {
     fs::write(folder.path().join("a b"), "numbers").unwrap();
     assert_eq!(store.read(&file, 7), Ok(b"numbers".to_vec()));
     let error = store.read(&file, 6).unwrap_err();
-    assert_eq!(error, StoreError::TooLong { uri: file, max: 6 });
+    assert_eq!(error, Error::TooLong { uri: file, max: 6 });
     let error = store
         .read(&Uri::File(folder.path().to_owned()), 7)
         .unwrap_err();

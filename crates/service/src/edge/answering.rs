@@ -19,13 +19,13 @@ use hyper::body::Incoming;
 
 use super::{
     Edge, Refused,
-    aside::{LARGE_BYTES, aside},
+    blocking::{LARGE_BYTES, run_blocking},
     body::{Cut, Meter},
     coding::Coding,
     connection::{Busy, Conn},
     load::{Begun, Lease, Load},
     origin::share,
-    pack, taken,
+    pack, stalled,
 };
 use crate::{answer::Answer, calls::Calling};
 
@@ -57,12 +57,12 @@ impl Future for Answering {
             Answering::Now(response) => response.take(),
             Answering::Http(answer, leaving) => {
                 let large = leaving.as_ref().is_some_and(Leaving::is_large);
-                let response = ready!(aside(large, || answer.as_mut().poll(task)));
+                let response = ready!(run_blocking(large, || answer.as_mut().poll(task)));
                 leaving.take().map(|it| it.leave(response.map(Said::Http)))
             }
             Answering::Call(calling, leaving) => {
                 let large = leaving.as_ref().is_some_and(Leaving::is_large);
-                let response = ready!(aside(large, || Pin::new(calling).poll(task)));
+                let response = ready!(run_blocking(large, || Pin::new(calling).poll(task)));
                 leaving.take().map(|it| {
                     let load = Arc::clone(&it.edge.0.load);
                     it.leave(response.map(|body| Said::Call(Call::new(body, load))))
@@ -71,7 +71,7 @@ impl Future for Answering {
         };
         match response {
             Some(response) => {
-                taken::gave(1, 1);
+                stalled::gave(1, 1);
                 Poll::Ready(Ok(response))
             }
             // It has been answered: whoever asks again waits for nothing.
@@ -326,13 +326,13 @@ impl http_body::Body for Answered {
         task: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let this = self.get_mut();
-        taken::asked();
+        stalled::asked();
         if this.rest.is_empty() {
             let large = match &this.large {
                 Large::Is(large) => *large,
                 Large::As(meters) => meters.is_large(),
             };
-            match ready!(aside(large, || Pin::new(&mut this.said).poll_frame(task))) {
+            match ready!(run_blocking(large, || Pin::new(&mut this.said).poll_frame(task))) {
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => (this.rest, this.first) = (data, this.given),
                     Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
@@ -341,7 +341,7 @@ impl http_body::Body for Answered {
             }
         }
         this.given += 1;
-        taken::gave(this.given, this.first);
+        stalled::gave(this.given, this.first);
         let piece = match this.rest.len() > PIECE_BYTES {
             true => this.rest.split_to(PIECE_BYTES),
             false => std::mem::take(&mut this.rest),

@@ -68,7 +68,7 @@ pub(crate) fn of_answer(headers: &HeaderMap, grpc: bool) -> Option<Coding> {
 }
 
 /// gRPC's clients say of themselves what they could read, whether it serves them or not. So an answer is compressed
-/// as its request says of itself, which is what a client does that was told to compress.
+/// as its request says of itself, which is what a client does that was configured to compress.
 fn of_grpc_answer(headers: &HeaderMap) -> Option<Coding> {
     let coding = of_request(headers, true).ok()??;
     let mut listed = headers.get_all(GRPC_ACCEPT).iter();

@@ -19,7 +19,7 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
-use super::taken;
+use super::stalled;
 
 /// How HTTP/2 begins; no method of HTTP/1 does.
 const HTTP2_BEGINS: &[u8] = b"PRI";
@@ -329,7 +329,7 @@ impl Wire {
                 bytes: 0,
             }),
         };
-        taken::left(slow.bytes, now.duration_since(slow.began), self.timeout)
+        stalled::left(slow.bytes, now.duration_since(slow.began), self.timeout)
     }
 }
 

@@ -17,10 +17,10 @@ use http_body::{Body, Frame, SizeHint};
 
 use super::{
     body::{Cut, Meter, Reading},
+    budget::Budget,
     coding::Coding,
     framing::{Coming, Head},
     load::Lease,
-    turn::Turn,
 };
 use crate::service::MessageMax;
 
@@ -95,7 +95,7 @@ pub(crate) struct Inflated<B> {
     meter: Arc<Meter>,
     decoder: Option<Decoder>,
     input: Bytes,
-    turn: Turn,
+    budget: Budget,
 }
 
 impl<B> Inflated<B> {
@@ -107,7 +107,7 @@ impl<B> Inflated<B> {
             meter,
             decoder: None,
             input: Bytes::new(),
-            turn: Turn::default(),
+            budget: Budget::default(),
         }
     }
 
@@ -118,7 +118,7 @@ impl<B> Inflated<B> {
         };
         let before = self.input.len();
         let out = decoder.step(&mut self.input)?;
-        self.turn.worked(before - self.input.len() + out.len());
+        self.budget.spend(before - self.input.len() + out.len());
         self.meter.hold(out)
     }
 }
@@ -135,7 +135,7 @@ where
     fn poll_frame(self: Pin<&mut Self>, task: &mut Context<'_>) -> Polled {
         let this = self.get_mut();
         loop {
-            ready!(this.turn.poll(task));
+            ready!(this.budget.poll(task));
             let out = if this.input.is_empty() {
                 this.raw.keep(0);
                 match ready!(Pin::new(&mut this.body).poll_frame(task)) {
@@ -178,7 +178,7 @@ pub(crate) struct InflatedMessages<B> {
     message: Message,
     /// To be given out.
     out: VecDeque<Bytes>,
-    turn: Turn,
+    budget: Budget,
 }
 
 /// What comes after a head.
@@ -208,7 +208,7 @@ impl<B> InflatedMessages<B> {
             head: Coming::default(),
             message: Message::None,
             out: VecDeque::new(),
-            turn: Turn::default(),
+            budget: Budget::default(),
         }
     }
 
@@ -251,7 +251,7 @@ impl<B> InflatedMessages<B> {
             let before = part.len();
             let out = decoder.step(&mut part)?;
             let took = before - part.len();
-            self.turn.worked(took + out.len());
+            self.budget.spend(took + out.len());
             left -= took;
             let _ = self.input.split_to(took);
             if decoder.made > self.max.bytes as u64 {
@@ -303,7 +303,7 @@ where
             if let Some(out) = this.out.pop_front() {
                 return Poll::Ready(Some(Ok(Frame::data(out))));
             }
-            ready!(this.turn.poll(task));
+            ready!(this.budget.poll(task));
             if this.input.is_empty() {
                 match ready!(Pin::new(&mut this.body).poll_frame(task)) {
                     Some(Ok(frame)) => match frame.into_data() {

@@ -57,7 +57,7 @@ impl Rules {
         headers: &'a HeaderMap,
         loopback: bool,
     ) -> Result<Option<&'a HeaderValue>, Foreign> {
-        // Without a list, only on loopback: what is reachable from elsewhere has names that nobody told it.
+        // Without a list, only on loopback: what is reachable from elsewhere has names that the service does not know.
         if let Some(authority) = authority
             && (loopback || !self.hosts.is_empty())
             && !self.is_ours(name_of(authority))

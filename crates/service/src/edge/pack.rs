@@ -22,10 +22,10 @@ use flate2::{
 use http_body::{Body as _, Frame};
 
 use super::{
+    budget::Budget,
     coding::{Coding, GRPC_ENCODING},
     framing::{Coming, Head},
     load::{Lease, Load},
-    turn::Turn,
 };
 
 /// What is smaller fits a packet anyway.
@@ -102,7 +102,7 @@ pub(super) fn pack(mut response: Response, coding: Coding, load: &Arc<Load>) -> 
             body,
             encoder: Some(encoder),
             input: Bytes::new(),
-            turn: Turn::default(),
+            budget: Budget::default(),
         })
     })
 }
@@ -123,7 +123,7 @@ pub(super) fn pack_messages(mut response: Response, coding: Coding, load: &Arc<L
             input: Bytes::new(),
             head: Coming::default(),
             message: Message::None,
-            turn: Turn::default(),
+            budget: Budget::default(),
         })
     })
 }
@@ -135,7 +135,7 @@ struct Packed {
     /// Gone once all is said.
     encoder: Option<Encoder>,
     input: Bytes,
-    turn: Turn,
+    budget: Budget,
 }
 
 impl http_body::Body for Packed {
@@ -145,7 +145,7 @@ impl http_body::Body for Packed {
     fn poll_frame(self: Pin<&mut Self>, task: &mut Context<'_>) -> Polled {
         let this = self.get_mut();
         loop {
-            ready!(this.turn.poll(task));
+            ready!(this.budget.poll(task));
             let Some(encoder) = &mut this.encoder else {
                 return Poll::Ready(None);
             };
@@ -163,7 +163,7 @@ impl http_body::Body for Packed {
                 }
             } else {
                 let part = this.input.split_to(this.input.len().min(STEP_BYTES));
-                this.turn.worked(part.len());
+                this.budget.spend(part.len());
                 encoder.step(&part)?
             };
             if !out.is_empty() {
@@ -184,7 +184,7 @@ struct PackedMessages {
     input: Bytes,
     head: Coming,
     message: Message,
-    turn: Turn,
+    budget: Budget,
 }
 
 /// What comes after a head.
@@ -226,7 +226,7 @@ impl PackedMessages {
             Message::Packed(left, mut encoder, mut made) => {
                 let part = left.min(self.input.len()).min(STEP_BYTES);
                 let part = self.input.split_to(part);
-                self.turn.worked(part.len());
+                self.budget.spend(part.len());
                 made.extend(encoder.step(&part)?);
                 let left = left - part.len();
                 if left > 0 {
@@ -256,7 +256,7 @@ impl http_body::Body for PackedMessages {
     fn poll_frame(self: Pin<&mut Self>, task: &mut Context<'_>) -> Polled {
         let this = self.get_mut();
         loop {
-            ready!(this.turn.poll(task));
+            ready!(this.budget.poll(task));
             if !this.input.is_empty() {
                 if let Some(out) = this.step()? {
                     return Poll::Ready(Some(Ok(Frame::data(out))));

@@ -29,7 +29,7 @@ use super::{
     answering::{Answered, Answering},
     connection::{CLOSE_WITHIN, Conn, Patience, Verdict, Wire},
     limits::HttpConfig,
-    taken::Streams,
+    stalled::Streams,
 };
 
 /// Connections for probes beyond the bound: more than all that look after one replica.

@@ -42,7 +42,7 @@ use crate::{
     health::Probe,
     methods::{Methods, served},
     server,
-    spans::{Telling, tell_http},
+    spans::{RequestTelemetry, trace_http},
 };
 
 /// Longer than a loaded machine takes.
@@ -67,7 +67,7 @@ async fn start_with(config: HttpConfig, grpc: Calls) -> SocketAddr {
         axum::body::Body::new(Parts(parts.collect()))
     });
     let sets = [quadrille_proto::v1::FILE_DESCRIPTOR_SET];
-    let telling = Arc::new(Telling {
+    let telemetry = Arc::new(RequestTelemetry {
         tracing: Tracing::from_env("test", "test", &registry).unwrap(),
         metrics: RequestMetrics::register(&registry),
         methods: Methods::of(&served(&["quadrille.v1.IngestService"], &sets).unwrap()),
@@ -81,8 +81,8 @@ async fn start_with(config: HttpConfig, grpc: Calls) -> SocketAddr {
             .route("/large", large)
             .route("/text", get(|| async { text() }))
             .route("/stream", stream)
-            .layer(from_fn_with_state(telling.clone(), tell_http)),
-        telling,
+            .layer(from_fn_with_state(telemetry.clone(), trace_http)),
+        telemetry,
     };
     let _ = mounted.set(routed);
     let (_, health) = tonic_health::server::health_reporter();
@@ -527,7 +527,7 @@ async fn a_method_that_somebody_invents_is_no_label() {
         let invented = format!("ZZ{n} /echo HTTP/1.1\r\nHost: localhost");
         assert_status(&ask(address, &invented, b"").await, 405);
     }
-    // A deadline that has passed is told before anyone looks what is asked.
+    // A deadline that has passed is answered before anyone looks at what is asked.
     let late = "POST /no.such/Method HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/grpc\r\ngrpc-timeout: 0n";
     assert!(ask(address, late, b"").await.contains("grpc-status: 4"));
     let metrics = ask(address, "GET /metrics HTTP/1.1\r\nHost: localhost", b"").await;

@@ -170,25 +170,25 @@ impl ServingMetrics {
         registry.register(
             "quadrille.model.batches",
             None,
-            "Batches of a dear model's queue, by what closed them: size, deadline, dry (nobody came)",
+            "Batches of an expensive model's queue, by what closed them: size, deadline, dry (nobody came)",
             m.batches.clone(),
         );
         registry.register(
             "quadrille.model.batch_rows",
             None,
-            "Rows in a batch of a dear model's queue",
+            "Rows in a batch of an expensive model's queue",
             m.batch_rows.clone(),
         );
         registry.register(
             "quadrille.model.queue_wait",
             Some(Unit::Seconds),
-            "How long the first request of a batch waited in a dear model's queue",
+            "How long the first request of a batch waited in an expensive model's queue",
             m.queue_wait.clone(),
         );
         registry.register(
             "quadrille.model.unanswered",
             None,
-            "Requests to a dear model's queue that were not answered, by reason",
+            "Requests to an expensive model's queue that were not answered, by reason",
             m.unanswered.clone(),
         );
         metrics

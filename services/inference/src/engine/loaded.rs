@@ -76,7 +76,7 @@ impl Loaded {
         let (name, version) = (&id.name, &id.version);
         let counts = Arc::new(Counts::default());
         let model = Counted::wrap(model, &counts);
-        let queued = model.cost() == Cost::Dear || batching.models.contains(name);
+        let queued = model.cost() == Cost::Expensive || batching.models.contains(name);
         let queue = queued.then(|| {
             let metrics = metrics.queue(name, version);
             Queue::start(Arc::clone(&model), batching, metrics, Arc::clone(&counts))

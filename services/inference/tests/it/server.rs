@@ -208,7 +208,7 @@ pub fn serve(
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
     let address = listener.local_addr().expect("an address");
     let service = Config {
-        stage: Service::Inference,
+        service: Service::Inference,
         cluster: broker.cluster().expect("a cluster"),
         pipelines: pipelines.into_iter().map(Arc::new).collect(),
         listen: address,

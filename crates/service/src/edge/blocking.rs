@@ -6,8 +6,8 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 /// From here on a request is large: to decode it takes about a millisecond.
 pub(super) const LARGE_BYTES: usize = 64 << 10;
 
-/// Does what a request waits for; if it is large, while what else waits for this thread goes to another one.
-pub(super) fn aside<T>(large: bool, work: impl FnOnce() -> T) -> T {
+/// Runs `work` here; where it is large, tokio first moves the tasks that wait for this worker to another one.
+pub(super) fn run_blocking<T>(large: bool, work: impl FnOnce() -> T) -> T {
     let flavor = || Handle::try_current().map(|it| it.runtime_flavor());
     match large && flavor().is_ok_and(|it| it == RuntimeFlavor::MultiThread) {
         true => tokio::task::block_in_place(work),

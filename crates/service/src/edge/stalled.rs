@@ -1,4 +1,4 @@
-//! Answers over HTTP/2 that nobody takes.
+//! Answers over HTTP/2 whose client has stopped reading: a stalled stream is reset.
 //!
 //! A peer says how much it takes, of each stream by itself, and may say "nothing" for as long as it likes: its
 //! connection works, nothing waits to be written, and the answers stay. So each stream is watched for itself.

@@ -1,24 +1,24 @@
-//! How much is compressed or decompressed before other tasks have their turn.
+//! How much a task compresses or decompresses before it yields to others.
 
 use std::task::{Context, Poll};
 
 /// A millisecond or two of work.
-const TURN_BYTES: usize = 256 << 10;
+const BUDGET_BYTES: usize = 256 << 10;
 
-/// What was done in this turn.
+/// The work done since the task last yielded.
 #[derive(Debug, Default)]
-pub(super) struct Turn {
+pub(super) struct Budget {
     bytes: usize,
 }
 
-impl Turn {
-    pub fn worked(&mut self, bytes: usize) {
+impl Budget {
+    pub fn spend(&mut self, bytes: usize) {
         self.bytes += bytes;
     }
 
     /// Pending once where enough was done; the task is called again at once, after those that wait.
     pub fn poll(&mut self, task: &mut Context<'_>) -> Poll<()> {
-        if self.bytes < TURN_BYTES {
+        if self.bytes < BUDGET_BYTES {
             return Poll::Ready(());
         }
         self.bytes = 0;
