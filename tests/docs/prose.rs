@@ -179,8 +179,8 @@ fn helps(command: &Command, texts: &mut Vec<String>) {
 
 /// Where reasons of dead letters, and of absorbed records, are given: what is between the two.
 const REASONS: [(&str, &str); 5] = [
-    ("Failure::dead_letter(", ","),
-    ("Failure::retry(", ","),
+    ("::dead_letter(", ","),
+    ("::retry(", ","),
     ("class: \"", "\""),
     ("InvalidKind::", ","),
     ("output.absorb(", ")"),
@@ -240,4 +240,39 @@ fn every_reason_of_a_dead_letter_is_explained() {
         missing.is_empty(),
         "docs/reference/errors.md does not explain {missing:?}"
     );
+}
+
+/// Pages that name files of the code.
+const OF_CODE: [&str; 2] = ["ARCHITECTURE.md", "docs/internals/"];
+
+#[test]
+fn files_that_pages_about_the_code_name_are_there() {
+    let is_path = |text: &str| {
+        let ends = [".rs", ".proto", ".toml", ".yaml", ".yml"];
+        let has_folder = text.contains('/') && !text.contains(['*', ' ', '<', ':', '(']);
+        has_folder && (ends.iter().any(|end| text.ends_with(end)) || text.starts_with("crates/"))
+    };
+    let mut missing = Vec::new();
+    for page in pages() {
+        if !OF_CODE.iter().any(|of| page.path.starts_with(of)) {
+            continue;
+        }
+        for (number, line) in page.prose() {
+            let named = line.split('`').skip(1).step_by(2).filter(|it| is_path(it));
+            let gone = named.filter(|path| !place(path).exists());
+            missing.extend(gone.map(|path| format!("{}:{number}: {path}", page.path)));
+        }
+    }
+    assert!(missing.is_empty(), "{}", missing.join("\n"));
+}
+
+#[test]
+fn pages_that_everyone_reads_stay_short() {
+    for (path, words_max) in [("README.md", 700), ("ARCHITECTURE.md", 2_000)] {
+        let words = read(path).split_whitespace().count();
+        assert!(
+            words <= words_max,
+            "{path} has {words} words, and {words_max} is the most"
+        );
+    }
 }

@@ -17,7 +17,7 @@ use rdkafka::{
 
 use crate::{
     Cluster, OutputTopic, StageConfig, StageIdentity, TopicState,
-    client::{self, LastErrorContext, LoggingContext},
+    client::{self, Plain, Troubles},
     dlq::{self, HEADROOM_BYTES},
     facts, table,
 };
@@ -263,8 +263,8 @@ impl StageTopics {
 /// Questions about topics. Every call blocks.
 pub struct Admin {
     cluster: Cluster,
-    consumer: BaseConsumer<LastErrorContext>,
-    admin: AdminClient<LoggingContext>,
+    consumer: BaseConsumer<Troubles>,
+    admin: AdminClient<Plain>,
 }
 
 impl Admin {
@@ -280,11 +280,9 @@ impl Admin {
         Ok(Admin {
             cluster: cluster.clone(),
             consumer: config
-                .create_with_context(LastErrorContext::default())
+                .create_with_context(Troubles::default())
                 .map_err(unreachable)?,
-            admin: config
-                .create_with_context(LoggingContext)
-                .map_err(unreachable)?,
+            admin: config.create_with_context(Plain).map_err(unreachable)?,
         })
     }
 

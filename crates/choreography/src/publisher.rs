@@ -70,26 +70,26 @@ impl Error {
     }
 }
 
-type AckSender = oneshot::Sender<Result<Acknowledged, Error>>;
-type AckReceiver = oneshot::Receiver<Result<Acknowledged, Error>>;
-type Outgoing<'r> = BaseRecord<'r, [u8], [u8], Box<AckSender>>;
+type Ticket = oneshot::Sender<Result<Acknowledged, Error>>;
+type Answer = oneshot::Receiver<Result<Acknowledged, Error>>;
+type Outgoing<'r> = BaseRecord<'r, [u8], [u8], Box<Ticket>>;
 
-struct PublisherEvents;
+struct Events;
 
-impl ClientContext for PublisherEvents {
+impl ClientContext for Events {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         client::log(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        client::log_error(&error, reason);
+        client::report(&error, reason);
     }
 }
 
-impl ProducerContext for PublisherEvents {
-    type DeliveryOpaque = Box<AckSender>;
+impl ProducerContext for Events {
+    type DeliveryOpaque = Box<Ticket>;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, ack: Box<AckSender>) {
+    fn delivery(&self, result: &DeliveryResult<'_>, ticket: Box<Ticket>) {
         let answer = match result {
             Ok(message) => Ok(Acknowledged {
                 partition: message.partition(),
@@ -99,7 +99,7 @@ impl ProducerContext for PublisherEvents {
             Err((error, _)) => Err(Error::Unconfirmed(error.to_string())),
         };
         // The sender may have gone: the record is in Kafka all the same.
-        let _ = ack.send(answer);
+        let _ = ticket.send(answer);
     }
 }
 
@@ -123,28 +123,28 @@ struct Inner {
     tracing: Tracing,
     /// Of every `send` span.
     attributes: Vec<KeyValue>,
-    slot: Arc<ProducerSlot>,
+    line: Arc<Line>,
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.slot.stop.store(true, Ordering::Release);
+        self.line.stop.store(true, Ordering::Release);
     }
 }
 
 /// The producer of now. One that has failed for good sends nothing any more: another one takes its place.
-struct ProducerSlot {
+struct Line {
     settings: ClientConfig,
-    producer: ArcSwap<BaseProducer<PublisherEvents>>,
+    producer: ArcSwap<BaseProducer<Events>>,
     /// Why nothing can be sent.
     failure: RwLock<Option<String>>,
     stop: AtomicBool,
 }
 
-impl ProducerSlot {
+impl Line {
     fn open(settings: ClientConfig) -> KafkaResult<Self> {
-        let producer = settings.create_with_context(PublisherEvents)?;
-        Ok(ProducerSlot {
+        let producer = settings.create_with_context(Events)?;
+        Ok(Line {
             settings,
             producer: ArcSwap::from_pointee(producer),
             failure: RwLock::default(),
@@ -188,7 +188,7 @@ impl ProducerSlot {
             // What is in flight is answered: nobody knows whether it is in Kafka.
             producer.purge(PurgeConfig::default().queue().inflight());
             producer.poll(wait);
-            match self.settings.create_with_context(PublisherEvents) {
+            match self.settings.create_with_context(Events) {
                 Ok(next) => self.producer.store(Arc::new(next)),
                 Err(error) => tracing::error!(%error, "no producer of pushes can be made"),
             }
@@ -232,19 +232,19 @@ impl Publisher {
             .set("message.timeout.ms", CONFIRM_WITHIN.as_millis().to_string())
             .set("queue.buffering.max.kbytes", QUEUE_KIB_MAX.to_string())
             .set("retry.backoff.ms", "20");
-        let slot = Arc::new(ProducerSlot::open(settings)?);
+        let line = Arc::new(Line::open(settings)?);
         let thread = std::thread::Builder::new()
             .name("publisher".to_owned())
             .spawn({
-                let slot = Arc::clone(&slot);
-                move || slot.serve()
+                let line = Arc::clone(&line);
+                move || line.serve()
             });
         thread.map_err(|error| KafkaError::ClientCreation(error.to_string()))?;
         let attributes = spans::sender(name, cluster.bootstrap_servers());
         Ok(Publisher(Arc::new(Inner {
             tracing,
             attributes,
-            slot,
+            line,
         })))
     }
 
@@ -253,7 +253,7 @@ impl Publisher {
     /// # Errors
     /// Why not; it is being mended.
     pub fn ready(&self) -> Result<(), String> {
-        match self.0.slot.failure() {
+        match self.0.line.failure() {
             None => Ok(()),
             Some(reason) => Err(format!(
                 "pushes: the producer failed and is being replaced: {reason}"
@@ -296,7 +296,7 @@ impl Publisher {
     }
 
     fn send<'r>(&self, record: Outgoing<'r>) -> Result<(), (Error, Outgoing<'r>)> {
-        let sent = self.0.slot.producer.load().send(record);
+        let sent = self.0.line.producer.load().send(record);
         sent.map_err(|(error, record)| {
             let error = if client::is_queue_full(&error) {
                 Error::Busy
@@ -309,12 +309,9 @@ impl Publisher {
         })
     }
 
-    fn outgoing<'r>(
-        &self,
-        publication: &Publication<'r>,
-    ) -> (Outgoing<'r>, AckReceiver, Option<Span>) {
-        let (ack, answer) = oneshot::channel();
-        let mut record = BaseRecord::with_opaque_to(publication.topic, Box::new(ack))
+    fn outgoing<'r>(&self, publication: &Publication<'r>) -> (Outgoing<'r>, Answer, Option<Span>) {
+        let (ticket, answer) = oneshot::channel();
+        let mut record = BaseRecord::with_opaque_to(publication.topic, Box::new(ticket))
             .partition(publication.partition)
             .key(publication.key);
         record.payload = publication.payload;
@@ -331,7 +328,7 @@ impl Publisher {
         }
         let span = self.0.send_span(publication);
         if let Some(span) = &span {
-            record.headers = Some(spans::inject(record.headers.take(), span.span_context()));
+            record.headers = Some(spans::carry(record.headers.take(), span.span_context()));
         }
         (record, answer, span)
     }
@@ -340,7 +337,7 @@ impl Publisher {
 /// What became of a record that was sent or not.
 async fn confirmed(
     sent: Result<(), Error>,
-    answer: AckReceiver,
+    answer: Answer,
     mut span: Option<Span>,
 ) -> Result<Acknowledged, Error> {
     let answer = match sent {

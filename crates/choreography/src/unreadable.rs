@@ -24,7 +24,7 @@ use rdkafka::{
 
 use crate::{
     StageConfig,
-    client::LoggingContext,
+    client::Plain,
     native::{self, Event, Queue},
 };
 
@@ -142,10 +142,7 @@ impl<'a> Search<'a> {
     }
 
     /// A consumer as the lane's is, which reads one batch at a time.
-    fn reader(
-        &self,
-        receive_bytes_max: Option<&str>,
-    ) -> Result<BaseConsumer<LoggingContext>, KafkaError> {
+    fn reader(&self, receive_bytes_max: Option<&str>) -> Result<BaseConsumer<Plain>, KafkaError> {
         let mut settings = self.config.cluster.consumer_config();
         settings
             .set("client.id", format!("{}-looking", self.config.group))
@@ -164,12 +161,12 @@ impl<'a> Search<'a> {
         if let Some(bytes) = receive_bytes_max {
             settings.set("receive.message.max.bytes", bytes);
         }
-        settings.create_with_context(LoggingContext)
+        settings.create_with_context(Plain)
     }
 
     fn assign(
         &self,
-        reader: &BaseConsumer<LoggingContext>,
+        reader: &BaseConsumer<Plain>,
         partition: i32,
         offset: i64,
     ) -> Result<Instant, KafkaError> {
@@ -182,7 +179,7 @@ impl<'a> Search<'a> {
 
     fn look(
         &self,
-        reader: &BaseConsumer<LoggingContext>,
+        reader: &BaseConsumer<Plain>,
         partition: i32,
         offset: i64,
     ) -> Result<Found, KafkaError> {
@@ -221,7 +218,7 @@ impl<'a> Search<'a> {
         // when it looks whether that is full.
         let topic = CString::new(&*self.config.input)?;
         let queue = Queue::new(reader.client());
-        queue.forward_from(reader.client(), &topic, partition);
+        queue.take(reader.client(), &topic, partition);
         let deadline = self.assign(&reader, partition, first)?;
         loop {
             // What waits came with one answer: nothing is fetched while anything waits. At first that is a mark of the

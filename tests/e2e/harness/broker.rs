@@ -17,7 +17,7 @@ pub fn options() -> Options {
 }
 
 /// Of an only broker that goes away under a test and comes back: not 4.4, which loses what was committed meanwhile or lets
-/// what was aborted through (KAFKA-20734; ARCHITECTURE.md, "Measured traps").
+/// what was aborted through (KAFKA-20734; docs/internals/traps.md).
 pub fn that_goes_away() -> Options {
     let mut options = options();
     if options.release == Release::V4_4 {

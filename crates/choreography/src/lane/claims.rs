@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use rdkafka::Offset;
 
-use super::{Lane, SessionEnd, commit::STORE_ENDS_WITHIN};
+use super::{End, Lane, commit::STORE_ENDS_WITHIN};
 use crate::{
     Backoff, CommitMode, Handler, Restore,
     batch::Batch,
-    consumer::{LaneConsumer, StartOffset},
-    gates::ClosedGate,
+    consumer::{Known, LaneConsumer},
+    gates::Closed,
     handler,
 };
 
@@ -29,8 +29,8 @@ const UNKNOWN: &str = "partitions wait: where they go on is not known";
 const UNRESTORED: &str = "partitions wait: their state could not be brought back";
 
 /// A partition on its way to be opened.
-struct OpeningGate {
-    gate: ClosedGate,
+struct Opening {
+    gate: Closed,
     next: Option<i64>,
     /// Of the last record before it, where that is known.
     epoch: Option<i32>,
@@ -40,11 +40,11 @@ struct OpeningGate {
 /// Partitions on their way to be opened.
 pub(super) struct Claims {
     /// What the store is asked about now; empty where it is not.
-    asked: Vec<ClosedGate>,
+    asked: Vec<Closed>,
     /// Those of which it is known where they go on.
-    opening: Vec<OpeningGate>,
+    opening: Vec<Opening>,
     /// The client is to be sent to where a partition goes on, again.
-    seek_pending: bool,
+    is_sought: bool,
     /// Of restores that fail.
     restores: Backoff,
     restore_at: Instant,
@@ -59,7 +59,7 @@ impl Default for Claims {
         Claims {
             asked: Vec::new(),
             opening: Vec::new(),
-            seek_pending: false,
+            is_sought: false,
             restores: Backoff::new(AGAIN_FIRST, AGAIN_MAX),
             restore_at: Instant::now(),
             seek_at: Instant::now(),
@@ -71,11 +71,8 @@ impl Default for Claims {
 }
 
 /// What the group has committed. Stable: an offset that is being committed by a transaction is waited for.
-fn committed(
-    consumer: &LaneConsumer,
-    partitions: &[i32],
-) -> Result<Vec<StartOffset>, handler::Error> {
-    let committed = consumer.committed_offsets_of(partitions);
+fn committed(consumer: &LaneConsumer, partitions: &[i32]) -> Result<Vec<Known>, handler::Error> {
+    let committed = consumer.committed_of_all(partitions);
     committed.map_err(|error| handler::Error::retry("kafka", error.to_string()))
 }
 
@@ -86,29 +83,29 @@ impl<H: Handler> Lane<H> {
         &mut self,
         consumer: &LaneConsumer,
         claims: &mut Claims,
-    ) -> Result<(), SessionEnd> {
+    ) -> Result<(), End> {
         if self.config.commit != CommitMode::Store && !self.handler.keeps_state() {
             return Ok(());
         }
         self.ask(consumer, claims)?;
         self.restore(consumer, claims)?;
-        let waits = !claims.asked.is_empty() || !claims.opening.is_empty() || claims.seek_pending;
-        consumer.is_claiming.set(waits);
+        let waits = !claims.asked.is_empty() || !claims.opening.is_empty() || claims.is_sought;
+        consumer.is_asking.set(waits);
         if !waits && consumer.closed().is_empty() {
-            consumer.report_restored();
+            consumer.all_open();
         }
         Ok(())
     }
 
     /// Asks where partitions go on whose gates are closed.
-    fn ask(&mut self, consumer: &LaneConsumer, claims: &mut Claims) -> Result<(), SessionEnd> {
+    fn ask(&mut self, consumer: &LaneConsumer, claims: &mut Claims) -> Result<(), End> {
         if claims.asked.is_empty() {
             if Instant::now() < claims.again_at {
                 return Ok(());
             }
-            claims.seek_pending = false;
-            claims.asked = consumer.closed_unclaimed();
-            let known = |gate: &ClosedGate| claims.opening.iter().any(|known| known.gate == *gate);
+            claims.is_sought = false;
+            claims.asked = consumer.closed_anew();
+            let known = |gate: &Closed| claims.opening.iter().any(|known| known.gate == *gate);
             claims.asked.retain(|gate| !known(gate));
             if claims.asked.is_empty() {
                 return Ok(());
@@ -132,19 +129,17 @@ impl<H: Handler> Lane<H> {
                 claims.backoff.reset();
                 for gate in asked {
                     let found = claimed.iter().find(|it| it.0 == gate.partition);
-                    claims
-                        .opening
-                        .extend(found.map(|(_, next, epoch)| OpeningGate {
-                            gate,
-                            next: *next,
-                            epoch: *epoch,
-                            is_restored: false,
-                        }));
+                    claims.opening.extend(found.map(|(_, next, epoch)| Opening {
+                        gate,
+                        next: *next,
+                        epoch: *epoch,
+                        is_restored: false,
+                    }));
                 }
                 Ok(())
             }
             Err(failure) => {
-                let wait = self.retry_wait(&mut claims.backoff, failure, &partitions, UNKNOWN)?;
+                let wait = self.wait_for(&mut claims.backoff, failure, &partitions, UNKNOWN)?;
                 claims.again_at = Instant::now() + wait;
                 Ok(())
             }
@@ -152,7 +147,7 @@ impl<H: Handler> Lane<H> {
     }
 
     /// Has the state of partitions brought back, and opens the gates of those that have it.
-    fn restore(&mut self, consumer: &LaneConsumer, claims: &mut Claims) -> Result<(), SessionEnd> {
+    fn restore(&mut self, consumer: &LaneConsumer, claims: &mut Claims) -> Result<(), End> {
         if claims.opening.is_empty() || Instant::now() < claims.restore_at {
             return Ok(());
         }
@@ -177,7 +172,7 @@ impl<H: Handler> Lane<H> {
                     }
                     Err(failure) => {
                         let restores = &mut claims.restores;
-                        let wait = self.retry_wait(restores, failure, &[partition], UNRESTORED)?;
+                        let wait = self.wait_for(restores, failure, &[partition], UNRESTORED)?;
                         claims.restore_at = now + wait;
                     }
                 }
@@ -191,7 +186,7 @@ impl<H: Handler> Lane<H> {
                 match self.config.commit {
                     // What is stored may have changed: it is claimed again.
                     CommitMode::Store => {
-                        claims.seek_pending = true;
+                        claims.is_sought = true;
                         claims.again_at = claims.again_at.max(now + wait);
                     }
                     CommitMode::Kafka | CommitMode::AtLeastOnce => {
@@ -205,17 +200,17 @@ impl<H: Handler> Lane<H> {
     }
 
     /// How long until these partitions are looked at again.
-    fn retry_wait(
+    fn wait_for(
         &self,
         backoff: &mut Backoff,
         failure: handler::Error,
         partitions: &[i32],
         message: &'static str,
-    ) -> Result<Duration, SessionEnd> {
+    ) -> Result<Duration, End> {
         let cause = match failure {
             handler::Error::Retry(cause) => cause,
             handler::Error::DeadLetter(cause) | handler::Error::Fatal(cause) => {
-                return Err(SessionEnd::Fatal(cause));
+                return Err(End::Fatal(cause));
             }
         };
         let wait = backoff.next_wait();
@@ -229,14 +224,14 @@ impl<H: Handler> Lane<H> {
 
     /// Sends a partition to where it goes on and lets its records come. False where it is to be claimed again: the client
     /// does not read it yet, or it is not stored yet that its log was cut off.
-    fn open(&mut self, consumer: &LaneConsumer, opening: &OpeningGate) -> Result<bool, SessionEnd> {
-        let &OpeningGate {
+    fn open(&mut self, consumer: &LaneConsumer, opening: &Opening) -> Result<bool, End> {
+        let &Opening {
             gate, next, epoch, ..
         } = opening;
         let at = match next {
             // Whether the log has it is found out by the first record that comes.
             Some(next) if self.config.commit != CommitMode::Store => Offset::Offset(next),
-            Some(next) => match self.start_in_log(consumer, gate.partition, next)? {
+            Some(next) => match self.reachable(consumer, gate.partition, next)? {
                 Some(next) => Offset::Offset(next),
                 None => return Ok(false),
             },
@@ -249,9 +244,9 @@ impl<H: Handler> Lane<H> {
                 // Kafka may not have heard of what is stored, and nothing else may come.
                 if self.config.commit == CommitMode::Store
                     && let Offset::Offset(next) = at
-                    && let Ok(offsets) = consumer.offset_list(&[(partition, next)])
+                    && let Ok(offsets) = consumer.offsets(&[(partition, next)])
                 {
-                    self.store_offsets(consumer, &offsets);
+                    self.keep_offsets(consumer, &offsets);
                 }
             }
             Ok(false) => {}
@@ -266,14 +261,14 @@ impl<H: Handler> Lane<H> {
     /// Where reading goes on of what is stored; None where that is to be asked again. A log that ends before the stored
     /// offset was cut off (an unclean election, a lost disk), and may have grown again since: what is there is read
     /// from its beginning, in a new generation, and the ids stored already are told apart by the store.
-    fn start_in_log(
+    fn reachable(
         &mut self,
         consumer: &LaneConsumer,
         partition: i32,
         stored: i64,
-    ) -> Result<Option<i64>, SessionEnd> {
+    ) -> Result<Option<i64>, End> {
         // Where it does not answer, the client will not read there either; and what it reads is checked.
-        let Some((begin, end)) = consumer.watermarks(partition) else {
+        let Some((begin, end)) = consumer.log_range(partition) else {
             return Ok(Some(stored));
         };
         if stored <= end {
@@ -288,19 +283,19 @@ impl<H: Handler> Lane<H> {
             "the log ends before what was read of it: records were lost in Kafka; what is there is read from its beginning"
         );
         let lost = stored - end;
-        let is_stored = self.report_truncation(consumer, partition, begin, lost)?;
-        Ok(is_stored.then_some(begin))
+        let is_told = self.cut(consumer, partition, begin, lost)?;
+        Ok(is_told.then_some(begin))
     }
 
     /// Tells the store that a log lost records (`lost`, at least) and goes on at an offset before what is stored. False where
     /// that is to be tried again.
-    fn report_truncation(
+    fn cut(
         &mut self,
         consumer: &LaneConsumer,
         partition: i32,
         next: i64,
         lost: i64,
-    ) -> Result<bool, SessionEnd> {
+    ) -> Result<bool, End> {
         let stop = &self.stop;
         let give_up = || stop.requested_for(STORE_ENDS_WITHIN);
         let Some(store) = self.handler.store() else {
@@ -315,8 +310,8 @@ impl<H: Handler> Lane<H> {
                 tracing::warn!(lane = self.task, %cause, partition, "the cut is not stored yet");
                 Ok(false)
             }
-            Err(handler::Error::DeadLetter(cause)) => Err(SessionEnd::restart(cause)),
-            Err(handler::Error::Fatal(cause)) => Err(SessionEnd::Fatal(cause)),
+            Err(handler::Error::DeadLetter(cause)) => Err(End::restart(cause)),
+            Err(handler::Error::Fatal(cause)) => Err(End::Fatal(cause)),
         }
     }
 
@@ -328,7 +323,7 @@ impl<H: Handler> Lane<H> {
         &mut self,
         consumer: &LaneConsumer,
         batch: &mut Batch<'_>,
-    ) -> Result<(), SessionEnd> {
+    ) -> Result<(), End> {
         if batch.is_empty() || self.handler.store().is_none() {
             return Ok(());
         }
@@ -347,7 +342,7 @@ impl<H: Handler> Lane<H> {
             }
             let epoch = batch.first_epoch(partition);
             let rewritten = consumer.is_rewritten(partition, range.first, epoch);
-            let is_stored = match rewritten.map_err(SessionEnd::restart)? {
+            let is_told = match rewritten.map_err(End::restart)? {
                 None => false,
                 Some(true) => {
                     tracing::error!(
@@ -357,7 +352,7 @@ impl<H: Handler> Lane<H> {
                         stored = next,
                         "the log was cut before what was read of it and has grown again: records were lost in Kafka; going on where it was cut"
                     );
-                    self.report_truncation(consumer, partition, range.first, next - range.first)?
+                    self.cut(consumer, partition, range.first, next - range.first)?
                 }
                 Some(false) => {
                     tracing::warn!(
@@ -370,11 +365,11 @@ impl<H: Handler> Lane<H> {
                     true
                 }
             };
-            if !is_stored {
+            if !is_told {
                 // It comes again and is judged again: behind what is stored it would be passed over.
                 batch.forget(&[partition]);
-                let moved = consumer.seek_to(partition, range.first);
-                moved.map_err(SessionEnd::restart)?;
+                let moved = consumer.move_to(partition, range.first);
+                moved.map_err(End::restart)?;
                 self.stop.sleep(AGAIN_FIRST);
                 continue;
             }

@@ -9,8 +9,8 @@ use std::{
 use rdkafka::{Offset, consumer::Consumer, error::KafkaError, producer::BaseRecord};
 
 use super::{
-    Lane, SessionEnd,
-    commit::{CommitError, begin, confirmed},
+    End, Lane,
+    commit::{Unsettled, begin, confirmed},
 };
 use crate::{
     Backoff, Cause, CommitMode, Handler, OffsetRange,
@@ -23,50 +23,50 @@ use crate::{
 /// Between searches that find nothing.
 const AGAIN_FIRST: Duration = Duration::from_millis(200);
 const AGAIN_MAX: Duration = Duration::from_secs(30);
-const SKIPPED: &str = "records that cannot be read are skipped over; a dead letter names them";
+const STEPPED_PAST: &str = "records that cannot be read are passed over; a dead letter names them";
 
 /// An error, and of each partition the next offset when it came, where that is known.
-struct PendingError {
+struct Raised {
     error: String,
     partitions: Vec<(i32, Option<i64>)>,
 }
 
 /// What a lane knows of batches that it cannot read.
-pub(super) struct ReadErrors {
+pub(super) struct Suspicion {
     /// The last error, while it is to be found out what it was about.
-    raised: Option<PendingError>,
+    raised: Option<Raised>,
     /// Of each partition that was sent behind such a batch, where to: until something is polled there it has no position.
-    skipped: BTreeMap<i32, i64>,
+    passed: BTreeMap<i32, i64>,
     /// Of each partition the first and the last offset of a batch whose letter is confirmed and which was not stepped past
     /// yet: its store does not answer, and with each try the letter would be sent again.
     confirmed: BTreeMap<i32, (i64, i64)>,
     /// Partitions whose records the lane forgot since the error, as they went, or are read from elsewhere.
-    forgotten: Vec<i32>,
+    given_back: Vec<i32>,
     backoff: Backoff,
     again_at: Instant,
 }
 
-impl Default for ReadErrors {
+impl Default for Suspicion {
     fn default() -> Self {
-        ReadErrors {
+        Suspicion {
             raised: None,
-            skipped: BTreeMap::new(),
+            passed: BTreeMap::new(),
             confirmed: BTreeMap::new(),
-            forgotten: Vec::new(),
+            given_back: Vec::new(),
             backoff: Backoff::new(AGAIN_FIRST, AGAIN_MAX),
             again_at: Instant::now(),
         }
     }
 }
 
-impl ReadErrors {
+impl Suspicion {
     /// Notes partitions whose records the lane forgot.
-    pub fn note_forgotten(&mut self, partitions: &mut Vec<i32>) {
+    pub fn give_back(&mut self, partitions: &mut Vec<i32>) {
         for partition in &*partitions {
             self.confirmed.remove(partition);
         }
         match self.raised {
-            Some(_) => self.forgotten.append(partitions),
+            Some(_) => self.given_back.append(partitions),
             None => partitions.clear(),
         }
     }
@@ -84,23 +84,23 @@ impl ReadErrors {
             _ => (partition, None),
         };
         let partitions = positions.map(next).collect();
-        self.forgotten.clear();
-        self.raised = Some(PendingError { error, partitions });
+        self.given_back.clear();
+        self.raised = Some(Raised { error, partitions });
     }
 
     /// The error, with the positions that hold: of what the lane gave back since then nothing is handled, and it may come
     /// back, so that to go on behind its position would leave records out. Where a closed gate will be opened is not
     /// known; what cannot be read behind it is reported again then.
-    fn take(&mut self, is_closed: impl Fn(i32) -> bool) -> Option<PendingError> {
+    fn take(&mut self, is_closed: impl Fn(i32) -> bool) -> Option<Raised> {
         let mut raised = self.raised.take()?;
         let partitions = &mut raised.partitions;
         partitions.retain(|(partition, _)| !is_closed(*partition));
         for (partition, next) in partitions {
-            if self.forgotten.contains(partition) {
+            if self.given_back.contains(partition) {
                 *next = None;
             }
         }
-        self.forgotten.clear();
+        self.given_back.clear();
         Some(raised)
     }
 
@@ -124,17 +124,17 @@ impl ReadErrors {
 impl<H: Handler> Lane<H> {
     /// Notes an error that may be about a batch, and where all partitions were when it came: what is polled later may lie
     /// behind that batch.
-    pub(super) fn note_read_error(
+    pub(super) fn suspect(
         &mut self,
         consumer: &LaneConsumer,
         error: &KafkaError,
-    ) -> Result<(), SessionEnd> {
-        if self.read_errors.raised.is_none() {
-            let positions = consumer.client.position().map_err(SessionEnd::restart)?;
+    ) -> Result<(), End> {
+        if self.suspicion.raised.is_none() {
+            let positions = consumer.client.position().map_err(End::restart)?;
             let elements = positions.elements();
             let positions = elements.iter().map(|it| (it.partition(), it.offset()));
             let is_closed = |partition| consumer.is_closed(partition);
-            self.read_errors
+            self.suspicion
                 .raise(error.to_string(), positions, is_closed);
         }
         Ok(())
@@ -142,16 +142,16 @@ impl<H: Handler> Lane<H> {
 
     /// Finds the batches that cannot be read, if there are any, and steps past each. To be called between batches.
     /// Answers with a wait where a letter could not be sent.
-    pub(super) fn skip_unreadable(
+    pub(super) fn step_past(
         &mut self,
         producer: &mut LaneProducer,
         consumer: &LaneConsumer,
-    ) -> Result<Option<Duration>, SessionEnd> {
+    ) -> Result<Option<Duration>, End> {
         let is_closed = |partition| consumer.is_closed(partition);
-        let Some(PendingError {
+        let Some(Raised {
             error,
             mut partitions,
-        }) = self.read_errors.take(is_closed)
+        }) = self.suspicion.take(is_closed)
         else {
             return Ok(None);
         };
@@ -159,8 +159,8 @@ impl<H: Handler> Lane<H> {
             let stored = || self.handler.store()?.next(*partition);
             *next = next.or_else(stored);
         }
-        let wait = self.read_errors.backoff.next_wait();
-        self.read_errors.again_at = Instant::now() + wait;
+        let wait = self.suspicion.backoff.next_wait();
+        self.suspicion.again_at = Instant::now() + wait;
         let (mut found, mut open) = (Vec::new(), Vec::new());
         let progress = || self.status.progress();
         let search = Search::new(&self.config, &progress);
@@ -175,7 +175,7 @@ impl<H: Handler> Lane<H> {
             }
         }
         if !open.is_empty() {
-            self.read_errors.raised = Some(PendingError {
+            self.suspicion.raised = Some(Raised {
                 error: error.clone(),
                 partitions: open,
             });
@@ -189,28 +189,28 @@ impl<H: Handler> Lane<H> {
             );
             return Ok(None);
         }
-        if self.read_errors.raised.is_none() {
-            self.read_errors.backoff.reset();
+        if self.suspicion.raised.is_none() {
+            self.suspicion.backoff.reset();
         }
         let mut left = found.as_slice();
         while let Some((unreadable, others)) = left.split_first() {
-            match self.skip(producer, consumer, unreadable) {
+            match self.pass(producer, consumer, unreadable) {
                 Ok(()) => left = others,
-                Err(CommitError::End(end)) => return Err(end),
+                Err(Unsettled::End(end)) => return Err(end),
                 Err(
-                    CommitError::Aborted(reason)
-                    | CommitError::InDoubt(reason)
-                    | CommitError::TimedOut(reason),
+                    Unsettled::Aborted(reason)
+                    | Unsettled::Doubtful(reason)
+                    | Unsettled::TimedOut(reason),
                 ) => {
                     // Those that are left are looked for again.
                     let again = left.iter().map(|it| (it.partition, Some(it.first)));
-                    let raised = self.read_errors.raised.take();
+                    let raised = self.suspicion.raised.take();
                     let mut partitions = raised.map_or_else(Vec::new, |it| it.partitions);
                     partitions.extend(again);
-                    self.read_errors.raised = Some(PendingError { error, partitions });
+                    self.suspicion.raised = Some(Raised { error, partitions });
                     return match self.aborted(reason)? {
-                        super::BatchResult::Retry(wait) => Ok(Some(wait)),
-                        super::BatchResult::Committed => Ok(None),
+                        super::Settled::Again(wait) => Ok(Some(wait)),
+                        super::Settled::Committed => Ok(None),
                     };
                 }
             }
@@ -238,19 +238,19 @@ impl<H: Handler> Lane<H> {
             None if self.config.commit == CommitMode::Store => return Ok(None),
             // Another may have gone on from there before the partition came back.
             None => consumer
-                .committed_offset_of(partition)?
-                .max(self.read_errors.skipped.get(&partition).copied()),
+                .committed_of(partition)?
+                .max(self.suspicion.passed.get(&partition).copied()),
         };
         search.at(partition, first)
     }
 
     /// Sends the letter, and with it the offset behind the batch; then the consumer goes there.
-    fn skip(
+    fn pass(
         &mut self,
         producer: &mut LaneProducer,
         consumer: &LaneConsumer,
         unreadable: &Unreadable,
-    ) -> Result<(), CommitError> {
+    ) -> Result<(), Unsettled> {
         let Unreadable {
             partition,
             first,
@@ -258,9 +258,9 @@ impl<H: Handler> Lane<H> {
             ref why,
         } = *unreadable;
         // Nothing of it was handled, so what a handler keeps is to be empty.
-        self.decisions
-            .decide(&mut self.handler, &[], self.known.failures())
-            .map_err(|cause| CommitError::End(SessionEnd::Fatal(cause)))?;
+        self.judge
+            .decide(&mut self.handler, &[], self.places.known())
+            .map_err(|cause| Unsettled::End(End::Fatal(cause)))?;
         let next = last + 1;
         let polled = consumer.position_of(partition).map_err(fault)?;
         // What lies behind it was polled and committed already: there is no way back.
@@ -269,11 +269,11 @@ impl<H: Handler> Lane<H> {
             true => Vec::new(),
             false => vec![(partition, next)],
         };
-        let offsets = consumer.offset_list(&offsets).map_err(fault)?;
-        self.replace_producer(producer).map_err(CommitError::End)?;
+        let offsets = consumer.offsets(&offsets).map_err(fault)?;
+        self.renew(producer).map_err(Unsettled::End)?;
         if self.config.commit.is_transactional() {
             begin(producer)?;
-            if let Err(undelivered) = self.send_unreadable_letter(producer, unreadable) {
+            if let Err(undelivered) = self.send_unread(producer, unreadable) {
                 let reason = producer.failed().unwrap_or(undelivered.reason);
                 return Err(self.abort(producer, reason));
             }
@@ -282,10 +282,10 @@ impl<H: Handler> Lane<H> {
                 false => self.commit_or_ask(producer, consumer, &offsets)?,
             }
         } else {
-            if !self.read_errors.is_confirmed(unreadable) {
-                self.send_unreadable_letter(producer, unreadable)
-                    .map_err(|undelivered| CommitError::Aborted(undelivered.reason))?;
-                self.read_errors.confirm(unreadable);
+            if !self.suspicion.is_confirmed(unreadable) {
+                self.send_unread(producer, unreadable)
+                    .map_err(|undelivered| Unsettled::Aborted(undelivered.reason))?;
+                self.suspicion.confirm(unreadable);
             }
             if !behind {
                 let ranges = [OffsetRange {
@@ -294,22 +294,29 @@ impl<H: Handler> Lane<H> {
                     next,
                 }];
                 self.commit_ranges(&ranges)?;
-                self.store_offsets(consumer, &offsets);
+                self.keep_offsets(consumer, &offsets);
             }
         }
-        self.read_errors.confirmed.remove(&partition);
+        self.suspicion.confirmed.remove(&partition);
         self.metrics.letters_truncated.inc();
         self.metrics.dead_letters("unreadable", 1);
         let topic = self.config.input.as_str();
-        tracing::error!(topic, partition, offset = first, last, why, "{SKIPPED}");
+        tracing::error!(
+            topic,
+            partition,
+            offset = first,
+            last,
+            why,
+            "{STEPPED_PAST}"
+        );
         if !behind {
-            self.read_errors.skipped.insert(partition, next);
-            consumer.seek_to(partition, next).map_err(fault)?;
+            self.suspicion.passed.insert(partition, next);
+            consumer.move_to(partition, next).map_err(fault)?;
         }
         Ok(())
     }
 
-    fn send_unreadable_letter(
+    fn send_unread(
         &self,
         producer: &LaneProducer,
         unreadable: &Unreadable,
@@ -326,14 +333,14 @@ impl<H: Handler> Lane<H> {
             at: FailedAt::Decode,
             attempts: 1,
         };
-        let reporter = dlq::Reporter {
+        let place = dlq::Place {
             group: &self.config.group,
             task: &self.task,
             service: self.config.service,
             handler: std::any::type_name::<H>(),
             generation: self.topics.generation(),
         };
-        let headers = dlq::unreadable_headers(&failed, unreadable.last, &reporter);
+        let headers = dlq::unread_headers(&failed, unreadable.last, &place);
         let letter = BaseRecord::<'_, [u8], [u8], usize>::with_opaque_to(&self.dlq_topic, 0)
             .partition(unreadable.partition)
             .headers(headers);
@@ -347,8 +354,8 @@ impl<H: Handler> Lane<H> {
     }
 }
 
-fn fault(error: KafkaError) -> CommitError {
-    CommitError::End(SessionEnd::restart(error))
+fn fault(error: KafkaError) -> Unsettled {
+    Unsettled::End(End::restart(error))
 }
 
 #[cfg(test)]
@@ -357,17 +364,17 @@ mod tests {
 
     #[test]
     fn a_position_before_records_that_were_given_back_is_none() {
-        let mut read_errors = ReadErrors::default();
+        let mut suspicion = Suspicion::default();
         // Before the error it is nobody's concern.
-        read_errors.note_forgotten(&mut vec![1]);
-        read_errors.raised = Some(PendingError {
+        suspicion.give_back(&mut vec![1]);
+        suspicion.raised = Some(Raised {
             error: "e".to_owned(),
             partitions: vec![(0, Some(5)), (1, Some(7)), (2, None)],
         });
-        read_errors.note_forgotten(&mut vec![0]);
-        let raised = read_errors.take(|_| false).expect("raised");
+        suspicion.give_back(&mut vec![0]);
+        let raised = suspicion.take(|_| false).expect("raised");
         assert_eq!(raised.partitions, [(0, None), (1, Some(7)), (2, None)]);
-        assert!(read_errors.take(|_| false).is_none());
+        assert!(suspicion.take(|_| false).is_none());
     }
 
     #[test]
@@ -377,9 +384,9 @@ mod tests {
                 .map(Offset::Offset)
                 .into_iter()
                 .chain([Offset::Invalid]);
-            let mut read_errors = ReadErrors::default();
-            read_errors.raise("e".to_owned(), (0..).zip(positions), |it| it == closed);
-            read_errors
+            let mut suspicion = Suspicion::default();
+            suspicion.raise("e".to_owned(), (0..).zip(positions), |it| it == closed);
+            suspicion
         };
         // Closed when the error came, and open since.
         let raised = at(0).take(|_| false).expect("raised");
@@ -397,15 +404,15 @@ mod tests {
             last,
             why: "w".to_owned(),
         };
-        let mut read_errors = ReadErrors::default();
-        read_errors.confirm(&batch(0, 9));
-        read_errors.confirm(&batch(1, 9));
-        let known = |read_errors: &ReadErrors| {
-            [batch(0, 9), batch(1, 9), batch(1, 8)].map(|it| read_errors.is_confirmed(&it))
+        let mut suspicion = Suspicion::default();
+        suspicion.confirm(&batch(0, 9));
+        suspicion.confirm(&batch(1, 9));
+        let known = |suspicion: &Suspicion| {
+            [batch(0, 9), batch(1, 9), batch(1, 8)].map(|it| suspicion.is_confirmed(&it))
         };
-        assert_eq!(known(&read_errors), [true, true, false]);
+        assert_eq!(known(&suspicion), [true, true, false]);
         // Whether or not something is to be looked for.
-        read_errors.note_forgotten(&mut vec![0]);
-        assert_eq!(known(&read_errors), [false, true, false]);
+        suspicion.give_back(&mut vec![0]);
+        assert_eq!(known(&suspicion), [false, true, false]);
     }
 }

@@ -20,27 +20,27 @@ use crate::{
 
 /// Records whose dead letters are confirmed, by partition and offset, and why: they are decided for good, however often
 /// their batch is tried.
-pub(crate) type ConfirmedLetters = HashMap<(i32, i64), (Cause, FailedAt)>;
+pub(crate) type Buried = HashMap<(i32, i64), (Cause, FailedAt)>;
 
 /// What is known of records of the batch before it is decided, by partition and offset.
 #[derive(Clone, Copy)]
-pub(crate) struct KnownFailures<'a> {
-    pub letters_confirmed: &'a ConfirmedLetters,
+pub(crate) struct Known<'a> {
+    pub buried: &'a Buried,
     /// Their outputs cannot be sent, and why: they are dead letters.
     pub refused: &'a HashMap<(i32, i64), Cause>,
 }
 
-impl KnownFailures<'_> {
-    fn result(&self, one: &Incoming<'_>) -> Option<RecordResult> {
-        if self.letters_confirmed.is_empty() && self.refused.is_empty() {
+impl Known<'_> {
+    fn verdict(&self, one: &Incoming<'_>) -> Option<Verdict> {
+        if self.buried.is_empty() && self.refused.is_empty() {
             return None;
         }
         let place = (one.partition, one.offset);
-        let (cause, at) = match self.letters_confirmed.get(&place) {
+        let (cause, at) = match self.buried.get(&place) {
             Some((cause, at)) => (cause, *at),
             None => (self.refused.get(&place)?, FailedAt::Send),
         };
-        Some(RecordResult::Failed(
+        Some(Verdict::Failed(
             handler::Error::DeadLetter(cause.clone()),
             at,
         ))
@@ -55,38 +55,38 @@ pub(crate) enum Decision<'a> {
 }
 
 /// One record's decision as kept.
-enum RecordResult {
+enum Verdict {
     /// The index of its outcome.
     Handled(usize),
     Failed(handler::Error, FailedAt),
 }
 
 /// The decisions on a batch; buffers are reused from batch to batch.
-pub(crate) struct Decisions<R> {
+pub(crate) struct Judge<R> {
     records: Vec<R>,
-    results: Vec<RecordResult>,
+    verdicts: Vec<Verdict>,
     output: Output,
     /// The handler was given decoded records since this was reset.
     is_handling: bool,
 }
 
-impl<R> Default for Decisions<R> {
+impl<R> Default for Judge<R> {
     fn default() -> Self {
-        Decisions {
+        Judge {
             records: Vec::new(),
-            results: Vec::new(),
+            verdicts: Vec::new(),
             output: Output::default(),
             is_handling: false,
         }
     }
 }
 
-impl<R: Default> Decisions<R> {
+impl<R: Default> Judge<R> {
     /// Of a lane, whose handler can show that it lives.
     pub fn of(status: &Arc<LaneStatus>) -> Self {
-        let mut decisions = Decisions::default();
-        decisions.output.status = Some(Arc::clone(status));
-        decisions
+        let mut judge = Judge::default();
+        judge.output.status = Some(Arc::clone(status));
+        judge
     }
 
     /// Decides a batch, but for what is known of it already.
@@ -97,7 +97,7 @@ impl<R: Default> Decisions<R> {
         &mut self,
         handler: &mut H,
         incoming: &[Incoming<'_>],
-        known: KnownFailures<'_>,
+        known: Known<'_>,
     ) -> Result<(), Cause> {
         if self.records.len() < incoming.len() {
             self.records.resize_with(incoming.len(), R::default);
@@ -116,12 +116,12 @@ impl<R: Default> Decisions<R> {
                 }
             }
         }
-        debug_assert_eq!(self.results.len(), incoming.len());
+        debug_assert_eq!(self.verdicts.len(), incoming.len());
         Ok(())
     }
 
     fn start<H: Handler<Record = R>>(&mut self, handler: &mut H) {
-        self.results.clear();
+        self.verdicts.clear();
         self.output.clear();
         handler.begin();
     }
@@ -130,28 +130,28 @@ impl<R: Default> Decisions<R> {
         &mut self,
         handler: &mut H,
         incoming: &[Incoming<'_>],
-        known: KnownFailures<'_>,
+        known: Known<'_>,
     ) -> Result<(), Cause> {
         let first = self.output.outcomes.len();
         let mut next = first;
         for (one, record) in incoming.iter().zip(&mut self.records) {
-            if let Some(result) = known.result(one) {
-                self.results.push(result);
+            if let Some(verdict) = known.verdict(one) {
+                self.verdicts.push(verdict);
                 continue;
             }
-            let result = match handler.decode(one, record) {
+            let verdict = match handler.decode(one, record) {
                 Ok(()) => {
                     next += 1;
-                    RecordResult::Handled(next - 1)
+                    Verdict::Handled(next - 1)
                 }
                 Err(handler::Error::Fatal(cause)) => return Err(cause),
-                Err(failure) => RecordResult::Failed(failure, FailedAt::Decode),
+                Err(failure) => Verdict::Failed(failure, FailedAt::Decode),
             };
-            self.results.push(result);
+            self.verdicts.push(verdict);
         }
-        let from = self.results.len() - incoming.len();
-        let good = |(result, _): &(&RecordResult, _)| matches!(result, RecordResult::Handled(_));
-        let items: Vec<Item<'_, R>> = self.results[from..]
+        let from = self.verdicts.len() - incoming.len();
+        let good = |(verdict, _): &(&Verdict, _)| matches!(verdict, Verdict::Handled(_));
+        let items: Vec<Item<'_, R>> = self.verdicts[from..]
             .iter()
             .zip(self.records.iter().zip(incoming))
             .filter(good)
@@ -171,19 +171,19 @@ impl<R: Default> Decisions<R> {
                 message,
             });
         }
-        self.collect_failures()
+        self.lift_failures()
     }
 
     /// Failures of `handle` become verdicts; a fatal one ends the batch.
-    fn collect_failures(&mut self) -> Result<(), Cause> {
-        for result in &mut self.results {
-            if let RecordResult::Handled(index) = result
+    fn lift_failures(&mut self) -> Result<(), Cause> {
+        for verdict in &mut self.verdicts {
+            if let Verdict::Handled(index) = verdict
                 && let Some(Outcome::Fail(failure)) = self.output.outcomes.get(*index)
             {
                 if let handler::Error::Fatal(cause) = failure {
                     return Err(cause.clone());
                 }
-                *result = RecordResult::Failed(failure.clone(), FailedAt::Handle);
+                *verdict = Verdict::Failed(failure.clone(), FailedAt::Handle);
             }
         }
         Ok(())
@@ -194,9 +194,9 @@ impl<R: Default> Decisions<R> {
         &mut self,
         handler: &mut H,
         one: &Incoming<'_>,
-        known: KnownFailures<'_>,
+        known: Known<'_>,
     ) -> Result<(), Cause> {
-        let (results, outcomes) = (self.results.len(), self.output.outcomes.len());
+        let (verdicts, outcomes) = (self.verdicts.len(), self.output.outcomes.len());
         self.is_handling = false;
         let result = catch_unwind(AssertUnwindSafe(|| {
             self.decide_together(handler, std::slice::from_ref(one), known)
@@ -204,15 +204,15 @@ impl<R: Default> Decisions<R> {
         match result {
             Ok(result) => result,
             Err(panic) => {
-                self.results.truncate(results);
+                self.verdicts.truncate(verdicts);
                 self.output.truncate(outcomes);
                 // Where its decoding did, the last call was another record's.
                 if self.is_handling {
                     handler.panicked();
                 }
                 let failure = handler::Error::dead_letter("panic", panic_text(&*panic));
-                self.results
-                    .push(RecordResult::Failed(failure, FailedAt::Handle));
+                self.verdicts
+                    .push(Verdict::Failed(failure, FailedAt::Handle));
                 Ok(())
             }
         }
@@ -220,17 +220,17 @@ impl<R: Default> Decisions<R> {
 
     /// Records that failed, and why.
     pub fn failures(&self) -> impl Iterator<Item = (usize, &Cause)> {
-        self.results
+        self.verdicts
             .iter()
             .enumerate()
-            .filter_map(|(index, result)| match result {
-                RecordResult::Failed(
+            .filter_map(|(index, verdict)| match verdict {
+                Verdict::Failed(
                     handler::Error::Retry(cause)
                     | handler::Error::DeadLetter(cause)
                     | handler::Error::Fatal(cause),
                     _,
                 ) => Some((index, cause)),
-                RecordResult::Handled(_) => None,
+                Verdict::Handled(_) => None,
             })
     }
 
@@ -241,30 +241,30 @@ impl<R: Default> Decisions<R> {
 
     /// Whether any record asks to be tried again.
     pub fn wants_retry(&self) -> bool {
-        self.results
+        self.verdicts
             .iter()
-            .any(|v| matches!(v, RecordResult::Failed(handler::Error::Retry(_), _)))
+            .any(|v| matches!(v, Verdict::Failed(handler::Error::Retry(_), _)))
     }
 
     /// Overrides a decision: the output cannot be sent.
-    pub fn reject_output(&mut self, index: usize, cause: Cause) {
-        if let Some(result) = self.results.get_mut(index)
-            && !matches!(result, RecordResult::Failed(..))
+    pub fn refuse(&mut self, index: usize, cause: Cause) {
+        if let Some(verdict) = self.verdicts.get_mut(index)
+            && !matches!(verdict, Verdict::Failed(..))
         {
-            *result = RecordResult::Failed(handler::Error::DeadLetter(cause), FailedAt::Send);
+            *verdict = Verdict::Failed(handler::Error::DeadLetter(cause), FailedAt::Send);
         }
     }
 
     /// The decision on one record; attempts are used up when this is asked, so a retry is a dead letter.
     pub fn decision(&self, index: usize) -> Decision<'_> {
-        match &self.results[index] {
-            RecordResult::Failed(
+        match &self.verdicts[index] {
+            Verdict::Failed(
                 handler::Error::Retry(cause)
                 | handler::Error::DeadLetter(cause)
                 | handler::Error::Fatal(cause),
                 at,
             ) => Decision::Dead { cause, at: *at },
-            RecordResult::Handled(outcome) => match &self.output.outcomes[*outcome] {
+            Verdict::Handled(outcome) => match &self.output.outcomes[*outcome] {
                 Outcome::Emit(emission) => Decision::Emit(self.output.emitted(emission, true)),
                 Outcome::Absorb(_) | Outcome::Fail(_) => Decision::Absorbed,
             },
@@ -272,28 +272,24 @@ impl<R: Default> Decisions<R> {
     }
 
     /// Notes the records that are dead letters.
-    pub fn note_letters(
-        &self,
-        incoming: &[Incoming<'_>],
-        letters_confirmed: &mut ConfirmedLetters,
-    ) {
+    pub fn bury(&self, incoming: &[Incoming<'_>], buried: &mut Buried) {
         for (index, record) in incoming.iter().enumerate() {
             if let Decision::Dead { cause, at } = self.decision(index) {
                 let place = (record.partition, record.offset);
-                letters_confirmed.insert(place, (cause.clone(), at));
+                buried.insert(place, (cause.clone(), at));
             }
         }
     }
 
     /// What is to be sent beside a record's outcome; nothing where the record is a dead letter.
     pub fn extras(&self, index: usize) -> impl Iterator<Item = Emitted<'_>> {
-        let outcome = match &self.results[index] {
-            RecordResult::Handled(outcome) => Some(*outcome),
-            RecordResult::Failed(..) => None,
+        let outcome = match &self.verdicts[index] {
+            Verdict::Handled(outcome) => Some(*outcome),
+            Verdict::Failed(..) => None,
         };
         outcome
             .into_iter()
-            .flat_map(|outcome| self.output.extras_of(outcome))
+            .flat_map(|outcome| self.output.beside(outcome))
     }
 
     /// Counts dead letters and absorbed records, by reason, once the batch is committed; returns how many
@@ -301,15 +297,15 @@ impl<R: Default> Decisions<R> {
     pub fn count(&self, metrics: &StageMetrics) -> u64 {
         let mut dead: Vec<(&'static str, u64)> = Vec::new();
         let mut absorbed: Vec<(&'static str, u64)> = Vec::new();
-        for result in &self.results {
-            let (counts, reason) = match result {
-                RecordResult::Failed(
+        for verdict in &self.verdicts {
+            let (counts, reason) = match verdict {
+                Verdict::Failed(
                     handler::Error::Retry(c)
                     | handler::Error::DeadLetter(c)
                     | handler::Error::Fatal(c),
                     _,
                 ) => (&mut dead, c.class),
-                RecordResult::Handled(outcome) => match self.output.outcomes[*outcome] {
+                Verdict::Handled(outcome) => match self.output.outcomes[*outcome] {
                     Outcome::Absorb(reason) => (&mut absorbed, reason),
                     _ => continue,
                 },
@@ -407,24 +403,23 @@ mod tests {
         payloads.iter().enumerate().map(one).collect()
     }
 
-    fn nothing() -> KnownFailures<'static> {
-        static BURIED: std::sync::LazyLock<ConfirmedLetters> =
-            std::sync::LazyLock::new(ConfirmedLetters::new);
+    fn nothing() -> Known<'static> {
+        static BURIED: std::sync::LazyLock<Buried> = std::sync::LazyLock::new(Buried::new);
         static REFUSED: std::sync::LazyLock<HashMap<(i32, i64), Cause>> =
             std::sync::LazyLock::new(HashMap::new);
-        KnownFailures {
-            letters_confirmed: &BURIED,
+        Known {
+            buried: &BURIED,
             refused: &REFUSED,
         }
     }
 
     fn decided(payloads: &[Option<&'static str>]) -> Vec<String> {
-        let mut decisions = Decisions::default();
-        decisions
+        let mut judge = Judge::default();
+        judge
             .decide(&mut Picky, &batch(payloads), nothing())
             .unwrap();
         (0..payloads.len())
-            .map(|index| match decisions.decision(index) {
+            .map(|index| match judge.decision(index) {
                 Decision::Emit(emitted) => {
                     String::from_utf8(emitted.payload.unwrap().to_vec()).unwrap()
                 }
@@ -462,12 +457,12 @@ mod tests {
             Some("b"),
         ];
         let beside = |payloads: &[Option<&'static str>]| {
-            let mut decisions = Decisions::default();
-            decisions
+            let mut judge = Judge::default();
+            judge
                 .decide(&mut Picky, &batch(payloads), nothing())
                 .unwrap();
             let extras = |index| {
-                let payloads = decisions.extras(index).filter_map(|it| it.payload);
+                let payloads = judge.extras(index).filter_map(|it| it.payload);
                 payloads.flatten().copied().collect()
             };
             (0..payloads.len()).map(extras).collect::<Vec<Vec<u8>>>()
@@ -515,8 +510,8 @@ mod tests {
         let heard = |payloads: &[Option<&'static str>]| {
             let mut handler = Panicky::default();
             let batch = batch(payloads);
-            let mut decisions = Decisions::default();
-            decisions.decide(&mut handler, &batch, nothing()).unwrap();
+            let mut judge = Judge::default();
+            judge.decide(&mut handler, &batch, nothing()).unwrap();
             handler.0
         };
         let alone = ["begin", "aborted", "begin", "handle"];
@@ -531,17 +526,17 @@ mod tests {
 
     #[test]
     fn a_retriable_failure_is_seen() {
-        let mut decisions = Decisions::default();
-        decisions
+        let mut judge = Judge::default();
+        judge
             .decide(&mut Picky, &batch(&[Some("a"), Some("retry")]), nothing())
             .unwrap();
-        assert!(decisions.wants_retry());
+        assert!(judge.wants_retry());
     }
 
     #[test]
     fn a_fatal_failure_ends_the_batch() {
-        let mut decisions = Decisions::default();
-        let cause = decisions
+        let mut judge = Judge::default();
+        let cause = judge
             .decide(&mut Picky, &batch(&[Some("a"), Some("fatal")]), nothing())
             .unwrap_err();
         assert_eq!(cause.class, "broken");
