@@ -17,7 +17,7 @@ use rdkafka::{
 
 use crate::{
     Cluster, OutputTopic, StageConfig, StageIdentity, TopicState,
-    client::{self, Plain, Troubles},
+    client::{self, LastErrorContext, LoggingContext},
     dlq::{self, HEADROOM_BYTES},
     facts, table,
 };
@@ -263,8 +263,8 @@ impl StageTopics {
 /// Questions about topics. Every call blocks.
 pub struct Admin {
     cluster: Cluster,
-    consumer: BaseConsumer<Troubles>,
-    admin: AdminClient<Plain>,
+    consumer: BaseConsumer<LastErrorContext>,
+    admin: AdminClient<LoggingContext>,
 }
 
 impl Admin {
@@ -280,9 +280,11 @@ impl Admin {
         Ok(Admin {
             cluster: cluster.clone(),
             consumer: config
-                .create_with_context(Troubles::default())
+                .create_with_context(LastErrorContext::default())
                 .map_err(unreachable)?,
-            admin: config.create_with_context(Plain).map_err(unreachable)?,
+            admin: config
+                .create_with_context(LoggingContext)
+                .map_err(unreachable)?,
         })
     }
 

@@ -49,20 +49,20 @@ pub(crate) fn ranges(offsets: impl Iterator<Item = (i32, i64)>) -> Vec<OffsetRan
 
 /// Where a record lies, seen from the one polled before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Move {
-    On,
+enum Continuity {
+    Contiguous,
     /// It is the same one.
-    Again,
+    Duplicate,
     /// Behind a gap at which a newer leader epoch begins: a marker lay there, or the log was cut within what the client
     /// had fetched and the lane had not polled. The client goes on at the cut then, and leaves out what lies before it.
     Gap,
     /// Not behind it: the log is another one, or the client lost its place.
-    Back,
+    Backwards,
 }
 
 /// The record of a partition that was polled last.
 #[derive(Debug, Clone, Copy, Default)]
-struct Last {
+struct LastRecord {
     /// The offset after it; 0 where none was polled since the partition was taken.
     next: i64,
     /// The leader epoch it was written in; None where its format has none.
@@ -72,7 +72,7 @@ struct Last {
     gap: Option<i32>,
 }
 
-impl Last {
+impl LastRecord {
     /// Whether a record lies behind a gap after `next`, at which a leader epoch begins that is newer than the one before it;
     /// once for each epoch. Unknown epochs say nothing.
     fn is_behind_gap(
@@ -91,34 +91,34 @@ impl Last {
 
 /// Of each partition the record polled last.
 #[derive(Default)]
-struct LastPolled(Vec<Last>);
+struct LastPolled(Vec<LastRecord>);
 
 impl LastPolled {
     /// Notes a record unless it is the last one, and says where it is.
-    fn moves_to(&mut self, partition: i32, offset: i64, epoch: Option<i32>) -> Move {
+    fn classify(&mut self, partition: i32, offset: i64, epoch: Option<i32>) -> Continuity {
         let last = self.of(partition);
         let (next, before) = (last.next, last.epoch);
         // A log that lost its last record can have another one there, of a newer epoch.
         if next == offset + 1 && before == epoch {
-            return Move::Again;
+            return Continuity::Duplicate;
         }
         (last.next, last.epoch) = (offset + 1, epoch);
         if next > offset {
-            return Move::Back;
+            return Continuity::Backwards;
         }
         if next == 0 || next == offset {
-            return Move::On;
+            return Continuity::Contiguous;
         }
         match last.is_behind_gap((next, before), (offset, epoch)) {
-            true => Move::Gap,
-            false => Move::On,
+            true => Continuity::Gap,
+            false => Continuity::Contiguous,
         }
     }
 
-    fn of(&mut self, partition: i32) -> &mut Last {
+    fn of(&mut self, partition: i32) -> &mut LastRecord {
         let at = partition.max(0) as usize;
         if self.0.len() <= at {
-            self.0.resize(at + 1, Last::default());
+            self.0.resize(at + 1, LastRecord::default());
         }
         &mut self.0[at]
     }
@@ -143,7 +143,7 @@ pub(crate) struct Batch<'c> {
     /// Partitions whose records were forgotten, until it is taken note of.
     pub forgotten: Vec<i32>,
     /// Partitions that did not go on from the record polled last.
-    fallen: Vec<i32>,
+    rechecks: Vec<i32>,
 }
 
 impl<'c> Batch<'c> {
@@ -155,7 +155,7 @@ impl<'c> Batch<'c> {
             polled_at: Instant::now(),
             last: LastPolled::default(),
             forgotten: Vec::new(),
-            fallen: Vec::new(),
+            rechecks: Vec::new(),
         }
     }
 
@@ -166,14 +166,14 @@ impl<'c> Batch<'c> {
         let (partition, offset) = (message.partition(), message.offset());
         match self
             .last
-            .moves_to(partition, offset, native::epoch(&message))
+            .classify(partition, offset, native::epoch(&message))
         {
-            Move::On => {}
-            Move::Again => {
+            Continuity::Contiguous => {}
+            Continuity::Duplicate => {
                 tracing::warn!(partition, offset, "polled again; dropped");
                 return;
             }
-            Move::Gap | Move::Back => self.fall(partition),
+            Continuity::Gap | Continuity::Backwards => self.recheck(partition),
         }
         if self.messages.is_empty() {
             self.first_at = Instant::now();
@@ -196,32 +196,32 @@ impl<'c> Batch<'c> {
     }
 
     /// Has a partition's start checked anew.
-    pub fn fall(&mut self, partition: i32) {
-        if !self.fallen.contains(&partition) {
-            self.fallen.push(partition);
+    pub fn recheck(&mut self, partition: i32) {
+        if !self.rechecks.contains(&partition) {
+            self.rechecks.push(partition);
         }
     }
 
     /// Notes a position, which passes markers of transactions as well. False where they do not go on from what was polled
     /// last, no more than a record in their place would: the partition's start is checked anew.
-    pub fn goes_on_to(&mut self, position: &Position) -> bool {
+    pub fn continues_to(&mut self, position: &Position) -> bool {
         let Position {
             partition,
             next,
             epoch,
         } = *position;
-        match self.last.moves_to(partition, next - 1, epoch) {
-            Move::On | Move::Again => true,
-            Move::Gap | Move::Back => {
-                self.fall(partition);
+        match self.last.classify(partition, next - 1, epoch) {
+            Continuity::Contiguous | Continuity::Duplicate => true,
+            Continuity::Gap | Continuity::Backwards => {
+                self.recheck(partition);
                 false
             }
         }
     }
 
     /// The partitions that did not go on since the last call; what came then is in the batch.
-    pub fn take_fallen(&mut self) -> Vec<i32> {
-        std::mem::take(&mut self.fallen)
+    pub fn take_rechecks(&mut self) -> Vec<i32> {
+        std::mem::take(&mut self.rechecks)
     }
 
     /// Whether a partition began (at this offset, of this leader epoch) behind what is committed of it, and behind a gap at
@@ -253,10 +253,10 @@ impl<'c> Batch<'c> {
     }
 
     /// Forgets all of partitions that are no longer held; their next holder has their records.
-    pub fn give_up(&mut self, revoked: &[i32]) {
+    pub fn revoke(&mut self, revoked: &[i32]) {
         self.forget(revoked);
         for partition in revoked {
-            *self.last.of(*partition) = Last::default();
+            *self.last.of(*partition) = LastRecord::default();
         }
     }
 
@@ -264,7 +264,8 @@ impl<'c> Batch<'c> {
     pub fn forget(&mut self, revoked: &[i32]) {
         self.last.forget(revoked);
         self.forgotten.extend_from_slice(revoked);
-        self.fallen.retain(|partition| !revoked.contains(partition));
+        self.rechecks
+            .retain(|partition| !revoked.contains(partition));
         self.messages
             .retain(|message| !revoked.contains(&message.partition()));
         self.bytes = self
@@ -321,48 +322,48 @@ mod tests {
         let mut last = LastPolled::default();
         for epoch in [EPOCH, None] {
             last.forget(&[0, 2]);
-            assert_eq!(last.moves_to(2, 7, epoch), Move::On);
-            assert_eq!(last.moves_to(0, 7, epoch), Move::On);
-            assert_eq!(last.moves_to(2, 7, epoch), Move::Again);
-            assert_eq!(last.moves_to(2, 9, epoch), Move::On);
+            assert_eq!(last.classify(2, 7, epoch), Continuity::Contiguous);
+            assert_eq!(last.classify(0, 7, epoch), Continuity::Contiguous);
+            assert_eq!(last.classify(2, 7, epoch), Continuity::Duplicate);
+            assert_eq!(last.classify(2, 9, epoch), Continuity::Contiguous);
             last.forget(&[2, 5]);
-            assert_eq!(last.moves_to(2, 0, epoch), Move::On);
-            assert_eq!(last.moves_to(0, 7, epoch), Move::Again);
+            assert_eq!(last.classify(2, 0, epoch), Continuity::Contiguous);
+            assert_eq!(last.classify(0, 7, epoch), Continuity::Duplicate);
         }
     }
 
     #[test]
     fn another_record_in_the_place_of_the_last_one_is_not_dropped() {
         let mut last = LastPolled::default();
-        assert_eq!(last.moves_to(0, 7, EPOCH), Move::On);
-        assert_eq!(last.moves_to(0, 7, NEWER), Move::Back);
-        assert_eq!(last.moves_to(0, 7, NEWER), Move::Again);
-        assert_eq!(last.moves_to(0, 8, NEWER), Move::On);
+        assert_eq!(last.classify(0, 7, EPOCH), Continuity::Contiguous);
+        assert_eq!(last.classify(0, 7, NEWER), Continuity::Backwards);
+        assert_eq!(last.classify(0, 7, NEWER), Continuity::Duplicate);
+        assert_eq!(last.classify(0, 8, NEWER), Continuity::Contiguous);
     }
 
     #[test]
     fn a_record_from_before_the_last_one_is_seen_unless_its_partition_was_given_up() {
         let mut last = LastPolled::default();
-        assert_eq!(last.moves_to(2, 7, EPOCH), Move::On);
-        assert_eq!(last.moves_to(2, 3, EPOCH), Move::Back);
-        assert_eq!(last.moves_to(2, 4, EPOCH), Move::On);
-        assert_eq!(last.moves_to(2, 2, EPOCH), Move::Back);
+        assert_eq!(last.classify(2, 7, EPOCH), Continuity::Contiguous);
+        assert_eq!(last.classify(2, 3, EPOCH), Continuity::Backwards);
+        assert_eq!(last.classify(2, 4, EPOCH), Continuity::Contiguous);
+        assert_eq!(last.classify(2, 2, EPOCH), Continuity::Backwards);
         last.forget(&[2]);
-        assert_eq!(last.moves_to(2, 3, EPOCH), Move::On);
+        assert_eq!(last.classify(2, 3, EPOCH), Continuity::Contiguous);
     }
 
     #[test]
     fn a_gap_at_which_a_newer_epoch_begins_is_seen_once() {
         let mut last = LastPolled::default();
-        assert_eq!(last.moves_to(1, 100, EPOCH), Move::On);
-        assert_eq!(last.moves_to(1, 120, NEWER), Move::Gap);
-        assert_eq!(last.moves_to(1, 122, NEWER), Move::On);
+        assert_eq!(last.classify(1, 100, EPOCH), Continuity::Contiguous);
+        assert_eq!(last.classify(1, 120, NEWER), Continuity::Gap);
+        assert_eq!(last.classify(1, 122, NEWER), Continuity::Contiguous);
         // Read again up to the same gap: a marker lies there.
         last.forget(&[1]);
-        assert_eq!(last.moves_to(1, 100, EPOCH), Move::On);
-        assert_eq!(last.moves_to(1, 120, NEWER), Move::On);
+        assert_eq!(last.classify(1, 100, EPOCH), Continuity::Contiguous);
+        assert_eq!(last.classify(1, 120, NEWER), Continuity::Contiguous);
         // The next leader's is another one.
-        assert_eq!(last.moves_to(1, 130, Some(6)), Move::Gap);
+        assert_eq!(last.classify(1, 130, Some(6)), Continuity::Gap);
     }
 
     #[test]
@@ -380,7 +381,7 @@ mod tests {
         assert!(!batch.begins_behind_gap(1, committed, (105, NEWER)));
         // The next leader's is another one, and so is the gap of a partition that was given up and came back.
         assert!(batch.begins_behind_gap(1, committed, (105, Some(6))));
-        batch.give_up(&[1]);
+        batch.revoke(&[1]);
         assert!(batch.begins_behind_gap(1, committed, (105, NEWER)));
     }
 
@@ -392,34 +393,34 @@ mod tests {
             next,
             epoch,
         };
-        assert_eq!(batch.last.moves_to(1, 99, EPOCH), Move::On);
-        assert!(batch.goes_on_to(&at(100, EPOCH)), "of the record itself");
+        assert_eq!(batch.last.classify(1, 99, EPOCH), Continuity::Contiguous);
+        assert!(batch.continues_to(&at(100, EPOCH)), "of the record itself");
         // One marker, also of the next leader.
-        assert!(batch.goes_on_to(&at(101, NEWER)));
-        assert!(batch.goes_on_to(&at(103, NEWER)), "within an epoch");
-        assert!(batch.take_fallen().is_empty());
+        assert!(batch.continues_to(&at(101, NEWER)));
+        assert!(batch.continues_to(&at(103, NEWER)), "within an epoch");
+        assert!(batch.take_rechecks().is_empty());
         // Records can have been left out before the marker.
-        assert!(!batch.goes_on_to(&at(106, Some(6))));
-        assert_eq!(batch.take_fallen(), [1]);
+        assert!(!batch.continues_to(&at(106, Some(6))));
+        assert_eq!(batch.take_rechecks(), [1]);
         batch.forget(&[1]);
-        assert!(batch.goes_on_to(&at(106, Some(6))));
+        assert!(batch.continues_to(&at(106, Some(6))));
         // The log was cut before what was polled.
-        assert!(!batch.goes_on_to(&at(90, Some(7))));
-        assert_eq!(batch.take_fallen(), [1]);
-        assert_eq!(batch.last.moves_to(1, 90, Some(7)), Move::On);
+        assert!(!batch.continues_to(&at(90, Some(7))));
+        assert_eq!(batch.take_rechecks(), [1]);
+        assert_eq!(batch.last.classify(1, 90, Some(7)), Continuity::Contiguous);
     }
 
     #[test]
     fn a_gap_within_an_epoch_or_between_unknown_ones_is_a_marker() {
         for (before, after) in [(EPOCH, EPOCH), (None, EPOCH), (EPOCH, None), (None, None)] {
             let mut last = LastPolled::default();
-            assert_eq!(last.moves_to(0, 5, before), Move::On);
-            assert_eq!(last.moves_to(0, 7, after), Move::On);
+            assert_eq!(last.classify(0, 5, before), Continuity::Contiguous);
+            assert_eq!(last.classify(0, 7, after), Continuity::Contiguous);
         }
         // Nor is a newer epoch without a gap, nor the first record polled.
         let mut last = LastPolled::default();
-        assert_eq!(last.moves_to(0, 5, EPOCH), Move::On);
-        assert_eq!(last.moves_to(0, 6, NEWER), Move::On);
+        assert_eq!(last.classify(0, 5, EPOCH), Continuity::Contiguous);
+        assert_eq!(last.classify(0, 6, NEWER), Continuity::Contiguous);
     }
 
     proptest! {

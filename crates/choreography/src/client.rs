@@ -20,8 +20,8 @@ use crate::{Cluster, facts::TopicState, native};
 /// librdkafka's log lines become events of target `librdkafka`.
 pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
     match level {
-        // Partitioning of any rebalance under load, and the lane tells of it.
-        RDKafkaLogLevel::Error if is_overtaken(facility, message) => {
+        // Part of any rebalance under load, which the lane logs itself.
+        RDKafkaLogLevel::Error if is_stale_generation(facility, message) => {
             tracing::debug!(target: "librdkafka", facility, "{message}");
         }
         RDKafkaLogLevel::Emerg
@@ -37,7 +37,7 @@ pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
 }
 
 /// Whether a rebalance came between a transaction's offsets and their commit.
-fn is_overtaken(facility: &str, message: &str) -> bool {
+fn is_stale_generation(facility: &str, message: &str) -> bool {
     facility == "TXNERR" && message.contains("ILLEGAL_GENERATION")
 }
 
@@ -45,8 +45,8 @@ fn is_overtaken(facility: &str, message: &str) -> bool {
 const DOWN_EVERY_MS: u64 = 10_000;
 
 /// A global error of a client: it reconnects by itself, so this is news, not failure.
-pub(crate) fn report(error: &KafkaError, reason: &str) {
-    static SAID_AT: AtomicU64 = AtomicU64::new(0);
+pub(crate) fn log_error(error: &KafkaError, reason: &str) {
+    static LOGGED_AT: AtomicU64 = AtomicU64::new(0);
     match error.rdkafka_error_code() {
         // The end of a topic that is read to its end.
         Some(RDKafkaErrorCode::PartitionEOF) => {}
@@ -55,12 +55,12 @@ pub(crate) fn report(error: &KafkaError, reason: &str) {
                 .duration_since(UNIX_EPOCH)
                 .unwrap_or_default();
             let now = now.as_millis() as u64;
-            let said = SAID_AT.load(Ordering::Relaxed);
-            let due = now.saturating_sub(said) >= DOWN_EVERY_MS;
+            let logged_at = LOGGED_AT.load(Ordering::Relaxed);
+            let due = now.saturating_sub(logged_at) >= DOWN_EVERY_MS;
             let order = (Ordering::Relaxed, Ordering::Relaxed);
             if due
-                && SAID_AT
-                    .compare_exchange(said, now, order.0, order.1)
+                && LOGGED_AT
+                    .compare_exchange(logged_at, now, order.0, order.1)
                     .is_ok()
             {
                 tracing::warn!(target: "librdkafka", reason, "Kafka does not answer; reconnecting");
@@ -72,26 +72,26 @@ pub(crate) fn report(error: &KafkaError, reason: &str) {
 
 /// The context of clients that need no other.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Plain;
+pub(crate) struct LoggingContext;
 
-impl ClientContext for Plain {
+impl ClientContext for LoggingContext {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         log(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        report(&error, reason);
+        log_error(&error, reason);
     }
 }
 
-impl rdkafka::consumer::ConsumerContext for Plain {}
+impl rdkafka::consumer::ConsumerContext for LoggingContext {}
 
 /// The context of a client that asks and is not polled otherwise: why its connections fail. Its calls themselves say
 /// no more than that they do.
 #[derive(Debug, Default)]
-pub(crate) struct Troubles(Mutex<Option<String>>);
+pub(crate) struct LastErrorContext(Mutex<Option<String>>);
 
-impl Troubles {
+impl LastErrorContext {
     /// What was said last, of whatever is not merely that nobody is connected.
     pub fn last(&self) -> Option<String> {
         self.reason().clone()
@@ -104,7 +104,7 @@ impl Troubles {
     }
 }
 
-impl ClientContext for Troubles {
+impl ClientContext for LastErrorContext {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         log(level, facility, message);
     }
@@ -113,11 +113,11 @@ impl ClientContext for Troubles {
         if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
             *self.reason() = Some(reason.to_owned());
         }
-        report(&error, reason);
+        log_error(&error, reason);
     }
 }
 
-impl rdkafka::consumer::ConsumerContext for Troubles {}
+impl rdkafka::consumer::ConsumerContext for LastErrorContext {}
 
 /// Topics as the brokers describe them; those that are not there are left out. The embedded broker does not answer
 /// the question for ids: of its topics there is the number of partitions alone.
@@ -166,7 +166,7 @@ pub(crate) fn is_too_large(error: &KafkaError) -> bool {
 
 /// Why a record, and not the state of things, keeps it from being written, as a short stable name: the same record is
 /// refused again. None where the error is not one of the record.
-pub(crate) fn refusal(error: &KafkaError) -> Option<&'static str> {
+pub(crate) fn rejection_class(error: &KafkaError) -> Option<&'static str> {
     match error.rdkafka_error_code()? {
         RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidMessageSize => {
             Some("too_large")

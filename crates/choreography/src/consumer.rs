@@ -15,7 +15,7 @@
 //! the partition from its start (2.12.1 and later). So before the first record of a partition is handled,
 //! the lane asks for itself what is committed: [`LaneConsumer::check_starts`].
 
-mod starts;
+mod start_check;
 
 use std::{
     cell::Cell,
@@ -38,14 +38,14 @@ use rdkafka::{
 
 use quadrille_telemetry::StageMetrics;
 
+use self::start_check::rules::ExpectedRecord;
 use crate::{
     Cluster, CommitMode, StageConfig, StageIdentity,
     batch::{Batch, Position},
     client,
     config::RECEIVE,
-    gates::{Closed, Gates},
+    gates::{ClosedGate, Gates},
     native,
-    start::Sought,
     status::LaneStatus,
 };
 
@@ -54,7 +54,7 @@ const QUEUED_RECORDS_MIN: &str = "10000";
 /// How long a poll waits when there is nothing: bounds how late a stop is noticed, and the group's news.
 const IDLE_WAIT: Duration = Duration::from_millis(100);
 /// The same while the group changes, where others wait for this member.
-const RESTLESS_WAIT: Duration = Duration::from_millis(20);
+const REBALANCE_POLL_WAIT: Duration = Duration::from_millis(20);
 /// The same while a store is asked where partitions go on.
 const CLAIM_WAIT: Duration = Duration::from_millis(5);
 /// How long the client may take to begin a seek; its main thread answers at once, unless it is gone.
@@ -65,41 +65,41 @@ const COMMITTED_WAIT: Duration = Duration::from_millis(500);
 /// its offset back for 20 s, with the broker's defaults.
 const UNREAD_MAX: Duration = Duration::from_secs(30);
 /// Between two lines of the log about partitions that are not read.
-const UNREAD_TOLD_EVERY: Duration = Duration::from_secs(60);
+const UNREAD_LOG_EVERY: Duration = Duration::from_secs(60);
 /// A change of the group seldom comes alone.
-const RESTLESS_FOR: Duration = Duration::from_secs(3);
+const REBALANCE_SETTLES_WITHIN: Duration = Duration::from_secs(3);
 
 /// What is known of a partition whose start is not checked yet.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Check {
+struct PendingCheck {
     /// What has to come.
-    sought: Option<Sought>,
+    expected: Option<ExpectedRecord>,
     /// How often the client began before what is committed, although the log has it.
     early: u32,
     /// How often the client was sent to where the log begins to differ from what was handled.
-    finds: u32,
+    searches: u32,
     /// Since when.
-    differs_since: Option<Instant>,
+    diverged_since: Option<Instant>,
     /// What its gate is closed for.
-    rest: Option<Rest>,
+    cooldown: Option<Cooldown>,
 }
 
 /// A partition that is left alone before it is looked at again, and where it is sent then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Rest {
+struct Cooldown {
     until: Instant,
     next: i64,
 }
 
 /// A partition, where it goes on, and the leader epoch of the last record before that, as far as they are known.
-pub(crate) type Known = (i32, Option<i64>, Option<i32>);
+pub(crate) type StartOffset = (i32, Option<i64>, Option<i32>);
 
 /// Begins the metadata committed beside an offset: the pipeline's generation follows.
 const GENERATION: &str = "generation=";
 
 /// A partition held.
 #[derive(Debug, Clone, Copy)]
-struct Held {
+struct AssignedPartition {
     /// Since when the client has not known where its log ends: from the assignment to the first answer to a fetch, and
     /// again for a moment whenever its leader changes.
     unread_since: Instant,
@@ -107,9 +107,9 @@ struct Held {
     committed: Option<i64>,
 }
 
-impl Held {
+impl AssignedPartition {
     fn new() -> Self {
-        Held {
+        AssignedPartition {
             unread_since: Instant::now(),
             committed: None,
         }
@@ -117,7 +117,7 @@ impl Held {
 }
 
 /// What the callbacks leave for the lane.
-pub(crate) struct Events {
+pub(crate) struct ConsumerEvents {
     topic: String,
     /// None once the consumer is being closed.
     gates: Mutex<Option<Gates>>,
@@ -127,9 +127,9 @@ pub(crate) struct Events {
     /// The handler brings back a partition's state before its records come.
     restores: bool,
     /// Each partition held.
-    assigned: Mutex<BTreeMap<i32, Held>>,
+    assigned: Mutex<BTreeMap<i32, AssignedPartition>>,
     /// Assigned, and it is not known whether they begin where the group's offsets say.
-    unchecked: Mutex<BTreeMap<i32, Check>>,
+    unchecked: Mutex<BTreeMap<i32, PendingCheck>>,
     revoked: Mutex<Vec<i32>>,
     rebalanced: AtomicBool,
     /// The group has given this member its share, be it nothing.
@@ -143,7 +143,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
         .unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-impl Events {
+impl ConsumerEvents {
     /// Nothing comes of a partition before it is known where it goes on, or what was kept of it is back.
     fn closes_gates(&self) -> bool {
         self.commit == CommitMode::Store || self.restores
@@ -168,7 +168,7 @@ impl Events {
             for partition in taken() {
                 match self.closes_gates() {
                     true => gates.close(consumer.client(), partition),
-                    false => gates.lead(consumer.client(), partition),
+                    false => gates.route(consumer.client(), partition),
                 }
             }
         }
@@ -179,12 +179,13 @@ impl Events {
         if let Err(error) = result {
             return self.fail(error.to_string());
         }
-        lock(&self.assigned).extend(taken().map(|partition| (partition, Held::new())));
+        lock(&self.assigned).extend(taken().map(|partition| (partition, AssignedPartition::new())));
         if self.checks_starts() {
-            lock(&self.unchecked).extend(taken().map(|partition| (partition, Check::default())));
+            lock(&self.unchecked)
+                .extend(taken().map(|partition| (partition, PendingCheck::default())));
         }
         match self.restores {
-            true if !elements.is_empty() => self.status.waits_for_state(),
+            true if !elements.is_empty() => self.status.awaits_state(),
             true => {}
             false => self.status.joined(),
         }
@@ -226,17 +227,17 @@ impl Events {
     }
 }
 
-impl ClientContext for Events {
+impl ClientContext for ConsumerEvents {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         client::log(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        client::report(&error, reason);
+        client::log_error(&error, reason);
     }
 }
 
-impl ConsumerContext for Events {
+impl ConsumerContext for ConsumerEvents {
     fn rebalance(
         &self,
         consumer: &BaseConsumer<Self>,
@@ -267,19 +268,19 @@ impl ConsumerContext for Events {
 
 /// One member of the stage's consumer group.
 pub(crate) struct LaneConsumer {
-    pub client: BaseConsumer<Events>,
+    pub client: BaseConsumer<ConsumerEvents>,
     topic: String,
-    held: Cell<bool>,
+    is_holding: Cell<bool>,
     /// A store is being asked where partitions go on.
-    pub is_asking: Cell<bool>,
-    attended_at: Cell<Instant>,
+    pub is_claiming: Cell<bool>,
+    group_served_at: Cell<Instant>,
     generation: Cell<i32>,
     /// When the group last changed.
     rebalanced_at: Cell<Instant>,
     identity: Option<Arc<StageIdentity>>,
     cluster: Cluster,
     /// When the log last said that partitions are not read.
-    unread_told_at: Cell<Option<Instant>>,
+    unread_logged_at: Cell<Option<Instant>>,
 }
 
 impl LaneConsumer {
@@ -345,7 +346,7 @@ impl LaneConsumer {
                 settings.remove(key);
             }
         }
-        let events = Events {
+        let events = ConsumerEvents {
             topic: config.input.clone(),
             gates: Mutex::default(),
             metrics,
@@ -359,37 +360,37 @@ impl LaneConsumer {
             is_assigned: AtomicBool::new(false),
             failed: Mutex::default(),
         };
-        let client: BaseConsumer<Events> = settings.create_with_context(events)?;
+        let client: BaseConsumer<ConsumerEvents> = settings.create_with_context(events)?;
         let topic = CString::new(&*config.input)?;
         *lock(&client.context().gates) = Some(Gates::new(client.client(), topic));
         client.subscribe(&[&config.input])?;
         Ok(LaneConsumer {
             client,
             topic: config.input.clone(),
-            held: Cell::new(false),
-            is_asking: Cell::new(false),
-            attended_at: Cell::new(Instant::now()),
+            is_holding: Cell::new(false),
+            is_claiming: Cell::new(false),
+            group_served_at: Cell::new(Instant::now()),
             generation: Cell::new(-1),
             rebalanced_at: Cell::new(Instant::now()),
             identity: None,
             cluster: config.cluster.clone(),
-            unread_told_at: Cell::new(None),
+            unread_logged_at: Cell::new(None),
         })
     }
 
     /// Which topic this is to be, and of which generation.
-    pub fn of(mut self, identity: Option<Arc<StageIdentity>>) -> Self {
+    pub fn with_identity(mut self, identity: Option<Arc<StageIdentity>>) -> Self {
         self.identity = identity;
         self
     }
 
     /// How long to wait for a record.
-    pub fn idle_wait(&self) -> Duration {
-        if self.is_asking.get() {
+    pub fn poll_wait(&self) -> Duration {
+        if self.is_claiming.get() {
             return CLAIM_WAIT;
         }
-        match self.rebalanced_at.get().elapsed() < RESTLESS_FOR {
-            true => RESTLESS_WAIT,
+        match self.rebalanced_at.get().elapsed() < REBALANCE_SETTLES_WITHIN {
+            true => REBALANCE_POLL_WAIT,
             false => IDLE_WAIT,
         }
     }
@@ -397,20 +398,20 @@ impl LaneConsumer {
     /// To be called once a batch. The client looks after its group (heartbeats, and so the news that others wait, and
     /// joining) when something happens to it, and else once a second, whatever `heartbeat.interval.ms` says: a question
     /// to it is something that happens.
-    pub fn attend(&self) {
-        if self.attended_at.get().elapsed() < RESTLESS_WAIT {
+    pub fn serve_group(&self) {
+        if self.group_served_at.get().elapsed() < REBALANCE_POLL_WAIT {
             return;
         }
-        self.attended_at.set(Instant::now());
+        self.group_served_at.set(Instant::now());
         let generation = native::generation(self.client.client());
         if self.generation.replace(generation) != generation {
             // A rebalance that another one overtakes ends without a call of ours.
-            self.hurry();
+            self.reset_join_interval();
         }
     }
 
     /// The partitions held.
-    pub fn held(&self) -> Vec<i32> {
+    pub fn assigned(&self) -> Vec<i32> {
         lock(&self.client.context().assigned)
             .keys()
             .copied()
@@ -418,12 +419,12 @@ impl LaneConsumer {
     }
 
     /// The partitions revoked since the last call, if a rebalance happened.
-    pub fn rebalanced(&self) -> Option<Vec<i32>> {
+    pub fn take_revoked(&self) -> Option<Vec<i32>> {
         let events = self.client.context();
         if !events.rebalanced.load(Ordering::Acquire) {
             return None;
         }
-        self.hurry();
+        self.reset_join_interval();
         events
             .rebalanced
             .swap(false, Ordering::AcqRel)
@@ -432,7 +433,7 @@ impl LaneConsumer {
 
     /// The next rebalance, which often follows, is joined at once. The client joins once a second at most, and all
     /// members wait for the last one; an answer about topics makes it forget when that was. Nobody waits for the answer.
-    fn hurry(&self) {
+    fn reset_join_interval(&self) {
         self.rebalanced_at.set(Instant::now());
         let _ = self
             .client
@@ -440,12 +441,12 @@ impl LaneConsumer {
     }
 
     /// Why the assignment could not be taken, if it could not.
-    pub fn failed(&self) -> Option<String> {
+    pub fn take_failure(&self) -> Option<String> {
         lock(&self.client.context().failed).take()
     }
 
     /// A list to commit, from partitions and their next offsets.
-    pub fn offsets(&self, next: &[(i32, i64)]) -> KafkaResult<TopicPartitionList> {
+    pub fn offset_list(&self, next: &[(i32, i64)]) -> KafkaResult<TopicPartitionList> {
         let generation = self.identity.as_ref().map_or(0, |it| it.generation());
         let mut list = TopicPartitionList::with_capacity(next.len());
         for (partition, next) in next {
@@ -455,7 +456,7 @@ impl LaneConsumer {
                 element.set_metadata(format!("{GENERATION}{generation}"));
             }
         }
-        native::set_epochs(self.client.client(), &mut list);
+        native::set_position_epochs(self.client.client(), &mut list);
         Ok(list)
     }
 
@@ -482,13 +483,13 @@ impl LaneConsumer {
     }
 
     /// What the group has committed of a partition, if anything.
-    pub fn committed_of(&self, partition: i32) -> KafkaResult<Option<i64>> {
-        let all = self.committed_of_all(&[partition])?;
+    pub fn committed_offset_of(&self, partition: i32) -> KafkaResult<Option<i64>> {
+        let all = self.committed_offsets_of(&[partition])?;
         Ok(all.first().and_then(|(_, next, _)| *next))
     }
 
     /// The same of several partitions, each with the leader epoch of its last record; of what this lane committed itself no coordinator may know less.
-    pub fn committed_of_all(&self, partitions: &[i32]) -> KafkaResult<Vec<Known>> {
+    pub fn committed_offsets_of(&self, partitions: &[i32]) -> KafkaResult<Vec<StartOffset>> {
         let mut list = TopicPartitionList::with_capacity(partitions.len());
         for partition in partitions {
             list.add_partition(&self.topic, *partition);
@@ -511,7 +512,7 @@ impl LaneConsumer {
     }
 
     /// Which of these partitions the group has committed up to their offsets, or beyond.
-    pub fn are_committed(&self, offsets: &TopicPartitionList) -> KafkaResult<Vec<(i32, i64)>> {
+    pub fn already_committed(&self, offsets: &TopicPartitionList) -> KafkaResult<Vec<(i32, i64)>> {
         let mut list = TopicPartitionList::with_capacity(offsets.count());
         for element in offsets.elements() {
             list.add_partition(&self.topic, element.partition());
@@ -535,7 +536,7 @@ impl LaneConsumer {
     ///
     /// # Errors
     /// A rebalance has overtaken it.
-    pub fn move_to(&self, partition: i32, next: i64) -> KafkaResult<()> {
+    pub fn seek_to(&self, partition: i32, next: i64) -> KafkaResult<()> {
         self.client
             .seek(&self.topic, partition, Offset::Offset(next), SEEK_WAIT)
     }
@@ -564,11 +565,11 @@ impl LaneConsumer {
     }
 
     /// A list to commit positions.
-    pub fn offsets_at(&self, positions: &[Position]) -> KafkaResult<TopicPartitionList> {
+    pub fn position_list(&self, positions: &[Position]) -> KafkaResult<TopicPartitionList> {
         let next: Vec<(i32, i64)> = positions.iter().map(|it| (it.partition, it.next)).collect();
-        let mut list = self.offsets(&next)?;
+        let mut list = self.offset_list(&next)?;
         // Of the same moment.
-        native::put_epochs(&mut list, |partition| {
+        native::set_epochs_by(&mut list, |partition| {
             let mut at = positions.iter();
             at.find(|it| it.partition == partition)?.epoch
         });
@@ -597,7 +598,7 @@ impl LaneConsumer {
                 Some(range) => Offset::Offset(range.first),
                 None => element.offset(),
             };
-            let end = native::known_end(self.client.client(), &topic, partition);
+            let end = native::cached_end(self.client.client(), &topic, partition);
             let lag = match (end, next) {
                 (Some(end), Offset::Offset(next)) => (end - next).max(0),
                 // Fetched, and nothing came.
@@ -621,7 +622,7 @@ impl LaneConsumer {
         let events = self.client.context();
         let mut unread = Vec::new();
         for (partition, held) in &mut *lock(&events.assigned) {
-            if native::known_end(self.client.client(), topic, *partition).is_some() {
+            if native::cached_end(self.client.client(), topic, *partition).is_some() {
                 held.unread_since = Instant::now();
                 continue;
             }
@@ -632,11 +633,11 @@ impl LaneConsumer {
             }
         }
         if unread.is_empty() {
-            return self.unread_told_at.set(None);
+            return self.unread_logged_at.set(None);
         }
-        let told_at = self.unread_told_at.get();
-        if told_at.is_none_or(|at| at.elapsed() >= UNREAD_TOLD_EVERY) {
-            self.unread_told_at.set(Some(Instant::now()));
+        let logged_at = self.unread_logged_at.get();
+        if logged_at.is_none_or(|at| at.elapsed() >= UNREAD_LOG_EVERY) {
+            self.unread_logged_at.set(Some(Instant::now()));
             tracing::warn!(
                 topic = self.topic,
                 partitions = ?unread,
@@ -652,44 +653,44 @@ impl LaneConsumer {
 
     /// Leads every partition through its gate again: the client forgets that when it stops one, and could do so
     /// late. To be called now and then.
-    pub fn lead(&self) {
+    pub fn reroute(&self) {
         let events = self.client.context();
         self.with_gates(|gates| {
             for partition in lock(&events.assigned).keys() {
-                gates.lead(self.client.client(), *partition);
+                gates.route(self.client.client(), *partition);
             }
         });
     }
 
     /// Keeps back what is fetched from now on; polling goes on, so the group stays served.
     pub fn hold(&self) {
-        if !self.held.replace(true) {
+        if !self.is_holding.replace(true) {
             self.with_gates(|gates| gates.hold());
         }
     }
 
     /// Lets through what was kept back.
     pub fn release(&self) {
-        if self.held.replace(false) {
+        if self.is_holding.replace(false) {
             self.with_gates(|gates| gates.release(self.client.client()));
         }
     }
 
     /// The partitions whose gates are closed: it is to be found out where they go on.
-    pub fn closed(&self) -> Vec<Closed> {
+    pub fn closed(&self) -> Vec<ClosedGate> {
         self.with_gates(|gates| gates.closed().collect())
             .unwrap_or_default()
     }
 
     /// As [`LaneConsumer::closed`], but for those that rest and are sent on by themselves.
-    pub fn closed_anew(&self) -> Vec<Closed> {
+    pub fn closed_unclaimed(&self) -> Vec<ClosedGate> {
         let unchecked = lock(&self.client.context().unchecked);
-        let rests = |gate: &Closed| {
+        let cools_down = |gate: &ClosedGate| {
             let check = unchecked.get(&gate.partition);
-            check.is_some_and(|check| check.rest.is_some())
+            check.is_some_and(|check| check.cooldown.is_some())
         };
         let mut closed = self.closed();
-        closed.retain(|gate| !rests(gate));
+        closed.retain(|gate| !cools_down(gate));
         closed
     }
 
@@ -710,12 +711,13 @@ impl LaneConsumer {
 
     /// To be called when no gate is closed: all that this member was given is open. Nothing is its share only once that has
     /// lasted: a member that joins is given partitions after others have given them up.
-    pub fn all_open(&self) {
+    pub fn report_restored(&self) {
         let events = self.client.context();
         let is_empty = lock(&events.assigned).is_empty();
-        let is_settled = !is_empty || self.rebalanced_at.get().elapsed() >= RESTLESS_FOR;
+        let is_settled =
+            !is_empty || self.rebalanced_at.get().elapsed() >= REBALANCE_SETTLES_WITHIN;
         if events.restores && events.is_assigned.load(Ordering::Acquire) && is_settled {
-            events.status.all_open();
+            events.status.restored_all();
         }
     }
 
@@ -724,7 +726,7 @@ impl LaneConsumer {
     }
 
     /// Opens a gate at an offset. False where the partition was given up meanwhile.
-    pub fn open(&self, gate: Closed, at: Offset, epoch: Option<i32>) -> KafkaResult<bool> {
+    pub fn open(&self, gate: ClosedGate, at: Offset, epoch: Option<i32>) -> KafkaResult<bool> {
         let client = self.client.client();
         // Waited for: the client drops a seek that a rebalance overtakes, and one of a partition it does not read yet.
         // With the epoch that was committed: the client finds out by it whether the log was cut and has grown again.
@@ -739,11 +741,11 @@ impl LaneConsumer {
     }
 
     /// Where a partition's log begins and where it ends, for a reader of what is committed; None without an answer.
-    pub fn log_range(&self, partition: i32) -> Option<(i64, i64)> {
+    pub fn watermarks(&self, partition: i32) -> Option<(i64, i64)> {
         let range = match &self.identity {
-            Some(identity) => identity
-                .client(&self.cluster)
-                .and_then(|asking| asking.fetch_watermarks(&self.topic, partition, COMMITTED_WAIT)),
+            Some(identity) => identity.client(&self.cluster).and_then(|metadata_client| {
+                metadata_client.fetch_watermarks(&self.topic, partition, COMMITTED_WAIT)
+            }),
             None => (self.client).fetch_watermarks(&self.topic, partition, COMMITTED_WAIT),
         };
         range.ok().filter(|(begin, end)| (0..=*end).contains(begin))

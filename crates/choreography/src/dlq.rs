@@ -64,7 +64,7 @@ impl FailedAt {
 
 /// Who dead-letters.
 #[derive(Clone, Copy)]
-pub(crate) struct Place<'a> {
+pub(crate) struct Reporter<'a> {
     pub group: &'a str,
     pub task: &'a str,
     pub service: &'a str,
@@ -98,7 +98,7 @@ pub(crate) fn headers(
     cause: &Cause,
     at: FailedAt,
     attempts: u32,
-    place: &Place<'_>,
+    reporter: &Reporter<'_>,
 ) -> OwnedHeaders {
     let original = match incoming.headers.0 {
         Some(original) => original.detach(),
@@ -112,13 +112,17 @@ pub(crate) fn headers(
         at,
         attempts: attempts_before(incoming.headers).saturating_add(attempts),
     };
-    let headers = add(original, &failed, MESSAGE_BYTES_MAX, place);
-    first_place(headers, incoming, place)
+    let headers = add(original, &failed, MESSAGE_BYTES_MAX, reporter);
+    with_origin(headers, incoming, reporter)
 }
 
 /// Names the first place of a record that does not say it itself, where topic, partition and offset alone do not.
-fn first_place(headers: OwnedHeaders, incoming: &Incoming<'_>, place: &Place<'_>) -> OwnedHeaders {
-    if place.generation == 0 || incoming.headers.last(ORIGIN_HEADER).is_some() {
+fn with_origin(
+    headers: OwnedHeaders,
+    incoming: &Incoming<'_>,
+    reporter: &Reporter<'_>,
+) -> OwnedHeaders {
+    if reporter.generation == 0 || incoming.headers.last(ORIGIN_HEADER).is_some() {
         return headers;
     }
     let Incoming {
@@ -127,7 +131,7 @@ fn first_place(headers: OwnedHeaders, incoming: &Incoming<'_>, place: &Place<'_>
         offset,
         ..
     } = *incoming;
-    let origin = position_id(topic, partition, offset, place.generation);
+    let origin = position_id(topic, partition, offset, reporter.generation);
     with(headers, ORIGIN_HEADER, &origin)
 }
 
@@ -139,7 +143,7 @@ pub(crate) fn short_headers(
     at: FailedAt,
     attempts: u32,
     why: &str,
-    place: &Place<'_>,
+    reporter: &Reporter<'_>,
 ) -> OwnedHeaders {
     let mut headers = OwnedHeaders::new_with_capacity(14);
     let origin = incoming.headers.last_text(ORIGIN_HEADER);
@@ -154,8 +158,8 @@ pub(crate) fn short_headers(
         at,
         attempts: attempts_before(incoming.headers).saturating_add(attempts),
     };
-    let headers = add(headers, &failed, SHORT_MESSAGE_BYTES_MAX, place);
-    with(first_place(headers, incoming, place), TRUNCATED, why)
+    let headers = add(headers, &failed, SHORT_MESSAGE_BYTES_MAX, reporter);
+    with(with_origin(headers, incoming, reporter), TRUNCATED, why)
 }
 
 /// The key of such a letter.
@@ -164,9 +168,13 @@ pub(crate) fn short_key(key: Option<&[u8]>) -> Option<&[u8]> {
 }
 
 /// The headers of the letter for a batch that cannot be read, from the offset that failed to its last.
-pub(crate) fn unread_headers(failed: &Failed<'_>, last: i64, place: &Place<'_>) -> OwnedHeaders {
+pub(crate) fn unreadable_headers(
+    failed: &Failed<'_>,
+    last: i64,
+    reporter: &Reporter<'_>,
+) -> OwnedHeaders {
     let headers = OwnedHeaders::new_with_capacity(14);
-    let headers = add(headers, failed, SHORT_MESSAGE_BYTES_MAX, place);
+    let headers = add(headers, failed, SHORT_MESSAGE_BYTES_MAX, reporter);
     let headers = with(headers, LAST_OFFSET, &last.to_string());
     with(headers, TRUNCATED, failed.cause.class)
 }
@@ -175,28 +183,28 @@ fn add(
     mut headers: OwnedHeaders,
     failed: &Failed<'_>,
     message_bytes_max: usize,
-    place: &Place<'_>,
+    reporter: &Reporter<'_>,
 ) -> OwnedHeaders {
     let message = truncate(&failed.cause.message, message_bytes_max);
     let class = format!("quadrille.{}", failed.cause.class);
     // No stack is walked for a record that is merely wrong: the trace names stage and cause.
     let at = failed.at.name();
-    let trace = format!("{class}: {message}\n\tat {} ({at})", place.handler);
+    let trace = format!("{class}: {message}\n\tat {} ({at})", reporter.handler);
     let (partition, offset) = (failed.partition.to_string(), failed.offset.to_string());
     let attempts = failed.attempts.to_string();
     for (key, value) in [
         (TOPIC, failed.topic),
         (PARTITION, &partition),
         (OFFSET, &offset),
-        ("__connect.errors.connector.name", place.group),
-        ("__connect.errors.task.id", place.task),
+        ("__connect.errors.connector.name", reporter.group),
+        ("__connect.errors.task.id", reporter.task),
         ("__connect.errors.stage", at),
-        ("__connect.errors.class.name", place.handler),
+        ("__connect.errors.class.name", reporter.handler),
         (CLASS, &class),
         (MESSAGE, message),
         ("__connect.errors.exception.stacktrace", &trace),
         (ATTEMPTS_HEADER, &attempts),
-        (SERVICE, place.service),
+        (SERVICE, reporter.service),
     ] {
         headers = with(headers, key, value);
     }
@@ -226,7 +234,7 @@ mod tests {
 
     use super::*;
 
-    const PLACE: Place<'_> = Place {
+    const REPORTER: Reporter<'_> = Reporter {
         group: "g",
         task: "0",
         service: "ingest",
@@ -272,7 +280,7 @@ mod tests {
             FailedAt::Send,
             2,
             "too_large",
-            &PLACE,
+            &REPORTER,
         );
         assert_eq!(get(&headers, TRUNCATED), "too_large");
         assert_eq!(get(&headers, TOPIC), "p.inbox");
@@ -294,7 +302,7 @@ mod tests {
             at: FailedAt::Decode,
             attempts: 1,
         };
-        let headers = unread_headers(&failed, 61, &PLACE);
+        let headers = unreadable_headers(&failed, 61, &REPORTER);
         assert_eq!(get(&headers, OFFSET), "42");
         assert_eq!(get(&headers, LAST_OFFSET), "61");
         assert_eq!(get(&headers, TRUNCATED), "not_json");
@@ -303,13 +311,13 @@ mod tests {
 
     #[test]
     fn a_dead_letter_says_where_it_was_and_why() {
-        let later = Place {
+        let later = Reporter {
             generation: 2,
-            ..PLACE
+            ..REPORTER
         };
         let later = headers(&incoming(), &cause(), FailedAt::Decode, 1, &later);
         assert_eq!(get(&later, ORIGIN_HEADER), "p.inbox@2-3-42");
-        let headers = headers(&incoming(), &cause(), FailedAt::Decode, 1, &PLACE);
+        let headers = headers(&incoming(), &cause(), FailedAt::Decode, 1, &REPORTER);
         let get = |name: &str| get(&headers, name);
         assert_eq!(get(TOPIC), "p.inbox");
         assert_eq!((get(PARTITION), get(OFFSET)), ("3".into(), "42".into()));

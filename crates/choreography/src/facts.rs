@@ -1,10 +1,10 @@
 //! What a pipeline was made with: the number of partitions, its topics' ids, its file, and a generation that enters
 //! the ids ingest makes. Kept on the compacted topic `quadrille.pipelines`; of two writers the first wins.
 
-mod asking;
 mod establish;
 mod fold;
 mod log;
+mod metadata_client;
 mod watch;
 
 use std::{
@@ -19,14 +19,14 @@ use prost::Message;
 use quadrille_proto::v1;
 use rdkafka::{consumer::BaseConsumer, error::KafkaResult};
 
-use self::asking::Asking;
+use self::metadata_client::MetadataClient;
 
 pub use establish::Partitioning;
 pub use fold::{FactsEvent, FactsHistory};
 pub use log::{Error, FactsLog};
 pub(crate) use watch::watch;
 
-use crate::{Cluster, admin, client::Plain};
+use crate::{Cluster, admin, client::LoggingContext};
 
 /// Longer names are not Kafka's.
 const NAME_BYTES_MAX: usize = 249;
@@ -157,7 +157,7 @@ pub struct StageIdentity {
     generation: AtomicU64,
     /// As they were read last; None where there never were any.
     facts: Mutex<Option<Facts>>,
-    asking: Asking,
+    metadata_client: MetadataClient,
 }
 
 impl StageIdentity {
@@ -173,7 +173,7 @@ impl StageIdentity {
             partitioning,
             generation: AtomicU64::new(facts.as_ref().map_or(0, |facts| facts.generation)),
             facts: Mutex::new(facts),
-            asking: Asking::default(),
+            metadata_client: MetadataClient::default(),
         }
     }
 
@@ -181,8 +181,8 @@ impl StageIdentity {
     ///
     /// # Errors
     /// It cannot be made.
-    pub(crate) fn client(&self, cluster: &Cluster) -> KafkaResult<&BaseConsumer<Plain>> {
-        self.asking.client(cluster)
+    pub(crate) fn client(&self, cluster: &Cluster) -> KafkaResult<&BaseConsumer<LoggingContext>> {
+        self.metadata_client.client(cluster)
     }
 
     /// Enters the ids of records that have none.
@@ -201,7 +201,7 @@ impl StageIdentity {
         let current = FactsLog::open(cluster)?.current(&self.pipeline);
         let generation = current.as_ref().map_or(0, |facts| facts.generation);
         if let Some(current) = current {
-            self.keep(current);
+            self.remember(current);
         }
         match generation >= at_least {
             true => Ok(()),
@@ -213,7 +213,7 @@ impl StageIdentity {
         }
     }
 
-    fn keep(&self, facts: Facts) {
+    fn remember(&self, facts: Facts) {
         self.generation
             .fetch_max(facts.generation, Ordering::Relaxed);
         *self.facts() = Some(facts);
@@ -230,7 +230,11 @@ impl StageIdentity {
     ///
     /// # Errors
     /// The facts cannot be read or written.
-    pub(crate) fn raise(&self, cluster: &Cluster, reason: &str) -> Result<(), admin::Error> {
+    pub(crate) fn begin_generation(
+        &self,
+        cluster: &Cluster,
+        reason: &str,
+    ) -> Result<(), admin::Error> {
         if self.partitioning == Partitioning::FromInput {
             return Ok(());
         }
@@ -256,7 +260,7 @@ impl StageIdentity {
             };
             let winner = log.write(&next)?;
             let generation = winner.generation;
-            self.keep(winner);
+            self.remember(winner);
             if generation > known {
                 return Ok(());
             }
@@ -366,7 +370,9 @@ mod tests {
         let cluster = broker.cluster().unwrap();
         let raised = |facts: Option<Facts>, pipeline: &str| {
             let identity = StageIdentity::new(pipeline, Vec::new(), Partitioning::ByKey, facts);
-            identity.raise(&cluster, "a log lost records").unwrap();
+            identity
+                .begin_generation(&cluster, "a log lost records")
+                .unwrap();
             identity.generation()
         };
         assert_eq!(raised(None, "never-written"), 0);

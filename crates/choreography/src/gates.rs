@@ -2,9 +2,9 @@
 //!
 //! Between the queues of the partitions and the one that is polled stand two more:
 //!
-//! - the **passage**, through which every open partition leads. While a batch is tried again it is held: records
-//!   gather in it, in order, and polls bring events alone.
-//! - the **waiting room** of the partitions whose gate is closed, since it is not known yet where they go on. They
+//! - the **open queue**, which every open partition's queue is forwarded to. While a batch is retried it is held: records
+//!   gather in it, in order, and polls return events only.
+//! - the **closed queue** of the partitions whose gate is closed, since it is not known yet where they go on. They
 //!   share it, and so its bound in bytes (`queued.max.messages.kbytes`): the client fetches no more for any of them once
 //!   it is full. A gate is opened by a seek, so what has gathered there is never handled; it is thrown away.
 //!
@@ -20,7 +20,7 @@ use crate::native::Queue;
 
 /// A partition that was assigned and whose gate is closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Closed {
+pub(crate) struct ClosedGate {
     pub partition: i32,
     /// Counts assignments: what was found out for an earlier one says nothing of this one.
     pub assignment: u64,
@@ -29,20 +29,20 @@ pub(crate) struct Closed {
 /// The gates of one consumer. To be dropped before its client.
 pub(crate) struct Gates {
     topic: CString,
-    passage: Queue,
-    waiting: Queue,
+    open_queue: Queue,
+    closed_queue: Queue,
     closed: BTreeMap<i32, u64>,
     assignments: u64,
 }
 
 impl Gates {
     pub fn new<C: ClientContext>(client: &Client<C>, topic: CString) -> Self {
-        let passage = Queue::new(client);
-        passage.pass_on(client);
+        let open_queue = Queue::new(client);
+        open_queue.forward_to_consumer(client);
         Gates {
             topic,
-            passage,
-            waiting: Queue::new(client),
+            open_queue,
+            closed_queue: Queue::new(client),
             closed: BTreeMap::new(),
             assignments: 0,
         }
@@ -52,7 +52,7 @@ impl Gates {
     pub fn close<C: ClientContext>(&mut self, client: &Client<C>, partition: i32) {
         self.assignments += 1;
         self.closed.insert(partition, self.assignments);
-        self.lead(client, partition);
+        self.route(client, partition);
     }
 
     /// A partition was given up.
@@ -64,9 +64,9 @@ impl Gates {
         self.closed.contains_key(&partition)
     }
 
-    pub fn closed(&self) -> impl Iterator<Item = Closed> {
+    pub fn closed(&self) -> impl Iterator<Item = ClosedGate> {
         let closed = self.closed.iter();
-        closed.map(|(&partition, &assignment)| Closed {
+        closed.map(|(&partition, &assignment)| ClosedGate {
             partition,
             assignment,
         })
@@ -74,53 +74,56 @@ impl Gates {
 
     /// Opens a gate by `seek`; where that fails it stays closed. False where the partition was given up meanwhile.
     ///
-    /// The way is opened first: what comes after the seek must not go to the waiting room. What was fetched before it
+    /// The way is opened first: what comes after the seek must not go to the closed queue. What was fetched before it
     /// is outdated then, which the client drops.
     pub fn open<C: ClientContext, E>(
         &mut self,
         client: &Client<C>,
-        gate: Closed,
+        gate: ClosedGate,
         seek: impl FnOnce() -> Result<(), E>,
     ) -> Result<bool, E> {
         if self.closed.get(&gate.partition) != Some(&gate.assignment) {
             return Ok(false);
         }
-        self.passage.take(client, &self.topic, gate.partition);
+        self.open_queue
+            .forward_from(client, &self.topic, gate.partition);
         if let Err(error) = seek() {
-            self.waiting.take(client, &self.topic, gate.partition);
+            self.closed_queue
+                .forward_from(client, &self.topic, gate.partition);
             return Err(error);
         }
         self.closed.remove(&gate.partition);
-        self.clear_waiting(client);
+        self.discard_closed_queue(client);
         Ok(true)
     }
 
     /// Throws away what waits: those that are still closed are to be sought as well.
-    fn clear_waiting<C: ClientContext>(&mut self, client: &Client<C>) {
-        let full = std::mem::replace(&mut self.waiting, Queue::new(client));
+    fn discard_closed_queue<C: ClientContext>(&mut self, client: &Client<C>) {
+        let full = std::mem::replace(&mut self.closed_queue, Queue::new(client));
         for partition in self.closed.keys() {
-            self.waiting.take(client, &self.topic, *partition);
+            self.closed_queue
+                .forward_from(client, &self.topic, *partition);
         }
         drop(full);
     }
 
     /// Leads a partition through its gate, or again: the client forgets that when it stops one, and could do so late.
-    pub fn lead<C: ClientContext>(&self, client: &Client<C>, partition: i32) {
+    pub fn route<C: ClientContext>(&self, client: &Client<C>, partition: i32) {
         let queue = match self.is_closed(partition) {
-            true => &self.waiting,
-            false => &self.passage,
+            true => &self.closed_queue,
+            false => &self.open_queue,
         };
-        queue.take(client, &self.topic, partition);
+        queue.forward_from(client, &self.topic, partition);
     }
 
     /// Keeps back what is fetched from now on.
     pub fn hold(&self) {
-        self.passage.keep();
+        self.open_queue.stop_forwarding();
     }
 
     /// Lets through what was kept back.
     pub fn release<C: ClientContext>(&self, client: &Client<C>) {
-        self.passage.pass_on(client);
+        self.open_queue.forward_to_consumer(client);
     }
 }
 
@@ -189,14 +192,14 @@ mod tests {
     }
 
     impl World {
-        fn lead(&self) {
+        fn route(&self) {
             for partition in 0..PARTITIONS {
-                self.gates.lead(self.consumer.client(), partition);
+                self.gates.route(self.consumer.client(), partition);
             }
         }
 
         fn assign(&mut self) {
-            self.lead();
+            self.route();
             self.consumer.assign(&self.all).unwrap();
         }
 
@@ -215,7 +218,7 @@ mod tests {
                 assert!(Instant::now() < deadline, "{came} came");
                 self.nothing_comes(Duration::from_millis(1));
                 // What was given up just now was perhaps still being stopped.
-                self.lead();
+                self.route();
             }
         }
 
@@ -235,7 +238,7 @@ mod tests {
             }
         }
 
-        fn gate(&self, partition: i32) -> Closed {
+        fn gate(&self, partition: i32) -> ClosedGate {
             let mut closed = self.gates.closed();
             closed.find(|it| it.partition == partition).unwrap()
         }
@@ -256,7 +259,7 @@ mod tests {
         world.consumer.unassign().unwrap();
         world.gates.hold();
         world.assign();
-        world.gather(PARTITIONS as usize * RECORDS, |gates| &gates.passage);
+        world.gather(PARTITIONS as usize * RECORDS, |gates| &gates.open_queue);
         world.gates.release(world.consumer.client());
         world.read(0..PARTITIONS, 0);
     }
@@ -288,7 +291,7 @@ mod tests {
         }
         world.gates.hold();
         world.assign();
-        world.gather(PARTITIONS as usize * RECORDS, |gates| &gates.passage);
+        world.gather(PARTITIONS as usize * RECORDS, |gates| &gates.open_queue);
         world.gates.release(world.consumer.client());
         world.read(0..PARTITIONS, 0);
     }
@@ -297,7 +300,7 @@ mod tests {
     fn a_gate_opens_alone_and_at_the_offset_it_is_sent_to() {
         let mut world = world();
         world.assign_closed();
-        world.gather(PARTITIONS as usize * RECORDS, |gates| &gates.waiting);
+        world.gather(PARTITIONS as usize * RECORDS, |gates| &gates.closed_queue);
         assert!(world.open(3, 5).unwrap());
         world.read(3..4, 5);
         world.nothing_comes(Duration::from_millis(50));
@@ -306,7 +309,11 @@ mod tests {
             assert!(world.open(partition, 7).unwrap());
         }
         assert_eq!(world.gates.closed().count(), 0);
-        assert_eq!(world.gates.waiting.len(), 0, "what waited is thrown away");
+        assert_eq!(
+            world.gates.closed_queue.len(),
+            0,
+            "what waited is thrown away"
+        );
         let mut next = [7; PARTITIONS as usize];
         for _ in 0..(PARTITIONS as usize - 1) * (RECORDS - 7) {
             let message = world.consumer.poll(PATIENCE).unwrap().unwrap();
@@ -343,13 +350,13 @@ mod tests {
             .set("fetch.queue.backoff.ms", "2");
         let mut world = world_of(settings, 3 * bound, bytes);
         world.assign_closed();
-        world.gather(bound, |gates| &gates.waiting);
+        world.gather(bound, |gates| &gates.closed_queue);
         let deadline = Instant::now() + Duration::from_millis(500);
         while Instant::now() < deadline {
             world.nothing_comes(Duration::from_millis(10));
         }
         // The fetch under way may pass it by a batch of each.
-        let came = world.gates.waiting.len();
+        let came = world.gates.closed_queue.len();
         let each = PARTITIONS as usize * bound;
         assert!(
             came < each,

@@ -11,7 +11,7 @@ use rdkafka::{
     error::KafkaError,
 };
 
-use crate::{Admin, admin, admin::ANSWER_WITHIN, client::Plain};
+use crate::{Admin, admin, admin::ANSWER_WITHIN, client::LoggingContext};
 
 /// One partition of a group's topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,11 +26,11 @@ pub struct PartitionProgress {
 impl PartitionProgress {
     /// Offsets that are left; transaction markers count as well.
     pub fn lag(&self) -> i64 {
-        (self.end - self.at()).max(0)
+        (self.end - self.next_offset()).max(0)
     }
 
     /// The offset to be read next.
-    pub fn at(&self) -> i64 {
+    pub fn next_offset(&self) -> i64 {
         self.committed.unwrap_or(self.begin).max(self.begin)
     }
 }
@@ -70,8 +70,9 @@ impl Admin {
         let mut config = self.cluster().client_config();
         // Asks in the group's name without joining it.
         config.set("group.id", group);
-        let consumer: BaseConsumer<Plain> =
-            config.create_with_context(Plain).map_err(unreachable)?;
+        let consumer: BaseConsumer<LoggingContext> = config
+            .create_with_context(LoggingContext)
+            .map_err(unreachable)?;
         let mut list = TopicPartitionList::with_capacity(partitions as usize);
         for partition in 0..partitions {
             list.add_partition(topic, partition);
@@ -117,7 +118,7 @@ impl Admin {
         let unreachable = |error| self.unreachable(error);
         let mut list = TopicPartitionList::new();
         for it in progress.partitions.iter().filter(|it| it.lag() > 0) {
-            list.add_partition_offset(topic, it.partition, Offset::Offset(it.at()))
+            list.add_partition_offset(topic, it.partition, Offset::Offset(it.next_offset()))
                 .map_err(unreachable)?;
         }
         let mut open: BTreeSet<i32> = list.elements().iter().map(|it| it.partition()).collect();
@@ -131,8 +132,9 @@ impl Admin {
             .set("enable.partition.eof", "true")
             .set("isolation.level", "read_committed")
             .set("auto.offset.reset", "earliest");
-        let consumer: BaseConsumer<Plain> =
-            config.create_with_context(Plain).map_err(unreachable)?;
+        let consumer: BaseConsumer<LoggingContext> = config
+            .create_with_context(LoggingContext)
+            .map_err(unreachable)?;
         consumer.assign(&list).map_err(unreachable)?;
         let deadline = Instant::now() + ANSWER_WITHIN;
         while !open.is_empty() && Instant::now() < deadline {
@@ -170,8 +172,9 @@ impl Admin {
         }
         let mut config = self.cluster().client_config();
         config.set("group.id", group);
-        let consumer: BaseConsumer<Plain> =
-            config.create_with_context(Plain).map_err(unreachable)?;
+        let consumer: BaseConsumer<LoggingContext> = config
+            .create_with_context(LoggingContext)
+            .map_err(unreachable)?;
         consumer
             .commit(&list, CommitMode::Sync)
             .map_err(unreachable)
@@ -200,6 +203,6 @@ mod tests {
             begin: 10,
             end: 14,
         };
-        assert_eq!((partition.at(), partition.lag()), (10, 4));
+        assert_eq!((partition.next_offset(), partition.lag()), (10, 4));
     }
 }

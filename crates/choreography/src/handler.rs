@@ -295,11 +295,11 @@ pub(crate) struct Emission {
     pub payload: Option<Range<usize>>,
     pub key: KeyRange,
     /// Where it goes somewhere else than to the first output, or brings headers.
-    pub special: Option<Box<Special>>,
+    pub routing: Option<Box<Routing>>,
 }
 
 #[derive(Debug, Clone)]
-pub(crate) struct Special {
+pub(crate) struct Routing {
     pub output: Option<&'static str>,
     pub headers: Vec<(String, Vec<u8>)>,
 }
@@ -308,7 +308,7 @@ pub(crate) struct Special {
 #[derive(Debug, Clone)]
 pub(crate) struct Extra {
     /// The outcome's index.
-    pub beside: usize,
+    pub outcome: usize,
     pub emission: Emission,
     /// Where it cannot be sent, its record is a dead letter; otherwise it is dropped.
     pub is_required: bool,
@@ -373,9 +373,9 @@ impl Output {
         };
         let start = self.bytes.len();
         write(&mut self.bytes);
-        let special = (output.is_some() || !headers.is_empty()).then(|| {
+        let routing = (output.is_some() || !headers.is_empty()).then(|| {
             let owned = |(name, value): &(&str, &[u8])| ((*name).to_owned(), value.to_vec());
-            Box::new(Special {
+            Box::new(Routing {
                 output,
                 headers: headers.iter().map(owned).collect(),
             })
@@ -383,7 +383,7 @@ impl Output {
         Emission {
             payload: Some(start..self.bytes.len()),
             key,
-            special,
+            routing,
         }
     }
 
@@ -398,14 +398,14 @@ impl Output {
     /// and counted, and where the record becomes a dead letter it is not sent.
     pub fn also(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         let emission = self.emission(Destination::default(), write);
-        self.beside_last(emission, false);
+        self.add_extra(emission, false);
     }
 
     /// One more output record that the outcome decided last does not go without, as the change of state behind it: where
     /// it cannot be sent, as one that is too large, the record is a dead letter and nothing of it is sent.
     pub fn with(&mut self, to: Destination<'_>, write: impl FnOnce(&mut Vec<u8>)) {
         let emission = self.emission(to, write);
-        self.beside_last(emission, true);
+        self.add_extra(emission, true);
     }
 
     /// As [`Output::with`], but a tombstone: a compacted topic forgets the key.
@@ -414,13 +414,13 @@ impl Output {
             payload: None,
             ..self.emission(to, |_| {})
         };
-        self.beside_last(emission, true);
+        self.add_extra(emission, true);
     }
 
-    fn beside_last(&mut self, emission: Emission, is_required: bool) {
+    fn add_extra(&mut self, emission: Emission, is_required: bool) {
         debug_assert!(!self.outcomes.is_empty(), "there is no outcome yet");
         self.extras.push(Extra {
-            beside: self.outcomes.len().saturating_sub(1),
+            outcome: self.outcomes.len().saturating_sub(1),
             emission,
             is_required,
         });
@@ -428,16 +428,16 @@ impl Output {
 
     pub(crate) fn emitted<'a>(&'a self, emission: &'a Emission, is_required: bool) -> Emitted<'a> {
         let of = |range: &Range<usize>| &self.bytes[range.clone()];
-        let special = emission.special.as_deref();
+        let routing = emission.routing.as_deref();
         Emitted {
-            output: special.and_then(|special| special.output),
+            output: routing.and_then(|routing| routing.output),
             payload: emission.payload.as_ref().map(of),
             key: match &emission.key {
                 KeyRange::Input => OutputKey::Input,
                 KeyRange::Partitioned(key) => OutputKey::Partitioned(of(key)),
                 KeyRange::OnInputPartition(key) => OutputKey::OnInputPartition(of(key)),
             },
-            headers: special.map_or(&[], |special| &special.headers),
+            headers: routing.map_or(&[], |routing| &routing.headers),
             is_required,
         }
     }
@@ -475,16 +475,18 @@ impl Output {
     /// Forgets all decisions but the first `outcomes`.
     pub(crate) fn truncate(&mut self, outcomes: usize) {
         self.outcomes.truncate(outcomes);
-        let kept = self.extras.partition_point(|extra| extra.beside < outcomes);
+        let kept = self
+            .extras
+            .partition_point(|extra| extra.outcome < outcomes);
         self.extras.truncate(kept);
     }
 
     /// What is beside one outcome.
-    pub(crate) fn beside(&self, outcome: usize) -> impl Iterator<Item = Emitted<'_>> {
-        let first = self.extras.partition_point(|extra| extra.beside < outcome);
+    pub(crate) fn extras_of(&self, outcome: usize) -> impl Iterator<Item = Emitted<'_>> {
+        let first = self.extras.partition_point(|extra| extra.outcome < outcome);
         let extras = self.extras[first..].iter();
         extras
-            .take_while(move |extra| extra.beside == outcome)
+            .take_while(move |extra| extra.outcome == outcome)
             .map(|extra| self.emitted(&extra.emission, extra.is_required))
     }
 
@@ -498,7 +500,7 @@ impl Output {
 
     /// The payloads beside the `index`th decision. For tests of handlers.
     pub fn extras(&self, index: usize) -> impl Iterator<Item = &[u8]> {
-        self.beside(index).filter_map(|emitted| emitted.payload)
+        self.extras_of(index).filter_map(|emitted| emitted.payload)
     }
 
     /// The failure of the `index`th decision, if it was one. For tests of handlers.

@@ -7,8 +7,8 @@
 mod ages;
 mod claims;
 mod commit;
-mod dead_letters;
-mod places;
+mod dead_letter_log;
+mod known_records;
 mod send;
 mod unreadable;
 
@@ -23,15 +23,15 @@ use quadrille_telemetry::{StageMetrics, Tracing, metrics::Committed};
 use rdkafka::{Message, consumer::Consumer, error::KafkaError, message::BorrowedMessage};
 
 use self::{
-    ages::Ages, claims::Claims, commit::Unsettled, dead_letters::DeadLetters, places::Places,
-    send::Suspects, unreadable::Suspicion,
+    ages::Ages, claims::Claims, commit::CommitError, dead_letter_log::DeadLetterLog,
+    known_records::KnownRecords, send::Suspects, unreadable::ReadErrors,
 };
 use crate::{
     Backoff, Cause, CommitMode, Handler, Headers, Incoming, StageConfig,
     admin::StageTopics,
     batch::Batch,
     consumer::LaneConsumer,
-    judge::Judge,
+    decisions::Decisions,
     producer::LaneProducer,
     spans::Spans,
     status::{LaneStatus, Stop},
@@ -60,7 +60,7 @@ const TRUNCATED: &str =
 /// After a poll that failed.
 const POLL_FAILED: Duration = Duration::from_millis(50);
 /// Between two lines of the log about polls that fail: while Kafka is away they do twenty times a second.
-const POLL_FAILED_TOLD_EVERY: Duration = Duration::from_secs(10);
+const POLL_FAILED_LOG_EVERY: Duration = Duration::from_secs(10);
 /// Restarts because another client took the transactional id, before the service gives up.
 const FENCED_MAX: u32 = 5;
 pub(crate) struct LaneOptions {
@@ -74,7 +74,7 @@ pub(crate) struct LaneOptions {
 }
 
 /// Why a session with one pair of clients ended.
-enum End {
+enum SessionEnd {
     Drained,
     /// Close the clients, begin again from the committed offsets.
     Restart {
@@ -84,9 +84,9 @@ enum End {
     Fatal(Cause),
 }
 
-impl End {
+impl SessionEnd {
     fn restart(reason: impl ToString) -> Self {
-        End::Restart {
+        SessionEnd::Restart {
             reason: reason.to_string(),
             fenced: false,
         }
@@ -94,18 +94,18 @@ impl End {
 
     /// A failed call of the producer.
     fn of(error: &KafkaError, producer: &LaneProducer) -> Self {
-        End::Restart {
+        SessionEnd::Restart {
             reason: error.to_string(),
-            fenced: producer.is_rivalled(error),
+            fenced: producer.is_fenced_by_other(error),
         }
     }
 }
 
 /// What became of a batch.
-enum Settled {
+enum BatchResult {
     Committed,
     /// Nothing of it is visible; to be handled again after a wait.
-    Again(Duration),
+    Retry(Duration),
 }
 
 pub(crate) struct Lane<H: Handler> {
@@ -116,7 +116,7 @@ pub(crate) struct Lane<H: Handler> {
     status: Arc<LaneStatus>,
     stop: Arc<Stop>,
     handler: H,
-    judge: Judge<H::Record>,
+    decisions: Decisions<H::Record>,
     spans: Spans,
     dlq_topic: String,
     task: String,
@@ -124,20 +124,20 @@ pub(crate) struct Lane<H: Handler> {
     attempts: Backoff,
     failed_commits: u32,
     /// Of the batch in hand.
-    places: Places,
+    known: KnownRecords,
     /// Of the last attempt.
     extras_dropped: u64,
     /// Of the last attempt.
     letters_truncated: u64,
     /// Of the batch in hand.
     suspects: Suspects,
-    suspicion: Suspicion,
+    read_errors: ReadErrors,
     /// Of each partition the timestamp, in ms, of the last record committed, or since when it is held without any.
     handled: BTreeMap<i32, i64>,
     last_commit: Instant,
     /// When the log last said that a poll failed.
     poll_failed_at: Option<Instant>,
-    dead_letters: DeadLetters,
+    dead_letters: DeadLetterLog,
     /// How long a batch's sends and commit take, smoothed: one that stalled does not hold up the next.
     commit_takes: Duration,
     /// The partitions that the handler was told it has.
@@ -147,7 +147,7 @@ pub(crate) struct Lane<H: Handler> {
     /// Of each partition the position last committed without a record.
     idle: BTreeMap<i32, i64>,
     /// At-least-once: the client holds offsets that are not committed; when it last committed some.
-    offsets_kept: bool,
+    offsets_stored: bool,
     offsets_at: Instant,
 }
 
@@ -163,7 +163,7 @@ impl<H: Handler> Lane<H> {
             stop,
         } = options;
         let spans = Spans::new(tracing, &config, index);
-        let judge = Judge::of(&status);
+        let decisions = Decisions::of(&status);
         let attempts = Backoff::new(config.limits.retry_first, config.limits.retry_max);
         Lane {
             dlq_topic: quadrille_proto::dlq_of(&config.input),
@@ -175,24 +175,24 @@ impl<H: Handler> Lane<H> {
             status,
             stop,
             handler,
-            judge,
+            decisions,
             spans,
             attempts,
             failed_commits: 0,
-            places: Places::default(),
+            known: KnownRecords::default(),
             extras_dropped: 0,
             letters_truncated: 0,
             suspects: Suspects::default(),
-            suspicion: Suspicion::default(),
+            read_errors: ReadErrors::default(),
             handled: BTreeMap::new(),
             last_commit: Instant::now(),
             poll_failed_at: None,
-            dead_letters: DeadLetters::default(),
+            dead_letters: DeadLetterLog::default(),
             commit_takes: Duration::ZERO,
             held: BTreeSet::new(),
             ticked_at: Instant::now(),
             idle: BTreeMap::new(),
-            offsets_kept: false,
+            offsets_stored: false,
             offsets_at: Instant::now(),
         }
     }
@@ -216,9 +216,9 @@ impl<H: Handler> Lane<H> {
             };
             self.status.left();
             match end {
-                End::Drained => return Ok(()),
-                End::Fatal(cause) => return Err(cause),
-                End::Restart { reason, fenced } => {
+                SessionEnd::Drained => return Ok(()),
+                SessionEnd::Fatal(cause) => return Err(cause),
+                SessionEnd::Restart { reason, fenced } => {
                     if self.stop.requested() {
                         return Ok(());
                     }
@@ -250,8 +250,8 @@ impl<H: Handler> Lane<H> {
         }
     }
 
-    /// One life of the lane's clients. Returns only by an [`End`].
-    fn session(&mut self) -> Result<End, End> {
+    /// One life of the lane's clients. Returns only by a [`SessionEnd`].
+    fn session(&mut self) -> Result<SessionEnd, SessionEnd> {
         let mut producer = self.connect()?;
         if self.config.commit.is_transactional() {
             self.init_transactions(&producer)?;
@@ -263,9 +263,9 @@ impl<H: Handler> Lane<H> {
             Arc::clone(&self.status),
             (self.handler.keeps_state(), self.topics.input_bytes_max),
         )
-        .map_err(End::restart)?
-        .of(self.topics.identity.clone());
-        let result = self.turn(&mut producer, &consumer);
+        .map_err(SessionEnd::restart)?
+        .with_identity(self.topics.identity.clone());
+        let result = self.run_batches(&mut producer, &consumer);
         // What the group was assigned is given up with the consumer.
         let held = consumer
             .client
@@ -275,26 +275,26 @@ impl<H: Handler> Lane<H> {
         let all = std::mem::take(&mut self.held);
         self.give_up(&all.into_iter().collect::<Vec<_>>());
         match &result {
-            Ok(End::Drained) => self.leave(consumer),
+            Ok(SessionEnd::Drained) => self.leave(consumer),
             _ => drop(consumer),
         }
         result
     }
 
-    fn connect(&self) -> Result<LaneProducer, End> {
+    fn connect(&self) -> Result<LaneProducer, SessionEnd> {
         let message_bytes_max = self.topics.message_bytes_max();
         let batch_bytes_max = self.topics.batch_bytes_max();
         LaneProducer::connect(&self.config, self.index, message_bytes_max, batch_bytes_max)
-            .map_err(End::restart)
+            .map_err(SessionEnd::restart)
     }
 
     /// Ends a predecessor's open transaction; waits for the broker if it must.
-    fn init_transactions(&self, producer: &LaneProducer) -> Result<(), End> {
+    fn init_transactions(&self, producer: &LaneProducer) -> Result<(), SessionEnd> {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
         loop {
             self.status.progress();
             if self.stop.requested() {
-                return Err(End::Drained);
+                return Err(SessionEnd::Drained);
             }
             let error = match producer.init_transactions(Duration::from_secs(5)) {
                 Ok(()) => return Ok(()),
@@ -305,30 +305,34 @@ impl<H: Handler> Lane<H> {
                     tracing::warn!(lane = self.task, %error, "waiting for the transaction coordinator");
                     self.stop.sleep(backoff.next_wait());
                 }
-                _ => return Err(End::of(&error, producer)),
+                _ => return Err(SessionEnd::of(&error, producer)),
             }
         }
     }
 
     /// Batch after batch.
-    fn turn(&mut self, producer: &mut LaneProducer, consumer: &LaneConsumer) -> Result<End, End> {
+    fn run_batches(
+        &mut self,
+        producer: &mut LaneProducer,
+        consumer: &LaneConsumer,
+    ) -> Result<SessionEnd, SessionEnd> {
         let mut batch = Batch::new();
         let mut idle_since = Instant::now();
         let mut lag_at = Instant::now();
         let mut claims = Claims::default();
-        self.suspicion = Suspicion::default();
-        self.fresh();
+        self.read_errors = ReadErrors::default();
+        self.begin_batch();
         loop {
             self.status.progress();
             if self.stop.requested() {
                 drop(batch);
-                self.dead_letters.tell_rest(&self.config.input, true);
-                return Ok(End::Drained);
+                self.dead_letters.log_rest(&self.config.input, true);
+                return Ok(SessionEnd::Drained);
             }
             self.forget(&mut batch);
-            if batch.is_empty() && self.suspicion.is_due() {
+            if batch.is_empty() && self.read_errors.is_due() {
                 consumer.release();
-                if let Some(wait) = self.step_past(producer, consumer)? {
+                if let Some(wait) = self.skip_unreadable(producer, consumer)? {
                     self.wait(consumer, &mut batch, wait)?;
                 }
             }
@@ -339,25 +343,27 @@ impl<H: Handler> Lane<H> {
                 self.ticked_at = Instant::now();
                 self.handler.tick();
             }
-            consumer.attend();
+            consumer.serve_group();
             self.collect(consumer, &mut batch)?;
             if self.handler.keeps_state() {
                 consumer.forget_closed(&mut batch);
             }
-            consumer.check_starts(&mut batch).map_err(End::restart)?;
+            consumer
+                .check_starts(&mut batch)
+                .map_err(SessionEnd::restart)?;
             self.check_claimed(consumer, &mut batch)?;
             // Before anything that came since is handled.
             self.forget(&mut batch);
             self.claim(consumer, &mut claims)?;
             if lag_at.elapsed() >= LAG_EVERY {
                 lag_at = Instant::now();
-                consumer.lead();
+                consumer.reroute();
                 consumer.report_lag(&batch, &mut self.handled);
                 self.metrics.queue(self.index, consumer.queued());
-                self.dead_letters.tell_rest(&self.config.input, false);
+                self.dead_letters.log_rest(&self.config.input, false);
             }
             if batch.is_empty() {
-                self.commit_kept(consumer);
+                self.commit_stored(consumer);
                 if idle_since.elapsed() >= IDLE_COMMIT_EVERY {
                     idle_since = Instant::now();
                     self.commit_idle(producer, consumer, &mut batch)?;
@@ -366,21 +372,21 @@ impl<H: Handler> Lane<H> {
             }
             idle_since = Instant::now();
             match self.settle(producer, consumer, &mut batch)? {
-                Settled::Committed => {
+                BatchResult::Committed => {
                     let held = self.status.held();
                     batch.last_timestamps(held, &mut self.handled);
                     batch.clear();
-                    self.fresh();
+                    self.begin_batch();
                 }
-                Settled::Again(wait) => self.wait(consumer, &mut batch, wait)?,
+                BatchResult::Retry(wait) => self.wait(consumer, &mut batch, wait)?,
             }
         }
     }
 
-    fn fresh(&mut self) {
+    fn begin_batch(&mut self) {
         self.attempts.reset();
         self.failed_commits = 0;
-        self.places.clear();
+        self.known.clear();
         self.suspects = Suspects::default();
         self.last_commit = Instant::now();
     }
@@ -388,9 +394,9 @@ impl<H: Handler> Lane<H> {
     /// Forgets what is known of records that the batch forgot.
     fn forget(&mut self, batch: &mut Batch<'_>) {
         if !batch.forgotten.is_empty() {
-            self.places.forget(&batch.forgotten);
+            self.known.forget(&batch.forgotten);
             self.suspects.forget(&batch.forgotten);
-            self.suspicion.give_back(&mut batch.forgotten);
+            self.read_errors.note_forgotten(&mut batch.forgotten);
         }
     }
 
@@ -400,10 +406,10 @@ impl<H: Handler> Lane<H> {
         &mut self,
         consumer: &'c LaneConsumer,
         batch: &mut Batch<'c>,
-    ) -> Result<(), End> {
+    ) -> Result<(), SessionEnd> {
         // A batch that is tried again has its records.
         let mut wait = if batch.is_empty() {
-            consumer.idle_wait()
+            consumer.poll_wait()
         } else {
             Duration::ZERO
         };
@@ -459,20 +465,24 @@ impl<H: Handler> Lane<H> {
     }
 
     /// True where the error may be about a batch that cannot be read.
-    fn poll_error(&mut self, consumer: &LaneConsumer, error: &KafkaError) -> Result<bool, End> {
+    fn poll_error(
+        &mut self,
+        consumer: &LaneConsumer,
+        error: &KafkaError,
+    ) -> Result<bool, SessionEnd> {
         match error {
-            KafkaError::MessageConsumptionFatal(_) => Err(End::restart(error)),
+            KafkaError::MessageConsumptionFatal(_) => Err(SessionEnd::restart(error)),
             error if is_suspect(error) => {
-                self.suspect(consumer, error)?;
-                if !self.suspicion.is_due() {
+                self.note_read_error(consumer, error)?;
+                if !self.read_errors.is_due() {
                     // It comes again and again until it is looked for.
                     self.stop.sleep(POLL_FAILED);
                 }
                 Ok(true)
             }
             _ => {
-                let told_at = self.poll_failed_at;
-                if told_at.is_none_or(|at| at.elapsed() >= POLL_FAILED_TOLD_EVERY) {
+                let logged_at = self.poll_failed_at;
+                if logged_at.is_none_or(|at| at.elapsed() >= POLL_FAILED_LOG_EVERY) {
                     self.poll_failed_at = Some(Instant::now());
                     tracing::warn!(lane = self.task, %error, "poll failed; the client goes on");
                 } else {
@@ -488,9 +498,9 @@ impl<H: Handler> Lane<H> {
         &mut self,
         consumer: &LaneConsumer,
         batch: &mut Batch<'_>,
-    ) -> Result<(), End> {
-        if let Some(revoked) = consumer.rebalanced() {
-            batch.give_up(&revoked);
+    ) -> Result<(), SessionEnd> {
+        if let Some(revoked) = consumer.take_revoked() {
+            batch.revoke(&revoked);
             // One that went and came back was given up all the same: another may have held it meanwhile.
             let gone: Vec<i32> = revoked
                 .into_iter()
@@ -498,7 +508,7 @@ impl<H: Handler> Lane<H> {
                 .collect();
             self.give_up(&gone);
             let taken: Vec<i32> = consumer
-                .held()
+                .assigned()
                 .into_iter()
                 .filter(|partition| self.held.insert(*partition))
                 .collect();
@@ -506,8 +516,10 @@ impl<H: Handler> Lane<H> {
                 self.handler.assigned(&taken);
             }
         }
-        match consumer.failed() {
-            Some(reason) => Err(End::restart(format!("assignment not taken: {reason}"))),
+        match consumer.take_failure() {
+            Some(reason) => Err(SessionEnd::restart(format!(
+                "assignment not taken: {reason}"
+            ))),
             None => Ok(()),
         }
     }
@@ -526,14 +538,14 @@ impl<H: Handler> Lane<H> {
         consumer: &'c LaneConsumer,
         batch: &mut Batch<'c>,
         wait: Duration,
-    ) -> Result<(), End> {
+    ) -> Result<(), SessionEnd> {
         consumer.hold();
         let until = Instant::now() + wait;
         loop {
             self.status.progress();
-            consumer.attend();
+            consumer.serve_group();
             let left = until.saturating_duration_since(Instant::now());
-            let polled = consumer.client.poll(left.min(consumer.idle_wait()));
+            let polled = consumer.client.poll(left.min(consumer.poll_wait()));
             self.after_rebalance(consumer, batch)?;
             match polled {
                 Some(Ok(message)) => batch.push(message),
@@ -555,7 +567,7 @@ impl<H: Handler> Lane<H> {
         producer: &mut LaneProducer,
         consumer: &LaneConsumer,
         batch: &mut Batch<'_>,
-    ) -> Result<Settled, End> {
+    ) -> Result<BatchResult, SessionEnd> {
         let started = Instant::now();
         let config = Arc::clone(&self.config);
         let topic = config.input.as_str();
@@ -564,27 +576,29 @@ impl<H: Handler> Lane<H> {
             .iter()
             .map(|message| incoming(message, topic, batch.polled_at))
             .collect();
-        self.spans.open(&incoming, batch.first_at, batch.polled_at);
-        if let Err(cause) = self
-            .judge
-            .decide(&mut self.handler, &incoming, self.places.known())
+        self.spans
+            .begin_batch(&incoming, batch.first_at, batch.polled_at);
+        if let Err(cause) =
+            self.decisions
+                .decide(&mut self.handler, &incoming, self.known.failures())
         {
-            self.spans.undone(&incoming, cause.class, &cause.message);
-            return Err(End::Fatal(cause));
+            self.spans
+                .end_failed(&incoming, cause.class, &cause.message);
+            return Err(SessionEnd::Fatal(cause));
         }
         self.spans
-            .failures(&incoming, batch.polled_at, self.judge.failures());
+            .failures(&incoming, batch.polled_at, self.decisions.failures());
         let attempt = self.attempts.attempts() + 1;
         let last_attempt = attempt >= self.config.limits.attempts_max;
-        if self.judge.wants_retry() && !last_attempt {
+        if self.decisions.wants_retry() && !last_attempt {
             self.metrics.retries.inc();
             let reason = "a record of the batch is to be tried again";
-            self.spans.undone(&incoming, "retry", reason);
+            self.spans.end_failed(&incoming, "retry", reason);
             self.handler.aborted();
-            return Ok(Settled::Again(self.attempts.next_wait()));
+            return Ok(BatchResult::Retry(self.attempts.next_wait()));
         }
         let process = started.elapsed();
-        let trace = self.spans.example();
+        let trace = self.spans.exemplar();
         let result = self.deliver(producer, consumer, &incoming, batch, attempt);
         match result {
             Ok(sent) => {
@@ -592,20 +606,20 @@ impl<H: Handler> Lane<H> {
                 self.commit_takes = (self.commit_takes * (SMOOTHING - 1) + commit) / SMOOTHING;
                 self.report(&incoming, batch.bytes, sent, (process, commit), trace);
                 self.handler.committed();
-                Ok(Settled::Committed)
+                Ok(BatchResult::Committed)
             }
             Err(
-                Unsettled::Aborted(reason)
-                | Unsettled::Doubtful(reason)
-                | Unsettled::TimedOut(reason),
+                CommitError::Aborted(reason)
+                | CommitError::InDoubt(reason)
+                | CommitError::TimedOut(reason),
             ) => {
-                self.spans.undone(&incoming, "aborted", &reason);
+                self.spans.end_failed(&incoming, "aborted", &reason);
                 self.handler.aborted();
                 self.aborted(reason)
             }
-            Err(Unsettled::End(end)) => {
+            Err(CommitError::End(end)) => {
                 let reason = "the lane begins again";
-                self.spans.undone(&incoming, "lane_restart", reason);
+                self.spans.end_failed(&incoming, "lane_restart", reason);
                 self.handler.aborted();
                 Err(end)
             }
@@ -621,7 +635,7 @@ impl<H: Handler> Lane<H> {
         (process, commit): (Duration, Duration),
         trace: Option<TraceId>,
     ) {
-        let dead = self.judge.count(&self.metrics);
+        let dead = self.decisions.count(&self.metrics);
         if self.extras_dropped > 0 {
             self.metrics
                 .extras_dropped("too_large", self.extras_dropped);
@@ -631,9 +645,9 @@ impl<H: Handler> Lane<H> {
             self.metrics.letters_truncated.inc_by(count);
             tracing::error!(topic = self.dlq_topic, count, "{TRUNCATED}");
         }
-        if let Some((index, cause)) = self.judge.failures().next() {
+        if let Some((index, cause)) = self.decisions.failures().next() {
             let trace = self.spans.context(index);
-            self.dead_letters.tell(dead, &incoming[index], cause, trace);
+            self.dead_letters.log(dead, &incoming[index], cause, trace);
         }
         let ages = Ages::of(incoming, self.config.latency_objective);
         self.metrics.committed(&Committed {
@@ -649,11 +663,11 @@ impl<H: Handler> Lane<H> {
     }
 
     /// The batch is to be handled again; where that helps no more, the lane begins again.
-    fn aborted(&mut self, reason: String) -> Result<Settled, End> {
+    fn aborted(&mut self, reason: String) -> Result<BatchResult, SessionEnd> {
         self.metrics.aborts.inc();
         self.failed_commits += 1;
         if self.failed_commits >= FAILED_COMMITS_MAX && self.config.commit != CommitMode::Store {
-            return Err(End::restart(reason));
+            return Err(SessionEnd::restart(reason));
         }
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(2));
         let wait = (0..self.failed_commits.min(10))
@@ -664,7 +678,7 @@ impl<H: Handler> Lane<H> {
             1 => tracing::info!(lane = self.task, reason, ?wait, "{NOT_COMMITTED}"),
             _ => tracing::warn!(lane = self.task, reason, ?wait, "{NOT_COMMITTED}"),
         }
-        Ok(Settled::Again(wait.unwrap_or_default()))
+        Ok(BatchResult::Retry(wait.unwrap_or_default()))
     }
 }
 

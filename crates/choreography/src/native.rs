@@ -83,7 +83,7 @@ impl Queue {
 
     /// Leads here what will be fetched of a partition. The client forgets that while it stops reading a partition
     /// that was given up.
-    pub fn take<C: ClientContext>(&self, client: &Client<C>, topic: &CStr, partition: i32) {
+    pub fn forward_from<C: ClientContext>(&self, client: &Client<C>, topic: &CStr, partition: i32) {
         // SAFETY: `client`, `topic` and the queue outlive the calls; the partition's queue is a reference of ours,
         // given back after one use.
         unsafe {
@@ -97,13 +97,13 @@ impl Queue {
     }
 
     /// What is here stays here, and what comes.
-    pub fn keep(&self) {
+    pub fn stop_forwarding(&self) {
         // SAFETY: the queue is ours until it is dropped.
         unsafe { ffi::rd_kafka_queue_forward(self.0, ptr::null_mut()) };
     }
 
     /// What has gathered goes on to be polled, in its order, and what comes after it.
-    pub fn pass_on<C: ClientContext>(&self, client: &Client<C>) {
+    pub fn forward_to_consumer<C: ClientContext>(&self, client: &Client<C>) {
         // SAFETY: `client` and the queue outlive the calls; the consumer's queue is a reference of ours.
         unsafe {
             let polled = ffi::rd_kafka_queue_get_consumer(client.native_ptr());
@@ -129,7 +129,7 @@ impl Queue {
 impl Drop for Queue {
     fn drop(&mut self) {
         // A queue that is destroyed empties the one it leads to, rebalances that were not served among it.
-        self.keep();
+        self.stop_forwarding();
         // SAFETY: ours, and its client is there still.
         unsafe { ffi::rd_kafka_queue_destroy(self.0) };
     }
@@ -165,16 +165,16 @@ pub(crate) fn queue_length<C: ClientContext>(client: &Client<C>) -> usize {
 }
 
 /// The end of a partition as the last fetch told it; None before the first.
-pub(crate) fn known_end<C: ClientContext>(
+pub(crate) fn cached_end<C: ClientContext>(
     client: &Client<C>,
     topic: &CStr,
     partition: i32,
 ) -> Option<i64> {
-    known_bounds(client, topic, partition).map(|(_, end)| end)
+    cached_watermarks(client, topic, partition).map(|(_, end)| end)
 }
 
 /// Begin and end of a partition as the last fetch told them; None before the first.
-pub(crate) fn known_bounds<C: ClientContext>(
+pub(crate) fn cached_watermarks<C: ClientContext>(
     client: &Client<C>,
     topic: &CStr,
     partition: i32,
@@ -196,7 +196,10 @@ pub(crate) fn known_bounds<C: ClientContext>(
 
 /// Gives each element the leader epoch in which the client read what it polled last: committed beside an offset, it tells
 /// whether the log before that offset is still the one that was read (KIP-320).
-pub(crate) fn set_epochs<C: ClientContext>(client: &Client<C>, list: &mut TopicPartitionList) {
+pub(crate) fn set_position_epochs<C: ClientContext>(
+    client: &Client<C>,
+    list: &mut TopicPartitionList,
+) {
     let positions = list.clone();
     // SAFETY: client and lists live; the lists have the same elements, an array of `cnt` each.
     unsafe {
@@ -211,7 +214,7 @@ pub(crate) fn set_epochs<C: ClientContext>(client: &Client<C>, list: &mut TopicP
 }
 
 /// Gives each element the leader epoch that is known of its partition.
-pub(crate) fn put_epochs(list: &mut TopicPartitionList, of: impl Fn(i32) -> Option<i32>) {
+pub(crate) fn set_epochs_by(list: &mut TopicPartitionList, of: impl Fn(i32) -> Option<i32>) {
     // SAFETY: the list lives, an array of `cnt`.
     unsafe {
         let list = list.ptr();

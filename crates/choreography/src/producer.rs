@@ -24,7 +24,7 @@ use crate::{
     StageConfig, client, dlq,
     native::TopicSettings,
     offsets::{OffsetSender, Offsets},
-    transaction::{self, DOUBT_AFTER, NotCommitted},
+    transaction::{self, IN_DOUBT_AFTER, NotCommitted},
 };
 
 /// Ends a zombie's transaction on the broker; also the bound of one commit.
@@ -94,9 +94,9 @@ impl Deliveries {
 }
 
 /// The producer's callbacks.
-pub(crate) struct Events(Arc<Deliveries>);
+pub(crate) struct ProducerEvents(Arc<Deliveries>);
 
-impl ClientContext for Events {
+impl ClientContext for ProducerEvents {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         // Its successor has fenced it, and it says so as it goes.
         let level = match self.0.replaced.load(Ordering::Relaxed) {
@@ -108,17 +108,17 @@ impl ClientContext for Events {
 
     fn error(&self, error: KafkaError, reason: &str) {
         if !self.0.replaced.load(Ordering::Relaxed) {
-            client::report(&error, reason);
+            client::log_error(&error, reason);
         }
     }
 }
 
-impl ProducerContext for Events {
+impl ProducerContext for ProducerEvents {
     type DeliveryOpaque = usize;
 
     fn delivery(&self, result: &DeliveryResult<'_>, index: usize) {
         if let Err((error, _)) = result {
-            if client::refusal(error).is_some() {
+            if client::rejection_class(error).is_some() {
                 let error = error.clone();
                 self.0.refused().push(DeliveryFailure { index, error });
             }
@@ -164,7 +164,7 @@ impl From<String> for Undelivered {
 pub(crate) struct LaneProducer {
     /// Of the topics it compresses; before the client, which they belong to.
     topics: Vec<TopicSettings>,
-    producer: Arc<BaseProducer<Events>>,
+    producer: Arc<BaseProducer<ProducerEvents>>,
     /// There once offsets were sent.
     offsets: OnceCell<OffsetSender>,
     deliveries: Arc<Deliveries>,
@@ -173,7 +173,7 @@ pub(crate) struct LaneProducer {
     /// When the last transaction began.
     begun: Cell<Option<Instant>>,
     /// Not to be used again.
-    spent: Cell<bool>,
+    unusable: Cell<bool>,
     /// The most bytes of payload that wait for Kafka, but for one larger record.
     queue_bytes_max: usize,
     /// Sent since nothing was outstanding.
@@ -239,8 +239,8 @@ impl LaneProducer {
     /// A producer of these settings, its events served by a thread of this name.
     pub fn start(settings: &ClientConfig, thread_name: &str) -> KafkaResult<Self> {
         let deliveries = Arc::new(Deliveries::default());
-        let producer: Arc<BaseProducer<Events>> =
-            Arc::new(settings.create_with_context(Events(Arc::clone(&deliveries)))?);
+        let producer: Arc<BaseProducer<ProducerEvents>> =
+            Arc::new(settings.create_with_context(ProducerEvents(Arc::clone(&deliveries)))?);
         let stop = Arc::new(AtomicBool::new(false));
         let thread = std::thread::Builder::new()
             .name(thread_name.to_owned())
@@ -261,7 +261,7 @@ impl LaneProducer {
             stop,
             thread: Some(thread),
             begun: Cell::new(None),
-            spent: Cell::new(false),
+            unusable: Cell::new(false),
             queue_bytes_max: usize::MAX,
             queued_bytes: Cell::new(0),
         })
@@ -282,35 +282,35 @@ impl LaneProducer {
     }
 
     /// Whether it must not be used again: see [`transaction`]; or it failed for good.
-    pub fn is_spent(&self) -> bool {
-        self.spent.get()
+    pub fn is_unusable(&self) -> bool {
+        self.unusable.get()
     }
 
-    pub fn spend(&self) {
-        self.spent.set(true);
+    pub fn mark_unusable(&self) {
+        self.unusable.set(true);
     }
 
     /// Notes where the client has failed for good, and says why: nothing is sent by it any more.
     pub fn failed(&self) -> Option<String> {
         let (_, reason) = self.producer.client().fatal_error()?;
-        self.spend();
+        self.mark_unusable();
         Some(reason)
     }
 
     /// What it says from now on is of no use to anyone.
-    pub fn replaced(&self) {
+    pub fn mark_replaced(&self) {
         self.deliveries.replaced.store(true, Ordering::Relaxed);
     }
 
     /// Whether an error says that another client uses this producer's id.
-    pub fn is_rivalled(&self, error: &KafkaError) -> bool {
+    pub fn is_fenced_by_other(&self, error: &KafkaError) -> bool {
         let open_for = self.begun.get().map(|begun| begun.elapsed());
-        transaction::is_rival(error, open_for, TRANSACTION_TIMEOUT)
+        transaction::is_fenced_by_other(error, open_for, TRANSACTION_TIMEOUT)
     }
 
     /// What an error means here: Kafka says "fenced" also of a transaction that it ended by its timeout.
     pub fn explain(&self, error: &KafkaError) -> String {
-        if transaction::is_fenced(error) && !self.is_rivalled(error) {
+        if transaction::is_fenced(error) && !self.is_fenced_by_other(error) {
             let timeout_s = TRANSACTION_TIMEOUT.as_secs();
             return format!(
                 "Kafka ended the transaction because it took longer than {timeout_s} s; the broker is slow, or this process stood still ({error})"
@@ -319,12 +319,12 @@ impl LaneProducer {
         error.to_string()
     }
 
-    /// A call whose request may have been sent twice without a word leaves the producer spent.
+    /// A call whose request may have been sent twice without a word leaves the producer unusable.
     fn timed(&self, call: impl FnOnce() -> KafkaResult<()>) -> KafkaResult<()> {
         let started = Instant::now();
         let result = call();
-        if started.elapsed() >= DOUBT_AFTER {
-            self.spend();
+        if started.elapsed() >= IN_DOUBT_AFTER {
+            self.mark_unusable();
         }
         result
     }
@@ -408,7 +408,7 @@ impl LaneProducer {
         std::mem::take(&mut *self.deliveries.refused())
     }
 
-    /// Sends offsets into the open transaction. Where that took long the producer is spent.
+    /// Sends offsets into the open transaction. Where that took long the producer is unusable.
     ///
     /// # Errors
     /// The client's, or the time was up; then the producer must not be used again.
@@ -428,8 +428,8 @@ impl LaneProducer {
     }
 
     /// Ends the open transaction, by an abort where it cannot be committed. To be called when nothing is outstanding:
-    /// then it does not wait out the client's poll slice. Where it took long, or failed, the producer is spent
-    /// ([`LaneProducer::is_spent`]).
+    /// then it does not wait out the client's poll slice. Where it took long, or failed, the producer is unusable
+    /// ([`LaneProducer::is_unusable`]).
     ///
     /// # Errors
     /// As [`NotCommitted`].
@@ -446,11 +446,11 @@ impl LaneProducer {
         if aborted {
             return Err(NotCommitted::Aborted(error));
         }
-        self.spend();
-        Err(NotCommitted::Doubtful(error))
+        self.mark_unusable();
+        Err(NotCommitted::InDoubt(error))
     }
 
-    /// Aborts and forgets failures of what was aborted. Where it took long, or failed, the producer is spent.
+    /// Aborts and forgets failures of what was aborted. Where it took long, or failed, the producer is unusable.
     pub fn abort(&self) -> KafkaResult<()> {
         let result = self.timed(|| self.producer.abort_transaction(TRANSACTION_TIMEOUT));
         if result.is_ok() {
@@ -461,7 +461,7 @@ impl LaneProducer {
                 .is_err_and(|e| e.is_some())
             {}
         } else {
-            self.spend();
+            self.mark_unusable();
         }
         result
     }

@@ -70,26 +70,26 @@ impl Error {
     }
 }
 
-type Ticket = oneshot::Sender<Result<Acknowledged, Error>>;
-type Answer = oneshot::Receiver<Result<Acknowledged, Error>>;
-type Outgoing<'r> = BaseRecord<'r, [u8], [u8], Box<Ticket>>;
+type AckSender = oneshot::Sender<Result<Acknowledged, Error>>;
+type AckReceiver = oneshot::Receiver<Result<Acknowledged, Error>>;
+type Outgoing<'r> = BaseRecord<'r, [u8], [u8], Box<AckSender>>;
 
-struct Events;
+struct PublisherEvents;
 
-impl ClientContext for Events {
+impl ClientContext for PublisherEvents {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         client::log(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        client::report(&error, reason);
+        client::log_error(&error, reason);
     }
 }
 
-impl ProducerContext for Events {
-    type DeliveryOpaque = Box<Ticket>;
+impl ProducerContext for PublisherEvents {
+    type DeliveryOpaque = Box<AckSender>;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, ticket: Box<Ticket>) {
+    fn delivery(&self, result: &DeliveryResult<'_>, ack: Box<AckSender>) {
         let answer = match result {
             Ok(message) => Ok(Acknowledged {
                 partition: message.partition(),
@@ -99,7 +99,7 @@ impl ProducerContext for Events {
             Err((error, _)) => Err(Error::Unconfirmed(error.to_string())),
         };
         // The sender may have gone: the record is in Kafka all the same.
-        let _ = ticket.send(answer);
+        let _ = ack.send(answer);
     }
 }
 
@@ -123,28 +123,28 @@ struct Inner {
     tracing: Tracing,
     /// Of every `send` span.
     attributes: Vec<KeyValue>,
-    line: Arc<Line>,
+    slot: Arc<ProducerSlot>,
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.line.stop.store(true, Ordering::Release);
+        self.slot.stop.store(true, Ordering::Release);
     }
 }
 
 /// The producer of now. One that has failed for good sends nothing any more: another one takes its place.
-struct Line {
+struct ProducerSlot {
     settings: ClientConfig,
-    producer: ArcSwap<BaseProducer<Events>>,
+    producer: ArcSwap<BaseProducer<PublisherEvents>>,
     /// Why nothing can be sent.
     failure: RwLock<Option<String>>,
     stop: AtomicBool,
 }
 
-impl Line {
+impl ProducerSlot {
     fn open(settings: ClientConfig) -> KafkaResult<Self> {
-        let producer = settings.create_with_context(Events)?;
-        Ok(Line {
+        let producer = settings.create_with_context(PublisherEvents)?;
+        Ok(ProducerSlot {
             settings,
             producer: ArcSwap::from_pointee(producer),
             failure: RwLock::default(),
@@ -188,7 +188,7 @@ impl Line {
             // What is in flight is answered: nobody knows whether it is in Kafka.
             producer.purge(PurgeConfig::default().queue().inflight());
             producer.poll(wait);
-            match self.settings.create_with_context(Events) {
+            match self.settings.create_with_context(PublisherEvents) {
                 Ok(next) => self.producer.store(Arc::new(next)),
                 Err(error) => tracing::error!(%error, "no producer of pushes can be made"),
             }
@@ -232,19 +232,19 @@ impl Publisher {
             .set("message.timeout.ms", CONFIRM_WITHIN.as_millis().to_string())
             .set("queue.buffering.max.kbytes", QUEUE_KIB_MAX.to_string())
             .set("retry.backoff.ms", "20");
-        let line = Arc::new(Line::open(settings)?);
+        let slot = Arc::new(ProducerSlot::open(settings)?);
         let thread = std::thread::Builder::new()
             .name("publisher".to_owned())
             .spawn({
-                let line = Arc::clone(&line);
-                move || line.serve()
+                let slot = Arc::clone(&slot);
+                move || slot.serve()
             });
         thread.map_err(|error| KafkaError::ClientCreation(error.to_string()))?;
         let attributes = spans::sender(name, cluster.bootstrap_servers());
         Ok(Publisher(Arc::new(Inner {
             tracing,
             attributes,
-            line,
+            slot,
         })))
     }
 
@@ -253,7 +253,7 @@ impl Publisher {
     /// # Errors
     /// Why not; it is being mended.
     pub fn ready(&self) -> Result<(), String> {
-        match self.0.line.failure() {
+        match self.0.slot.failure() {
             None => Ok(()),
             Some(reason) => Err(format!(
                 "pushes: the producer failed and is being replaced: {reason}"
@@ -296,7 +296,7 @@ impl Publisher {
     }
 
     fn send<'r>(&self, record: Outgoing<'r>) -> Result<(), (Error, Outgoing<'r>)> {
-        let sent = self.0.line.producer.load().send(record);
+        let sent = self.0.slot.producer.load().send(record);
         sent.map_err(|(error, record)| {
             let error = if client::is_queue_full(&error) {
                 Error::Busy
@@ -309,9 +309,12 @@ impl Publisher {
         })
     }
 
-    fn outgoing<'r>(&self, publication: &Publication<'r>) -> (Outgoing<'r>, Answer, Option<Span>) {
-        let (ticket, answer) = oneshot::channel();
-        let mut record = BaseRecord::with_opaque_to(publication.topic, Box::new(ticket))
+    fn outgoing<'r>(
+        &self,
+        publication: &Publication<'r>,
+    ) -> (Outgoing<'r>, AckReceiver, Option<Span>) {
+        let (ack, answer) = oneshot::channel();
+        let mut record = BaseRecord::with_opaque_to(publication.topic, Box::new(ack))
             .partition(publication.partition)
             .key(publication.key);
         record.payload = publication.payload;
@@ -328,7 +331,7 @@ impl Publisher {
         }
         let span = self.0.send_span(publication);
         if let Some(span) = &span {
-            record.headers = Some(spans::carry(record.headers.take(), span.span_context()));
+            record.headers = Some(spans::inject(record.headers.take(), span.span_context()));
         }
         (record, answer, span)
     }
@@ -337,7 +340,7 @@ impl Publisher {
 /// What became of a record that was sent or not.
 async fn confirmed(
     sent: Result<(), Error>,
-    answer: Answer,
+    answer: AckReceiver,
     mut span: Option<Span>,
 ) -> Result<Acknowledged, Error> {
     let answer = match sent {

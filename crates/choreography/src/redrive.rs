@@ -22,7 +22,7 @@ pub use letter::DeadLetter;
 
 use crate::{Cluster, admin};
 use scan::{ANSWER_WITHIN, Scan, consumer, watermarks};
-use survey::{READER, Survey, span};
+use survey::{READER, Survey, offsets_of};
 
 /// Why dead letters could not be read or settled.
 #[derive(Debug, thiserror::Error)]
@@ -177,7 +177,7 @@ impl DeadLetters<'_> {
         self.check()?;
         let survey = Survey::make(self.cluster, self.topic, select, progress)?;
         let offsets = match scope {
-            Scope::Open => span(&survey.wanted),
+            Scope::Open => offsets_of(&survey.selected),
             Scope::All => survey.found.offsets.clone(),
         };
         let reader = consumer(self.cluster, READER, "read_committed")?;
@@ -185,7 +185,7 @@ impl DeadLetters<'_> {
         while let Some(message) = scan.next()? {
             let letter = DeadLetter::read(&message);
             let (partition, offset) = (letter.partition, letter.offset);
-            let of_partition = survey.wanted.get(&partition);
+            let of_partition = survey.selected.get(&partition);
             let state = match of_partition.is_some_and(|letters| letters.contains_key(&offset)) {
                 true => LetterState::Open,
                 false if scope == Scope::Open || !select(&letter) => continue,

@@ -1,7 +1,7 @@
 //! Schemas by id, kept on the compacted topic `quadrille.schemas`: published before first use, so an id
 //! that is not there once the topic has been read to its end is nobody's.
 
-mod shared;
+mod shared_reader;
 
 use std::{
     collections::HashMap,
@@ -15,7 +15,7 @@ use rdkafka::{
     producer::{BaseProducer, BaseRecord, Producer},
 };
 
-use self::shared::Shared;
+use self::shared_reader::SharedReader;
 use crate::{
     Cluster,
     table::{self, TableEvent, TableReader, TableState},
@@ -52,7 +52,7 @@ pub enum Lookup {
 struct Inner {
     cluster: Cluster,
     known: RwLock<HashMap<SchemaId, Arc<Schema>>>,
-    table: Shared<TableReader, table::Error>,
+    table: SharedReader<TableReader, table::Error>,
     ended_at: OnceLock<Instant>,
 }
 
@@ -65,7 +65,7 @@ impl Schemas {
         Schemas(Arc::new(Inner {
             cluster: cluster.clone(),
             known: RwLock::default(),
-            table: Shared::new(TableReader::new(cluster, Topics::SCHEMAS)),
+            table: SharedReader::new(TableReader::new(cluster, Topics::SCHEMAS)),
             ended_at: OnceLock::new(),
         }))
     }
@@ -146,7 +146,7 @@ impl Schemas {
     /// Reads all that was published before `polled_at`, or before this call.
     fn read_to_end(&self, polled_at: Option<Instant>) -> Result<(), Error> {
         let since = polled_at.unwrap_or_else(Instant::now);
-        let covered = self.0.table.cover(since, |table| {
+        let covered = self.0.table.read_since(since, |table| {
             let result = self.read(table, Instant::now());
             // New schemas are rare: fetching on would cost every service some of its idle CPU.
             table.suspend();

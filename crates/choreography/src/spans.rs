@@ -32,7 +32,7 @@ const TRACEPARENT_NAME: &CStr = c"traceparent";
 const FORCE: &CStr = c"quadrille-trace";
 
 /// Of a lane, beside what was sampled.
-const SLOW_A_SECOND: u32 = 100;
+const SLOW_PER_SECOND: u32 = 100;
 
 /// A part of a batch's handling with a name of its own: `features`, `model`.
 #[derive(Debug, Clone, Copy)]
@@ -122,7 +122,7 @@ pub(crate) struct Spans {
     tracing: Tracing,
     recorder: Recorder,
     /// Whether records without a context begin a trace here.
-    begins: bool,
+    starts_traces: bool,
     mode: CommitMode,
     poll: Kind,
     process: Kind,
@@ -144,7 +144,7 @@ pub(crate) struct Spans {
     /// When Kafka had confirmed all of them.
     delivered_ns: Option<u64>,
     /// Of the span being told, beside its kind's.
-    own: Attributes,
+    scratch: Attributes,
 }
 
 impl Spans {
@@ -154,7 +154,7 @@ impl Spans {
         let kind = |operation, kind| Kind::new(operation, kind, topic, &common);
         let seed = nanoseconds(SystemTime::now());
         Spans {
-            begins: *topic == Topics::of(&config.pipeline).inbox,
+            starts_traces: *topic == Topics::of(&config.pipeline).inbox,
             mode: config.commit,
             poll: kind(("poll", "receive"), SpanKind::Client),
             process: kind(("process", "process"), SpanKind::Consumer),
@@ -163,14 +163,14 @@ impl Spans {
             outputs: Vec::new(),
             random: seed ^ ((lane as u64 + 1) << 32) ^ u64::from(std::process::id()),
             objective_ms: config.latency_objective.map(|o| o.as_millis() as i64),
-            slow: (SLOW_A_SECOND, Instant::now()),
+            slow: (SLOW_PER_SECOND, Instant::now()),
             records: Vec::new(),
             clock: (Instant::now(), seed),
             batch: None,
             sent: Vec::new(),
             sent_attributes: Vec::new(),
             delivered_ns: None,
-            own: Attributes::default(),
+            scratch: Attributes::default(),
             recorder: tracing.recorder(),
             tracing,
         }
@@ -198,7 +198,12 @@ impl Spans {
     }
 
     /// Begins the spans of a batch that is about to be handled; `first_at` to `polled_at` it was gathered.
-    pub fn open(&mut self, incoming: &[Incoming<'_>], first_at: Instant, polled_at: Instant) {
+    pub fn begin_batch(
+        &mut self,
+        incoming: &[Incoming<'_>],
+        first_at: Instant,
+        polled_at: Instant,
+    ) {
         self.records.clear();
         self.sent.clear();
         self.sent_attributes.clear();
@@ -209,7 +214,7 @@ impl Spans {
         }
         let slow_before = self.slow_before();
         for (index, record) in incoming.iter().enumerate() {
-            if let Some(parent) = self.decide(record, slow_before) {
+            if let Some(parent) = self.sample(record, slow_before) {
                 if self.records.is_empty() {
                     self.set_clock();
                 }
@@ -217,18 +222,18 @@ impl Spans {
             }
         }
         if !self.records.is_empty() {
-            self.tell_poll(incoming.len(), first_at, polled_at);
+            self.record_poll(incoming.len(), first_at, polled_at);
         }
     }
 
     /// The batch's own span, linked to the records it brought.
-    fn tell_poll(&mut self, records: usize, first_at: Instant, polled_at: Instant) {
+    fn record_poll(&mut self, records: usize, first_at: Instant, polled_at: Instant) {
         let context = self.tracing.context(None);
-        let brought = self.records.iter().filter_map(|r| r.parent.clone());
-        let links: Vec<SpanContext> = brought.take(LINKS_MAX).collect();
-        self.own.clear();
+        let parents = self.records.iter().filter_map(|r| r.parent.clone());
+        let links: Vec<SpanContext> = parents.take(LINKS_MAX).collect();
+        self.scratch.clear();
         let count = Value::Number(records as i64);
-        self.own.push("messaging.batch.message_count", count);
+        self.scratch.push("messaging.batch.message_count", count);
         let span = SpanRecord {
             context: &context,
             parent: None,
@@ -236,7 +241,7 @@ impl Spans {
             kind: &self.poll.kind,
             start_ns: self.time(first_at),
             end_ns: self.time(polled_at),
-            attributes: [self.poll.attributes.as_bytes(), self.own.as_bytes()],
+            attributes: [self.poll.attributes.as_bytes(), self.scratch.as_bytes()],
             links: [None, None],
             error: None,
         };
@@ -248,7 +253,7 @@ impl Spans {
     fn slow_before(&mut self) -> Option<i64> {
         let objective = self.objective_ms?;
         if self.slow.1.elapsed().as_secs() > 0 {
-            self.slow = (SLOW_A_SECOND, Instant::now());
+            self.slow = (SLOW_PER_SECOND, Instant::now());
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
         Some(now.as_millis() as i64 - objective)
@@ -264,7 +269,7 @@ impl Spans {
     }
 
     /// None: not traced. The inner one is the context the record came with.
-    fn decide(
+    fn sample(
         &mut self,
         record: &Incoming<'_>,
         slow_before: Option<i64>,
@@ -276,7 +281,7 @@ impl Spans {
         // Most records: their sender decided against a trace. Nothing more is read of them.
         let says_no = |value| {
             // Where traces begin, a broken context is none.
-            self.tracing.obeys_no(value) && (!self.begins || is_valid_traceparent(value))
+            self.tracing.obeys_no(value) && (!self.starts_traces || is_valid_traceparent(value))
         };
         if !forced && came_with.is_some_and(says_no) {
             return None;
@@ -284,7 +289,7 @@ impl Spans {
         let parent = came_with.and_then(|_| context(record));
         let traced = match &parent {
             Some(parent) => self.tracing.follows(parent),
-            None if self.begins => {
+            None if self.starts_traces => {
                 let random = self.next_random();
                 self.tracing.takes_root(random)
             }
@@ -346,11 +351,12 @@ impl Spans {
             .binary_search_by_key(&index, |r| r.index)
             .ok()?;
         let output = self.output(topic);
-        self.own.clear();
-        partition(&mut self.own, to_partition);
-        key(&mut self.own, to_key);
+        self.scratch.clear();
+        partition(&mut self.scratch, to_partition);
+        key(&mut self.scratch, to_key);
         let from = self.sent_attributes.len();
-        self.sent_attributes.extend_from_slice(self.own.as_bytes());
+        self.sent_attributes
+            .extend_from_slice(self.scratch.as_bytes());
         let parent = self.records[place].context.clone();
         let context = self.tracing.context(Some(&parent));
         self.sent.push(Sent {
@@ -380,7 +386,12 @@ impl Spans {
     }
 
     /// The batch is durable: ends its spans. Their contexts are known until the next batch.
-    pub fn settled(&mut self, incoming: &[Incoming<'_>], steps: &[Step], settling: &Settling) {
+    pub fn end_committed(
+        &mut self,
+        incoming: &[Incoming<'_>],
+        steps: &[Step],
+        settling: &Settling,
+    ) {
         if self.records.is_empty() {
             return;
         }
@@ -392,27 +403,27 @@ impl Spans {
                 |all: Attributes, (key, value): &(&str, &str)| all.with(key, Value::Text(value));
             (store.name, pairs.fold(Attributes::default(), all))
         });
-        self.tell_sent(settled.1, None);
+        self.record_sent(settled.1, None);
         for traced in &records {
             if traced.failed.is_none() {
-                self.tell_steps(traced, steps);
+                self.record_steps(traced, steps);
             }
             match &store {
-                Some(store) => self.tell_store(traced, store, settled),
+                Some(store) => self.record_store(traced, store, settled),
                 None if self.mode.is_transactional() => {
-                    self.tell_commit(traced, &incoming[traced.index], settled);
+                    self.record_commit(traced, &incoming[traced.index], settled);
                 }
                 None => {}
             }
             let failed = traced.failed.as_ref();
             let failed = failed.map(|(class, reason)| (*class, reason.as_str()));
-            self.tell_process(traced, &incoming[traced.index], settled.1, failed);
+            self.record_process(traced, &incoming[traced.index], settled.1, failed);
         }
         self.records = records;
         self.recorder.flush();
     }
 
-    fn tell_steps(&mut self, traced: &Traced, steps: &[Step]) {
+    fn record_steps(&mut self, traced: &Traced, steps: &[Step]) {
         for step in steps {
             let context = self.tracing.context(Some(&traced.context));
             self.recorder.record(&SpanRecord {
@@ -429,7 +440,7 @@ impl Spans {
         }
     }
 
-    fn tell_sent(&mut self, now_ns: u64, undone: Option<(&str, &str)>) {
+    fn record_sent(&mut self, now_ns: u64, failure: Option<(&str, &str)>) {
         for sent in &self.sent {
             let kind = &self.outputs[sent.output].1;
             self.recorder.record(&SpanRecord {
@@ -445,13 +456,13 @@ impl Spans {
                 ],
                 links: [None, None],
                 // What Kafka has confirmed was sent, whatever became of the batch.
-                error: undone.filter(|_| self.delivered_ns.is_none()),
+                error: failure.filter(|_| self.delivered_ns.is_none()),
             });
         }
         self.sent.clear();
     }
 
-    fn tell_store(&mut self, traced: &Traced, store: &(&str, Attributes), settled: (u64, u64)) {
+    fn record_store(&mut self, traced: &Traced, store: &(&str, Attributes), settled: (u64, u64)) {
         let context = self.tracing.context(Some(&traced.context));
         self.recorder.record(&SpanRecord {
             context: &context,
@@ -466,9 +477,9 @@ impl Spans {
         });
     }
 
-    fn tell_commit(&mut self, traced: &Traced, record: &Incoming<'_>, settled: (u64, u64)) {
+    fn record_commit(&mut self, traced: &Traced, record: &Incoming<'_>, settled: (u64, u64)) {
         let context = self.tracing.context(Some(&traced.context));
-        place(&mut self.own, record);
+        place(&mut self.scratch, record);
         self.recorder.record(&SpanRecord {
             context: &context,
             parent: Some(&traced.context),
@@ -476,23 +487,23 @@ impl Spans {
             kind: &self.commit.kind,
             start_ns: settled.0,
             end_ns: settled.1,
-            attributes: [self.commit.attributes.as_bytes(), self.own.as_bytes()],
+            attributes: [self.commit.attributes.as_bytes(), self.scratch.as_bytes()],
             links: [None, None],
             error: None,
         });
     }
 
-    fn tell_process(
+    fn record_process(
         &mut self,
         traced: &Traced,
         record: &Incoming<'_>,
         end_ns: u64,
         error: Option<(&str, &str)>,
     ) {
-        place(&mut self.own, record);
-        key(&mut self.own, record.key);
+        place(&mut self.scratch, record);
+        key(&mut self.scratch, record.key);
         if record.payload.is_none() {
-            self.own
+            self.scratch
                 .push("messaging.kafka.message.tombstone", Value::Flag(true));
         }
         self.recorder.record(&SpanRecord {
@@ -502,14 +513,14 @@ impl Spans {
             kind: &self.process.kind,
             start_ns: traced.start_ns,
             end_ns,
-            attributes: [self.process.attributes.as_bytes(), self.own.as_bytes()],
+            attributes: [self.process.attributes.as_bytes(), self.scratch.as_bytes()],
             links: [traced.parent.as_ref(), self.batch.as_ref()],
             error,
         });
     }
 
     /// The trace of one of the batch's records, where one is traced.
-    pub fn example(&self) -> Option<TraceId> {
+    pub fn exemplar(&self) -> Option<TraceId> {
         Some(self.records.first()?.context.trace_id())
     }
 
@@ -520,19 +531,19 @@ impl Spans {
     }
 
     /// This attempt came to nothing: ends its spans, each with the reason.
-    pub fn undone(&mut self, incoming: &[Incoming<'_>], class: &'static str, reason: &str) {
+    pub fn end_failed(&mut self, incoming: &[Incoming<'_>], class: &'static str, reason: &str) {
         if self.records.is_empty() {
             return;
         }
         let now_ns = self.time(Instant::now());
-        self.tell_sent(now_ns, Some((class, reason)));
+        self.record_sent(now_ns, Some((class, reason)));
         for traced in std::mem::take(&mut self.records) {
             let (class, reason) = match &traced.failed {
                 Some((class, reason)) => (*class, reason.as_str()),
                 None => (class, reason),
             };
             let record = &incoming[traced.index];
-            self.tell_process(&traced, record, now_ns, Some((class, reason)));
+            self.record_process(&traced, record, now_ns, Some((class, reason)));
         }
         self.recorder.flush();
     }
@@ -545,20 +556,20 @@ fn context(record: &Incoming<'_>) -> Option<SpanContext> {
 }
 
 /// Where a record lies.
-fn place(own: &mut Attributes, record: &Incoming<'_>) {
-    own.clear();
-    partition(own, record.partition);
-    own.push("messaging.kafka.offset", Value::Number(record.offset));
+fn place(scratch: &mut Attributes, record: &Incoming<'_>) {
+    scratch.clear();
+    partition(scratch, record.partition);
+    scratch.push("messaging.kafka.offset", Value::Number(record.offset));
 }
 
-fn partition(own: &mut Attributes, partition: i32) {
+fn partition(scratch: &mut Attributes, partition: i32) {
     let text = partition.to_string();
-    own.push("messaging.destination.partition.id", Value::Text(&text));
+    scratch.push("messaging.destination.partition.id", Value::Text(&text));
 }
 
-fn key(own: &mut Attributes, key: Option<&[u8]>) {
+fn key(scratch: &mut Attributes, key: Option<&[u8]>) {
     if let Some(key) = key.and_then(|key| std::str::from_utf8(key).ok()) {
-        own.push("messaging.kafka.message.key", Value::Text(key));
+        scratch.push("messaging.kafka.message.key", Value::Text(key));
     }
 }
 
@@ -590,7 +601,7 @@ pub(crate) fn sender(client: &str, bootstrap_servers: &str) -> Vec<KeyValue> {
 }
 
 /// Puts a context into a record's headers, in place of the one it came with.
-pub(crate) fn carry(headers: Option<OwnedHeaders>, context: &SpanContext) -> OwnedHeaders {
+pub(crate) fn inject(headers: Option<OwnedHeaders>, context: &SpanContext) -> OwnedHeaders {
     let mut headers = headers.unwrap_or_else(|| OwnedHeaders::new_with_capacity(1));
     native::remove_header(&mut headers, TRACEPARENT_NAME);
     headers.insert(Header {

@@ -70,7 +70,7 @@ pub(crate) struct LaneStatus {
     /// Of each partition whose state is being brought back: how much of it is, and of how much.
     restoring: Mutex<BTreeMap<i32, (u64, u64)>>,
     /// It holds partitions whose state is not back.
-    waits: AtomicBool,
+    awaits_state: AtomicBool,
     ended: AtomicBool,
 }
 
@@ -83,7 +83,7 @@ impl LaneStatus {
             has_joined: AtomicBool::new(false),
             assigned: AtomicUsize::new(0),
             restoring: Mutex::default(),
-            waits: AtomicBool::new(false),
+            awaits_state: AtomicBool::new(false),
             ended: AtomicBool::new(false),
         }
     }
@@ -100,18 +100,18 @@ impl LaneStatus {
 
     pub fn left(&self) {
         self.joined.store(false, Ordering::Release);
-        self.waits.store(false, Ordering::Release);
+        self.awaits_state.store(false, Ordering::Release);
         self.assigned.store(0, Ordering::Release);
     }
 
     /// It was given partitions whose state is to be brought back.
-    pub fn waits_for_state(&self) {
-        self.waits.store(true, Ordering::Release);
+    pub fn awaits_state(&self) {
+        self.awaits_state.store(true, Ordering::Release);
     }
 
     /// The state of all that it holds is there.
-    pub fn all_open(&self) {
-        self.waits.store(false, Ordering::Release);
+    pub fn restored_all(&self) {
+        self.awaits_state.store(false, Ordering::Release);
         self.joined();
     }
 
@@ -196,8 +196,8 @@ impl Health {
     /// What it waits for.
     pub fn ready(&self) -> Result<(), String> {
         self.wait_for(|lane| &lane.joined)?;
-        let waits = |lane: &Arc<LaneStatus>| lane.waits.load(Ordering::Acquire);
-        match self.lanes.iter().any(waits) {
+        let awaits = |lane: &Arc<LaneStatus>| lane.awaits_state.load(Ordering::Acquire);
+        match self.lanes.iter().any(awaits) {
             true => Err(format!("pipeline {}: {}", self.pipeline, self.waits_for())),
             false => Ok(()),
         }

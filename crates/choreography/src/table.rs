@@ -24,11 +24,11 @@ pub use write::{TableWrite, write_table};
 
 use crate::{
     Cluster,
-    client::{self, Plain},
+    client::{self, LoggingContext},
 };
 
 /// How often the end of the log is asked for: a reader's knowledge is never older than this while Kafka answers.
-const ASK_EVERY: Duration = Duration::from_secs(2);
+const QUERY_EVERY: Duration = Duration::from_secs(2);
 /// How often it is looked whether the topic is the same one still.
 const IDENTIFY_EVERY: Duration = Duration::from_secs(10);
 /// How long one question may take.
@@ -75,18 +75,18 @@ pub enum TableState {
 
 /// A life of the client: from one assignment to the next.
 struct Session {
-    consumer: BaseConsumer<Plain>,
+    consumer: BaseConsumer<LoggingContext>,
     topic_id: Option<String>,
     identified_at: Instant,
     /// The offset from which it reads.
-    begun_from: i64,
+    start_offset: i64,
     /// The end of the log when the session began.
     end_at_start: i64,
 }
 
 /// A question for the end of the log, and its answer.
 #[derive(Debug, Clone, Copy)]
-struct Asked {
+struct EndQuery {
     at: Instant,
     end: i64,
     /// Where the reader was then.
@@ -99,13 +99,13 @@ pub struct TableReader {
     topic: String,
     session: Option<Session>,
     /// The client of a session that could not begin.
-    probe: Option<BaseConsumer<Plain>>,
+    idle_client: Option<BaseConsumer<LoggingContext>>,
     /// Of the topic read so far; another one means another topic.
     topic_id: Option<String>,
     /// Everything before this offset has been read.
     covered: i64,
-    asked: Option<Asked>,
-    next_ask: Instant,
+    end_query: Option<EndQuery>,
+    next_query: Instant,
     state: TableState,
     /// It was said that the topic cannot be read.
     warned: bool,
@@ -118,11 +118,11 @@ impl TableReader {
             cluster: cluster.clone(),
             topic: topic.to_owned(),
             session: None,
-            probe: None,
+            idle_client: None,
             topic_id: None,
             covered: 0,
-            asked: None,
-            next_ask: Instant::now(),
+            end_query: None,
+            next_query: Instant::now(),
             state: TableState::Reading,
             warned: false,
         }
@@ -145,9 +145,9 @@ impl TableReader {
     /// Reads what is there, waiting up to `wait` where nothing is. Failures show in [`TableReader::state`].
     pub fn read(&mut self, wait: Duration, mut each: impl FnMut(TableEvent<'_>)) {
         let begun = Instant::now();
-        if self.session.is_none() || begun >= self.next_ask {
-            self.next_ask = begun + ASK_EVERY;
-            if let Err(error) = self.ask(&mut each) {
+        if self.session.is_none() || begun >= self.next_query {
+            self.next_query = begun + QUERY_EVERY;
+            if let Err(error) = self.query_end(&mut each) {
                 self.fail(error.to_string());
                 // The topic may be gone: the next question looks for it first.
                 self.end_session();
@@ -156,13 +156,13 @@ impl TableReader {
         match &self.session {
             Some(_) => self.drain(wait, &mut each),
             // Nothing to wait for but the next question.
-            None => std::thread::sleep(wait.min(self.next_ask - begun)),
+            None => std::thread::sleep(wait.min(self.next_query - begun)),
         }
-        self.judge();
+        self.update_state();
     }
 
     /// Opens a session where there is none, asks for the end, and finds out whether the topic is the same one.
-    fn ask(&mut self, each: &mut impl FnMut(TableEvent<'_>)) -> Result<(), KafkaError> {
+    fn query_end(&mut self, each: &mut impl FnMut(TableEvent<'_>)) -> Result<(), KafkaError> {
         let at = Instant::now();
         let Some(session) = &mut self.session else {
             return self.open(each);
@@ -179,18 +179,19 @@ impl TableReader {
                 return self.open(each);
             }
         }
-        let stuck =
-            |asked: &Asked| asked.end == end && self.covered < end && asked.covered == self.covered;
-        if self.asked.as_ref().is_some_and(stuck) {
+        let stuck = |end_query: &EndQuery| {
+            end_query.end == end && self.covered < end && end_query.covered == self.covered
+        };
+        if self.end_query.as_ref().is_some_and(stuck) {
             // Nothing came although there is something; or only what compaction has emptied.
-            match session.begun_from == self.covered {
+            match session.start_offset == self.covered {
                 // Nothing ever came to this client: one that was made while Kafka was away may never read.
                 true => self.session = None,
                 false => self.end_session(),
             }
             return self.open(each);
         }
-        self.asked = Some(Asked {
+        self.end_query = Some(EndQuery {
             at,
             end,
             covered: self.covered,
@@ -201,14 +202,14 @@ impl TableReader {
     /// Begins a session where the last one ended, or at the beginning of a topic that is another.
     fn open(&mut self, each: &mut impl FnMut(TableEvent<'_>)) -> Result<(), KafkaError> {
         let at = Instant::now();
-        let mut consumer = match self.probe.take() {
+        let mut consumer = match self.idle_client.take() {
             Some(consumer) => consumer,
             None => consumer(&self.cluster)?,
         };
         let there = exists(&consumer, &self.topic);
         if !matches!(there, Ok(true)) {
             // The same client asks again: making one every time costs threads and connections.
-            self.probe = Some(consumer);
+            self.idle_client = Some(consumer);
             there?;
             let since = match self.state {
                 TableState::Missing { since } => since,
@@ -218,7 +219,7 @@ impl TableReader {
                     at
                 }
             };
-            self.asked = None;
+            self.end_query = None;
             self.state = TableState::Missing { since };
             return Ok(());
         }
@@ -240,7 +241,7 @@ impl TableReader {
         };
         assign(&consumer, &self.topic, 0, from)?;
         self.topic_id = topic_id.clone().or(self.topic_id.take());
-        self.asked = Some(Asked {
+        self.end_query = Some(EndQuery {
             at,
             end,
             covered: self.covered,
@@ -249,7 +250,7 @@ impl TableReader {
             consumer,
             topic_id,
             identified_at: at,
-            begun_from: self.covered,
+            start_offset: self.covered,
             end_at_start: end,
         });
         Ok(())
@@ -260,7 +261,7 @@ impl TableReader {
         if let Some(session) = self.session.take()
             && session.consumer.unassign().is_ok()
         {
-            self.probe = Some(session.consumer);
+            self.idle_client = Some(session.consumer);
         }
     }
 
@@ -281,13 +282,13 @@ impl TableReader {
                 Err(KafkaError::PartitionEOF(_)) => {
                     self.covered = self.covered.max(session.end_at_start);
                 }
-                Err(error) if begins_anew(&error) => {
+                Err(error) if is_out_of_range(&error) => {
                     tracing::warn!(topic = self.topic, %error, "topic does not go on where it was read to");
                     self.session = None;
                     self.covered = 0;
                     self.state = TableState::Reading;
-                    self.asked = None;
-                    self.next_ask = Instant::now();
+                    self.end_query = None;
+                    self.next_query = Instant::now();
                     each(TableEvent::Restarted);
                     return;
                 }
@@ -314,17 +315,21 @@ impl TableReader {
             TableState::Reading | TableState::Missing { .. } => Instant::now(),
         };
         // A topic made just now has no leader for a moment.
-        if since.elapsed() > ASK_EVERY && !std::mem::replace(&mut self.warned, true) {
+        if since.elapsed() > QUERY_EVERY && !std::mem::replace(&mut self.warned, true) {
             tracing::warn!(topic = self.topic, why, "topic cannot be read");
         }
-        self.asked = None;
+        self.end_query = None;
         self.state = TableState::Unreadable { since, why };
     }
 
-    fn judge(&mut self) {
-        let Some(asked) = self.asked else { return };
-        if self.covered >= asked.end {
-            self.state = TableState::Complete { as_of: asked.at };
+    fn update_state(&mut self) {
+        let Some(end_query) = self.end_query else {
+            return;
+        };
+        if self.covered >= end_query.end {
+            self.state = TableState::Complete {
+                as_of: end_query.at,
+            };
             self.warned = false;
         } else if !matches!(self.state, TableState::Complete { .. }) {
             // A complete one that is behind says how old its knowledge is.
@@ -342,7 +347,7 @@ fn record<'a>(message: &'a BorrowedMessage<'_>) -> TableRecord<'a> {
 }
 
 /// Whether the log has no such offset any more.
-fn begins_anew(error: &KafkaError) -> bool {
+fn is_out_of_range(error: &KafkaError) -> bool {
     let codes = [
         RDKafkaErrorCode::AutoOffsetReset,
         RDKafkaErrorCode::OffsetOutOfRange,
@@ -353,7 +358,7 @@ fn begins_anew(error: &KafkaError) -> bool {
 }
 
 /// A client for one partition, outside any group.
-fn consumer(cluster: &Cluster) -> Result<BaseConsumer<Plain>, KafkaError> {
+fn consumer(cluster: &Cluster) -> Result<BaseConsumer<LoggingContext>, KafkaError> {
     let mut settings = cluster.client_config();
     settings
         // Needed by the client; the group is never joined and nothing is committed.
@@ -368,11 +373,11 @@ fn consumer(cluster: &Cluster) -> Result<BaseConsumer<Plain>, KafkaError> {
         .set("queued.max.messages.kbytes", QUEUE_KIB_MAX)
         // A full queue is looked at again soon: its default of a second would be a megabyte a second.
         .set("fetch.queue.backoff.ms", "5");
-    settings.create_with_context(Plain)
+    settings.create_with_context(LoggingContext)
 }
 
 fn assign(
-    consumer: &BaseConsumer<Plain>,
+    consumer: &BaseConsumer<LoggingContext>,
     topic: &str,
     partition: i32,
     from: Offset,
@@ -382,7 +387,7 @@ fn assign(
     consumer.assign(&list)
 }
 
-fn exists(consumer: &BaseConsumer<Plain>, topic: &str) -> Result<bool, KafkaError> {
+fn exists(consumer: &BaseConsumer<LoggingContext>, topic: &str) -> Result<bool, KafkaError> {
     let metadata = consumer.fetch_metadata(Some(topic), ANSWER_WITHIN)?;
     let found = metadata.topics().iter().find(|found| found.name() == topic);
     let unknown = [
@@ -400,7 +405,7 @@ fn exists(consumer: &BaseConsumer<Plain>, topic: &str) -> Result<bool, KafkaErro
 /// None where there is none, or no answer: then it is asked again.
 pub(crate) fn topic_id(
     cluster: &Cluster,
-    consumer: &BaseConsumer<Plain>,
+    consumer: &BaseConsumer<LoggingContext>,
     topic: &str,
 ) -> Option<String> {
     let described = client::describe(cluster, consumer.client(), &[topic], ANSWER_WITHIN);

@@ -22,7 +22,7 @@ const RETRY_BACKOFF_MS: &str = "500";
 /// The cap of that wait: must not be below it.
 const RETRY_BACKOFF_MAX_MS: &str = "1000";
 /// A call that took this long may have sent its request twice. The answer to what was sent once comes sooner.
-pub(crate) const DOUBT_AFTER: Duration = Duration::from_millis(400);
+pub(crate) const IN_DOUBT_AFTER: Duration = Duration::from_millis(400);
 
 /// What every transactional producer is set to.
 pub(crate) fn settings(config: &mut ClientConfig, id: &str, timeout: Duration) {
@@ -41,14 +41,14 @@ pub(crate) enum NotCommitted {
     /// Nothing of the transaction is visible, nor will be.
     Aborted(KafkaError),
     /// Kafka did not say. Once another producer of the same id has initialised its transactions it is decided, and
-    /// what the transaction wrote says how: see [`happened`].
-    Doubtful(KafkaError),
+    /// what the transaction wrote says how: see [`was_committed`].
+    InDoubt(KafkaError),
 }
 
 /// Whether a transaction that was to commit these offsets did. To be asked after another producer of its id has
 /// initialised its transactions. The consumer's group is the one the offsets were sent for; it reads committed, so the
 /// broker answers with stable offsets (KIP-447), not those before a commit that is being finished.
-pub(crate) fn happened<C: ConsumerContext>(
+pub(crate) fn was_committed<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     offsets: &TopicPartitionList,
     timeout: Duration,
@@ -87,7 +87,11 @@ pub(crate) fn is_fenced(error: &KafkaError) -> bool {
 
 /// Whether another client that uses this producer's id fenced it. The coordinator does so too, with the same errors, when
 /// it ends a transaction that is older than its timeout, which it counts from no earlier than `open_for` does.
-pub(crate) fn is_rival(error: &KafkaError, open_for: Option<Duration>, timeout: Duration) -> bool {
+pub(crate) fn is_fenced_by_other(
+    error: &KafkaError,
+    open_for: Option<Duration>,
+    timeout: Duration,
+) -> bool {
     is_fenced(error) && open_for.is_none_or(|open_for| open_for < timeout)
 }
 
@@ -114,9 +118,20 @@ mod tests {
         let timeout = Duration::from_secs(10);
         let fenced = KafkaError::Global(RDKafkaErrorCode::InvalidProducerEpoch);
         let other = KafkaError::Global(RDKafkaErrorCode::OperationTimedOut);
-        assert!(is_rival(&fenced, Some(Duration::from_secs(2)), timeout));
-        assert!(!is_rival(&fenced, Some(Duration::from_secs(10)), timeout));
-        assert!(is_rival(&fenced, None, timeout), "while it initialises");
-        assert!(!is_rival(&other, Some(Duration::ZERO), timeout));
+        assert!(is_fenced_by_other(
+            &fenced,
+            Some(Duration::from_secs(2)),
+            timeout
+        ));
+        assert!(!is_fenced_by_other(
+            &fenced,
+            Some(Duration::from_secs(10)),
+            timeout
+        ));
+        assert!(
+            is_fenced_by_other(&fenced, None, timeout),
+            "while it initialises"
+        );
+        assert!(!is_fenced_by_other(&other, Some(Duration::ZERO), timeout));
     }
 }

@@ -24,7 +24,7 @@ use rdkafka::{
 
 use crate::{
     StageConfig,
-    client::Plain,
+    client::LoggingContext,
     native::{self, Event, Queue},
 };
 
@@ -142,7 +142,10 @@ impl<'a> Search<'a> {
     }
 
     /// A consumer as the lane's is, which reads one batch at a time.
-    fn reader(&self, receive_bytes_max: Option<&str>) -> Result<BaseConsumer<Plain>, KafkaError> {
+    fn reader(
+        &self,
+        receive_bytes_max: Option<&str>,
+    ) -> Result<BaseConsumer<LoggingContext>, KafkaError> {
         let mut settings = self.config.cluster.consumer_config();
         settings
             .set("client.id", format!("{}-looking", self.config.group))
@@ -161,12 +164,12 @@ impl<'a> Search<'a> {
         if let Some(bytes) = receive_bytes_max {
             settings.set("receive.message.max.bytes", bytes);
         }
-        settings.create_with_context(Plain)
+        settings.create_with_context(LoggingContext)
     }
 
     fn assign(
         &self,
-        reader: &BaseConsumer<Plain>,
+        reader: &BaseConsumer<LoggingContext>,
         partition: i32,
         offset: i64,
     ) -> Result<Instant, KafkaError> {
@@ -179,7 +182,7 @@ impl<'a> Search<'a> {
 
     fn look(
         &self,
-        reader: &BaseConsumer<Plain>,
+        reader: &BaseConsumer<LoggingContext>,
         partition: i32,
         offset: i64,
     ) -> Result<Found, KafkaError> {
@@ -218,7 +221,7 @@ impl<'a> Search<'a> {
         // when it looks whether that is full.
         let topic = CString::new(&*self.config.input)?;
         let queue = Queue::new(reader.client());
-        queue.take(reader.client(), &topic, partition);
+        queue.forward_from(reader.client(), &topic, partition);
         let deadline = self.assign(&reader, partition, first)?;
         loop {
             // What waits came with one answer: nothing is fetched while anything waits. At first that is a mark of the

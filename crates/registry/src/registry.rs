@@ -232,7 +232,7 @@ impl Registry {
     /// Writes; where nobody knows whether it happened, reading back tells.
     fn write(&self, topic: &str, records: &[TableWrite<'_>]) -> Result<(), Error> {
         match write_table(self.follower.cluster(), topic, records) {
-            Err(write::Error::Doubtful { topic, reason }) => {
+            Err(write::Error::InDoubt { topic, reason }) => {
                 tracing::warn!(
                     topic,
                     reason,

@@ -35,10 +35,10 @@ impl Admin {
         if self.cluster().is_embedded() {
             return Ok(None);
         }
-        let topics = self.described(&own(config))?;
+        let topics = self.described(&stage_topics(config))?;
         let mut log = FactsLog::open(self.cluster())?;
         let facts = match (log.current(&config.pipeline), partitioning) {
-            (None, Partitioning::ByKey) => self.found(&mut log, config, file_sha256)?,
+            (None, Partitioning::ByKey) => self.write_first(&mut log, config, file_sha256)?,
             (facts, _) => facts,
         };
         if let Some(facts) = &facts {
@@ -49,7 +49,7 @@ impl Admin {
     }
 
     /// Writes a pipeline's first facts. None where this stage cannot see all of its topics.
-    fn found(
+    fn write_first(
         &self,
         log: &mut FactsLog,
         config: &StageConfig,
@@ -82,7 +82,7 @@ impl Admin {
     /// # Errors
     /// One is missing, or Kafka does not answer.
     pub fn pipeline_topics(&self, pipeline: &str) -> Result<Vec<TopicState>, admin::Error> {
-        self.described(&of_pipeline(pipeline))
+        self.described(&pipeline_topic_names(pipeline))
     }
 
     fn described(&self, names: &[String]) -> Result<Vec<TopicState>, admin::Error> {
@@ -110,7 +110,7 @@ fn first(
     by: &str,
 ) -> Result<Facts, admin::Error> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    let partitions = agreed(topics)?;
+    let partitions = common_partitions(topics)?;
     Ok(Facts {
         pipeline: pipeline.to_owned(),
         generation: 0,
@@ -132,7 +132,7 @@ fn ids(topics: &[TopicState]) -> BTreeMap<String, String> {
 }
 
 /// The number of partitions that all have.
-fn agreed(topics: &[TopicState]) -> Result<i32, admin::Error> {
+fn common_partitions(topics: &[TopicState]) -> Result<i32, admin::Error> {
     let Some(reference) = topics.first() else {
         return Err(admin::Error::Missing { topics: Vec::new() });
     };
@@ -202,13 +202,13 @@ fn check(
     }
 }
 
-fn own(config: &StageConfig) -> Vec<String> {
+fn stage_topics(config: &StageConfig) -> Vec<String> {
     let mut names = vec![config.input.clone(), dlq_of(&config.input)];
     names.extend(config.outputs.iter().map(|output| output.topic.clone()));
     names
 }
 
-fn of_pipeline(pipeline: &str) -> Vec<String> {
+fn pipeline_topic_names(pipeline: &str) -> Vec<String> {
     let topics = Topics::of(pipeline);
     let pairs = topics.flow().map(|topic| [topic.to_owned(), dlq_of(topic)]);
     pairs.into_iter().flatten().collect()
@@ -224,7 +224,7 @@ mod tests {
             name,
             partitions,
         };
-        of_pipeline("p").into_iter().map(topic).collect()
+        pipeline_topic_names("p").into_iter().map(topic).collect()
     }
 
     #[test]

@@ -95,7 +95,7 @@ impl FactsLog {
         let doubt = match write_table(&self.cluster, Topics::PIPELINES, &[write]) {
             Ok(()) => None,
             // Its transaction has ended, as far as is known: either it is there or it never will be.
-            Err(write::Error::Doubtful { reason, .. }) => Some(reason),
+            Err(write::Error::InDoubt { reason, .. }) => Some(reason),
             Err(error) => return Err(unwritten(error.to_string())),
         };
         let deadline = Instant::now() + WITHIN;

@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use rdkafka::Offset;
 
-use super::{End, Lane, commit::STORE_ENDS_WITHIN};
+use super::{Lane, SessionEnd, commit::STORE_ENDS_WITHIN};
 use crate::{
     Backoff, CommitMode, Handler, Restore,
     batch::Batch,
-    consumer::{Known, LaneConsumer},
-    gates::Closed,
+    consumer::{LaneConsumer, StartOffset},
+    gates::ClosedGate,
     handler,
 };
 
@@ -29,8 +29,8 @@ const UNKNOWN: &str = "partitions wait: where they go on is not known";
 const UNRESTORED: &str = "partitions wait: their state could not be brought back";
 
 /// A partition on its way to be opened.
-struct Opening {
-    gate: Closed,
+struct OpeningGate {
+    gate: ClosedGate,
     next: Option<i64>,
     /// Of the last record before it, where that is known.
     epoch: Option<i32>,
@@ -40,11 +40,11 @@ struct Opening {
 /// Partitions on their way to be opened.
 pub(super) struct Claims {
     /// What the store is asked about now; empty where it is not.
-    asked: Vec<Closed>,
+    asked: Vec<ClosedGate>,
     /// Those of which it is known where they go on.
-    opening: Vec<Opening>,
+    opening: Vec<OpeningGate>,
     /// The client is to be sent to where a partition goes on, again.
-    is_sought: bool,
+    seek_pending: bool,
     /// Of restores that fail.
     restores: Backoff,
     restore_at: Instant,
@@ -59,7 +59,7 @@ impl Default for Claims {
         Claims {
             asked: Vec::new(),
             opening: Vec::new(),
-            is_sought: false,
+            seek_pending: false,
             restores: Backoff::new(AGAIN_FIRST, AGAIN_MAX),
             restore_at: Instant::now(),
             seek_at: Instant::now(),
@@ -71,8 +71,11 @@ impl Default for Claims {
 }
 
 /// What the group has committed. Stable: an offset that is being committed by a transaction is waited for.
-fn committed(consumer: &LaneConsumer, partitions: &[i32]) -> Result<Vec<Known>, handler::Error> {
-    let committed = consumer.committed_of_all(partitions);
+fn committed(
+    consumer: &LaneConsumer,
+    partitions: &[i32],
+) -> Result<Vec<StartOffset>, handler::Error> {
+    let committed = consumer.committed_offsets_of(partitions);
     committed.map_err(|error| handler::Error::retry("kafka", error.to_string()))
 }
 
@@ -83,29 +86,29 @@ impl<H: Handler> Lane<H> {
         &mut self,
         consumer: &LaneConsumer,
         claims: &mut Claims,
-    ) -> Result<(), End> {
+    ) -> Result<(), SessionEnd> {
         if self.config.commit != CommitMode::Store && !self.handler.keeps_state() {
             return Ok(());
         }
         self.ask(consumer, claims)?;
         self.restore(consumer, claims)?;
-        let waits = !claims.asked.is_empty() || !claims.opening.is_empty() || claims.is_sought;
-        consumer.is_asking.set(waits);
+        let waits = !claims.asked.is_empty() || !claims.opening.is_empty() || claims.seek_pending;
+        consumer.is_claiming.set(waits);
         if !waits && consumer.closed().is_empty() {
-            consumer.all_open();
+            consumer.report_restored();
         }
         Ok(())
     }
 
     /// Asks where partitions go on whose gates are closed.
-    fn ask(&mut self, consumer: &LaneConsumer, claims: &mut Claims) -> Result<(), End> {
+    fn ask(&mut self, consumer: &LaneConsumer, claims: &mut Claims) -> Result<(), SessionEnd> {
         if claims.asked.is_empty() {
             if Instant::now() < claims.again_at {
                 return Ok(());
             }
-            claims.is_sought = false;
-            claims.asked = consumer.closed_anew();
-            let known = |gate: &Closed| claims.opening.iter().any(|known| known.gate == *gate);
+            claims.seek_pending = false;
+            claims.asked = consumer.closed_unclaimed();
+            let known = |gate: &ClosedGate| claims.opening.iter().any(|known| known.gate == *gate);
             claims.asked.retain(|gate| !known(gate));
             if claims.asked.is_empty() {
                 return Ok(());
@@ -129,17 +132,19 @@ impl<H: Handler> Lane<H> {
                 claims.backoff.reset();
                 for gate in asked {
                     let found = claimed.iter().find(|it| it.0 == gate.partition);
-                    claims.opening.extend(found.map(|(_, next, epoch)| Opening {
-                        gate,
-                        next: *next,
-                        epoch: *epoch,
-                        is_restored: false,
-                    }));
+                    claims
+                        .opening
+                        .extend(found.map(|(_, next, epoch)| OpeningGate {
+                            gate,
+                            next: *next,
+                            epoch: *epoch,
+                            is_restored: false,
+                        }));
                 }
                 Ok(())
             }
             Err(failure) => {
-                let wait = self.wait_for(&mut claims.backoff, failure, &partitions, UNKNOWN)?;
+                let wait = self.retry_wait(&mut claims.backoff, failure, &partitions, UNKNOWN)?;
                 claims.again_at = Instant::now() + wait;
                 Ok(())
             }
@@ -147,7 +152,7 @@ impl<H: Handler> Lane<H> {
     }
 
     /// Has the state of partitions brought back, and opens the gates of those that have it.
-    fn restore(&mut self, consumer: &LaneConsumer, claims: &mut Claims) -> Result<(), End> {
+    fn restore(&mut self, consumer: &LaneConsumer, claims: &mut Claims) -> Result<(), SessionEnd> {
         if claims.opening.is_empty() || Instant::now() < claims.restore_at {
             return Ok(());
         }
@@ -172,7 +177,7 @@ impl<H: Handler> Lane<H> {
                     }
                     Err(failure) => {
                         let restores = &mut claims.restores;
-                        let wait = self.wait_for(restores, failure, &[partition], UNRESTORED)?;
+                        let wait = self.retry_wait(restores, failure, &[partition], UNRESTORED)?;
                         claims.restore_at = now + wait;
                     }
                 }
@@ -186,7 +191,7 @@ impl<H: Handler> Lane<H> {
                 match self.config.commit {
                     // What is stored may have changed: it is claimed again.
                     CommitMode::Store => {
-                        claims.is_sought = true;
+                        claims.seek_pending = true;
                         claims.again_at = claims.again_at.max(now + wait);
                     }
                     CommitMode::Kafka | CommitMode::AtLeastOnce => {
@@ -200,17 +205,17 @@ impl<H: Handler> Lane<H> {
     }
 
     /// How long until these partitions are looked at again.
-    fn wait_for(
+    fn retry_wait(
         &self,
         backoff: &mut Backoff,
         failure: handler::Error,
         partitions: &[i32],
         message: &'static str,
-    ) -> Result<Duration, End> {
+    ) -> Result<Duration, SessionEnd> {
         let cause = match failure {
             handler::Error::Retry(cause) => cause,
             handler::Error::DeadLetter(cause) | handler::Error::Fatal(cause) => {
-                return Err(End::Fatal(cause));
+                return Err(SessionEnd::Fatal(cause));
             }
         };
         let wait = backoff.next_wait();
@@ -224,14 +229,14 @@ impl<H: Handler> Lane<H> {
 
     /// Sends a partition to where it goes on and lets its records come. False where it is to be claimed again: the client
     /// does not read it yet, or it is not stored yet that its log was cut off.
-    fn open(&mut self, consumer: &LaneConsumer, opening: &Opening) -> Result<bool, End> {
-        let &Opening {
+    fn open(&mut self, consumer: &LaneConsumer, opening: &OpeningGate) -> Result<bool, SessionEnd> {
+        let &OpeningGate {
             gate, next, epoch, ..
         } = opening;
         let at = match next {
             // Whether the log has it is found out by the first record that comes.
             Some(next) if self.config.commit != CommitMode::Store => Offset::Offset(next),
-            Some(next) => match self.reachable(consumer, gate.partition, next)? {
+            Some(next) => match self.start_in_log(consumer, gate.partition, next)? {
                 Some(next) => Offset::Offset(next),
                 None => return Ok(false),
             },
@@ -244,9 +249,9 @@ impl<H: Handler> Lane<H> {
                 // Kafka may not have heard of what is stored, and nothing else may come.
                 if self.config.commit == CommitMode::Store
                     && let Offset::Offset(next) = at
-                    && let Ok(offsets) = consumer.offsets(&[(partition, next)])
+                    && let Ok(offsets) = consumer.offset_list(&[(partition, next)])
                 {
-                    self.keep_offsets(consumer, &offsets);
+                    self.store_offsets(consumer, &offsets);
                 }
             }
             Ok(false) => {}
@@ -261,14 +266,14 @@ impl<H: Handler> Lane<H> {
     /// Where reading goes on of what is stored; None where that is to be asked again. A log that ends before the stored
     /// offset was cut off (an unclean election, a lost disk), and may have grown again since: what is there is read
     /// from its beginning, in a new generation, and the ids stored already are told apart by the store.
-    fn reachable(
+    fn start_in_log(
         &mut self,
         consumer: &LaneConsumer,
         partition: i32,
         stored: i64,
-    ) -> Result<Option<i64>, End> {
+    ) -> Result<Option<i64>, SessionEnd> {
         // Where it does not answer, the client will not read there either; and what it reads is checked.
-        let Some((begin, end)) = consumer.log_range(partition) else {
+        let Some((begin, end)) = consumer.watermarks(partition) else {
             return Ok(Some(stored));
         };
         if stored <= end {
@@ -283,19 +288,19 @@ impl<H: Handler> Lane<H> {
             "the log ends before what was read of it: records were lost in Kafka; what is there is read from its beginning"
         );
         let lost = stored - end;
-        let is_told = self.cut(consumer, partition, begin, lost)?;
-        Ok(is_told.then_some(begin))
+        let is_stored = self.report_truncation(consumer, partition, begin, lost)?;
+        Ok(is_stored.then_some(begin))
     }
 
     /// Tells the store that a log lost records (`lost`, at least) and goes on at an offset before what is stored. False where
     /// that is to be tried again.
-    fn cut(
+    fn report_truncation(
         &mut self,
         consumer: &LaneConsumer,
         partition: i32,
         next: i64,
         lost: i64,
-    ) -> Result<bool, End> {
+    ) -> Result<bool, SessionEnd> {
         let stop = &self.stop;
         let give_up = || stop.requested_for(STORE_ENDS_WITHIN);
         let Some(store) = self.handler.store() else {
@@ -310,8 +315,8 @@ impl<H: Handler> Lane<H> {
                 tracing::warn!(lane = self.task, %cause, partition, "the cut is not stored yet");
                 Ok(false)
             }
-            Err(handler::Error::DeadLetter(cause)) => Err(End::restart(cause)),
-            Err(handler::Error::Fatal(cause)) => Err(End::Fatal(cause)),
+            Err(handler::Error::DeadLetter(cause)) => Err(SessionEnd::restart(cause)),
+            Err(handler::Error::Fatal(cause)) => Err(SessionEnd::Fatal(cause)),
         }
     }
 
@@ -323,7 +328,7 @@ impl<H: Handler> Lane<H> {
         &mut self,
         consumer: &LaneConsumer,
         batch: &mut Batch<'_>,
-    ) -> Result<(), End> {
+    ) -> Result<(), SessionEnd> {
         if batch.is_empty() || self.handler.store().is_none() {
             return Ok(());
         }
@@ -342,7 +347,7 @@ impl<H: Handler> Lane<H> {
             }
             let epoch = batch.first_epoch(partition);
             let rewritten = consumer.is_rewritten(partition, range.first, epoch);
-            let is_told = match rewritten.map_err(End::restart)? {
+            let is_stored = match rewritten.map_err(SessionEnd::restart)? {
                 None => false,
                 Some(true) => {
                     tracing::error!(
@@ -352,7 +357,7 @@ impl<H: Handler> Lane<H> {
                         stored = next,
                         "the log was cut before what was read of it and has grown again: records were lost in Kafka; going on where it was cut"
                     );
-                    self.cut(consumer, partition, range.first, next - range.first)?
+                    self.report_truncation(consumer, partition, range.first, next - range.first)?
                 }
                 Some(false) => {
                     tracing::warn!(
@@ -365,11 +370,11 @@ impl<H: Handler> Lane<H> {
                     true
                 }
             };
-            if !is_told {
+            if !is_stored {
                 // It comes again and is judged again: behind what is stored it would be passed over.
                 batch.forget(&[partition]);
-                let moved = consumer.move_to(partition, range.first);
-                moved.map_err(End::restart)?;
+                let moved = consumer.seek_to(partition, range.first);
+                moved.map_err(SessionEnd::restart)?;
                 self.stop.sleep(AGAIN_FIRST);
                 continue;
             }

@@ -13,7 +13,7 @@ use rdkafka::{
     error::KafkaError,
 };
 
-use super::{End, Lane};
+use super::{Lane, SessionEnd};
 use crate::{
     Backoff, Cause, Handler, Incoming, OffsetRange,
     batch::{Batch, Position},
@@ -46,14 +46,14 @@ const DOUBT_ENDED: &str =
 pub(super) const STORE_ENDS_WITHIN: Duration = Duration::from_secs(3);
 
 /// Why a transaction, or its equivalent, did not commit.
-pub(super) enum Unsettled {
+pub(super) enum CommitError {
     /// Aborted; the batch may be tried again.
     Aborted(String),
-    /// Kafka did not say whether it committed; the producer is spent.
-    Doubtful(String),
-    /// Kafka ended the transaction by its timeout, as it seems; the producer is spent.
+    /// Kafka did not say whether it committed; the producer is unusable.
+    InDoubt(String),
+    /// Kafka ended the transaction by its timeout, as it seems; the producer is unusable.
     TimedOut(String),
-    End(End),
+    End(SessionEnd),
 }
 
 impl<H: Handler> Lane<H> {
@@ -91,9 +91,9 @@ impl<H: Handler> Lane<H> {
         incoming: &[Incoming<'_>],
         batch: &Batch<'_>,
         attempt: u32,
-    ) -> Result<usize, Unsettled> {
+    ) -> Result<usize, CommitError> {
         let transactional = self.config.commit.is_transactional();
-        self.renew(producer).map_err(Unsettled::End)?;
+        self.replace_producer(producer).map_err(CommitError::End)?;
         if transactional {
             begin(producer)?;
         }
@@ -107,12 +107,12 @@ impl<H: Handler> Lane<H> {
                     true => self.abort(producer, reason),
                     false => {
                         producer.wait_reported();
-                        Unsettled::Aborted(reason)
+                        CommitError::Aborted(reason)
                     }
                 };
                 self.note_refused(&producer.refused(), incoming);
                 return Err(match undelivered.is_bug {
-                    true => Unsettled::End(End::Fatal(Cause {
+                    true => CommitError::End(SessionEnd::Fatal(Cause {
                         class: "handler",
                         message: undelivered.reason,
                     })),
@@ -126,10 +126,10 @@ impl<H: Handler> Lane<H> {
         let ranges = batch.offset_ranges();
         let next: Vec<(i32, i64)> = ranges.iter().map(|s| (s.partition, s.next)).collect();
         let mut offsets = consumer
-            .offsets(&next)
-            .map_err(|e| Unsettled::End(End::restart(e)))?;
+            .offset_list(&next)
+            .map_err(|e| CommitError::End(SessionEnd::restart(e)))?;
         // Of the records themselves: the client forgets its position's where it finds the log cut, at any time.
-        native::put_epochs(&mut offsets, |partition| batch.last_epoch(partition));
+        native::set_epochs_by(&mut offsets, |partition| batch.last_epoch(partition));
         if transactional {
             self.commit_or_ask(producer, consumer, &offsets)?;
         } else {
@@ -137,23 +137,25 @@ impl<H: Handler> Lane<H> {
                 let stored = store.commit(&ranges, &|| self.stop.requested_for(STORE_ENDS_WITHIN));
                 store_span = store.describe();
                 if let Err(failure) = stored {
-                    self.judge.bury(incoming, &mut self.places.buried);
+                    self.decisions
+                        .note_letters(incoming, &mut self.known.letters_confirmed);
                     return Err(store_failure(failure));
                 }
             }
-            self.keep_offsets(consumer, &offsets);
+            self.store_offsets(consumer, &offsets);
         }
         let settling = Settling {
             start: settling,
             end: Instant::now(),
             store: store_span,
         };
-        self.spans.settled(incoming, self.judge.steps(), &settling);
+        self.spans
+            .end_committed(incoming, self.decisions.steps(), &settling);
         Ok(sent)
     }
 
     /// Commits the handler's own store, where it has one.
-    pub(super) fn commit_ranges(&mut self, ranges: &[OffsetRange]) -> Result<(), Unsettled> {
+    pub(super) fn commit_ranges(&mut self, ranges: &[OffsetRange]) -> Result<(), CommitError> {
         let Some(store) = self.handler.store() else {
             return Ok(());
         };
@@ -167,7 +169,7 @@ impl<H: Handler> Lane<H> {
         producer: &LaneProducer,
         consumer: &LaneConsumer,
         list: &TopicPartitionList,
-    ) -> Result<(), Unsettled> {
+    ) -> Result<(), CommitError> {
         let Some(offsets) = Offsets::of(&consumer.client, list.clone()) else {
             // The next poll takes the partitions away.
             return Err(self.abort(producer, NO_MEMBER.to_owned()));
@@ -180,15 +182,15 @@ impl<H: Handler> Lane<H> {
                 consumer.note_committed(list);
                 Ok(())
             }
-            Err(NotCommitted::Aborted(error)) => Err(Unsettled::Aborted(error.to_string())),
-            Err(NotCommitted::Doubtful(error)) if producer.is_rivalled(&error) => {
-                Err(Unsettled::End(End::of(&error, producer)))
+            Err(NotCommitted::Aborted(error)) => Err(CommitError::Aborted(error.to_string())),
+            Err(NotCommitted::InDoubt(error)) if producer.is_fenced_by_other(&error) => {
+                Err(CommitError::End(SessionEnd::of(&error, producer)))
             }
-            Err(NotCommitted::Doubtful(error)) if transaction::is_fenced(&error) => {
-                Err(Unsettled::TimedOut(producer.explain(&error)))
+            Err(NotCommitted::InDoubt(error)) if transaction::is_fenced(&error) => {
+                Err(CommitError::TimedOut(producer.explain(&error)))
             }
-            Err(NotCommitted::Doubtful(error)) => {
-                Err(Unsettled::Doubtful(producer.explain(&error)))
+            Err(NotCommitted::InDoubt(error)) => {
+                Err(CommitError::InDoubt(producer.explain(&error)))
             }
         }
     }
@@ -200,43 +202,43 @@ impl<H: Handler> Lane<H> {
         producer: &mut LaneProducer,
         consumer: &LaneConsumer,
         offsets: &TopicPartitionList,
-    ) -> Result<(), Unsettled> {
+    ) -> Result<(), CommitError> {
         let (reason, timed_out) = match self.commit_transaction(producer, consumer, offsets) {
-            Err(Unsettled::Doubtful(reason)) => (reason, false),
-            Err(Unsettled::TimedOut(reason)) => (reason, true),
+            Err(CommitError::InDoubt(reason)) => (reason, false),
+            Err(CommitError::TimedOut(reason)) => (reason, true),
             settled => return settled,
         };
-        self.renew(producer).map_err(Unsettled::End)?;
-        let happened = transaction::happened(&consumer.client, offsets, REPLACED_WITHIN)
-            .map_err(|error| Unsettled::End(End::restart(format!("{reason}; {error}"))))?;
+        self.replace_producer(producer).map_err(CommitError::End)?;
+        let was_committed = transaction::was_committed(&consumer.client, offsets, REPLACED_WITHIN)
+            .map_err(|error| CommitError::End(SessionEnd::restart(format!("{reason}; {error}"))))?;
         self.status.progress();
-        tracing::info!(lane = self.task, reason, happened, "{DOUBT_ENDED}");
-        match happened {
+        tracing::info!(lane = self.task, reason, was_committed, "{DOUBT_ENDED}");
+        match was_committed {
             true => {
                 consumer.note_committed(offsets);
                 Ok(())
             }
             // By an abort, which no transaction meets that was committed in time.
-            false if timed_out => Err(Unsettled::Aborted(reason)),
+            false if timed_out => Err(CommitError::Aborted(reason)),
             // A coordinator that has lost the group to another broker, and has not heard of it, would say the same. Who
             // joins the group again hears from one that could write.
-            false => Err(Unsettled::End(End::restart(format!(
+            false => Err(CommitError::End(SessionEnd::restart(format!(
                 "{reason}; as far as the group's coordinator knows it was not committed"
             )))),
         }
     }
 
     /// Puts another producer of the same id in the place of one that must not be used again. The group does not notice.
-    pub(super) fn renew(&self, producer: &mut LaneProducer) -> Result<(), End> {
-        if !producer.is_spent() {
+    pub(super) fn replace_producer(&self, producer: &mut LaneProducer) -> Result<(), SessionEnd> {
+        if !producer.is_unusable() {
             return Ok(());
         }
         self.status.progress();
-        producer.replaced();
+        producer.mark_replaced();
         let next = self.connect()?;
         if self.config.commit.is_transactional() {
             next.init_transactions(REPLACED_WITHIN)
-                .map_err(|error| End::of(&error, &next))?;
+                .map_err(|error| SessionEnd::of(&error, &next))?;
         }
         *producer = next;
         self.status.progress();
@@ -252,19 +254,21 @@ impl<H: Handler> Lane<H> {
         producer: &mut LaneProducer,
         consumer: &LaneConsumer,
         batch: &mut Batch<'_>,
-    ) -> Result<(), End> {
-        consumer.check_quiet_starts(batch).map_err(End::restart)?;
-        let mut news = consumer.positions().map_err(End::restart)?;
+    ) -> Result<(), SessionEnd> {
+        consumer
+            .check_idle_starts(batch)
+            .map_err(SessionEnd::restart)?;
+        let mut news = consumer.positions().map_err(SessionEnd::restart)?;
         // Where the log was cut, what lies before a position need not be what was handled.
-        news.retain(|at| self.idle.get(&at.partition) != Some(&at.next) && batch.goes_on_to(at));
+        news.retain(|at| self.idle.get(&at.partition) != Some(&at.next) && batch.continues_to(at));
         if news.is_empty() {
             return Ok(());
         }
         if !self.config.commit.is_transactional() {
-            return self.commit_idle_kept(consumer, news);
+            return self.commit_idle_stored(consumer, news);
         }
-        let offsets = consumer.offsets_at(&news).map_err(End::restart)?;
-        self.renew(producer)?;
+        let offsets = consumer.position_list(&news).map_err(SessionEnd::restart)?;
+        self.replace_producer(producer)?;
         let committed =
             begin(producer).and_then(|()| self.commit_transaction(producer, consumer, &offsets));
         match committed {
@@ -274,13 +278,13 @@ impl<H: Handler> Lane<H> {
             }
             // Where it stands is committed again later.
             Err(
-                Unsettled::Aborted(reason)
-                | Unsettled::Doubtful(reason)
-                | Unsettled::TimedOut(reason),
+                CommitError::Aborted(reason)
+                | CommitError::InDoubt(reason)
+                | CommitError::TimedOut(reason),
             ) => {
                 tracing::debug!(lane = self.task, reason, "idle position not committed");
             }
-            Err(Unsettled::End(end)) => return Err(end),
+            Err(CommitError::End(end)) => return Err(end),
         }
         Ok(())
     }
@@ -288,19 +292,19 @@ impl<H: Handler> Lane<H> {
     /// The same without transactions. A commit that nobody waits for may be refused, as in the middle of a rebalance, and
     /// no one hears of it: librdkafka (2.12.1) says so to a callback alone that its Rust client does not set. Nothing may
     /// come that would be committed with it, and the lag would stay. So it is asked for, once a second, until it is there.
-    fn commit_idle_kept(
+    fn commit_idle_stored(
         &mut self,
         consumer: &LaneConsumer,
         mut news: Vec<Position>,
-    ) -> Result<(), End> {
-        let offsets = consumer.offsets_at(&news).map_err(End::restart)?;
-        let committed = consumer.are_committed(&offsets).unwrap_or_default();
+    ) -> Result<(), SessionEnd> {
+        let offsets = consumer.position_list(&news).map_err(SessionEnd::restart)?;
+        let committed = consumer.already_committed(&offsets).unwrap_or_default();
         news.retain(|at| !committed.contains(&(at.partition, at.next)));
         self.idle.extend(committed);
         if news.is_empty() {
             return Ok(());
         }
-        let offsets = consumer.offsets_at(&news).map_err(End::restart)?;
+        let offsets = consumer.position_list(&news).map_err(SessionEnd::restart)?;
         if let Err(error) = consumer.client.commit(&offsets, CommitMode::Async) {
             tracing::debug!(lane = self.task, %error, "idle position not committed");
         }
@@ -309,19 +313,19 @@ impl<H: Handler> Lane<H> {
 
     /// At-least-once: the client keeps the offsets and commits them now and then. A request for each batch
     /// would pile up where the coordinator is slower than the lane, and heartbeats wait behind them.
-    pub(super) fn keep_offsets(&mut self, consumer: &LaneConsumer, offsets: &TopicPartitionList) {
+    pub(super) fn store_offsets(&mut self, consumer: &LaneConsumer, offsets: &TopicPartitionList) {
         match consumer.client.store_offsets(offsets) {
-            Ok(()) => self.offsets_kept = true,
+            Ok(()) => self.offsets_stored = true,
             Err(error) => tracing::debug!(%error, "offsets not kept"),
         }
         if self.offsets_at.elapsed() >= OFFSETS_EVERY {
-            self.commit_kept(consumer);
+            self.commit_stored(consumer);
         }
     }
 
     /// Not waited for: a later commit includes it, and a redelivery is harmless.
-    pub(super) fn commit_kept(&mut self, consumer: &LaneConsumer) {
-        if std::mem::take(&mut self.offsets_kept) {
+    pub(super) fn commit_stored(&mut self, consumer: &LaneConsumer) {
+        if std::mem::take(&mut self.offsets_stored) {
             self.offsets_at = Instant::now();
             if let Err(error) = consumer.client.commit_consumer_state(CommitMode::Async) {
                 tracing::debug!(%error, "offsets not committed");
@@ -334,50 +338,54 @@ impl<H: Handler> Lane<H> {
         &self,
         producer: &LaneProducer,
         offsets: &Arc<Offsets>,
-    ) -> Result<(), Unsettled> {
+    ) -> Result<(), CommitError> {
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
         loop {
             let Err(error) = producer.send_offsets(offsets) else {
                 return Ok(());
             };
             self.status.progress();
-            if producer.is_rivalled(&error) {
-                return Err(Unsettled::End(End::of(&error, producer)));
+            if producer.is_fenced_by_other(&error) {
+                return Err(CommitError::End(SessionEnd::of(&error, producer)));
             }
             match &error {
                 KafkaError::Transaction(detail) if detail.txn_requires_abort() => {
                     return Err(self.abort(producer, error.to_string()));
                 }
                 KafkaError::Transaction(detail)
-                    if detail.is_retriable() && !producer.is_spent() && backoff.attempts() < 5 =>
+                    if detail.is_retriable()
+                        && !producer.is_unusable()
+                        && backoff.attempts() < 5 =>
                 {
                     self.stop.sleep(backoff.next_wait());
                 }
                 // Nobody has asked for a commit: the producer's successor ends the transaction by an abort.
                 _ => {
-                    producer.spend();
-                    return Err(Unsettled::Aborted(producer.explain(&error)));
+                    producer.mark_unusable();
+                    return Err(CommitError::Aborted(producer.explain(&error)));
                 }
             }
         }
     }
 
-    /// A failed abort leaves the producer spent, and its successor ends the transaction.
-    pub(super) fn abort(&self, producer: &LaneProducer, reason: String) -> Unsettled {
+    /// A failed abort leaves the producer unusable, and its successor ends the transaction.
+    pub(super) fn abort(&self, producer: &LaneProducer, reason: String) -> CommitError {
         match producer.abort() {
-            Ok(()) => Unsettled::Aborted(reason),
-            Err(error) if producer.is_rivalled(&error) => Unsettled::End(End::of(&error, producer)),
+            Ok(()) => CommitError::Aborted(reason),
+            Err(error) if producer.is_fenced_by_other(&error) => {
+                CommitError::End(SessionEnd::of(&error, producer))
+            }
             Err(error) => {
                 let cause = producer.explain(&error);
-                Unsettled::Aborted(format!("{reason}; abort failed: {cause}"))
+                CommitError::Aborted(format!("{reason}; abort failed: {cause}"))
             }
         }
     }
 }
 
-pub(super) fn begin(producer: &LaneProducer) -> Result<(), Unsettled> {
+pub(super) fn begin(producer: &LaneProducer) -> Result<(), CommitError> {
     let begun = producer.begin();
-    begun.map_err(|error| Unsettled::End(End::of(&error, producer)))
+    begun.map_err(|error| CommitError::End(SessionEnd::of(&error, producer)))
 }
 
 /// Waits for Kafka's confirmations.
@@ -391,10 +399,10 @@ pub(super) fn confirmed(producer: &LaneProducer) -> Result<(), Undelivered> {
     })
 }
 
-fn store_failure(failure: handler::Error) -> Unsettled {
+fn store_failure(failure: handler::Error) -> CommitError {
     match failure {
-        handler::Error::Retry(cause) => Unsettled::Aborted(cause.to_string()),
-        handler::Error::DeadLetter(cause) => Unsettled::End(End::restart(cause)),
-        handler::Error::Fatal(cause) => Unsettled::End(End::Fatal(cause)),
+        handler::Error::Retry(cause) => CommitError::Aborted(cause.to_string()),
+        handler::Error::DeadLetter(cause) => CommitError::End(SessionEnd::restart(cause)),
+        handler::Error::Fatal(cause) => CommitError::End(SessionEnd::Fatal(cause)),
     }
 }

@@ -12,9 +12,10 @@ use super::{Lane, commit::confirmed};
 use crate::{
     Cause, Handler, Headers, Incoming, OutputKey, StageConfig,
     admin::StageTopics,
-    client, dlq,
+    client,
+    decisions::Decision,
+    dlq,
     handler::Emitted,
-    judge::Decision,
     partition_of,
     producer::{self, DeliveryFailure, LaneProducer, Undelivered},
     spans::{self, Spans},
@@ -31,7 +32,7 @@ const SUSPECT_GROUPS: usize = 16;
 /// So many are found like that in a batch; beyond it the topic refuses whatever comes, and all are taken for refused.
 const SINGLED_OUT_MAX: usize = 16;
 /// Set in the index of what was sent beside a record's outcome: batches are far smaller.
-const BESIDE: usize = 1 << (usize::BITS - 1);
+const EXTRA: usize = 1 << (usize::BITS - 1);
 
 /// Records of a batch of which the broker refused one.
 #[derive(Default)]
@@ -59,8 +60,8 @@ impl<H: Handler> Lane<H> {
     /// is found out first which one it is.
     pub(super) fn note_refused(&mut self, refused: &[DeliveryFailure], incoming: &[Incoming<'_>]) {
         let found = refused.iter().filter_map(|failure| {
-            let record = incoming.get(failure.index & !BESIDE)?;
-            let class = client::refusal(&failure.error)?;
+            let record = incoming.get(failure.index & !EXTRA)?;
+            let class = client::rejection_class(&failure.error)?;
             Some((failure, (record.partition, record.offset), class))
         });
         let found: Vec<_> = found.collect();
@@ -78,13 +79,13 @@ impl<H: Handler> Lane<H> {
         self.suspects.singled_out += 1;
         for (failure, place, class) in found {
             self.suspects.places.remove(&place);
-            if failure.index & BESIDE != 0 {
-                self.places.extras_refused.insert(place);
-            } else if let Decision::Dead { .. } = self.judge.decision(failure.index) {
-                self.places.truncated.insert(place, class);
+            if failure.index & EXTRA != 0 {
+                self.known.extras_refused.insert(place);
+            } else if let Decision::Dead { .. } = self.decisions.decision(failure.index) {
+                self.known.truncated.insert(place, class);
             } else {
                 let detail = format!("the broker refused its output: {}", failure.error);
-                self.places.refused.insert(place, unsendable(class, detail));
+                self.known.refused.insert(place, unsendable(class, detail));
             }
         }
     }
@@ -135,17 +136,17 @@ impl<H: Handler> Lane<H> {
             if !self.handler.keeps_state()
                 && let Err(cause) = self.check_required(index, record)?
             {
-                self.judge.refuse(index, cause);
+                self.decisions.reject_output(index, cause);
             }
-            if let Decision::Emit(_) = self.judge.decision(index)
+            if let Decision::Emit(_) = self.decisions.decision(index)
                 && let Err(cause) = self.send_output(producer, index, record)?
             {
-                self.judge.refuse(index, cause);
+                self.decisions.reject_output(index, cause);
             }
-            match self.judge.decision(index) {
+            match self.decisions.decision(index) {
                 Decision::Emit(_) => sent += 1,
                 // Confirmed before a store failed to commit; counted when it does.
-                Decision::Dead { .. } if self.is_buried(record) => sent += 1,
+                Decision::Dead { .. } if self.is_letter_confirmed(record) => sent += 1,
                 Decision::Dead { .. } => {
                     self.send_dead_letter(producer, index, record, attempt)?;
                     sent += 1;
@@ -162,11 +163,11 @@ impl<H: Handler> Lane<H> {
     fn refuse_first(&mut self, incoming: &[Incoming<'_>]) -> Result<(), Undelivered> {
         let mut found = Vec::new();
         for (index, record) in incoming.iter().enumerate() {
-            let outcome = match self.judge.decision(index) {
+            let outcome = match self.decisions.decision(index) {
                 Decision::Emit(emitted) => Some(emitted),
                 Decision::Dead { .. } | Decision::Absorbed => None,
             };
-            let required = self.judge.extras(index).filter(|it| it.is_required);
+            let required = self.decisions.extras(index).filter(|it| it.is_required);
             for emitted in outcome.into_iter().chain(required) {
                 let sending = Sending::of(&self.config, &self.topics, emitted, index, record)?;
                 if let Err(cause) = sending.check() {
@@ -179,15 +180,16 @@ impl<H: Handler> Lane<H> {
             return Ok(());
         };
         let reason = format!("{cause}; the batch is decided anew without such records");
-        self.places.refused.extend(found);
+        self.known.refused.extend(found);
         // The next attempt is another one.
         self.failed_commits = 0;
         Err(reason.into())
     }
 
-    fn is_buried(&self, record: &Incoming<'_>) -> bool {
+    fn is_letter_confirmed(&self, record: &Incoming<'_>) -> bool {
         let place = (record.partition, record.offset);
-        !self.places.buried.is_empty() && self.places.buried.contains_key(&place)
+        !self.known.letters_confirmed.is_empty()
+            && self.known.letters_confirmed.contains_key(&place)
     }
 
     /// Sends a record's output; the inner error is the record's own: it is too large.
@@ -197,7 +199,7 @@ impl<H: Handler> Lane<H> {
         index: usize,
         record: &Incoming<'_>,
     ) -> Result<Result<(), Cause>, Undelivered> {
-        let Decision::Emit(emitted) = self.judge.decision(index) else {
+        let Decision::Emit(emitted) = self.decisions.decision(index) else {
             return Ok(Ok(()));
         };
         let sending = Sending::of(&self.config, &self.topics, emitted, index, record)?;
@@ -211,7 +213,7 @@ impl<H: Handler> Lane<H> {
         index: usize,
         record: &Incoming<'_>,
     ) -> Result<Result<(), Cause>, Undelivered> {
-        for emitted in self.judge.extras(index).filter(|it| it.is_required) {
+        for emitted in self.decisions.extras(index).filter(|it| it.is_required) {
             let sending = Sending::of(&self.config, &self.topics, emitted, index, record)?;
             if let Err(cause) = sending.check() {
                 return Ok(Err(cause));
@@ -229,8 +231,8 @@ impl<H: Handler> Lane<H> {
     ) -> Result<usize, Undelivered> {
         let mut sent = 0;
         let place = (record.partition, record.offset);
-        let refused = self.places.extras_refused.contains(&place);
-        for emitted in self.judge.extras(index) {
+        let refused = self.known.extras_refused.contains(&place);
+        for emitted in self.decisions.extras(index) {
             let sending = Sending::of(&self.config, &self.topics, emitted, index, record)?;
             if refused && !emitted.is_required {
                 self.extras_dropped += 1;
@@ -242,7 +244,7 @@ impl<H: Handler> Lane<H> {
                 // Its outcome is sent already: the batch is handled again, and then the record is a dead letter.
                 Err(cause) => {
                     let reason = cause.to_string();
-                    self.places.refused.insert(place, cause);
+                    self.known.refused.insert(place, cause);
                     self.failed_commits = 0;
                     return Err(reason.into());
                 }
@@ -263,10 +265,10 @@ impl<H: Handler> Lane<H> {
         let size = record.payload.map_or(0, <[u8]>::len) + record.key.map_or(0, <[u8]>::len);
         let mut why = match size > dlq::LETTER_BYTES_MAX {
             true => Some("too_large"),
-            false if self.places.truncated.is_empty() => None,
+            false if self.known.truncated.is_empty() => None,
             false => {
                 let place = (record.partition, record.offset);
-                self.places.truncated.get(&place).copied()
+                self.known.truncated.get(&place).copied()
             }
         };
         loop {
@@ -300,10 +302,10 @@ impl<H: Handler> Lane<H> {
         attempt: u32,
         why: Option<&'static str>,
     ) -> Option<BaseRecord<'a, [u8], [u8], usize>> {
-        let Decision::Dead { cause, at } = self.judge.decision(index) else {
+        let Decision::Dead { cause, at } = self.decisions.decision(index) else {
             return None;
         };
-        let place = dlq::Place {
+        let reporter = dlq::Reporter {
             group: &self.config.group,
             task: &self.task,
             service: self.config.service,
@@ -316,11 +318,11 @@ impl<H: Handler> Lane<H> {
             None => {
                 letter.payload = record.payload;
                 letter.key = record.key;
-                dlq::headers(record, cause, at, attempt, &place)
+                dlq::headers(record, cause, at, attempt, &reporter)
             }
             Some(why) => {
                 letter.key = dlq::short_key(record.key);
-                dlq::short_headers(record, cause, at, attempt, why, &place)
+                dlq::short_headers(record, cause, at, attempt, why, &reporter)
             }
         };
         // A timestamp that the topic's own bounds refuse is left out with the rest.
@@ -335,7 +337,7 @@ impl<H: Handler> Lane<H> {
         if let Some(context) = span
             && (why.is_some() || record.headers.last(TRACEPARENT).is_none())
         {
-            headers = spans::carry(Some(headers), &context);
+            headers = spans::inject(Some(headers), &context);
         }
         letter.headers = Some(headers);
         Some(letter)
@@ -391,7 +393,7 @@ impl<'a> Sending<'a> {
             index,
             opaque: match emitted.is_required {
                 true => index,
-                false => index | BESIDE,
+                false => index | EXTRA,
             },
             topic: &output.topic,
             bytes_max,
@@ -447,7 +449,7 @@ impl<'a> Sending<'a> {
             output.headers = Some(self.headers.iter().fold(headers, with));
         }
         if let Some(context) = spans.send(self.index, topic, self.partition, self.key) {
-            output.headers = Some(spans::carry(output.headers.take(), &context));
+            output.headers = Some(spans::inject(output.headers.take(), &context));
         }
         match producer.send(output) {
             Ok(()) => Ok(Ok(())),

@@ -9,8 +9,8 @@ use std::{
 use rdkafka::{Offset, consumer::Consumer, error::KafkaError, producer::BaseRecord};
 
 use super::{
-    End, Lane,
-    commit::{Unsettled, begin, confirmed},
+    Lane, SessionEnd,
+    commit::{CommitError, begin, confirmed},
 };
 use crate::{
     Backoff, Cause, CommitMode, Handler, OffsetRange,
@@ -23,50 +23,50 @@ use crate::{
 /// Between searches that find nothing.
 const AGAIN_FIRST: Duration = Duration::from_millis(200);
 const AGAIN_MAX: Duration = Duration::from_secs(30);
-const STEPPED_PAST: &str = "records that cannot be read are passed over; a dead letter names them";
+const SKIPPED: &str = "records that cannot be read are skipped over; a dead letter names them";
 
 /// An error, and of each partition the next offset when it came, where that is known.
-struct Raised {
+struct PendingError {
     error: String,
     partitions: Vec<(i32, Option<i64>)>,
 }
 
 /// What a lane knows of batches that it cannot read.
-pub(super) struct Suspicion {
+pub(super) struct ReadErrors {
     /// The last error, while it is to be found out what it was about.
-    raised: Option<Raised>,
+    raised: Option<PendingError>,
     /// Of each partition that was sent behind such a batch, where to: until something is polled there it has no position.
-    passed: BTreeMap<i32, i64>,
+    skipped: BTreeMap<i32, i64>,
     /// Of each partition the first and the last offset of a batch whose letter is confirmed and which was not stepped past
     /// yet: its store does not answer, and with each try the letter would be sent again.
     confirmed: BTreeMap<i32, (i64, i64)>,
     /// Partitions whose records the lane forgot since the error, as they went, or are read from elsewhere.
-    given_back: Vec<i32>,
+    forgotten: Vec<i32>,
     backoff: Backoff,
     again_at: Instant,
 }
 
-impl Default for Suspicion {
+impl Default for ReadErrors {
     fn default() -> Self {
-        Suspicion {
+        ReadErrors {
             raised: None,
-            passed: BTreeMap::new(),
+            skipped: BTreeMap::new(),
             confirmed: BTreeMap::new(),
-            given_back: Vec::new(),
+            forgotten: Vec::new(),
             backoff: Backoff::new(AGAIN_FIRST, AGAIN_MAX),
             again_at: Instant::now(),
         }
     }
 }
 
-impl Suspicion {
+impl ReadErrors {
     /// Notes partitions whose records the lane forgot.
-    pub fn give_back(&mut self, partitions: &mut Vec<i32>) {
+    pub fn note_forgotten(&mut self, partitions: &mut Vec<i32>) {
         for partition in &*partitions {
             self.confirmed.remove(partition);
         }
         match self.raised {
-            Some(_) => self.given_back.append(partitions),
+            Some(_) => self.forgotten.append(partitions),
             None => partitions.clear(),
         }
     }
@@ -84,23 +84,23 @@ impl Suspicion {
             _ => (partition, None),
         };
         let partitions = positions.map(next).collect();
-        self.given_back.clear();
-        self.raised = Some(Raised { error, partitions });
+        self.forgotten.clear();
+        self.raised = Some(PendingError { error, partitions });
     }
 
     /// The error, with the positions that hold: of what the lane gave back since then nothing is handled, and it may come
     /// back, so that to go on behind its position would leave records out. Where a closed gate will be opened is not
     /// known; what cannot be read behind it is reported again then.
-    fn take(&mut self, is_closed: impl Fn(i32) -> bool) -> Option<Raised> {
+    fn take(&mut self, is_closed: impl Fn(i32) -> bool) -> Option<PendingError> {
         let mut raised = self.raised.take()?;
         let partitions = &mut raised.partitions;
         partitions.retain(|(partition, _)| !is_closed(*partition));
         for (partition, next) in partitions {
-            if self.given_back.contains(partition) {
+            if self.forgotten.contains(partition) {
                 *next = None;
             }
         }
-        self.given_back.clear();
+        self.forgotten.clear();
         Some(raised)
     }
 
@@ -124,17 +124,17 @@ impl Suspicion {
 impl<H: Handler> Lane<H> {
     /// Notes an error that may be about a batch, and where all partitions were when it came: what is polled later may lie
     /// behind that batch.
-    pub(super) fn suspect(
+    pub(super) fn note_read_error(
         &mut self,
         consumer: &LaneConsumer,
         error: &KafkaError,
-    ) -> Result<(), End> {
-        if self.suspicion.raised.is_none() {
-            let positions = consumer.client.position().map_err(End::restart)?;
+    ) -> Result<(), SessionEnd> {
+        if self.read_errors.raised.is_none() {
+            let positions = consumer.client.position().map_err(SessionEnd::restart)?;
             let elements = positions.elements();
             let positions = elements.iter().map(|it| (it.partition(), it.offset()));
             let is_closed = |partition| consumer.is_closed(partition);
-            self.suspicion
+            self.read_errors
                 .raise(error.to_string(), positions, is_closed);
         }
         Ok(())
@@ -142,16 +142,16 @@ impl<H: Handler> Lane<H> {
 
     /// Finds the batches that cannot be read, if there are any, and steps past each. To be called between batches.
     /// Answers with a wait where a letter could not be sent.
-    pub(super) fn step_past(
+    pub(super) fn skip_unreadable(
         &mut self,
         producer: &mut LaneProducer,
         consumer: &LaneConsumer,
-    ) -> Result<Option<Duration>, End> {
+    ) -> Result<Option<Duration>, SessionEnd> {
         let is_closed = |partition| consumer.is_closed(partition);
-        let Some(Raised {
+        let Some(PendingError {
             error,
             mut partitions,
-        }) = self.suspicion.take(is_closed)
+        }) = self.read_errors.take(is_closed)
         else {
             return Ok(None);
         };
@@ -159,8 +159,8 @@ impl<H: Handler> Lane<H> {
             let stored = || self.handler.store()?.next(*partition);
             *next = next.or_else(stored);
         }
-        let wait = self.suspicion.backoff.next_wait();
-        self.suspicion.again_at = Instant::now() + wait;
+        let wait = self.read_errors.backoff.next_wait();
+        self.read_errors.again_at = Instant::now() + wait;
         let (mut found, mut open) = (Vec::new(), Vec::new());
         let progress = || self.status.progress();
         let search = Search::new(&self.config, &progress);
@@ -175,7 +175,7 @@ impl<H: Handler> Lane<H> {
             }
         }
         if !open.is_empty() {
-            self.suspicion.raised = Some(Raised {
+            self.read_errors.raised = Some(PendingError {
                 error: error.clone(),
                 partitions: open,
             });
@@ -189,28 +189,28 @@ impl<H: Handler> Lane<H> {
             );
             return Ok(None);
         }
-        if self.suspicion.raised.is_none() {
-            self.suspicion.backoff.reset();
+        if self.read_errors.raised.is_none() {
+            self.read_errors.backoff.reset();
         }
         let mut left = found.as_slice();
         while let Some((unreadable, others)) = left.split_first() {
-            match self.pass(producer, consumer, unreadable) {
+            match self.skip(producer, consumer, unreadable) {
                 Ok(()) => left = others,
-                Err(Unsettled::End(end)) => return Err(end),
+                Err(CommitError::End(end)) => return Err(end),
                 Err(
-                    Unsettled::Aborted(reason)
-                    | Unsettled::Doubtful(reason)
-                    | Unsettled::TimedOut(reason),
+                    CommitError::Aborted(reason)
+                    | CommitError::InDoubt(reason)
+                    | CommitError::TimedOut(reason),
                 ) => {
                     // Those that are left are looked for again.
                     let again = left.iter().map(|it| (it.partition, Some(it.first)));
-                    let raised = self.suspicion.raised.take();
+                    let raised = self.read_errors.raised.take();
                     let mut partitions = raised.map_or_else(Vec::new, |it| it.partitions);
                     partitions.extend(again);
-                    self.suspicion.raised = Some(Raised { error, partitions });
+                    self.read_errors.raised = Some(PendingError { error, partitions });
                     return match self.aborted(reason)? {
-                        super::Settled::Again(wait) => Ok(Some(wait)),
-                        super::Settled::Committed => Ok(None),
+                        super::BatchResult::Retry(wait) => Ok(Some(wait)),
+                        super::BatchResult::Committed => Ok(None),
                     };
                 }
             }
@@ -238,19 +238,19 @@ impl<H: Handler> Lane<H> {
             None if self.config.commit == CommitMode::Store => return Ok(None),
             // Another may have gone on from there before the partition came back.
             None => consumer
-                .committed_of(partition)?
-                .max(self.suspicion.passed.get(&partition).copied()),
+                .committed_offset_of(partition)?
+                .max(self.read_errors.skipped.get(&partition).copied()),
         };
         search.at(partition, first)
     }
 
     /// Sends the letter, and with it the offset behind the batch; then the consumer goes there.
-    fn pass(
+    fn skip(
         &mut self,
         producer: &mut LaneProducer,
         consumer: &LaneConsumer,
         unreadable: &Unreadable,
-    ) -> Result<(), Unsettled> {
+    ) -> Result<(), CommitError> {
         let Unreadable {
             partition,
             first,
@@ -258,9 +258,9 @@ impl<H: Handler> Lane<H> {
             ref why,
         } = *unreadable;
         // Nothing of it was handled, so what a handler keeps is to be empty.
-        self.judge
-            .decide(&mut self.handler, &[], self.places.known())
-            .map_err(|cause| Unsettled::End(End::Fatal(cause)))?;
+        self.decisions
+            .decide(&mut self.handler, &[], self.known.failures())
+            .map_err(|cause| CommitError::End(SessionEnd::Fatal(cause)))?;
         let next = last + 1;
         let polled = consumer.position_of(partition).map_err(fault)?;
         // What lies behind it was polled and committed already: there is no way back.
@@ -269,11 +269,11 @@ impl<H: Handler> Lane<H> {
             true => Vec::new(),
             false => vec![(partition, next)],
         };
-        let offsets = consumer.offsets(&offsets).map_err(fault)?;
-        self.renew(producer).map_err(Unsettled::End)?;
+        let offsets = consumer.offset_list(&offsets).map_err(fault)?;
+        self.replace_producer(producer).map_err(CommitError::End)?;
         if self.config.commit.is_transactional() {
             begin(producer)?;
-            if let Err(undelivered) = self.send_unread(producer, unreadable) {
+            if let Err(undelivered) = self.send_unreadable_letter(producer, unreadable) {
                 let reason = producer.failed().unwrap_or(undelivered.reason);
                 return Err(self.abort(producer, reason));
             }
@@ -282,10 +282,10 @@ impl<H: Handler> Lane<H> {
                 false => self.commit_or_ask(producer, consumer, &offsets)?,
             }
         } else {
-            if !self.suspicion.is_confirmed(unreadable) {
-                self.send_unread(producer, unreadable)
-                    .map_err(|undelivered| Unsettled::Aborted(undelivered.reason))?;
-                self.suspicion.confirm(unreadable);
+            if !self.read_errors.is_confirmed(unreadable) {
+                self.send_unreadable_letter(producer, unreadable)
+                    .map_err(|undelivered| CommitError::Aborted(undelivered.reason))?;
+                self.read_errors.confirm(unreadable);
             }
             if !behind {
                 let ranges = [OffsetRange {
@@ -294,29 +294,22 @@ impl<H: Handler> Lane<H> {
                     next,
                 }];
                 self.commit_ranges(&ranges)?;
-                self.keep_offsets(consumer, &offsets);
+                self.store_offsets(consumer, &offsets);
             }
         }
-        self.suspicion.confirmed.remove(&partition);
+        self.read_errors.confirmed.remove(&partition);
         self.metrics.letters_truncated.inc();
         self.metrics.dead_letters("unreadable", 1);
         let topic = self.config.input.as_str();
-        tracing::error!(
-            topic,
-            partition,
-            offset = first,
-            last,
-            why,
-            "{STEPPED_PAST}"
-        );
+        tracing::error!(topic, partition, offset = first, last, why, "{SKIPPED}");
         if !behind {
-            self.suspicion.passed.insert(partition, next);
-            consumer.move_to(partition, next).map_err(fault)?;
+            self.read_errors.skipped.insert(partition, next);
+            consumer.seek_to(partition, next).map_err(fault)?;
         }
         Ok(())
     }
 
-    fn send_unread(
+    fn send_unreadable_letter(
         &self,
         producer: &LaneProducer,
         unreadable: &Unreadable,
@@ -333,14 +326,14 @@ impl<H: Handler> Lane<H> {
             at: FailedAt::Decode,
             attempts: 1,
         };
-        let place = dlq::Place {
+        let reporter = dlq::Reporter {
             group: &self.config.group,
             task: &self.task,
             service: self.config.service,
             handler: std::any::type_name::<H>(),
             generation: self.topics.generation(),
         };
-        let headers = dlq::unread_headers(&failed, unreadable.last, &place);
+        let headers = dlq::unreadable_headers(&failed, unreadable.last, &reporter);
         let letter = BaseRecord::<'_, [u8], [u8], usize>::with_opaque_to(&self.dlq_topic, 0)
             .partition(unreadable.partition)
             .headers(headers);
@@ -354,8 +347,8 @@ impl<H: Handler> Lane<H> {
     }
 }
 
-fn fault(error: KafkaError) -> Unsettled {
-    Unsettled::End(End::restart(error))
+fn fault(error: KafkaError) -> CommitError {
+    CommitError::End(SessionEnd::restart(error))
 }
 
 #[cfg(test)]
@@ -364,17 +357,17 @@ mod tests {
 
     #[test]
     fn a_position_before_records_that_were_given_back_is_none() {
-        let mut suspicion = Suspicion::default();
+        let mut read_errors = ReadErrors::default();
         // Before the error it is nobody's concern.
-        suspicion.give_back(&mut vec![1]);
-        suspicion.raised = Some(Raised {
+        read_errors.note_forgotten(&mut vec![1]);
+        read_errors.raised = Some(PendingError {
             error: "e".to_owned(),
             partitions: vec![(0, Some(5)), (1, Some(7)), (2, None)],
         });
-        suspicion.give_back(&mut vec![0]);
-        let raised = suspicion.take(|_| false).expect("raised");
+        read_errors.note_forgotten(&mut vec![0]);
+        let raised = read_errors.take(|_| false).expect("raised");
         assert_eq!(raised.partitions, [(0, None), (1, Some(7)), (2, None)]);
-        assert!(suspicion.take(|_| false).is_none());
+        assert!(read_errors.take(|_| false).is_none());
     }
 
     #[test]
@@ -384,9 +377,9 @@ mod tests {
                 .map(Offset::Offset)
                 .into_iter()
                 .chain([Offset::Invalid]);
-            let mut suspicion = Suspicion::default();
-            suspicion.raise("e".to_owned(), (0..).zip(positions), |it| it == closed);
-            suspicion
+            let mut read_errors = ReadErrors::default();
+            read_errors.raise("e".to_owned(), (0..).zip(positions), |it| it == closed);
+            read_errors
         };
         // Closed when the error came, and open since.
         let raised = at(0).take(|_| false).expect("raised");
@@ -404,15 +397,15 @@ mod tests {
             last,
             why: "w".to_owned(),
         };
-        let mut suspicion = Suspicion::default();
-        suspicion.confirm(&batch(0, 9));
-        suspicion.confirm(&batch(1, 9));
-        let known = |suspicion: &Suspicion| {
-            [batch(0, 9), batch(1, 9), batch(1, 8)].map(|it| suspicion.is_confirmed(&it))
+        let mut read_errors = ReadErrors::default();
+        read_errors.confirm(&batch(0, 9));
+        read_errors.confirm(&batch(1, 9));
+        let known = |read_errors: &ReadErrors| {
+            [batch(0, 9), batch(1, 9), batch(1, 8)].map(|it| read_errors.is_confirmed(&it))
         };
-        assert_eq!(known(&suspicion), [true, true, false]);
+        assert_eq!(known(&read_errors), [true, true, false]);
         // Whether or not something is to be looked for.
-        suspicion.give_back(&mut vec![0]);
-        assert_eq!(known(&suspicion), [false, true, false]);
+        read_errors.note_forgotten(&mut vec![0]);
+        assert_eq!(known(&read_errors), [false, true, false]);
     }
 }

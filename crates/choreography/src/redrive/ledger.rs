@@ -248,15 +248,15 @@ impl OpenCases {
     }
 
     /// The newest letter of each case that was chosen.
-    pub fn into_wanted(self) -> SelectedLetters {
-        let mut wanted = SelectedLetters::new();
+    pub fn into_selected(self) -> SelectedLetters {
+        let mut selected = SelectedLetters::new();
         for ((partition, case), newest) in self.0 {
             if newest.chosen {
-                let letters = wanted.entry(partition).or_default();
+                let letters = selected.entry(partition).or_default();
                 letters.insert(newest.offset, case);
             }
         }
-        wanted
+        selected
     }
 }
 

@@ -13,7 +13,7 @@ use rdkafka::{
 };
 
 use super::Error;
-use crate::{Cluster, client::Plain};
+use crate::{Cluster, client::LoggingContext};
 
 /// How long one question may take, and how long records may fail to come.
 pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(20);
@@ -28,7 +28,7 @@ pub(super) fn consumer(
     cluster: &Cluster,
     group: &str,
     isolation: &str,
-) -> Result<BaseConsumer<Plain>, KafkaError> {
+) -> Result<BaseConsumer<LoggingContext>, KafkaError> {
     let mut settings = cluster.client_config();
     settings
         .set("group.id", group)
@@ -41,12 +41,12 @@ pub(super) fn consumer(
             "fetch.wait.max.ms",
             if cluster.embedded { "10" } else { "500" },
         );
-    settings.create_with_context(Plain)
+    settings.create_with_context(LoggingContext)
 }
 
 /// First and next offset of each partition, committed records only; None: there is no such topic.
 pub(super) fn watermarks(
-    consumer: &BaseConsumer<Plain>,
+    consumer: &BaseConsumer<LoggingContext>,
     topic: &str,
 ) -> Result<Option<Offsets>, KafkaError> {
     let metadata = consumer.fetch_metadata(Some(topic), ANSWER_WITHIN)?;
@@ -66,7 +66,7 @@ pub(super) fn watermarks(
 
 /// What is left of a topic to be read.
 pub(super) struct Scan {
-    consumer: BaseConsumer<Plain>,
+    consumer: BaseConsumer<LoggingContext>,
     topic: String,
     left: Offsets,
 }
@@ -74,7 +74,7 @@ pub(super) struct Scan {
 impl Scan {
     /// Reads these offsets of a topic.
     pub fn of(
-        consumer: BaseConsumer<Plain>,
+        consumer: BaseConsumer<LoggingContext>,
         topic: &str,
         mut offsets: Offsets,
     ) -> Result<Self, KafkaError> {
@@ -102,12 +102,12 @@ impl Scan {
                     let Some((from, end)) = self.left.get_mut(&partition) else {
                         continue;
                     };
-                    let wanted = offset < *end;
+                    let selected = offset < *end;
                     *from = offset + 1;
                     if *from >= *end {
                         self.left.remove(&partition);
                     }
-                    if wanted {
+                    if selected {
                         return Ok(Some(message));
                     }
                 }

@@ -20,7 +20,7 @@ use super::{
     letter::CaseId,
     outgoing,
     scan::{ANSWER_WITHIN, Scan, consumer},
-    survey::{Found, Knowledge, READER, Survey, now_ms, read_ledger, settler, span},
+    survey::{DlqTopic, LedgerView, READER, Survey, now_ms, offsets_of, read_ledger, settler},
 };
 use crate::{
     Admin, Backoff, Cluster, client,
@@ -37,14 +37,14 @@ const UPKEEP_RECORDS_MAX: usize = 5_000;
 /// How often a new producer is made in vain before a run gives up.
 const SESSIONS_MAX: u32 = 6;
 /// Letters that could not be sent back and are named; the others are only counted.
-const REFUSED_NAMED_MAX: usize = 20;
+const UNSENT_NAMED_MAX: usize = 20;
 /// The slowest line to Kafka that is reckoned with.
 const BYTES_PER_SECOND_MIN: usize = 1 << 20;
 /// The index of a ledger's record among those that were sent: it is no letter's.
 const LEDGER: usize = usize::MAX;
 
 /// Why a transaction came to nothing, or perhaps to nothing.
-enum Fault {
+enum TxnError {
     /// A letter cannot be sent; nothing was.
     Letter(String),
     /// A new producer finds out what became of it, and may do better.
@@ -75,8 +75,8 @@ pub(super) struct Run<'a> {
     admin: Admin,
     /// Partitions of the topics letters go back to.
     targets: HashMap<String, Option<i32>>,
-    found: Found,
-    wanted: SelectedLetters,
+    found: DlqTopic,
+    selected: SelectedLetters,
     bytes_max: usize,
     /// So many of the next letters go one by one: one of them cannot be sent.
     alone: usize,
@@ -102,8 +102,8 @@ impl<'a> Run<'a> {
             admin: Admin::connect(cluster)?,
             targets: HashMap::new(),
             found: survey.found,
-            total: survey.wanted.values().map(|it| it.len() as u64).sum(),
-            wanted: survey.wanted,
+            total: survey.selected.values().map(|it| it.len() as u64).sum(),
+            selected: survey.selected,
             bytes_max: survey.bytes_max,
             alone: 0,
             in_doubt: 0,
@@ -117,14 +117,14 @@ impl<'a> Run<'a> {
         loop {
             let reason = match self.session()? {
                 Ok(()) => return Ok(self.summary),
-                Err(Fault::Spent) => continue,
-                Err(Fault::TakenOver) => {
+                Err(TxnError::Spent) => continue,
+                Err(TxnError::TakenOver) => {
                     return Err(Error::TakenOver {
                         topic: self.topic.to_owned(),
                         done: self.summary.count,
                     });
                 }
-                Err(Fault::Restart(reason) | Fault::Letter(reason)) => reason,
+                Err(TxnError::Restart(reason) | TxnError::Letter(reason)) => reason,
             };
             // Only what comes to nothing again and again is given up.
             if std::mem::replace(&mut before, self.summary.count) < self.summary.count {
@@ -148,7 +148,7 @@ impl<'a> Run<'a> {
     }
 
     /// From one producer to the next. The inner error is a transaction's.
-    fn session(&mut self) -> Result<Result<(), Fault>, Error> {
+    fn session(&mut self) -> Result<Result<(), TxnError>, Error> {
         let timeout = TRANSACTION_TIMEOUT
             + Duration::from_secs((self.bytes_max / BYTES_PER_SECOND_MIN) as u64);
         let settler = Settler {
@@ -160,27 +160,31 @@ impl<'a> Run<'a> {
         if let Err(error) = settler.producer.init_transactions(ANSWER_WITHIN) {
             return Ok(Err(settler.fault(&error)));
         }
-        let ledger = read_ledger(self.cluster, self.topic, &self.found, Knowledge::Whole)?;
+        let ledger = read_ledger(self.cluster, self.topic, &self.found, LedgerView::Complete)?;
         let ledger = ledger.ok_or(Error::NoLedger)?;
         self.drop_settled(&ledger);
         for records in self.upkeep(&ledger).chunks(UPKEEP_RECORDS_MAX) {
             if let Err(fault) = settler.transact(&[], records) {
                 return Ok(Err(fault));
             }
-            if settler.producer.is_spent() {
-                return Ok(Err(Fault::Spent));
+            if settler.producer.is_unusable() {
+                return Ok(Err(TxnError::Spent));
             }
         }
         self.batches(&settler, &ledger)
     }
 
     /// All that is wanted, batch by batch.
-    fn batches(&mut self, settler: &Settler, ledger: &Ledger) -> Result<Result<(), Fault>, Error> {
+    fn batches(
+        &mut self,
+        settler: &Settler,
+        ledger: &Ledger,
+    ) -> Result<Result<(), TxnError>, Error> {
         let reader = consumer(self.cluster, READER, "read_committed")?;
-        let mut scan = Scan::of(reader, self.topic, span(&self.wanted))?;
+        let mut scan = Scan::of(reader, self.topic, offsets_of(&self.selected))?;
         let (mut batch, mut bytes) = (Vec::new(), 0);
         while let Some(message) = scan.next()? {
-            let letters = self.wanted.get(&message.partition());
+            let letters = self.selected.get(&message.partition());
             let Some(case) = letters.and_then(|letters| letters.get(&message.offset())) else {
                 continue;
             };
@@ -212,16 +216,16 @@ impl<'a> Run<'a> {
         settler: &Settler,
         ledger: &Ledger,
         batch: Vec<Pending>,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), TxnError> {
         match self.transact(settler, ledger, &batch) {
-            Err(Fault::Letter(reason)) => {
+            Err(TxnError::Letter(reason)) => {
                 match batch.as_slice() {
                     [alone] => self.refuse(&alone.message, reason),
                     // Which others cannot be sent is found out one by one.
                     all => self.alone = all.len(),
                 }
-                match settler.producer.is_spent() {
-                    true => Err(Fault::Spent),
+                match settler.producer.is_unusable() {
+                    true => Err(TxnError::Spent),
                     false => Ok(()),
                 }
             }
@@ -234,12 +238,12 @@ impl<'a> Run<'a> {
         settler: &Settler,
         ledger: &Ledger,
         batch: &[Pending],
-    ) -> Result<(), Fault> {
+    ) -> Result<(), TxnError> {
         let entries: Vec<Write> = batch.iter().map(|it| self.entry(ledger, it)).collect();
         let count = batch.len() as u64;
         self.in_doubt = count;
         let result = settler.transact(batch, &entries);
-        if let Err(Fault::Letter(_)) = &result {
+        if let Err(TxnError::Letter(_)) = &result {
             self.in_doubt = 0;
         }
         result?;
@@ -252,26 +256,26 @@ impl<'a> Run<'a> {
             done: self.summary.count,
             total: self.total,
         });
-        match settler.producer.is_spent() {
-            true => Err(Fault::Spent),
+        match settler.producer.is_unusable() {
+            true => Err(TxnError::Spent),
             false => Ok(()),
         }
     }
 
     fn forget(&mut self, message: &OwnedMessage) {
-        if let Some(letters) = self.wanted.get_mut(&message.partition()) {
+        if let Some(letters) = self.selected.get_mut(&message.partition()) {
             letters.remove(&message.offset());
         }
     }
 
     /// What somebody settled since the survey is not wanted any more; what was in doubt turns out to be done, or not.
     fn drop_settled(&mut self, ledger: &Ledger) {
-        let before: usize = self.wanted.values().map(|letters| letters.len()).sum();
-        for (partition, letters) in &mut self.wanted {
+        let before: usize = self.selected.values().map(|letters| letters.len()).sum();
+        for (partition, letters) in &mut self.selected {
             letters.retain(|offset, case| ledger.settlement(*partition, *case, *offset).is_none());
         }
-        self.wanted.retain(|_, letters| !letters.is_empty());
-        let after: usize = self.wanted.values().map(|letters| letters.len()).sum();
+        self.selected.retain(|_, letters| !letters.is_empty());
+        let after: usize = self.selected.values().map(|letters| letters.len()).sum();
         let gone = (before - after) as u64;
         let done = gone.min(std::mem::take(&mut self.in_doubt));
         self.summary.count += done;
@@ -347,7 +351,7 @@ impl<'a> Run<'a> {
         }
         let refusal = match letter.is_truncated() {
             true => Some("it does not hold the original's bytes".to_owned()),
-            false => self.no_such_target(&pending.target)?,
+            false => self.missing_target(&pending.target)?,
         };
         Ok(match refusal {
             None => Some(pending),
@@ -358,7 +362,7 @@ impl<'a> Run<'a> {
         })
     }
 
-    fn no_such_target(
+    fn missing_target(
         &mut self,
         (topic, partition): &(String, i32),
     ) -> Result<Option<String>, Error> {
@@ -381,7 +385,7 @@ impl<'a> Run<'a> {
 
     fn refuse(&mut self, message: &OwnedMessage, reason: String) {
         self.summary.refused += 1;
-        if self.summary.named.len() < REFUSED_NAMED_MAX {
+        if self.summary.named.len() < UNSENT_NAMED_MAX {
             self.summary.named.push(Unsent {
                 partition: message.partition(),
                 offset: message.offset(),
@@ -426,22 +430,22 @@ struct Settler {
 
 impl Settler {
     /// One transaction.
-    fn transact(&self, batch: &[Pending], entries: &[Write]) -> Result<(), Fault> {
+    fn transact(&self, batch: &[Pending], entries: &[Write]) -> Result<(), TxnError> {
         self.producer.begin().map_err(|error| self.fault(&error))?;
         match self.send(batch, entries) {
             Ok(()) => self.commit(),
             // The client cannot abort while it sends again what came after the letter in its partition: it waits out its
             // own timeout (librdkafka 2.12.1, idempotent producers). Another producer ends the transaction at once.
-            Err(Fault::Letter(reason)) if batch.len() > 1 => {
-                self.producer.spend();
-                self.producer.replaced();
-                Err(Fault::Letter(reason))
+            Err(TxnError::Letter(reason)) if batch.len() > 1 => {
+                self.producer.mark_unusable();
+                self.producer.mark_replaced();
+                Err(TxnError::Letter(reason))
             }
             Err(fault) => Err(self.abort(fault)),
         }
     }
 
-    fn send(&self, batch: &[Pending], entries: &[Write]) -> Result<(), Fault> {
+    fn send(&self, batch: &[Pending], entries: &[Write]) -> Result<(), TxnError> {
         if !self.discards {
             for (index, pending) in batch.iter().enumerate() {
                 self.queue(outgoing::record(pending, index), index)?;
@@ -458,57 +462,61 @@ impl Settler {
         match self.producer.wait_delivered_within(self.timeout) {
             Ok(()) => Ok(()),
             Err(Some(failure)) => Err(self.undelivered(failure.index, &failure.error)),
-            Err(None) => Err(Fault::Restart(format!(
+            Err(None) => Err(TxnError::Restart(format!(
                 "Kafka did not confirm all records within {} s",
                 self.timeout.as_secs()
             ))),
         }
     }
 
-    fn queue(&self, record: BaseRecord<'_, [u8], [u8], usize>, index: usize) -> Result<(), Fault> {
+    fn queue(
+        &self,
+        record: BaseRecord<'_, [u8], [u8], usize>,
+        index: usize,
+    ) -> Result<(), TxnError> {
         match self.producer.send(record) {
             Ok(()) => Ok(()),
             Err(producer::Error::TooLarge) if index != LEDGER => {
-                Err(Fault::Letter("it is too large".to_owned()))
+                Err(TxnError::Letter("it is too large".to_owned()))
             }
             Err(producer::Error::TooLarge) => {
-                Err(Fault::Restart("a settlement is too large".to_owned()))
+                Err(TxnError::Restart("a settlement is too large".to_owned()))
             }
-            Err(producer::Error::Failed(undelivered)) => Err(Fault::Restart(undelivered.reason)),
+            Err(producer::Error::Failed(undelivered)) => Err(TxnError::Restart(undelivered.reason)),
         }
     }
 
     /// The one place where a transaction is committed. Where its end is not known for certain, the producer is given up.
-    fn commit(&self) -> Result<(), Fault> {
+    fn commit(&self) -> Result<(), TxnError> {
         self.producer.commit().map_err(|error| match error {
-            NotCommitted::Aborted(error) | NotCommitted::Doubtful(error) => self.fault(&error),
+            NotCommitted::Aborted(error) | NotCommitted::InDoubt(error) => self.fault(&error),
         })
     }
 
     /// Readers of the source wait for a transaction that is not ended until it times out.
-    fn abort(&self, fault: Fault) -> Fault {
+    fn abort(&self, fault: TxnError) -> TxnError {
         match (self.producer.abort(), fault) {
-            (Ok(()), fault) | (Err(_), fault @ Fault::TakenOver) => fault,
+            (Ok(()), fault) | (Err(_), fault @ TxnError::TakenOver) => fault,
             (Err(error), fault) => match (self.fault(&error), fault) {
-                (Fault::TakenOver, _) => Fault::TakenOver,
-                (_, Fault::Restart(reason)) => {
-                    Fault::Restart(format!("{reason}; abort failed: {error}"))
+                (TxnError::TakenOver, _) => TxnError::TakenOver,
+                (_, TxnError::Restart(reason)) => {
+                    TxnError::Restart(format!("{reason}; abort failed: {error}"))
                 }
-                // The producer is spent by that, and another one ends the transaction.
+                // That makes the producer unusable, and another one ends the transaction.
                 (_, fault) => fault,
             },
         }
     }
 
-    fn fault(&self, error: &KafkaError) -> Fault {
-        match self.producer.is_rivalled(error) {
-            true => Fault::TakenOver,
-            false => Fault::Restart(error.to_string()),
+    fn fault(&self, error: &KafkaError) -> TxnError {
+        match self.producer.is_fenced_by_other(error) {
+            true => TxnError::TakenOver,
+            false => TxnError::Restart(error.to_string()),
         }
     }
 
     /// A delivery that failed: by the letter's own fault, or by nobody's.
-    fn undelivered(&self, index: usize, error: &KafkaError) -> Fault {
+    fn undelivered(&self, index: usize, error: &KafkaError) -> TxnError {
         let own = client::is_too_large(error)
             || matches!(
                 error.rdkafka_error_code(),
@@ -522,7 +530,7 @@ impl Settler {
                 )
             );
         match own && index != LEDGER {
-            true => Fault::Letter(error.to_string()),
+            true => TxnError::Letter(error.to_string()),
             false => self.fault(error),
         }
     }

@@ -17,7 +17,7 @@ use super::{
     ledger::{Ledger, OpenCases, SelectedLetters},
     scan::{ANSWER_WITHIN, Offsets, Scan, consumer, watermarks},
 };
-use crate::{Cluster, client::Plain, table};
+use crate::{Cluster, client::LoggingContext, table};
 
 /// The group that readers give as theirs; it commits nothing.
 pub(super) const READER: &str = "quadrille.dlq.reader";
@@ -29,11 +29,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// How much of the ledger is to be known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Knowledge {
+pub(super) enum LedgerView {
     /// What readers of committed records see. An open transaction of another topic's redrive hides what came after it.
     Visible,
     /// All that was committed when the question was asked.
-    Whole,
+    Complete,
 }
 
 /// The name of those who settle letters of this topic, one at a time; once also the group that kept their place.
@@ -43,7 +43,7 @@ pub(super) fn settler(topic: &str) -> String {
 }
 
 /// A dead-letter topic as it was found.
-pub(super) struct Found {
+pub(super) struct DlqTopic {
     pub topic_id: Option<String>,
     /// First and next offset of each partition.
     pub offsets: Offsets,
@@ -51,13 +51,13 @@ pub(super) struct Found {
     pub sent_before: BTreeMap<i32, i64>,
 }
 
-impl Found {
+impl DlqTopic {
     pub fn look(cluster: &Cluster, topic: &str) -> Result<Self, Error> {
         let reader = consumer(cluster, &settler(topic), "read_committed")?;
         let offsets = watermarks(&reader, topic)?;
         let offsets = offsets.ok_or_else(|| Error::NoTopic(topic.to_owned()))?;
         let sent_before = sent_before(&reader, topic, &offsets)?;
-        Ok(Found {
+        Ok(DlqTopic {
             topic_id: table::topic_id(cluster, &reader, topic),
             offsets,
             sent_before,
@@ -84,7 +84,7 @@ impl Found {
 
 /// Where the group stands that kept a redrive's place before there was a ledger.
 fn sent_before(
-    reader: &BaseConsumer<Plain>,
+    reader: &BaseConsumer<LoggingContext>,
     topic: &str,
     offsets: &Offsets,
 ) -> Result<BTreeMap<i32, i64>, Error> {
@@ -118,7 +118,7 @@ fn sent_before(
 
 /// As the client asks for committed offsets, and again while the group's coordinator is looked for.
 fn committed(
-    reader: &BaseConsumer<Plain>,
+    reader: &BaseConsumer<LoggingContext>,
     list: &TopicPartitionList,
 ) -> Result<TopicPartitionList, KafkaError> {
     let deadline = Instant::now() + ANSWER_WITHIN;
@@ -147,11 +147,11 @@ fn committed(
 pub(super) fn read_ledger(
     cluster: &Cluster,
     topic: &str,
-    found: &Found,
-    knowledge: Knowledge,
+    found: &DlqTopic,
+    knowledge: LedgerView,
 ) -> Result<Option<Ledger>, Error> {
     let reader = consumer(cluster, READER, "read_committed")?;
-    if knowledge == Knowledge::Whole {
+    if knowledge == LedgerView::Complete {
         wait_settled(cluster, &reader)?;
     }
     let Some(offsets) = watermarks(&reader, Topics::DEAD_LETTERS)? else {
@@ -167,7 +167,7 @@ pub(super) fn read_ledger(
 
 /// Waits until everything that was written to the ledger by now is committed or aborted. A transaction of another
 /// topic's redrive that began before ours hides ours from readers until it ends.
-fn wait_settled(cluster: &Cluster, reader: &BaseConsumer<Plain>) -> Result<(), Error> {
+fn wait_settled(cluster: &Cluster, reader: &BaseConsumer<LoggingContext>) -> Result<(), Error> {
     let all = consumer(cluster, READER, "read_uncommitted")?;
     let Some(written) = watermarks(&all, Topics::DEAD_LETTERS)? else {
         return Ok(());
@@ -191,9 +191,9 @@ fn wait_settled(cluster: &Cluster, reader: &BaseConsumer<Plain>) -> Result<(), E
 
 /// What is open, and how large the largest chosen letter is.
 pub(super) struct Survey {
-    pub found: Found,
+    pub found: DlqTopic,
     pub ledger: Ledger,
-    pub wanted: SelectedLetters,
+    pub selected: SelectedLetters,
     pub bytes_max: usize,
 }
 
@@ -205,8 +205,8 @@ impl Survey {
         select: &dyn Fn(&DeadLetter) -> bool,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Self, Error> {
-        let found = Found::look(cluster, topic)?;
-        let ledger = read_ledger(cluster, topic, &found, Knowledge::Visible)?;
+        let found = DlqTopic::look(cluster, topic)?;
+        let ledger = read_ledger(cluster, topic, &found, LedgerView::Visible)?;
         let mut ledger = ledger.unwrap_or_else(|| Ledger::new(topic, found.topic_id.clone()));
         for (partition, floor) in found.floors("") {
             if !ledger.covers(partition, floor.through) {
@@ -232,15 +232,15 @@ impl Survey {
         Ok(Survey {
             found,
             ledger,
-            wanted: open.into_wanted(),
+            selected: open.into_selected(),
             bytes_max,
         })
     }
 }
 
 /// The offsets between the first and the last letter that is wanted.
-pub(super) fn span(wanted: &SelectedLetters) -> Offsets {
-    let ends = wanted.iter().filter_map(|(partition, letters)| {
+pub(super) fn offsets_of(selected: &SelectedLetters) -> Offsets {
+    let ends = selected.iter().filter_map(|(partition, letters)| {
         let (first, _) = letters.first_key_value()?;
         let (last, _) = letters.last_key_value()?;
         Some((*partition, (*first, last + 1)))

@@ -8,8 +8,8 @@ use rdkafka::{
     error::KafkaError,
 };
 
-use super::{ANSWER_WITHIN, TableRecord, assign, begins_anew, consumer, exists, record};
-use crate::{Cluster, client::Plain};
+use super::{ANSWER_WITHIN, TableRecord, assign, consumer, exists, is_out_of_range, record};
+use crate::{Cluster, client::LoggingContext};
 
 /// A fetch that brings nothing for this long is given up.
 const PROGRESS_WITHIN: Duration = Duration::from_secs(20);
@@ -97,7 +97,7 @@ pub fn fetch_record(
 }
 
 fn has_partition(
-    consumer: &BaseConsumer<Plain>,
+    consumer: &BaseConsumer<LoggingContext>,
     topic: &str,
     partition: i32,
 ) -> Result<bool, KafkaError> {
@@ -111,7 +111,7 @@ fn has_partition(
 
 /// Polls until the record at `offset` comes.
 fn take<E: From<Error>>(
-    consumer: &BaseConsumer<Plain>,
+    consumer: &BaseConsumer<LoggingContext>,
     topic: &str,
     offset: i64,
     each: &mut impl FnMut(TableRecord<'_>) -> Result<(), E>,
@@ -126,7 +126,7 @@ fn take<E: From<Error>>(
             Some(Ok(message)) if message.offset() == offset => return each(record(&message)),
             Some(Ok(message)) if message.offset() > offset => return Err(gone().into()),
             Some(Err(KafkaError::PartitionEOF(_))) => return Err(gone().into()),
-            Some(Err(error)) if begins_anew(&error) => return Err(gone().into()),
+            Some(Err(error)) if is_out_of_range(&error) => return Err(gone().into()),
             // A broker that is away comes back, or the time is up.
             Some(Err(error)) => tracing::debug!(topic, %error, "fetching from a table"),
             Some(Ok(_)) | None => {}

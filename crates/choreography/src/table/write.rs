@@ -49,13 +49,13 @@ pub enum Error {
     Aborted { topic: String, reason: String },
     /// Only reading tells.
     #[error("{topic}: Kafka did not say whether it committed: {reason}")]
-    Doubtful { topic: String, reason: String },
+    InDoubt { topic: String, reason: String },
 }
 
 /// Writes all records in one transaction, confirmed by all in-sync replicas. Blocks.
 ///
 /// # Errors
-/// Nothing is seen by readers, but for [`Error::Doubtful`], where nobody knows.
+/// Nothing is seen by readers, but for [`Error::InDoubt`], where nobody knows.
 pub fn write_table(
     cluster: &Cluster,
     topic: &str,
@@ -86,13 +86,13 @@ pub fn write_table(
                 topic,
                 reason: error.to_string(),
             },
-            NotCommitted::Doubtful(error) => {
+            NotCommitted::InDoubt(error) => {
                 let mut reason = error.to_string();
-                producer.replaced();
+                producer.mark_replaced();
                 if let Err(error) = decide(cluster, &name, timeout) {
                     reason = format!("{reason}; it may be committed late: {error}");
                 }
-                Error::Doubtful { topic, reason }
+                Error::InDoubt { topic, reason }
             }
         }
     })

@@ -88,7 +88,7 @@ impl World {
         ledger
     }
 
-    fn wanted(&self, ledger: &Ledger, chosen: u16) -> SelectedLetters {
+    fn selected(&self, ledger: &Ledger, chosen: u16) -> SelectedLetters {
         let mut open = OpenCases::default();
         for (offset, record) in &self.letters {
             let case = case(*record);
@@ -96,7 +96,7 @@ impl World {
                 open.add(0, case, *offset, chosen & (1 << record) != 0);
             }
         }
-        open.into_wanted()
+        open.into_selected()
     }
 
     fn first(&self) -> i64 {
@@ -109,7 +109,7 @@ impl World {
         let ledger = self.ledger();
         let gone = ledger.expired(|_| Some(self.first()));
         self.log.extend(gone.into_iter().map(|key| (key, None)));
-        for (offset, case) in self.wanted(&ledger, chosen).into_values().flatten() {
+        for (offset, case) in self.selected(&ledger, chosen).into_values().flatten() {
             let settlement = settlement(resolution.clone(), offset);
             let (key, value) = ledger.encode(&entry(0, Some(case), &settlement));
             self.log.push((key, Some(value)));
@@ -201,8 +201,8 @@ proptest! {
         for step in &steps {
             world.step(step);
             let ledger = world.ledger();
-            let wanted = world.wanted(&ledger, u16::MAX);
-            let open: Vec<usize> = wanted
+            let selected = world.selected(&ledger, u16::MAX);
+            let open: Vec<usize> = selected
                 .into_values()
                 .flatten()
                 .map(|(offset, _)| world.letters[&offset])

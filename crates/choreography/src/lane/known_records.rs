@@ -4,25 +4,25 @@ use std::collections::{HashMap, HashSet};
 
 use crate::{
     Cause,
-    judge::{Buried, Known},
+    decisions::{ConfirmedLetters, KnownFailures},
 };
 
 #[derive(Default)]
-pub(super) struct Places {
+pub(super) struct KnownRecords {
     /// Records the broker would not take.
     pub refused: HashMap<(i32, i64), Cause>,
     /// Records whose dead letters are confirmed already, although the batch is not committed.
-    pub buried: Buried,
+    pub letters_confirmed: ConfirmedLetters,
     /// Records of which the broker would not take what is beside their outcome.
     pub extras_refused: HashSet<(i32, i64)>,
     /// Records whose dead letter the broker would not take, and why: theirs only name them.
     pub truncated: HashMap<(i32, i64), &'static str>,
 }
 
-impl Places {
-    pub fn known(&self) -> Known<'_> {
-        Known {
-            buried: &self.buried,
+impl KnownRecords {
+    pub fn failures(&self) -> KnownFailures<'_> {
+        KnownFailures {
+            letters_confirmed: &self.letters_confirmed,
             refused: &self.refused,
         }
     }
@@ -31,14 +31,14 @@ impl Places {
     pub fn forget(&mut self, partitions: &[i32]) {
         let stays = |(partition, _): &(i32, i64)| !partitions.contains(partition);
         self.refused.retain(|place, _| stays(place));
-        self.buried.retain(|place, _| stays(place));
+        self.letters_confirmed.retain(|place, _| stays(place));
         self.extras_refused.retain(stays);
         self.truncated.retain(|place, _| stays(place));
     }
 
     pub fn clear(&mut self) {
         self.refused.clear();
-        self.buried.clear();
+        self.letters_confirmed.clear();
         self.extras_refused.clear();
         self.truncated.clear();
     }
@@ -55,19 +55,28 @@ mod tests {
             class: "c",
             message: "m".to_owned(),
         };
-        let mut places = Places::default();
+        let mut known = KnownRecords::default();
         for place in [(0, 7), (1, 7), (2, 7)] {
-            places.refused.insert(place, cause());
-            places.buried.insert(place, (cause(), FailedAt::Decode));
-            places.extras_refused.insert(place);
-            places.truncated.insert(place, "refused");
+            known.refused.insert(place, cause());
+            known
+                .letters_confirmed
+                .insert(place, (cause(), FailedAt::Decode));
+            known.extras_refused.insert(place);
+            known.truncated.insert(place, "refused");
         }
-        places.forget(&[0, 2, 5]);
+        known.forget(&[0, 2, 5]);
         let left = HashSet::from([(1, 7)]);
-        assert_eq!(places.refused.keys().copied().collect::<HashSet<_>>(), left);
-        assert_eq!(places.buried.keys().copied().collect::<HashSet<_>>(), left);
-        assert_eq!(places.extras_refused, left);
-        let truncated = places.truncated.keys().copied();
+        assert_eq!(known.refused.keys().copied().collect::<HashSet<_>>(), left);
+        assert_eq!(
+            known
+                .letters_confirmed
+                .keys()
+                .copied()
+                .collect::<HashSet<_>>(),
+            left
+        );
+        assert_eq!(known.extras_refused, left);
+        let truncated = known.truncated.keys().copied();
         assert_eq!(truncated.collect::<HashSet<_>>(), left);
     }
 }

@@ -12,46 +12,46 @@ use rdkafka::{
     consumer::{CommitMode, Consumer},
 };
 
-use super::{COMMITTED_WAIT, Check, GENERATION, LaneConsumer, Rest, SEEK_WAIT, lock};
-use crate::{
-    OffsetRange,
-    batch::Batch,
-    client, native,
-    start::{Before, Committed, Start, TRIES_MAX, Why, judge, why},
+pub(super) mod rules;
+
+use self::rules::{
+    CommittedOffset, EarlyCause, EarlyRecord, StartCheck, TRIES_MAX, check_start, early_cause,
 };
+use super::{COMMITTED_WAIT, Cooldown, GENERATION, LaneConsumer, PendingCheck, SEEK_WAIT, lock};
+use crate::{OffsetRange, batch::Batch, client, native};
 
 /// How long a partition is left alone whose log still looks shorter than what is committed, or which begins too early
 /// again and again: other partitions go on meanwhile, and Kafka is not asked without a pause.
-const REST: Duration = Duration::from_secs(1);
+const COOLDOWN: Duration = Duration::from_secs(1);
 
 /// The first record that came of a partition, and what is committed of it.
 #[derive(Debug, Clone, Copy)]
-struct First {
+struct FirstRecord {
     partition: i32,
     offset: i64,
     epoch: Option<i32>,
-    committed: Committed,
+    committed: CommittedOffset,
     committed_epoch: Option<i32>,
 }
 
 /// Where a partition is sent, with which leader epoch, and what is known of it then.
-type Sent = (i64, Option<i32>, Check);
+type SeekTarget = (i64, Option<i32>, PendingCheck);
 
-impl Check {
+impl PendingCheck {
     /// It began before what is committed, which the log (of this end, where Kafka said it) has. Sent there often enough,
     /// it is left alone first.
     fn began_early(self, committed: i64, end: Option<i64>) -> Self {
         let early = self.early.saturating_add(1);
         // Whatever it looked like before: if it looks shorter again, that is news.
-        let (finds, differs_since) = match end {
+        let (searches, diverged_since) = match end {
             Some(_) => (0, None),
-            None => (self.finds, self.differs_since),
+            None => (self.searches, self.diverged_since),
         };
-        Check {
+        PendingCheck {
             early,
-            finds,
-            differs_since,
-            rest: Rest::once(early, committed),
+            searches,
+            diverged_since,
+            cooldown: Cooldown::after(early, committed),
             ..self
         }
     }
@@ -59,20 +59,20 @@ impl Check {
     /// Its log looks shorter than what is committed; `first` is the record that came. Looked for often enough, it comes
     /// again where it lies, after a while: further on records would be passed over.
     fn looks_shorter(self, first: i64) -> Self {
-        let finds = self.finds.saturating_add(1);
-        Check {
-            finds,
-            differs_since: self.differs_since.or_else(|| Some(Instant::now())),
-            rest: Rest::once(finds, first),
+        let searches = self.searches.saturating_add(1);
+        PendingCheck {
+            searches,
+            diverged_since: self.diverged_since.or_else(|| Some(Instant::now())),
+            cooldown: Cooldown::after(searches, first),
             ..self
         }
     }
 }
 
-impl Rest {
-    fn once(times: u32, next: i64) -> Option<Self> {
-        (times > TRIES_MAX).then(|| Rest {
-            until: Instant::now() + REST,
+impl Cooldown {
+    fn after(times: u32, next: i64) -> Option<Self> {
+        (times > TRIES_MAX).then(|| Cooldown {
+            until: Instant::now() + COOLDOWN,
             next,
         })
     }
@@ -86,40 +86,40 @@ impl LaneConsumer {
     /// The client refuses a seek; or the topic is another one, of which nothing may be handled.
     pub fn check_starts(&self, batch: &mut Batch<'_>) -> Result<(), String> {
         if !self.client.context().checks_starts() {
-            batch.take_fallen();
+            batch.take_rechecks();
             return Ok(());
         }
         let mut unchecked = lock(&self.client.context().unchecked);
-        self.end_rests(&mut unchecked, batch)?;
-        let fallen = batch.take_fallen();
+        self.end_cooldowns(&mut unchecked, batch)?;
+        let rechecks = batch.take_rechecks();
         let is_new = |partition: i32| unchecked.contains_key(&partition);
-        if fallen.is_empty() && (unchecked.is_empty() || !batch.partitions().any(is_new)) {
+        if rechecks.is_empty() && (unchecked.is_empty() || !batch.partitions().any(is_new)) {
             return Ok(());
         }
         let mut begun = batch.offset_ranges();
         begun.retain(|range| {
-            unchecked.contains_key(&range.partition) && !fallen.contains(&range.partition)
+            unchecked.contains_key(&range.partition) && !rechecks.contains(&range.partition)
         });
-        let known = self.is_its_topic()?;
-        let mut list = TopicPartitionList::with_capacity(begun.len() + fallen.len());
+        let known = self.is_same_topic()?;
+        let mut list = TopicPartitionList::with_capacity(begun.len() + rechecks.len());
         for partition in begun
             .iter()
             .map(|range| range.partition)
-            .chain(fallen.iter().copied())
+            .chain(rechecks.iter().copied())
         {
             list.add_partition(&self.topic, partition);
         }
         let asked = known
             .then(|| self.client.committed_offsets(list, COMMITTED_WAIT).ok())
             .flatten();
-        for partition in fallen {
+        for partition in rechecks {
             batch.forget(&[partition]);
-            unchecked.insert(partition, Check::default());
+            unchecked.insert(partition, PendingCheck::default());
             let (committed, epoch) = self.committed(asked.as_ref(), partition)?;
             let offset = match committed {
-                Committed::Next(next) => Offset::Offset(next),
-                Committed::Nothing => Offset::Beginning,
-                Committed::Unknown => {
+                CommittedOffset::Next(next) => Offset::Offset(next),
+                CommittedOffset::Nothing => Offset::Beginning,
+                CommittedOffset::Unknown => {
                     return Err("a partition does not go on from its last record".to_owned());
                 }
             };
@@ -136,25 +136,25 @@ impl LaneConsumer {
         {
             let (committed, committed_epoch) = self.committed(asked.as_ref(), partition)?;
             let check = unchecked.get(&partition).copied().unwrap_or_default();
-            let first = First {
+            let first = FirstRecord {
                 partition,
                 offset: first,
                 epoch: batch.first_epoch(partition),
                 committed,
                 committed_epoch,
             };
-            let sent = match self.sent_behind_gap(batch, &first, check) {
+            let target = match self.seek_target_behind_gap(batch, &first, check) {
                 Some(back) => Some(back),
-                None => self.sent(first, check)?,
+                None => self.seek_target(first, check)?,
             };
-            let Some((offset, epoch, check)) = sent else {
+            let Some((offset, epoch, check)) = target else {
                 unchecked.remove(&partition);
                 continue;
             };
             batch.forget(&[partition]);
             // Checked again by the first record that comes from there.
             unchecked.insert(partition, check);
-            match check.rest {
+            match check.cooldown {
                 Some(_) => self.close(partition),
                 None => self.seek(partition, Offset::Offset(offset), epoch)?,
             }
@@ -164,27 +164,27 @@ impl LaneConsumer {
 
     /// Takes from the batch what was on its way when a partition's gate was closed, to leave it alone for a while; and
     /// where that is over, sends the partition to where it is looked at again, and opens its gate.
-    fn end_rests(
+    fn end_cooldowns(
         &self,
-        unchecked: &mut BTreeMap<i32, Check>,
+        unchecked: &mut BTreeMap<i32, PendingCheck>,
         batch: &mut Batch<'_>,
     ) -> Result<(), String> {
         for (&partition, check) in unchecked {
-            let Some(rest) = check.rest else {
+            let Some(cooldown) = check.cooldown else {
                 continue;
             };
             if batch.partitions().any(|it| it == partition) {
                 batch.forget(&[partition]);
             }
-            if Instant::now() < rest.until {
+            if Instant::now() < cooldown.until {
                 continue;
             }
-            check.rest = None;
+            check.cooldown = None;
             let mut closed = self.closed().into_iter();
             let Some(gate) = closed.find(|gate| gate.partition == partition) else {
                 continue;
             };
-            let seek = || self.seek(partition, Offset::Offset(rest.next), None);
+            let seek = || self.seek(partition, Offset::Offset(cooldown.next), None);
             self.with_gates(|gates| gates.open(self.client.client(), gate, seek))
                 .transpose()?;
         }
@@ -195,7 +195,7 @@ impl LaneConsumer {
     /// transactions): it is committed once it is known not to take the group's offset back. Otherwise the lag of a
     /// partition that moved before its last marker was committed would show 1 until the next record.
     /// One that was sent back just now has no position until something comes from there.
-    pub fn check_quiet_starts(&self, batch: &mut Batch<'_>) -> Result<(), String> {
+    pub fn check_idle_starts(&self, batch: &mut Batch<'_>) -> Result<(), String> {
         let mut unchecked = lock(&self.client.context().unchecked);
         if unchecked.is_empty() {
             return Ok(());
@@ -203,7 +203,7 @@ impl LaneConsumer {
         let mut reached = self.all_positions().map_err(|error| error.to_string())?;
         reached.retain(|it| {
             let check = unchecked.get(&it.partition);
-            check.is_some_and(|it| (it.sought, it.finds, it.rest) == (None, 0, None))
+            check.is_some_and(|it| (it.expected, it.searches, it.cooldown) == (None, 0, None))
         });
         if reached.is_empty() {
             return Ok(());
@@ -218,13 +218,13 @@ impl LaneConsumer {
             let (committed, then) = self.committed(asked.as_ref(), partition)?;
             let is_right = match committed {
                 // It is asked for again later.
-                Committed::Unknown => false,
-                Committed::Nothing => true,
-                Committed::Next(next) => {
+                CommittedOffset::Unknown => false,
+                CommittedOffset::Nothing => true,
+                CommittedOffset::Next(next) => {
                     let polled = (at.next - 1, at.epoch);
                     let is_behind_gap = batch.begins_behind_gap(partition, (next, then), polled);
                     if is_behind_gap {
-                        batch.fall(partition);
+                        batch.recheck(partition);
                     }
                     !is_behind_gap && at.next >= next
                 }
@@ -253,21 +253,26 @@ impl LaneConsumer {
         let (committed, then) = self.committed(asked.as_ref(), partition)?;
         let is_newer = epoch.zip(then).is_some_and(|(epoch, then)| epoch > then);
         Ok(match committed {
-            Committed::Unknown => None,
-            Committed::Nothing => Some(false),
-            Committed::Next(next) => Some(is_newer && next > offset),
+            CommittedOffset::Unknown => None,
+            CommittedOffset::Nothing => Some(false),
+            CommittedOffset::Next(next) => Some(is_newer && next > offset),
         })
     }
 
     /// Before anything of a new partition is handled: who was away for long does not know of a topic made anew. False
     /// where Kafka does not say.
-    fn is_its_topic(&self) -> Result<bool, String> {
+    fn is_same_topic(&self) -> Result<bool, String> {
         let Some(identity) = &self.identity else {
             return Ok(true);
         };
         let names = [self.topic.as_str()];
-        let described = identity.client(&self.cluster).and_then(|asking| {
-            client::describe(&self.cluster, asking.client(), &names, COMMITTED_WAIT)
+        let described = identity.client(&self.cluster).and_then(|metadata_client| {
+            client::describe(
+                &self.cluster,
+                metadata_client.client(),
+                &names,
+                COMMITTED_WAIT,
+            )
         });
         match described {
             Ok(now) => identity
@@ -299,9 +304,9 @@ impl LaneConsumer {
         &self,
         asked: Option<&TopicPartitionList>,
         partition: i32,
-    ) -> Result<(Committed, Option<i32>), String> {
+    ) -> Result<(CommittedOffset, Option<i32>), String> {
         let Some(list) = asked else {
-            return Ok((Committed::Unknown, None));
+            return Ok((CommittedOffset::Unknown, None));
         };
         let found = list.find_partition(&self.topic, partition);
         let found = found.filter(|element| element.error().is_ok());
@@ -316,9 +321,9 @@ impl LaneConsumer {
             caught_up.map_err(|error| error.to_string())?;
         }
         let committed = match found.map(|element| element.offset()) {
-            None => return Ok((Committed::Unknown, None)),
-            Some(Offset::Offset(next)) => Committed::Next(next),
-            Some(_) => Committed::Nothing,
+            None => return Ok((CommittedOffset::Unknown, None)),
+            Some(Offset::Offset(next)) => CommittedOffset::Next(next),
+            Some(_) => CommittedOffset::Nothing,
         };
         let assigned = lock(&self.client.context().assigned);
         let own = assigned.get(&partition).and_then(|held| held.committed);
@@ -328,15 +333,20 @@ impl LaneConsumer {
                 self.topic
             ));
         }
-        let epoch = epoch.filter(|_| committed != Committed::Nothing);
+        let epoch = epoch.filter(|_| committed != CommittedOffset::Nothing);
         Ok((committed, epoch))
     }
 
     /// Where a partition is sent that began behind what is committed, as behind a marker, but with a newer leader epoch: if
     /// the log was cut while its records waited for the lane, the client goes on at the cut, and leaves out what lies
     /// before it and was not polled. Sent back once, it comes again if it lies behind a marker.
-    fn sent_behind_gap(&self, batch: &mut Batch<'_>, first: &First, check: Check) -> Option<Sent> {
-        let Committed::Next(next) = first.committed else {
+    fn seek_target_behind_gap(
+        &self,
+        batch: &mut Batch<'_>,
+        first: &FirstRecord,
+        check: PendingCheck,
+    ) -> Option<SeekTarget> {
+        let CommittedOffset::Next(next) = first.committed else {
             return None;
         };
         let committed = (next, first.committed_epoch);
@@ -355,58 +365,69 @@ impl LaneConsumer {
     }
 
     /// Where a new partition is sent, and what has to come there; None where it has begun right.
-    fn sent(&self, first: First, check: Check) -> Result<Option<Sent>, String> {
+    fn seek_target(
+        &self,
+        first: FirstRecord,
+        check: PendingCheck,
+    ) -> Result<Option<SeekTarget>, String> {
         let (topic, partition, offset) = (self.topic.as_str(), first.partition, first.offset);
-        Ok(match judge(offset, first.committed, check.sought) {
-            Start::Right => {
+        Ok(match check_start(offset, first.committed, check.expected) {
+            StartCheck::Valid => {
                 self.report_expired(&first);
                 None
             }
-            Start::Wait(sought) => {
+            StartCheck::OffsetPending(expected) => {
                 tracing::debug!(topic, partition, "its offset is still being committed");
-                let sought = Some(sought);
+                let expected = Some(expected);
                 Some((
-                    sought.map_or(offset, |it| it.offset),
+                    expected.map_or(offset, |it| it.offset),
                     None,
-                    Check { sought, ..check },
+                    PendingCheck { expected, ..check },
                 ))
             }
-            Start::Early { next, sought } => self.early(first, next, Check { sought, ..check })?,
-            Start::Missed(sought) => {
+            StartCheck::BeforeCommitted { next, expected } => {
+                self.seek_target_if_early(first, next, PendingCheck { expected, ..check })?
+            }
+            StartCheck::Skipped(expected) => {
                 tracing::warn!(
                     topic,
                     partition,
                     offset,
-                    missed = sought.offset,
+                    missed = expected.offset,
                     "the client left out what it was sent back to; it is sent there again"
                 );
-                let check = Check {
-                    sought: Some(sought),
+                let check = PendingCheck {
+                    expected: Some(expected),
                     ..check
                 };
-                Some((sought.offset, None, check))
+                Some((expected.offset, None, check))
             }
         })
     }
 
     /// The client began before what is committed, by a fault of its own or because the log is shorter now.
-    fn early(&self, first: First, committed: i64, check: Check) -> Result<Option<Sent>, String> {
+    fn seek_target_if_early(
+        &self,
+        first: FirstRecord,
+        committed: i64,
+        check: PendingCheck,
+    ) -> Result<Option<SeekTarget>, String> {
         let (topic, partition, offset) = (self.topic.as_str(), first.partition, first.offset);
-        let end = self.log_range(partition).map(|(_, end)| end);
-        let before = Before {
+        let end = self.watermarks(partition).map(|(_, end)| end);
+        let before = EarlyRecord {
             offset,
             epoch: first.epoch,
             committed_epoch: first.committed_epoch,
             committed,
             end,
-            tries: check.finds,
-            differs_for: check
-                .differs_since
+            tries: check.searches,
+            diverged_for: check
+                .diverged_since
                 .map_or(Duration::ZERO, |since| since.elapsed()),
         };
         let there = (committed, first.committed_epoch);
-        Ok(match why(&before) {
-            Why::Client => {
+        Ok(match early_cause(&before) {
+            EarlyCause::Client => {
                 tracing::warn!(
                     topic,
                     partition,
@@ -417,7 +438,7 @@ impl LaneConsumer {
                 let check = check.began_early(committed, end);
                 Some((there.0, there.1, check))
             }
-            Why::Differs => {
+            EarlyCause::Diverged => {
                 tracing::warn!(
                     topic,
                     partition,
@@ -428,7 +449,7 @@ impl LaneConsumer {
                 let check = check.looks_shorter(offset);
                 Some((there.0, there.1, check))
             }
-            Why::Lost(lost) => {
+            EarlyCause::Truncated(lost) => {
                 tracing::error!(
                     topic,
                     partition,
@@ -441,11 +462,11 @@ impl LaneConsumer {
                 if let Some(identity) = &self.identity {
                     let reason =
                         format!("{topic}-{partition} lost {lost} offsets before {committed}");
-                    let raised = identity.raise(&self.cluster, &reason);
+                    let raised = identity.begin_generation(&self.cluster, &reason);
                     raised.map_err(|error| error.to_string())?;
                 }
                 // From here the group's offset only goes on again, by which a commit in doubt is judged.
-                let back = self.offsets(&[(partition, offset)]);
+                let back = self.offset_list(&[(partition, offset)]);
                 let back = back.and_then(|back| {
                     self.client.commit(&back, CommitMode::Sync)?;
                     self.note_committed(&back);
@@ -459,14 +480,14 @@ impl LaneConsumer {
     }
 
     /// Counts what the log has deleted before it was read.
-    fn report_expired(&self, first: &First) {
-        let Committed::Next(committed) = first.committed else {
+    fn report_expired(&self, first: &FirstRecord) {
+        let CommittedOffset::Next(committed) = first.committed else {
             return;
         };
         let Ok(topic) = CString::new(&*self.topic) else {
             return;
         };
-        let bounds = native::known_bounds(self.client.client(), &topic, first.partition);
+        let bounds = native::cached_watermarks(self.client.client(), &topic, first.partition);
         let begin = bounds.map_or(committed, |(begin, _)| begin);
         if first.offset <= committed || begin <= committed {
             return;
@@ -489,41 +510,41 @@ mod tests {
 
     #[test]
     fn a_partition_that_begins_too_early_again_and_again_is_sent_on_after_a_rest() {
-        let mut check = Check::default();
+        let mut check = PendingCheck::default();
         for _ in 0..TRIES_MAX {
             check = check.began_early(10, Some(20));
-            assert_eq!(check.rest, None);
+            assert_eq!(check.cooldown, None);
         }
         for end in [Some(20), None] {
-            check = Check {
-                rest: None,
+            check = PendingCheck {
+                cooldown: None,
                 ..check
             }
             .began_early(10, end);
-            assert_eq!(check.rest.map(|rest| rest.next), Some(10));
+            assert_eq!(check.cooldown.map(|cooldown| cooldown.next), Some(10));
         }
     }
 
     #[test]
     fn a_log_that_has_what_is_committed_after_all_is_looked_at_anew_if_it_looks_shorter_again() {
-        let shorter = Check::default().looks_shorter(7).looks_shorter(7);
-        assert_eq!(shorter.finds, 2);
+        let shorter = PendingCheck::default().looks_shorter(7).looks_shorter(7);
+        assert_eq!(shorter.searches, 2);
         let unknown = shorter.began_early(10, None);
-        let looked = |check: Check| (check.finds, check.differs_since);
+        let looked = |check: PendingCheck| (check.searches, check.diverged_since);
         assert_eq!(looked(unknown), looked(shorter));
         assert_eq!(looked(shorter.began_early(10, Some(10))), (0, None));
     }
 
     #[test]
     fn a_log_that_still_looks_shorter_comes_again_from_the_same_record_after_a_rest() {
-        let mut check = Check::default();
+        let mut check = PendingCheck::default();
         for _ in 0..TRIES_MAX {
             check = check.looks_shorter(7);
-            assert_eq!(check.rest, None);
+            assert_eq!(check.cooldown, None);
         }
-        let since = check.differs_since;
+        let since = check.diverged_since;
         check = check.looks_shorter(7);
-        assert_eq!(check.rest.map(|rest| rest.next), Some(7));
-        assert!(since.is_some() && check.differs_since == since);
+        assert_eq!(check.cooldown.map(|cooldown| cooldown.next), Some(7));
+        assert!(since.is_some() && check.diverged_since == since);
     }
 }

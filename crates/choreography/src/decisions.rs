@@ -20,27 +20,27 @@ use crate::{
 
 /// Records whose dead letters are confirmed, by partition and offset, and why: they are decided for good, however often
 /// their batch is tried.
-pub(crate) type Buried = HashMap<(i32, i64), (Cause, FailedAt)>;
+pub(crate) type ConfirmedLetters = HashMap<(i32, i64), (Cause, FailedAt)>;
 
 /// What is known of records of the batch before it is decided, by partition and offset.
 #[derive(Clone, Copy)]
-pub(crate) struct Known<'a> {
-    pub buried: &'a Buried,
+pub(crate) struct KnownFailures<'a> {
+    pub letters_confirmed: &'a ConfirmedLetters,
     /// Their outputs cannot be sent, and why: they are dead letters.
     pub refused: &'a HashMap<(i32, i64), Cause>,
 }
 
-impl Known<'_> {
-    fn verdict(&self, one: &Incoming<'_>) -> Option<Verdict> {
-        if self.buried.is_empty() && self.refused.is_empty() {
+impl KnownFailures<'_> {
+    fn result(&self, one: &Incoming<'_>) -> Option<RecordResult> {
+        if self.letters_confirmed.is_empty() && self.refused.is_empty() {
             return None;
         }
         let place = (one.partition, one.offset);
-        let (cause, at) = match self.buried.get(&place) {
+        let (cause, at) = match self.letters_confirmed.get(&place) {
             Some((cause, at)) => (cause, *at),
             None => (self.refused.get(&place)?, FailedAt::Send),
         };
-        Some(Verdict::Failed(
+        Some(RecordResult::Failed(
             handler::Error::DeadLetter(cause.clone()),
             at,
         ))
@@ -55,38 +55,38 @@ pub(crate) enum Decision<'a> {
 }
 
 /// One record's decision as kept.
-enum Verdict {
+enum RecordResult {
     /// The index of its outcome.
     Handled(usize),
     Failed(handler::Error, FailedAt),
 }
 
 /// The decisions on a batch; buffers are reused from batch to batch.
-pub(crate) struct Judge<R> {
+pub(crate) struct Decisions<R> {
     records: Vec<R>,
-    verdicts: Vec<Verdict>,
+    results: Vec<RecordResult>,
     output: Output,
     /// The handler was given decoded records since this was reset.
     is_handling: bool,
 }
 
-impl<R> Default for Judge<R> {
+impl<R> Default for Decisions<R> {
     fn default() -> Self {
-        Judge {
+        Decisions {
             records: Vec::new(),
-            verdicts: Vec::new(),
+            results: Vec::new(),
             output: Output::default(),
             is_handling: false,
         }
     }
 }
 
-impl<R: Default> Judge<R> {
+impl<R: Default> Decisions<R> {
     /// Of a lane, whose handler can show that it lives.
     pub fn of(status: &Arc<LaneStatus>) -> Self {
-        let mut judge = Judge::default();
-        judge.output.status = Some(Arc::clone(status));
-        judge
+        let mut decisions = Decisions::default();
+        decisions.output.status = Some(Arc::clone(status));
+        decisions
     }
 
     /// Decides a batch, but for what is known of it already.
@@ -97,7 +97,7 @@ impl<R: Default> Judge<R> {
         &mut self,
         handler: &mut H,
         incoming: &[Incoming<'_>],
-        known: Known<'_>,
+        known: KnownFailures<'_>,
     ) -> Result<(), Cause> {
         if self.records.len() < incoming.len() {
             self.records.resize_with(incoming.len(), R::default);
@@ -116,12 +116,12 @@ impl<R: Default> Judge<R> {
                 }
             }
         }
-        debug_assert_eq!(self.verdicts.len(), incoming.len());
+        debug_assert_eq!(self.results.len(), incoming.len());
         Ok(())
     }
 
     fn start<H: Handler<Record = R>>(&mut self, handler: &mut H) {
-        self.verdicts.clear();
+        self.results.clear();
         self.output.clear();
         handler.begin();
     }
@@ -130,28 +130,28 @@ impl<R: Default> Judge<R> {
         &mut self,
         handler: &mut H,
         incoming: &[Incoming<'_>],
-        known: Known<'_>,
+        known: KnownFailures<'_>,
     ) -> Result<(), Cause> {
         let first = self.output.outcomes.len();
         let mut next = first;
         for (one, record) in incoming.iter().zip(&mut self.records) {
-            if let Some(verdict) = known.verdict(one) {
-                self.verdicts.push(verdict);
+            if let Some(result) = known.result(one) {
+                self.results.push(result);
                 continue;
             }
-            let verdict = match handler.decode(one, record) {
+            let result = match handler.decode(one, record) {
                 Ok(()) => {
                     next += 1;
-                    Verdict::Handled(next - 1)
+                    RecordResult::Handled(next - 1)
                 }
                 Err(handler::Error::Fatal(cause)) => return Err(cause),
-                Err(failure) => Verdict::Failed(failure, FailedAt::Decode),
+                Err(failure) => RecordResult::Failed(failure, FailedAt::Decode),
             };
-            self.verdicts.push(verdict);
+            self.results.push(result);
         }
-        let from = self.verdicts.len() - incoming.len();
-        let good = |(verdict, _): &(&Verdict, _)| matches!(verdict, Verdict::Handled(_));
-        let items: Vec<Item<'_, R>> = self.verdicts[from..]
+        let from = self.results.len() - incoming.len();
+        let good = |(result, _): &(&RecordResult, _)| matches!(result, RecordResult::Handled(_));
+        let items: Vec<Item<'_, R>> = self.results[from..]
             .iter()
             .zip(self.records.iter().zip(incoming))
             .filter(good)
@@ -171,19 +171,19 @@ impl<R: Default> Judge<R> {
                 message,
             });
         }
-        self.lift_failures()
+        self.collect_failures()
     }
 
     /// Failures of `handle` become verdicts; a fatal one ends the batch.
-    fn lift_failures(&mut self) -> Result<(), Cause> {
-        for verdict in &mut self.verdicts {
-            if let Verdict::Handled(index) = verdict
+    fn collect_failures(&mut self) -> Result<(), Cause> {
+        for result in &mut self.results {
+            if let RecordResult::Handled(index) = result
                 && let Some(Outcome::Fail(failure)) = self.output.outcomes.get(*index)
             {
                 if let handler::Error::Fatal(cause) = failure {
                     return Err(cause.clone());
                 }
-                *verdict = Verdict::Failed(failure.clone(), FailedAt::Handle);
+                *result = RecordResult::Failed(failure.clone(), FailedAt::Handle);
             }
         }
         Ok(())
@@ -194,9 +194,9 @@ impl<R: Default> Judge<R> {
         &mut self,
         handler: &mut H,
         one: &Incoming<'_>,
-        known: Known<'_>,
+        known: KnownFailures<'_>,
     ) -> Result<(), Cause> {
-        let (verdicts, outcomes) = (self.verdicts.len(), self.output.outcomes.len());
+        let (results, outcomes) = (self.results.len(), self.output.outcomes.len());
         self.is_handling = false;
         let result = catch_unwind(AssertUnwindSafe(|| {
             self.decide_together(handler, std::slice::from_ref(one), known)
@@ -204,15 +204,15 @@ impl<R: Default> Judge<R> {
         match result {
             Ok(result) => result,
             Err(panic) => {
-                self.verdicts.truncate(verdicts);
+                self.results.truncate(results);
                 self.output.truncate(outcomes);
                 // Where its decoding did, the last call was another record's.
                 if self.is_handling {
                     handler.panicked();
                 }
                 let failure = handler::Error::dead_letter("panic", panic_text(&*panic));
-                self.verdicts
-                    .push(Verdict::Failed(failure, FailedAt::Handle));
+                self.results
+                    .push(RecordResult::Failed(failure, FailedAt::Handle));
                 Ok(())
             }
         }
@@ -220,17 +220,17 @@ impl<R: Default> Judge<R> {
 
     /// Records that failed, and why.
     pub fn failures(&self) -> impl Iterator<Item = (usize, &Cause)> {
-        self.verdicts
+        self.results
             .iter()
             .enumerate()
-            .filter_map(|(index, verdict)| match verdict {
-                Verdict::Failed(
+            .filter_map(|(index, result)| match result {
+                RecordResult::Failed(
                     handler::Error::Retry(cause)
                     | handler::Error::DeadLetter(cause)
                     | handler::Error::Fatal(cause),
                     _,
                 ) => Some((index, cause)),
-                Verdict::Handled(_) => None,
+                RecordResult::Handled(_) => None,
             })
     }
 
@@ -241,30 +241,30 @@ impl<R: Default> Judge<R> {
 
     /// Whether any record asks to be tried again.
     pub fn wants_retry(&self) -> bool {
-        self.verdicts
+        self.results
             .iter()
-            .any(|v| matches!(v, Verdict::Failed(handler::Error::Retry(_), _)))
+            .any(|v| matches!(v, RecordResult::Failed(handler::Error::Retry(_), _)))
     }
 
     /// Overrides a decision: the output cannot be sent.
-    pub fn refuse(&mut self, index: usize, cause: Cause) {
-        if let Some(verdict) = self.verdicts.get_mut(index)
-            && !matches!(verdict, Verdict::Failed(..))
+    pub fn reject_output(&mut self, index: usize, cause: Cause) {
+        if let Some(result) = self.results.get_mut(index)
+            && !matches!(result, RecordResult::Failed(..))
         {
-            *verdict = Verdict::Failed(handler::Error::DeadLetter(cause), FailedAt::Send);
+            *result = RecordResult::Failed(handler::Error::DeadLetter(cause), FailedAt::Send);
         }
     }
 
     /// The decision on one record; attempts are used up when this is asked, so a retry is a dead letter.
     pub fn decision(&self, index: usize) -> Decision<'_> {
-        match &self.verdicts[index] {
-            Verdict::Failed(
+        match &self.results[index] {
+            RecordResult::Failed(
                 handler::Error::Retry(cause)
                 | handler::Error::DeadLetter(cause)
                 | handler::Error::Fatal(cause),
                 at,
             ) => Decision::Dead { cause, at: *at },
-            Verdict::Handled(outcome) => match &self.output.outcomes[*outcome] {
+            RecordResult::Handled(outcome) => match &self.output.outcomes[*outcome] {
                 Outcome::Emit(emission) => Decision::Emit(self.output.emitted(emission, true)),
                 Outcome::Absorb(_) | Outcome::Fail(_) => Decision::Absorbed,
             },
@@ -272,24 +272,28 @@ impl<R: Default> Judge<R> {
     }
 
     /// Notes the records that are dead letters.
-    pub fn bury(&self, incoming: &[Incoming<'_>], buried: &mut Buried) {
+    pub fn note_letters(
+        &self,
+        incoming: &[Incoming<'_>],
+        letters_confirmed: &mut ConfirmedLetters,
+    ) {
         for (index, record) in incoming.iter().enumerate() {
             if let Decision::Dead { cause, at } = self.decision(index) {
                 let place = (record.partition, record.offset);
-                buried.insert(place, (cause.clone(), at));
+                letters_confirmed.insert(place, (cause.clone(), at));
             }
         }
     }
 
     /// What is to be sent beside a record's outcome; nothing where the record is a dead letter.
     pub fn extras(&self, index: usize) -> impl Iterator<Item = Emitted<'_>> {
-        let outcome = match &self.verdicts[index] {
-            Verdict::Handled(outcome) => Some(*outcome),
-            Verdict::Failed(..) => None,
+        let outcome = match &self.results[index] {
+            RecordResult::Handled(outcome) => Some(*outcome),
+            RecordResult::Failed(..) => None,
         };
         outcome
             .into_iter()
-            .flat_map(|outcome| self.output.beside(outcome))
+            .flat_map(|outcome| self.output.extras_of(outcome))
     }
 
     /// Counts dead letters and absorbed records, by reason, once the batch is committed; returns how many
@@ -297,15 +301,15 @@ impl<R: Default> Judge<R> {
     pub fn count(&self, metrics: &StageMetrics) -> u64 {
         let mut dead: Vec<(&'static str, u64)> = Vec::new();
         let mut absorbed: Vec<(&'static str, u64)> = Vec::new();
-        for verdict in &self.verdicts {
-            let (counts, reason) = match verdict {
-                Verdict::Failed(
+        for result in &self.results {
+            let (counts, reason) = match result {
+                RecordResult::Failed(
                     handler::Error::Retry(c)
                     | handler::Error::DeadLetter(c)
                     | handler::Error::Fatal(c),
                     _,
                 ) => (&mut dead, c.class),
-                Verdict::Handled(outcome) => match self.output.outcomes[*outcome] {
+                RecordResult::Handled(outcome) => match self.output.outcomes[*outcome] {
                     Outcome::Absorb(reason) => (&mut absorbed, reason),
                     _ => continue,
                 },
@@ -403,23 +407,24 @@ mod tests {
         payloads.iter().enumerate().map(one).collect()
     }
 
-    fn nothing() -> Known<'static> {
-        static BURIED: std::sync::LazyLock<Buried> = std::sync::LazyLock::new(Buried::new);
+    fn nothing() -> KnownFailures<'static> {
+        static BURIED: std::sync::LazyLock<ConfirmedLetters> =
+            std::sync::LazyLock::new(ConfirmedLetters::new);
         static REFUSED: std::sync::LazyLock<HashMap<(i32, i64), Cause>> =
             std::sync::LazyLock::new(HashMap::new);
-        Known {
-            buried: &BURIED,
+        KnownFailures {
+            letters_confirmed: &BURIED,
             refused: &REFUSED,
         }
     }
 
     fn decided(payloads: &[Option<&'static str>]) -> Vec<String> {
-        let mut judge = Judge::default();
-        judge
+        let mut decisions = Decisions::default();
+        decisions
             .decide(&mut Picky, &batch(payloads), nothing())
             .unwrap();
         (0..payloads.len())
-            .map(|index| match judge.decision(index) {
+            .map(|index| match decisions.decision(index) {
                 Decision::Emit(emitted) => {
                     String::from_utf8(emitted.payload.unwrap().to_vec()).unwrap()
                 }
@@ -457,12 +462,12 @@ mod tests {
             Some("b"),
         ];
         let beside = |payloads: &[Option<&'static str>]| {
-            let mut judge = Judge::default();
-            judge
+            let mut decisions = Decisions::default();
+            decisions
                 .decide(&mut Picky, &batch(payloads), nothing())
                 .unwrap();
             let extras = |index| {
-                let payloads = judge.extras(index).filter_map(|it| it.payload);
+                let payloads = decisions.extras(index).filter_map(|it| it.payload);
                 payloads.flatten().copied().collect()
             };
             (0..payloads.len()).map(extras).collect::<Vec<Vec<u8>>>()
@@ -510,8 +515,8 @@ mod tests {
         let heard = |payloads: &[Option<&'static str>]| {
             let mut handler = Panicky::default();
             let batch = batch(payloads);
-            let mut judge = Judge::default();
-            judge.decide(&mut handler, &batch, nothing()).unwrap();
+            let mut decisions = Decisions::default();
+            decisions.decide(&mut handler, &batch, nothing()).unwrap();
             handler.0
         };
         let alone = ["begin", "aborted", "begin", "handle"];
@@ -526,17 +531,17 @@ mod tests {
 
     #[test]
     fn a_retriable_failure_is_seen() {
-        let mut judge = Judge::default();
-        judge
+        let mut decisions = Decisions::default();
+        decisions
             .decide(&mut Picky, &batch(&[Some("a"), Some("retry")]), nothing())
             .unwrap();
-        assert!(judge.wants_retry());
+        assert!(decisions.wants_retry());
     }
 
     #[test]
     fn a_fatal_failure_ends_the_batch() {
-        let mut judge = Judge::default();
-        let cause = judge
+        let mut decisions = Decisions::default();
+        let cause = decisions
             .decide(&mut Picky, &batch(&[Some("a"), Some("fatal")]), nothing())
             .unwrap_err();
         assert_eq!(cause.class, "broken");

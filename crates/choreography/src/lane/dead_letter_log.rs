@@ -10,28 +10,28 @@ use opentelemetry::{
 
 use crate::{Cause, Incoming};
 
-const TOLD_EVERY: Duration = Duration::from_secs(1);
+const LOG_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
-pub(super) struct DeadLetters {
-    untold: u64,
-    told_at: Option<Instant>,
+pub(super) struct DeadLetterLog {
+    unlogged: u64,
+    logged_at: Option<Instant>,
 }
 
-impl DeadLetters {
+impl DeadLetterLog {
     /// `count` more, the first of them this record.
-    pub fn tell(
+    pub fn log(
         &mut self,
         count: u64,
         record: &Incoming<'_>,
         cause: &Cause,
         trace: Option<SpanContext>,
     ) {
-        self.untold += count;
+        self.unlogged += count;
         if !self.is_due() {
             return;
         }
-        let count = self.told();
+        let count = self.take_unlogged();
         let trace_id = trace.as_ref().map(|trace| trace.trace_id().to_string());
         // So that the line belongs to the trace where logs are exported.
         let context = Context::new().with_remote_span_context(trace.unwrap_or(SpanContext::NONE));
@@ -49,19 +49,19 @@ impl DeadLetters {
     }
 
     /// Those that came within a second of the last line, once it is over or the lane ends.
-    pub fn tell_rest(&mut self, topic: &str, ends: bool) {
-        if self.untold > 0 && (ends || self.is_due()) {
-            let count = self.told();
+    pub fn log_rest(&mut self, topic: &str, ends: bool) {
+        if self.unlogged > 0 && (ends || self.is_due()) {
+            let count = self.take_unlogged();
             tracing::warn!(topic, count, "dead-lettered since then");
         }
     }
 
     fn is_due(&self) -> bool {
-        self.told_at.is_none_or(|told| told.elapsed() >= TOLD_EVERY)
+        self.logged_at.is_none_or(|at| at.elapsed() >= LOG_EVERY)
     }
 
-    fn told(&mut self) -> u64 {
-        self.told_at = Some(Instant::now());
-        std::mem::take(&mut self.untold)
+    fn take_unlogged(&mut self) -> u64 {
+        self.logged_at = Some(Instant::now());
+        std::mem::take(&mut self.unlogged)
     }
 }

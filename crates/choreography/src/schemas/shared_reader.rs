@@ -15,14 +15,14 @@ struct State<R, E> {
 }
 
 /// A reader that reads to an end, and what is known of that. Reading may take long: nobody holds a lock meanwhile.
-pub(super) struct Shared<R, E> {
+pub(super) struct SharedReader<R, E> {
     state: Mutex<State<R, E>>,
     ended: Condvar,
 }
 
-impl<R, E: Clone> Shared<R, E> {
+impl<R, E: Clone> SharedReader<R, E> {
     pub fn new(reader: R) -> Self {
-        Shared {
+        SharedReader {
             state: Mutex::new(State {
                 reader: Some(reader),
                 complete_as_of: None,
@@ -41,7 +41,7 @@ impl<R, E: Clone> Shared<R, E> {
     ///
     /// # Errors
     /// The reader's.
-    pub fn cover(
+    pub fn read_since(
         &self,
         since: Instant,
         read: impl FnOnce(&mut R) -> Result<(), E>,
@@ -65,7 +65,7 @@ impl<R, E: Clone> Shared<R, E> {
             }
         };
         drop(state);
-        let mut taken = Taken {
+        let mut taken = ReaderGuard {
             shared: self,
             reader: Some(reader),
         };
@@ -82,12 +82,12 @@ impl<R, E: Clone> Shared<R, E> {
 }
 
 /// Gives the reader back, also where reading panics: handlers' panics are caught.
-struct Taken<'a, R, E: Clone> {
-    shared: &'a Shared<R, E>,
+struct ReaderGuard<'a, R, E: Clone> {
+    shared: &'a SharedReader<R, E>,
     reader: Option<R>,
 }
 
-impl<R, E: Clone> Drop for Taken<'_, R, E> {
+impl<R, E: Clone> Drop for ReaderGuard<'_, R, E> {
     fn drop(&mut self) {
         self.shared.lock().reader = self.reader.take();
         self.shared.ended.notify_all();
@@ -105,7 +105,7 @@ mod tests {
 
     use super::*;
 
-    type Counter = Shared<u32, &'static str>;
+    type Counter = SharedReader<u32, &'static str>;
 
     fn fail(reads: &mut u32) -> Result<(), &'static str> {
         *reads += 1;
@@ -121,12 +121,12 @@ mod tests {
         let shared = Counter::new(0);
         let polled_at = Instant::now();
         for _ in 0..10 {
-            assert_eq!(shared.cover(polled_at, fail), Err("no answer"));
+            assert_eq!(shared.read_since(polled_at, fail), Err("no answer"));
         }
         assert_eq!(reads(&shared), 1);
         // The next batch asks anew.
         let later = Instant::now() + Duration::from_nanos(1);
-        assert_eq!(shared.cover(later, fail), Err("no answer"));
+        assert_eq!(shared.read_since(later, fail), Err("no answer"));
         assert_eq!(reads(&shared), 2);
     }
 
@@ -139,11 +139,11 @@ mod tests {
             Ok(())
         };
         for _ in 0..10 {
-            assert_eq!(shared.cover(polled_at, read), Ok(()));
+            assert_eq!(shared.read_since(polled_at, read), Ok(()));
         }
         assert_eq!(reads(&shared), 1);
         let later = Instant::now() + Duration::from_nanos(1);
-        assert_eq!(shared.cover(later, read), Ok(()));
+        assert_eq!(shared.read_since(later, read), Ok(()));
         assert_eq!(reads(&shared), 2);
     }
 
@@ -160,12 +160,12 @@ mod tests {
                 ends.recv().expect("it is ended");
                 fail(reads)
             };
-            let first = scope.spawn(move || shared.cover(Instant::now(), slow));
+            let first = scope.spawn(move || shared.read_since(Instant::now(), slow));
             begins.recv().expect("it reads");
             // What is known is told without waiting for it.
             assert!(shared.state.try_lock().is_ok());
             let since = Instant::now();
-            let others = [(); 4].map(|()| scope.spawn(move || shared.cover(since, fail)));
+            let others = [(); 4].map(|()| scope.spawn(move || shared.read_since(since, fail)));
             end.send(()).expect("it reads");
             assert_eq!(first.join().expect("it ends"), Err("no answer"));
             for other in others {
@@ -179,9 +179,11 @@ mod tests {
     fn a_reader_is_given_back_when_reading_panics() {
         let shared = Counter::new(0);
         let panics = |_: &mut u32| -> Result<(), &'static str> { panic!("as told") };
-        let caught = catch_unwind(AssertUnwindSafe(|| shared.cover(Instant::now(), panics)));
+        let caught = catch_unwind(AssertUnwindSafe(|| {
+            shared.read_since(Instant::now(), panics)
+        }));
         assert!(caught.is_err());
-        assert_eq!(shared.cover(Instant::now(), fail), Err("no answer"));
+        assert_eq!(shared.read_since(Instant::now(), fail), Err("no answer"));
         assert_eq!(reads(&shared), 1);
     }
 }
