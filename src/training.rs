@@ -1,14 +1,22 @@
-//! Training on a CSV file that is read as the stream reads records. Knows no flags and no terminal: `train` and `up` call it.
+//! Training on a CSV file that is read as the stream reads records. Knows no terminal: `train` and `up` call it.
+
+mod skipped;
 
 use jiff::Timestamp;
 use quadrille_model::{
     Package,
     package::{self, Digest, Identity, Labels},
-    train::{self, Algorithm, Dataset, Progress, Split, TrainOptions, Trained},
+    train::{
+        self, Algorithm, Dataset, Group, HeldOut, Measure, Progress, Split, TrainOptions, Trained,
+    },
 };
-use quadrille_pipeline::{Invalid, Pipeline, Truth, training};
+use quadrille_pipeline::{
+    Pipeline, Training, Truth,
+    training::{self, Remark},
+};
 use quadrille_service::Error;
 
+pub use self::skipped::{Allowed, Skipped};
 use crate::time;
 
 /// How to train, and what to call the result.
@@ -17,6 +25,10 @@ pub struct Options {
     pub train: TrainOptions,
     /// Folds are cut by the rows' event times, not by entities.
     pub by_time: bool,
+    /// Rows that may be left out because they cannot be used.
+    pub skipped_max: Allowed,
+    /// How often each feature's values are dealt anew to learn its importance; 0 is not at all.
+    pub importance_repeats: usize,
     pub name: String,
     pub version: String,
 }
@@ -30,6 +42,8 @@ impl Options {
                 ..TrainOptions::new(algorithm)
             },
             by_time: false,
+            skipped_max: Allowed::ALL,
+            importance_repeats: 0,
             name: pipeline.name().to_owned(),
             version: time::as_version(),
         }
@@ -40,20 +54,72 @@ impl Options {
 #[derive(Debug)]
 pub struct Outcome {
     pub package: Package,
-    /// Rows that could not be used: the line in the file and why.
-    pub skipped: Vec<(u64, Invalid)>,
+    /// Rows that could not be used, by reason.
+    pub skipped: Skipped,
+    /// What the services would make of the ids, keys and times of the rows.
+    pub remarks: Vec<Remark>,
+    /// What the classes are called.
+    pub labels: Labels,
+    /// What the package's metrics were computed from.
+    pub held_out: HeldOut,
 }
 
 /// Trains on a CSV file's bytes, read by the code the stream uses. Blocks for seconds to minutes.
 ///
 /// # Errors
-/// Wrong options or pipeline ([`Error::Config`]), or data from which nothing can be learned.
+/// Wrong options or pipeline ([`Error::Config`]), more rows that cannot be used than are allowed, or data from which nothing can be
+/// learned.
 pub fn train(
     pipeline: &Pipeline,
     csv: &[u8],
     options: &Options,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Outcome, Error> {
+    let labels = labels(pipeline)?;
+    let now_ms = Timestamp::now().as_millisecond();
+    let data = pipeline.read_training_at(csv, now_ms);
+    let data = data.map_err(|error| unusable(pipeline, error))?;
+    pipeline.check_labels(&data).map_err(failed)?;
+    let skipped = Skipped::of(pipeline, data.labels.len(), &data.skipped);
+    skipped.check(options.skipped_max).map_err(Error::Failed)?;
+    let times;
+    let split = match options.by_time {
+        false => Split::Entities(&data.entities),
+        true => {
+            times = all_times(&data, pipeline)?;
+            Split::Time(&times)
+        }
+    };
+    let dataset = Dataset {
+        inputs: data.inputs,
+        rows: data.rows,
+        labels: data.labels,
+    };
+    let mut train_options = options.train.clone();
+    if options.importance_repeats > 0 {
+        train_options.importance = Some(Measure {
+            repeats: options.importance_repeats,
+            groups: features(&dataset.inputs),
+        });
+    }
+    let trained = train::train_split(&dataset, split, &train_options, progress);
+    let trained = trained.map_err(|error| match error {
+        train::Error::Option { .. } => Error::Config(error.to_string()),
+        error => Error::Failed(error.with_names(&labels)),
+    })?;
+    let held_out = trained.held_out.clone();
+    let package = pack(trained, csv, labels.clone(), options)?;
+    Ok(Outcome {
+        package,
+        skipped,
+        remarks: data.remarks,
+        labels,
+        held_out,
+    })
+}
+
+/// What the data calls the two classes.
+fn labels(pipeline: &Pipeline) -> Result<Labels, Error> {
     let label = pipeline.label().ok_or_else(|| {
         let pipeline = pipeline.name().to_owned();
         Error::Config(training::Error::NoLabel { pipeline }.to_string())
@@ -64,48 +130,60 @@ pub fn train(
             pipeline.name()
         )));
     };
-    let labels = Labels {
+    Ok(Labels {
         positive: positive.clone(),
         negative: negative.clone(),
-    };
-    let data = pipeline.read_training(csv).map_err(failed)?;
-    let dataset = Dataset {
-        inputs: data.inputs,
-        rows: data.rows,
-        labels: data.labels,
-    };
-    let times;
-    let split = match options.by_time {
-        false => Split::Entities(&data.entities),
-        true => {
-            times = all_times(&data.times_ms, pipeline)?;
-            Split::Time(&times)
-        }
-    };
-    let trained = train::train_split(&dataset, split, &options.train, progress);
-    let trained = trained.map_err(|error| match error {
-        train::Error::Option { .. } => Error::Config(error.to_string()),
-        error => failed(error),
-    })?;
-    let package = pack(trained, csv, labels, options)?;
-    Ok(Outcome {
-        package,
-        skipped: data.skipped,
     })
 }
 
-/// Every row's event time.
-fn all_times(times_ms: &[Option<i64>], pipeline: &Pipeline) -> Result<Vec<i64>, Error> {
-    let times: Vec<i64> = times_ms.iter().copied().flatten().collect();
-    match times.len() == times_ms.len() {
-        true => Ok(times),
-        false => Err(Error::Config(format!(
-            "--folds time: {} of {} rows have no event time; give the data a column of it, as record.event_time of pipeline {:?} names it",
-            times_ms.len() - times.len(),
-            times_ms.len(),
-            pipeline.name()
-        ))),
+/// Where not one row can be used, all reasons are of interest, not the first row's alone.
+fn unusable(pipeline: &Pipeline, error: training::Error) -> Error {
+    match error {
+        training::Error::NoRows { skipped } if !skipped.is_empty() => {
+            Error::Failed(Skipped::of(pipeline, 0, &skipped).to_string())
+        }
+        error => failed(error),
     }
+}
+
+/// The features that the inputs are of: `one_hot` makes an input `name=value` of each value of a category.
+fn features(inputs: &[String]) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
+    for (column, input) in inputs.iter().enumerate() {
+        let (name, is_one_of_many) = match input.split_once('=') {
+            Some((name, _)) => (name, true),
+            None => (input.as_str(), false),
+        };
+        match groups
+            .iter_mut()
+            .find(|it| is_one_of_many && it.name == name)
+        {
+            Some(group) => group.columns.push(column),
+            None => groups.push(Group {
+                name: name.to_owned(),
+                columns: vec![column],
+            }),
+        }
+    }
+    groups
+}
+
+/// Every row's event time.
+fn all_times(data: &Training, pipeline: &Pipeline) -> Result<Vec<i64>, Error> {
+    let times: Vec<i64> = data.times_ms.iter().copied().flatten().collect();
+    if times.len() == data.times_ms.len() {
+        return Ok(times);
+    }
+    let mut message = format!(
+        "--folds time: {} of {} rows have no event time; give the data a column of it, as record.event_time of pipeline {:?} names it",
+        data.times_ms.len() - times.len(),
+        data.times_ms.len(),
+        pipeline.name()
+    );
+    for remark in data.remarks.iter().filter(|it| it.class == "bad_time") {
+        message.push_str(&format!("\n  {remark}"));
+    }
+    Err(Error::Config(message))
 }
 
 /// Of what a package says of its making only what equal training would say again: packages are compared by their hash.
@@ -162,7 +240,7 @@ mod tests {
         let outcome = train(&pipeline, PIMA, &options, &mut |_| steps += 1).unwrap();
         outcome.package.check_inputs(pipeline.inputs()).unwrap();
         assert_eq!(outcome.package.manifest().name, "diabetes");
-        assert_eq!((steps, outcome.skipped.len()), (6, 0));
+        assert_eq!((steps, outcome.skipped.skipped), (6, 0));
     }
 
     #[test]
@@ -173,7 +251,7 @@ mod tests {
         let options = Options::new(&pipeline, Algorithm::LogisticRegression);
         let outcome = train(&pipeline, &csv, &options, &mut |_| {}).unwrap();
         let lines = PIMA.iter().filter(|byte| **byte == b'\n').count() as u64;
-        assert_eq!(outcome.skipped[0].0, lines + 1);
+        assert_eq!(outcome.skipped.reasons[0].lines, [lines + 1]);
     }
 
     /// Ten rows of each of 60 patients, nearly alike, with the patient's truth, which is dealt at random.
@@ -275,5 +353,90 @@ mod tests {
         options.train.folds = 1;
         let error = train(&pipeline, PIMA, &options, &mut |_| {}).unwrap_err();
         assert!(matches!(error, Error::Config(_)), "{error}");
+    }
+
+    #[test]
+    fn more_rows_that_cannot_be_used_than_allowed_train_nothing() {
+        let mut csv = PIMA.to_vec();
+        csv.extend_from_slice(b"1,tall,66,29,0,26.6,0.351,31,neg\n");
+        csv.extend_from_slice(b",85,66,29,0,26.6,0.351,31,neg\n".repeat(4).as_slice());
+        let pipeline = diabetes();
+        let mut options = Options::new(&pipeline, Algorithm::LogisticRegression);
+        let mut attempt = |allowed| {
+            options.skipped_max = allowed;
+            let mut steps = 0;
+            let result = train(&pipeline, &csv, &options, &mut |_| steps += 1);
+            (result, steps)
+        };
+        let (refused, steps) = attempt(Allowed::Rows(4));
+        assert_eq!(steps, 0, "it is known before anything is trained");
+        let Err(Error::Failed(said)) = refused else {
+            panic!("{refused:?}")
+        };
+        for expected in [
+            "5 of 773 rows cannot be used for training (0.6 %)",
+            "4 rows (lines 771, 772, 773, …): field \"pregnant\": is null or empty; if it may be missing, write `required = false`",
+            "1 row (line 770): field \"glucose\": \"tall\" is not a number",
+            "add --max-skipped 5",
+        ] {
+            assert!(said.contains(expected), "{expected:?} is not in {said}");
+        }
+        assert!(attempt(Allowed::Percent(0.6)).0.is_err());
+        for allowed in [Allowed::Rows(5), Allowed::Percent(0.7)] {
+            let outcome = attempt(allowed).0.unwrap();
+            assert_eq!((outcome.skipped.rows, outcome.skipped.skipped), (773, 5));
+        }
+    }
+
+    #[test]
+    fn a_label_that_occurs_nowhere_is_answered_with_the_values_there_are() {
+        let csv = String::from_utf8(PIMA.to_vec())
+            .unwrap()
+            .replace(",pos", ",Positive");
+        let pipeline = diabetes();
+        let options = Options::new(&pipeline, Algorithm::LogisticRegression);
+        let error = train(&pipeline, csv.as_bytes(), &options, &mut |_| {}).unwrap_err();
+        let said = error.to_string();
+        assert!(
+            said.contains("\"neg\" in 500 rows, \"Positive\" in 268 rows; did you mean positive = \"Positive\"?"),
+            "{said}"
+        );
+    }
+
+    #[test]
+    fn importance_is_of_features_and_changes_nothing_of_the_package() {
+        let inputs = ["a", "c=x", "b", "c=y"].map(str::to_owned);
+        let groups = features(&inputs);
+        let found: Vec<(&str, &[usize])> =
+            groups.iter().map(|it| (&*it.name, &*it.columns)).collect();
+        assert_eq!(found, [("a", &[0][..]), ("c", &[1, 3]), ("b", &[2])]);
+
+        let pipeline = diabetes();
+        let mut options = Options::new(&pipeline, Algorithm::LogisticRegression);
+        options.version = "1".into();
+        let plain = train(&pipeline, PIMA, &options, &mut |_| {}).unwrap();
+        options.importance_repeats = 3;
+        let measured = train(&pipeline, PIMA, &options, &mut |_| {}).unwrap();
+        assert_eq!(plain.package.hash(), measured.package.hash());
+        assert_eq!(plain.held_out.importances, None);
+        let importances = measured.held_out.importances.unwrap();
+        assert_eq!((importances.rows, importances.repeats), (768, 3));
+        // What glucose tells is well known; whether insulin was measured tells nothing.
+        assert_eq!(importances.features[0].feature, "glucose");
+        assert!(importances.features[0].mean > 0.05);
+    }
+
+    #[test]
+    fn ids_and_times_that_the_services_would_refuse_are_remarked_on() {
+        let csv = alike();
+        let pipeline = diabetes();
+        let options = Options::new(&pipeline, Algorithm::LogisticRegression);
+        let outcome = train(&pipeline, &csv, &options, &mut |_| {}).unwrap();
+        let classes: Vec<(&str, u64)> = outcome
+            .remarks
+            .iter()
+            .map(|it| (it.class, it.rows))
+            .collect();
+        assert_eq!(classes, [("no_column", 0), ("bad_time", 600)]);
     }
 }

@@ -1,19 +1,21 @@
 //! `quadrille train`: a CSV file with the truth becomes a model package.
 
+mod report;
+
 use std::{
     io::ErrorKind,
     path::{Path, PathBuf},
 };
 
 use quadrille_model::{
-    Package,
     package::{self, Overwrite},
     train::{self, Algorithm, DEPTH_MAX, FOLDS_MAX, TREES_MAX, WarmUpRows},
 };
-use quadrille_pipeline::{Invalid, Pipeline};
+use quadrille_pipeline::Pipeline;
 use quadrille_service::Error;
-use serde_json::{Value, json};
+use serde_json::json;
 
+use self::report::{Asked, Report};
 use crate::{
     files,
     kafka::blocking,
@@ -21,7 +23,7 @@ use crate::{
     output::{self, Output, OutputArg},
     pipelines::PipelineArg,
     preview,
-    training::{self, Options, Outcome},
+    training::{self, Allowed, Options, Outcome},
 };
 
 /// Training data is held in memory, several times.
@@ -30,8 +32,8 @@ const DATA_BYTES_MAX: u64 = 1 << 30;
 /// Parts of the cross-validation.
 const FOLDS_DEFAULT: &str = "5";
 
-/// Rows that were skipped and are explained; the others are only counted.
-const REASONS_SHOWN: usize = 5;
+/// Each repeat scores all held-out rows once for each feature.
+const REPEATS_MAX: i64 = 100;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -39,8 +41,19 @@ Examples:
       --algorithm random-forest --out models/diabetes
   quadrille train --pipeline pipelines/diabetes.toml --data data/pima.csv \\
       --algorithm logistic-regression --folds 10 --out models/linear --replace
-  quadrille train --pipeline pipelines/diabetes.toml --data visits.csv \\
-      --algorithm random-forest --folds time --out models/visits";
+  quadrille train --pipeline cards.toml --data cards.csv --algorithm random-forest \\
+      --folds time --beta 3 --max-skipped 1% --out models/cards --output json
+
+The file is read as the services read records: its header names the fields of the pipeline file and the column of [label]; other
+columns do not matter. The model is judged on rows that it has not seen, and then trained on all. What is printed:
+  ROC-AUC     how often a row of the positive class gets a higher probability than one of the other
+  PR-AUC      average precision: of the rows decided for the positive class, the share that is, over all thresholds
+  precision   of the rows decided for a class, the share that is of it; recall: of a class's rows, the share found
+  log loss, Brier score, calibration   whether a probability of 0.2 means 2 in 10
+  thresholds  what decision.threshold in the pipeline file would bring, there and at the best places
+  importance  how much ROC-AUC is lost once the values of a feature are shuffled among the rows
+
+Exit codes: 0 trained, 64 wrong usage or pipeline, 1 the data cannot be used (or more rows are left out than --max-skipped).";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -48,7 +61,7 @@ pub struct Args {
     #[command(flatten)]
     pipeline: PipelineArg,
 
-    /// A CSV file with the pipeline's fields and its label's column.
+    /// A CSV file with a header: the pipeline's fields, and the column of its label. At most 1 GiB.
     #[arg(long, value_name = "FILE.csv")]
     data: PathBuf,
 
@@ -77,27 +90,33 @@ pub struct Args {
     name: Option<String>,
 
     /// The model's version [default: the time, as in 20261122T160000Z].
-    #[arg(long, value_name = "VERSION")]
+    #[arg(long, value_name = "VERSION", visible_alias = "version")]
     model_version: Option<String>,
 
-    /// Decides the folds and the forest's chances: the same seed and data, the same model.
+    /// How many rows may be left out because they cannot be used (a required field is empty, a text where a number must be, a
+    /// label that is none): a number, or a share as in 2.5%. With more, nothing is trained and the reasons are listed: rows
+    /// that are left out are seldom like the others, and are seldom meant to be.
+    #[arg(long, default_value = "0", value_name = "ROWS|SHARE%")]
+    max_skipped: Allowed,
+
+    /// Number that draws the folds and the forest: the same seed, data and options give the same model.
     #[arg(long, default_value_t = 1)]
     seed: u64,
 
-    /// Parts of the cross-validation, the rows of an entity (of the pipeline's key) together; or `time`, `time:8`: each
-    /// part is judged by a model of the rows before it in time.
+    /// Parts of the cross-validation (2 to 100); the rows of one key stay together, so that no model is judged on a key that it
+    /// has seen. Or `time`, `time:8`: each part is judged by a model of the rows before it in time.
     #[arg(long, default_value = "5", value_name = "FOLDS", value_parser = folds)]
     folds: Folds,
 
-    /// Forest: trees.
+    /// Forest: number of trees.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=TREES_MAX as i64))]
     trees: u32,
 
-    /// Forest: most splits between root and leaf.
+    /// Forest: the most splits between root and leaf.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=i64::from(DEPTH_MAX)))]
     depth: u16,
 
-    /// Forest: fewest rows in a leaf.
+    /// Forest: the fewest rows in a leaf.
     #[arg(long, default_value_t = 5, value_name = "ROWS", value_parser = clap::value_parser!(u32).range(1..))]
     min_leaf: u32,
 
@@ -106,9 +125,18 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t = Recorded::Synthetic, value_name = "ROWS")]
     warm_up_rows: Recorded,
 
-    /// Probability from which the report counts a row as positive [default: the pipeline's].
+    /// Probability from which the report counts a row as positive [default: decision.threshold of the pipeline].
     #[arg(long, value_name = "0..1", value_parser = probability)]
     threshold: Option<f64>,
+
+    /// Advise also the threshold of the highest F-beta: how many times as much recall (to miss none) counts as precision (to
+    /// raise no false alarm); below 1 precision counts more.
+    #[arg(long, default_value_t = 2.0, value_name = "0.1..10", value_parser = beta)]
+    beta: f64,
+
+    /// How often each feature's values are shuffled to measure its importance; 0 leaves it out.
+    #[arg(long, default_value_t = 5, value_name = "TIMES", value_parser = clap::value_parser!(u32).range(0..=REPEATS_MAX))]
+    importance_repeats: u32,
 
     #[command(flatten)]
     output: OutputArg,
@@ -148,6 +176,13 @@ fn probability(text: &str) -> Result<f64, String> {
     }
 }
 
+fn beta(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(value) if (0.1..=10.0).contains(&value) => Ok(value),
+        _ => Err("it must be a number from 0.1 to 10".to_owned()),
+    }
+}
+
 /// Trains and writes the package.
 ///
 /// # Errors
@@ -175,48 +210,51 @@ fn run_blocking(args: &Args) -> Result<(), Error> {
         bar.show(progress)
     });
     bar.end();
-    let Outcome { package, skipped } = result?;
-    explain_skipped(&args.data, &skipped);
-    package.save(&args.out, overwrite).map_err(|error| {
-        let place = matches!(
-            error,
-            package::Error::Exists(_) | package::Error::NotAPackage(_) | package::Error::Place(_)
-        );
-        match place {
-            true => Error::Config(format!("--out: {error}")),
-            false => failed(error),
-        }
-    })?;
-    match args.output.get() {
-        Output::Text => show(&package, &args.out),
-        Output::Json => show_json(&package, skipped.len(), &args.out),
-    }
-}
-
-fn show(package: &Package, out: &Path) -> Result<(), Error> {
-    let Some(training) = &package.manifest().training else {
-        return Ok(());
+    let outcome = result?;
+    explain(&args.data, &outcome);
+    outcome
+        .package
+        .save(&args.out, overwrite)
+        .map_err(|error| {
+            let place = matches!(
+                error,
+                package::Error::Exists(_)
+                    | package::Error::NotAPackage(_)
+                    | package::Error::Place(_)
+            );
+            match place {
+                true => Error::Config(format!("--out: {error}")),
+                false => failed(error),
+            }
+        })?;
+    let asked = Asked {
+        threshold: options.train.threshold,
+        is_pipelines: args.threshold.is_none() && pipeline.threshold().is_some(),
+        beta: args.beta,
     };
-    output::print(format_args!(
-        "{}\n\n{package} ({}) written to {}",
-        training.evaluation,
-        training.algorithm,
-        out.display()
-    ))
-    .map(drop)
+    let report = Report::new(&pipeline, &outcome, options.by_time, asked)?;
+    let _ = match args.output.get() {
+        Output::Text => output::print(format_args!(
+            "{report}\n\n{} ({}) written to {}",
+            outcome.package,
+            options.train.algorithm,
+            args.out.display()
+        ))?,
+        Output::Json => output::print(report.to_json(&args.out)?)?,
+    };
+    Ok(())
 }
 
-/// What the manifest says of the training, as it says it.
-fn show_json(package: &Package, skipped: usize, out: &Path) -> Result<(), Error> {
-    let manifest: Value = serde_json::from_slice(package.manifest_bytes()).map_err(failed)?;
-    output::print(json!({
-        "name": manifest["name"],
-        "version": manifest["version"],
-        "out": out.display().to_string(),
-        "rows_skipped": skipped,
-        "training": manifest["training"],
-    }))
-    .map(drop)
+/// What of the file was not used, and what the services would not take.
+fn explain(path: &Path, outcome: &Outcome) {
+    let path = path.display();
+    if outcome.skipped.skipped > 0 {
+        output::note(format_args!("{path}: {}", outcome.skipped));
+    }
+    for remark in &outcome.remarks {
+        let remark = preview::text(&remark.to_string(), preview::MESSAGE_CHARS_MAX);
+        output::note(format_args!("{path}: {remark}"));
+    }
 }
 
 impl Args {
@@ -236,6 +274,8 @@ impl Args {
         options.train.depth_max = self.depth;
         options.train.min_leaf = self.min_leaf as usize;
         options.train.threshold = self.threshold.unwrap_or(options.train.threshold);
+        options.skipped_max = self.max_skipped;
+        options.importance_repeats = self.importance_repeats as usize;
         if let Some(name) = &self.name {
             options.name.clone_from(name);
         }
@@ -272,20 +312,6 @@ fn read(path: &Path) -> Result<Vec<u8>, Error> {
         };
         Error::Config(format!("--data: {}: {error}{hint}", path.display()))
     })
-}
-
-fn explain_skipped(path: &Path, skipped: &[(u64, Invalid)]) {
-    if skipped.is_empty() {
-        return;
-    }
-    output::note(format_args!("{} rows skipped:", skipped.len()));
-    for (line, invalid) in skipped.iter().take(REASONS_SHOWN) {
-        let reason = preview::text(&invalid.to_string(), preview::MESSAGE_CHARS_MAX);
-        output::note(format_args!("  {}:{line}: {reason}", path.display()));
-    }
-    if skipped.len() > REASONS_SHOWN {
-        output::note(format_args!("  and {} more", skipped.len() - REASONS_SHOWN));
-    }
 }
 
 #[cfg(test)]

@@ -1,14 +1,17 @@
 //! How good probabilities are, against what really happened. Pure arithmetic.
 
+mod thresholds;
+
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+pub use thresholds::{AtThreshold, ClassScores, Thresholds};
 
 /// Calibration is looked at in this many equal steps of probability.
 pub const CALIBRATION_BINS: usize = 10;
 
-/// Log loss takes probabilities no nearer to 0 and 1 than this, so that one sure mistake does not make it infinite.
-const PROBABILITY_MARGIN: f64 = 1e-15;
+/// Log loss takes probabilities no nearer to 0 and 1 than this, as scikit-learn since 1.3, so that one sure mistake does not make it infinite.
+const PROBABILITY_MARGIN: f64 = f64::EPSILON;
 
 /// Why there are no metrics.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -71,20 +74,7 @@ pub struct Bin {
 /// # Errors
 /// Lengths that differ, values out of range, or labels of one class only (the AUC does not exist then).
 pub fn evaluate(probabilities: &[f64], labels: &[f64], threshold: f64) -> Result<Metrics, Error> {
-    if probabilities.len() != labels.len() {
-        return Err(Error::Lengths {
-            probabilities: probabilities.len(),
-            labels: labels.len(),
-        });
-    }
-    let good = |(p, y): (&f64, &f64)| (0.0..=1.0).contains(p) && (*y == 0.0 || *y == 1.0);
-    if let Some(at) = probabilities
-        .iter()
-        .zip(labels)
-        .position(|pair| !good(pair))
-    {
-        return Err(Error::OutOfRange(at));
-    }
+    check(probabilities, labels)?;
     let auc = auc(probabilities, labels).ok_or(Error::OneClass)?;
     let confusion = Confusion::count(probabilities, labels, threshold);
     let calibration = calibrate(probabilities, labels);
@@ -111,6 +101,25 @@ pub fn evaluate(probabilities: &[f64], labels: &[f64], threshold: f64) -> Result
             .sum(),
         calibration,
     })
+}
+
+/// Refuses what are no probabilities of labels.
+fn check(probabilities: &[f64], labels: &[f64]) -> Result<(), Error> {
+    if probabilities.len() != labels.len() {
+        return Err(Error::Lengths {
+            probabilities: probabilities.len(),
+            labels: labels.len(),
+        });
+    }
+    let good = |(p, y): (&f64, &f64)| (0.0..=1.0).contains(p) && (*y == 0.0 || *y == 1.0);
+    if let Some(at) = probabilities
+        .iter()
+        .zip(labels)
+        .position(|pair| !good(pair))
+    {
+        return Err(Error::OutOfRange(at));
+    }
+    Ok(())
 }
 
 /// The area under the ROC curve by ranks, ties sharing their mean rank; none when a class is absent.

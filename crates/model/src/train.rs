@@ -5,13 +5,16 @@
 
 mod dataset;
 mod folds;
+mod importance;
+mod options;
 mod split;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::str::FromStr;
 
 pub use dataset::Dataset;
+pub use importance::{Group, Importance, Importances, Measure};
+pub use options::{Algorithm, DEPTH_MAX, FOLDS_MAX, TREES_MAX, TrainOptions, WarmUpRows};
 use serde::{Deserialize, Serialize};
 use serde_json::Number;
 pub use split::Split;
@@ -19,15 +22,11 @@ pub use split::Split;
 use crate::forest::{self, Forest, fit::Parameters};
 use crate::logistic::Logistic;
 use crate::metrics::{self, Metrics};
-use crate::package::{Backend, ROWS_MAX};
-use crate::preprocess::{self, Imputation, Preprocess, Scaling};
+use crate::package::{Labels, ROWS_MAX};
+use crate::preprocess::{self, Preprocess};
 use crate::scorer::{self, Kernel};
+use importance::Measured;
 use split::Folds;
-
-/// Bounds of the options; see [`TrainOptions`].
-pub const FOLDS_MAX: usize = 100;
-pub const TREES_MAX: usize = 10_000;
-pub const DEPTH_MAX: u16 = 32;
 
 /// Why there is no model.
 #[derive(Debug, thiserror::Error)]
@@ -105,157 +104,26 @@ pub enum Error {
     Metrics(#[from] metrics::Error),
 }
 
-/// What can be trained.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Algorithm {
-    RandomForest,
-    LogisticRegression,
-}
-
-impl Algorithm {
-    /// The names, as in a manifest and on the command line.
-    pub const NAMES: [&str; 2] = ["random-forest", "logistic-regression"];
-
-    /// What reads such a model's artefact.
-    pub fn backend(self) -> Backend {
-        match self {
-            Self::RandomForest => Backend::Forest,
-            Self::LogisticRegression => Backend::Logistic,
-        }
-    }
-
-    /// The name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::RandomForest => Self::NAMES[0],
-            Self::LogisticRegression => Self::NAMES[1],
-        }
-    }
-}
-
-impl FromStr for Algorithm {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self, Error> {
-        [Self::RandomForest, Self::LogisticRegression]
-            .into_iter()
-            .find(|algorithm| algorithm.name() == name)
-            .ok_or_else(|| Error::Algorithm(name.to_owned()))
-    }
-}
-
-impl fmt::Display for Algorithm {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// Rows that a package records with the model's answers, to be scored at every load.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WarmUpRows {
-    /// Drawn from the distribution of each input: rows of nobody, since a package goes wherever its model is served.
-    Synthetic,
-    /// Rows of the training data.
-    Real,
-}
-
-/// How to train. What belongs to the other algorithm is ignored.
-#[derive(Debug, Clone, PartialEq)]
-pub struct TrainOptions {
-    pub algorithm: Algorithm,
-    /// Parts of the cross-validation, 2 to [`FOLDS_MAX`].
-    pub folds: usize,
-    /// Decides the folds and the forest's chances.
-    pub seed: u64,
-    /// Probability from which the confusion matrix counts a row as positive, 0 to 1.
-    pub threshold: f64,
-    pub imputation: Imputation,
-    /// Which rows the package records.
-    pub warm_up: WarmUpRows,
-    /// Forest: trees, 1 to [`TREES_MAX`].
-    pub trees: usize,
-    /// Forest: most splits between root and leaf, 1 to [`DEPTH_MAX`].
-    pub depth_max: u16,
-    /// Forest: fewest rows in a leaf, at least 1.
-    pub min_leaf: usize,
-    /// Forest: inputs a split may choose from, drawn anew each time; none is the square root of their number.
-    pub inputs_per_split: Option<usize>,
-    /// Logistic regression: weight of half the squared coefficients against the summed log loss, 0 or more.
-    pub penalty: f64,
-}
-
-impl TrainOptions {
-    /// Sane defaults for tables of some hundred to some hundred thousand rows.
-    pub fn new(algorithm: Algorithm) -> Self {
-        Self {
-            algorithm,
-            folds: 5,
-            seed: 1,
-            threshold: 0.5,
-            imputation: Imputation::Median,
-            warm_up: WarmUpRows::Synthetic,
-            trees: 100,
-            depth_max: 8,
-            min_leaf: 5,
-            inputs_per_split: None,
-            penalty: 1.0,
-        }
-    }
-
-    fn check(&self, width: usize) -> Result<(), Error> {
-        fn between<T: PartialOrd + fmt::Display>(
-            option: &'static str,
-            found: T,
-            min: T,
-            max: T,
-        ) -> Result<(), Error> {
-            if found >= min && found <= max {
-                return Ok(());
-            }
-            Err(Error::Option {
-                option,
-                found: found.to_string(),
-                must: format!("{min} to {max}"),
-            })
-        }
-        between("folds", self.folds, 2, FOLDS_MAX)?;
-        between("threshold", self.threshold, 0.0, 1.0)?;
-        between("trees", self.trees, 1, TREES_MAX)?;
-        between("depth_max", self.depth_max, 1, DEPTH_MAX)?;
-        between("min_leaf", self.min_leaf, 1, u32::MAX as usize)?;
-        between("inputs_per_split", self.inputs_per_split(width), 1, width)?;
-        between("penalty", self.penalty, 0.0, 1e12)
-    }
-
-    fn inputs_per_split(&self, width: usize) -> usize {
-        self.inputs_per_split.unwrap_or(width.isqrt())
-    }
-
-    fn scaling(&self) -> Scaling {
-        match self.algorithm {
-            Algorithm::RandomForest => Scaling::AsIs,
-            Algorithm::LogisticRegression => Scaling::Standard,
-        }
-    }
-
-    fn hyper_parameters(&self, width: usize) -> BTreeMap<String, Number> {
-        let named = |name: &str, value: Option<Number>| Some((name.to_owned(), value?));
-        let count = |value: usize| Some(Number::from(value));
-        match self.algorithm {
-            Algorithm::RandomForest => vec![
-                named("trees", count(self.trees)),
-                named("depth_max", count(self.depth_max.into())),
-                named("min_leaf", count(self.min_leaf)),
-                named("inputs_per_split", count(self.inputs_per_split(width))),
-            ],
-            Algorithm::LogisticRegression => {
-                vec![named("penalty", Number::from_f64(self.penalty))]
-            }
-        }
-        .into_iter()
-        .flatten()
-        .collect()
+impl Error {
+    /// The message, with the classes as the data calls them instead of 0 and 1.
+    pub fn with_names(&self, names: &Labels) -> String {
+        let text = self.to_string();
+        let (Self::OneClass { label, .. }
+        | Self::TooFew { label, .. }
+        | Self::TooFewEntities { label, .. }
+        | Self::OneClassBefore { label, .. }) = self
+        else {
+            return text;
+        };
+        let name = match *label > 0.5 {
+            true => &names.positive,
+            false => &names.negative,
+        };
+        text.replacen(
+            &format!("the label {label}"),
+            &format!("the label {name:?}"),
+            1,
+        )
     }
 }
 
@@ -312,10 +180,23 @@ impl fmt::Display for Evaluation {
     }
 }
 
+/// What models said of rows that they had not seen.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HeldOut {
+    /// Of the positive class, one for each row that was judged.
+    pub probabilities: Vec<f64>,
+    /// The truth of these rows: 1 for the positive class, 0 for the other.
+    pub labels: Vec<f64>,
+    /// Where [`TrainOptions::importance`] asks for it.
+    pub importances: Option<Importances>,
+}
+
 /// A trained model, not yet in a package: [`Trained::into_package`] is the next step.
 #[derive(Debug)]
 pub struct Trained {
     pub evaluation: Evaluation,
+    /// What the evaluation was computed from; it is not in the package.
+    pub held_out: HeldOut,
     pub options: TrainOptions,
     pub(crate) inputs: Vec<String>,
     pub(crate) rows: usize,
@@ -386,6 +267,10 @@ pub fn train_split(
     let folds = Folds::cut(data, split, options)?;
     let mut probabilities = vec![None; data.labels.len()];
     let mut auc_of_folds = Vec::with_capacity(options.folds);
+    let mut measured = options
+        .importance
+        .as_ref()
+        .map(|it| Measured::new(it, options));
     for fold in 0..options.folds {
         let inside = data.filter(|row| folds.trains(fold, row));
         let outside = data.filter(|row| folds.judges(fold, row));
@@ -393,6 +278,9 @@ pub fn train_split(
         let (preprocess, fitted) = fit(&inside, options, fold as u64 + 1).map_err(in_fold)?;
         let answers = answer(&preprocess, &fitted, &outside.rows);
         auc_of_folds.extend(metrics::auc(&answers, &outside.labels));
+        if let Some(measured) = &mut measured {
+            measured.fold(fold, &outside, |rows| answer(&preprocess, &fitted, rows));
+        }
         let places = (0..data.labels.len()).filter(|&row| folds.judges(fold, row));
         places
             .zip(answers)
@@ -405,8 +293,8 @@ pub fn train_split(
     }
     let judged = probabilities.iter().zip(&data.labels);
     let judged = judged.filter_map(|(answer, label)| Some(((*answer)?, *label)));
-    let (judged, truth): (Vec<f64>, Vec<f64>) = judged.unzip();
-    let metrics = metrics::evaluate(&judged, &truth, options.threshold)?;
+    let (probabilities, labels): (Vec<f64>, Vec<f64>) = judged.unzip();
+    let metrics = metrics::evaluate(&probabilities, &labels, options.threshold)?;
     let (preprocess, fitted) = fit(data, options, 0)?;
     progress(Progress {
         done: total,
@@ -417,6 +305,11 @@ pub fn train_split(
         evaluation: Evaluation {
             metrics,
             auc_of_folds,
+        },
+        held_out: HeldOut {
+            probabilities,
+            labels,
+            importances: measured.map(Measured::end),
         },
         options: options.clone(),
         inputs: data.inputs.clone(),
@@ -478,34 +371,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn algorithms_are_known_by_their_names() {
-        for name in Algorithm::NAMES {
-            assert_eq!(name.parse::<Algorithm>().unwrap().to_string(), name);
-        }
-        let error = "boosting".parse::<Algorithm>().unwrap_err().to_string();
-        assert!(
-            error.contains("random-forest and logistic-regression"),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn options_out_of_bounds_are_named_with_their_bounds() {
-        let good = TrainOptions::new(Algorithm::RandomForest);
-        assert!(good.check(8).is_ok());
-        let bad = |change: fn(&mut TrainOptions)| {
-            let mut options = good.clone();
-            change(&mut options);
-            options.check(8).unwrap_err().to_string()
+    fn an_error_calls_the_classes_by_their_names() {
+        let names = Labels {
+            negative: "ok".to_owned(),
+            positive: "fraud".to_owned(),
         };
-        assert_eq!(
-            bad(|o| o.folds = 1),
-            "the option folds is 1; it must be 2 to 100"
+        let said = |label| Error::OneClass { rows: 7, label }.with_names(&names);
+        assert!(
+            said(0.0).starts_with("all 7 rows have the label \"ok\";"),
+            "{}",
+            said(0.0)
         );
-        assert!(bad(|o| o.trees = 0).contains("trees"));
-        assert!(bad(|o| o.depth_max = 99).contains("1 to 32"));
-        assert!(bad(|o| o.inputs_per_split = Some(9)).contains("1 to 8"));
-        assert!(bad(|o| o.threshold = f64::NAN).contains("threshold"));
-        assert!(bad(|o| o.penalty = -1.0).contains("penalty"));
+        assert!(said(1.0).contains("the label \"fraud\""));
+        let few = Error::TooFewEntities {
+            count: 2,
+            label: 1.0,
+            folds: 5,
+        };
+        assert!(
+            few.with_names(&names)
+                .contains("2 entities have rows with the label \"fraud\"")
+        );
+        let other = Error::TooFewTimes { folds: 3 };
+        assert_eq!(other.with_names(&names), other.to_string());
     }
 }

@@ -107,7 +107,7 @@ impl SplitMix64 {
     }
 
     /// Fisher and Yates. The product's high half favours none by more than n / 2⁶⁴.
-    fn shuffle(&mut self, items: &mut [usize]) {
+    pub(super) fn shuffle(&mut self, items: &mut [usize]) {
         for last in (1..items.len()).rev() {
             let chosen = (u128::from(self.next()) * (last as u128 + 1)) >> 64;
             items.swap(last, chosen as usize);

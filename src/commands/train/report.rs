@@ -1,0 +1,410 @@
+//! What training found, for people and for scripts.
+
+use std::{fmt, path::Path};
+
+use quadrille_model::{
+    Package,
+    metrics::{AtThreshold, ClassScores, Confusion, Metrics, Thresholds},
+    package::{Labels, Training},
+    train::Importances,
+};
+use quadrille_pipeline::{Decision, Pipeline, training::Remark};
+use quadrille_service::Error;
+use serde_json::{Value, json};
+
+use crate::{
+    output::{Table, counted},
+    preview,
+    training::{Outcome, Skipped},
+};
+
+/// Features whose importance is shown; JSON has all.
+const FEATURES_SHOWN: usize = 20;
+
+/// How many rows in a hundred may lie beyond what a number says: two standard deviations.
+const DEVIATIONS: f64 = 2.0;
+
+/// Thresholds that were not asked for by name.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked {
+    /// Of the confusion counts.
+    pub threshold: f64,
+    /// Whether the pipeline file has this threshold.
+    pub is_pipelines: bool,
+    /// How much more recall counts than precision, for the second advice.
+    pub beta: f64,
+}
+
+/// All that is reported of a model that was trained.
+pub struct Report<'a> {
+    package: &'a Package,
+    training: &'a Training,
+    skipped: &'a Skipped,
+    remarks: &'a [Remark],
+    importances: Option<&'a Importances>,
+    names: Names<'a>,
+    folds: String,
+    asked: Asked,
+    thresholds: Thresholds,
+}
+
+/// What the classes are called in the data, and what is decided for them.
+#[derive(Debug, Clone, Copy)]
+struct Names<'a> {
+    labels: &'a Labels,
+    /// Negative and positive.
+    decisions: [&'a str; 2],
+}
+
+impl<'a> Report<'a> {
+    /// # Errors
+    /// The package was not trained here.
+    pub fn new(
+        pipeline: &'a Pipeline,
+        outcome: &'a Outcome,
+        by_time: bool,
+        asked: Asked,
+    ) -> Result<Self, Error> {
+        let failed = |error: &dyn fmt::Display| Error::Failed(error.to_string());
+        let training = outcome.package.manifest().training.as_ref();
+        let training =
+            training.ok_or_else(|| failed(&"the package does not say how it was trained"))?;
+        let held_out = &outcome.held_out;
+        let thresholds = Thresholds::new(&held_out.probabilities, &held_out.labels);
+        let labels = &outcome.labels;
+        let folds = training.evaluation.auc_of_folds.len();
+        Ok(Report {
+            package: &outcome.package,
+            training,
+            skipped: &outcome.skipped,
+            remarks: &outcome.remarks,
+            importances: held_out.importances.as_ref(),
+            names: Names {
+                labels,
+                decisions: match pipeline.decision() {
+                    Decision::Threshold(it) => [&it.negative, &it.positive],
+                    _ => [&labels.negative, &labels.positive],
+                },
+            },
+            folds: match by_time {
+                true => {
+                    format!("{folds} folds, each judged by a model of the rows before it in time")
+                }
+                false => format!(
+                    "{folds} folds, the rows of one {:?} in one fold, each judged by a model of the others",
+                    pipeline.key_field()
+                ),
+            },
+            asked,
+            thresholds: thresholds.map_err(|error| failed(&error))?,
+        })
+    }
+
+    fn metrics(&self) -> &Metrics {
+        &self.training.evaluation.metrics
+    }
+
+    fn advised(&self) -> [(String, AtThreshold); 2] {
+        let best = |beta: f64| (format!("f{beta}"), self.thresholds.best(beta));
+        [best(1.0), best(self.asked.beta)]
+    }
+
+    /// The answer of `--output json`. Its fields are documented in the reference of the command; they are only added to.
+    pub fn to_json(&self, out: &Path) -> Result<Value, Error> {
+        let manifest: Value = serde_json::from_slice(self.package.manifest_bytes())
+            .map_err(|error| Error::Failed(error.to_string()))?;
+        let metrics = self.metrics();
+        let at = self.thresholds.at(self.asked.threshold);
+        let advised = self.advised().map(|(score, at)| {
+            let value = at.f_beta(if score == "f1" { 1.0 } else { self.asked.beta });
+            let mut json = self.at_json(&at);
+            json["maximises"] = json!(score);
+            json["score"] = json!(value);
+            json
+        });
+        let reasons = self.skipped.reasons.iter().map(|it| {
+            json!({ "class": it.class, "field": it.field, "rows": it.rows, "first_lines": it.lines, "reason": it.reason, "fix": it.fix })
+        });
+        let remarks = self.remarks.iter().map(|it| {
+            json!({ "class": it.class, "field": it.field, "rows": it.rows, "first_lines": it.lines, "reason": it.reason })
+        });
+        Ok(json!({
+            "name": manifest["name"],
+            "version": manifest["version"],
+            "out": out.display().to_string(),
+            "rows": self.skipped.rows,
+            "rows_used": self.training.rows,
+            "rows_skipped": self.skipped.skipped,
+            "skipped": reasons.collect::<Vec<Value>>(),
+            "remarks": remarks.collect::<Vec<Value>>(),
+            "held_out": {
+                "rows": metrics.rows,
+                "folds": self.training.evaluation.auc_of_folds.len(),
+                "positive": self.names.labels.positive,
+                "negative": self.names.labels.negative,
+                "roc_auc": metrics.auc,
+                "pr_auc": self.thresholds.average_precision(),
+                "log_loss": metrics.log_loss,
+                "brier": metrics.brier,
+                "calibration_error": metrics.calibration_error,
+                "at_threshold": self.at_json(&at),
+                "advised_thresholds": advised.to_vec(),
+                "importance": self.importances,
+            },
+            "training": manifest["training"],
+        }))
+    }
+
+    fn at_json(&self, at: &AtThreshold) -> Value {
+        let class = |name: &str, decision: &str, of: &ClassScores| json!({ "label": name, "decision": decision, "rows": of.rows, "precision": of.precision, "recall": of.recall, "f1": of.f1 });
+        let Names { labels, decisions } = self.names;
+        json!({
+            "threshold": at.threshold,
+            "accuracy": at.accuracy,
+            "confusion": at.confusion,
+            "classes": [
+                class(&labels.negative, decisions[0], &at.negative),
+                class(&labels.positive, decisions[1], &at.positive),
+            ],
+        })
+    }
+
+    fn general(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let metrics = self.metrics();
+        let share = metrics.positives as f64 / metrics.rows as f64;
+        let positive = preview::cell(&self.names.labels.positive);
+        let aucs = &self.training.evaluation.auc_of_folds;
+        let count = aucs.len().max(1) as f64;
+        let mean = aucs.iter().sum::<f64>() / count;
+        let squares = aucs.iter().map(|auc| (auc - mean).powi(2));
+        let deviation = (squares.sum::<f64>() / count).sqrt();
+        let [low, high] = [mean - deviation, mean + deviation];
+        let mut line =
+            |name: &str, value: f64, note: String| writeln!(f, "{name:<18} {value:.4}  {note}");
+        line(
+            "ROC-AUC",
+            metrics.auc,
+            format!(
+                "0.5 is guessing, 1 is perfect; folds {low:.4} to {high:.4} (mean ± 1 standard deviation)"
+            ),
+        )?;
+        line(
+            "PR-AUC",
+            self.thresholds.average_precision(),
+            format!("average precision of {positive}; guessing has {share:.4}"),
+        )?;
+        line("log loss", metrics.log_loss, "lower is better".to_owned())?;
+        line(
+            "Brier score",
+            metrics.brier,
+            format!(
+                "lower is better; always the base rate: {:.4}",
+                share * (1.0 - share)
+            ),
+        )?;
+        line(
+            "calibration error",
+            metrics.calibration_error,
+            "mean distance of predicted and observed share".to_owned(),
+        )
+    }
+
+    fn decided(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let at = self.thresholds.at(self.asked.threshold);
+        let Names { labels, decisions } = self.names;
+        let whose = match self.asked.is_pipelines {
+            true => "the pipeline's threshold",
+            false => "the threshold asked for,",
+        };
+        let commoner = at.positive.rows.max(at.negative.rows) as f64 / self.metrics().rows as f64;
+        writeln!(
+            f,
+            "at {whose} {}: accuracy {:.4} (always the commoner class: {commoner:.4})\n",
+            at.threshold, at.accuracy
+        )?;
+        let Confusion {
+            true_positives,
+            false_positives,
+            true_negatives,
+            false_negatives,
+        } = at.confusion;
+        let decided = decisions.map(|it| format!("DECIDED {}", preview::cell(it)));
+        let header = [
+            "TRUTH",
+            "ROWS",
+            &decided[0],
+            &decided[1],
+            "PRECISION",
+            "RECALL",
+            "F1",
+        ];
+        let mut table = Table::new(&header);
+        let mut row = |name: &str, of: &ClassScores, counts: [u64; 2]| {
+            table.row(vec![
+                preview::cell(name),
+                of.rows.to_string(),
+                counts[0].to_string(),
+                counts[1].to_string(),
+                figure(of.precision),
+                figure(of.recall),
+                figure(of.f1),
+            ]);
+        };
+        row(
+            &labels.negative,
+            &at.negative,
+            [true_negatives, false_positives],
+        );
+        row(
+            &labels.positive,
+            &at.positive,
+            [false_negatives, true_positives],
+        );
+        writeln!(f, "{table}")
+    }
+
+    fn advice(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Names { labels, decisions } = self.names;
+        let beta = self.asked.beta;
+        let decided = format!("DECIDED {}", preview::cell(decisions[1]));
+        let scored = format!("F{beta}");
+        let header = [
+            "THRESHOLD",
+            "PRECISION",
+            "RECALL",
+            "F1",
+            &scored,
+            &decided,
+            "",
+        ];
+        let mut table = Table::new(&header);
+        let rows = self.metrics().rows as f64;
+        let mut row = |at: AtThreshold, what: String| {
+            let decided = at.confusion.true_positives + at.confusion.false_positives;
+            table.row(vec![
+                at.threshold.to_string(),
+                figure(at.positive.precision),
+                figure(at.positive.recall),
+                figure(at.positive.f1),
+                format!("{:.4}", at.f_beta(beta)),
+                format!("{:.1} %", decided as f64 * 100.0 / rows),
+                what,
+            ]);
+        };
+        let whose = if self.asked.is_pipelines {
+            "the pipeline's"
+        } else {
+            "asked for"
+        };
+        row(self.thresholds.at(self.asked.threshold), whose.to_owned());
+        let [(_, f1), (_, f_beta)] = self.advised();
+        row(
+            f1,
+            "highest F1: precision and recall count alike".to_owned(),
+        );
+        if beta != 1.0 {
+            let what = format!("highest F{beta}: recall counts {beta} times as much (--beta)");
+            row(f_beta, what);
+        }
+        let positive = preview::cell(&labels.positive);
+        writeln!(
+            f,
+            "thresholds, by what they bring for {positive}; they are chosen on these rows, so expect a little less of others\n"
+        )?;
+        writeln!(f, "{table}")
+    }
+
+    fn importance(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(importances) = self.importances else {
+            return Ok(());
+        };
+        let Importances {
+            rows,
+            repeats,
+            features,
+        } = importances;
+        writeln!(
+            f,
+            "\nimportance: ROC-AUC lost once a feature's values are shuffled, on {} held out, {} (mean ± standard deviation)\n",
+            counted(*rows, "row"),
+            counted(*repeats, "time")
+        )?;
+        let mut table = Table::new(&["FEATURE", "LOST", ""]);
+        for it in features.iter().take(FEATURES_SHOWN) {
+            let mut note = match it.inputs {
+                1 => String::new(),
+                inputs => format!("{inputs} inputs together"),
+            };
+            if it.mean <= DEVIATIONS * it.deviation {
+                note = "no more than chance".to_owned();
+            }
+            table.row(vec![
+                preview::cell(&it.feature),
+                format!("{:.4} ± {:.4}", it.mean, it.deviation),
+                note,
+            ]);
+        }
+        write!(f, "{table}")?;
+        match features.len().saturating_sub(FEATURES_SHOWN) {
+            0 => writeln!(f),
+            more => writeln!(
+                f,
+                "\nand {} (--output json has all)",
+                counted(more, "feature")
+            ),
+        }
+    }
+
+    fn calibration(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bins = &self.metrics().calibration;
+        let mut table = Table::new(&["PROBABILITY", "ROWS", "PREDICTED", "OBSERVED"]);
+        for (at, bin) in bins.iter().enumerate().filter(|(_, bin)| bin.rows > 0) {
+            let edge = |at: usize| at as f64 / bins.len() as f64;
+            table.row(vec![
+                format!("{:.1} to {:.1}", edge(at), edge(at + 1)),
+                bin.rows.to_string(),
+                format!("{:.4}", bin.predicted),
+                format!("{:.4}", bin.observed),
+            ]);
+        }
+        let positive = preview::cell(&self.names.labels.positive);
+        writeln!(
+            f,
+            "\ncalibration: of the rows of a predicted probability, how many truly are {positive}\n"
+        )?;
+        write!(f, "{table}")
+    }
+}
+
+/// For people.
+impl fmt::Display for Report<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let metrics = self.metrics();
+        let Labels { negative, positive } = self.names.labels;
+        let negatives = metrics.rows - metrics.positives;
+        let share = metrics.positives as f64 * 100.0 / metrics.rows as f64;
+        writeln!(
+            f,
+            "{} of {} used; judged on {} held out: {} {}, {} {} ({share:.1} %)\n{}\n",
+            self.training.rows,
+            counted(self.skipped.rows as usize, "row"),
+            counted(metrics.rows as usize, "row"),
+            negatives,
+            preview::cell(negative),
+            metrics.positives,
+            preview::cell(positive),
+            self.folds
+        )?;
+        self.general(f)?;
+        writeln!(f)?;
+        self.decided(f)?;
+        writeln!(f)?;
+        self.advice(f)?;
+        self.importance(f)?;
+        self.calibration(f)
+    }
+}
+
+fn figure(value: Option<f64>) -> String {
+    value.map_or("-".to_owned(), |it| format!("{it:.4}"))
+}
