@@ -35,7 +35,7 @@ impl Load {
         let (incoming, handled) = pairs.fold((0, 0), |(incoming, handled), (a, b)| {
             (
                 incoming + (b.end - a.end),
-                handled + (b.at() - a.at()).max(0),
+                handled + (b.next_offset() - a.next_offset()).max(0),
             )
         });
         Load {
