@@ -45,37 +45,89 @@ impl Service {
         }
     }
 
-    /// The consumer group of this stage for a pipeline. Public: autoscalers and ACLs name it.
+    /// Its first stage, the one of the figure.
+    pub const fn stage(self) -> &'static StageSpec {
+        match self {
+            Service::Ingest => &STAGES[0],
+            Service::Feature => &STAGES[1],
+            Service::Inference => &STAGES[2],
+            Service::Results => &STAGES[3],
+        }
+    }
+
+    /// The consumer group of its first stage for a pipeline.
     pub fn group(self, pipeline: &str) -> String {
-        format!("quadrille.{}.{pipeline}", self.name())
+        self.stage().group(pipeline)
     }
+}
 
-    /// The topic this stage consumes.
-    pub fn input(self, pipeline: &str) -> String {
-        let topics = Topics::of(pipeline);
-        match self {
-            Service::Ingest => topics.inbox,
-            Service::Feature => topics.records,
-            Service::Inference => topics.features,
-            Service::Results => topics.predictions,
+/// What a service consumes of each pipeline, and what it writes.
+#[derive(Debug, PartialEq, Eq)]
+pub struct StageSpec {
+    pub service: Service,
+    /// Tells the stages of one service apart; empty for its first.
+    pub name: &'static str,
+    /// A topic of the pipeline, without the pipeline's name.
+    input: &'static str,
+    /// Likewise; a handler names its outputs by these.
+    outputs: &'static [&'static str],
+}
+
+/// The stages of every pipeline, in the order of the figure, each service's first one before its others.
+pub static STAGES: [StageSpec; 4] = [
+    StageSpec::first(Service::Ingest, "inbox", &["records"]),
+    StageSpec::first(Service::Feature, "records", &["features"]),
+    StageSpec::first(Service::Inference, "features", &["predictions"]),
+    StageSpec::first(Service::Results, "predictions", &[]),
+];
+
+impl StageSpec {
+    const fn first(
+        service: Service,
+        input: &'static str,
+        outputs: &'static [&'static str],
+    ) -> Self {
+        StageSpec {
+            service,
+            name: "",
+            input,
+            outputs,
         }
     }
 
-    /// The topics this service's stage produces, each with the name that its handler has for it.
-    pub fn outputs(self, pipeline: &str) -> Vec<(&'static str, String)> {
-        let topics = Topics::of(pipeline);
-        match self {
-            Service::Ingest => vec![("records", topics.records)],
-            Service::Feature => vec![("features", topics.features)],
-            Service::Inference => vec![("predictions", topics.predictions)],
-            Service::Results => Vec::new(),
+    /// What people call it: its service, and its own name where the service has several.
+    pub fn label(&self) -> String {
+        let service = self.service.name();
+        match self.name {
+            "" => service.to_owned(),
+            name => format!("{service} {name}"),
         }
     }
 
-    /// The topic that the next service reads, if there is one.
-    pub fn output(self, pipeline: &str) -> Option<String> {
-        self.outputs(pipeline).into_iter().next().map(|it| it.1)
+    /// The consumer group for a pipeline. Public: autoscalers and ACLs name it.
+    pub fn group(&self, pipeline: &str) -> String {
+        let service = self.service.name();
+        match self.name {
+            "" => format!("quadrille.{service}.{pipeline}"),
+            // Pipelines may have dots in their names, so the stage's is not a part between dots.
+            name => format!("quadrille.{service}-{name}.{pipeline}"),
+        }
     }
+
+    /// The topic it consumes.
+    pub fn input(&self, pipeline: &str) -> String {
+        topic(pipeline, self.input)
+    }
+
+    /// The topics it writes, each with the name that its handler has for it.
+    pub fn outputs(&self, pipeline: &str) -> Vec<(&'static str, String)> {
+        let named = |name: &&'static str| (*name, topic(pipeline, name));
+        self.outputs.iter().map(named).collect()
+    }
+}
+
+fn topic(pipeline: &str, name: &str) -> String {
+    format!("{pipeline}.{name}")
 }
 
 /// The topics of one pipeline.
@@ -117,7 +169,7 @@ impl Topics {
     ];
 
     pub fn of(pipeline: &str) -> Self {
-        let topic = |name: &str| format!("{pipeline}.{name}");
+        let topic = |name| topic(pipeline, name);
         Topics {
             inbox: topic("inbox"),
             records: topic("records"),
@@ -144,8 +196,30 @@ mod tests {
 
     #[test]
     fn each_stage_reads_what_the_one_before_writes() {
-        for pair in Service::ALL.windows(2) {
-            assert_eq!(pair[0].output("p"), Some(pair[1].input("p")));
+        for pair in STAGES.windows(2) {
+            let written = pair[0].outputs("p").into_iter().map(|(_, topic)| topic);
+            assert_eq!(written.collect::<Vec<_>>(), [pair[1].input("p")]);
         }
+    }
+
+    #[test]
+    fn the_stages_of_the_figure_are_their_services_first_ones_and_read_its_topics() {
+        for service in Service::ALL {
+            let first = STAGES.iter().find(|stage| stage.service == service);
+            assert_eq!(Some(service.stage()), first);
+        }
+        let topics = Topics::of("p");
+        let read: Vec<String> = STAGES.iter().map(|stage| stage.input("p")).collect();
+        assert_eq!(read, topics.flow());
+    }
+
+    #[test]
+    fn stages_of_one_service_are_groups_of_their_own() {
+        let labels = StageSpec {
+            name: "labels",
+            ..StageSpec::first(Service::Results, "labels", &[])
+        };
+        assert_eq!(Service::Results.group("p"), "quadrille.results.p");
+        assert_eq!(labels.group("p"), "quadrille.results-labels.p");
     }
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use quadrille_choreography::{Admin, GroupProgress, admin};
-use quadrille_proto::Service;
+use quadrille_proto::{STAGES, StageSpec};
 use quadrille_scaling::{Goal, Load, advise};
 use quadrille_service::Error;
 use serde_json::json;
@@ -82,14 +82,14 @@ pub async fn run(args: Args) -> Result<(), Error> {
 #[derive(Debug)]
 struct Look {
     pipeline: String,
-    stage: Service,
+    stage: &'static StageSpec,
     progress: GroupProgress,
 }
 
 fn look(admin: &Admin, pipelines: &[String]) -> Result<Vec<Look>, admin::Error> {
     let mut looks = Vec::new();
     for pipeline in pipelines {
-        for stage in Service::ALL {
+        for stage in &STAGES {
             let (group, input) = (stage.group(pipeline), stage.input(pipeline));
             looks.push(Look {
                 pipeline: pipeline.clone(),
@@ -105,14 +105,14 @@ fn look(admin: &Admin, pipelines: &[String]) -> Result<Vec<Look>, admin::Error> 
 #[derive(Debug)]
 struct Seen {
     pipeline: String,
-    service: &'static str,
+    service: String,
     load: Load,
 }
 
 impl Seen {
     fn between(before: &Look, after: Look, elapsed: Duration) -> Self {
         Seen {
-            service: after.stage.name(),
+            service: after.stage.label(),
             load: Load::between(&before.progress, &after.progress, elapsed),
             pipeline: after.pipeline,
         }
@@ -130,7 +130,7 @@ fn show(seen: &[Seen], goal: &Goal) -> Result<(), Error> {
         let advice = advise(load, goal);
         table.row(vec![
             stage.pipeline.clone(),
-            stage.service.to_owned(),
+            stage.service.clone(),
             load.replicas.to_string(),
             load.lanes.to_string(),
             load.lag.to_string(),

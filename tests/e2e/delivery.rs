@@ -120,7 +120,10 @@ fn survives_a_kill(victim: Service) {
         .expect("it runs");
     let last = services.len() - 1;
     let watched = victim
-        .output(&world.pipeline)
+        .stage()
+        .outputs(&world.pipeline)
+        .pop()
+        .map(|(_, topic)| topic)
         .unwrap_or(world.topics().predictions);
     let watch = Watch::start(&world, &watched);
     let load = Load {

@@ -84,7 +84,10 @@ fn ends_with_64(process: &mut Process, words: &[&str]) {
 /// Waits until a stage has nothing left to read.
 #[track_caller]
 pub fn worked_off(world: &World, stage: Service) {
-    let (group, input) = (stage.group(&world.pipeline), stage.input(&world.pipeline));
+    let (group, input) = (
+        stage.group(&world.pipeline),
+        stage.stage().input(&world.pipeline),
+    );
     let admin = asked(world);
     eventually("its input is worked off", PATIENCE, || {
         let progress = admin.progress(&group, &input).ok()?;

@@ -3,17 +3,14 @@
 use std::{
     net::{SocketAddr, TcpListener},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use quadrille_choreography::{Cluster, Delivery, Limits, OutputTopic, StageConfig};
 use quadrille_pipeline::Pipeline;
-use quadrille_proto::Service;
+use quadrille_proto::{Service, StageSpec};
 
-use crate::{Error, args::default_instance, edge::limits::HttpConfig};
-
-/// How long a port that is taken is tried again.
-const PORT_FREE_WITHIN: Duration = Duration::from_secs(2);
+use crate::{Error, args::default_instance, edge::limits::HttpConfig, listener};
 
 /// A service's settings, checked.
 #[derive(Debug)]
@@ -38,17 +35,16 @@ pub struct Config {
 }
 
 impl Config {
-    /// The loop's settings for one pipeline.
-    pub fn stage_config(&self, pipeline: &Pipeline) -> StageConfig {
+    /// The loop's settings of a stage of one pipeline.
+    pub fn stage_config(&self, stage: &StageSpec, pipeline: &Pipeline) -> StageConfig {
         let name = pipeline.name();
         StageConfig {
             cluster: self.cluster.clone(),
             service: self.service.name(),
             pipeline: name.to_owned(),
-            group: self.service.group(name),
-            input: self.service.input(name),
-            outputs: self
-                .service
+            group: stage.group(name),
+            input: stage.input(name),
+            outputs: stage
                 .outputs(name)
                 .into_iter()
                 .map(|(name, topic)| OutputTopic { name, topic })
@@ -70,36 +66,10 @@ impl Config {
     }
 
     pub(crate) fn bind(&mut self) -> Result<tokio::net::TcpListener, Error> {
-        let wanted = self.listen;
-        let refused = |error: std::io::Error| {
-            Error::Config(format!(
-                "QUADRILLE_LISTEN {wanted}: {error}; choose another address"
-            ))
-        };
-        let listener = match self.listener.take() {
-            Some(listener) => listener,
-            None => bind_patiently(self.listen).map_err(refused)?,
-        };
-        listener.set_nonblocking(true).map_err(refused)?;
-        let address = listener.local_addr().map_err(refused)?;
-        self.listen = address;
-        let listener = tokio::net::TcpListener::from_std(listener).map_err(refused)?;
-        tracing::info!(service = self.service.name(), %address, "listening");
+        let (service, bound) = (self.service.name(), self.listener.take());
+        let listener = listener::bind(service, "QUADRILLE_LISTEN", self.listen, bound)?;
+        let address = listener.local_addr();
+        self.listen = address.map_err(|error| Error::Failed(format!("own address: {error}")))?;
         Ok(listener)
-    }
-}
-
-/// A predecessor that was killed a moment ago may still hold the port.
-fn bind_patiently(address: SocketAddr) -> std::io::Result<TcpListener> {
-    let deadline = Instant::now() + PORT_FREE_WITHIN;
-    loop {
-        match TcpListener::bind(address) {
-            Err(error)
-                if error.kind() == std::io::ErrorKind::AddrInUse && Instant::now() < deadline =>
-            {
-                std::thread::sleep(Duration::from_millis(50));
-            }
-            result => return result,
-        }
     }
 }

@@ -1,6 +1,7 @@
 //! What a service is assembled from, and what it waits for before it can be.
 
 use std::{
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -9,11 +10,12 @@ use quadrille_choreography::{
     Admin, Backoff, Partitioning, Schemas, Stage, StageTopics, TopicIdentity, TopicSpec, admin,
 };
 use quadrille_pipeline::Pipeline;
-use quadrille_proto::{Schema, Service};
+use quadrille_proto::{Schema, Service, StageSpec};
 use quadrille_telemetry::{Registry, Tracing, metrics::LoopMetrics};
-use tokio::sync::watch;
 
-use crate::{Config, Error, evolution};
+use crate::{
+    Config, Error, Listener, StopSignal, Task, evolution, health::Probe, listener, task::Tasks,
+};
 
 /// Brokers learn of a new topic one after another.
 const TOPICS_APPEAR_WITHIN: Duration = Duration::from_secs(2);
@@ -30,28 +32,80 @@ pub struct Context {
     pub metrics: LoopMetrics,
     pub tracing: Tracing,
     pub schemas: Schemas,
-    pub(crate) stopping: watch::Receiver<bool>,
+    pub(crate) stopping: StopSignal,
+    pub(crate) tasks: Tasks,
+    pub(crate) probe: Probe,
 }
 
 impl Context {
-    /// This service's stage of a pipeline, ready to run: its topics are checked, and the schema of what it writes is
+    /// Starts a background task; it ends when the service drains, assembled or not. To be called within a runtime.
+    pub fn spawn<Fut>(&self, task: Task, run: impl FnOnce(StopSignal) -> Fut)
+    where
+        Fut: Future<Output = Result<(), Error>> + Send + 'static,
+    {
+        self.tasks.spawn(task, run);
+    }
+
+    /// The service is not ready while `ready` is an error; `/readyz?verbose` shows it under this name.
+    pub fn check(
+        &self,
+        name: &'static str,
+        ready: impl Fn() -> Result<(), String> + Send + Sync + 'static,
+    ) {
+        self.tasks.check(name, Arc::new(ready));
+    }
+
+    /// Binds a port beside the one of HTTP and gRPC, which the environment variable `setting` gave. What comes in is served by
+    /// a task: [`Listener::serve`].
+    ///
+    /// # Errors
+    /// The address cannot be had.
+    pub fn listen(
+        &self,
+        name: &'static str,
+        setting: &str,
+        address: SocketAddr,
+    ) -> Result<Listener, Error> {
+        let inner = listener::bind(name, setting, address, None)?;
+        Ok(Listener { name, inner })
+    }
+
+    /// What readiness says that the service waits for until it is assembled: Kafka, if nothing else is said.
+    pub fn waiting_for(&self, what: impl Into<String>) {
+        self.probe.waiting_for(what.into());
+    }
+
+    /// This service's first stage of a pipeline, ready to run: its topics are checked, and the schemas of what it writes are
     /// published. Waits for Kafka as long as it does not answer.
     ///
     /// # Errors
     /// The topics cannot be used as they are, the pipeline file contradicts a published schema, or the service is
     /// stopping.
     pub async fn stage(&self, pipeline: &Arc<Pipeline>) -> Result<Stage, Error> {
-        let topics = self.prepare(pipeline).await?;
-        let written = match self.config.service {
-            Service::Ingest => Some(pipeline.record_schema()),
-            Service::Feature => Some(pipeline.feature_schema()),
-            Service::Inference => Some(pipeline.prediction_schema()),
-            Service::Results => None,
-        };
-        if let Some(schema) = written {
+        self.stage_of(self.config.service.stage(), pipeline).await
+    }
+
+    /// As [`Context::stage`], of any stage of the table.
+    ///
+    /// # Errors
+    /// As [`Context::stage`].
+    pub async fn stage_of(
+        &self,
+        spec: &'static StageSpec,
+        pipeline: &Arc<Pipeline>,
+    ) -> Result<Stage, Error> {
+        let topics = self.prepare(spec, pipeline).await?;
+        for (output, _) in spec.outputs(pipeline.name()) {
+            let schema = match output {
+                "records" => pipeline.record_schema(),
+                "features" => pipeline.feature_schema(),
+                "predictions" => pipeline.prediction_schema(),
+                // What has no schema of its own.
+                _ => continue,
+            };
             self.publish(schema).await?;
         }
-        let config = self.config.stage_config(pipeline);
+        let config = self.config.stage_config(spec, pipeline);
         Ok(Stage {
             metrics: self
                 .metrics
@@ -66,12 +120,16 @@ impl Context {
     ///
     /// # Errors
     /// The topics cannot be used as they are.
-    async fn prepare(&self, pipeline: &Arc<Pipeline>) -> Result<StageTopics, Error> {
+    async fn prepare(
+        &self,
+        spec: &'static StageSpec,
+        pipeline: &Arc<Pipeline>,
+    ) -> Result<StageTopics, Error> {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
         let (started, checked) = (Instant::now(), Arc::clone(pipeline));
         loop {
             let (config, pipeline) = (Arc::clone(&self.config), Arc::clone(pipeline));
-            let result = blocking(move || prepare(&config, &pipeline)).await?;
+            let result = blocking(move || prepare(&config, spec, &pipeline)).await?;
             match result {
                 Err(error) if error.is_retriable() => {
                     tracing::warn!(%error, "waiting for Kafka");
@@ -176,7 +234,7 @@ impl Context {
         let mut stopping = self.stopping.clone();
         tokio::select! {
             () = tokio::time::sleep(wait) => Ok(()),
-            _ = stopping.wait_for(|stopping| *stopping) => Err(Error::Failed("stopped while waiting for Kafka".to_owned())),
+            () = stopping.requested() => Err(Error::Failed("stopped while waiting for Kafka".to_owned())),
         }
     }
 }
@@ -188,9 +246,13 @@ pub(crate) async fn blocking<T: Send + 'static>(
     result.map_err(|error| Error::Failed(format!("a start-up task ended: {error}")))
 }
 
-fn prepare(config: &Config, pipeline: &Pipeline) -> Result<StageTopics, admin::Error> {
+fn prepare(
+    config: &Config,
+    spec: &StageSpec,
+    pipeline: &Pipeline,
+) -> Result<StageTopics, admin::Error> {
     let admin = Admin::connect(&config.cluster)?;
-    let stage = config.stage_config(pipeline);
+    let stage = config.stage_config(spec, pipeline);
     if config.create_topics.is_some() && !config.cluster.is_embedded() {
         let there = admin.partitions(&stage.input)?;
         let partitions = there.unwrap_or(config.partitions_to_create());

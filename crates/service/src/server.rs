@@ -9,7 +9,7 @@ use std::{
 
 use axum::{
     Router,
-    extract::Request,
+    extract::{RawQuery, Request},
     http::{HeaderMap, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
@@ -29,6 +29,15 @@ pub(crate) fn router(probe: Probe, registry: Registry, health: Routes, mounted: 
         Ok(()) => (StatusCode::OK, "ok\n".to_owned()),
         Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
     };
+    let ready = move |RawQuery(query): RawQuery| async move {
+        match query.as_deref() {
+            Some("verbose" | "verbose=true" | "verbose=1") => {
+                let (code, body) = answer(probe.ready());
+                (code, verbose(&probe.checks()) + &body)
+            }
+            _ => answer(probe.ready()),
+        }
+    };
     let scrape = Arc::new(Scrape::new(registry));
     let metrics = move || async move {
         match scrape.answer(Instant::now()) {
@@ -42,7 +51,7 @@ pub(crate) fn router(probe: Probe, registry: Registry, health: Routes, mounted: 
     health
         .into_axum_router()
         .route("/livez", get(move || async move { answer(live.live()) }))
-        .route("/readyz", get(move || async move { answer(probe.ready()) }))
+        .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .fallback(move |request: Request| dispatch(mounted.clone(), request))
         .layer(middleware::from_fn(|request: Request, next: Next| async {
@@ -52,6 +61,15 @@ pub(crate) fn router(probe: Probe, registry: Registry, health: Routes, mounted: 
                 Err(never) => match never {},
             }
         }))
+}
+
+/// A line for each check, as Kubernetes has them.
+fn verbose(checks: &[(String, Result<(), String>)]) -> String {
+    let line = |(name, state): &(String, Result<(), String>)| match state {
+        Ok(()) => format!("[+]{name} ok\n"),
+        Err(why) => format!("[-]{name}: {why}\n"),
+    };
+    checks.iter().map(line).collect()
 }
 
 async fn dispatch(mounted: Mounted, request: Request) -> Response {

@@ -7,14 +7,15 @@ use std::{
 
 use axum::{Router, middleware};
 use prost_types::FileDescriptorSet;
-use quadrille_choreography::{RunningStage, Schemas};
+use quadrille_choreography::{Delivery, RunningStage, Schemas};
 use quadrille_telemetry::{
     Registry, Tracing, logs,
     metrics::{LoopMetrics, PortMetrics, RequestMetrics},
     push::Push,
 };
-use tokio::sync::watch;
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use tonic::service::Routes;
+use tonic_health::server::HealthReporter;
 
 use crate::{
     Config, Context, Error,
@@ -22,10 +23,11 @@ use crate::{
     context::blocking,
     edge::{self, Edge},
     front::{Front, Mounted, Routed},
-    health::{Probe, ReadyFn, Requests},
+    health::{Probe, Requests},
     methods::{Methods, served},
     server,
     spans::{self, RequestTelemetry},
+    task::{Drain, Tasks},
 };
 
 /// How long running requests may take to end once the lanes have drained.
@@ -69,8 +71,6 @@ pub struct Assembly {
     /// What `grpc` takes at most.
     pub message_max: MessageMax,
     pub requests: Requests,
-    /// What readiness needs besides the stages' partitions.
-    pub ready: Option<Arc<ReadyFn>>,
 }
 
 /// Runs a service until `shutdown`, then drains it: `assemble` builds it once the port is bound.
@@ -86,104 +86,93 @@ where
     Fut: Future<Output = Result<Assembly, Error>>,
 {
     let listener = config.bind()?;
+    log_settings(&config);
     let (stop, stopping) = watch::channel(false);
-    let drain_delay = config.drain_delay;
     let registry = Registry::default();
     let instance = config.instance();
     let service = config.service.name();
     let logs = logs::Export::from_env(service, &instance).map_err(Error::Config)?;
     let tracing = Tracing::from_env(service, &instance, &registry).map_err(Error::Config)?;
     let push = Push::from_env(service, &instance, &registry).map_err(Error::Config)?;
-    let requests = RequestMetrics::register(&registry);
-    let port = PortMetrics::register(&registry);
-    let http = config.http.clone();
-    let of_requests = tracing.clone();
+    let metrics = RequestMetrics::register(&registry);
+    let port_metrics = PortMetrics::register(&registry);
+    let (http, drain_delay) = (config.http.clone(), config.drain_delay);
     let schemas = Schemas::new(&config.cluster);
+    let tasks = Tasks::default();
+    let probe = Probe::new(tasks.clone());
     let context = Context {
         metrics: LoopMetrics::register(&registry),
         tracing: tracing.clone(),
         registry: registry.clone(),
         schemas: schemas.clone(),
         config: Arc::new(config),
-        stopping,
+        stopping: stopping.into(),
+        tasks: tasks.clone(),
+        probe: probe.clone(),
     };
-    let probe = Probe::default();
     let mounted: Mounted = Arc::new(OnceLock::new());
     let (reporter, health) = tonic_health::server::health_reporter();
-    let router = server::router(
-        probe.clone(),
-        registry,
-        Routes::new(health),
-        Arc::clone(&mounted),
-    );
-    let (close, closing) = watch::channel(false);
-    let edge = Edge::new(http, port, Front::new(router, Arc::clone(&mounted)));
-    let mut server = tokio::spawn(edge::serve(listener, edge, async move {
-        let mut closing = closing;
-        let _ = closing.wait_for(|closing| *closing).await;
-    }));
+    // The reporter's own beginning is that all is well.
+    report_unready(&reporter, &[]).await;
+    let health = Routes::new(health);
+    let router = server::router(probe.clone(), registry, health, Arc::clone(&mounted));
+    let edge = Edge::new(http, port_metrics, Front::new(router, Arc::clone(&mounted)));
+    let port = Port::serve(listener, edge);
+    let names = Arc::new(OnceLock::new());
+    let report = probe.clone().report(reporter.clone(), Arc::clone(&names));
+    let reporting = tokio::spawn(report);
 
     let mut shutdown = std::pin::pin!(shutdown);
     let assembly = tokio::select! {
-        result = assemble(context) => result?,
-        () = &mut shutdown => {
-            let _ = stop.send(true);
-            return Ok(());
-        }
+        assembly = assemble(context) => assembly.map(Some),
+        () = &mut shutdown => Ok(None),
+        () = ended(&[], &tasks) => Ok(None),
     };
-    let stages = assembly.stages;
-    // The doors first: who hears that the service is ready asks at once.
-    let services = assembly.grpc.names();
-    let descriptors = descriptors(&services)?;
-    let telemetry = Arc::new(RequestTelemetry {
-        tracing: of_requests,
-        metrics: requests,
-        methods: Methods::of(&descriptors),
-        message_max: assembly.message_max,
+    let assembly = assembly.and_then(|assembly| match assembly {
+        None => Ok(None),
+        Some(assembly) => {
+            let _ = names.set(assembly.grpc.names());
+            // The port first: who hears that the service is ready asks at once.
+            let (stages, requests) = (assembly.stages, assembly.requests);
+            let descriptors = descriptors(&assembly.grpc.names())?;
+            let telemetry = RequestTelemetry {
+                tracing: tracing.clone(),
+                metrics,
+                methods: Methods::of(&descriptors),
+                message_max: assembly.message_max,
+            };
+            let routed = mount(assembly.grpc, assembly.http, &descriptors, telemetry)?;
+            let _ = mounted.set(routed);
+            probe.assembled(stages.iter().map(RunningStage::health).collect(), requests);
+            Ok(Some(stages))
+        }
     });
-    let routed = mount(assembly.grpc, assembly.http, &descriptors, telemetry)?;
-    let _ = mounted.set(routed);
-    probe.assembled(
-        stages.iter().map(RunningStage::health).collect(),
-        assembly.requests,
-        assembly.ready,
-    );
-    let reporting = tokio::spawn(probe.clone().report(reporter.clone(), services.clone()));
-
-    tokio::select! {
-        () = &mut shutdown => {}
-        () = ended(&stages) => {}
+    if let Ok(Some(stages)) = &assembly {
+        tokio::select! {
+            () = &mut shutdown => {}
+            () = ended(stages, &tasks) => {}
+        }
     }
-    probe.drain();
     let drain_began = Instant::now();
+    probe.drain();
     reporting.abort();
-    for service in std::iter::once(&"").chain(&services) {
-        reporter
-            .set_service_status(*service, tonic_health::ServingStatus::NotServing)
-            .await;
-    }
-    stages.iter().for_each(RunningStage::stop);
-    schemas.end();
-    let drained = blocking(move || {
-        stages
-            .into_iter()
-            .map(RunningStage::join)
-            .collect::<Vec<_>>()
-    })
-    .await?;
-    // Load balancers go on sending requests until they have noticed.
-    tokio::time::sleep(drain_delay.saturating_sub(drain_began.elapsed())).await;
-    let _ = close.send(true);
-    if tokio::time::timeout(REQUESTS_END_WITHIN, &mut server)
-        .await
-        .is_err()
-    {
-        server.abort();
-        tracing::warn!("requests still running were cut off");
-    }
+    report_unready(&reporter, names.get().map_or(&[], Vec::as_slice)).await;
     let _ = stop.send(true);
-    let drained = drained.into_iter().collect::<Result<Vec<()>, _>>();
-    if drained.is_ok() {
+    let before = tasks.drain(Drain::BeforeStages).await;
+    let has_served = matches!(assembly, Ok(Some(_)));
+    let ended = match assembly {
+        Ok(stages) => drain_stages(stages.unwrap_or_default(), &schemas).await,
+        Err(error) => Err(error),
+    };
+    let after = tasks.drain(Drain::AfterStages).await;
+    if has_served {
+        // Load balancers go on sending requests until they have noticed.
+        tokio::time::sleep(drain_delay.saturating_sub(drain_began.elapsed())).await;
+    }
+    port.close().await;
+    let last = tasks.drain(Drain::AfterRequests).await;
+    let result = ended.and(before).and(after).and(last);
+    if result.is_ok() {
         tracing::info!("drained");
     }
     push.shutdown().await;
@@ -192,13 +181,72 @@ where
         logs.shutdown();
     })
     .await?;
-    drained?;
+    result
+}
+
+/// What somebody who reads the log later has to know of how it was started.
+fn log_settings(config: &Config) {
+    let pipelines = config.pipelines.iter().map(|pipeline| pipeline.name());
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        service = config.service.name(),
+        instance = config.instance(),
+        kafka = config.cluster.bootstrap_servers(),
+        pipelines = pipelines.collect::<Vec<_>>().join(", "),
+        lanes = config.lanes,
+        delivery = match config.delivery {
+            Delivery::ExactlyOnce => "exactly-once",
+            Delivery::AtLeastOnce => "at-least-once",
+        },
+        "starting"
+    );
+}
+
+async fn report_unready(reporter: &HealthReporter, services: &[&'static str]) {
+    for service in std::iter::once(&"").chain(services) {
+        let status = tonic_health::ServingStatus::NotServing;
+        reporter.set_service_status(*service, status).await;
+    }
+}
+
+/// The port of HTTP and gRPC at work.
+struct Port {
+    close: watch::Sender<bool>,
+    server: JoinHandle<()>,
+}
+
+impl Port {
+    fn serve(listener: TcpListener, edge: Edge) -> Self {
+        let (close, mut closing) = watch::channel(false);
+        let server = tokio::spawn(edge::serve(listener, edge, async move {
+            let _ = closing.wait_for(|closing| *closing).await;
+        }));
+        Port { close, server }
+    }
+
+    /// Accepts nothing more, and waits for the requests that are running, not for ever.
+    async fn close(mut self) {
+        let _ = self.close.send(true);
+        let ended = tokio::time::timeout(REQUESTS_END_WITHIN, &mut self.server).await;
+        if ended.is_err() {
+            self.server.abort();
+            tracing::warn!("requests still running were cut off");
+        }
+    }
+}
+
+async fn drain_stages(stages: Vec<RunningStage>, schemas: &Schemas) -> Result<(), Error> {
+    stages.iter().for_each(RunningStage::stop);
+    schemas.end();
+    let join = move || stages.into_iter().map(RunningStage::join).collect();
+    let ended: Vec<_> = blocking(join).await?;
+    ended.into_iter().collect::<Result<(), _>>()?;
     Ok(())
 }
 
-/// Ready when a lane has ended unasked.
-async fn ended(stages: &[RunningStage]) {
-    while !stages.iter().any(RunningStage::has_ended) {
+/// Ready when a lane or a task has ended unasked.
+async fn ended(stages: &[RunningStage], tasks: &Tasks) {
+    while !stages.iter().any(RunningStage::has_ended) && !tasks.has_ended() {
         tokio::time::sleep(WATCH_EVERY).await;
     }
 }
@@ -220,12 +268,14 @@ fn descriptors(services: &[&str]) -> Result<FileDescriptorSet, Error> {
         .map_err(|error| Error::Failed(format!("descriptors of gRPC: {error}")))
 }
 
+/// What the port answers once the service is assembled.
 fn mount(
     grpc: Calls,
     http: Router,
     descriptors: &FileDescriptorSet,
-    telemetry: Arc<RequestTelemetry>,
+    telemetry: RequestTelemetry,
 ) -> Result<Routed, Error> {
+    let telemetry = Arc::new(telemetry);
     let failed = |error: tonic_reflection::server::Error| Error::Failed(error.to_string());
     let reflection = || {
         tonic_reflection::server::Builder::configure()

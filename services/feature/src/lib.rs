@@ -41,6 +41,5 @@ async fn assemble(context: Context) -> Result<Assembly, Error> {
         grpc: Calls::default().with(FeatureServiceServer::new(service)),
         message_max: MessageMax::default(),
         requests: Requests::OutliveKafka,
-        ready: None,
     })
 }

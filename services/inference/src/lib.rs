@@ -31,9 +31,9 @@ mod tensor;
 mod tfs;
 mod transport;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use quadrille_service::{Assembly, Calls, Context, Error, MessageMax, Requests};
+use quadrille_service::{Assembly, Calls, Context, Drain, Error, MessageMax, Requests, Task};
 use quadrille_telemetry::metrics::ServingMetrics;
 
 pub use args::Cli;
@@ -42,6 +42,9 @@ use serving::{Batching, Loader, Log, Options, Serving, local};
 pub use stage::InferenceHandler;
 pub use tensor::Limits;
 use transport::view_age;
+
+/// How long others may take to hear that this replica has gone: Kafka may be unreachable, or a package on its way.
+const LOADER_ENDS_WITHIN: Duration = Duration::from_secs(2);
 
 /// The service's settings.
 #[derive(Debug)]
@@ -70,9 +73,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> R
         Some(path) => local::load(&pipelines, path)?,
         None => pipelines.iter().map(|_| None).collect(),
     };
-    let mut loader = None;
-    let started = &mut loader;
-    let ended = quadrille_service::run(config.service, shutdown, |context| async move {
+    quadrille_service::run(config.service, shutdown, |context| async move {
         let config = &context.config;
         let log = Log::follow(&config.cluster, config.service.name(), &config.instance())?;
         let loader = Loader::new(Options {
@@ -84,15 +85,16 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> R
         })
         .map_err(|error| Error::Failed(format!("models: {error}")))?;
         let serving = loader.serving();
-        let spawned = loader.spawn();
-        *started = Some(spawned.map_err(|error| Error::Failed(format!("loader: {error}")))?);
+        let ready = serving.clone();
+        // Lanes and requests are answered by its models, so it ends after them.
+        let task = Task::new("models", Drain::AfterRequests, LOADER_ENDS_WITHIN)
+            .ready(move || ready.ready());
+        let loader = loader.spawn();
+        let loader = loader.map_err(|error| Error::Failed(format!("loader: {error}")))?;
+        context.spawn(task, |stop| loader.until(stop));
         assemble(context, serving, limits).await
     })
-    .await;
-    if let Some(loader) = loader {
-        loader.stop().await;
-    }
-    ended
+    .await
 }
 
 async fn assemble(context: Context, serving: Serving, limits: Limits) -> Result<Assembly, Error> {
@@ -104,7 +106,7 @@ async fn assemble(context: Context, serving: Serving, limits: Limits) -> Result<
                 .run(|_| InferenceHandler::new(serving.clone(), place, context.schemas.clone()))?,
         );
     }
-    let (ready, aged) = (serving.clone(), serving.clone());
+    let aged = serving.clone();
     let scorer = Scorer {
         serving,
         limits,
@@ -125,6 +127,5 @@ async fn assemble(context: Context, serving: Serving, limits: Limits) -> Result<
             setting: Some("QUADRILLE_REQUEST_BYTES"),
         },
         requests: Requests::OutliveKafka,
-        ready: Some(Arc::new(move || ready.ready())),
     })
 }

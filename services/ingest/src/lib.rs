@@ -58,10 +58,10 @@ async fn assemble(context: Context, bounds: Bounds) -> Result<Assembly, Error> {
         );
     }
     let intakes: Arc<[_]> = intakes.into();
-    let ready = {
-        let intakes = Arc::clone(&intakes);
-        Arc::new(move || intakes.iter().try_for_each(|intake| intake.ready()))
-    };
+    let pushes = Arc::clone(&intakes);
+    context.check("pushes", move || {
+        pushes.iter().try_for_each(|intake| intake.ready())
+    });
     let message_max = MessageMax {
         bytes: bounds
             .body_bytes_max
@@ -78,6 +78,5 @@ async fn assemble(context: Context, bounds: Bounds) -> Result<Assembly, Error> {
         grpc: Calls::default().with(service),
         message_max,
         requests: Requests::NeedKafka,
-        ready: Some(ready),
     })
 }

@@ -20,7 +20,7 @@ pub mod wire;
 use std::time::Duration;
 
 use quadrille_choreography::{Backoff, CommitMode};
-use quadrille_service::{Assembly, Calls, Context, Error, MessageMax, Requests};
+use quadrille_service::{Assembly, Calls, Context, Drain, Error, MessageMax, Requests, Task};
 
 use crate::{
     stage::{ResultsHandler, TopicStore},
@@ -31,6 +31,9 @@ pub use crate::args::{Cli, DatabaseArgs};
 
 /// How long the database's connections may take to close: one that does not answer must not hold the exit up.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What readiness says that the service waits for.
+const DATABASE: &str = "the database (DATABASE_URL)";
 
 /// The service's settings.
 #[derive(Debug)]
@@ -46,22 +49,19 @@ pub struct Config {
 /// A setting turned out wrong, the database belongs to another Kafka, or the service cannot go on.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
     let url = config.database_url;
-    let mut opened = None;
-    let store = &mut opened;
-    let result = quadrille_service::run(config.service, shutdown, |context| async move {
-        let database = open(&url).await?;
-        *store = Some(database.clone());
-        assemble(context, database).await
+    quadrille_service::run(config.service, shutdown, |context| async move {
+        context.waiting_for(DATABASE);
+        let store = open(&url).await?;
+        let database = store.clone();
+        let task = Task::new("database", Drain::AfterRequests, CLOSE_TIMEOUT);
+        context.spawn(task, |mut stop| async move {
+            stop.requested().await;
+            database.close().await;
+            Ok(())
+        });
+        assemble(context, store).await
     })
-    .await;
-    if let Some(store) = opened
-        && tokio::time::timeout(CLOSE_TIMEOUT, store.close())
-            .await
-            .is_err()
-    {
-        tracing::warn!("database connections not closed in time");
-    }
-    result
+    .await
 }
 
 /// Opens the database; waits while it is unreachable.
@@ -102,10 +102,12 @@ async fn check_offsets(
 async fn assemble(context: Context, store: AnyStore) -> Result<Assembly, Error> {
     let mut stages = Vec::new();
     for pipeline in &context.config.pipelines {
+        context.waiting_for("Kafka");
         let mut stage = context.stage(pipeline).await?;
         // The database's transaction is what makes it exactly once.
         stage.config.commit = CommitMode::Store;
         let identity: TopicIdentity = context.topic_identity(&stage.config.input).await?.into();
+        context.waiting_for(DATABASE);
         check_offsets(&store, &identity, stage.topics.partitions).await?;
         let topic_store = TopicStore::new(store.clone(), identity);
         stages.push(stage.run(|_| {
@@ -124,7 +126,6 @@ async fn assemble(context: Context, store: AnyStore) -> Result<Assembly, Error> 
         grpc: Calls::default().with(grpc::grpc(store, names)),
         message_max: MessageMax::default(),
         requests: Requests::OutliveKafka,
-        ready: None,
     })
 }
 

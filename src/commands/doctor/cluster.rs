@@ -4,7 +4,7 @@ use std::{cell::OnceCell, ops::ControlFlow, sync::Arc, time::Duration};
 
 use quadrille_choreography::{Admin, Cluster, GroupProgress, TopicIdentity, TopicSpec, admin};
 use quadrille_pipeline::Pipeline;
-use quadrille_proto::{Service, Topics};
+use quadrille_proto::{STAGES, Service, StageSpec, Topics};
 use quadrille_registry::{Action, Deployment, Replica, View};
 use quadrille_service::Error;
 
@@ -59,8 +59,8 @@ pub fn look(cluster: &Cluster, pipelines: &[Pipeline], tell: Tell<'_>) -> Contro
         next(&of)?;
         let mut topics = topics(of, &admin, pipeline).into_iter();
         topics.try_for_each(|check| tell(Step::Found(check)))?;
-        for stage in Service::ALL {
-            let of = format!("{name} {}", stage.name());
+        for stage in &STAGES {
+            let of = format!("{name} {}", stage.label());
             next(&of)?;
             let mut group = group(of, &admin, stage, name).into_iter();
             group.try_for_each(|check| tell(Step::Found(check)))?;
@@ -132,9 +132,9 @@ fn topics(of: String, admin: &Admin, pipeline: &Pipeline) -> Vec<Check> {
     faults.into_iter().map(failed).collect()
 }
 
-fn group(of: String, admin: &Admin, stage: Service, pipeline: &str) -> Option<Check> {
+fn group(of: String, admin: &Admin, stage: &StageSpec, pipeline: &str) -> Option<Check> {
     match admin.progress(&stage.group(pipeline), &stage.input(pipeline)) {
-        Ok(progress) => Some(consumers(of, stage, &progress)),
+        Ok(progress) => Some(consumers(of, stage.service, &progress)),
         // Said of the topics already.
         Err(admin::Error::Missing { .. }) => None,
         Err(error) => Some(Check::failed(of, error)),

@@ -2,7 +2,7 @@
 
 use quadrille_choreography::{Admin, Facts, FactsLog, Schemas, TopicState, admin};
 use quadrille_pipeline::Pipeline;
-use quadrille_proto::Service;
+use quadrille_proto::{STAGES, Service};
 use quadrille_service::Error;
 
 use super::{Author, Outcome, Which};
@@ -84,7 +84,7 @@ fn accept(admin: &Admin, pipeline: &Pipeline, author: &Author) -> Result<Outcome
     }
     let again = recreated(&facts, &topics);
     settled(admin, &facts, &topics, &again)?;
-    for stage in Service::ALL {
+    for stage in &STAGES {
         let (group, input) = (stage.group(name), stage.input(name));
         if again.contains(&input) {
             admin.rewind(&group, &input)?;
@@ -125,7 +125,7 @@ fn settled(
 ) -> Result<(), Error> {
     let name = facts.pipeline.as_str();
     let wider = topics.iter().any(|it| it.partitions != facts.partitions);
-    for stage in Service::ALL {
+    for stage in &STAGES {
         let input = stage.input(name);
         let progress = admin.progress(&stage.group(name), &input)?;
         let (members, lag) = (progress.members.len(), progress.lag());
@@ -133,14 +133,14 @@ fn settled(
         if again && members > 0 {
             return Err(Error::Failed(format!(
                 "{} still reads {input}, with {members} members; stop it, then accept",
-                stage.name()
+                stage.label()
             )));
         }
-        let follows = wider && !again && stage != Service::Ingest;
+        let follows = wider && !again && stage.service != Service::Ingest;
         if follows && admin.has_records(&input, &progress)? {
             return Err(Error::Failed(format!(
                 "the number of partitions changed while {lag} records of {input} wait for {}; start it, and accept when they are worked off",
-                stage.name()
+                stage.label()
             )));
         }
     }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use quadrille_choreography::{Admin, Facts, FactsLog, TopicState, admin};
 use quadrille_pipeline::Pipeline;
-use quadrille_proto::Service;
+use quadrille_proto::{STAGES, Service};
 use quadrille_service::Error;
 
 use super::{Author, Outcome, Which};
@@ -152,11 +152,11 @@ fn wait_drained(admin: &Admin, pipeline: &str, within: Duration) -> Result<(), E
 }
 
 fn waits_for(admin: &Admin, pipeline: &str) -> Result<Option<String>, admin::Error> {
-    for stage in Service::ALL {
+    for stage in &STAGES {
         let (group, input) = (stage.group(pipeline), stage.input(pipeline));
         let progress = admin.progress(&group, &input)?;
         let (members, lag) = (progress.members.len(), progress.lag());
-        if stage == Service::Ingest {
+        if stage.service == Service::Ingest {
             if members > 0 {
                 return Ok(Some(format!(
                     "ingest runs with {members} lanes, and {lag} records of {input} wait; stop the producers, then ingest when none wait"
@@ -165,7 +165,7 @@ fn waits_for(admin: &Admin, pipeline: &str) -> Result<Option<String>, admin::Err
         } else if admin.has_records(&input, &progress)? {
             return Ok(Some(format!(
                 "{lag} records of {input} wait for {}, which has {members} lanes",
-                stage.name()
+                stage.label()
             )));
         }
     }

@@ -88,7 +88,12 @@ async fn start_with(config: HttpConfig, grpc: Calls) -> SocketAddr {
     let (_, health) = tonic_health::server::health_reporter();
     let port = PortMetrics::register(&registry);
     let health = Routes::new(health);
-    let probes = server::router(Probe::default(), registry, health, Arc::clone(&mounted));
+    let probes = server::router(
+        Probe::new(Default::default()),
+        registry,
+        health,
+        Arc::clone(&mounted),
+    );
     let edge = Edge::new(config, port, Front::new(probes, mounted));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

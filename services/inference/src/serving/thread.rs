@@ -1,6 +1,8 @@
 //! A loader on a thread of its own.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
+
+use quadrille_service::{Error, StopSignal};
 
 use tokio::{
     runtime::Handle as Runtime,
@@ -8,9 +10,6 @@ use tokio::{
 };
 
 use super::loader::Loader;
-
-/// How long who stops waits for the thread.
-const STOP_WITHIN: Duration = Duration::from_secs(2);
 
 /// A loader at work; ends when this is dropped.
 pub struct Handle {
@@ -20,10 +19,24 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Ends it, and waits until others know that this replica has gone. Not for long: a package may be on its way.
+    /// Lets it work until `stop`, then waits until others know that this replica has gone.
+    ///
+    /// # Errors
+    /// It ended before.
+    pub async fn until(mut self, mut stop: StopSignal) -> Result<(), Error> {
+        tokio::select! {
+            () = stop.requested() => {}
+            _ = &mut self.ended => return Err(Error::Failed("the models' loader ended: this is a bug".to_owned())),
+        }
+        self.stop().await;
+        Ok(())
+    }
+
+    /// Ends it, and waits until others know that this replica has gone.
     pub async fn stop(self) {
         drop(self.stop);
-        let _ = tokio::time::timeout(STOP_WITHIN, self.ended).await;
+        // Closed, not sent.
+        let _ = self.ended.await;
     }
 }
 

@@ -1,0 +1,210 @@
+//! A port beside the one of HTTP and gRPC, for a protocol of its own: bound at the start, its connections bounded, each in a
+//! task of its own, and drained.
+
+use std::{
+    net::{SocketAddr, TcpListener as StdListener},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    task::JoinSet,
+};
+
+use crate::{Error, StopSignal};
+
+/// How long a port that is taken is tried again: a predecessor that was killed a moment ago may still hold it.
+const PORT_FREE_WITHIN: Duration = Duration::from_secs(2);
+/// How long nothing is accepted after the system refused: too many files are open, mostly.
+const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
+
+/// Binds `address`, which the environment variable `setting` gave.
+///
+/// # Errors
+/// It cannot be had.
+pub(crate) fn bind(
+    name: &str,
+    setting: &str,
+    address: SocketAddr,
+    bound: Option<StdListener>,
+) -> Result<TcpListener, Error> {
+    let refused = |error: std::io::Error| {
+        Error::Config(format!(
+            "{setting} {address}: {error}; choose another address"
+        ))
+    };
+    let listener = match bound {
+        Some(listener) => listener,
+        None => bind_patiently(address).map_err(refused)?,
+    };
+    listener.set_nonblocking(true).map_err(refused)?;
+    let address = listener.local_addr().map_err(refused)?;
+    tracing::info!(name, %address, "listening");
+    TcpListener::from_std(listener).map_err(refused)
+}
+
+fn bind_patiently(address: SocketAddr) -> std::io::Result<StdListener> {
+    let deadline = Instant::now() + PORT_FREE_WITHIN;
+    loop {
+        match StdListener::bind(address) {
+            Err(error)
+                if error.kind() == std::io::ErrorKind::AddrInUse && Instant::now() < deadline =>
+            {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            result => return result,
+        }
+    }
+}
+
+/// A port that is bound, and waits to be served by a [`crate::Task`].
+pub struct Listener {
+    pub(crate) name: &'static str,
+    pub(crate) inner: TcpListener,
+}
+
+impl Listener {
+    /// Where it listens; of port 0, the port that the system chose.
+    ///
+    /// # Errors
+    /// The system does not say.
+    pub fn address(&self) -> std::io::Result<SocketAddr> {
+        self.inner.local_addr()
+    }
+
+    /// Serves every connection in a task of its own, `connections_max` at a time; further ones wait to be accepted. When it is
+    /// asked to stop, nothing more is accepted, and it waits for the connections, which have heard it too.
+    pub async fn serve<Fut>(
+        self,
+        connections_max: usize,
+        mut stop: StopSignal,
+        serve: impl Fn(TcpStream, SocketAddr, StopSignal) -> Fut + Send,
+    ) where
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        let name = self.name;
+        let room = Arc::new(Semaphore::new(connections_max));
+        let mut connections = JoinSet::new();
+        loop {
+            let permit = tokio::select! {
+                () = stop.requested() => break,
+                permit = Arc::clone(&room).acquire_owned() => permit,
+            };
+            let accepted = tokio::select! {
+                () = stop.requested() => break,
+                accepted = self.inner.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, peer)) => {
+                    let served = serve(stream, peer, stop.clone());
+                    connections.spawn(async move {
+                        served.await;
+                        drop(permit);
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(name, %error, "connection not accepted; trying again");
+                    tokio::time::sleep(ACCEPT_AGAIN_AFTER).await;
+                }
+            }
+            while let Some(ended) = connections.try_join_next() {
+                report(name, ended);
+            }
+        }
+        drop(self.inner);
+        while let Some(ended) = connections.join_next().await {
+            report(name, ended);
+        }
+    }
+}
+
+fn report(name: &str, ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended {
+        tracing::error!(name, %error, "a connection's task panicked; this is a bug");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        sync::watch,
+    };
+
+    use super::*;
+
+    const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+    fn listener() -> Listener {
+        Listener {
+            name: "echo",
+            inner: bind("echo", "ECHO_LISTEN", LOOPBACK, None).unwrap(),
+        }
+    }
+
+    /// Sends back each byte; says good-bye when it is asked to stop.
+    async fn echo(mut stream: TcpStream, _: SocketAddr, mut stop: StopSignal) {
+        let mut byte = [0];
+        loop {
+            tokio::select! {
+                () = stop.requested() => break,
+                read = stream.read_exact(&mut byte) => match read {
+                    Ok(_) if byte == *b"!" => panic!("a bug"),
+                    Ok(_) => stream.write_all(&byte).await.unwrap(),
+                    Err(_) => return,
+                },
+            }
+        }
+        stream.write_all(b"bye").await.unwrap();
+    }
+
+    async fn exchange(stream: &mut TcpStream, byte: u8) -> u8 {
+        stream.write_all(&[byte]).await.unwrap();
+        stream.read_u8().await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn connections_hear_of_the_stop_and_are_waited_for() {
+        let listener = listener();
+        let address = listener.address().unwrap();
+        let (stop, stopped) = watch::channel(false);
+        let served = tokio::spawn(listener.serve(8, stopped.into(), echo));
+        let mut client = TcpStream::connect(address).await.unwrap();
+        assert_eq!(exchange(&mut client, b'a').await, b'a');
+        stop.send(true).unwrap();
+        let mut rest = String::new();
+        client.read_to_string(&mut rest).await.unwrap();
+        assert_eq!(rest, "bye");
+        served.await.unwrap();
+        assert!(TcpStream::connect(address).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn connections_beyond_the_bound_wait_and_one_that_panics_leaves_its_place() {
+        let listener = listener();
+        let address = listener.address().unwrap();
+        let (stop, stopped) = watch::channel(false);
+        let served = tokio::spawn(listener.serve(1, stopped.into(), echo));
+        let mut first = TcpStream::connect(address).await.unwrap();
+        assert_eq!(exchange(&mut first, b'a').await, b'a');
+        let mut second = TcpStream::connect(address).await.unwrap();
+        second.write_all(b"b").await.unwrap();
+        first.write_all(b"!").await.unwrap();
+        assert_eq!(second.read_u8().await.unwrap(), b'b');
+        drop(stop);
+        served.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_address_that_is_taken_names_its_setting() {
+        let taken = listener();
+        let address = taken.address().unwrap();
+        let refused = bind("mllp", "MLLP_LISTEN", address, None);
+        let why = refused.map(drop).unwrap_err().to_string();
+        assert!(why.starts_with(&format!("MLLP_LISTEN {address}")), "{why}");
+    }
+}
