@@ -9,55 +9,31 @@ use futures_util::{Stream, StreamExt, stream};
 use prost::Message;
 use prost_types::Struct;
 use quadrille_choreography::publisher;
-use quadrille_pipeline::{NeedKey, Reading, quote::quote};
+use quadrille_pipeline::{NeedKey, Reading};
 use quadrille_proto::v1::{
     SubmitAck, SubmitError, SubmitRequest, SubmitResponse, ingest_service_server::IngestService,
     submit_ack::Outcome,
 };
 use quadrille_service::fields::read_struct;
-use quadrille_telemetry::propagation::{
-    BAGGAGE, TRACEPARENT, TRACESTATE, VARIANT, is_valid_traceparent, variant,
-};
-use tonic::{
-    Code, Request, Response, Status, Streaming,
-    metadata::{MetadataMap, MetadataValue},
-};
+use tonic::{Code, Request, Response, Status, Streaming, metadata::MetadataMap};
 
-use crate::intake::{Accepted, Headers, Intake, Rejection, Sender};
+use crate::{
+    intake::{Accepted, Headers, Intake, Intakes, Rejection, Sender},
+    source::{Order, Push, Source, WhenFull, acknowledgements},
+};
 
 /// Records of one stream that wait for Kafka; beyond it the stream is not read.
 const STREAM_IN_FLIGHT_MAX: usize = 1_000;
 
+/// The service. Cheap to clone.
+#[derive(Clone)]
 pub(crate) struct Ingest {
-    pub intakes: Arc<[Arc<Intake>]>,
-}
-
-impl Ingest {
-    fn intake(&self, pipeline: &str) -> Result<Arc<Intake>, Status> {
-        find(&self.intakes, pipeline)
-    }
-}
-
-fn find(intakes: &[Arc<Intake>], name: &str) -> Result<Arc<Intake>, Status> {
-    let found = match intakes {
-        [only] if name.is_empty() => Some(only),
-        _ => intakes.iter().find(|intake| intake.pipeline.name() == name),
-    };
-    found.cloned().ok_or_else(|| {
-        let there: Vec<&str> = intakes
-            .iter()
-            .map(|intake| intake.pipeline.name())
-            .collect();
-        Status::not_found(format!(
-            "no pipeline {}; known pipelines: {}",
-            quote(name),
-            there.join(", ")
-        ))
-    })
+    pub intakes: Intakes,
 }
 
 fn status(rejection: &Rejection) -> Status {
     let code = match rejection {
+        Rejection::UnknownPipeline { .. } => Code::NotFound,
         Rejection::Invalid(_) => Code::InvalidArgument,
         Rejection::TooLarge(_)
         | Rejection::Publish(publisher::Error::TooLarge | publisher::Error::Busy) => {
@@ -79,40 +55,9 @@ fn response(accepted: Accepted) -> SubmitResponse {
     }
 }
 
-/// What travels with the caller's records: its trace context, and the variant that it asks for.
-fn travelling(metadata: &MetadataMap) -> Result<Headers, Status> {
-    let named = metadata.get_all(VARIANT).iter();
-    let named = variant(named.map(MetadataValue::as_bytes))
-        .map_err(|error| Status::invalid_argument(error.to_string()))?;
-    let named = named.map(|name| (VARIANT, name.as_bytes()));
-    let valid = |name: &str, value: &[u8]| name != TRACEPARENT || is_valid_traceparent(value);
-    let trace = [TRACEPARENT, TRACESTATE, BAGGAGE]
-        .iter()
-        .filter_map(|name| Some((*name, metadata.get(*name)?.as_bytes())))
-        .filter(|(name, value)| valid(name, value));
-    let all = trace.chain(named);
-    Ok(all
-        .map(|(name, value)| (name.to_owned(), value.to_vec()))
-        .collect())
-}
-
-/// The key that came beside the message: a proxy that may send a call again sets one.
-fn idempotency_key(metadata: &MetadataMap) -> Result<String, Status> {
-    match metadata.get("idempotency-key").map(|key| key.to_str()) {
-        None => Ok(String::new()),
-        Some(Ok(key)) => Ok(key.to_owned()),
-        Some(Err(_)) => Err(Status::invalid_argument(
-            "idempotency-key: send visible ASCII characters",
-        )),
-    }
-}
-
-fn sender(request: &SubmitRequest, headers: &Headers) -> Sender {
-    let key = &request.idempotency_key;
-    Sender {
-        idempotency_key: (!key.is_empty()).then(|| key.clone()),
-        headers: Arc::clone(headers),
-    }
+/// What the call's metadata say of its records. A proxy that may send a call again sets an idempotency key.
+fn sender(metadata: &MetadataMap) -> Result<Sender, Status> {
+    Sender::of(metadata.as_ref()).map_err(Status::invalid_argument)
 }
 
 fn read(intake: &Intake, request: &SubmitRequest) -> Result<Reading, Rejection> {
@@ -130,21 +75,37 @@ fn read(intake: &Intake, request: &SubmitRequest) -> Result<Reading, Rejection> 
     )?)
 }
 
-/// Sends one record; the outer future ends when it is sent, the inner one when it is confirmed.
-async fn send(
-    intakes: Arc<[Arc<Intake>]>,
-    request: SubmitRequest,
+/// The messages of one stream.
+struct SubmitStream {
+    ingest: Ingest,
     headers: Headers,
-) -> impl Future<Output = SubmitAck> + Send {
-    let sequence = request.sequence;
-    let sent = begin(&intakes, &request, &headers).await;
-    async move {
-        let outcome = match sent {
-            Ok(confirmation) => match confirmation.await {
-                Ok(accepted) => Outcome::Accepted(response(accepted)),
-                Err(rejection) => rejected(&status(&rejection), rejection.field()),
-            },
-            Err((status, field)) => rejected(&status, &field),
+}
+
+impl Source for SubmitStream {
+    type Frame = SubmitRequest;
+    /// Its sequence, which the sender chose.
+    type Tag = u64;
+    type Ack = SubmitAck;
+
+    const IN_FLIGHT_MAX: usize = STREAM_IN_FLIGHT_MAX;
+    const ORDER: Order = Order::OfConfirmations;
+    /// While as many as may wait do wait, nothing is read, and the sender's flow-control window closes.
+    const WHEN_FULL: WhenFull = WhenFull::Wait;
+
+    fn read(&self, request: SubmitRequest) -> (u64, Result<Push<'_>, Rejection>) {
+        let sequence = request.sequence;
+        let key = Some(request.idempotency_key.as_str()).filter(|key| !key.is_empty());
+        let sender = Sender {
+            idempotency_key: key.map(str::to_owned),
+            headers: Arc::clone(&self.headers),
+        };
+        (sequence, self.ingest.push(&request, sender))
+    }
+
+    fn acknowledge(&self, sequence: u64, outcome: Result<Accepted, Rejection>) -> SubmitAck {
+        let outcome = match outcome {
+            Ok(accepted) => Outcome::Accepted(response(accepted)),
+            Err(rejection) => rejected(&status(&rejection), rejection.field()),
         };
         SubmitAck {
             sequence,
@@ -153,17 +114,15 @@ async fn send(
     }
 }
 
-async fn begin(
-    intakes: &[Arc<Intake>],
-    request: &SubmitRequest,
-    headers: &Headers,
-) -> Result<impl Future<Output = Result<Accepted, Rejection>> + Send + use<>, (Status, String)> {
-    let intake = find(intakes, &request.pipeline).map_err(|status| (status, String::new()))?;
-    let reading = read(&intake, request)
-        .map_err(|rejection| (status(&rejection), rejection.field().to_owned()))?;
-    let sender = sender(request, headers);
-    // A stream waits for room instead of failing; its record counts meanwhile, for nothing more is read.
-    Ok(intake.send_waiting(reading, &sender).await)
+impl Ingest {
+    fn push(&self, request: &SubmitRequest, sender: Sender) -> Result<Push<'_>, Rejection> {
+        let intake = self.intakes.find(&request.pipeline)?;
+        Ok(Push {
+            intake,
+            reading: read(intake, request)?,
+            sender,
+        })
+    }
 }
 
 fn rejected(status: &Status, field: &str) -> Outcome {
@@ -180,18 +139,15 @@ impl IngestService for Ingest {
         &self,
         request: Request<SubmitRequest>,
     ) -> Result<Response<SubmitResponse>, Status> {
-        let headers = travelling(request.metadata())?;
-        let key = idempotency_key(request.metadata())?;
-        let mut request = request.into_inner();
-        if request.idempotency_key.is_empty() {
-            request.idempotency_key = key;
+        let mut sender = sender(request.metadata())?;
+        let request = request.into_inner();
+        if !request.idempotency_key.is_empty() {
+            sender.idempotency_key = Some(request.idempotency_key.clone());
         }
-        let intake = self.intake(&request.pipeline)?;
-        let reading = read(&intake, &request).map_err(|rejection| status(&rejection))?;
-        let accepted = intake.send(reading, &sender(&request, &headers)).await;
-        accepted
-            .map(|accepted| Response::new(response(accepted)))
-            .map_err(|r| status(&r))
+        let refused = |rejection| status(&rejection);
+        let push = self.push(&request, sender).map_err(refused)?;
+        let accepted = push.intake.send(push.reading, &push.sender).await;
+        Ok(Response::new(response(accepted.map_err(refused)?)))
     }
 
     type SubmitStreamStream = Pin<Box<dyn Stream<Item = Result<SubmitAck, Status>> + Send>>;
@@ -200,41 +156,31 @@ impl IngestService for Ingest {
         &self,
         request: Request<Streaming<SubmitRequest>>,
     ) -> Result<Response<Self::SubmitStreamStream>, Status> {
-        let headers = travelling(request.metadata())?;
-        let intakes = Arc::clone(&self.intakes);
-        // Sent one after another, so that order is kept; confirmed as Kafka answers. While as many as may
-        // wait do wait, nothing is read, and the sender's flow-control window closes.
-        let acknowledgements = acknowledge(request.into_inner(), move |request| {
-            send(Arc::clone(&intakes), request, Arc::clone(&headers))
+        let source = Arc::new(SubmitStream {
+            headers: sender(request.metadata())?.headers,
+            ingest: self.clone(),
         });
-        Ok(Response::new(Box::pin(acknowledgements)))
+        let answers = until_broken(request.into_inner(), |requests| {
+            acknowledgements(source, requests)
+        });
+        Ok(Response::new(Box::pin(answers)))
     }
 }
 
-/// Acknowledges what `send` sends. Where the requests end with an error, the answer does too, once all that came
-/// before it is acknowledged.
-fn acknowledge<F, C>(
-    requests: impl Stream<Item = Result<SubmitRequest, Status>> + Send,
-    send: impl FnMut(SubmitRequest) -> F + Send,
-) -> impl Stream<Item = Result<SubmitAck, Status>> + Send
-where
-    F: Future<Output = C> + Send,
-    C: Future<Output = SubmitAck> + Send,
-{
+/// The answers to requests. Where the requests end with an error, the answers do too, once all that came before it is
+/// acknowledged.
+fn until_broken<T: Send + 'static, A: Stream<Item = SubmitAck> + Send>(
+    requests: impl Stream<Item = Result<T, Status>> + Send + 'static,
+    acknowledge: impl FnOnce(Pin<Box<dyn Stream<Item = T> + Send>>) -> A,
+) -> impl Stream<Item = Result<SubmitAck, Status>> + Send {
     let failed = Arc::new(OnceLock::new());
     let end = Arc::clone(&failed);
-    let good = move |request: &Result<SubmitRequest, Status>| {
-        if let Err(status) = request {
-            let _ = failed.set(status.clone());
-        }
-        std::future::ready(request.is_ok())
+    let good = move |(): &mut (), request: Result<T, Status>| {
+        let good = request.map_err(|status| failed.set(status));
+        std::future::ready(good.ok())
     };
     let end = stream::once(async move { end.get().cloned().map(Err) });
-    requests
-        .take_while(good)
-        .filter_map(|request| std::future::ready(request.ok()))
-        .then(send)
-        .buffer_unordered(STREAM_IN_FLIGHT_MAX)
+    acknowledge(Box::pin(requests.scan((), good)))
         .map(Ok)
         .chain(end.filter_map(std::future::ready))
 }
@@ -245,34 +191,33 @@ mod tests {
 
     use super::*;
 
-    fn request(sequence: u64) -> Result<SubmitRequest, Status> {
-        Ok(SubmitRequest {
+    fn ack(sequence: u64) -> SubmitAck {
+        SubmitAck {
             sequence,
-            ..SubmitRequest::default()
-        })
+            outcome: None,
+        }
     }
 
     /// What is answered to requests of which the first is confirmed last.
-    async fn answered(requests: Vec<Result<SubmitRequest, Status>>) -> Vec<Result<u64, Code>> {
+    async fn answered(requests: Vec<Result<u64, Status>>) -> Vec<Result<u64, Code>> {
         let (confirm, mut confirmed) = tokio::sync::mpsc::channel::<()>(1);
         let mut confirmed = Some(async move {
             let _ = confirmed.recv().await;
         });
-        let send = move |request: SubmitRequest| {
-            let ack = SubmitAck {
-                sequence: request.sequence,
-                outcome: None,
-            };
+        let send = move |sequence| {
             let wait = match confirmed.take() {
                 Some(confirmed) => Either::Left(confirmed),
                 None => Either::Right(std::future::ready(())),
             };
-            std::future::ready(async move {
+            async move {
                 wait.await;
-                ack
-            })
+                ack(sequence)
+            }
         };
-        let mut answers = Box::pin(acknowledge(stream::iter(requests), send));
+        let answers = until_broken(stream::iter(requests), |requests| {
+            requests.map(send).buffer_unordered(8)
+        });
+        let mut answers = Box::pin(answers);
         let mut confirm = Some(confirm);
         let mut all = Vec::new();
         while let Some(answer) = answers.next().await {
@@ -282,29 +227,32 @@ mod tests {
         all
     }
 
-    #[test]
-    fn a_call_takes_its_variant_along_or_is_refused_where_it_is_not_known() {
-        let travelling = |variants: &[&'static str]| {
-            let mut metadata = MetadataMap::new();
-            for variant in variants {
-                metadata.append(VARIANT, MetadataValue::from_static(variant));
-            }
-            let headers = travelling(&metadata).map_err(|status| status.code());
-            headers.map(|headers| headers.to_vec())
-        };
-        assert_eq!(travelling(&[]), Ok(vec![]));
-        let canary = (VARIANT.to_owned(), b"canary".to_vec());
-        assert_eq!(travelling(&["canary", "canary"]), Ok(vec![canary]));
-        let several = travelling(&["canary", "live"]);
-        assert_eq!(several, Err(Code::InvalidArgument));
-    }
-
     #[tokio::test]
     async fn a_stream_that_breaks_off_ends_with_its_status_after_all_acknowledgements() {
         let broken = Err(Status::resource_exhausted("too large"));
-        let requests = vec![request(1), request(2), broken];
+        let requests = vec![Ok(1), Ok(2), broken, Ok(3)];
         let expected = [Ok(2), Ok(1), Err(Code::ResourceExhausted)];
         assert_eq!(answered(requests).await, expected);
-        assert_eq!(answered(vec![request(1), request(2)]).await, [Ok(2), Ok(1)]);
+        assert_eq!(answered(vec![Ok(1), Ok(2)]).await, [Ok(2), Ok(1)]);
+    }
+
+    #[test]
+    fn what_is_refused_has_the_status_that_its_sender_acts_upon() {
+        let unknown = Rejection::UnknownPipeline {
+            name: "p".to_owned(),
+            known: vec!["q".to_owned()],
+        };
+        let unconfirmed = Rejection::Unconfirmed {
+            id: "1".to_owned(),
+            why: "no broker".to_owned(),
+        };
+        for (rejection, code) in [
+            (unknown, Code::NotFound),
+            (Rejection::TooLarge(String::new()), Code::ResourceExhausted),
+            (unconfirmed, Code::Unavailable),
+            (publisher::Error::Busy.into(), Code::ResourceExhausted),
+        ] {
+            assert_eq!(status(&rejection).code(), code, "{rejection}");
+        }
     }
 }

@@ -6,25 +6,21 @@ use axum::{
     Json, Router,
     body::Bytes,
     extract::{DefaultBodyLimit, Path, State, rejection::BytesRejection},
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
     routing::post,
 };
-use futures_util::{StreamExt, stream::FuturesOrdered};
+use futures_util::{StreamExt, stream};
 use quadrille_choreography::publisher;
-use quadrille_pipeline::{Invalid, Pipeline, quote::quote};
+use quadrille_pipeline::{Invalid, Pipeline};
 use quadrille_service::fields::now_ms;
-use quadrille_telemetry::propagation::{
-    BAGGAGE, TRACEPARENT, TRACESTATE, VARIANT, is_valid_traceparent, variant,
-};
 use serde::Serialize;
 
 use crate::{
     Bounds,
-    intake::{Accepted, Intake, Rejection, Sender},
+    intake::{Accepted, Intake, Intakes, Rejection, Sender},
+    source::{Order, Push, Source, WhenFull, acknowledgements},
 };
-
-type Intakes = Arc<[Arc<Intake>]>;
 
 pub(crate) fn router(intakes: Intakes, bounds: Bounds) -> Router {
     Router::new()
@@ -93,6 +89,7 @@ impl RecordOutcome {
 
 fn code(rejection: &Rejection) -> StatusCode {
     match rejection {
+        Rejection::UnknownPipeline { .. } => StatusCode::NOT_FOUND,
         Rejection::Invalid(_) => StatusCode::BAD_REQUEST,
         Rejection::TooLarge(_) | Rejection::Publish(publisher::Error::TooLarge) => {
             StatusCode::PAYLOAD_TOO_LARGE
@@ -150,17 +147,9 @@ async fn push(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
-    let Some(intake) = intakes
-        .iter()
-        .find(|intake| intake.pipeline.name() == pipeline)
-    else {
-        let there: Vec<&str> = intakes
-            .iter()
-            .map(|intake| intake.pipeline.name())
-            .collect();
-        let there = there.join(", ");
-        let message = format!("no pipeline {}; known pipelines: {there}", quote(&pipeline));
-        return error(StatusCode::NOT_FOUND, message);
+    let intake = match intakes.find(&pipeline) {
+        Ok(intake) => intake,
+        Err(rejection) => return error(code(&rejection), rejection.to_string()),
     };
     let body = match body {
         Ok(body) => body,
@@ -173,46 +162,30 @@ async fn push(
         }
         Err(rejection) => return error(rejection.status(), rejection.body_text()),
     };
-    let sender = match sender(&headers) {
+    let sender = match Sender::of(&headers) {
         Ok(sender) => sender,
         Err(message) => return error(StatusCode::BAD_REQUEST, message),
     };
-    match format(&headers) {
-        Ok(Format::Json) => one(intake, &body, &sender).await,
-        Ok(Format::NdJson) => answer(intake, ndjson(intake, &body), &sender).await,
+    let rows = match format(&headers) {
+        Ok(Format::Json) => return one(intake, &body, &sender).await,
+        Ok(Format::NdJson) => ndjson(intake, &body),
         Ok(Format::Csv) => match csv_rows(&intake.pipeline, intake.bounds, &body) {
-            Ok(rows) => answer(intake, rows, &sender).await,
+            Ok(rows) => rows,
             Err(invalid) => {
                 let field = invalid.field.clone();
                 let body = serde_json::json!({ "error": invalid.to_string(), "field": field });
-                (StatusCode::BAD_REQUEST, Json(body)).into_response()
+                return (StatusCode::BAD_REQUEST, Json(body)).into_response();
             }
         },
-        Err(message) => error(StatusCode::UNSUPPORTED_MEDIA_TYPE, message),
-    }
-}
-
-fn sender(headers: &HeaderMap) -> Result<Sender, String> {
-    let idempotency_key = match headers.get("idempotency-key").map(|value| value.to_str()) {
-        None => None,
-        Some(Ok(key)) => Some(key.to_owned()),
-        Some(Err(_)) => return Err("Idempotency-Key: send visible ASCII characters".to_owned()),
+        Err(message) => return error(StatusCode::UNSUPPORTED_MEDIA_TYPE, message),
     };
-    let valid = |name: &str, value: &[u8]| name != TRACEPARENT || is_valid_traceparent(value);
-    let trace = [TRACEPARENT, TRACESTATE, BAGGAGE]
-        .iter()
-        .filter_map(|name| Some((*name, headers.get(*name)?.as_bytes())))
-        .filter(|(name, value)| valid(name, value));
-    let named = headers.get_all(VARIANT).iter().map(HeaderValue::as_bytes);
-    let named = variant(named).map_err(|error| error.to_string())?;
-    let named = named.map(|name| (VARIANT, name.as_bytes()));
-    let headers = trace.chain(named);
-    Ok(Sender {
-        idempotency_key,
-        headers: headers
-            .map(|(name, value)| (name.to_owned(), value.to_vec()))
-            .collect(),
-    })
+    let source = Body {
+        intakes: intakes.clone(),
+        pipeline,
+        sender,
+    };
+    let rows = stream::iter(bounded(rows, intake.bounds.batch_records_max));
+    answer(acknowledgements(Arc::new(source), rows).collect().await)
 }
 
 async fn one(intake: &Intake, body: &[u8], sender: &Sender) -> Response {
@@ -222,6 +195,71 @@ async fn one(intake: &Intake, body: &[u8], sender: &Sender) -> Response {
     };
     let outcome = RecordOutcome::of(1, result);
     (outcome.code, Json(outcome)).into_response()
+}
+
+/// The records of one body, which are answered together.
+struct Body {
+    intakes: Intakes,
+    pipeline: String,
+    sender: Sender,
+}
+
+/// One record of a body.
+struct Row {
+    /// Of all records, from 0.
+    index: usize,
+    /// Of the body, from 1.
+    line: u64,
+    read: Read,
+}
+
+impl Source for Body {
+    type Frame = Row;
+    /// Its line.
+    type Tag = u64;
+    type Ack = RecordOutcome;
+
+    /// A body is answered whole: [`Bounds::batch_records_max`] bounds it.
+    const IN_FLIGHT_MAX: usize = usize::MAX;
+    const ORDER: Order = Order::OfFrames;
+    const WHEN_FULL: WhenFull = WhenFull::Refuse;
+
+    fn read(&self, row: Row) -> (u64, Result<Push<'_>, Rejection>) {
+        let key = self.sender.idempotency_key.as_ref();
+        let sender = Sender {
+            idempotency_key: key.map(|key| format!("{key}-{}", row.index)),
+            headers: Arc::clone(&self.sender.headers),
+        };
+        let push = row.read.and_then(|reading| {
+            Ok(Push {
+                intake: self.intakes.find(&self.pipeline)?,
+                reading,
+                sender,
+            })
+        });
+        (row.line, push)
+    }
+
+    fn acknowledge(&self, line: u64, outcome: Result<Accepted, Rejection>) -> RecordOutcome {
+        RecordOutcome::of(line, outcome)
+    }
+}
+
+/// The rows, and after so many of them one that says so: what is sent is sent.
+fn bounded<'a>(
+    rows: impl Iterator<Item = (u64, Read)> + Send + 'a,
+    records_max: usize,
+) -> impl Iterator<Item = Row> + Send + 'a {
+    let rows = rows.enumerate().take(records_max.saturating_add(1));
+    rows.map(move |(index, (line, read))| {
+        let read = match index < records_max {
+            true => read,
+            false => Err(Rejection::TooLarge(format!(
+                "more than {records_max} records in one body; send the rest in another"
+            ))),
+        };
+        Row { index, line, read }
+    })
 }
 
 type Read = Result<quadrille_pipeline::Reading, Rejection>;
@@ -283,38 +321,8 @@ fn csv_rows<'a>(
     })))
 }
 
-/// Sends all, in order, and answers once the last is confirmed.
-async fn answer(
-    intake: &Intake,
-    rows: Box<dyn Iterator<Item = (u64, Read)> + Send + '_>,
-    sender: &Sender,
-) -> Response {
-    let mut pending = FuturesOrdered::new();
-    for (index, (line, read)) in rows.enumerate() {
-        if index >= intake.bounds.batch_records_max {
-            // What is sent is sent: say so by line, as for every other record.
-            let message = format!(
-                "more than {} records in one body; send the rest in another",
-                intake.bounds.batch_records_max
-            );
-            pending.push_back(outcome(line, Err(Rejection::TooLarge(message)), None));
-            break;
-        }
-        let key = sender
-            .idempotency_key
-            .as_ref()
-            .map(|key| format!("{key}-{index}"));
-        let sender = Sender {
-            idempotency_key: key,
-            headers: Arc::clone(&sender.headers),
-        };
-        let sent = read.map(|reading| intake.send(reading, &sender));
-        match sent {
-            Ok(confirmation) => pending.push_back(outcome(line, Ok(()), Some(confirmation))),
-            Err(rejection) => pending.push_back(outcome(line, Err(rejection), None)),
-        }
-    }
-    let records: Vec<RecordOutcome> = pending.collect().await;
+/// The answer of a body, record by record.
+fn answer(records: Vec<RecordOutcome>) -> Response {
     if records.is_empty() {
         return error(StatusCode::BAD_REQUEST, "the body holds no record");
     }
@@ -340,26 +348,10 @@ async fn answer(
         .into_response()
 }
 
-async fn outcome<F>(
-    line: u64,
-    sent: Result<(), Rejection>,
-    confirmation: Option<F>,
-) -> RecordOutcome
-where
-    F: Future<Output = Result<Accepted, Rejection>>,
-{
-    let result = match (sent, confirmation) {
-        (Err(rejection), _) => Err(rejection),
-        (Ok(()), Some(confirmation)) => confirmation.await,
-        (Ok(()), None) => Err(Rejection::Publish(publisher::Error::Unconfirmed(
-            "not sent".to_owned(),
-        ))),
-    };
-    RecordOutcome::of(line, result)
-}
-
 #[cfg(test)]
 mod tests {
+    use axum::http::HeaderValue;
+
     use super::*;
 
     #[test]
@@ -408,25 +400,6 @@ mod tests {
             let body = format!("{header}\n1,2,3\n");
             let refused = csv_rows(&pipeline, bounds, body.as_bytes()).err().unwrap();
             assert!(refused.to_string().len() < 600, "{refused}");
-        }
-    }
-
-    #[test]
-    fn a_push_takes_its_variant_along_or_is_refused_where_it_is_not_known() {
-        let sender = |variants: &[&'static [u8]]| {
-            let mut headers = HeaderMap::new();
-            for variant in variants {
-                let value = HeaderValue::from_bytes(variant).expect("a header's value");
-                headers.append(VARIANT, value);
-            }
-            sender(&headers).map(|sender| sender.headers.to_vec())
-        };
-        assert_eq!(sender(&[]), Ok(vec![]));
-        let canary = (VARIANT.to_owned(), b"canary".to_vec());
-        assert_eq!(sender(&[b"canary", b"canary"]), Ok(vec![canary]));
-        for unknown in [&[&b"canary"[..], b"live"][..], &[b"canary\xff"]] {
-            let why = sender(unknown).expect_err("it could be any");
-            assert!(why.starts_with(VARIANT), "{why}");
         }
     }
 

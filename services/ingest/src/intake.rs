@@ -2,14 +2,18 @@
 
 use std::sync::Arc;
 
+use axum::http::{HeaderMap, HeaderValue};
 use prost::Message;
 use quadrille_choreography::{
     Acknowledged, Publication, Publisher, StageConfig, StageTopics, partition_of, publisher,
 };
-use quadrille_pipeline::{Invalid, Pipeline, Reading};
+use quadrille_pipeline::{Invalid, Pipeline, Reading, quote::quote};
 use quadrille_proto::{SCHEMA_ID_LEN, seal, v1::Record};
 use quadrille_service::{Error, fields::now_ms};
-use quadrille_telemetry::Tracing;
+use quadrille_telemetry::{
+    Tracing,
+    propagation::{BAGGAGE, TRACEPARENT, TRACESTATE, VARIANT, is_valid_traceparent, variant},
+};
 use uuid::Uuid;
 
 /// Room for a record's framing when its size is compared with the topic's limit.
@@ -53,6 +57,8 @@ impl Bounds {
 /// Why a pushed record was not accepted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Rejection {
+    #[error("no pipeline {}; known pipelines: {}", quote(name), known.join(", "))]
+    UnknownPipeline { name: String, known: Vec<String> },
     #[error("{0}")]
     Invalid(Invalid),
     #[error("{0}")]
@@ -110,6 +116,74 @@ pub(crate) struct Sender {
     pub headers: Headers,
 }
 
+impl Sender {
+    /// What the headers of a request, or the metadata of a call, say.
+    ///
+    /// # Errors
+    /// A header that cannot be used; says how it should be.
+    pub fn of(headers: &HeaderMap) -> Result<Self, String> {
+        let idempotency_key = match headers.get("idempotency-key").map(HeaderValue::to_str) {
+            None => None,
+            Some(Ok(key)) => Some(key.to_owned()),
+            Some(Err(_)) => {
+                return Err("Idempotency-Key: send visible ASCII characters".to_owned());
+            }
+        };
+        let named = headers.get_all(VARIANT).iter().map(HeaderValue::as_bytes);
+        let named = variant(named).map_err(|error| error.to_string())?;
+        let named = named.map(|name| (VARIANT, name.as_bytes()));
+        let valid = |name: &str, value: &[u8]| name != TRACEPARENT || is_valid_traceparent(value);
+        let trace = [TRACEPARENT, TRACESTATE, BAGGAGE]
+            .iter()
+            .filter_map(|name| Some((*name, headers.get(*name)?.as_bytes())))
+            .filter(|(name, value)| valid(name, value));
+        Ok(Sender {
+            idempotency_key,
+            headers: trace
+                .chain(named)
+                .map(|(name, value)| (name.to_owned(), value.to_vec()))
+                .collect(),
+        })
+    }
+}
+
+/// The ways in of all pipelines. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Intakes(Arc<[Intake]>);
+
+impl Intakes {
+    /// By the pipeline's name; none is needed where there is one pipeline only.
+    ///
+    /// # Errors
+    /// There is no such pipeline.
+    pub fn find(&self, name: &str) -> Result<&Intake, Rejection> {
+        let found = match &*self.0 {
+            [only] if name.is_empty() => Some(only),
+            all => all.iter().find(|intake| intake.pipeline.name() == name),
+        };
+        found.ok_or_else(|| Rejection::UnknownPipeline {
+            name: name.to_owned(),
+            known: (self.0.iter())
+                .map(|intake| intake.pipeline.name().to_owned())
+                .collect(),
+        })
+    }
+
+    /// Whether pushes can be sent to Kafka.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn ready(&self) -> Result<(), String> {
+        self.0.iter().try_for_each(Intake::ready)
+    }
+}
+
+impl FromIterator<Intake> for Intakes {
+    fn from_iter<I: IntoIterator<Item = Intake>>(intakes: I) -> Self {
+        Intakes(intakes.into_iter().collect())
+    }
+}
+
 /// One pipeline's way in.
 pub(crate) struct Intake {
     pub pipeline: Arc<Pipeline>,
@@ -148,8 +222,7 @@ impl Intake {
         })
     }
 
-    /// Whether pushes can be sent to Kafka.
-    pub fn ready(&self) -> Result<(), String> {
+    fn ready(&self) -> Result<(), String> {
         let name = self.pipeline.name();
         let ready = self.publisher.ready();
         ready.map_err(|reason| format!("pipeline {name}: {reason}"))
@@ -256,5 +329,29 @@ async fn confirmed(
         Ok(place) => Ok(Accepted { id, topic, place }),
         Err(publisher::Error::Unconfirmed(why)) => Err(Rejection::Unconfirmed { id, why }),
         Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sender_takes_its_variant_along_or_is_refused_where_it_is_not_known() {
+        let sender = |variants: &[&'static [u8]]| {
+            let mut headers = HeaderMap::new();
+            for variant in variants {
+                let value = HeaderValue::from_bytes(variant).expect("a header's value");
+                headers.append(VARIANT, value);
+            }
+            Sender::of(&headers).map(|sender| sender.headers.to_vec())
+        };
+        assert_eq!(sender(&[]), Ok(vec![]));
+        let canary = (VARIANT.to_owned(), b"canary".to_vec());
+        assert_eq!(sender(&[b"canary", b"canary"]), Ok(vec![canary]));
+        for unknown in [&[&b"canary"[..], b"live"][..], &[b"canary\xff"]] {
+            let why = sender(unknown).expect_err("it could be any");
+            assert!(why.starts_with(VARIANT), "{why}");
+        }
     }
 }

@@ -7,12 +7,16 @@ mod args;
 mod grpc;
 mod http;
 mod intake;
+mod source;
 mod stage;
 
 use std::sync::Arc;
 
+use quadrille_choreography::RunningStage;
 use quadrille_proto::v1::ingest_service_server::IngestServiceServer;
 use quadrille_service::{Assembly, Calls, Context, Error, MessageMax, Requests};
+
+use intake::{Intake, Intakes};
 
 pub use args::Cli;
 pub use intake::Bounds;
@@ -40,28 +44,9 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> R
 }
 
 async fn assemble(context: Context, bounds: Bounds) -> Result<Assembly, Error> {
-    let (mut stages, mut intakes) = (Vec::new(), Vec::new());
-    for pipeline in &context.config.pipelines {
-        let stage = context.stage(pipeline).await?;
-        let intake = intake::Intake::open(
-            Arc::clone(pipeline),
-            &stage.config,
-            &stage.topics,
-            bounds,
-            context.tracing.clone(),
-        )
-        .map_err(|error| Error::Failed(error.to_string()))?;
-        intakes.push(Arc::new(intake));
-        let identity = stage.topics.identity.clone();
-        stages.push(
-            stage.run(|_| InboxHandler::new(Arc::clone(pipeline), bounds, identity.clone()))?,
-        );
-    }
-    let intakes: Arc<[_]> = intakes.into();
-    let pushes = Arc::clone(&intakes);
-    context.check("pushes", move || {
-        pushes.iter().try_for_each(|intake| intake.ready())
-    });
+    let (stages, intakes) = open(&context, bounds).await?;
+    let pushes = intakes.clone();
+    context.check("pushes", move || pushes.ready());
     let message_max = MessageMax {
         bytes: bounds
             .body_bytes_max
@@ -69,7 +54,7 @@ async fn assemble(context: Context, bounds: Bounds) -> Result<Assembly, Error> {
         setting: Some("QUADRILLE_BODY_BYTES"),
     };
     let service = IngestServiceServer::new(grpc::Ingest {
-        intakes: Arc::clone(&intakes),
+        intakes: intakes.clone(),
     })
     .max_decoding_message_size(message_max.bytes);
     Ok(Assembly {
@@ -79,4 +64,26 @@ async fn assemble(context: Context, bounds: Bounds) -> Result<Assembly, Error> {
         message_max,
         requests: Requests::NeedKafka,
     })
+}
+
+/// The stages that read the inboxes, and the ways in beside them.
+async fn open(context: &Context, bounds: Bounds) -> Result<(Vec<RunningStage>, Intakes), Error> {
+    let (mut stages, mut intakes) = (Vec::new(), Vec::new());
+    for pipeline in &context.config.pipelines {
+        let stage = context.stage(pipeline).await?;
+        let intake = Intake::open(
+            Arc::clone(pipeline),
+            &stage.config,
+            &stage.topics,
+            bounds,
+            context.tracing.clone(),
+        )
+        .map_err(|error| Error::Failed(error.to_string()))?;
+        intakes.push(intake);
+        let identity = stage.topics.identity.clone();
+        stages.push(
+            stage.run(|_| InboxHandler::new(Arc::clone(pipeline), bounds, identity.clone()))?,
+        );
+    }
+    Ok((stages, intakes.into_iter().collect()))
 }
