@@ -290,3 +290,6 @@ fn mount(
         telemetry,
     })
 }
+
+#[cfg(test)]
+mod tests;
