@@ -2,11 +2,7 @@
 //! Its lane has nothing to do, and asks the embedded broker, in the same process, for news a hundred times a second where
 //! it asks a real one twice.
 
-use std::{
-    net::{Ipv4Addr, TcpListener},
-    sync::Arc,
-    time::Duration,
-};
+use std::sync::Arc;
 
 use quadrille_choreography::{EmbeddedBroker, TopicSpec};
 use quadrille_model::{
@@ -54,22 +50,9 @@ pub fn serve() -> anyhow::Result<()> {
 
     let broker = EmbeddedBroker::start()?;
     broker.create(&TopicSpec::of_pipeline(PIPELINE, 1, 1_048_588))?;
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    let address = listener.local_addr()?;
-    let service = Config {
-        service: Service::Inference,
-        cluster: broker.cluster()?,
-        pipelines: vec![Arc::new(pipeline)],
-        listen: address,
-        listener: Some(listener),
-        instance: None,
-        lanes: 1,
-        delivery: Default::default(),
-        limits: Default::default(),
-        create_topics: None,
-        drain_delay: Duration::ZERO,
-        http: Default::default(),
-    };
+    let pipelines = vec![Arc::new(pipeline)];
+    let service = Config::on_loopback(Service::Inference, broker.cluster()?, pipelines)?;
+    let address = service.listen;
     let config = inference::Config {
         service,
         model: Some(folder.path().to_owned()),

@@ -1,7 +1,7 @@
 //! The four services in this process, as `quadrille up` runs them.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::SocketAddr,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -100,21 +100,15 @@ impl Quartet {
 
 impl Member {
     fn start(stage: Service, options: &Options<'_>, runtime: &Runtime) -> anyhow::Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        let address = listener.local_addr()?;
+        let pipelines = vec![Arc::clone(&options.pipeline)];
+        let service = Config::on_loopback(stage, options.cluster.clone(), pipelines)?;
+        let address = service.listen;
         let service = Config {
-            service: stage,
-            cluster: options.cluster.clone(),
-            pipelines: vec![Arc::clone(&options.pipeline)],
-            listen: address,
-            listener: Some(listener),
             instance: Some("bench".to_owned()),
             lanes: options.lanes,
             delivery: options.delivery,
             limits: options.limits.clone(),
-            create_topics: None,
-            drain_delay: Duration::ZERO,
-            http: Default::default(),
+            ..service
         };
         let (stop, stopped) = oneshot::channel();
         let shutdown = async {

@@ -1,7 +1,7 @@
 //! A service's settings, checked.
 
 use std::{
-    net::{SocketAddr, TcpListener},
+    net::{Ipv4Addr, SocketAddr, TcpListener},
     sync::Arc,
     time::Duration,
 };
@@ -35,6 +35,33 @@ pub struct Config {
 }
 
 impl Config {
+    /// A service with the defaults of all settings, one lane and no drain delay, on a port of the loopback interface that the
+    /// system chooses: for tests, benchmarks and others that run services in their own process.
+    ///
+    /// # Errors
+    /// No port is to be had.
+    pub fn on_loopback(
+        service: Service,
+        cluster: Cluster,
+        pipelines: Vec<Arc<Pipeline>>,
+    ) -> std::io::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        Ok(Config {
+            service,
+            cluster,
+            pipelines,
+            listen: listener.local_addr()?,
+            listener: Some(listener),
+            instance: None,
+            lanes: 1,
+            delivery: Delivery::default(),
+            limits: Limits::default(),
+            create_topics: None,
+            drain_delay: Duration::ZERO,
+            http: HttpConfig::default(),
+        })
+    }
+
     /// The loop's settings of a stage of one pipeline.
     pub fn stage_config(&self, stage: &StageSpec, pipeline: &Pipeline) -> StageConfig {
         let name = pipeline.name();

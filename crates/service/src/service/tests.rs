@@ -1,5 +1,5 @@
 use std::{
-    net::{Ipv4Addr, SocketAddr, TcpListener as StdListener},
+    net::SocketAddr,
     sync::{
         Mutex,
         atomic::{AtomicBool, Ordering},
@@ -22,22 +22,9 @@ use crate::{StopSignal, Task};
 
 /// No test here needs Kafka: nothing listens on port 1.
 fn config() -> (Config, SocketAddr) {
-    let listener = StdListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let address = listener.local_addr().unwrap();
-    let config = Config {
-        service: Service::Results,
-        cluster: Cluster::new("127.0.0.1:1", "").unwrap(),
-        pipelines: Vec::new(),
-        listen: address,
-        listener: Some(listener),
-        instance: Some("a".to_owned()),
-        lanes: 1,
-        delivery: Default::default(),
-        limits: Default::default(),
-        create_topics: None,
-        drain_delay: Duration::ZERO,
-        http: Default::default(),
-    };
+    let cluster = Cluster::new("127.0.0.1:1", "").unwrap();
+    let config = Config::on_loopback(Service::Results, cluster, Vec::new()).unwrap();
+    let address = config.listen;
     (config, address)
 }
 

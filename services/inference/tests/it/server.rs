@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read, Write},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpStream},
     path::Path,
     sync::{Arc, OnceLock},
     time::{Duration, Instant},
@@ -205,22 +205,10 @@ pub fn serve(
         }
     }
     broker.create(&specs).expect("topics");
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-    let address = listener.local_addr().expect("an address");
-    let service = Config {
-        service: Service::Inference,
-        cluster: broker.cluster().expect("a cluster"),
-        pipelines: pipelines.into_iter().map(Arc::new).collect(),
-        listen: address,
-        listener: Some(listener),
-        instance: None,
-        lanes: 1,
-        delivery: Default::default(),
-        limits: Default::default(),
-        create_topics: None,
-        drain_delay: Duration::ZERO,
-        http: Default::default(),
-    };
+    let cluster = broker.cluster().expect("a cluster");
+    let pipelines = pipelines.into_iter().map(Arc::new).collect();
+    let service = Config::on_loopback(Service::Inference, cluster, pipelines).expect("a port");
+    let address = service.listen;
     let config = inference::Config {
         service,
         model: Some(models.to_owned()),

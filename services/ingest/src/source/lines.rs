@@ -85,8 +85,6 @@ async fn serve(source: Arc<Lines>, mut stream: TcpStream, stop: StopSignal) {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{Ipv4Addr, TcpListener};
-
     use axum::Router;
     use quadrille_choreography::{EmbeddedBroker, TopicSpec};
     use quadrille_pipeline::Pipeline;
@@ -120,22 +118,10 @@ mod tests {
     fn config(broker: &EmbeddedBroker) -> Config {
         let specs = TopicSpec::of_pipeline("p", 1, 1_048_588);
         broker.create(&specs).expect("topics");
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         let pipeline = Pipeline::parse("p.toml", PIPELINE).expect("a pipeline");
-        Config {
-            service: Service::Ingest,
-            cluster: broker.cluster().expect("a cluster"),
-            pipelines: vec![Arc::new(pipeline)],
-            listen: listener.local_addr().expect("an address"),
-            listener: Some(listener),
-            instance: None,
-            lanes: 1,
-            delivery: Default::default(),
-            limits: Default::default(),
-            create_topics: None,
-            drain_delay: Duration::ZERO,
-            http: Default::default(),
-        }
+        let cluster = broker.cluster().expect("a cluster");
+        let pipelines = vec![Arc::new(pipeline)];
+        Config::on_loopback(Service::Ingest, cluster, pipelines).expect("a port")
     }
 
     async fn assemble(
