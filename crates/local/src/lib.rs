@@ -26,6 +26,7 @@ mod port;
 pub mod postgres;
 pub mod proxy;
 pub mod python;
+pub mod schemathesis;
 mod scratch;
 
 pub use error::Error;
