@@ -5,7 +5,7 @@
 //! progress and words.
 //!
 //! A library beside a `main.rs` of three lines, so that the reference manual is generated from, and checked against, the same
-//! definition of the command line that the binary has. It has no other interface.
+//! definition of the command line that the binary has. Beside that it has [`services`], for whoever runs all four in one process.
 
 mod commands;
 mod files;
@@ -17,6 +17,7 @@ mod pipelines;
 mod preview;
 mod registry;
 mod rows;
+pub mod services;
 mod time;
 mod training;
 

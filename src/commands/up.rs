@@ -25,7 +25,9 @@ use tokio::{
 
 use crate::{
     kafka::{self, blocking},
-    output, training,
+    output,
+    services::{self, Given},
+    training,
 };
 
 /// The shipped pipeline and its data, so that the binary runs from any folder.
@@ -118,8 +120,7 @@ pub struct Args {
 struct Plan {
     cluster: Cluster,
     pipelines: Vec<Arc<Pipeline>>,
-    model: PathBuf,
-    database_url: String,
+    given: Given,
     port: u16,
 }
 
@@ -194,8 +195,10 @@ async fn plan(
     Ok(Plan {
         cluster: broker.cluster().clone(),
         pipelines,
-        model,
-        database_url: database_url.unwrap_or_else(|| format!("sqlite:{}", database.display())),
+        given: Given {
+            model,
+            database_url: database_url.unwrap_or_else(|| format!("sqlite:{}", database.display())),
+        },
         port: args.port,
     })
 }
@@ -316,40 +319,11 @@ fn start(
     plan: &Plan,
     stopping: &watch::Receiver<bool>,
 ) -> Result<(), Error> {
-    let service = config(stage, plan)?;
     let mut stopping = stopping.clone();
     let shutdown = async move {
         let _ = stopping.wait_for(|stopping| *stopping).await;
     };
-    match stage {
-        Service::Ingest => {
-            let bounds = ingest::Bounds::default();
-            running.spawn(ingest::run(ingest::Config { service, bounds }, shutdown));
-        }
-        Service::Feature => {
-            running.spawn(feature::run(service, shutdown));
-        }
-        Service::Inference => {
-            let model = Some(plan.model.clone());
-            running.spawn(inference::run(
-                inference::Config {
-                    service,
-                    model,
-                    batching: inference::serving::Batching::default(),
-                    limits: Default::default(),
-                },
-                shutdown,
-            ));
-        }
-        Service::Results => {
-            let database_url = plan.database_url.clone();
-            let config = results::Config {
-                service,
-                database_url,
-            };
-            running.spawn(results::run(config, shutdown));
-        }
-    }
+    running.spawn(services::run(config(stage, plan)?, &plan.given, shutdown));
     Ok(())
 }
 

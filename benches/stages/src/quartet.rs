@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::Context;
+use quadrille::services::{self, Given};
 use quadrille_choreography::{Cluster, Delivery, Limits};
 use quadrille_pipeline::Pipeline;
 use quadrille_proto::Service;
@@ -114,33 +115,11 @@ impl Member {
         let shutdown = async {
             let _ = stopped.await;
         };
-        let task = match stage {
-            Service::Ingest => {
-                let bounds = ingest::Bounds::default();
-                runtime.spawn(ingest::run(ingest::Config { service, bounds }, shutdown))
-            }
-            Service::Feature => runtime.spawn(feature::run(service, shutdown)),
-            Service::Inference => {
-                let model = Some(options.model.to_owned());
-                runtime.spawn(inference::run(
-                    inference::Config {
-                        service,
-                        model,
-                        batching: inference::serving::Batching::default(),
-                        limits: Default::default(),
-                    },
-                    shutdown,
-                ))
-            }
-            Service::Results => {
-                let database_url = options.database_url.clone();
-                let config = results::Config {
-                    service,
-                    database_url,
-                };
-                runtime.spawn(results::run(config, shutdown))
-            }
+        let given = Given {
+            model: options.model.to_owned(),
+            database_url: options.database_url.clone(),
         };
+        let task = runtime.spawn(services::run(service, &given, shutdown));
         Ok(Member {
             stage,
             address,
