@@ -1,82 +1,21 @@
 //! Whether a partition that is new to a lane begins where the group's offset says, and what to do where the log no longer
 //! has that: it was truncated, or retention was faster than the lane.
 
-use std::{
-    collections::BTreeMap,
-    ffi::CString,
-    time::{Duration, Instant},
-};
+pub(super) mod pending;
+mod rules;
+mod target;
 
-use rdkafka::{
-    Offset, TopicPartitionList,
-    consumer::{CommitMode, Consumer},
-};
+use std::{collections::BTreeMap, ffi::CString, time::Instant};
 
-pub(super) mod rules;
+use rdkafka::{Offset, TopicPartitionList, consumer::Consumer};
 
-use self::rules::{
-    CommittedOffset, EarlyCause, EarlyRecord, StartCheck, TRIES_MAX, check_start, early_cause,
+use self::{pending::PendingCheck, rules::CommittedOffset, target::FirstRecord};
+use super::{
+    LaneConsumer,
+    callbacks::lock,
+    offsets::{COMMITTED_WAIT, GENERATION, SEEK_WAIT},
 };
-use super::{COMMITTED_WAIT, Cooldown, GENERATION, LaneConsumer, PendingCheck, SEEK_WAIT, lock};
 use crate::{OffsetRange, batch::Batch, client, native};
-
-/// How long a partition is left alone whose log still looks shorter than what is committed, or which begins too early
-/// again and again: other partitions go on meanwhile, and Kafka is not asked without a pause.
-const COOLDOWN: Duration = Duration::from_secs(1);
-
-/// The first record that came of a partition, and what is committed of it.
-#[derive(Debug, Clone, Copy)]
-struct FirstRecord {
-    partition: i32,
-    offset: i64,
-    epoch: Option<i32>,
-    committed: CommittedOffset,
-    committed_epoch: Option<i32>,
-}
-
-/// Where a partition is sent, with which leader epoch, and what is known of it then.
-type SeekTarget = (i64, Option<i32>, PendingCheck);
-
-impl PendingCheck {
-    /// It began before what is committed, which the log (of this end, where Kafka said it) has. Sent there often enough,
-    /// it is left alone first.
-    fn began_early(self, committed: i64, end: Option<i64>) -> Self {
-        let early = self.early.saturating_add(1);
-        // Whatever it looked like before: if it looks shorter again, that is news.
-        let (searches, diverged_since) = match end {
-            Some(_) => (0, None),
-            None => (self.searches, self.diverged_since),
-        };
-        PendingCheck {
-            early,
-            searches,
-            diverged_since,
-            cooldown: Cooldown::after(early, committed),
-            ..self
-        }
-    }
-
-    /// Its log looks shorter than what is committed; `first` is the record that came. Looked for often enough, it comes
-    /// again where it lies, after a while: further on records would be passed over.
-    fn looks_shorter(self, first: i64) -> Self {
-        let searches = self.searches.saturating_add(1);
-        PendingCheck {
-            searches,
-            diverged_since: self.diverged_since.or_else(|| Some(Instant::now())),
-            cooldown: Cooldown::after(searches, first),
-            ..self
-        }
-    }
-}
-
-impl Cooldown {
-    fn after(times: u32, next: i64) -> Option<Self> {
-        (times > TRIES_MAX).then(|| Cooldown {
-            until: Instant::now() + COOLDOWN,
-            next,
-        })
-    }
-}
 
 impl LaneConsumer {
     /// Takes from the batch what a partition new to this lane should not have begun with, and sends the
@@ -115,20 +54,7 @@ impl LaneConsumer {
         for partition in rechecks {
             batch.forget(&[partition]);
             unchecked.insert(partition, PendingCheck::default());
-            let (committed, epoch) = self.committed(asked.as_ref(), partition)?;
-            let offset = match committed {
-                CommittedOffset::Next(next) => Offset::Offset(next),
-                CommittedOffset::Nothing => Offset::Beginning,
-                CommittedOffset::Unknown => {
-                    return Err("a partition does not go on from its last record".to_owned());
-                }
-            };
-            tracing::warn!(
-                topic = self.topic,
-                partition,
-                "partition does not go on from its last record; its start is checked again"
-            );
-            self.seek(partition, offset, epoch)?;
+            self.seek_to_committed(asked.as_ref(), partition)?;
         }
         for OffsetRange {
             partition, first, ..
@@ -160,6 +86,28 @@ impl LaneConsumer {
             }
         }
         Ok(())
+    }
+
+    /// Sends a partition that did not go on from the record polled last to what is committed of it.
+    fn seek_to_committed(
+        &self,
+        asked: Option<&TopicPartitionList>,
+        partition: i32,
+    ) -> Result<(), String> {
+        let (committed, epoch) = self.committed(asked, partition)?;
+        let offset = match committed {
+            CommittedOffset::Next(next) => Offset::Offset(next),
+            CommittedOffset::Nothing => Offset::Beginning,
+            CommittedOffset::Unknown => {
+                return Err("a partition does not go on from its last record".to_owned());
+            }
+        };
+        tracing::warn!(
+            topic = self.topic,
+            partition,
+            "partition does not go on from its last record; its start is checked again"
+        );
+        self.seek(partition, offset, epoch)
     }
 
     /// Takes from the batch what was on its way when a partition's gate was closed, to leave it alone for a while; and
@@ -335,216 +283,5 @@ impl LaneConsumer {
         }
         let epoch = epoch.filter(|_| committed != CommittedOffset::Nothing);
         Ok((committed, epoch))
-    }
-
-    /// Where a partition is sent that began behind what is committed, as behind a marker, but with a newer leader epoch: if
-    /// the log was cut while its records waited for the lane, the client goes on at the cut, and leaves out what lies
-    /// before it and was not polled. Sent back once, it comes again if it lies behind a marker.
-    fn seek_target_behind_gap(
-        &self,
-        batch: &mut Batch<'_>,
-        first: &FirstRecord,
-        check: PendingCheck,
-    ) -> Option<SeekTarget> {
-        let CommittedOffset::Next(next) = first.committed else {
-            return None;
-        };
-        let committed = (next, first.committed_epoch);
-        let came = (first.offset, first.epoch);
-        if !batch.begins_behind_gap(first.partition, committed, came) {
-            return None;
-        }
-        tracing::info!(
-            topic = self.topic,
-            partition = first.partition,
-            offset = first.offset,
-            committed = next,
-            "partition begins behind a gap and in a newer leader epoch; it is sent to what is committed"
-        );
-        Some((next, first.committed_epoch, check))
-    }
-
-    /// Where a new partition is sent, and what has to come there; None where it has begun right.
-    fn seek_target(
-        &self,
-        first: FirstRecord,
-        check: PendingCheck,
-    ) -> Result<Option<SeekTarget>, String> {
-        let (topic, partition, offset) = (self.topic.as_str(), first.partition, first.offset);
-        Ok(match check_start(offset, first.committed, check.expected) {
-            StartCheck::Valid => {
-                self.report_expired(&first);
-                None
-            }
-            StartCheck::OffsetPending(expected) => {
-                tracing::debug!(topic, partition, "its offset is still being committed");
-                let expected = Some(expected);
-                Some((
-                    expected.map_or(offset, |it| it.offset),
-                    None,
-                    PendingCheck { expected, ..check },
-                ))
-            }
-            StartCheck::BeforeCommitted { next, expected } => {
-                self.seek_target_if_early(first, next, PendingCheck { expected, ..check })?
-            }
-            StartCheck::Skipped(expected) => {
-                tracing::warn!(
-                    topic,
-                    partition,
-                    offset,
-                    missed = expected.offset,
-                    "the client left out what it was sent back to; it is sent there again"
-                );
-                let check = PendingCheck {
-                    expected: Some(expected),
-                    ..check
-                };
-                Some((expected.offset, None, check))
-            }
-        })
-    }
-
-    /// The client began before what is committed, by a fault of its own or because the log is shorter now.
-    fn seek_target_if_early(
-        &self,
-        first: FirstRecord,
-        committed: i64,
-        check: PendingCheck,
-    ) -> Result<Option<SeekTarget>, String> {
-        let (topic, partition, offset) = (self.topic.as_str(), first.partition, first.offset);
-        let end = self.watermarks(partition).map(|(_, end)| end);
-        let before = EarlyRecord {
-            offset,
-            epoch: first.epoch,
-            committed_epoch: first.committed_epoch,
-            committed,
-            end,
-            tries: check.searches,
-            diverged_for: check
-                .diverged_since
-                .map_or(Duration::ZERO, |since| since.elapsed()),
-        };
-        let there = (committed, first.committed_epoch);
-        Ok(match early_cause(&before) {
-            EarlyCause::Client => {
-                tracing::warn!(
-                    topic,
-                    partition,
-                    offset,
-                    committed,
-                    "the client began before what is committed; it is sent there"
-                );
-                let check = check.began_early(committed, end);
-                Some((there.0, there.1, check))
-            }
-            EarlyCause::Diverged => {
-                tracing::warn!(
-                    topic,
-                    partition,
-                    committed,
-                    end,
-                    "the log ends before what is committed; looking for where it differs"
-                );
-                let check = check.looks_shorter(offset);
-                Some((there.0, there.1, check))
-            }
-            EarlyCause::Truncated(lost) => {
-                tracing::error!(
-                    topic,
-                    partition,
-                    committed,
-                    end,
-                    lost,
-                    offset,
-                    "the log lost records that were handled; going on at the first that was not"
-                );
-                if let Some(identity) = &self.identity {
-                    let reason =
-                        format!("{topic}-{partition} lost {lost} offsets before {committed}");
-                    let raised = identity.begin_generation(&self.cluster, &reason);
-                    raised.map_err(|error| error.to_string())?;
-                }
-                // From here the group's offset only goes on again, by which a commit in doubt is judged.
-                let back = self.offset_list(&[(partition, offset)]);
-                let back = back.and_then(|back| {
-                    self.client.commit(&back, CommitMode::Sync)?;
-                    self.note_committed(&back);
-                    Ok(())
-                });
-                back.map_err(|error| error.to_string())?;
-                self.count_lost(lost);
-                None
-            }
-        })
-    }
-
-    /// Counts what the log has deleted before it was read.
-    fn report_expired(&self, first: &FirstRecord) {
-        let CommittedOffset::Next(committed) = first.committed else {
-            return;
-        };
-        let Ok(topic) = CString::new(&*self.topic) else {
-            return;
-        };
-        let bounds = native::cached_watermarks(self.client.client(), &topic, first.partition);
-        let begin = bounds.map_or(committed, |(begin, _)| begin);
-        if first.offset <= committed || begin <= committed {
-            return;
-        }
-        tracing::error!(
-            topic = self.topic,
-            partition = first.partition,
-            committed,
-            begin,
-            "the log has deleted records that were not read yet; going on at its beginning"
-        );
-        let lost = (begin - committed).unsigned_abs();
-        self.client.context().metrics.lost("expired", lost);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_partition_that_begins_too_early_again_and_again_is_sent_on_after_a_rest() {
-        let mut check = PendingCheck::default();
-        for _ in 0..TRIES_MAX {
-            check = check.began_early(10, Some(20));
-            assert_eq!(check.cooldown, None);
-        }
-        for end in [Some(20), None] {
-            check = PendingCheck {
-                cooldown: None,
-                ..check
-            }
-            .began_early(10, end);
-            assert_eq!(check.cooldown.map(|cooldown| cooldown.next), Some(10));
-        }
-    }
-
-    #[test]
-    fn a_log_that_has_what_is_committed_after_all_is_looked_at_anew_if_it_looks_shorter_again() {
-        let shorter = PendingCheck::default().looks_shorter(7).looks_shorter(7);
-        assert_eq!(shorter.searches, 2);
-        let unknown = shorter.began_early(10, None);
-        let looked = |check: PendingCheck| (check.searches, check.diverged_since);
-        assert_eq!(looked(unknown), looked(shorter));
-        assert_eq!(looked(shorter.began_early(10, Some(10))), (0, None));
-    }
-
-    #[test]
-    fn a_log_that_still_looks_shorter_comes_again_from_the_same_record_after_a_rest() {
-        let mut check = PendingCheck::default();
-        for _ in 0..TRIES_MAX {
-            check = check.looks_shorter(7);
-            assert_eq!(check.cooldown, None);
-        }
-        let since = check.diverged_since;
-        check = check.looks_shorter(7);
-        assert_eq!(check.cooldown.map(|cooldown| cooldown.next), Some(7));
-        assert!(since.is_some() && check.diverged_since == since);
     }
 }

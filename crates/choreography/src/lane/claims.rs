@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rdkafka::Offset;
 
-use super::{Lane, SessionEnd, commit::STORE_ENDS_WITHIN};
+use super::{Lane, commit::STORE_ENDS_WITHIN, session::SessionEnd};
 use crate::{
     Backoff, CommitMode, Handler, Restore,
     batch::Batch,

@@ -13,7 +13,7 @@ use rdkafka::{
     error::KafkaError,
 };
 
-use super::{Lane, SessionEnd};
+use super::{Lane, session::SessionEnd};
 use crate::{
     Backoff, Cause, Handler, Incoming, OffsetRange,
     batch::{Batch, Position},
@@ -84,7 +84,7 @@ impl<H: Handler> Lane<H> {
     }
 
     /// Sends all, then commits; returns how many records were sent.
-    pub(super) fn deliver(
+    pub(super) fn send_and_commit(
         &mut self,
         producer: &mut LaneProducer,
         consumer: &LaneConsumer,

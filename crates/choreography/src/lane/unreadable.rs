@@ -9,8 +9,9 @@ use std::{
 use rdkafka::{Offset, consumer::Consumer, error::KafkaError, producer::BaseRecord};
 
 use super::{
-    Lane, SessionEnd,
+    Lane,
     commit::{CommitError, begin, confirmed},
+    session::SessionEnd,
 };
 use crate::{
     Backoff, Cause, CommitMode, Handler, OffsetRange,
@@ -208,9 +209,9 @@ impl<H: Handler> Lane<H> {
                     let mut partitions = raised.map_or_else(Vec::new, |it| it.partitions);
                     partitions.extend(again);
                     self.read_errors.raised = Some(PendingError { error, partitions });
-                    return match self.aborted(reason)? {
-                        super::BatchResult::Retry(wait) => Ok(Some(wait)),
-                        super::BatchResult::Committed => Ok(None),
+                    return match self.retry_later(reason)? {
+                        super::process::BatchResult::Retry(wait) => Ok(Some(wait)),
+                        super::process::BatchResult::Committed => Ok(None),
                     };
                 }
             }
