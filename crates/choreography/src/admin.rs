@@ -1,5 +1,8 @@
 //! Topics: what there is, whether it fits, and making it on request.
 
+mod error;
+mod spec;
+
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -15,11 +18,14 @@ use rdkafka::{
     types::RDKafkaRespErr,
 };
 
+pub use self::{
+    error::Error,
+    spec::{Retention, TopicSpec},
+};
 use crate::{
     Cluster, OutputTopic, StageConfig, StageIdentity, TopicState,
     client::{self, LastErrorContext, LoggingContext},
-    dlq::{self, HEADROOM_BYTES},
-    facts, table,
+    dlq::HEADROOM_BYTES,
 };
 
 /// How long one question to the cluster may take.
@@ -36,190 +42,10 @@ const ERROR_WITHIN: Duration = Duration::from_millis(10);
 /// Errors of connections that are looked at in one go: of one connection the client repeats one twice a minute.
 const ERRORS_MAX: usize = 1_000;
 
-/// Why topics cannot be used as they are.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error(
-        "Kafka at {servers} does not answer: {source}{}; check KAFKA_BOOTSTRAP_SERVERS and KAFKA_PROPERTIES",
-        reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default()
-    )]
-    Unreachable {
-        servers: String,
-        source: KafkaError,
-        /// What the client said last of its connections: a password or a certificate that was refused, say.
-        reason: Option<Box<str>>,
-    },
-    #[error(
-        "topics are missing: {}; create them with `quadrille topics create`, or start with --create-topics",
-        topics.join(", ")
-    )]
-    Missing { topics: Vec<String> },
-    #[error(
-        "topic {topic} has {partitions} partitions, but {reference} has {expected}; all topics of a pipeline must have the same number: create new topics (a pipeline of another name), a key's order would be lost otherwise"
-    )]
-    Partitions {
-        topic: String,
-        partitions: i32,
-        reference: String,
-        expected: i32,
-    },
-    #[error(
-        "topic {topic}: max.message.bytes is {limit}, a dead letter of {source_topic} needs {needed}; set it with kafka-configs --alter --add-config max.message.bytes={needed}"
-    )]
-    Limit {
-        topic: String,
-        source_topic: String,
-        limit: usize,
-        needed: usize,
-    },
-    #[error("topic {topic} was not created: {reason}")]
-    NotCreated { topic: String, reason: String },
-    #[error("topic {topic} did not get {partitions} partitions: {reason}")]
-    PartitionsNotAdded {
-        topic: String,
-        partitions: i32,
-        reason: String,
-    },
-    #[error(
-        "topic {topic} has {partitions} partitions, but pipeline {pipeline} was made with {made_with}: keys would move while records from before are on their way; change the number with `quadrille topics migrate`, which drains the pipeline first"
-    )]
-    Repartitioned {
-        pipeline: String,
-        topic: String,
-        partitions: i32,
-        made_with: i32,
-    },
-    #[error(
-        "topic {topic} was deleted and created again: its id is {id}, pipeline {pipeline} was made with {made_with}; its offsets begin anew, so ids made of them would be those of other records; if that is meant, run `quadrille topics accept`"
-    )]
-    Recreated {
-        pipeline: String,
-        topic: String,
-        id: String,
-        made_with: String,
-    },
-    #[error(
-        "pipeline {pipeline} is on its way to another number of partitions; finish `quadrille topics migrate` before ingest starts"
-    )]
-    Draining { pipeline: String },
-    #[error(
-        "pipeline {pipeline}: offsets were committed in generation {committed}, but only {generation} is written on {topic}; was that topic created again? Run `quadrille topics accept`",
-        topic = Topics::PIPELINES
-    )]
-    Behind {
-        pipeline: String,
-        generation: u64,
-        committed: u64,
-    },
-    #[error(transparent)]
-    Facts(facts::Error),
-}
-
-impl From<facts::Error> for Error {
-    fn from(error: facts::Error) -> Self {
-        match error {
-            facts::Error::Unreadable(table::Error::Missing(topic)) => Error::Missing {
-                topics: vec![topic],
-            },
-            error => Error::Facts(error),
-        }
-    }
-}
-
-impl Error {
-    /// Whether waiting may help; otherwise a person must change something.
-    pub fn is_retriable(&self) -> bool {
-        matches!(self, Error::Unreachable { .. } | Error::Facts(_))
-    }
-
-    /// Whether topics are not the ones the pipeline was made with, of which a broker may hear late.
-    pub fn is_changed(&self) -> bool {
-        matches!(self, Error::Repartitioned { .. } | Error::Recreated { .. })
-    }
-
-    /// Whether topics are missing, which right after they were created is a matter of moments.
-    pub fn is_missing(&self) -> bool {
-        matches!(self, Error::Missing { .. })
-    }
-}
-
 /// The least `max.message.bytes` a dead-letter topic must have, given its source's: that of every record that came
 /// uncompressed, with the headers of its errors.
 pub const fn dead_letter_bytes_min(source_bytes_max: usize) -> usize {
     source_bytes_max + HEADROOM_BYTES
-}
-
-/// What is deleted from a topic.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Retention {
-    /// What the broker's defaults say; by time, as a rule, and by records' own timestamps.
-    Broker,
-    /// All but a key's newest.
-    Compacted,
-    /// Nothing. A dead letter has the timestamp of its original: of a record older than the broker's retention it would
-    /// be deleted within minutes.
-    Unlimited,
-}
-
-impl Retention {
-    fn setting(self) -> Option<(&'static str, &'static str)> {
-        match self {
-            Retention::Broker => None,
-            Retention::Compacted => Some(("cleanup.policy", "compact")),
-            Retention::Unlimited => Some(("retention.ms", "-1")),
-        }
-    }
-}
-
-/// A topic to be created.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TopicSpec {
-    pub name: String,
-    pub partitions: i32,
-    pub retention: Retention,
-    /// Bytes; None leaves it to the broker.
-    pub message_bytes_max: Option<usize>,
-}
-
-impl TopicSpec {
-    /// As those that all pipelines share.
-    pub fn is_compacted(&self) -> bool {
-        self.retention == Retention::Compacted
-    }
-
-    /// The topics of one pipeline, their dead letters, and the shared ones.
-    pub fn of_pipeline(
-        pipeline: &str,
-        partitions: i32,
-        message_bytes_max: usize,
-    ) -> Vec<TopicSpec> {
-        let topics = Topics::of(pipeline);
-        let mut specs = Vec::new();
-        for topic in topics.flow() {
-            let spec = |name: String, message_bytes_max, retention| TopicSpec {
-                name,
-                partitions,
-                retention,
-                message_bytes_max: Some(message_bytes_max),
-            };
-            let letters_bytes_max = dlq::bytes_max(message_bytes_max);
-            specs.push(spec(topic.to_owned(), message_bytes_max, Retention::Broker));
-            specs.push(spec(dlq_of(topic), letters_bytes_max, Retention::Unlimited));
-        }
-        specs.extend(TopicSpec::shared());
-        specs
-    }
-
-    /// The topics all pipelines share: compacted, of one partition.
-    pub fn shared() -> Vec<TopicSpec> {
-        let spec = |name: &str| TopicSpec {
-            name: name.to_owned(),
-            partitions: 1,
-            retention: Retention::Compacted,
-            message_bytes_max: (name == Topics::MODELS).then_some(MODELS_BYTES_MAX),
-        };
-        Topics::SHARED.map(spec).to_vec()
-    }
 }
 
 /// A topic beyond its name: one deleted and created anew is another.

@@ -3,23 +3,26 @@
 //! Waiting by `flush`, or by polling in short slices, costs 100 ms a commit or a core: see
 //! ARCHITECTURE.md, "Delivery".
 
+mod deliveries;
+
 use std::{
     cell::{Cell, OnceCell},
     sync::{
-        Arc, Condvar, Mutex, MutexGuard,
-        atomic::{AtomicBool, AtomicI64, Ordering},
+        Arc,
+        atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
 };
 
 use rdkafka::{
-    ClientContext,
-    config::{ClientConfig, RDKafkaLogLevel},
+    config::ClientConfig,
     error::{KafkaError, KafkaResult},
-    producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext},
+    producer::{BaseProducer, BaseRecord, Producer},
 };
 
+pub(crate) use self::deliveries::DeliveryFailure;
+use self::deliveries::{Deliveries, ProducerEvents};
 use crate::{
     StageConfig, client, dlq,
     native::TopicSettings,
@@ -37,105 +40,6 @@ const IDLE_CONNECTION_MAX: Duration = Duration::from_secs(15);
 const EVENT_WAIT: Duration = Duration::from_millis(500);
 /// What the transactions' coordinator has, however late a broker was found.
 const ANSWER_MIN: Duration = Duration::from_millis(100);
-
-/// A delivery that failed: the index the record was sent with, and why.
-#[derive(Debug, Clone)]
-pub(crate) struct DeliveryFailure {
-    pub index: usize,
-    pub error: KafkaError,
-}
-
-/// Deliveries outstanding, and the first failure.
-#[derive(Default)]
-pub(crate) struct Deliveries {
-    /// Another producer is in the place of this one.
-    replaced: AtomicBool,
-    outstanding: AtomicI64,
-    failure: Mutex<Option<DeliveryFailure>>,
-    /// Failures that are the records' own, at most as many as were sent since they were taken.
-    refused: Mutex<Vec<DeliveryFailure>>,
-    changed: Condvar,
-}
-
-impl Deliveries {
-    fn failure(&self) -> MutexGuard<'_, Option<DeliveryFailure>> {
-        self.failure
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
-    fn refused(&self) -> MutexGuard<'_, Vec<DeliveryFailure>> {
-        self.refused
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
-    /// Waits until at most `remaining` are outstanding, or one failed, or `timeout` has passed.
-    fn wait(&self, remaining: i64, timeout: Duration) -> Result<(), Option<DeliveryFailure>> {
-        let deadline = Instant::now() + timeout;
-        let mut failure = self.failure();
-        loop {
-            if let Some(failure) = failure.take() {
-                return Err(Some(failure));
-            }
-            if self.outstanding.load(Ordering::SeqCst) <= remaining {
-                return Ok(());
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(None);
-            }
-            failure = match self.changed.wait_timeout(failure, left) {
-                Ok((guard, _)) => guard,
-                Err(poisoned) => poisoned.into_inner().0,
-            };
-        }
-    }
-}
-
-/// The producer's callbacks.
-pub(crate) struct ProducerEvents(Arc<Deliveries>);
-
-impl ClientContext for ProducerEvents {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        // Its successor has fenced it, and it says so as it goes.
-        let level = match self.0.replaced.load(Ordering::Relaxed) {
-            true => RDKafkaLogLevel::Debug,
-            false => level,
-        };
-        client::log(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        if !self.0.replaced.load(Ordering::Relaxed) {
-            client::log_error(&error, reason);
-        }
-    }
-}
-
-impl ProducerContext for ProducerEvents {
-    type DeliveryOpaque = usize;
-
-    fn delivery(&self, result: &DeliveryResult<'_>, index: usize) {
-        if let Err((error, _)) = result {
-            if client::rejection_class(error).is_some() {
-                let error = error.clone();
-                self.0.refused().push(DeliveryFailure { index, error });
-            }
-            let mut failure = self.0.failure();
-            failure.get_or_insert(DeliveryFailure {
-                index,
-                error: error.clone(),
-            });
-            self.0.changed.notify_all();
-        }
-        // Only the last one wakes the lane.
-        if self.0.outstanding.fetch_sub(1, Ordering::SeqCst) == 1 {
-            drop(self.0.failure());
-            self.0.changed.notify_all();
-        }
-    }
-}
 
 /// Why a send was not taken.
 pub(crate) enum Error {

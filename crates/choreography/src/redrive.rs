@@ -10,6 +10,7 @@ mod letter;
 mod outgoing;
 mod scan;
 mod settle;
+mod settler;
 mod survey;
 
 use std::{collections::BTreeMap, ops::ControlFlow};

@@ -3,6 +3,9 @@
 //! Every traced record has its own `process` span, under the context it came with; what the batch did
 //! together (steps, commit) is told under each. The batch's own span, `poll`, is linked, never a parent.
 
+mod attributes;
+mod record;
+
 use std::{
     ffi::CStr,
     ops::Range,
@@ -10,25 +13,21 @@ use std::{
 };
 
 use opentelemetry::{
-    KeyValue, TraceId,
+    TraceId,
     trace::{SpanContext, SpanKind},
 };
 use quadrille_proto::Topics;
 use quadrille_telemetry::{
     Tracing,
-    propagation::{TRACEPARENT, TRACESTATE, is_valid_traceparent},
-    traces::{
-        Attributes, LINKS_MAX, Recorder, SpanRecord, Traceparent, Value, context_of, forces,
-        nanoseconds,
-    },
+    propagation::is_valid_traceparent,
+    traces::{Attributes, Recorder, Value, forces, nanoseconds},
 };
 
-use rdkafka::message::{Header, OwnedHeaders};
+use self::attributes::{Kind, TRACEPARENT_NAME, clients, context, key, partition};
+pub(crate) use self::attributes::{inject, sender};
+use crate::{Cause, CommitMode, Incoming, StageConfig};
 
-use crate::{Cause, CommitMode, Incoming, StageConfig, native};
-
-/// [`TRACEPARENT`] and [`quadrille_telemetry::traces::FORCE_HEADER`], as librdkafka takes names.
-const TRACEPARENT_NAME: &CStr = c"traceparent";
+/// [`quadrille_telemetry::traces::FORCE_HEADER`], as librdkafka takes names.
 const FORCE: &CStr = c"quadrille-trace";
 
 /// Of a lane, beside what was sampled.
@@ -76,45 +75,6 @@ struct Traced {
     parent: Option<SpanContext>,
     start_ns: u64,
     failed: Option<(&'static str, String)>,
-}
-
-/// What the spans of one kind have in common.
-struct Kind {
-    name: String,
-    kind: SpanKind,
-    attributes: Attributes,
-}
-
-impl Kind {
-    fn new(operation: (&str, &str), kind: SpanKind, topic: &str, common: &Attributes) -> Self {
-        let (name, r#type) = operation;
-        let mut attributes = common.clone();
-        attributes.push("messaging.operation.name", Value::Text(name));
-        attributes.push("messaging.operation.type", Value::Text(r#type));
-        attributes.push("messaging.destination.name", Value::Text(topic));
-        Kind {
-            name: format!("{name} {topic}"),
-            kind,
-            attributes,
-        }
-    }
-}
-
-/// What spans say of a broker and a client.
-fn clients(config: &StageConfig, lane: usize, group: bool) -> Attributes {
-    let mut attributes = Attributes::default();
-    attributes.push("messaging.system", Value::Text("kafka"));
-    if group {
-        attributes.push("messaging.consumer.group.name", Value::Text(&config.group));
-    }
-    let client = format!("{}-{}-{lane}", config.group, config.instance);
-    attributes.push("messaging.client.id", Value::Text(&client));
-    let (host, port) = server(config.cluster.bootstrap_servers());
-    attributes.push("server.address", Value::Text(host));
-    if let Some(port) = port {
-        attributes.push("server.port", Value::Number(port));
-    }
-    attributes
 }
 
 /// One lane's traced records of the batch in hand.
@@ -224,29 +184,6 @@ impl Spans {
         if !self.records.is_empty() {
             self.record_poll(incoming.len(), first_at, polled_at);
         }
-    }
-
-    /// The batch's own span, linked to the records it brought.
-    fn record_poll(&mut self, records: usize, first_at: Instant, polled_at: Instant) {
-        let context = self.tracing.context(None);
-        let parents = self.records.iter().filter_map(|r| r.parent.clone());
-        let links: Vec<SpanContext> = parents.take(LINKS_MAX).collect();
-        self.scratch.clear();
-        let count = Value::Number(records as i64);
-        self.scratch.push("messaging.batch.message_count", count);
-        let span = SpanRecord {
-            context: &context,
-            parent: None,
-            name: &self.poll.name,
-            kind: &self.poll.kind,
-            start_ns: self.time(first_at),
-            end_ns: self.time(polled_at),
-            attributes: [self.poll.attributes.as_bytes(), self.scratch.as_bytes()],
-            links: [None, None],
-            error: None,
-        };
-        self.recorder.record_linked(&span, &links);
-        self.batch = Some(context);
     }
 
     /// The timestamp, in ms, before which a record is slow.
@@ -423,102 +360,6 @@ impl Spans {
         self.recorder.flush();
     }
 
-    fn record_steps(&mut self, traced: &Traced, steps: &[Step]) {
-        for step in steps {
-            let context = self.tracing.context(Some(&traced.context));
-            self.recorder.record(&SpanRecord {
-                context: &context,
-                parent: Some(&traced.context),
-                name: step.name,
-                kind: &SpanKind::Internal,
-                start_ns: self.time(step.start),
-                end_ns: self.time(step.end),
-                attributes: [&[], &[]],
-                links: [None, None],
-                error: None,
-            });
-        }
-    }
-
-    fn record_sent(&mut self, now_ns: u64, failure: Option<(&str, &str)>) {
-        for sent in &self.sent {
-            let kind = &self.outputs[sent.output].1;
-            self.recorder.record(&SpanRecord {
-                context: &sent.context,
-                parent: Some(&sent.parent),
-                name: &kind.name,
-                kind: &kind.kind,
-                start_ns: sent.start_ns,
-                end_ns: self.delivered_ns.unwrap_or(now_ns),
-                attributes: [
-                    kind.attributes.as_bytes(),
-                    &self.sent_attributes[sent.attributes.clone()],
-                ],
-                links: [None, None],
-                // What Kafka has confirmed was sent, whatever became of the batch.
-                error: failure.filter(|_| self.delivered_ns.is_none()),
-            });
-        }
-        self.sent.clear();
-    }
-
-    fn record_store(&mut self, traced: &Traced, store: &(&str, Attributes), settled: (u64, u64)) {
-        let context = self.tracing.context(Some(&traced.context));
-        self.recorder.record(&SpanRecord {
-            context: &context,
-            parent: Some(&traced.context),
-            name: store.0,
-            kind: &SpanKind::Client,
-            start_ns: settled.0,
-            end_ns: settled.1,
-            attributes: [store.1.as_bytes(), &[]],
-            links: [None, None],
-            error: None,
-        });
-    }
-
-    fn record_commit(&mut self, traced: &Traced, record: &Incoming<'_>, settled: (u64, u64)) {
-        let context = self.tracing.context(Some(&traced.context));
-        place(&mut self.scratch, record);
-        self.recorder.record(&SpanRecord {
-            context: &context,
-            parent: Some(&traced.context),
-            name: &self.commit.name,
-            kind: &self.commit.kind,
-            start_ns: settled.0,
-            end_ns: settled.1,
-            attributes: [self.commit.attributes.as_bytes(), self.scratch.as_bytes()],
-            links: [None, None],
-            error: None,
-        });
-    }
-
-    fn record_process(
-        &mut self,
-        traced: &Traced,
-        record: &Incoming<'_>,
-        end_ns: u64,
-        error: Option<(&str, &str)>,
-    ) {
-        place(&mut self.scratch, record);
-        key(&mut self.scratch, record.key);
-        if record.payload.is_none() {
-            self.scratch
-                .push("messaging.kafka.message.tombstone", Value::Flag(true));
-        }
-        self.recorder.record(&SpanRecord {
-            context: &traced.context,
-            parent: traced.parent.as_ref(),
-            name: &self.process.name,
-            kind: &self.process.kind,
-            start_ns: traced.start_ns,
-            end_ns,
-            attributes: [self.process.attributes.as_bytes(), self.scratch.as_bytes()],
-            links: [traced.parent.as_ref(), self.batch.as_ref()],
-            error,
-        });
-    }
-
     /// The trace of one of the batch's records, where one is traced.
     pub fn exemplar(&self) -> Option<TraceId> {
         Some(self.records.first()?.context.trace_id())
@@ -547,65 +388,4 @@ impl Spans {
         }
         self.recorder.flush();
     }
-}
-
-/// The context a record came with, where it is valid.
-fn context(record: &Incoming<'_>) -> Option<SpanContext> {
-    let traceparent = record.headers.last_under(TRACEPARENT_NAME)?;
-    context_of(traceparent, record.headers.last_text(TRACESTATE))
-}
-
-/// Where a record lies.
-fn place(scratch: &mut Attributes, record: &Incoming<'_>) {
-    scratch.clear();
-    partition(scratch, record.partition);
-    scratch.push("messaging.kafka.offset", Value::Number(record.offset));
-}
-
-fn partition(scratch: &mut Attributes, partition: i32) {
-    let text = partition.to_string();
-    scratch.push("messaging.destination.partition.id", Value::Text(&text));
-}
-
-fn key(scratch: &mut Attributes, key: Option<&[u8]>) {
-    if let Some(key) = key.and_then(|key| std::str::from_utf8(key).ok()) {
-        scratch.push("messaging.kafka.message.key", Value::Text(key));
-    }
-}
-
-/// The first bootstrap server: host and port.
-fn server(bootstrap_servers: &str) -> (&str, Option<i64>) {
-    let first = bootstrap_servers
-        .split(',')
-        .next()
-        .unwrap_or_default()
-        .trim();
-    match first.rsplit_once(':') {
-        Some((host, port)) => (host, port.parse().ok()),
-        None => (first, None),
-    }
-}
-
-/// What every `send` span of a producer outside the lanes says.
-pub(crate) fn sender(client: &str, bootstrap_servers: &str) -> Vec<KeyValue> {
-    let (host, port) = server(bootstrap_servers);
-    let mut attributes = vec![
-        KeyValue::new("messaging.system", "kafka"),
-        KeyValue::new("messaging.client.id", client.to_owned()),
-        KeyValue::new("messaging.operation.name", "send"),
-        KeyValue::new("messaging.operation.type", "send"),
-        KeyValue::new("server.address", host.to_owned()),
-    ];
-    attributes.extend(port.map(|port| KeyValue::new("server.port", port)));
-    attributes
-}
-
-/// Puts a context into a record's headers, in place of the one it came with.
-pub(crate) fn inject(headers: Option<OwnedHeaders>, context: &SpanContext) -> OwnedHeaders {
-    let mut headers = headers.unwrap_or_else(|| OwnedHeaders::new_with_capacity(1));
-    native::remove_header(&mut headers, TRACEPARENT_NAME);
-    headers.insert(Header {
-        key: TRACEPARENT,
-        value: Some(Traceparent::of(context).as_bytes()),
-    })
 }

@@ -9,13 +9,24 @@ use rdkafka::{
     producer::BaseRecord,
 };
 
-use super::settle::Pending;
+use super::letter::CaseId;
 use crate::{Cluster, Headers, dlq, native, transaction};
 
 /// The largest letter the client takes: the broker alone knows what a topic takes, once it is compressed.
 const LETTER_BYTES_MAX: usize = 1_000_000_000;
 /// Bounds what was handed over and is not confirmed: one batch, or one large letter.
 const QUEUE_KIB_MAX: usize = 1 << 20;
+
+/// A letter in a batch.
+pub(super) struct Pending {
+    pub message: OwnedMessage,
+    pub case: CaseId,
+    pub origin: String,
+    pub class: String,
+    pub attempts: u32,
+    /// Topic and partition.
+    pub target: (String, i32),
+}
 
 /// `batch_bytes_max`: the smallest limit of the topics that are written.
 pub(super) fn settings(

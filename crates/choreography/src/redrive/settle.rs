@@ -9,23 +9,21 @@ use std::{collections::HashMap, time::Duration};
 use quadrille_proto::Topics;
 use rdkafka::{
     Message,
-    error::{KafkaError, RDKafkaErrorCode},
     message::{BorrowedMessage, OwnedMessage},
-    producer::BaseRecord,
 };
 
 use super::{
     Action, DeadLetter, Error, Progress, Resolution, SettleRequest, Settlement, Summary, Unsent,
     ledger::{Entry, Ledger, SelectedLetters},
     letter::CaseId,
-    outgoing,
+    outgoing::{self, Pending},
     scan::{ANSWER_WITHIN, Scan, consumer},
+    settler::{Settler, TxnError, Write},
     survey::{DlqTopic, LedgerView, READER, Survey, now_ms, offsets_of, read_ledger, settler},
 };
 use crate::{
-    Admin, Backoff, Cluster, client,
-    producer::{self, LaneProducer, TRANSACTION_TIMEOUT},
-    transaction::NotCommitted,
+    Admin, Backoff, Cluster,
+    producer::{LaneProducer, TRANSACTION_TIMEOUT},
 };
 
 /// Letters in one transaction.
@@ -40,32 +38,6 @@ const SESSIONS_MAX: u32 = 6;
 const UNSENT_NAMED_MAX: usize = 20;
 /// The slowest line to Kafka that is reckoned with.
 const BYTES_PER_SECOND_MIN: usize = 1 << 20;
-/// The index of a ledger's record among those that were sent: it is no letter's.
-const LEDGER: usize = usize::MAX;
-
-/// Why a transaction came to nothing, or perhaps to nothing.
-enum TxnError {
-    /// A letter cannot be sent; nothing was.
-    Letter(String),
-    /// A new producer finds out what became of it, and may do better.
-    Restart(String),
-    /// Nothing: it is committed, but the producer must not be used again.
-    Spent,
-    /// Somebody else settles letters of this topic now.
-    TakenOver,
-}
-
-/// A letter in a batch.
-pub(super) struct Pending {
-    pub message: OwnedMessage,
-    case: CaseId,
-    origin: String,
-    class: String,
-    pub attempts: u32,
-    /// Topic and partition.
-    pub target: (String, i32),
-}
-
 /// One run over a topic: a survey, and as many sessions as it takes.
 pub(super) struct Run<'a> {
     cluster: &'a Cluster,
@@ -117,7 +89,7 @@ impl<'a> Run<'a> {
         loop {
             let reason = match self.session()? {
                 Ok(()) => return Ok(self.summary),
-                Err(TxnError::Spent) => continue,
+                Err(TxnError::Unusable) => continue,
                 Err(TxnError::TakenOver) => {
                     return Err(Error::TakenOver {
                         topic: self.topic.to_owned(),
@@ -158,7 +130,7 @@ impl<'a> Run<'a> {
         };
         // Ends the transaction of whoever was here before: what it did is known from here on.
         if let Err(error) = settler.producer.init_transactions(ANSWER_WITHIN) {
-            return Ok(Err(settler.fault(&error)));
+            return Ok(Err(settler.error_of(&error)));
         }
         let ledger = read_ledger(self.cluster, self.topic, &self.found, LedgerView::Complete)?;
         let ledger = ledger.ok_or(Error::NoLedger)?;
@@ -168,7 +140,7 @@ impl<'a> Run<'a> {
                 return Ok(Err(fault));
             }
             if settler.producer.is_unusable() {
-                return Ok(Err(TxnError::Spent));
+                return Ok(Err(TxnError::Unusable));
             }
         }
         self.batches(&settler, &ledger)
@@ -225,7 +197,7 @@ impl<'a> Run<'a> {
                     all => self.alone = all.len(),
                 }
                 match settler.producer.is_unusable() {
-                    true => Err(TxnError::Spent),
+                    true => Err(TxnError::Unusable),
                     false => Ok(()),
                 }
             }
@@ -257,7 +229,7 @@ impl<'a> Run<'a> {
             total: self.total,
         });
         match settler.producer.is_unusable() {
-            true => Err(TxnError::Spent),
+            true => Err(TxnError::Unusable),
             false => Ok(()),
         }
     }
@@ -415,123 +387,4 @@ fn source(topic: &str) -> &str {
     topic
         .strip_suffix(quadrille_proto::DLQ_SUFFIX)
         .unwrap_or(topic)
-}
-
-/// Key and value of a ledger's record; None is a tombstone.
-type Write = (String, Option<Vec<u8>>);
-
-/// A producer of letters and of the ledger's records.
-struct Settler {
-    producer: LaneProducer,
-    timeout: Duration,
-    /// Letters are not sent anywhere.
-    discards: bool,
-}
-
-impl Settler {
-    /// One transaction.
-    fn transact(&self, batch: &[Pending], entries: &[Write]) -> Result<(), TxnError> {
-        self.producer.begin().map_err(|error| self.fault(&error))?;
-        match self.send(batch, entries) {
-            Ok(()) => self.commit(),
-            // The client cannot abort while it sends again what came after the letter in its partition: it waits out its
-            // own timeout (librdkafka 2.12.1, idempotent producers). Another producer ends the transaction at once.
-            Err(TxnError::Letter(reason)) if batch.len() > 1 => {
-                self.producer.mark_unusable();
-                self.producer.mark_replaced();
-                Err(TxnError::Letter(reason))
-            }
-            Err(fault) => Err(self.abort(fault)),
-        }
-    }
-
-    fn send(&self, batch: &[Pending], entries: &[Write]) -> Result<(), TxnError> {
-        if !self.discards {
-            for (index, pending) in batch.iter().enumerate() {
-                self.queue(outgoing::record(pending, index), index)?;
-            }
-        }
-        for (key, value) in entries {
-            let mut record =
-                BaseRecord::<'_, [u8], [u8], usize>::with_opaque_to(Topics::DEAD_LETTERS, LEDGER)
-                    .partition(0);
-            record.key = Some(key.as_bytes());
-            record.payload = value.as_deref();
-            self.queue(record, LEDGER)?;
-        }
-        match self.producer.wait_delivered_within(self.timeout) {
-            Ok(()) => Ok(()),
-            Err(Some(failure)) => Err(self.undelivered(failure.index, &failure.error)),
-            Err(None) => Err(TxnError::Restart(format!(
-                "Kafka did not confirm all records within {} s",
-                self.timeout.as_secs()
-            ))),
-        }
-    }
-
-    fn queue(
-        &self,
-        record: BaseRecord<'_, [u8], [u8], usize>,
-        index: usize,
-    ) -> Result<(), TxnError> {
-        match self.producer.send(record) {
-            Ok(()) => Ok(()),
-            Err(producer::Error::TooLarge) if index != LEDGER => {
-                Err(TxnError::Letter("it is too large".to_owned()))
-            }
-            Err(producer::Error::TooLarge) => {
-                Err(TxnError::Restart("a settlement is too large".to_owned()))
-            }
-            Err(producer::Error::Failed(undelivered)) => Err(TxnError::Restart(undelivered.reason)),
-        }
-    }
-
-    /// The one place where a transaction is committed. Where its end is not known for certain, the producer is given up.
-    fn commit(&self) -> Result<(), TxnError> {
-        self.producer.commit().map_err(|error| match error {
-            NotCommitted::Aborted(error) | NotCommitted::InDoubt(error) => self.fault(&error),
-        })
-    }
-
-    /// Readers of the source wait for a transaction that is not ended until it times out.
-    fn abort(&self, fault: TxnError) -> TxnError {
-        match (self.producer.abort(), fault) {
-            (Ok(()), fault) | (Err(_), fault @ TxnError::TakenOver) => fault,
-            (Err(error), fault) => match (self.fault(&error), fault) {
-                (TxnError::TakenOver, _) => TxnError::TakenOver,
-                (_, TxnError::Restart(reason)) => {
-                    TxnError::Restart(format!("{reason}; abort failed: {error}"))
-                }
-                // That makes the producer unusable, and another one ends the transaction.
-                (_, fault) => fault,
-            },
-        }
-    }
-
-    fn fault(&self, error: &KafkaError) -> TxnError {
-        match self.producer.is_fenced_by_other(error) {
-            true => TxnError::TakenOver,
-            false => TxnError::Restart(error.to_string()),
-        }
-    }
-
-    /// A delivery that failed: by the letter's own fault, or by nobody's.
-    fn undelivered(&self, index: usize, error: &KafkaError) -> TxnError {
-        let own = client::is_too_large(error)
-            || matches!(
-                error.rdkafka_error_code(),
-                Some(
-                    RDKafkaErrorCode::UnknownTopicOrPartition
-                        | RDKafkaErrorCode::UnknownTopic
-                        | RDKafkaErrorCode::UnknownPartition
-                        | RDKafkaErrorCode::TopicAuthorizationFailed
-                        | RDKafkaErrorCode::InvalidTimestamp
-                        | RDKafkaErrorCode::InvalidRecord
-                )
-            );
-        match own && index != LEDGER {
-            true => TxnError::Letter(error.to_string()),
-            false => self.fault(error),
-        }
-    }
 }
