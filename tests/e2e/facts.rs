@@ -270,11 +270,12 @@ fn a_migration_waits_until_everything_is_worked_off_and_every_key_keeps_its_orde
     eventually("the pipeline drains", PATIENCE, || {
         let output = Cli(world.bootstrap.clone()).run(&["topics", "check", "--pipeline", &file]);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        said.contains("on its way to another number").then_some(())
+        said.contains("being migrated to another number")
+            .then_some(())
     });
     drained(&mut services[0]);
     let mut refused = services[0].launch.start();
-    ends_with_64(&mut refused, &["on its way to another number"]);
+    ends_with_64(&mut refused, &["being migrated to another number"]);
     if migration.try_wait().expect("a child").is_some() {
         panic!("it did not wait: {}", succeeded(migration));
     }

@@ -200,7 +200,7 @@ impl Admin {
             tracing::warn!(
                 topic,
                 assumed = MESSAGE_BYTES_DEFAULT,
-                "topic's limit not known"
+                "max.message.bytes could not be read (is DescribeConfigs allowed?); assuming Kafka's default"
             );
         }
         Ok(value.unwrap_or(MESSAGE_BYTES_DEFAULT))
@@ -244,7 +244,7 @@ impl Admin {
             futures_executor::block_on(answer).map_err(|error| self.unreachable(error))?;
         for result in results {
             match result {
-                // Another replica may have been quicker.
+                // Another replica may have created it first.
                 Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
                 Err((topic, error)) => {
                     return Err(Error::NotCreated {
@@ -294,7 +294,7 @@ impl Admin {
                 return Err(Error::PartitionsNotAdded {
                     topic: narrow.join(", "),
                     partitions,
-                    reason: "it was done, but no broker knows it yet".to_owned(),
+                    reason: "it was extended, but brokers do not report it yet".to_owned(),
                 });
             }
             std::thread::sleep(VISIBLE_EVERY);
@@ -308,7 +308,7 @@ impl Admin {
         for spec in created {
             while self.partitions(&spec.name)?.is_none() {
                 if Instant::now() > deadline {
-                    let reason = "it was created, but no broker knows it yet".to_owned();
+                    let reason = "it was created, but brokers do not report it yet".to_owned();
                     return Err(Error::NotCreated {
                         topic: spec.name.clone(),
                         reason,

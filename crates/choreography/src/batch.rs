@@ -88,7 +88,11 @@ impl<'c> Batch<'c> {
         {
             Continuity::Contiguous => {}
             Continuity::Duplicate => {
-                tracing::warn!(partition, offset, "polled again; dropped");
+                tracing::warn!(
+                    partition,
+                    offset,
+                    "the client returned a record twice; the second is dropped"
+                );
                 return;
             }
             Continuity::Gap | Continuity::Backwards => self.recheck(partition),

@@ -66,7 +66,7 @@ pub(crate) fn log_error(error: &KafkaError, reason: &str) {
                 tracing::warn!(target: "librdkafka", reason, "Kafka does not answer; reconnecting");
             }
         }
-        _ => tracing::warn!(target: "librdkafka", %error, reason, "client error"),
+        _ => tracing::warn!(target: "librdkafka", %error, reason, "Kafka client error"),
     }
 }
 

@@ -296,9 +296,9 @@ impl<R: Default> Decisions<R> {
             .flat_map(|outcome| self.output.extras_of(outcome))
     }
 
-    /// Counts dead letters and absorbed records, by reason, once the batch is committed; returns how many
-    /// dead letters there are.
-    pub fn count(&self, metrics: &StageMetrics) -> u64 {
+    /// Counts dead letters and absorbed records, by reason, once the batch is committed; returns how many dead letters there
+    /// are of each reason.
+    pub fn count(&self, metrics: &StageMetrics) -> Vec<(&'static str, u64)> {
         let mut dead: Vec<(&'static str, u64)> = Vec::new();
         let mut absorbed: Vec<(&'static str, u64)> = Vec::new();
         for result in &self.results {
@@ -314,20 +314,23 @@ impl<R: Default> Decisions<R> {
                     _ => continue,
                 },
             };
-            match counts.iter_mut().find(|(known, _)| *known == reason) {
-                Some((_, count)) => *count += 1,
-                None => counts.push((reason, 1)),
-            }
+            add_count(counts, reason, 1);
         }
         for (reason, count) in absorbed {
             metrics.absorbed(reason, count);
         }
-        let mut letters = 0;
-        for (reason, count) in dead {
-            metrics.dead_letters(reason, count);
-            letters += count;
+        for (reason, count) in &dead {
+            metrics.dead_letters(reason, *count);
         }
-        letters
+        dead
+    }
+}
+
+/// Adds to the count of a reason. There are few of them: a scan beats a map.
+pub(crate) fn add_count(counts: &mut Vec<(&'static str, u64)>, reason: &'static str, more: u64) {
+    match counts.iter_mut().find(|(known, _)| *known == reason) {
+        Some((_, count)) => *count += more,
+        None => counts.push((reason, more)),
     }
 }
 

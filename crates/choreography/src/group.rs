@@ -145,7 +145,9 @@ impl Admin {
                     open.remove(&partition);
                 }
                 // It comes back, or the time is up.
-                Some(Err(error)) => tracing::debug!(topic, %error, "looking for records"),
+                Some(Err(error)) => {
+                    tracing::debug!(topic, %error, "poll failed while looking for records")
+                }
                 None => {}
             }
         }

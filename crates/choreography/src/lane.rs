@@ -182,7 +182,8 @@ impl<H: Handler> Lane<H> {
                         return Err(self.fenced_for_good());
                     }
                     let wait = backoff.next_wait();
-                    tracing::warn!(lane = self.task, reason, ?wait, "lane begins again");
+                    let wait_ms = wait.as_millis() as u64;
+                    tracing::warn!(lane = self.task, reason, wait_ms, "lane begins again");
                     self.stop.sleep(wait);
                 }
             }

@@ -51,7 +51,7 @@ pub struct Acknowledged {
 pub enum Error {
     #[error("the record is too large for its topic")]
     TooLarge,
-    #[error("too many records wait for Kafka; send again later")]
+    #[error("too many records are waiting for Kafka; send again later")]
     Busy,
     #[error(
         "Kafka did not confirm the record: {0}; send it again, with the same id or Idempotency-Key"
@@ -184,13 +184,20 @@ impl ProducerSlot {
             failed = true;
             self.set_failure(Some(reason.clone()));
             let wait = backoff.next_wait();
-            tracing::warn!(reason, ?wait, "producer of pushes failed; it is replaced");
+            let wait_ms = wait.as_millis() as u64;
+            tracing::warn!(
+                reason,
+                wait_ms,
+                "producer for pushed records failed; replacing it"
+            );
             // What is in flight is answered: nobody knows whether it is in Kafka.
             producer.purge(PurgeConfig::default().queue().inflight());
             producer.poll(wait);
             match self.settings.create_with_context(PublisherEvents) {
                 Ok(next) => self.producer.store(Arc::new(next)),
-                Err(error) => tracing::error!(%error, "no producer of pushes can be made"),
+                Err(error) => {
+                    tracing::error!(%error, "could not create a producer for pushed records")
+                }
             }
         }
     }

@@ -37,28 +37,28 @@ pub enum Error {
     #[error("{0} is not a dead-letter topic: its name does not end in {DLQ_SUFFIX}")]
     NotDeadLetters(String),
     #[error(
-        "there is no topic {}, which says what became of dead letters; create it with `quadrille topics create`",
+        "there is no topic {}, which records what was done with dead letters; create it with `quadrille topics create`",
         Topics::DEAD_LETTERS
     )]
     NoLedger,
     #[error(
-        "an open transaction hides a part of {}; wait until the redrive that has it ends or times out, then run this again",
+        "an open transaction hides part of {}; wait until the redrive that opened it ends or times out, then run this again",
         Topics::DEAD_LETTERS
     )]
     LedgerHeld,
     #[error(
-        "another redrive or discard of {topic} has begun and goes on alone; {done} were done before that"
+        "another redrive or discard of {topic} has started and took over; this one had settled {done} letters"
     )]
     TakenOver { topic: String, done: u64 },
     #[error(
-        "{topic}: {reason}; {done} were done before that: run this again, it goes on where it ended"
+        "{topic}: {reason}; {done} letters were settled before that: run it again, it continues where it stopped"
     )]
     Unsettled {
         topic: String,
         done: u64,
         reason: String,
     },
-    #[error("no more records came from {topic} within {} s, with the offsets {left:?} to be read{why}", ANSWER_WITHIN.as_secs())]
+    #[error("{topic} returned no records for {} s, with the offsets {left:?} still to be read{why}", ANSWER_WITHIN.as_secs())]
     Stalled {
         topic: String,
         left: BTreeMap<i32, (i64, i64)>,

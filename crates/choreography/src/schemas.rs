@@ -169,7 +169,10 @@ impl Schemas {
                 TableState::Complete { as_of } if *as_of >= since => return Ok(()),
                 TableState::Missing { .. } => return Err(table::Error::Missing(topic)),
                 TableState::Unreadable { why, .. } => why.clone(),
-                _ => format!("its end was not reached, only {}", table.next_offset()),
+                _ => format!(
+                    "only offsets before {} were read, not up to its end",
+                    table.next_offset()
+                ),
             };
             let ended = self.0.ended_at.get();
             if Instant::now() > ended.map_or(deadline, |at| deadline.min(*at + ENDS_WITHIN)) {
@@ -185,13 +188,13 @@ impl Schemas {
         let schema: Schema = match serde_json::from_slice(payload) {
             Ok(schema) => schema,
             Err(error) => {
-                tracing::warn!(%error, "a schema on {} is not one; ignored", Topics::SCHEMAS);
+                tracing::warn!(%error, "ignored a record of {} that is not a schema", Topics::SCHEMAS);
                 return;
             }
         };
         let id = schema.id();
         if key != id.to_string().as_bytes() {
-            tracing::warn!(%id, "a schema on {} has another's key; ignored", Topics::SCHEMAS);
+            tracing::warn!(%id, "ignored a schema of {} whose key is another schema's id", Topics::SCHEMAS);
             return;
         }
         self.0

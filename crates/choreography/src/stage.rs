@@ -35,7 +35,7 @@ pub enum Error {
     Thread(#[from] std::io::Error),
     #[error(
         "{service} of pipeline {pipeline}: the stage commits by {commit:?}, but its handler {}; this is a bug",
-        if *has_store { "keeps offsets in a store, which nobody would commit" } else { "has no store" }
+        if *has_store { "keeps offsets in a store, which would never be committed" } else { "has no store" }
     )]
     Store {
         service: &'static str,
@@ -130,7 +130,10 @@ impl Stage {
             );
             let status = Arc::clone(status);
             let name = format!("{}-{index}", config.service);
+            let (service, pipeline) = (config.service, config.pipeline.clone());
             threads.push(std::thread::Builder::new().name(name).spawn(move || {
+                // Every line of the lane's log says whose it is: several stages may run in one process.
+                let _span = tracing::error_span!("lane", service, pipeline, index).entered();
                 let result = lane.run();
                 status.ended();
                 result

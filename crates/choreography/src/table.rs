@@ -228,7 +228,10 @@ impl TableReader {
         let (_, end) = consumer.fetch_watermarks(&self.topic, 0, ANSWER_WITHIN)?;
         let other = topic_id.is_some() && self.topic_id.is_some() && topic_id != self.topic_id;
         if other || end < self.covered {
-            tracing::warn!(topic = self.topic, "topic was made anew; it is read again");
+            tracing::warn!(
+                topic = self.topic,
+                "topic was recreated; reading it from the beginning"
+            );
             self.covered = 0;
             self.state = TableState::Reading;
             // What the old client knows of the partition is the other topic's.
@@ -283,7 +286,7 @@ impl TableReader {
                     self.covered = self.covered.max(session.end_at_start);
                 }
                 Err(error) if is_out_of_range(&error) => {
-                    tracing::warn!(topic = self.topic, %error, "topic does not go on where it was read to");
+                    tracing::warn!(topic = self.topic, %error, "the next offset is not in the log any more; reading the topic from the beginning");
                     self.session = None;
                     self.covered = 0;
                     self.state = TableState::Reading;
@@ -293,7 +296,7 @@ impl TableReader {
                     return;
                 }
                 // The client goes on by itself; the next question tells whether it may.
-                Err(error) => tracing::debug!(topic = self.topic, %error, "reading a table"),
+                Err(error) => tracing::debug!(topic = self.topic, %error, "poll of a table failed"),
             }
         }
         // Markers of transactions take offsets, too.
@@ -435,7 +438,10 @@ pub fn read_table(
             TableState::Complete { .. } => return Ok(()),
             TableState::Missing { .. } => return Err(Error::Missing(topic.to_owned())),
             TableState::Unreadable { why, .. } => why.clone(),
-            TableState::Reading => format!("its end was not reached, only {}", table.next_offset()),
+            TableState::Reading => format!(
+                "only offsets before {} were read, not up to its end",
+                table.next_offset()
+            ),
         };
         if flow.is_break() {
             return Ok(());

@@ -205,7 +205,13 @@ impl<'a> Search<'a> {
                     {
                         return Ok(Found::Good);
                     }
-                    _ => tracing::debug!(partition, offset, ?code, why, "looked in vain"),
+                    _ => tracing::debug!(
+                        partition,
+                        offset,
+                        ?code,
+                        why,
+                        "a probe of an offset failed"
+                    ),
                 },
                 Some(Event::Other) => {}
                 None if left.is_zero() => return Ok(Found::Unknown),

@@ -31,7 +31,7 @@ pub enum Error {
     #[error("port {port} on 127.0.0.1 is taken: choose another or leave it to the system")]
     PortTaken { port: u16 },
 
-    #[error("Apache Kafka {given} is not known here: it is 3.9, 4.1 or 4.4")]
+    #[error("Apache Kafka {given} is not supported; use 3.9, 4.1 or 4.4")]
     NoSuchRelease { given: String },
 
     #[error("{key} is set by the local broker itself and cannot be overridden")]
@@ -58,7 +58,7 @@ pub enum Error {
         log: String,
     },
 
-    #[error("{path} is not ours alone (another owner, a link, or writable by others): remove it or set QUADRILLE_CACHE", path = path.display())]
+    #[error("{path} is not private to this user (another owner, a link, or writable by others): remove it or set QUADRILLE_CACHE", path = path.display())]
     Untrusted { path: PathBuf },
 
     #[error("could not {action} {path}: {source}", path = path.display())]

@@ -97,7 +97,7 @@ pub struct Deployment {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     #[error(
-        "the {what}'s name {value:?} is not one: 1 to {NAME_BYTES_MAX} letters, digits, '.', '_' or '-', not beginning with '.'"
+        "the {what}'s name {value:?} is invalid: use 1 to {NAME_BYTES_MAX} letters, digits, '.', '_' or '-', not beginning with '.'"
     )]
     Name { what: &'static str, value: String },
     #[error("the {what} has {bytes} bytes; {TEXT_BYTES_MAX} are allowed")]
@@ -108,11 +108,13 @@ pub enum Error {
     NoRoutes,
     #[error("a pipeline whose deployment is removed has no routes")]
     RoutesOfNothing,
-    #[error("the routes' ranges of keys cannot be: {0}")]
+    #[error("the routes' key ranges are invalid: {0}")]
     Ranges(String),
     #[error("{0} routes; {ROUTES_MAX} are allowed")]
     TooManyRoutes(usize),
-    #[error("two routes are named {0}; a route's name is what its predictions are told apart by")]
+    #[error(
+        "two routes are named {0}; names must be unique, for predictions carry their route's name"
+    )]
     SameName(String),
     #[error("route {name} has weight {weight}; at most {WEIGHT_MAX} is allowed")]
     Weight { name: String, weight: u32 },

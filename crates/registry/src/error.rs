@@ -26,7 +26,7 @@ pub enum Error {
     Fetch(#[from] fetch::Error),
     #[error(transparent)]
     Write(#[from] write::Error),
-    #[error("there is no {id} on the log; {known}")]
+    #[error("{id} is not on the log; {known}")]
     Unknown { id: ModelId, known: String },
     #[error(
         "{id}: the package on the log has SHA-256 {found}, its manifest says {expected}: it was damaged; push it again as another version"
@@ -49,22 +49,22 @@ pub enum Error {
     #[error("{id}: {reason}")]
     Broken { id: ModelId, reason: String },
     #[error(
-        "{} is there already with other content (SHA-256 {}…, pushed by {}); a version does not change: push this as another one",
+        "{} already exists with other content (SHA-256 {}…, pushed by {}); a version does not change: push this as another one",
         first.id, first.sha256.short(), first.pushed_by
     )]
     Taken { first: Box<ModelEntry> },
-    #[error("{id} is not deleted: pipeline {} routes to it; deploy another version first, or remove the deployment with `quadrille deploy unset`", pipelines.join(", "))]
+    #[error("{id} cannot be deleted: pipeline {} routes to it; deploy another version first, or remove the deployment with `quadrille deploy unset`", pipelines.join(", "))]
     InUse { id: ModelId, pipelines: Vec<String> },
     #[error(transparent)]
     Invalid(#[from] deployment::Error),
     #[error(
-        "{} was quicker: revision {} of pipeline {} is theirs ({}); look at it with `quadrille deploy show {}` and try again",
+        "{} changed it first, with revision {} of pipeline {} ({}); look at it with `quadrille deploy show {}` and try again",
         winner.by, winner.revision, winner.pipeline, describe(winner), winner.pipeline
     )]
     LostRace { winner: Box<Deployment> },
-    #[error("the event lies on the log and is void: {0}")]
+    #[error("the event is on the log, but it is void: {0}")]
     Void(String),
-    #[error("what was written did not come back within {} s: {why}; look with `quadrille model list` or `quadrille deploy history` before you try again", within.as_secs())]
+    #[error("what was written could not be read back within {} s: {why}; check with `quadrille model list` or `quadrille deploy history` before you try again", within.as_secs())]
     NotReadBack { within: Duration, why: String },
 }
 

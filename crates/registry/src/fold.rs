@@ -23,7 +23,7 @@ struct Garbage(BTreeMap<String, (i64, String)>);
 impl Garbage {
     fn put(&mut self, key: &[u8], offset: i64, reason: String) {
         let key = String::from_utf8_lossy(key).into_owned();
-        tracing::warn!(key, offset, reason, "a record that means nothing; ignored");
+        tracing::warn!(key, offset, reason, "ignored a record that does not decode");
         if self.0.len() < VOID_MAX || self.0.contains_key(&key) {
             self.0.insert(key, (offset, reason));
         }
@@ -267,7 +267,7 @@ fn parse_event(key: &[u8], value: &[u8]) -> Result<(String, Deployment), String>
     let id = key.rsplit('/').next().unwrap_or_default();
     let own = key::event(&deployment.pipeline, deployment.revision, id);
     if id.is_empty() || own != key {
-        return Err("the deployment is another than its key says".to_owned());
+        return Err("the deployment differs from its key".to_owned());
     }
     Ok((key.to_owned(), deployment))
 }
@@ -282,7 +282,7 @@ fn objection(history: &History, deployment: &Deployment) -> Option<String> {
         return None;
     }
     Some(match history.revision(deployment.revision) {
-        Some(first) => format!("{} was quicker with revision {}", first.by, first.revision),
+        Some(first) => format!("{} wrote revision {} first", first.by, first.revision),
         None => format!(
             "it is revision {} and comes after {}",
             deployment.revision, current.revision

@@ -141,7 +141,9 @@ impl Progress {
             TableState::Missing { .. } => Some(format!("there is no topic {topic}")),
             TableState::Unreadable { since, why } => {
                 let seconds = since.elapsed().as_secs();
-                Some(format!("{topic} cannot be read since {seconds} s: {why}"))
+                Some(format!(
+                    "{topic} has not been readable for {seconds} s: {why}"
+                ))
             }
         }
     }
@@ -370,7 +372,7 @@ impl Follower {
         let wanted = (entry.artefact_bytes, entry.sha256);
         let artefact = match self.0.store.read(&uri, wanted.0) {
             Err(store::Error::TooLong { max, .. }) => {
-                return Err(changed(format!("has more than the {max} bytes wanted")));
+                return Err(changed(format!("has more than the {max} bytes expected")));
             }
             read => read?,
         };
@@ -379,7 +381,7 @@ impl Follower {
         match found == wanted {
             true => Ok(package),
             false => Err(changed(format!(
-                "makes a package of SHA-256 {} ({} bytes), wanted {} ({})",
+                "makes a package of SHA-256 {} ({} bytes), expected {} ({})",
                 found.1, found.0, wanted.1, wanted.0
             ))),
         }

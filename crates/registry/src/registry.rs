@@ -60,7 +60,7 @@ impl Registry {
     /// Puts a package on the log. The caller has checked that it is a package, and of this id.
     ///
     /// # Errors
-    /// The version is there with other content, perhaps by somebody who was quicker; or Kafka refuses.
+    /// The version is there with other content, perhaps because another push won the race; or Kafka refuses.
     pub fn push(
         &self,
         id: &ModelId,
@@ -191,7 +191,7 @@ impl Registry {
     /// Puts a deployment on the log; its revision is one more than that of the one it changes.
     ///
     /// # Errors
-    /// It cannot be, routes to a version that is not on the log, or somebody was quicker.
+    /// It cannot be, routes to a version that is not on the log, or another change won the race.
     pub fn deploy(&self, deployment: &Deployment) -> Result<(), Error> {
         deployment.validate()?;
         let view = self.view();
@@ -236,7 +236,7 @@ impl Registry {
                 tracing::warn!(
                     topic,
                     reason,
-                    "not known whether it was written; reading back"
+                    "Kafka did not say whether it committed; reading back"
                 );
                 Ok(())
             }

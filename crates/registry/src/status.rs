@@ -153,7 +153,12 @@ impl Fold for Reports {
                 self.0.remove(&name);
             }
             Some(Err(reason)) => {
-                tracing::warn!(key = name, offset, reason, "a status that is none; ignored");
+                tracing::warn!(
+                    key = name,
+                    offset,
+                    reason,
+                    "ignored a status record that does not decode"
+                );
                 self.0.remove(&name);
             }
         }

@@ -99,7 +99,7 @@ impl Store {
                 Err(Error::Away { reason, .. })
                     if backoff.attempts() < ATTEMPTS && Instant::now() + wait < deadline =>
                 {
-                    tracing::debug!(%uri, reason, "not read; it is tried again");
+                    tracing::debug!(%uri, reason, "reading failed; retrying");
                     thread::sleep(wait);
                 }
                 outcome => return outcome,

@@ -291,7 +291,7 @@ pub(crate) fn decode_replica(value: &[u8]) -> Result<Replica, String> {
             Ok(ReplicaModelState::Ready) => ModelState::Ready,
             Ok(ReplicaModelState::Failed) => ModelState::Failed { why: model.why },
             Ok(ReplicaModelState::Unspecified) | Err(_) => ModelState::Failed {
-                why: format!("state {} is not known here", model.state),
+                why: format!("state {} is not known to this version", model.state),
             },
         },
     };

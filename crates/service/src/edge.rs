@@ -338,7 +338,7 @@ impl Refused {
         }
     }
 
-    /// A body is compressed in a way that is not known here.
+    /// A body is compressed in a way that this service does not support.
     fn coding(given: &str) -> Self {
         Refused {
             status: StatusCode::UNSUPPORTED_MEDIA_TYPE,

@@ -11,9 +11,9 @@ pub const VARIANT: &str = "quadrille-variant";
 /// Why it is not known which variant a sender means.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    #[error("{VARIANT} is no text; send a variant's name")]
+    #[error("{VARIANT} is not UTF-8 text; send a variant's name")]
     NotText,
-    #[error("{VARIANT} is there with {0:?} and with {1:?}; send one")]
+    #[error("{VARIANT} is given twice, as {0:?} and as {1:?}; send one")]
     Several(String, String),
 }
 
@@ -69,7 +69,7 @@ mod tests {
         let several = of(&[b"canary", b"live"]).unwrap_err();
         assert_eq!(
             several.to_string(),
-            "quadrille-variant is there with \"canary\" and with \"live\"; send one"
+            "quadrille-variant is given twice, as \"canary\" and as \"live\"; send one"
         );
     }
 

@@ -123,7 +123,7 @@ async fn push<I: Interceptor>(
                 failing = true;
                 tracing::warn!(
                     error = status.message(),
-                    "the collector does not take metrics"
+                    "the collector did not accept metrics"
                 );
             }
             Err(_) => {}

@@ -24,7 +24,7 @@ pub enum Error {
     )]
     Missing { topics: Vec<String> },
     #[error(
-        "topic {topic} has {partitions} partitions, but {reference} has {expected}; all topics of a pipeline must have the same number: create new topics (a pipeline of another name), a key's order would be lost otherwise"
+        "topic {topic} has {partitions} partitions, but {reference} has {expected}; all topics of a pipeline must have the same number, or the order per key is lost; create new topics, for a pipeline of another name"
     )]
     Partitions {
         topic: String,
@@ -41,16 +41,16 @@ pub enum Error {
         limit: usize,
         needed: usize,
     },
-    #[error("topic {topic} was not created: {reason}")]
+    #[error("topic {topic} could not be created: {reason}")]
     NotCreated { topic: String, reason: String },
-    #[error("topic {topic} did not get {partitions} partitions: {reason}")]
+    #[error("topic {topic} could not be extended to {partitions} partitions: {reason}")]
     PartitionsNotAdded {
         topic: String,
         partitions: i32,
         reason: String,
     },
     #[error(
-        "topic {topic} has {partitions} partitions, but pipeline {pipeline} was made with {made_with}: keys would move while records from before are on their way; change the number with `quadrille topics migrate`, which drains the pipeline first"
+        "topic {topic} has {partitions} partitions, but pipeline {pipeline} was created with {made_with}: keys would move to other partitions while earlier records are in flight; change the number with `quadrille topics migrate`, which drains the pipeline first"
     )]
     Repartitioned {
         pipeline: String,
@@ -59,7 +59,7 @@ pub enum Error {
         made_with: i32,
     },
     #[error(
-        "topic {topic} was deleted and created again: its id is {id}, pipeline {pipeline} was made with {made_with}; its offsets begin anew, so ids made of them would be those of other records; if that is meant, run `quadrille topics accept`"
+        "topic {topic} was deleted and created again: its id is {id}, but pipeline {pipeline} was created with {made_with}; its offsets start over, so ids made from offsets would repeat; if that is intended, run `quadrille topics accept`"
     )]
     Recreated {
         pipeline: String,
@@ -68,11 +68,11 @@ pub enum Error {
         made_with: String,
     },
     #[error(
-        "pipeline {pipeline} is on its way to another number of partitions; finish `quadrille topics migrate` before ingest starts"
+        "pipeline {pipeline} is being migrated to another number of partitions; finish `quadrille topics migrate` before ingest starts"
     )]
     Draining { pipeline: String },
     #[error(
-        "pipeline {pipeline}: offsets were committed in generation {committed}, but only {generation} is written on {topic}; was that topic created again? Run `quadrille topics accept`",
+        "pipeline {pipeline}: offsets were committed in generation {committed}, but {topic} only records generation {generation}; if that topic was recreated, run `quadrille topics accept`",
         topic = Topics::PIPELINES
     )]
     Behind {

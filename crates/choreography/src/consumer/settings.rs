@@ -29,7 +29,7 @@ pub(super) fn consumer(config: &StageConfig, lane: usize, input_bytes_max: usize
         .set("queued.max.messages.kbytes", (buffer / 1024).to_string())
         // A queued record costs half a kilobyte besides its bytes, which the limit above does not see.
         .set("queued.min.messages", QUEUED_RECORDS_MIN)
-        // The default second would be waited out each time the bounded queue is full.
+        // The default second would be waited out each time the bounded queue is full: large values would crawl.
         .set("fetch.queue.backoff.ms", "2");
     let defaults = [
         // A new partition's offset is asked for again while its last transaction is being finished.

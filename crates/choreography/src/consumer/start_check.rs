@@ -99,13 +99,13 @@ impl LaneConsumer {
             CommittedOffset::Next(next) => Offset::Offset(next),
             CommittedOffset::Nothing => Offset::Beginning,
             CommittedOffset::Unknown => {
-                return Err("a partition does not go on from its last record".to_owned());
+                return Err("a partition does not continue from the record polled last, and its committed offset is not known".to_owned());
             }
         };
         tracing::warn!(
             topic = self.topic,
             partition,
-            "partition does not go on from its last record; its start is checked again"
+            "the partition does not continue from the record polled last; its start is checked again"
         );
         self.seek(partition, offset, epoch)
     }
@@ -228,7 +228,7 @@ impl LaneConsumer {
                 .map(|()| true)
                 .map_err(|error| error.to_string()),
             Err(error) => {
-                tracing::debug!(topic = self.topic, %error, "which topic it is was not said");
+                tracing::debug!(topic = self.topic, %error, "the topic could not be described");
                 Ok(false)
             }
         }
@@ -244,7 +244,7 @@ impl LaneConsumer {
             epoch,
             SEEK_WAIT,
         );
-        sent.map_err(|error| format!("{}-{partition} could not be sent back: {error}", self.topic))
+        sent.map_err(|error| format!("{}-{partition} seek failed: {error}", self.topic))
     }
 
     /// What is committed of a partition, and in which leader epoch it was read.
@@ -277,7 +277,7 @@ impl LaneConsumer {
         let own = assigned.get(&partition).and_then(|held| held.committed);
         if committed.is_outdated(own) {
             return Err(format!(
-                "the group's coordinator has {committed:?} of {}-{partition}, where this lane has committed {own:?}: it is another broker now, or has lost offsets",
+                "the group's coordinator returns {committed:?} for {}-{partition}, but this lane has committed {own:?}: the coordinator has moved to another broker, or offsets were lost",
                 self.topic
             ));
         }

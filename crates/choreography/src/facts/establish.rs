@@ -61,7 +61,7 @@ impl Admin {
             // Not this stage's to see, or not there yet; a stage alone is no reason to refuse.
             Err(error) => {
                 let advice = "run `quadrille topics create`";
-                tracing::warn!(pipeline, %error, advice, "what the pipeline is made with is not written down");
+                tracing::warn!(pipeline, %error, advice, "the pipeline's facts are not recorded: its topics could not all be described");
                 return Ok(None);
             }
         };
@@ -72,7 +72,7 @@ impl Admin {
             generation = facts.generation,
             partitions = facts.partitions,
             by = facts.by,
-            "what the pipeline is made with is written down"
+            "recorded the pipeline's facts"
         );
         Ok(Some(facts))
     }

@@ -41,7 +41,10 @@ pub(crate) struct Fold {
 impl Fold {
     pub fn apply(&mut self, offset: i64, key: &[u8], value: Option<&[u8]>) {
         let Ok(key) = std::str::from_utf8(key) else {
-            return tracing::warn!(offset, "facts under a key that is not text; ignored");
+            return tracing::warn!(
+                offset,
+                "ignored a record of quadrille.pipelines: its key is not text"
+            );
         };
         self.records.remove(key);
         let Some(value) = value else { return };
@@ -49,7 +52,12 @@ impl Fold {
             Ok(facts) => {
                 self.records.insert(key.to_owned(), (offset, facts));
             }
-            Err(reason) => tracing::warn!(key, offset, reason, "these are no facts; ignored"),
+            Err(reason) => tracing::warn!(
+                key,
+                offset,
+                reason,
+                "ignored a record of quadrille.pipelines: it does not decode"
+            ),
         }
     }
 
@@ -78,7 +86,7 @@ fn objection(current: Option<&Facts>, facts: &Facts) -> Option<String> {
         return None;
     }
     Some(format!(
-        "generation {} is there, by {}; this is {}",
+        "generation {} is already there, written by {}; this is {}",
         current.generation, current.by, facts.generation
     ))
 }
@@ -92,7 +100,7 @@ fn parse(key: &str, value: &[u8]) -> Result<Facts, String> {
     let facts = Facts::decode(value)?;
     let unique = key.rsplit('/').next().unwrap_or_default();
     if unique.is_empty() || key != self::key(&facts.pipeline, facts.generation, unique) {
-        return Err("its pipeline or generation is another than its key says".to_owned());
+        return Err("its pipeline or generation differs from its key".to_owned());
     }
     Ok(facts)
 }

@@ -110,7 +110,8 @@ impl FactsLog {
             }
             if Instant::now() > deadline {
                 let within = WITHIN.as_secs();
-                let reason = format!("they were written and are not there after {within} s");
+                let reason =
+                    format!("they were written, but could not be read back within {within} s");
                 return Err(unwritten(reason));
             }
             std::thread::sleep(READ_AGAIN);

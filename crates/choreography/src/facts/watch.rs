@@ -30,7 +30,7 @@ pub(crate) fn watch(
         let looked = look(cluster, &names, identity);
         if let Err(changed) = looked {
             let pipeline = &identity.pipeline;
-            tracing::error!(pipeline, error = %changed, "a topic changed; the stage ends");
+            tracing::error!(pipeline, error = %changed, "a topic was recreated or repartitioned; stopping the stage");
             stop.request();
             return Err(changed);
         }

@@ -24,9 +24,9 @@ const SEEK_AGAIN_MAX: Duration = Duration::from_millis(500);
 /// Failed questions before the log calls it a trouble: the first ones are part of any restart of a database.
 const QUIET_FAILURES: u32 = 2;
 
-const UNKNOWN: &str = "partitions wait: where they go on is not known";
+const UNKNOWN: &str = "partitions not started yet: their start offsets could not be read; retrying";
 
-const UNRESTORED: &str = "partitions wait: their state could not be brought back";
+const UNRESTORED: &str = "partitions not started yet: their state could not be restored; retrying";
 
 /// A partition on its way to be opened.
 struct OpeningGate {
@@ -219,10 +219,10 @@ impl<H: Handler> Lane<H> {
             }
         };
         let wait = backoff.next_wait();
-        let lane = &self.task;
+        let (lane, wait_ms) = (&self.task, wait.as_millis() as u64);
         match backoff.attempts() {
-            ..=QUIET_FAILURES => tracing::info!(lane, %cause, ?partitions, ?wait, "{message}"),
-            _ => tracing::warn!(lane, %cause, ?partitions, ?wait, "{message}"),
+            ..=QUIET_FAILURES => tracing::info!(lane, %cause, ?partitions, wait_ms, "{message}"),
+            _ => tracing::warn!(lane, %cause, ?partitions, wait_ms, "{message}"),
         }
         Ok(wait)
     }
@@ -245,7 +245,7 @@ impl<H: Handler> Lane<H> {
         match consumer.open(gate, at, epoch) {
             Ok(true) => {
                 let partition = gate.partition;
-                tracing::debug!(lane = self.task, partition, offset = ?at, "partition goes on");
+                tracing::debug!(lane = self.task, partition, offset = ?at, "partition started");
                 // Kafka may not have heard of what is stored, and nothing else may come.
                 if self.config.commit == CommitMode::Store
                     && let Offset::Offset(next) = at
@@ -256,7 +256,7 @@ impl<H: Handler> Lane<H> {
             }
             Ok(false) => {}
             Err(error) => {
-                tracing::debug!(lane = self.task, partition = gate.partition, %error, "not sought yet");
+                tracing::debug!(lane = self.task, partition = gate.partition, %error, "seek not accepted yet; retrying");
                 return Ok(false);
             }
         }
@@ -285,7 +285,7 @@ impl<H: Handler> Lane<H> {
             stored,
             end,
             begin,
-            "the log ends before what was read of it: records were lost in Kafka; what is there is read from its beginning"
+            "the log ends before the stored offset: Kafka lost records; reading the partition from its beginning"
         );
         let lost = stored - end;
         let is_stored = self.report_truncation(consumer, partition, begin, lost)?;
@@ -312,7 +312,7 @@ impl<H: Handler> Lane<H> {
                 Ok(true)
             }
             Err(handler::Error::Retry(cause)) => {
-                tracing::warn!(lane = self.task, %cause, partition, "the cut is not stored yet");
+                tracing::warn!(lane = self.task, %cause, partition, "the truncation of the log is not stored yet; retrying");
                 Ok(false)
             }
             Err(handler::Error::DeadLetter(cause)) => Err(SessionEnd::restart(cause)),
@@ -355,7 +355,7 @@ impl<H: Handler> Lane<H> {
                         partition,
                         offset = range.first,
                         stored = next,
-                        "the log was cut before what was read of it and has grown again: records were lost in Kafka; going on where it was cut"
+                        "the log was truncated before the stored offset and has grown again: Kafka lost records; continuing where it was truncated"
                     );
                     self.report_truncation(consumer, partition, range.first, next - range.first)?
                 }
@@ -365,7 +365,7 @@ impl<H: Handler> Lane<H> {
                         partition,
                         offset = range.first,
                         stored = next,
-                        "the client went back before what is stored; it is sent there again"
+                        "the client went back before the stored offset; seeking to it again"
                     );
                     true
                 }

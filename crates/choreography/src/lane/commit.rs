@@ -34,12 +34,12 @@ const REPLACED_WITHIN: Duration = TRANSACTION_TIMEOUT;
 
 /// How long leaving the group may take, and the last commit of offsets before it: some milliseconds where Kafka answers.
 const LEAVES_WITHIN: Duration = Duration::from_secs(5);
-const NOT_LEFT: &str = "Kafka does not answer: the group was not left in order and gives the partitions to others when the session times out";
+const NOT_LEFT: &str = "Kafka does not answer: the lane could not leave its group; the partitions are reassigned when its session times out";
 
-const NO_MEMBER: &str = "the group has thrown this member out";
+const NO_MEMBER: &str = "the group has removed this member";
 
 const DOUBT_ENDED: &str =
-    "Kafka did not say whether the batch was committed; the group's offsets do";
+    "Kafka did not say whether the batch was committed; the group's committed offsets decide";
 
 /// How long a store may still take once the service was asked to stop: most commits in hand end by then, and a database
 /// that does not answer does not hold up the end. What was not committed is read again.
@@ -223,7 +223,7 @@ impl<H: Handler> Lane<H> {
             // A coordinator that has lost the group to another broker, and has not heard of it, would say the same. Who
             // joins the group again hears from one that could write.
             false => Err(CommitError::End(SessionEnd::restart(format!(
-                "{reason}; as far as the group's coordinator knows it was not committed"
+                "{reason}; by the group's committed offsets the batch was not committed"
             )))),
         }
     }
@@ -316,7 +316,7 @@ impl<H: Handler> Lane<H> {
     pub(super) fn store_offsets(&mut self, consumer: &LaneConsumer, offsets: &TopicPartitionList) {
         match consumer.client.store_offsets(offsets) {
             Ok(()) => self.offsets_stored = true,
-            Err(error) => tracing::debug!(%error, "offsets not kept"),
+            Err(error) => tracing::debug!(%error, "offsets not stored for the next commit"),
         }
         if self.offsets_at.elapsed() >= OFFSETS_EVERY {
             self.commit_stored(consumer);

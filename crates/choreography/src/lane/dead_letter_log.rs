@@ -1,37 +1,43 @@
-//! What the log says of a lane's dead letters: of the first one why, of the others how many, at most once a
-//! second. A storm of them is counted by the metrics.
+//! What the log says of a lane's dead letters: why the first one became one, and how many there were for each reason, at most
+//! once a second. A storm of them is counted by the metrics.
 
-use std::time::{Duration, Instant};
+use std::{
+    fmt::Write as _,
+    time::{Duration, Instant},
+};
 
 use opentelemetry::{
     Context,
     trace::{SpanContext, TraceContextExt},
 };
 
-use crate::{Cause, Incoming};
+use crate::{Cause, Incoming, decisions::add_count};
 
 const LOG_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
 pub(super) struct DeadLetterLog {
-    unlogged: u64,
+    /// By reason, since the last line.
+    unlogged: Vec<(&'static str, u64)>,
     logged_at: Option<Instant>,
 }
 
 impl DeadLetterLog {
-    /// `count` more, the first of them this record.
+    /// `counts` more, by reason; the first of them is this record.
     pub fn log(
         &mut self,
-        count: u64,
+        counts: &[(&'static str, u64)],
         record: &Incoming<'_>,
         cause: &Cause,
         trace: Option<SpanContext>,
     ) {
-        self.unlogged += count;
+        for (reason, count) in counts {
+            add_count(&mut self.unlogged, reason, *count);
+        }
         if !self.is_due() {
             return;
         }
-        let count = self.take_unlogged();
+        let (count, by_reason) = self.take_unlogged();
         let trace_id = trace.as_ref().map(|trace| trace.trace_id().to_string());
         // So that the line belongs to the trace where logs are exported.
         let context = Context::new().with_remote_span_context(trace.unwrap_or(SpanContext::NONE));
@@ -43,6 +49,7 @@ impl DeadLetterLog {
             reason = cause.class,
             trace_id,
             count,
+            by_reason,
             "dead-lettered: {}",
             cause.message
         );
@@ -50,9 +57,14 @@ impl DeadLetterLog {
 
     /// Those that came within a second of the last line, once it is over or the lane ends.
     pub fn log_rest(&mut self, topic: &str, ends: bool) {
-        if self.unlogged > 0 && (ends || self.is_due()) {
-            let count = self.take_unlogged();
-            tracing::warn!(topic, count, "dead-lettered since then");
+        if !self.unlogged.is_empty() && (ends || self.is_due()) {
+            let (count, by_reason) = self.take_unlogged();
+            tracing::warn!(
+                topic,
+                count,
+                by_reason,
+                "more dead letters since the last line"
+            );
         }
     }
 
@@ -60,8 +72,31 @@ impl DeadLetterLog {
         self.logged_at.is_none_or(|at| at.elapsed() >= LOG_EVERY)
     }
 
-    fn take_unlogged(&mut self) -> u64 {
+    /// How many there are in all, and of each reason: `not_json 3, out_of_range 14`.
+    fn take_unlogged(&mut self) -> (u64, String) {
         self.logged_at = Some(Instant::now());
-        std::mem::take(&mut self.unlogged)
+        let mut by_reason = String::new();
+        for (reason, count) in &self.unlogged {
+            let separator = if by_reason.is_empty() { "" } else { ", " };
+            let _ = write!(by_reason, "{separator}{reason} {count}");
+        }
+        let count = self.unlogged.drain(..).map(|(_, count)| count).sum();
+        (count, by_reason)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dead_letters_of_several_reasons_are_counted_apart() {
+        let mut log = DeadLetterLog::default();
+        for (reason, count) in [("out_of_range", 10), ("not_json", 3), ("out_of_range", 4)] {
+            add_count(&mut log.unlogged, reason, count);
+        }
+        let line = log.take_unlogged();
+        assert_eq!(line, (17, "out_of_range 14, not_json 3".to_owned()));
+        assert_eq!(log.take_unlogged(), (0, String::new()));
     }
 }

@@ -131,7 +131,7 @@ impl<H: Handler> Lane<H> {
                 let logged_at = self.poll_failed_at;
                 if logged_at.is_none_or(|at| at.elapsed() >= POLL_FAILED_LOG_EVERY) {
                     self.poll_failed_at = Some(Instant::now());
-                    tracing::warn!(lane = self.task, %error, "poll failed; the client goes on");
+                    tracing::warn!(lane = self.task, %error, "poll failed; the client retries");
                 } else {
                     tracing::debug!(lane = self.task, %error, "poll failed");
                 }
@@ -165,7 +165,7 @@ impl<H: Handler> Lane<H> {
         }
         match consumer.take_failure() {
             Some(reason) => Err(SessionEnd::restart(format!(
-                "assignment not taken: {reason}"
+                "partitions could not be assigned: {reason}"
             ))),
             None => Ok(()),
         }

@@ -20,8 +20,7 @@ const SMOOTHING: u32 = 8;
 /// Consecutive failed commits of one batch before the lane closes its clients and begins again.
 const FAILED_COMMITS_MAX: u32 = 8;
 const NOT_COMMITTED: &str = "batch not committed; it is handled again";
-const TRUNCATED: &str =
-    "dead letters without the original's bytes were sent: no letter could hold them";
+const TRUNCATED: &str = "sent dead letters without the original bytes: the originals are too large for the dead-letter topic, or it refuses them";
 
 /// What became of a batch.
 pub(super) enum BatchResult {
@@ -62,7 +61,7 @@ impl<H: Handler> Lane<H> {
         let last_attempt = attempt >= self.config.limits.attempts_max;
         if self.decisions.wants_retry() && !last_attempt {
             self.metrics.retries.inc();
-            let reason = "a record of the batch is to be tried again";
+            let reason = "a record of the batch asks for a retry";
             self.spans.end_failed(&incoming, "retry", reason);
             self.handler.aborted();
             return Ok(BatchResult::Retry(self.attempts.next_wait()));
@@ -117,7 +116,7 @@ impl<H: Handler> Lane<H> {
         }
         if let Some((index, cause)) = self.decisions.failures().next() {
             let trace = self.spans.context(index);
-            self.dead_letters.log(dead, &incoming[index], cause, trace);
+            self.dead_letters.log(&dead, &incoming[index], cause, trace);
         }
         let ages = Ages::of(incoming, self.config.latency_objective);
         self.metrics.committed(&Committed {
@@ -142,13 +141,15 @@ impl<H: Handler> Lane<H> {
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(2));
         let wait = (0..self.failed_commits.min(10))
             .map(|_| backoff.next_wait())
-            .last();
+            .last()
+            .unwrap_or_default();
+        let wait_ms = wait.as_millis() as u64;
         // Once is part of a rebalance.
         match self.failed_commits {
-            1 => tracing::info!(lane = self.task, reason, ?wait, "{NOT_COMMITTED}"),
-            _ => tracing::warn!(lane = self.task, reason, ?wait, "{NOT_COMMITTED}"),
+            1 => tracing::info!(lane = self.task, reason, wait_ms, "{NOT_COMMITTED}"),
+            _ => tracing::warn!(lane = self.task, reason, wait_ms, "{NOT_COMMITTED}"),
         }
-        Ok(BatchResult::Retry(wait.unwrap_or_default()))
+        Ok(BatchResult::Retry(wait))
     }
 }
 

@@ -24,7 +24,7 @@ use crate::{
 /// Between searches that find nothing.
 const AGAIN_FIRST: Duration = Duration::from_millis(200);
 const AGAIN_MAX: Duration = Duration::from_secs(30);
-const SKIPPED: &str = "records that cannot be read are skipped over; a dead letter names them";
+const SKIPPED: &str = "skipped an unreadable batch; a dead letter names its offsets";
 
 /// An error, and of each partition the next offset when it came, where that is known.
 struct PendingError {
@@ -171,7 +171,7 @@ impl<H: Handler> Lane<H> {
                 // The client may keep the same error to itself for a while when it comes again.
                 Err(error) => {
                     open.push((*partition, *next));
-                    tracing::warn!(lane = self.task, partition, %error, "not found out whether it can be read");
+                    tracing::warn!(lane = self.task, partition, %error, "could not find out whether the partition has an unreadable batch; trying again later");
                 }
             }
         }
@@ -185,8 +185,8 @@ impl<H: Handler> Lane<H> {
             tracing::warn!(
                 lane = self.task,
                 error,
-                ?wait,
-                "no batch was found that cannot be read"
+                wait_ms = wait.as_millis() as u64,
+                "a fetch failed, but no unreadable batch was found; trying again later if it fails again"
             );
             return Ok(None);
         }

@@ -89,7 +89,7 @@ impl Ledger {
             Some(Ok(entry)) => entry,
             Some(Err(error)) => {
                 // Its letters are open, as if it were not there.
-                tracing::warn!(key = text, %error, "a settlement of dead letters cannot be read");
+                tracing::warn!(key = text, %error, "ignored a settlement on quadrille.dead-letters that does not decode; its letters count as open");
                 return;
             }
         };

@@ -100,7 +100,7 @@ fn sent_before(
             let group = settler(topic);
             tracing::warn!(
                 group,
-                "not allowed to see how far redrives of earlier versions came"
+                "not authorised to read this group's offsets: letters that an earlier version sent back count as open"
             );
             return Ok(BTreeMap::new());
         }

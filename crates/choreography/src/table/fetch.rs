@@ -19,9 +19,9 @@ const SKIP_RECORDS_MAX: i64 = 16;
 /// Why records were not fetched.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("{topic}: the record at offset {offset} is not there any more")]
+    #[error("{topic}: the record at offset {offset} no longer exists")]
     Gone { topic: String, offset: i64 },
-    #[error("{topic}: nothing came within {} s while offset {offset} was fetched", PROGRESS_WITHIN.as_secs())]
+    #[error("{topic}: no answer within {} s while fetching offset {offset}", PROGRESS_WITHIN.as_secs())]
     Stalled { topic: String, offset: i64 },
     #[error("{topic} at offset {offset}: {source}")]
     Kafka {
@@ -128,7 +128,9 @@ fn take<E: From<Error>>(
             Some(Err(KafkaError::PartitionEOF(_))) => return Err(gone().into()),
             Some(Err(error)) if is_out_of_range(&error) => return Err(gone().into()),
             // A broker that is away comes back, or the time is up.
-            Some(Err(error)) => tracing::debug!(topic, %error, "fetching from a table"),
+            Some(Err(error)) => {
+                tracing::debug!(topic, %error, "poll failed while fetching from a table")
+            }
             Some(Ok(_)) | None => {}
         }
     }

@@ -75,7 +75,7 @@ pub fn write_table(
     let sent = send(&producer, topic, records, timeout);
     if let Err(error) = sent {
         if let Err(failed) = producer.abort() {
-            tracing::warn!(topic, %failed, "transaction not aborted; it ends by its timeout");
+            tracing::warn!(topic, %failed, "transaction could not be aborted; it ends when it times out");
         }
         return Err(error);
     }

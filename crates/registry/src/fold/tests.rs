@@ -303,7 +303,7 @@ fn an_impossible_deployment_is_void_and_the_one_before_stays() {
     assert!(void.contains("no live route has a weight"), "{void}");
     let reasons: Vec<&str> = view.void.iter().map(|void| void.reason.as_str()).collect();
     assert_eq!(reasons.len(), 2);
-    assert!(reasons[0].contains("field 9") && reasons[1].contains("another than its key says"));
+    assert!(reasons[0].contains("field 9") && reasons[1].contains("differs from its key"));
 }
 
 #[test]

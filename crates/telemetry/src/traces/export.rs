@@ -356,7 +356,7 @@ impl Carrier {
                 if !std::mem::replace(&mut self.failing, true) {
                     tracing::warn!(
                         error = status.message(),
-                        "the collector does not take spans"
+                        "the collector did not accept spans"
                     );
                 }
                 spans

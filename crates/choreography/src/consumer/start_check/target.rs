@@ -46,7 +46,7 @@ impl LaneConsumer {
             partition = first.partition,
             offset = first.offset,
             committed = next,
-            "partition begins behind a gap and in a newer leader epoch; it is sent to what is committed"
+            "partition begins behind a gap and in a newer leader epoch; seeking to the committed offset"
         );
         Some((next, first.committed_epoch, check))
     }
@@ -64,7 +64,11 @@ impl LaneConsumer {
                 None
             }
             StartCheck::OffsetPending(expected) => {
-                tracing::debug!(topic, partition, "its offset is still being committed");
+                tracing::debug!(
+                    topic,
+                    partition,
+                    "the committed offset is still pending in a transaction"
+                );
                 let expected = Some(expected);
                 Some((
                     expected.map_or(offset, |it| it.offset),
@@ -81,7 +85,7 @@ impl LaneConsumer {
                     partition,
                     offset,
                     missed = expected.offset,
-                    "the client left out what it was sent back to; it is sent there again"
+                    "the client skipped records that it was sent back to; seeking to them again"
                 );
                 let check = PendingCheck {
                     expected: Some(expected),
@@ -120,7 +124,7 @@ impl LaneConsumer {
                     partition,
                     offset,
                     committed,
-                    "the client began before what is committed; it is sent there"
+                    "the client started before the committed offset; seeking to it"
                 );
                 let check = check.began_early(committed, end);
                 Some((there.0, there.1, check))
@@ -131,7 +135,7 @@ impl LaneConsumer {
                     partition,
                     committed,
                     end,
-                    "the log ends before what is committed; looking for where it differs"
+                    "the log ends before the committed offset; looking for where it diverges"
                 );
                 let check = check.looks_shorter(offset);
                 Some((there.0, there.1, check))
@@ -144,7 +148,7 @@ impl LaneConsumer {
                     end,
                     lost,
                     offset,
-                    "the log lost records that were handled; going on at the first that was not"
+                    "the log lost records that were handled; continuing at the first that was not"
                 );
                 if let Some(identity) = &self.identity {
                     let reason =
@@ -184,7 +188,7 @@ impl LaneConsumer {
             partition = first.partition,
             committed,
             begin,
-            "the log has deleted records that were not read yet; going on at its beginning"
+            "the log has deleted records that were not read yet; continuing at its beginning"
         );
         let lost = (begin - committed).unsigned_abs();
         self.client.context().metrics.lost("expired", lost);
