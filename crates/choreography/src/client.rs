@@ -86,8 +86,8 @@ impl ClientContext for LoggingContext {
 
 impl rdkafka::consumer::ConsumerContext for LoggingContext {}
 
-/// The context of a client that asks and is not polled otherwise: why its connections fail. Its calls themselves say
-/// no more than that they do.
+/// The context of a client that asks and is not polled otherwise: why its connections fail. Its errors wait for a poll,
+/// and its calls say "transport failure" whatever the reason, a wrong password or an untrusted certificate included.
 #[derive(Debug, Default)]
 pub(crate) struct LastErrorContext(Mutex<Option<String>>);
 

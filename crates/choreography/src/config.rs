@@ -6,7 +6,9 @@ use std::time::Duration;
 
 pub use self::cluster::Cluster;
 
-/// The most that a client receives in one answer. Its other meaning: what does not decompress into that is not read.
+/// The most that a client receives in one answer. A larger one closes the connection, for all partitions on it. Its other
+/// meaning: with zstd, and zstd alone, what does not decompress into that is not read (2.12.1); gzip is decompressed
+/// twice, the first time to learn its size, without a bound.
 pub(crate) const RECEIVE: &str = "receive.message.max.bytes";
 /// librdkafka's default of it.
 const RECEIVE_BYTES_DEFAULT: usize = 100_000_000;

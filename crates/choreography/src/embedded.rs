@@ -1,7 +1,8 @@
 //! An in-process broker that needs no installation: librdkafka's mock cluster, on loopback.
 //!
 //! It holds 5 MB or 100,000 messages a partition in memory and forgets all at its end: for a demo and for
-//! fast tests of the protocol's paths, never for a claim of exactly-once.
+//! fast tests of the protocol's paths, never for a claim of exactly-once: it shows the records of aborted transactions.
+//! Nor does it wake a waiting fetch when records come (so `fetch.wait.max.ms` is 10 there), or answer DescribeTopics.
 
 use std::{
     sync::mpsc::{Receiver, Sender, channel},

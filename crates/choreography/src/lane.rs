@@ -3,6 +3,9 @@
 //! It polls a batch, lets the handler decide it, sends outputs and dead letters, and commits them with
 //! the offsets, all before it polls again. Batches adapt by themselves: while one is being committed the
 //! next one gathers in the client's queue.
+//!
+//! One producer, for a second one gains nothing: sending the next batch while the first is being committed breaks the order
+//! of a key unless it waits for the first one's deliveries, and then as much time has passed. More lanes do help.
 
 mod ages;
 mod claims;

@@ -185,7 +185,8 @@ impl TableReader {
         if self.end_query.as_ref().is_some_and(stuck) {
             // Nothing came although there is something; or only what compaction has emptied.
             match session.start_offset == self.covered {
-                // Nothing ever came to this client: one that was made while Kafka was away may never read.
+                // Nothing ever came to this client. One that was made and assigned while Kafka was unreachable answered
+                // questions for offsets for minutes after Kafka's return, and fetched nothing (2.12.1).
                 true => self.session = None,
                 false => self.end_session(),
             }

@@ -7,7 +7,8 @@ pub(super) enum Continuity {
     /// It is the same one.
     Duplicate,
     /// Behind a gap at which a newer leader epoch begins: a marker lay there, or the log was cut within what the client
-    /// had fetched and the lane had not polled. The client goes on at the cut then, and leaves out what lies before it.
+    /// had fetched and the lane had not polled. The client goes on at the cut then, and leaves out what lies before it
+    /// (2.12.1, `rd_kafka_toppar_handle_OffsetForLeaderEpoch`); only the next record's leader epoch shows it.
     Gap,
     /// Not behind it: the log is another one, or the client lost its place.
     Backwards,

@@ -117,7 +117,8 @@ impl Cluster {
     }
 
     /// The settings of a client that reads what others wrote: as Kafka's own clients, and unlike librdkafka unasked, it
-    /// takes nothing that is damaged.
+    /// takes nothing that is damaged: without `check.crcs` librdkafka (2.12.1) reads whatever the bytes of a damaged batch
+    /// happen to mean; with it that batch is left out, and reported as an error.
     pub(crate) fn consumer_config(&self) -> ClientConfig {
         let mut config = self.client_config();
         if !self.properties.contains_key(CHECK) {

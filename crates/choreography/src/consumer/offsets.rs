@@ -140,7 +140,8 @@ impl LaneConsumer {
         Ok(found)
     }
 
-    /// Where a partition's log begins and where it ends, for a reader of what is committed; None without an answer.
+    /// Where a partition's log begins and where it ends; None without an answer. The end is the last stable offset, not the
+    /// high watermark: that is what a client with `read_committed` is told.
     pub fn watermarks(&self, partition: i32) -> Option<(i64, i64)> {
         let range = match &self.identity {
             Some(identity) => identity.client(&self.cluster).and_then(|metadata_client| {

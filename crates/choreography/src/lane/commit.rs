@@ -58,7 +58,7 @@ pub(super) enum CommitError {
 
 impl<H: Handler> Lane<H> {
     /// Leaves the group for good; what was committed without waiting is confirmed before. On a thread of its own: the
-    /// client waits for a broker that is silent, for a minute and more, and the service is to end.
+    /// client waits for a broker that is silent, for `socket.timeout.ms` (a minute) and more, and the service is to end.
     pub(super) fn leave(&self, consumer: LaneConsumer) {
         let (left, is_left) = mpsc::channel();
         let commits_later = !self.config.commit.is_transactional();

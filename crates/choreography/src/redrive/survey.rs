@@ -176,6 +176,7 @@ fn wait_settled(cluster: &Cluster, reader: &BaseConsumer<LoggingContext>) -> Res
     for (partition, (_, end)) in written {
         loop {
             let topic = Topics::DEAD_LETTERS;
+            // To a client that reads committed records the end is the last stable offset.
             let (_, stable) = reader.fetch_watermarks(topic, partition, ANSWER_WITHIN)?;
             if stable >= end {
                 break;

@@ -1,6 +1,7 @@
-//! A forest as it is walked. By our own code: tract evaluates a tree ensemble far too slowly. Each step of a walk waits for the one before it, so several walks go at once: eight
-//! rows down one tree or, where fewer rows are left, one row down sixteen trees. A step has no branch to guess
-//! wrong: it adds the outcome of its comparison to an index, and a walk that has reached its leaf stays there.
+//! A forest as it is walked, by our own code: tract evaluates a tree ensemble far too slowly. Each step of a walk waits for
+//! the one before it, so several walks go at once: eight rows down one tree or, where fewer rows are left, one row down
+//! sixteen trees. A step has no branch to guess wrong: it adds the outcome of its comparison to an index, and a walk that
+//! has reached its leaf stays there.
 
 use super::Layout;
 use super::simd::Complete;

@@ -102,7 +102,10 @@ pub(crate) struct EarlyRecord {
 pub(crate) enum EarlyCause {
     /// The client's fault: it is sent to what is committed.
     Client,
-    /// The log lost what is committed, and the client can find where it begins to differ.
+    /// The log lost what is committed, and the client can find where it begins to differ: it is sent to the committed offset
+    /// with that offset's leader epoch, and asks first where the epoch ended (OffsetForLeaderEpoch). Without an epoch a
+    /// client beyond the log's end goes to its beginning (2.12.1, `auto.offset.reset`), and when it is sent back does so
+    /// again and again, until the log has grown past the offset and what was written meanwhile is skipped.
     Diverged,
     /// The log lost these offsets at least, and this record is the first one not handled, as far as can be known.
     Truncated(i64),
