@@ -44,7 +44,7 @@ fn is_stale_generation(facility: &str, message: &str) -> bool {
 /// Milliseconds between two lines that say that no broker answers, whichever client notices.
 const DOWN_EVERY_MS: u64 = 10_000;
 
-/// A global error of a client: it reconnects by itself, so this is news, not failure.
+/// A global error of a client: it reconnects by itself, so this is a warning, not a failure.
 pub(crate) fn log_error(error: &KafkaError, reason: &str) {
     static LOGGED_AT: AtomicU64 = AtomicU64::new(0);
     match error.rdkafka_error_code() {

@@ -1,4 +1,4 @@
-//! What a stage is told: which cluster, which topics, how to deliver, how much to hold.
+//! A stage's configuration: which cluster, which topics, how to deliver, how much to hold.
 
 mod cluster;
 
@@ -64,7 +64,7 @@ pub enum CommitMode {
     /// Outputs and dead letters are confirmed, then offsets are committed.
     AtLeastOnce,
     /// Results and offsets in one transaction of the handler's store ([`crate::OffsetStore`]); dead letters are
-    /// confirmed before it. The offsets in Kafka are for whoever looks at the lag.
+    /// confirmed before it. The offsets in Kafka only serve to show the lag.
     Store,
 }
 
@@ -138,7 +138,7 @@ pub struct StageConfig {
     pub outputs: Vec<OutputTopic>,
     /// Stable name of this replica: a restarted process ends its predecessor's transactions by it.
     pub instance: String,
-    /// Threads, each a member of the group; at most one a partition is started.
+    /// Threads, each a member of the group; at most one per partition is started.
     pub lanes: usize,
     pub commit: CommitMode,
     pub limits: Limits,

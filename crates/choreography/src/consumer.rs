@@ -1,7 +1,7 @@
 //! A lane's consumer: the group member, its assignment, and what a rebalance takes away.
 //!
-//! What is fetched reaches the lane through [`Gates`]: it holds all back while it tries a batch again, and keeps a
-//! partition's closed until its handler's store has said where to go on.
+//! What is fetched reaches the lane through [`Gates`]: they hold everything back while a batch is retried, and a
+//! partition's gate stays closed until the handler's store has said at which offset to continue.
 //!
 //! The lane settles every batch before it polls again, and librdkafka rebalances only inside `poll`: so at
 //! the moment partitions are revoked nothing of them is in flight, and what was polled but not handled is
@@ -40,11 +40,11 @@ use self::callbacks::{ConsumerEvents, lock};
 pub(crate) use self::offsets::StartOffset;
 use crate::{Cluster, StageConfig, StageIdentity, gates::Gates, native, status::LaneStatus};
 
-/// How long a poll waits when there is nothing: bounds how late a stop is noticed, and the group's news.
+/// How long a poll waits when there is nothing: bounds how late a stop or a change of the group is noticed.
 const IDLE_WAIT: Duration = Duration::from_millis(100);
 /// The same while the group changes, where others wait for this member.
 const REBALANCE_POLL_WAIT: Duration = Duration::from_millis(20);
-/// The same while a store is asked where partitions go on.
+/// The same while start offsets are being claimed.
 const CLAIM_WAIT: Duration = Duration::from_millis(5);
 /// A change of the group seldom comes alone.
 const REBALANCE_SETTLES_WITHIN: Duration = Duration::from_secs(3);
@@ -54,7 +54,7 @@ pub(crate) struct LaneConsumer {
     pub client: BaseConsumer<ConsumerEvents>,
     topic: String,
     is_holding: Cell<bool>,
-    /// A store is being asked where partitions go on.
+    /// Start offsets are being claimed.
     pub is_claiming: Cell<bool>,
     group_served_at: Cell<Instant>,
     generation: Cell<i32>,
@@ -136,7 +136,7 @@ impl LaneConsumer {
         self.group_served_at.set(Instant::now());
         let generation = native::generation(self.client.client());
         if self.generation.replace(generation) != generation {
-            // A rebalance that another one overtakes ends without a call of ours.
+            // A rebalance that is overtaken by another one ends without a callback.
             self.reset_join_interval();
         }
     }

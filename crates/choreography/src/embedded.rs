@@ -1,6 +1,6 @@
 //! An in-process broker that needs no installation: librdkafka's mock cluster, on loopback.
 //!
-//! It holds 5 MB or 100,000 messages a partition in memory and forgets all at its end: for a demo and for
+//! It holds 5 MB or 100,000 messages per partition in memory and forgets all at its end: for a demo and for
 //! fast tests of the protocol's paths, never for a claim of exactly-once: it shows the records of aborted transactions.
 //! Nor does it wake a waiting fetch when records come (so `fetch.wait.max.ms` is 10 there), or answer DescribeTopics.
 
@@ -13,7 +13,7 @@ use rdkafka::{error::KafkaError, mocking::MockCluster};
 
 use crate::{Cluster, TopicSpec, config};
 
-/// The broker could not be had.
+/// The broker could not be started or used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("the embedded broker did not start: {0}")]
@@ -36,7 +36,7 @@ pub struct EmbeddedBroker {
 
 impl EmbeddedBroker {
     /// # Errors
-    /// No thread or no port is to be had.
+    /// No thread or no port is available.
     pub fn start() -> Result<Self, Error> {
         let (started, answer) = channel();
         let (create, requests) = channel();

@@ -139,7 +139,7 @@ pub struct TopicState {
     pub partitions: i32,
 }
 
-/// The name of a record's place, of which an id may be made: no other record of the topic ever has it, whatever becomes
+/// A record's position as text, from which an id may be made: no other record of the topic ever has it, whatever becomes
 /// of the topic between generations. `@` is in no topic's name.
 pub fn position_id(topic: &str, partition: i32, offset: i64, generation: u64) -> String {
     match generation {
@@ -224,7 +224,7 @@ impl StageIdentity {
         facts.unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Begins a new generation after a log lost records: their places will be others'. Only where ids are made of places.
+    /// Begins a new generation after a log lost records: their offsets will be reused. Only where ids are made from offsets.
     ///
     /// The log of facts may have lost its end as well, or all: what is written then goes on from what this stage knows.
     ///

@@ -6,10 +6,10 @@
 //!   gather in it, in order, and polls return events only.
 //! - the **closed queue** of the partitions whose gate is closed, since it is not known yet where they go on. They
 //!   share it, and so its bound in bytes (`queued.max.messages.kbytes`): the client fetches no more for any of them once
-//!   it is full. A gate is opened by a seek, so what has gathered there is never handled; it is thrown away.
+//!   it is full. A gate is opened by a seek, so what has gathered there is never handled; it is discarded.
 //!
 //! Pausing the partitions would do the same, if its call always came back: it waits for an answer of the client's main
-//! thread, and the answer is thrown away where that thread gave the partition a new version meanwhile, as it does at
+//! thread, and the answer is discarded where that thread gave the partition a new version meanwhile, as it does at
 //! any rebalance (librdkafka 2.12.1, `rd_kafka_toppars_pause_resume`): a loop of assign, pause, resume and unassign over 60
 //! partitions stands still within 500 rounds. And a partition that is revoked while it is paused stays paused: assigned
 //! again, it is never fetched, without a word.
@@ -99,7 +99,7 @@ impl Gates {
         Ok(true)
     }
 
-    /// Throws away what waits: those that are still closed are to be sought as well.
+    /// Discards what waits: those that are still closed are to be sought as well.
     fn discard_closed_queue<C: ClientContext>(&mut self, client: &Client<C>) {
         let full = std::mem::replace(&mut self.closed_queue, Queue::new(client));
         for partition in self.closed.keys() {

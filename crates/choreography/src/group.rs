@@ -1,4 +1,4 @@
-//! How a consumer group stands, seen from outside: who its members are, how far they are.
+//! A consumer group seen from outside: its members and their progress.
 
 use std::{
     collections::BTreeSet,

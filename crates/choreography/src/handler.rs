@@ -117,18 +117,18 @@ pub struct Item<'a, R> {
     pub incoming: &'a Incoming<'a>,
 }
 
-/// A service's work. One handler a lane; it is called from that lane's thread only.
+/// A service's work. One handler per lane; it is called from that lane's thread only.
 pub trait Handler: Send + 'static {
     /// What a payload decodes to. Values are reused from batch to batch.
     type Record: Default + Send;
 
-    /// Whether it can decide records. A lane joins its group only then, so that others have the partitions; it is
-    /// not asked again.
+    /// Whether it can handle records. A lane joins its group only once this is true, so that other replicas have the
+    /// partitions meanwhile; then it is not asked again.
     fn is_ready(&self) -> bool {
         true
     }
 
-    /// Called before a batch is handed over, whole or in parts, and again each time it is handed over anew.
+    /// Called before a batch is handed over, whole or in parts, and again before each retry of it.
     fn begin(&mut self) {}
 
     /// Decodes one record into `record`, which holds an earlier one's data. A failure is that record's alone.
@@ -137,8 +137,8 @@ pub trait Handler: Send + 'static {
     /// As [`Error`].
     fn decode(&mut self, incoming: &Incoming<'_>, record: &mut Self::Record) -> Result<(), Error>;
 
-    /// Decides every item, in order, by exactly one call on `output` each. A batch may be handed over
-    /// again, whole or in parts, when its transaction did not commit.
+    /// Decides every item, in order, by exactly one call of `output` each. A batch may be handed over again, whole or in
+    /// parts, when its transaction did not commit.
     fn handle(&mut self, items: &[Item<'_, Self::Record>], output: &mut Output);
 
     /// Where the handler keeps results and offsets itself; with [`crate::CommitMode::Store`], and only then.
@@ -146,34 +146,34 @@ pub trait Handler: Send + 'static {
         None
     }
 
-    /// Whether it keeps state of each partition from record to record. Then a partition's records wait until it is
-    /// restored ([`Handler::restore`]), and no record whose output cannot be sent leaves a trace in it: its batch is decided
-    /// anew without it.
+    /// Whether it keeps state for each partition. Then a partition's records wait until the state is restored
+    /// ([`Handler::restore`]), and a record whose output cannot be sent leaves no trace in it: the batch is handled again
+    /// without it.
     fn keeps_state(&self) -> bool {
         false
     }
 
-    /// The lane holds these partitions from now on.
+    /// These partitions were assigned to the lane.
     fn assigned(&mut self, partitions: &[i32]) {
         let _ = partitions;
     }
 
-    /// Brings back the state of a partition that is new to this lane, as of the input offset `next`, where nothing was
-    /// committed yet as of None. Called again and again until it is done, between the batches of other partitions; it
-    /// should return within some milliseconds.
+    /// Restores the state of a partition that was just assigned, as of the input offset `next` (None: nothing was committed
+    /// yet). Called repeatedly until it is done, between the batches of other partitions; it should return within a few
+    /// milliseconds.
     ///
-    /// No commit of an earlier holder is under way any more: `next` is stable. What such a commit wrote is in the log, but
-    /// the marker that ends its transaction may still come: the state is complete once the log's end of now, not that of
-    /// what is committed, has been passed.
+    /// No commit of an earlier owner is under way any more: `next` is stable. What such a commit wrote is in the log, but
+    /// the marker that ends its transaction may still come: the state is complete once the log's present end has been
+    /// passed, the high watermark, not the last stable offset.
     ///
     /// # Errors
-    /// `Retry` is tried again for as long as it takes; any other stops the service.
+    /// `Retry` is retried for as long as it takes; any other error stops the service.
     fn restore(&mut self, partition: i32, next: Option<i64>) -> Result<Restore, Error> {
         let _ = (partition, next);
         Ok(Restore::Done)
     }
 
-    /// The lane holds these partitions no more: what is kept of them is another's.
+    /// These partitions were revoked: their state belongs to another lane now.
     fn revoked(&mut self, partitions: &[i32]) {
         let _ = partitions;
     }
@@ -181,18 +181,18 @@ pub trait Handler: Send + 'static {
     /// What was decided since [`Handler::begin`] is durable.
     fn committed(&mut self) {}
 
-    /// What was decided since [`Handler::begin`] is not, and never will be as it was: it is undone.
+    /// What was decided since [`Handler::begin`] is not durable and never will be: undo it.
     fn aborted(&mut self) {}
 
-    /// The last call of [`Handler::handle`] panicked: what it changed since it was called is undone. The record, which was
-    /// the only one in it, is a dead letter.
+    /// The last call of [`Handler::handle`] panicked: undo what it changed. Its record, the only one of that call, becomes a
+    /// dead letter.
     fn panicked(&mut self) {}
 
-    /// Time has passed: called between batches, some ten times a second.
+    /// Called between batches, about ten times a second.
     fn tick(&mut self) {}
 }
 
-/// How far a partition's state is back.
+/// How far a partition's state is restored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Restore {
     Done,
@@ -203,36 +203,36 @@ pub enum Restore {
     },
 }
 
-/// Of each partition the offset to be read next; None where nothing was stored yet.
+/// For each partition the offset to read next; None where nothing was stored yet.
 pub type ClaimedOffsets = Vec<(i32, Option<i64>)>;
 
-/// Asked during a call that may take long: whether the service has been asked to stop, and the caller waits no longer.
+/// Asked during a long call: whether the service is stopping and the caller no longer waits for the result.
 pub type Cancelled<'a> = &'a dyn Fn() -> bool;
 
 /// Results and the input's offsets kept together outside Kafka, in one transaction of theirs.
 ///
-/// A store is a lane's own. What it knows of a partition is what it claimed or committed itself, so that a lane that stood
-/// still while its partition moved cannot commit in its successor's name.
+/// Each lane has a store of its own. It knows of a partition what it claimed or committed itself, so that a lane that was
+/// frozen while its partition moved cannot commit in its successor's name.
 pub trait OffsetStore {
-    /// Asks where partitions new to this lane go on. Does not wait: None while the answer is on its way, to be called
-    /// again with the same partitions.
+    /// Asks at which offsets newly assigned partitions continue. Does not block: None while the answer is pending; call again
+    /// with the same partitions.
     ///
     /// # Errors
-    /// `Retry` is asked again for as long as it takes; any other stops the service.
+    /// `Retry` is retried for as long as it takes; any other error stops the service.
     fn claim(&mut self, partitions: &[i32]) -> Option<Result<ClaimedOffsets, Error>>;
 
-    /// Where a partition goes on, as claimed or committed last. Records from before it are not handed over.
+    /// The offset at which a partition continues, as claimed or committed last. Earlier records are not handed over.
     fn next(&self, partition: i32) -> Option<i64>;
 
-    /// Makes durable what the last `handle` decided, and each range's end as the next offset, or nothing.
+    /// Makes durable what the last `handle` decided, and each range's end as the next offset: all of it or nothing.
     ///
     /// # Errors
-    /// `Retry` is tried again for as long as it takes; `DeadLetter` means that another holds a partition now
-    /// (the lane gives it up and begins again); `Fatal` stops the service.
+    /// `Retry` is retried for as long as it takes; `DeadLetter` means that another lane owns a partition now (this lane
+    /// closes its clients and joins again); `Fatal` stops the service.
     fn commit(&mut self, ranges: &[OffsetRange], cancelled: Cancelled<'_>) -> Result<(), Error>;
 
-    /// The partition's log was cut off before the offset that is stored: it goes on at `next`, in a new generation of
-    /// the log. The only way for an offset to go back.
+    /// The partition's log was truncated before the stored offset: it continues at `next`, in a new generation of the log.
+    /// The only way for an offset to go back.
     ///
     /// # Errors
     /// As [`OffsetStore::commit`].

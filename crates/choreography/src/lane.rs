@@ -73,16 +73,16 @@ pub(crate) struct Lane<H: Handler> {
     spans: Spans,
     dlq_topic: String,
     task: String,
-    /// Attempts of the batch in hand.
+    /// Attempts of the current batch.
     attempts: Backoff,
     failed_commits: u32,
-    /// Of the batch in hand.
+    /// Of the current batch.
     known: KnownRecords,
     /// Of the last attempt.
     extras_dropped: u64,
     /// Of the last attempt.
     letters_truncated: u64,
-    /// Of the batch in hand.
+    /// Of the current batch.
     suspects: Suspects,
     read_errors: ReadErrors,
     /// Of each partition the timestamp, in ms, of the last record committed, or since when it is held without any.

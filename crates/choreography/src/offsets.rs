@@ -32,14 +32,14 @@ pub(crate) struct Offsets {
 impl Offsets {
     /// These offsets in the name of the member that the consumer is now; None where it is none. Kafka compares a
     /// transaction's offsets with the group only if they name a member or a generation: those of nobody (no member id,
-    /// generation -1) it takes, whoever holds the partitions. A client that was thrown out of its group becomes nobody
+    /// generation -1) it takes, whoever holds the partitions. A client that was removed from its group becomes nobody
     /// before the lane hears of it, which is in its next poll.
     pub fn of<C: ConsumerContext>(
         consumer: &BaseConsumer<C>,
         list: TopicPartitionList,
     ) -> Option<Self> {
         let group = consumer.group_metadata()?;
-        // Asked after it: a member that was thrown out joins again only once its partitions were given up, in a poll.
+        // Asked after it: a member that was removed joins again only once its partitions were given up, in a poll.
         (native::generation(consumer.client()) >= 0).then_some(Offsets { list, group })
     }
 }

@@ -99,7 +99,7 @@ impl LaneProducer {
         let name = format!("{}-{}-{lane}", config.group, config.instance);
         let queue_bytes_max = config.lane_buffer_bytes() * 2;
         let message_bytes_max = message_bytes_max.max(dlq::LETTER_WIRE_BYTES_MAX);
-        // A record larger than the client's whole queue is refused as "queue full" for ever; what waits in it is bounded by
+        // A record larger than the client's whole queue is refused as "queue full" forever; what waits in it is bounded by
         // `send`.
         let queue_kib = queue_bytes_max.max(message_bytes_max).div_ceil(1024);
         settings

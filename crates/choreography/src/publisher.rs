@@ -28,7 +28,7 @@ use tokio::sync::oneshot;
 
 use crate::{Backoff, Cluster, client, spans};
 
-/// A record is given up, and its sender told, when Kafka has not confirmed it for this long.
+/// A record that Kafka has not confirmed within this time is given up, and its sender gets an error.
 const CONFIRM_WITHIN: Duration = Duration::from_secs(10);
 /// How long the event thread sleeps when nothing happens; an event wakes it at once.
 const EVENT_WAIT: Duration = Duration::from_millis(500);
@@ -36,7 +36,7 @@ const EVENT_WAIT: Duration = Duration::from_millis(500);
 const REPLACED_AFTER: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// How long a record waits before it is offered again to a full queue, at first and at most: each of many streams may have one.
 const OFFERED_AFTER: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(250));
-/// Bounds what waits for Kafka; beyond it senders are told to come back.
+/// Bounds what waits for Kafka; beyond it senders are refused and may retry.
 const QUEUE_KIB_MAX: usize = 16 << 10;
 
 /// Where a confirmed record lies.
@@ -115,7 +115,7 @@ pub struct Publication<'a> {
     pub headers: &'a [(String, Vec<u8>)],
 }
 
-/// An idempotent producer with an answer a record. Cheap to clone.
+/// An idempotent producer with an acknowledgement per record. Cheap to clone.
 #[derive(Clone)]
 pub struct Publisher(Arc<Inner>);
 
@@ -132,7 +132,7 @@ impl Drop for Inner {
     }
 }
 
-/// The producer of now. One that has failed for good sends nothing any more: another one takes its place.
+/// The current producer. One that has failed fatally sends nothing any more and is replaced.
 struct ProducerSlot {
     settings: ClientConfig,
     producer: ArcSwap<BaseProducer<PublisherEvents>>,
@@ -174,7 +174,7 @@ impl ProducerSlot {
             let producer = self.producer.load_full();
             producer.poll(EVENT_WAIT);
             let Some((_, reason)) = producer.client().fatal_error() else {
-                // The one that was put in its place has lived for a turn.
+                // The replacement has worked for one poll.
                 if std::mem::take(&mut failed) {
                     self.set_failure(None);
                     backoff.reset();

@@ -1,5 +1,5 @@
 //! Schemas by id, kept on the compacted topic `quadrille.schemas`: published before first use, so an id
-//! that is not there once the topic has been read to its end is nobody's.
+//! that is not there once the topic has been read to its end is unknown.
 
 mod shared_reader;
 
@@ -86,7 +86,7 @@ impl Schemas {
     }
 
     /// The schema of a record that was polled at `polled_at`. Asks Kafka at most once for all records polled
-    /// before the answer, so a storm of unknown ids costs one read a batch, and a topic that cannot be read one wait.
+    /// before the answer, so a storm of unknown ids costs one read per batch, and a topic that cannot be read one wait.
     pub fn lookup(&self, id: SchemaId, polled_at: Instant) -> Lookup {
         if let Some(schema) = self.get(id) {
             return Lookup::Known(schema);
@@ -160,7 +160,7 @@ impl Schemas {
         let (topic, deadline) = (Topics::SCHEMAS.to_owned(), since + WITHIN);
         loop {
             table.read(NEWS_WAIT, |event| {
-                // Schemas are known by their content: those of a topic that was made anew stay right.
+                // Schemas are known by their content: those of a topic that was recreated stay right.
                 if let TableEvent::Record(record) = event {
                     self.learn(record.key, record.value);
                 }

@@ -1,7 +1,7 @@
-//! What a lane tells of the records that are traced, by OpenTelemetry's conventions for messaging.
+//! Spans of the records that are traced, by OpenTelemetry's conventions for messaging.
 //!
 //! Every traced record has its own `process` span, under the context it came with; what the batch did
-//! together (steps, commit) is told under each. The batch's own span, `poll`, is linked, never a parent.
+//! together (steps, commit) is recorded under each. The batch's own span, `poll`, is linked, never a parent.
 
 mod attributes;
 mod record;
@@ -68,7 +68,7 @@ struct Sent {
     attributes: Range<usize>,
 }
 
-/// A traced record of the batch in hand.
+/// A traced record of the current batch.
 struct Traced {
     index: usize,
     context: SpanContext,
@@ -77,7 +77,7 @@ struct Traced {
     failed: Option<(&'static str, String)>,
 }
 
-/// One lane's traced records of the batch in hand.
+/// One lane's traced records of the current batch.
 pub(crate) struct Spans {
     tracing: Tracing,
     recorder: Recorder,
@@ -103,7 +103,7 @@ pub(crate) struct Spans {
     sent_attributes: Vec<u8>,
     /// When Kafka had confirmed all of them.
     delivered_ns: Option<u64>,
-    /// Of the span being told, beside its kind's.
+    /// Attributes of the span being recorded, beside its kind's.
     scratch: Attributes,
 }
 

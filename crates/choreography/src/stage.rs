@@ -17,7 +17,7 @@ use crate::{
 pub enum Error {
     #[error(transparent)]
     Config(#[from] config::Error),
-    #[error("{service} of pipeline {pipeline} cannot go on: {cause}")]
+    #[error("{service} of pipeline {pipeline} cannot continue: {cause}")]
     Fatal {
         service: &'static str,
         pipeline: String,
@@ -184,7 +184,7 @@ impl RunningStage {
         watched || self.threads.iter().any(JoinHandle::is_finished)
     }
 
-    /// Asks the lanes to finish the batch in hand and leave the group.
+    /// Asks the lanes to finish the current batch and leave the group.
     pub fn stop(&self) {
         self.stop.request();
     }

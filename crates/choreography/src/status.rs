@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A loop that has not turned for this long is stuck: every wait in it is far shorter.
+/// A loop without progress for this long is stuck: every wait in it is far shorter.
 const STUCK_AFTER: Duration = Duration::from_secs(60);
 
 /// Asks lanes to end; wakes those that wait.
@@ -172,7 +172,7 @@ impl Health {
         &self.pipeline
     }
 
-    /// Whether every lane's loop turns.
+    /// Whether every lane's loop makes progress.
     ///
     /// # Errors
     /// What is stuck, for the answer of a health check.

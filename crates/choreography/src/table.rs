@@ -1,7 +1,7 @@
 //! A compacted topic of one partition, read as a table: from its beginning to its end, and on.
 //!
 //! Records come in the order of the log, committed ones only. The reader knows up to which moment it has read
-//! everything, says why where it cannot, and begins again when the topic was deleted and made anew.
+//! everything, says why where it cannot, and begins again when the topic was deleted and recreated.
 
 pub mod fetch;
 pub mod write;
@@ -29,7 +29,7 @@ use crate::{
 
 /// How often the end of the log is asked for: a reader's knowledge is never older than this while Kafka answers.
 const QUERY_EVERY: Duration = Duration::from_secs(2);
-/// How often it is looked whether the topic is the same one still.
+/// How often to check whether the topic is the same one still.
 const IDENTIFY_EVERY: Duration = Duration::from_secs(10);
 /// How long one question may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -52,10 +52,10 @@ pub struct TableRecord<'a> {
     pub value: Option<&'a [u8]>,
 }
 
-/// What a table tells its reader.
+/// What reading a table brings.
 #[derive(Debug, Clone, Copy)]
 pub enum TableEvent<'a> {
-    /// All that was told before is void: the topic was made anew and is read from its beginning.
+    /// Everything read before is void: the topic was recreated and is read from its beginning.
     Restarted,
     Record(TableRecord<'a>),
 }
@@ -296,7 +296,7 @@ impl TableReader {
                     each(TableEvent::Restarted);
                     return;
                 }
-                // The client goes on by itself; the next question tells whether it may.
+                // The client retries by itself; the next query of the end shows whether it can.
                 Err(error) => tracing::debug!(topic = self.topic, %error, "poll of a table failed"),
             }
         }

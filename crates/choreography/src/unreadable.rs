@@ -34,7 +34,7 @@ const LOOK_WITHIN: Duration = Duration::from_secs(10);
 const SEARCH_WITHIN: Duration = Duration::from_secs(60);
 /// The largest that the client takes (`receive.message.max.bytes`).
 const RECEIVE_BYTES_MAX: &str = "2147483647";
-/// How often it is looked whether something came.
+/// How often to check whether something came.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// A range of offsets that cannot be read.

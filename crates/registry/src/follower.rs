@@ -1,4 +1,4 @@
-//! A reader that goes along with the log: a thread a topic, and a view that is replaced as a whole.
+//! A reader that goes along with the log: one thread per topic, and a view that is replaced as a whole.
 
 use std::{
     sync::{

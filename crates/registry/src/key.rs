@@ -8,7 +8,7 @@ use crate::{ModelId, Sha256Hex};
 pub(crate) struct PushKey {
     pub id: ModelId,
     pub sha256: Sha256Hex,
-    /// Nobody else's.
+    /// Unique to this writer.
     pub push: String,
 }
 

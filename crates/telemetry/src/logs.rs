@@ -22,7 +22,7 @@ use crate::otlp::{self, Signal};
 pub const DEFAULT_FILTER: &str = "info,librdkafka=warn,sqlx=warn";
 /// How long the end of a process waits for the last lines to be taken.
 const SHUTDOWN_WITHIN: Duration = Duration::from_secs(2);
-/// What an export says itself would be exported again, for ever.
+/// What an export says itself would be exported again, forever.
 const EXPORTERS_OWN: [&str; 5] = ["h2", "hyper", "opentelemetry", "tonic", "tower"];
 
 type Bridge = OpenTelemetryTracingBridge<SdkLoggerProvider, SdkLogger>;

@@ -1,7 +1,7 @@
 //! What librdkafka calls while the lane polls: partitions are assigned and revoked, and the lane is left a note of it.
 //!
 //! Here partitions are assigned and given up, and nothing is asked that could fail: a consumer whose assignment was not
-//! taken waits for that for ever, also while it is being closed.
+//! taken waits for that forever, also while it is being closed.
 
 use std::{
     collections::BTreeMap,
@@ -24,7 +24,7 @@ use rdkafka::{
 use super::start_check::pending::PendingCheck;
 use crate::{CommitMode, client, gates::Gates, status::LaneStatus};
 
-/// A partition held.
+/// An assigned partition.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct AssignedPartition {
     /// Since when the client has not known where its log ends: from the assignment to the first answer to a fetch, and
@@ -56,13 +56,13 @@ pub(crate) struct ConsumerEvents {
     pub(super) commit: CommitMode,
     /// The handler brings back a partition's state before its records come.
     pub(super) restores: bool,
-    /// Each partition held.
+    /// Each partition assigned.
     pub(super) assigned: Mutex<BTreeMap<i32, AssignedPartition>>,
     /// Assigned, and it is not known whether they begin where the group's offsets say.
     pub(super) unchecked: Mutex<BTreeMap<i32, PendingCheck>>,
     pub(super) revoked: Mutex<Vec<i32>>,
     pub(super) rebalanced: AtomicBool,
-    /// The group has given this member its share, be it nothing.
+    /// The group has given this member its assignment, which may be empty.
     pub(super) is_assigned: AtomicBool,
     pub(super) failed: Mutex<Option<String>>,
 }
@@ -74,7 +74,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl ConsumerEvents {
-    /// Nothing comes of a partition before it is known where it goes on, or what was kept of it is back.
+    /// No record of a partition comes before its start offset is known and its state is restored.
     fn closes_gates(&self) -> bool {
         self.commit == CommitMode::Store || self.restores
     }

@@ -23,7 +23,7 @@ impl LaneConsumer {
         });
     }
 
-    /// Keeps back what is fetched from now on; polling goes on, so the group stays served.
+    /// Holds back what is fetched from now on; polling continues, so that the lane stays in its group.
     pub fn hold(&self) {
         if !self.is_holding.replace(true) {
             self.with_gates(|gates| gates.hold());
@@ -37,7 +37,7 @@ impl LaneConsumer {
         }
     }
 
-    /// The partitions whose gates are closed: it is to be found out where they go on.
+    /// The partitions whose gates are closed: their start offsets are not known yet.
     pub fn closed(&self) -> Vec<ClosedGate> {
         self.with_gates(|gates| gates.closed().collect())
             .unwrap_or_default()

@@ -67,7 +67,7 @@ impl LaneConsumer {
         })
     }
 
-    /// Where the client stands in each partition of which something was polled, and whose start is right.
+    /// The client's position in each partition of which something was polled and whose start is checked.
     pub fn positions(&self) -> KafkaResult<Vec<Position>> {
         let unchecked = lock(&self.client.context().unchecked);
         let mut positions = self.all_positions()?;

@@ -207,7 +207,7 @@ impl LaneConsumer {
         })
     }
 
-    /// Before anything of a new partition is handled: who was away for long does not know of a topic made anew. False
+    /// Before anything of a new partition is handled: who was away for long does not know of a topic recreated. False
     /// where Kafka does not say.
     fn is_same_topic(&self) -> Result<bool, String> {
         let Some(identity) = &self.identity else {

@@ -1,4 +1,4 @@
-//! The topic `quadrille.pipelines`: read to its end, and written by whoever comes first.
+//! The topic `quadrille.pipelines`: read to its end and written; of concurrent writers the first wins.
 
 use std::{
     ops::ControlFlow,
@@ -119,7 +119,7 @@ impl FactsLog {
     }
 }
 
-/// Nobody else's.
+/// Unique to this writer.
 fn unique() -> String {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let now = SystemTime::now().duration_since(UNIX_EPOCH);

@@ -10,7 +10,7 @@ use rdkafka::{consumer::Consumer, error::KafkaError};
 use super::StageIdentity;
 use crate::{Cluster, admin, client, status::Stop};
 
-/// Bounds how long records of a topic that was made anew are taken for the old one's. One question costs less than a
+/// Bounds how long records of a topic that was recreated are taken for the old one's. One question costs less than a
 /// lane's look at its lag.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -44,7 +44,7 @@ fn look(cluster: &Cluster, names: &[&str], identity: &StageIdentity) -> Result<(
     let described = ask(cluster, names, identity);
     match described {
         Ok(now) => identity.compare(&now),
-        // Kafka is away, and the lanes say so: the next look tells.
+        // Kafka is unreachable, and the lanes say so: the next look tells.
         Err(error) => {
             tracing::debug!(pipeline = identity.pipeline, %error, "topics not described");
             Ok(())
@@ -59,7 +59,7 @@ fn ask(
 ) -> Result<Vec<super::TopicState>, KafkaError> {
     let consumer = identity.client(cluster)?;
     // Waits for a connection. A description waits for one as well, but the client looks for it again each time connecting
-    // fails: three quarters of a core as long as Kafka is away.
+    // fails: three quarters of a core as long as Kafka is unreachable.
     consumer.fetch_metadata(names.first().copied(), ANSWER_WITHIN)?;
     client::describe(cluster, consumer.client(), names, ANSWER_WITHIN)
 }

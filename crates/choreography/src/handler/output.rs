@@ -148,15 +148,15 @@ impl Output {
     }
 
     /// One more output record beside the outcome decided last, sent right after it in the same transaction: with
-    /// the input's key, partition, timestamp and headers. It is nobody's outcome: one that is too large is dropped
-    /// and counted, and where the record becomes a dead letter it is not sent.
+    /// the input's key, partition, timestamp and headers. It is not an outcome: one that is too large is dropped and
+    /// counted, and where the record becomes a dead letter it is not sent.
     pub fn also(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         let emission = self.emission(Destination::default(), write);
         self.add_extra(emission, false);
     }
 
-    /// One more output record that the outcome decided last does not go without, as the change of state behind it: where
-    /// it cannot be sent, as one that is too large, the record is a dead letter and nothing of it is sent.
+    /// One more output record that the last outcome must not be sent without, such as the change of state behind it: where it
+    /// cannot be sent (it is too large), the record becomes a dead letter and nothing of it is sent.
     pub fn with(&mut self, to: Destination<'_>, write: impl FnOnce(&mut Vec<u8>)) {
         let emission = self.emission(to, write);
         self.add_extra(emission, true);
@@ -205,7 +205,7 @@ impl Output {
         self.outcomes.push(Outcome::Fail(failure));
     }
 
-    /// The handler is at work still: to be called now and then by one that waits for something that may take long, so that its lane is not
+    /// Reports that the handler is still working: to be called now and then during a long wait, so that the lane is not
     /// taken for stuck.
     pub fn report_progress(&self) {
         if let Some(status) = &self.status {

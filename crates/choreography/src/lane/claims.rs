@@ -1,6 +1,6 @@
-//! What happens to a partition that is new to a lane before its first record comes, where the handler's store says where it
-//! goes on or the handler keeps state of it: the lane asks where, has the state brought back, goes on polling meanwhile,
-//! then sends the partition to its offset and opens its gate.
+//! What happens to a newly assigned partition before its first record comes, where the handler's store keeps its offset or
+//! the handler keeps state: the lane asks for the offset, has the state restored, keeps polling meanwhile, then seeks to the
+//! offset and opens the partition's gate.
 
 use std::time::{Duration, Instant};
 
@@ -41,9 +41,9 @@ struct OpeningGate {
 pub(super) struct Claims {
     /// What the store is asked about now; empty where it is not.
     asked: Vec<ClosedGate>,
-    /// Those of which it is known where they go on.
+    /// Those whose start offsets are known.
     opening: Vec<OpeningGate>,
-    /// The client is to be sent to where a partition goes on, again.
+    /// A seek was refused and is to be retried.
     seek_pending: bool,
     /// Of restores that fail.
     restores: Backoff,
@@ -80,7 +80,7 @@ fn committed(
 }
 
 impl<H: Handler> Lane<H> {
-    /// Opens the gates of partitions of which it is known where they go on, and whose state is back; asks about others.
+    /// Opens the gates of partitions whose start offset is known and whose state is restored; asks about the others.
     /// A store is not waited for; the group's offsets are, for half a second.
     pub(super) fn claim(
         &mut self,
@@ -100,7 +100,7 @@ impl<H: Handler> Lane<H> {
         Ok(())
     }
 
-    /// Asks where partitions go on whose gates are closed.
+    /// Asks for the start offsets of partitions whose gates are closed.
     fn ask(&mut self, consumer: &LaneConsumer, claims: &mut Claims) -> Result<(), SessionEnd> {
         if claims.asked.is_empty() {
             if Instant::now() < claims.again_at {
@@ -151,7 +151,7 @@ impl<H: Handler> Lane<H> {
         }
     }
 
-    /// Has the state of partitions brought back, and opens the gates of those that have it.
+    /// Has the state of partitions restored, and opens the gates of those that have it.
     fn restore(&mut self, consumer: &LaneConsumer, claims: &mut Claims) -> Result<(), SessionEnd> {
         if claims.opening.is_empty() || Instant::now() < claims.restore_at {
             return Ok(());
@@ -227,8 +227,8 @@ impl<H: Handler> Lane<H> {
         Ok(wait)
     }
 
-    /// Sends a partition to where it goes on and lets its records come. False where it is to be claimed again: the client
-    /// does not read it yet, or it is not stored yet that its log was cut off.
+    /// Seeks to a partition's start offset and lets its records come. False where it is to be claimed again: the client does
+    /// not fetch it yet, or the truncation of its log is not stored yet.
     fn open(&mut self, consumer: &LaneConsumer, opening: &OpeningGate) -> Result<bool, SessionEnd> {
         let &OpeningGate {
             gate, next, epoch, ..
@@ -263,8 +263,8 @@ impl<H: Handler> Lane<H> {
         Ok(true)
     }
 
-    /// Where reading goes on of what is stored; None where that is to be asked again. A log that ends before the stored
-    /// offset was cut off (an unclean election, a lost disk), and may have grown again since: what is there is read
+    /// The offset to read from, given the stored one; None where that is to be asked again. A log that ends before the stored
+    /// offset was truncated (an unclean election, a lost disk), and may have grown again since: what is there is read
     /// from its beginning, in a new generation, and the ids stored already are told apart by the store.
     fn start_in_log(
         &mut self,

@@ -1,4 +1,4 @@
-//! What a lane knows of single records of the batch in hand, by their partition and offset.
+//! What a lane knows about single records of the current batch from its earlier attempts, by partition and offset.
 
 use std::collections::{HashMap, HashSet};
 

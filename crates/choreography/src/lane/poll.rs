@@ -13,7 +13,7 @@ const LINGER_PER_COMMIT: u32 = 2;
 const LINGER_MIN: Duration = Duration::from_millis(2);
 /// After a poll that failed.
 const POLL_FAILED: Duration = Duration::from_millis(50);
-/// Between two lines of the log about polls that fail: while Kafka is away they do twenty times a second.
+/// Between two lines of the log about polls that fail: while Kafka is unreachable they do twenty times a second.
 const POLL_FAILED_LOG_EVERY: Duration = Duration::from_secs(10);
 
 impl<H: Handler> Lane<H> {
@@ -122,7 +122,7 @@ impl<H: Handler> Lane<H> {
             error if is_suspect(error) => {
                 self.note_read_error(consumer, error)?;
                 if !self.read_errors.is_due() {
-                    // It comes again and again until it is looked for.
+                    // It comes again and again until it is searched for.
                     self.stop.sleep(POLL_FAILED);
                 }
                 Ok(true)

@@ -1,5 +1,5 @@
-//! What becomes of batches that the client cannot read: each ends as one letter that names its offsets, and the lane goes on
-//! behind it.
+//! What becomes of batches that the client cannot read: each ends as one dead letter that names its offsets, and the lane
+//! continues behind it.
 
 use std::{
     collections::BTreeMap,

@@ -24,7 +24,7 @@ pub(super) const READER: &str = "quadrille.dlq.reader";
 /// How long another redrive's open transaction may hold up this one's look at the ledger: longer than one of a process
 /// that was killed stays open with the broker's defaults.
 const SETTLED_WITHIN: Duration = Duration::from_secs(60);
-/// How often it is looked whether that transaction has ended.
+/// How often to check whether that transaction has ended.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// How much of the ledger is to be known.

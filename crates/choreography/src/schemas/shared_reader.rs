@@ -1,4 +1,4 @@
-//! One reader for all who ask: whoever comes while it reads waits for what it finds, not for the reader.
+//! One reader shared by all callers: those who come while it reads wait for its result and do not read again.
 
 use std::{
     sync::{Condvar, Mutex, MutexGuard, PoisonError},

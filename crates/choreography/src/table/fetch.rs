@@ -127,7 +127,7 @@ fn take<E: From<Error>>(
             Some(Ok(message)) if message.offset() > offset => return Err(gone().into()),
             Some(Err(KafkaError::PartitionEOF(_))) => return Err(gone().into()),
             Some(Err(error)) if is_out_of_range(&error) => return Err(gone().into()),
-            // A broker that is away comes back, or the time is up.
+            // A broker that is unreachable comes back, or the time is up.
             Some(Err(error)) => {
                 tracing::debug!(topic, %error, "poll failed while fetching from a table")
             }

@@ -122,7 +122,7 @@ fn connect(cluster: &Cluster, name: &str, timeout: Duration) -> Result<LaneProdu
     LaneProducer::start(&settings, "table-writer")
 }
 
-/// Nobody else's: two writers at once do not end each other's transactions.
+/// Unique to this writer: two writers at once do not end each other's transactions.
 fn own_name(topic: &str) -> String {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let since = SystemTime::now()

@@ -1,4 +1,4 @@
-//! Contexts: read from W3C headers, written to them, and made anew.
+//! Contexts: read from W3C headers, written to them, and recreated.
 
 use std::{
     cell::Cell,

@@ -175,7 +175,7 @@ mod tests {
             ..BEFORE
         };
         assert_eq!(early_cause(&shorter), EarlyCause::Diverged);
-        // It is looked for some times, and not for ever.
+        // It is looked for some times, and not forever.
         let tired = EarlyRecord {
             tries: TRIES_MAX,
             diverged_for: TRUNCATED_AFTER,
