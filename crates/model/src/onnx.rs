@@ -5,6 +5,7 @@
 //! sizes are bounded, operators are those of [`network::OPERATORS`], data outside the file is not read, and what tract
 //! makes of a broken graph, panics included, is an error.
 
+mod ahead;
 mod attributes;
 mod classes;
 mod domain;
@@ -12,6 +13,8 @@ mod gaps;
 mod graph;
 mod network;
 mod nodes;
+mod rewrite;
+mod sources;
 mod trees;
 
 use prost::Message as _;
@@ -20,6 +23,7 @@ use tract_onnx::pb::ModelProto;
 pub use self::classes::Classes;
 use self::graph::Graph;
 pub(crate) use self::network::Network;
+use self::sources::Sources;
 pub(crate) use self::trees::Trees;
 use crate::forest;
 
@@ -66,12 +70,13 @@ pub(crate) enum Program {
 }
 
 impl Program {
-    /// Reads a file for rows of `inputs` values. `output` names the graph's output that holds the answers; without a name it
+    /// Reads a file for rows of the inputs of these names: in their order where the file has one tensor of all columns, by their
+    /// names where it has a tensor for each. `output` names the graph's output that holds the answers; without a name it
     /// is the first one that holds floating-point numbers. `examples` are rows (row-major) as they will come; there may be
     /// none.
     pub fn read(
         bytes: &[u8],
-        inputs: usize,
+        names: &[String],
         output: Option<&str>,
         examples: &[f64],
     ) -> Result<Self, Error> {
@@ -80,9 +85,10 @@ impl Program {
         }
         let model = ModelProto::decode(bytes)?;
         let graph = Graph::new(model, output)?;
+        let sources = Sources::new(&graph, names)?;
         match graph.has_trees() {
-            true => Ok(Program::Trees(Box::new(Trees::new(&graph, inputs)?))),
-            false => Ok(Program::Network(Network::new(graph, inputs, examples)?)),
+            true => Ok(Program::Trees(Box::new(Trees::new(&graph, &sources)?))),
+            false => Ok(Program::Network(Network::new(graph, &sources, examples)?)),
         }
     }
 

@@ -405,7 +405,7 @@ fn kernel(manifest: &Manifest, artefact: &[u8]) -> Result<Kernel, Error> {
                 let rows = examples.clone();
                 preprocess.apply(&rows, &mut examples);
             }
-            let program = onnx::Program::read(artefact, width, output, &examples)?;
+            let program = onnx::Program::read(artefact, &manifest.inputs, output, &examples)?;
             Kernel::Onnx(program, settings.activation)
         }
     })

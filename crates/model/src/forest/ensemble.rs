@@ -290,10 +290,6 @@ impl Ensemble {
         })
     }
 
-    pub fn inputs(&self) -> usize {
-        self.inputs
-    }
-
     /// Values in a row of outputs.
     pub fn width(&self) -> usize {
         self.finish.width(self.scores)

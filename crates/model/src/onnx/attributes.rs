@@ -57,6 +57,12 @@ impl<'a> Attributes<'a> {
     }
 }
 
+/// The number type that a cast makes.
+pub(super) fn cast_type(node: &NodeProto) -> Option<DataType> {
+    let to = Attributes(node).int("to")?;
+    DataType::try_from(i32::try_from(to).ok()?).ok()
+}
+
 /// The numbers of a tensor that holds numbers, whatever its shape.
 pub(super) fn tensor_numbers(tensor: &TensorProto) -> Result<Vec<f64>, Error> {
     if tensor.data_location == Some(1) || !tensor.external_data.is_empty() {

@@ -9,6 +9,7 @@ use tract_onnx::pb::tensor_proto::DataType;
 
 use super::gaps;
 use super::graph::Graph;
+use super::sources::Sources;
 
 /// The values of a row that a graph can be asked about.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,26 +28,59 @@ pub(super) enum Domain {
         /// The first that is too large. The largest of 64 bits is no floating-point number, this one is.
         beyond: f64,
     },
+    /// Each column its own.
+    Columns(Vec<Domain>),
 }
 
 impl Domain {
     /// Of trees, which say at each comparison where a missing value goes.
-    pub fn of_trees(kind: DataType) -> Self {
-        Self::whole(kind).unwrap_or(Domain::All)
+    pub fn of_trees(sources: &Sources) -> Self {
+        match &sources.tensors[..] {
+            [all] if all.columns.len() == sources.inputs => {
+                Self::whole(all.kind).unwrap_or(Domain::All)
+            }
+            _ => {
+                let kinds = sources.kinds().into_iter();
+                let domain =
+                    |kind: Option<DataType>| kind.and_then(Self::whole).unwrap_or(Domain::All);
+                let columns: Vec<Domain> = kinds.map(domain).collect();
+                match columns.iter().all(|it| *it == Domain::All) {
+                    true => Domain::All,
+                    false => Domain::Columns(columns),
+                }
+            }
+        }
     }
 
     /// Of a network. What is missing may mean something to it where it tests for that, which none does for infinity.
     pub fn of_network(kind: DataType, graph: &Graph, input: &str, shape: &[usize]) -> Self {
         Self::whole(kind).unwrap_or_else(|| Domain::Finite {
-            most: match kind {
-                DataType::Float => f32::MAX.into(),
-                _ => f64::MAX,
-            },
+            most: largest(kind),
             gaps: gaps::tolerated(graph, input, shape),
         })
     }
 
+    /// Of a network that reads each column by itself, though they were joined for it.
+    pub fn of_columns(sources: &Sources, graph: &Graph, input: &str) -> Self {
+        let gaps = gaps::tolerated(graph, input, &[sources.inputs]);
+        let kinds = sources.kinds().into_iter().zip(gaps);
+        let domain = |(kind, gap): (Option<DataType>, bool)| match kind {
+            None => Domain::All,
+            Some(kind) => Self::whole(kind).unwrap_or_else(|| Domain::Finite {
+                most: largest(kind),
+                gaps: vec![gap],
+            }),
+        };
+        Domain::Columns(kinds.map(domain).collect())
+    }
+
     fn whole(kind: DataType) -> Option<Self> {
+        if kind == DataType::Bool {
+            return Some(Domain::Whole {
+                least: 0.0,
+                beyond: 2.0,
+            });
+        }
         let bits = match kind {
             DataType::Int64 => 63,
             DataType::Int32 => 31,
@@ -69,6 +103,9 @@ impl Domain {
             Domain::Whole { least, beyond } => row
                 .iter()
                 .all(|value| (*least..*beyond).contains(value) && value.fract() == 0.0),
+            Domain::Columns(columns) => (columns.iter())
+                .zip(row.chunks_exact(1))
+                .all(|(column, value)| column.holds(value)),
         }
     }
 
@@ -83,5 +120,12 @@ impl Domain {
                 answer.fill(f64::NAN);
             }
         }
+    }
+}
+
+fn largest(kind: DataType) -> f64 {
+    match kind {
+        DataType::Float => f32::MAX.into(),
+        _ => f64::MAX,
     }
 }

@@ -104,8 +104,11 @@ impl<'a> Gaps<'a> {
             "Shape" => Made::Filled,
             "Where" => self.chosen(node),
             "Slice" => Made::Gaps(self.slice(node).unwrap_or_else(|| read.clone())),
+            "Gather" | "ArrayFeatureExtractor" => {
+                Made::Gaps(self.picked(node).unwrap_or_else(|| read.clone()))
+            }
             "Identity" | "Dropout" | "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze"
-            | "Transpose" | "Concat" | "Gather" | "Imputer" => Made::Gaps(read.clone()),
+            | "Transpose" | "Concat" | "FeatureVectorizer" | "Imputer" => Made::Gaps(read.clone()),
             // Of NaN they make NaN, number by number.
             "Neg" | "Add" | "Sub" | "Mul" | "Div" | "Scaler" => Made::Gaps(read.clone()),
             "Cast" if is_to_floats(node) => Made::Gaps(read.clone()),
@@ -206,6 +209,26 @@ impl<'a> Gaps<'a> {
         let place = |at: i64| if at < 0 { at + width } else { at };
         let taken = place(number(start)?)..place(number(end)?);
         Some((0..width).map(|at| taken.contains(&at)).collect())
+    }
+}
+
+impl Gaps<'_> {
+    /// The columns that are picked of whole rows.
+    fn picked(&self, node: &NodeProto) -> Option<Columns> {
+        let width = self.flat?;
+        let [rows, places] = node.input.as_slice() else {
+            return None;
+        };
+        let picks_columns =
+            node.op_type == "ArrayFeatureExtractor" || Attributes(node).int("axis") == Some(1);
+        if self.origin(rows) != self.input || !picks_columns {
+            return None;
+        }
+        let mut picked = vec![false; width];
+        for place in tensor_numbers(self.graph.constant(places)?).ok()? {
+            *picked.get_mut(place as usize).filter(|_| place >= 0.0)? = true;
+        }
+        Some(picked)
     }
 }
 

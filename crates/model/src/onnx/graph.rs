@@ -21,6 +21,10 @@ pub(crate) struct Graph {
     pub output: String,
     /// What its columns are called.
     pub classes: Option<Classes>,
+    /// The input tensors of the file, also those that the answers do not need.
+    pub inputs: Vec<String>,
+    /// Whether the file has several: then each is a column.
+    pub has_several_inputs: bool,
 }
 
 impl Graph {
@@ -62,12 +66,20 @@ impl Graph {
             at += 1;
             kept.contains(&(at - 1))
         });
+        // Old files name constants among the inputs.
+        let constants: HashSet<&str> = graph.initializer.iter().map(|it| &*it.name).collect();
+        graph.input.retain(|it| !constants.contains(&*it.name));
+        let inputs: Vec<String> = graph.input.iter().map(|it| it.name.clone()).collect();
+        let mut distinct = HashSet::new();
+        if let Some(twice) = inputs.iter().find(|it| !distinct.insert(*it)) {
+            return Err(Error::graph(format!(
+                "has the input {:?} twice",
+                short(twice)
+            )));
+        }
         let needed: HashSet<String> = graph.node.iter().flat_map(|it| it.input.clone()).collect();
         graph.initializer.retain(|it| needed.contains(&it.name));
-        let constants: HashSet<&str> = graph.initializer.iter().map(|it| &*it.name).collect();
-        graph
-            .input
-            .retain(|it| !constants.contains(&*it.name) && needed.contains(&it.name));
+        graph.input.retain(|it| needed.contains(&it.name));
         graph.value_info.clear();
         graph.output = vec![ValueInfoProto {
             name: wanted.clone(),
@@ -77,6 +89,8 @@ impl Graph {
             model,
             output: wanted,
             classes,
+            has_several_inputs: inputs.len() > 1,
+            inputs,
         })
     }
 
@@ -94,11 +108,7 @@ impl Graph {
         match &self.graph().input[..] {
             [input] => Ok(input),
             [] => Err(Error::graph("reads no input")),
-            several => Err(Error::graph(format!(
-                "reads {} inputs ({}, …); export it with one tensor of all columns",
-                several.len(),
-                short(&several[0].name)
-            ))),
+            several => Err(Error::graph(format!("reads {} inputs", several.len()))),
         }
     }
 

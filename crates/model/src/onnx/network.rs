@@ -3,21 +3,22 @@
 //! tract is given only operators whose results cannot outgrow what goes in ([`OPERATORS`]), and its plans are checked
 //! before they are run. It may panic over a broken graph; for us that is an error like any other.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use tract_onnx::pb::attribute_proto::AttributeType;
 use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::type_proto::Value;
-use tract_onnx::pb::{AttributeProto, GraphProto, NodeProto, TensorProto};
+use tract_onnx::pb::{GraphProto, NodeProto};
 use tract_onnx::prelude::*;
 use tract_onnx::tract_core::ops::Cost;
 
 use super::Error;
-use super::attributes::{Attributes, elements};
+use super::attributes::elements;
 use super::domain::Domain;
 use super::graph::{Graph, tensor_type};
+use super::rewrite;
+use super::sources::Sources;
 
 /// Rows of a plan, most first: a plan is made for each of these, and rows are cut accordingly.
 const BATCHES: [usize; 4] = [64, 8, 2, 1];
@@ -114,8 +115,10 @@ pub(super) const OPERATORS: &[&str] = &[
     "Where",
 ];
 
-/// What a network may be made of, in domain "ai.onnx.ml"; the first two become plain arithmetic.
+/// What a network may be made of, in domain "ai.onnx.ml"; the first four become plain operators.
 const OPERATORS_ML: &[&str] = &[
+    "ArrayFeatureExtractor",
+    "FeatureVectorizer",
     "Imputer",
     "Scaler",
     "LinearClassifier",
@@ -176,11 +179,15 @@ impl std::fmt::Debug for Network {
 }
 
 impl Network {
-    pub fn new(mut graph: Graph, inputs: usize, examples: &[f64]) -> Result<Self, Error> {
+    pub fn new(mut graph: Graph, sources: &Sources, examples: &[f64]) -> Result<Self, Error> {
         check_nodes(graph.graph())?;
-        let (kind, domain, shape) = row_shape(&graph, inputs)?;
+        let inputs = sources.inputs;
+        if graph.has_several_inputs {
+            rewrite::join_inputs(&mut graph, sources)?;
+        }
+        let (kind, domain, shape) = row_shape(&graph, sources)?;
         if let Some(graph) = graph.model.graph.as_mut() {
-            rewrite(graph, inputs)?;
+            rewrite::operators(graph, inputs)?;
             // The batch is ours to choose: what the file says of it would contradict.
             let kind = graph.input[0]
                 .r#type
@@ -390,7 +397,8 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
 }
 
 /// The number type, the values that can be asked about, and the sizes of one row.
-fn row_shape(graph: &Graph, inputs: usize) -> Result<(DatumType, Domain, Vec<usize>), Error> {
+fn row_shape(graph: &Graph, sources: &Sources) -> Result<(DatumType, Domain, Vec<usize>), Error> {
+    let inputs = sources.inputs;
     let input = graph.input()?;
     let (number, sizes) = tensor_type(input)
         .ok_or_else(|| Error::graph("has an input that is not a tensor of numbers"))?;
@@ -421,7 +429,10 @@ fn row_shape(graph: &Graph, inputs: usize) -> Result<(DatumType, Domain, Vec<usi
             "reads rows of {shape:?} numbers where {inputs} inputs are named"
         )));
     }
-    let domain = Domain::of_network(number, graph, &input.name, &shape);
+    let domain = match graph.has_several_inputs {
+        true => Domain::of_columns(sources, graph, &input.name),
+        false => Domain::of_network(number, graph, &input.name, &shape),
+    };
     Ok((kind, domain, shape))
 }
 
@@ -441,10 +452,13 @@ fn check_nodes(graph: &GraphProto) -> Result<(), Error> {
             _ => false,
         };
         if !known {
-            return Err(Error::operator(
-                &node.op_type,
-                "it is not supported in a network",
-            ));
+            let reason = match node.op_type.as_str() {
+                "OneHotEncoder" | "LabelEncoder" | "CategoryMapper" | "StringNormalizer" => {
+                    "it is not supported; encode categories in the pipeline (a feature of kind one_hot), not in the model"
+                }
+                _ => "it is not supported in a network",
+            };
+            return Err(Error::operator(&node.op_type, reason));
         }
         check_attributes(node)?;
         let inputs = node.input.iter().filter(|it| !it.is_empty());
@@ -545,81 +559,4 @@ fn multiply_adds(model: &TypedModel) -> TractResult<u64> {
         }
     }
     Ok(total)
-}
-
-/// Turns scalers and imputers, which tract does not know, into plain operators.
-fn rewrite(graph: &mut GraphProto, inputs: usize) -> Result<(), Error> {
-    let names: HashSet<&String> = graph.node.iter().flat_map(|it| &it.output).collect();
-    let free = |name: &str| !names.iter().any(|taken| taken.starts_with(name));
-    if !free("quadrille.") {
-        return Err(Error::graph(
-            "has a value whose name begins with quadrille.",
-        ));
-    }
-    drop(names);
-    let mut nodes = Vec::with_capacity(graph.node.len());
-    for (at, node) in std::mem::take(&mut graph.node).into_iter().enumerate() {
-        let name = |what: &str| format!("quadrille.{at}.{what}");
-        let attributes = Attributes(&node);
-        let mut constant = |what: &str, numbers: &[f32]| {
-            if numbers.len() != 1 && numbers.len() != inputs {
-                let reason = "it does not fit the number of columns";
-                return Err(Error::operator(&node.op_type, reason));
-            }
-            graph.initializer.push(TensorProto {
-                name: name(what),
-                dims: vec![1, numbers.len() as i64],
-                data_type: DataType::Float.into(),
-                float_data: numbers.to_vec(),
-                ..TensorProto::default()
-            });
-            Ok(name(what))
-        };
-        let value = node.input.first().cloned().unwrap_or_default();
-        match node.op_type.as_str() {
-            "Scaler" => {
-                let offset = constant("offset", attributes.floats("offset"))?;
-                let scale = constant("scale", attributes.floats("scale"))?;
-                nodes.push(plain("Cast", vec![value], name("cast")));
-                nodes.push(plain("Sub", vec![name("cast"), offset], name("moved")));
-                let output = node.output.first().cloned().unwrap_or_default();
-                nodes.push(plain("Mul", vec![name("moved"), scale], output));
-            }
-            "Imputer" => {
-                let replaced = attributes.replaced();
-                let fills = constant("fills", attributes.floats("imputed_value_floats"))?;
-                let test = match replaced.is_nan() {
-                    true => plain("IsNaN", vec![value.clone()], name("test")),
-                    false => {
-                        let replaced = constant("replaced", &[replaced])?;
-                        plain("Equal", vec![value.clone(), replaced], name("test"))
-                    }
-                };
-                nodes.push(test);
-                let output = node.output.first().cloned().unwrap_or_default();
-                nodes.push(plain("Where", vec![name("test"), fills, value], output));
-            }
-            _ => nodes.push(node),
-        }
-    }
-    graph.node = nodes;
-    Ok(())
-}
-
-/// A node of domain "" with one output; a cast is one to floats.
-fn plain(operator: &str, input: Vec<String>, output: String) -> NodeProto {
-    let to = AttributeProto {
-        name: "to".to_owned(),
-        r#type: AttributeType::Int.into(),
-        i: DataType::Float as i64,
-        ..AttributeProto::default()
-    };
-    NodeProto {
-        name: format!("quadrille.{output}"),
-        op_type: operator.to_owned(),
-        input,
-        output: vec![output],
-        attribute: Vec::from_iter((operator == "Cast").then_some(to)),
-        ..NodeProto::default()
-    }
 }
