@@ -6,7 +6,7 @@ use std::{
 };
 
 use csv::{ByteRecord, ReaderBuilder, StringRecord};
-use quadrille_pipeline::Pipeline;
+use quadrille_pipeline::{CsvLines, Pipeline};
 use quadrille_proto::{Field, FieldType};
 use quadrille_service::Error;
 use serde_json::{Map, Number, Value};
@@ -73,7 +73,7 @@ enum KeyFrom {
 
 /// The rows of a CSV file.
 pub struct CsvRows<R> {
-    csv: csv::Reader<R>,
+    csv: csv::Reader<CsvLines<R>>,
     columns: Vec<Column>,
     key: KeyFrom,
     /// `"name":` of fields that are added to each record.
@@ -92,6 +92,7 @@ impl<R: Read> CsvRows<R> {
     /// # Errors
     /// Its records could not be the pipeline's; the message says which column is wrong.
     pub fn new(pipeline: &Pipeline, reader: R, naming: &Naming<'_>) -> Result<Self, Error> {
+        let reader = CsvLines::new(reader);
         let mut csv = ReaderBuilder::new().flexible(true).from_reader(reader);
         let header = csv.byte_headers().map_err(unreadable)?.clone();
         let names = names(&StringRecord::from_byte_record_lossy(header))?;
@@ -241,7 +242,7 @@ impl<R: Read> Iterator for CsvRows<R> {
             Err(error) => return Some(Err(unreadable(error))),
         }
         self.row += 1;
-        let line = self.bytes.position().map_or(0, csv::Position::line);
+        let line = CsvLines::of(&self.csv, &self.bytes);
         let text = StringRecord::from_byte_record(self.bytes.clone())
             .map_err(|error| format!("cell {} is not UTF-8", error.utf8_error().field() + 1));
         Some(Ok(match text.and_then(|row| self.convert(&row)) {

@@ -25,11 +25,11 @@ Examples:
   quadrille model delete diabetes 2
   quadrille model watch models
 
-A version does not change: the same content may be pushed again, other content is another version. Every inference
-replica learns of a version from quadrille.models; which one serves is `quadrille deploy`'s to say.
+A version does not change: the same content may be pushed again, other content is another version. Every inference replica learns of \
+a version from the topic quadrille.models; which one serves is decided by `quadrille deploy`.
 
-By --uri the artefact stays where it is, and every replica fetches it from there when it needs it. The store of s3: is
-that of AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, or AWS in AWS_REGION [default: us-east-1]; the keys are AWS_ACCESS_KEY_ID,
+By --uri the artefact stays where it is, and every replica fetches it from there when it needs it. The store of s3: is that of \
+AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, or AWS in AWS_REGION [default: us-east-1]; the keys are AWS_ACCESS_KEY_ID, \
 AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, none for a public bucket. Replicas have the same variables.";
 
 #[derive(Debug, clap::Subcommand)]

@@ -28,13 +28,18 @@ const EXAMPLES: &str = "\
 Examples:
   quadrille predict pregnant=6 glucose=148 pressure=72 triceps=35 insulin=0 mass=33.6 \\
       pedigree=0.627 age=50
+  quadrille predict \"Amount (EUR)=259.5\" online=true category=travel distance=null
   quadrille predict --json '{\"pregnant\": 6, \"glucose\": 148, …}' --output json
-  quadrille predict --pipeline diabetes --json record.json --address http://inference:7003";
+  quadrille predict --pipeline diabetes --json record.json --address http://inference:7003
+
+The fields are those of the pipeline file; id, key and time may be left out, and so may fields that are not required. null is a \
+missing value. Truths are true or false. The answer is the decision of the pipeline's threshold, and the probability of the positive \
+class. Nothing is stored.";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// The record, field by field. Numbers, true, false and null are that; other values are texts.
+    /// The record, field by field, a field with spaces in quotes. Numbers, true, false and null are that; other values are texts.
     #[arg(value_name = "FIELD=VALUE", required_unless_present = "json")]
     fields: Vec<String>,
 

@@ -31,10 +31,15 @@ const MESSAGE_BYTES_DEFAULT: usize = 1_048_588;
 const EXAMPLES: &str = "\
 Examples:
   quadrille produce data/pima.csv
-  quadrille produce data/pima.csv --rate 100 --repeat 10
+  quadrille produce cards.csv --pipeline cards.toml --rate 100 --repeat 10
   jq -c '.[]' records.json | quadrille produce - --pipeline pipelines/diabetes.toml
 
-A CSV file without id or key columns gets them as <file>-<row>; the label's column is left out.";
+CSV: the header names the fields as the pipeline file does. An empty cell is a missing value; true, false, 1 and 0 are truths. A file \
+without a column of ids or keys gets them as <file>-<row>; the column of [label], the truth, is left out.
+The records go to the topic <pipeline>.inbox. With `quadrille up` its first line is the address for --bootstrap-servers. A record that \
+a service refuses becomes a dead letter: see `quadrille dlq list`.
+
+Exit codes: 0 all records are in Kafka, 64 wrong usage, 1 some are not.";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Format {
@@ -58,7 +63,7 @@ pub struct Args {
     #[arg(long, value_enum)]
     format: Option<Format>,
 
-    /// Records a second, at most.
+    /// Records a second, at most [default: as fast as Kafka takes them].
     #[arg(long, value_name = "RECORDS/S", value_parser = rate)]
     rate: Option<f64>,
 

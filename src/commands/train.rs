@@ -44,16 +44,19 @@ Examples:
   quadrille train --pipeline cards.toml --data cards.csv --algorithm random-forest \\
       --folds time --beta 3 --max-skipped 1% --out models/cards --output json
 
-The file is read as the services read records: its header names the fields of the pipeline file and the column of [label]; other
-columns do not matter. The model is judged on rows that it has not seen, and then trained on all. What is printed:
-  ROC-AUC     how often a row of the positive class gets a higher probability than one of the other
-  PR-AUC      average precision: of the rows decided for the positive class, the share that is, over all thresholds
-  precision   of the rows decided for a class, the share that is of it; recall: of a class's rows, the share found
-  log loss, Brier score, calibration   whether a probability of 0.2 means 2 in 10
-  thresholds  what decision.threshold in the pipeline file would bring, there and at the best places
-  importance  how much ROC-AUC is lost once the values of a feature are shuffled among the rows
+The file is read as the services read records: its header names the fields of the pipeline file and the column of [label]; other \
+columns do not matter. The model is judged on rows that it has not seen, and then trained on all.
 
-Exit codes: 0 trained, 64 wrong usage or pipeline, 1 the data cannot be used (or more rows are left out than --max-skipped).";
+What is printed:
+  ROC-AUC     how often a row of the positive class gets the higher probability of two
+  PR-AUC      average precision: the precision over all thresholds, weighted by recall
+  precision   of the rows decided for a class, the share that is of it
+  recall      of the rows of a class, the share that is decided for it
+  log loss, Brier score, calibration: whether a probability of 0.2 means 2 in 10
+  thresholds  what decision.threshold brings, and the best ones to write there instead
+  importance  how much ROC-AUC is lost once a feature's values are shuffled
+
+Exit codes: 0 trained, 64 wrong usage or pipeline, 1 the data cannot be used, or more rows would be left out than --max-skipped.";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]

@@ -142,7 +142,20 @@ fn another_columns_key_becomes_the_pipelines() {
 
 #[test]
 fn a_row_of_another_length_or_not_utf8_is_refused_with_its_line() {
-    let found = items(b"who,x\np,1\np,1,2\np,\xff\nq,2\n", &NAMING);
+    let text = b"who,x\np,1\np,1,2\np,\xff\nq,2\n";
+    let found = items(text, &NAMING);
+    let windows: Vec<u8> = text
+        .iter()
+        .flat_map(|byte| match byte {
+            b'\n' => b"\r\n".to_vec(),
+            byte => vec![*byte],
+        })
+        .collect();
+    assert_eq!(
+        found,
+        items(&windows, &NAMING),
+        "lines are those of an editor"
+    );
     let refused: Vec<u64> = found
         .iter()
         .filter_map(|item| match item {

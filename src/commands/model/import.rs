@@ -38,10 +38,15 @@ Examples:
   quadrille model import net.onnx --name price --model-version 1 \\
       --inputs area,rooms --outputs values:price --output-tensor y --out models/price/1
 
-The columns of the graph's input get names by --inputs or --pipeline, in their order. --warm-up is a CSV file whose header \
-has all inputs' names and, if it is to prove that the answers are those of the library the model comes from, all outputs' \
-names: a probability of the positive class, of each class, or the values. An empty cell is a missing input. Up to 32 rows \
-become part of the package: they are scored and compared wherever it is loaded, and are what trees measure \
+What is supported: tree ensembles of scikit-learn, XGBoost and LightGBM; linear models and networks of scikit-learn, PyTorch and \
+Keras; imputers and scalers before them. The names of the columns come from --inputs or --pipeline: in their order where the graph \
+has one input tensor of all columns, by name in any order where it has a tensor [N, 1] for each column (float, double, int64, int32 \
+or bool), as skl2onnx exports a ColumnTransformer of a data frame; `Amount (EUR)` is found as `Amount__EUR_`. Texts are no inputs: \
+encode categories in the pipeline (a feature of kind one_hot has an input for each) and train the model on those columns.
+
+--warm-up is a CSV file whose header has all inputs' names and, if it is to prove that the answers are those of the library the \
+model comes from, all outputs' names: a probability of the positive class, of each class, or the values. An empty cell is a missing \
+input. Up to 32 rows become part of the package: they are scored and compared wherever it is loaded, and are what trees measure \
 contributions against (`quadrille explain`).";
 
 #[derive(Debug, clap::Args)]
@@ -59,7 +64,7 @@ pub struct Args {
     #[arg(long, value_name = "VERSION", visible_alias = "version")]
     model_version: Option<String>,
 
-    /// What each column of the graph's input is called, in order.
+    /// What the columns of the graph's input are called, in order; of a graph with a tensor for each column, the order does not matter.
     #[arg(
         long,
         value_name = "A,B,C",
@@ -81,7 +86,7 @@ pub struct Args {
     #[arg(long, value_name = "NAME")]
     output_tensor: Option<String>,
 
-    /// What is still to be done to the graph's answers; a network trained on logits often ends before its softmax.
+    /// What is still to be done to the graph's answers: a network trained on logits often ends before its softmax.
     #[arg(long, value_enum, default_value_t = Last::None)]
     activation: Last,
 

@@ -11,13 +11,22 @@ use crate::{
     preview, time,
 };
 
+const EXAMPLES: &str = "\
+Examples:
+  quadrille model list
+  quadrille model list cards --output json
+
+PLACE is `log`, or where a large artefact lies; SERVES the pipelines that route to the version, and how; REPLICAS what each inference \
+replica has made of it. Packages that are given to inference by --model or QUADRILLE_MODEL are not on the log and not listed.";
+
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Args {
     /// Only versions of this model.
     #[arg(value_name = "NAME")]
     name: Option<String>,
 
-    /// Show also what is on the log and counts for nothing.
+    /// Show also records of the log that are void, with the reason.
     #[arg(long)]
     void: bool,
 
