@@ -11,7 +11,7 @@ use quadrille_model::{
     package::{self, Overwrite},
     train::{self, Algorithm, DEPTH_MAX, FOLDS_MAX, TREES_MAX, WarmUpRows},
 };
-use quadrille_pipeline::Pipeline;
+use quadrille_pipeline::{Pipeline, training::Remark};
 use quadrille_service::Error;
 use serde_json::json;
 
@@ -254,7 +254,16 @@ fn explain(path: &Path, outcome: &Outcome) {
     if outcome.skipped.skipped > 0 {
         output::note(format_args!("{path}: {}", outcome.skipped));
     }
-    for remark in &outcome.remarks {
+    let (lacking, others): (Vec<&Remark>, Vec<&Remark>) =
+        (outcome.remarks.iter()).partition(|it| it.class == "no_column");
+    if !lacking.is_empty() {
+        let names = lacking.iter().map(|it| format!("{:?}", it.field));
+        output::note(format_args!(
+            "{path}: no column {} (id, key or event time): training needs none; without a key each row is judged for itself",
+            names.collect::<Vec<String>>().join(", ")
+        ));
+    }
+    for remark in others {
         let remark = preview::text(&remark.to_string(), preview::MESSAGE_CHARS_MAX);
         output::note(format_args!("{path}: {remark}"));
     }
