@@ -227,7 +227,7 @@ fn topics_with_more_partitions_stop_what_runs_and_start_nothing_until_they_are_m
     let sent = load.send_while(&world, |n| n < 300);
     oracle::stored(&world, services[3].address(), 300);
     add_partitions(&world, 4);
-    let words = ["4 partitions", "made with 2", "quadrille topics migrate"];
+    let words = ["4 partitions", "created with 2", "quadrille topics migrate"];
     for service in &mut services {
         ends_with_64(service, &words);
     }

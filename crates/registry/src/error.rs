@@ -26,7 +26,7 @@ pub enum Error {
     Fetch(#[from] fetch::Error),
     #[error(transparent)]
     Write(#[from] write::Error),
-    #[error("{id} is not on the log; {known}")]
+    #[error("there is no {id} on the log; {known}")]
     Unknown { id: ModelId, known: String },
     #[error(
         "{id}: the package on the log has SHA-256 {found}, its manifest says {expected}: it was damaged; push it again as another version"
