@@ -17,6 +17,7 @@ fmt:
 check:
     cargo fmt --all --check
     cargo clippy --workspace --all-targets -- -D warnings
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 
 # All tests, those on a real Kafka and PostgreSQL included (Java 17 and Maven)
 test *args:
@@ -25,6 +26,14 @@ test *args:
 # The tests inside the crates: seconds, no Kafka
 unit:
     cargo test --workspace --lib
+
+# The crates' documentation; a warning is an error (the book is another thing: just book)
+doc:
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+# Write the generated pages of the book anew, and check its links and examples
+update-docs:
+    QUADRILLE_UPDATE_DOCS=1 cargo test --test docs
 
 # All that CI does
 ci:

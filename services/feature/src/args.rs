@@ -4,7 +4,7 @@ use clap::Parser;
 use quadrille_proto::Service;
 use quadrille_service::{Args, Config, Error};
 
-/// Computes features: consumes <pipeline>.records, produces <pipeline>.features, answers FeatureService.
+/// Computes features: consumes `<pipeline>.records`, produces `<pipeline>.features`, answers FeatureService.
 #[derive(Debug, Parser)]
 #[command(name = "feature", version)]
 pub struct Cli {

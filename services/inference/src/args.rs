@@ -8,7 +8,7 @@ use quadrille_service::{Args, Error};
 
 use crate::{Config, Limits, serving::Batching};
 
-/// Scores features: consumes <pipeline>.features, produces <pipeline>.predictions, answers PredictService.
+/// Scores features: consumes `<pipeline>.features`, produces `<pipeline>.predictions`, answers PredictService.
 #[derive(Debug, Parser)]
 #[command(name = "inference", version)]
 pub struct Cli {

@@ -6,7 +6,7 @@ use quadrille_service::{Args, Error};
 
 use crate::{Bounds, Config};
 
-/// Takes records in: consumes <pipeline>.inbox, answers HTTP and IngestService, produces <pipeline>.records.
+/// Takes records in: consumes `<pipeline>.inbox`, answers HTTP and IngestService, produces `<pipeline>.records`.
 #[derive(Debug, Parser)]
 #[command(name = "ingest", version)]
 pub struct Cli {

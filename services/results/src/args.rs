@@ -15,7 +15,7 @@ use crate::Config;
 /// Far above any URL; a file that was named by mistake is not read whole.
 const URL_BYTES_MAX: u64 = 1 << 16;
 
-/// Keeps predictions: consumes <pipeline>.predictions, writes SQL, answers ResultsService, REST and a page.
+/// Keeps predictions: consumes `<pipeline>.predictions`, writes SQL, answers ResultsService, REST and a page.
 #[derive(Debug, Parser)]
 #[command(name = "results", version)]
 pub struct Cli {

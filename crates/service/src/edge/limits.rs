@@ -115,7 +115,7 @@ pub struct HttpArgs {
     )]
     pub allowed_hosts: Vec<String>,
 
-    /// Origins of other sites' pages that may ask the service from a browser (https://app.example.com), several
+    /// Origins of other sites' pages that may ask the service from a browser (`https://app.example.com`), several
     /// separated by commas; * for all.
     #[arg(
         long,
