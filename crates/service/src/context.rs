@@ -7,14 +7,16 @@ use std::{
 };
 
 use quadrille_choreography::{
-    Admin, Backoff, Partitioning, Schemas, Stage, StageTopics, TopicIdentity, TopicSpec, admin,
+    Admin, Backoff, Handler, Partitioning, Schemas, Stage, StageTopics, TopicIdentity, TopicSpec,
+    admin,
 };
 use quadrille_pipeline::Pipeline;
 use quadrille_proto::{Schema, Service, StageSpec};
 use quadrille_telemetry::{Registry, Tracing, metrics::LoopMetrics};
 
 use crate::{
-    Config, Error, Listener, StopSignal, Task, evolution, health::Probe, listener, task::Tasks,
+    Config, Error, Listener, StopSignal, Task, evolution, health::Probe, listener, stages::Stages,
+    task::Tasks,
 };
 
 /// Brokers learn of a new topic one after another.
@@ -33,6 +35,7 @@ pub struct Context {
     pub tracing: Tracing,
     pub schemas: Schemas,
     pub(crate) stopping: StopSignal,
+    pub(crate) stages: Stages,
     pub(crate) tasks: Tasks,
     pub(crate) probe: Probe,
 }
@@ -114,6 +117,16 @@ impl Context {
             topics,
             tracing: self.tracing.clone(),
         })
+    }
+
+    /// Starts a stage's lanes; `make` makes the handler of each, by its number. It ends when the service drains, assembled or
+    /// not.
+    ///
+    /// # Errors
+    /// A setting is out of range, the handler does not fit the way the stage commits, or the system refuses a thread.
+    pub fn run<H: Handler>(&self, stage: Stage, make: impl FnMut(usize) -> H) -> Result<(), Error> {
+        self.stages.add(stage.run(make)?);
+        Ok(())
     }
 
     /// Checks the topics of a pipeline's stage; waits for Kafka as long as it does not answer.

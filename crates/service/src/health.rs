@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -12,15 +12,16 @@ use quadrille_choreography::Health;
 use tokio::time::Instant;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
-use crate::task::Tasks;
+use crate::{stages::Stages, task::Tasks};
 
 /// How often readiness is carried over to `grpc.health.v1`.
 const REPORT_EVERY: Duration = Duration::from_millis(100);
 
 /// How long a service may be unready before its log says so.
 const NOT_READY_AFTER: Duration = Duration::from_secs(2);
-/// How often its log says what it waits for, at most.
+/// How often its log says that it waits for something else, at most; twice as long after each line.
 const NOT_READY_EVERY: Duration = Duration::from_secs(10);
+const NOT_READY_EVERY_MAX: Duration = Duration::from_secs(300);
 
 /// What keeps a service from being ready besides its stages, if anything does.
 pub type ReadyFn = dyn Fn() -> Result<(), String> + Send + Sync;
@@ -35,25 +36,12 @@ pub enum Requests {
     OutliveKafka,
 }
 
-struct Assembled {
-    stages: Vec<Health>,
-    requests: Requests,
-}
-
-impl Assembled {
-    fn ready(&self) -> fn(&Health) -> Result<(), String> {
-        match self.requests {
-            Requests::NeedKafka => Health::ready,
-            Requests::OutliveKafka => Health::has_been_ready,
-        }
-    }
-}
-
 struct Inner {
     /// None until the service is assembled.
-    assembled: RwLock<Option<Assembled>>,
+    assembled: OnceLock<Requests>,
     /// What the assembly waits for.
     waiting_for: Mutex<String>,
+    stages: Stages,
     tasks: Tasks,
     draining: AtomicBool,
 }
@@ -63,10 +51,11 @@ struct Inner {
 pub(crate) struct Probe(Arc<Inner>);
 
 impl Probe {
-    pub fn new(tasks: Tasks) -> Self {
+    pub fn new(stages: Stages, tasks: Tasks) -> Self {
         Probe(Arc::new(Inner {
-            assembled: RwLock::default(),
+            assembled: OnceLock::new(),
             waiting_for: Mutex::new("Kafka".to_owned()),
+            stages,
             tasks,
             draining: AtomicBool::new(false),
         }))
@@ -78,13 +67,8 @@ impl Probe {
         *waiting_for.unwrap_or_else(PoisonError::into_inner) = what;
     }
 
-    pub fn assembled(&self, stages: Vec<Health>, requests: Requests) {
-        *self
-            .0
-            .assembled
-            .write()
-            .unwrap_or_else(|poisoned| poisoned.into_inner()) =
-            Some(Assembled { stages, requests });
+    pub fn assembled(&self, requests: Requests) {
+        let _ = self.0.assembled.set(requests);
     }
 
     pub fn drain(&self) {
@@ -94,62 +78,53 @@ impl Probe {
     /// # Errors
     /// What is stuck.
     pub fn live(&self) -> Result<(), String> {
-        match &*self.read() {
-            None => Ok(()),
-            Some(assembled) => assembled.stages.iter().try_for_each(Health::live),
-        }
+        self.0.stages.health().iter().try_for_each(Health::live)
     }
 
     /// # Errors
     /// What it waits for.
     pub fn ready(&self) -> Result<(), String> {
-        if self.0.draining.load(Ordering::Acquire) {
-            return Err("draining".to_owned());
-        }
-        match &*self.read() {
-            None => Err(self.starting()),
-            Some(assembled) => {
-                let checks = self.0.tasks.checks();
-                checks.iter().try_for_each(|check| (check.ready)())?;
-                assembled.stages.iter().try_for_each(assembled.ready())
-            }
-        }
-    }
-
-    fn starting(&self) -> String {
-        let waiting_for = self.0.waiting_for.lock();
-        let waiting_for = waiting_for.unwrap_or_else(PoisonError::into_inner);
-        format!("waiting for {waiting_for}")
+        self.drains()?;
+        let requests = self.assembly()?;
+        let checks = self.0.tasks.checks();
+        checks.iter().try_for_each(|check| (check.ready)())?;
+        let stages = self.0.stages.health();
+        stages
+            .iter()
+            .try_for_each(|stage| of_stage(requests, stage))
     }
 
     /// Everything that readiness needs, by name, and what is in its way.
     pub fn checks(&self) -> Vec<(String, Result<(), String>)> {
-        let mut all = Vec::new();
-        let assembled = self.read();
-        all.push((
-            "assembled".to_owned(),
-            match &*assembled {
-                None => Err(self.starting()),
-                Some(_) => Ok(()),
-            },
-        ));
+        let assembly = self.assembly();
+        let mut all = vec![
+            ("assembled".to_owned(), assembly.clone().map(drop)),
+            ("draining".to_owned(), self.drains()),
+        ];
         let tasks = self.0.tasks.checks().into_iter();
         all.extend(tasks.map(|check| (check.name.to_owned(), (check.ready)())));
-        for assembled in assembled.iter() {
-            let ready = assembled.ready();
-            let stages = assembled.stages.iter();
-            all.extend(
-                stages.map(|stage| (format!("pipeline {}", stage.pipeline()), ready(stage))),
-            );
-        }
+        let requests = assembly.unwrap_or(Requests::NeedKafka);
+        let stages = self.0.stages.health().into_iter();
+        all.extend(stages.map(|stage| {
+            let name = format!("pipeline {}", stage.pipeline());
+            (name, of_stage(requests, &stage))
+        }));
         all
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, Option<Assembled>> {
-        let assembled = &self.0.assembled;
-        assembled
-            .read()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    fn drains(&self) -> Result<(), String> {
+        match self.0.draining.load(Ordering::Acquire) {
+            true => Err("draining".to_owned()),
+            false => Ok(()),
+        }
+    }
+
+    fn assembly(&self) -> Result<Requests, String> {
+        self.0.assembled.get().copied().ok_or_else(|| {
+            let waiting_for = self.0.waiting_for.lock();
+            let waiting_for = waiting_for.unwrap_or_else(PoisonError::into_inner);
+            format!("waiting for {waiting_for}")
+        })
     }
 
     /// Reports to `grpc.health.v1` for `""` and each service name, once they are known, and logs what readiness waits for; for as
@@ -180,44 +155,64 @@ impl Probe {
     }
 }
 
-/// Logs when a service becomes ready and when it is no longer, and from time to time what it waits for.
+fn of_stage(requests: Requests, stage: &Health) -> Result<(), String> {
+    match requests {
+        Requests::NeedKafka => stage.ready(),
+        Requests::OutliveKafka => stage.has_been_ready(),
+    }
+}
+
+/// Logs when a service has become ready, and what it waits for while it is not.
 struct ReadyLog {
     since: Instant,
-    ready: bool,
-    /// What was said last, and when.
-    said: Option<(String, Instant)>,
+    /// Since it was ready last; at the start, from its beginning.
+    unready: bool,
+    /// What was logged last of this time, and when.
+    logged: Option<(String, Instant)>,
+    /// Until another line about this time.
+    quiet_for: Duration,
 }
 
 impl ReadyLog {
     fn new(now: Instant) -> Self {
         ReadyLog {
             since: now,
-            ready: false,
-            said: None,
+            unready: true,
+            logged: None,
+            quiet_for: NOT_READY_EVERY,
         }
     }
 
     fn note(&mut self, ready: &Result<(), String>, now: Instant) {
-        let changed = self.ready != ready.is_ok();
-        if changed {
-            let after_ms = now.saturating_duration_since(self.since).as_millis() as u64;
-            (self.ready, self.since) = (ready.is_ok(), now);
-            if self.ready {
-                self.said = None;
-                tracing::info!(after_ms, "ready");
+        let after = now.saturating_duration_since(self.since);
+        match ready {
+            Ok(()) => {
+                if self.unready {
+                    let after_ms = after.as_millis() as u64;
+                    tracing::info!(after_ms, "ready");
+                    self.unready = false;
+                    self.logged = None;
+                    self.quiet_for = NOT_READY_EVERY;
+                }
+                self.since = now;
             }
-        }
-        let Err(why) = ready else { return };
-        let due = match &self.said {
-            // What is over in a moment, as at most starts, is not worth a line.
-            None => now.saturating_duration_since(self.since) >= NOT_READY_AFTER,
-            Some((said, at)) => {
-                said != why && now.saturating_duration_since(*at) >= NOT_READY_EVERY
+            Err(why) => {
+                let due = match &self.logged {
+                    // What is over in a moment, as at most starts, is not worth a line.
+                    None => after >= NOT_READY_AFTER,
+                    Some((logged, at)) => {
+                        logged != why && now.saturating_duration_since(*at) >= self.quiet_for
+                    }
+                };
+                if due {
+                    tracing::info!(why, "not ready");
+                    self.unready = true;
+                    // A reason that counts seconds would be another one each time, for hours.
+                    if self.logged.replace((why.clone(), now)).is_some() {
+                        self.quiet_for = (self.quiet_for * 2).min(NOT_READY_EVERY_MAX);
+                    }
+                }
             }
-        };
-        if due {
-            tracing::info!(why, "not ready");
-            self.said = Some((why.clone(), now));
         }
     }
 }
@@ -226,38 +221,60 @@ impl ReadyLog {
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_a_service_waits_for_is_said_again_when_it_is_something_else() {
+    /// What the log has said last, after each of these times and states.
+    fn logged(states: &[(u64, Option<&str>)]) -> Vec<String> {
         let start = Instant::now();
         let mut log = ReadyLog::new(start);
-        let mut said = Vec::new();
-        for (ms, why) in [
+        let mut all = Vec::new();
+        for (ms, why) in states {
+            let ready = why.map_or(Ok(()), |why| Err(why.to_owned()));
+            log.note(&ready, start + Duration::from_millis(*ms));
+            let why = log.logged.as_ref().map(|(why, _)| why.clone());
+            all.push(match log.unready {
+                true => why.unwrap_or_default(),
+                false => "ready".to_owned(),
+            });
+        }
+        all
+    }
+
+    #[test]
+    fn what_a_service_waits_for_is_logged_when_it_takes_long_and_when_it_changes() {
+        let states = [
             (0, Some("Kafka")),
             (1_900, Some("Kafka")),
             (2_000, Some("Kafka")),
-            (9_000, Some("Kafka")),
-            (9_100, Some("the model")),
+            (9_000, Some("the model")),
             (12_000, Some("the model")),
             (20_000, None),
             (20_100, Some("Kafka")),
-            (22_100, Some("Kafka")),
-        ] {
-            let ready = why.map_or(Ok(()), |why| Err(why.to_owned()));
-            log.note(&ready, start + Duration::from_millis(ms));
-            let line = log.said.as_ref().map(|(why, _)| why.clone());
-            said.push(line.unwrap_or_default());
-        }
+            (20_200, None),
+            (20_300, Some("Kafka")),
+            (22_400, Some("Kafka")),
+        ];
         let expected = [
             "",
             "",
             "Kafka",
             "Kafka",
-            "Kafka",
             "the model",
-            "",
-            "",
+            "ready",
+            "ready",
+            "ready",
+            "ready",
             "Kafka",
         ];
-        assert_eq!(said, expected);
+        assert_eq!(logged(&states), expected);
+    }
+
+    #[test]
+    fn a_reason_that_counts_is_logged_ever_more_rarely() {
+        let reasons: Vec<String> = (0..3_600).map(|s| format!("{s} s")).collect();
+        let states: Vec<_> = (0..3_600)
+            .map(|s| (s * 1_000, Some(reasons[s as usize].as_str())))
+            .collect();
+        let mut lines = logged(&states);
+        lines.dedup();
+        assert!(lines.len() < 20, "{} in an hour", lines.len());
     }
 }

@@ -22,6 +22,7 @@ pub mod sealed;
 mod server;
 mod service;
 mod spans;
+mod stages;
 mod task;
 
 pub use args::{Args, DeliveryArg};

@@ -74,8 +74,8 @@ impl Listener {
         self.inner.local_addr()
     }
 
-    /// Serves every connection in a task of its own, `connections_max` at a time; further ones wait to be accepted. When it is
-    /// asked to stop, nothing more is accepted, and it waits for the connections, which have heard it too.
+    /// Serves every connection in a task of its own, `connections_max` at a time; further ones wait to be accepted. A peer that
+    /// says nothing, or does not read, keeps its place until `serve` gives up on it. When it is asked to stop, nothing more is accepted, and it waits for the connections, which have heard it too.
     pub async fn serve<Fut>(
         self,
         connections_max: usize,
@@ -85,19 +85,26 @@ impl Listener {
         Fut: Future<Output = ()> + Send + 'static,
     {
         let name = self.name;
-        let room = Arc::new(Semaphore::new(connections_max));
+        let room = Arc::new(Semaphore::new(connections_max.min(Semaphore::MAX_PERMITS)));
         let mut connections = JoinSet::new();
+        let mut refused = false;
         loop {
-            let permit = tokio::select! {
-                () = stop.requested() => break,
-                permit = Arc::clone(&room).acquire_owned() => permit,
+            let accept = async {
+                // Not closed, ever.
+                let permit = Arc::clone(&room).acquire_owned().await;
+                (permit, self.inner.accept().await)
             };
-            let accepted = tokio::select! {
+            let (permit, accepted) = tokio::select! {
                 () = stop.requested() => break,
-                accepted = self.inner.accept() => accepted,
+                Some(ended) = connections.join_next() => {
+                    report(name, ended);
+                    continue;
+                }
+                accepted = accept => accepted,
             };
             match accepted {
                 Ok((stream, peer)) => {
+                    refused = false;
                     let served = serve(stream, peer, stop.clone());
                     connections.spawn(async move {
                         served.await;
@@ -105,12 +112,11 @@ impl Listener {
                     });
                 }
                 Err(error) => {
-                    tracing::warn!(name, %error, "connection not accepted; trying again");
+                    if !std::mem::replace(&mut refused, true) {
+                        tracing::warn!(name, %error, "connections cannot be accepted; trying again");
+                    }
                     tokio::time::sleep(ACCEPT_AGAIN_AFTER).await;
                 }
-            }
-            while let Some(ended) = connections.try_join_next() {
-                report(name, ended);
             }
         }
         drop(self.inner);

@@ -24,7 +24,7 @@ use crate::{front::Mounted, health::Probe, scrape::Scrape};
 
 /// Probes, metrics, `grpc.health.v1` and whatever is mounted.
 pub(crate) fn router(probe: Probe, registry: Registry, health: Routes, mounted: Mounted) -> Router {
-    let live = probe.clone();
+    let (live, starting) = (probe.clone(), probe.clone());
     let answer = |state: Result<(), String>| match state {
         Ok(()) => (StatusCode::OK, "ok\n".to_owned()),
         Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
@@ -53,7 +53,7 @@ pub(crate) fn router(probe: Probe, registry: Registry, health: Routes, mounted: 
         .route("/livez", get(move || async move { answer(live.live()) }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
-        .fallback(move |request: Request| dispatch(mounted.clone(), request))
+        .fallback(move |request: Request| dispatch(starting.clone(), mounted.clone(), request))
         .layer(middleware::from_fn(|request: Request, next: Next| async {
             let run = |request| async { Ok::<_, Infallible>(next.run(request).await) };
             match deadline(request, run).await {
@@ -72,24 +72,21 @@ fn verbose(checks: &[(String, Result<(), String>)]) -> String {
     checks.iter().map(line).collect()
 }
 
-async fn dispatch(mounted: Mounted, request: Request) -> Response {
-    match mounted.get() {
-        Some(routed) => match routed.http.clone().oneshot(request).await {
-            Ok(response) => response,
-            Err(never) => match never {},
-        },
-        None if is_grpc(request.headers()) => {
+async fn dispatch(probe: Probe, mounted: Mounted, request: Request) -> Response {
+    let Some(routed) = mounted.get() else {
+        let why = probe.ready().err().unwrap_or_default();
+        let why = format!("the service is starting: {why}");
+        if is_grpc(request.headers()) {
             // Not 200, as gRPC has it for every status: a proxy that knows HTTP only asks another replica.
-            let mut response =
-                Status::unavailable("the service is starting: waiting for Kafka").into_http();
+            let mut response = Status::unavailable(why).into_http();
             *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
-            response
+            return response;
         }
-        None => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "the service is starting: waiting for Kafka\n",
-        )
-            .into_response(),
+        return (StatusCode::SERVICE_UNAVAILABLE, why + "\n").into_response();
+    };
+    match routed.http.clone().oneshot(request).await {
+        Ok(response) => response,
+        Err(never) => match never {},
     }
 }
 

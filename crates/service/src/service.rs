@@ -7,7 +7,7 @@ use std::{
 
 use axum::{Router, middleware};
 use prost_types::FileDescriptorSet;
-use quadrille_choreography::{Delivery, RunningStage, Schemas};
+use quadrille_choreography::{Delivery, Schemas};
 use quadrille_telemetry::{
     Registry, Tracing, logs,
     metrics::{LoopMetrics, PortMetrics, RequestMetrics},
@@ -27,6 +27,7 @@ use crate::{
     methods::{Methods, served},
     server,
     spans::{self, RequestTelemetry},
+    stages::Stages,
     task::{Drain, Tasks},
 };
 
@@ -65,7 +66,6 @@ impl MessageMax {
 
 /// A service, ready to serve.
 pub struct Assembly {
-    pub stages: Vec<RunningStage>,
     pub http: Router,
     pub grpc: Calls,
     /// What `grpc` takes at most.
@@ -86,7 +86,6 @@ where
     Fut: Future<Output = Result<Assembly, Error>>,
 {
     let listener = config.bind()?;
-    log_settings(&config);
     let (stop, stopping) = watch::channel(false);
     let registry = Registry::default();
     let instance = config.instance();
@@ -94,12 +93,13 @@ where
     let logs = logs::Export::from_env(service, &instance).map_err(Error::Config)?;
     let tracing = Tracing::from_env(service, &instance, &registry).map_err(Error::Config)?;
     let push = Push::from_env(service, &instance, &registry).map_err(Error::Config)?;
+    log_settings(&config);
     let metrics = RequestMetrics::register(&registry);
     let port_metrics = PortMetrics::register(&registry);
     let (http, drain_delay) = (config.http.clone(), config.drain_delay);
     let schemas = Schemas::new(&config.cluster);
-    let tasks = Tasks::default();
-    let probe = Probe::new(tasks.clone());
+    let (stages, tasks) = (Stages::default(), Tasks::default());
+    let probe = Probe::new(stages.clone(), tasks.clone());
     let context = Context {
         metrics: LoopMetrics::register(&registry),
         tracing: tracing.clone(),
@@ -107,6 +107,7 @@ where
         schemas: schemas.clone(),
         config: Arc::new(config),
         stopping: stopping.into(),
+        stages: stages.clone(),
         tasks: tasks.clone(),
         probe: probe.clone(),
     };
@@ -126,52 +127,51 @@ where
     let assembly = tokio::select! {
         assembly = assemble(context) => assembly.map(Some),
         () = &mut shutdown => Ok(None),
-        () = ended(&[], &tasks) => Ok(None),
+        () = ended(&stages, &tasks) => Ok(None),
     };
-    let assembly = assembly.and_then(|assembly| match assembly {
-        None => Ok(None),
-        Some(assembly) => {
-            let _ = names.set(assembly.grpc.names());
-            // The port first: who hears that the service is ready asks at once.
-            let (stages, requests) = (assembly.stages, assembly.requests);
-            let descriptors = descriptors(&assembly.grpc.names())?;
-            let telemetry = RequestTelemetry {
-                tracing: tracing.clone(),
-                metrics,
-                methods: Methods::of(&descriptors),
-                message_max: assembly.message_max,
-            };
-            let routed = mount(assembly.grpc, assembly.http, &descriptors, telemetry)?;
-            let _ = mounted.set(routed);
-            probe.assembled(stages.iter().map(RunningStage::health).collect(), requests);
-            Ok(Some(stages))
-        }
+    let assembled = assembly.and_then(|assembly| {
+        let Some(assembly) = assembly else {
+            return Ok(false);
+        };
+        let _ = names.set(assembly.grpc.names());
+        let descriptors = descriptors(&assembly.grpc.names())?;
+        let telemetry = RequestTelemetry {
+            tracing: tracing.clone(),
+            metrics,
+            methods: Methods::of(&descriptors),
+            message_max: assembly.message_max,
+        };
+        // The port first: who hears that the service is ready asks at once.
+        let routed = mount(assembly.grpc, assembly.http, &descriptors, telemetry)?;
+        let _ = mounted.set(routed);
+        probe.assembled(assembly.requests);
+        Ok(true)
     });
-    if let Ok(Some(stages)) = &assembly {
-        tokio::select! {
+    match &assembled {
+        Ok(true) => tokio::select! {
             () = &mut shutdown => {}
-            () = ended(stages, &tasks) => {}
-        }
+            () = ended(&stages, &tasks) => {
+                tracing::error!("a part of the service has ended by itself: draining");
+            }
+        },
+        Ok(false) => {}
+        Err(error) => tracing::error!(%error, "the service cannot start"),
     }
     let drain_began = Instant::now();
     probe.drain();
     reporting.abort();
     report_unready(&reporter, names.get().map_or(&[], Vec::as_slice)).await;
     let _ = stop.send(true);
-    let before = tasks.drain(Drain::BeforeStages).await;
-    let has_served = matches!(assembly, Ok(Some(_)));
-    let ended = match assembly {
-        Ok(stages) => drain_stages(stages.unwrap_or_default(), &schemas).await,
-        Err(error) => Err(error),
-    };
+    schemas.end();
+    let (first, beside) = tokio::join!(stages.drain(), tasks.drain(Drain::WithStages));
     let after = tasks.drain(Drain::AfterStages).await;
-    if has_served {
+    if let Ok(true) = assembled {
         // Load balancers go on sending requests until they have noticed.
         tokio::time::sleep(drain_delay.saturating_sub(drain_began.elapsed())).await;
     }
     port.close().await;
     let last = tasks.drain(Drain::AfterRequests).await;
-    let result = ended.and(before).and(after).and(last);
+    let result = assembled.and(first).and(beside).and(after).and(last);
     if result.is_ok() {
         tracing::info!("drained");
     }
@@ -235,18 +235,9 @@ impl Port {
     }
 }
 
-async fn drain_stages(stages: Vec<RunningStage>, schemas: &Schemas) -> Result<(), Error> {
-    stages.iter().for_each(RunningStage::stop);
-    schemas.end();
-    let join = move || stages.into_iter().map(RunningStage::join).collect();
-    let ended: Vec<_> = blocking(join).await?;
-    ended.into_iter().collect::<Result<(), _>>()?;
-    Ok(())
-}
-
 /// Ready when a lane or a task has ended unasked.
-async fn ended(stages: &[RunningStage], tasks: &Tasks) {
-    while !stages.iter().any(RunningStage::has_ended) && !tasks.has_ended() {
+async fn ended(stages: &Stages, tasks: &Tasks) {
+    while !stages.has_ended() && !tasks.has_ended() {
         tokio::time::sleep(WATCH_EVERY).await;
     }
 }

@@ -12,8 +12,9 @@ use crate::{Error, health::ReadyFn};
 /// When a task is asked to end, in the order in which a service drains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Drain {
-    /// Before the stages: it brings records in.
-    BeforeStages,
+    /// Together with the stages: it brings records in. How long a drain takes counts against the grace period (30 s in
+    /// Kubernetes), so neither waits for the other.
+    WithStages,
     /// Once the stages have ended, while requests are still answered: it passes on what they wrote.
     AfterStages,
     /// Once requests have ended as well: stages and requests depend on it.
@@ -199,7 +200,7 @@ impl Tasks {
 impl Running {
     async fn end(mut self, asked: Instant, unasked: bool) -> Result<(), Error> {
         let name = self.name;
-        match tokio::time::timeout_at(asked + self.within, &mut self.handle).await {
+        let ended = match tokio::time::timeout_at(asked + self.within, &mut self.handle).await {
             Ok(Ok(Ok(()))) if unasked => Err(Error::Failed(format!(
                 "task {name} ended by itself; this is a bug"
             ))),
@@ -214,7 +215,11 @@ impl Running {
                 tracing::warn!(task = name, within_s, "task did not end in time; cut off");
                 Ok(())
             }
+        };
+        if let Err(error) = &ended {
+            tracing::error!(task = name, %error, "task failed");
         }
+        ended
     }
 }
 
@@ -238,7 +243,7 @@ mod tests {
         let (tasks, ended) = (Tasks::default(), Arc::new(Mutex::new(Vec::new())));
         for (name, drain) in [
             ("models", Drain::AfterRequests),
-            ("source", Drain::BeforeStages),
+            ("source", Drain::WithStages),
             ("relay", Drain::AfterStages),
         ] {
             let ended = Arc::clone(&ended);
@@ -249,11 +254,7 @@ mod tests {
                 Ok(())
             });
         }
-        let parts = [
-            Drain::BeforeStages,
-            Drain::AfterStages,
-            Drain::AfterRequests,
-        ];
+        let parts = [Drain::WithStages, Drain::AfterStages, Drain::AfterRequests];
         for (ended_by_now, part) in parts.into_iter().enumerate() {
             tasks.drain(part).await.unwrap();
             assert_eq!(ended.lock().unwrap().len(), ended_by_now + 1);

@@ -24,19 +24,17 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> R
 }
 
 async fn assemble(context: Context) -> Result<Assembly, Error> {
-    let mut stages = Vec::new();
     for pipeline in &context.config.pipelines {
         let stage = context.stage(pipeline).await?;
-        stages.push(
-            stage.run(|_| FeatureHandler::new(Arc::clone(pipeline), context.schemas.clone()))?,
-        );
+        context.run(stage, |_| {
+            FeatureHandler::new(Arc::clone(pipeline), context.schemas.clone())
+        })?;
     }
     let service = grpc::Features {
         pipelines: context.config.pipelines.clone(),
         tracing: context.tracing.clone(),
     };
     Ok(Assembly {
-        stages,
         http: axum::Router::new(),
         grpc: Calls::default().with(FeatureServiceServer::new(service)),
         message_max: MessageMax::default(),

@@ -98,13 +98,11 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> R
 }
 
 async fn assemble(context: Context, serving: Serving, limits: Limits) -> Result<Assembly, Error> {
-    let mut stages = Vec::new();
     for (place, pipeline) in serving.pipelines().iter().enumerate() {
         let stage = context.stage(pipeline).await?;
-        stages.push(
-            stage
-                .run(|_| InferenceHandler::new(serving.clone(), place, context.schemas.clone()))?,
-        );
+        context.run(stage, |_| {
+            InferenceHandler::new(serving.clone(), place, context.schemas.clone())
+        })?;
     }
     let aged = serving.clone();
     let scorer = Scorer {
@@ -113,7 +111,6 @@ async fn assemble(context: Context, serving: Serving, limits: Limits) -> Result<
         tracing: context.tracing.clone(),
     };
     Ok(Assembly {
-        stages,
         http: view_age::with_view_age(
             oip::rest::router(scorer.clone()).merge(tfs::router(scorer.clone())),
             aged.clone(),

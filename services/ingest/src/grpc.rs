@@ -116,7 +116,7 @@ impl Source for SubmitStream {
 
 impl Ingest {
     fn push(&self, request: &SubmitRequest, sender: Sender) -> Result<Push<'_>, Rejection> {
-        let intake = self.intakes.find(&request.pipeline)?;
+        let intake = self.intakes.only(&request.pipeline)?;
         Ok(Push {
             intake,
             reading: read(intake, request)?,
@@ -140,6 +140,7 @@ impl IngestService for Ingest {
         request: Request<SubmitRequest>,
     ) -> Result<Response<SubmitResponse>, Status> {
         let mut sender = sender(request.metadata())?;
+        sender.idempotency_key = sender.idempotency_key.filter(|key| !key.is_empty());
         let request = request.into_inner();
         if !request.idempotency_key.is_empty() {
             sender.idempotency_key = Some(request.idempotency_key.clone());
@@ -157,7 +158,8 @@ impl IngestService for Ingest {
         request: Request<Streaming<SubmitRequest>>,
     ) -> Result<Response<Self::SubmitStreamStream>, Status> {
         let source = Arc::new(SubmitStream {
-            headers: sender(request.metadata())?.headers,
+            headers: Sender::travelling(request.metadata().as_ref())
+                .map_err(Status::invalid_argument)?,
             ingest: self.clone(),
         });
         let answers = until_broken(request.into_inner(), |requests| {

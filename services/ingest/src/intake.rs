@@ -7,7 +7,10 @@ use prost::Message;
 use quadrille_choreography::{
     Acknowledged, Publication, Publisher, StageConfig, StageTopics, partition_of, publisher,
 };
-use quadrille_pipeline::{Invalid, Pipeline, Reading, quote::quote};
+use quadrille_pipeline::{
+    Invalid, Pipeline, Reading,
+    quote::{cut, quote},
+};
 use quadrille_proto::{SCHEMA_ID_LEN, seal, v1::Record};
 use quadrille_service::{Error, fields::now_ms};
 use quadrille_telemetry::{
@@ -129,6 +132,17 @@ impl Sender {
                 return Err("Idempotency-Key: send visible ASCII characters".to_owned());
             }
         };
+        Ok(Sender {
+            idempotency_key,
+            headers: Sender::travelling(headers)?,
+        })
+    }
+
+    /// The headers that go with every record of a call: its trace context, and the variant that it asks for.
+    ///
+    /// # Errors
+    /// A header that cannot be used; says how it should be.
+    pub fn travelling(headers: &HeaderMap) -> Result<Headers, String> {
         let named = headers.get_all(VARIANT).iter().map(HeaderValue::as_bytes);
         let named = variant(named).map_err(|error| error.to_string())?;
         let named = named.map(|name| (VARIANT, name.as_bytes()));
@@ -137,13 +151,10 @@ impl Sender {
             .iter()
             .filter_map(|name| Some((*name, headers.get(*name)?.as_bytes())))
             .filter(|(name, value)| valid(name, value));
-        Ok(Sender {
-            idempotency_key,
-            headers: trace
-                .chain(named)
-                .map(|(name, value)| (name.to_owned(), value.to_vec()))
-                .collect(),
-        })
+        Ok(trace
+            .chain(named)
+            .map(|(name, value)| (name.to_owned(), value.to_vec()))
+            .collect())
     }
 }
 
@@ -152,21 +163,29 @@ impl Sender {
 pub(crate) struct Intakes(Arc<[Intake]>);
 
 impl Intakes {
-    /// By the pipeline's name; none is needed where there is one pipeline only.
+    /// By the pipeline's name.
     ///
     /// # Errors
     /// There is no such pipeline.
     pub fn find(&self, name: &str) -> Result<&Intake, Rejection> {
-        let found = match &*self.0 {
-            [only] if name.is_empty() => Some(only),
-            all => all.iter().find(|intake| intake.pipeline.name() == name),
-        };
+        let found = self.0.iter().find(|intake| intake.pipeline.name() == name);
         found.ok_or_else(|| Rejection::UnknownPipeline {
-            name: name.to_owned(),
+            name: cut(name),
             known: (self.0.iter())
                 .map(|intake| intake.pipeline.name().to_owned())
                 .collect(),
         })
+    }
+
+    /// As [`Intakes::find`]; where there is one pipeline only, an empty name is its.
+    ///
+    /// # Errors
+    /// There is no such pipeline.
+    pub fn only(&self, name: &str) -> Result<&Intake, Rejection> {
+        match &*self.0 {
+            [only] if name.is_empty() => Ok(only),
+            _ => self.find(name),
+        }
     }
 
     /// Whether pushes can be sent to Kafka.

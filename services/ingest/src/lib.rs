@@ -12,7 +12,6 @@ mod stage;
 
 use std::sync::Arc;
 
-use quadrille_choreography::RunningStage;
 use quadrille_proto::v1::ingest_service_server::IngestServiceServer;
 use quadrille_service::{Assembly, Calls, Context, Error, MessageMax, Requests};
 
@@ -44,7 +43,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> R
 }
 
 async fn assemble(context: Context, bounds: Bounds) -> Result<Assembly, Error> {
-    let (stages, intakes) = open(&context, bounds).await?;
+    let intakes = open(&context, bounds).await?;
     let pushes = intakes.clone();
     context.check("pushes", move || pushes.ready());
     let message_max = MessageMax {
@@ -58,7 +57,6 @@ async fn assemble(context: Context, bounds: Bounds) -> Result<Assembly, Error> {
     })
     .max_decoding_message_size(message_max.bytes);
     Ok(Assembly {
-        stages,
         http: http::router(intakes, bounds),
         grpc: Calls::default().with(service),
         message_max,
@@ -66,9 +64,9 @@ async fn assemble(context: Context, bounds: Bounds) -> Result<Assembly, Error> {
     })
 }
 
-/// The stages that read the inboxes, and the ways in beside them.
-async fn open(context: &Context, bounds: Bounds) -> Result<(Vec<RunningStage>, Intakes), Error> {
-    let (mut stages, mut intakes) = (Vec::new(), Vec::new());
+/// Starts the stages that read the inboxes, and opens the ways in beside them.
+async fn open(context: &Context, bounds: Bounds) -> Result<Intakes, Error> {
+    let mut intakes = Vec::new();
     for pipeline in &context.config.pipelines {
         let stage = context.stage(pipeline).await?;
         let intake = Intake::open(
@@ -81,9 +79,9 @@ async fn open(context: &Context, bounds: Bounds) -> Result<(Vec<RunningStage>, I
         .map_err(|error| Error::Failed(error.to_string()))?;
         intakes.push(intake);
         let identity = stage.topics.identity.clone();
-        stages.push(
-            stage.run(|_| InboxHandler::new(Arc::clone(pipeline), bounds, identity.clone()))?,
-        );
+        context.run(stage, |_| {
+            InboxHandler::new(Arc::clone(pipeline), bounds, identity.clone())
+        })?;
     }
-    Ok((stages, intakes.into_iter().collect()))
+    Ok(intakes.into_iter().collect())
 }

@@ -100,7 +100,6 @@ async fn check_offsets(
 }
 
 async fn assemble(context: Context, store: AnyStore) -> Result<Assembly, Error> {
-    let mut stages = Vec::new();
     for pipeline in &context.config.pipelines {
         context.waiting_for("Kafka");
         let mut stage = context.stage(pipeline).await?;
@@ -110,9 +109,9 @@ async fn assemble(context: Context, store: AnyStore) -> Result<Assembly, Error> 
         context.waiting_for(DATABASE);
         check_offsets(&store, &identity, stage.topics.partitions).await?;
         let topic_store = TopicStore::new(store.clone(), identity);
-        stages.push(stage.run(|_| {
+        context.run(stage, |_| {
             ResultsHandler::new(pipeline, context.schemas.clone(), topic_store.clone())
-        })?);
+        })?;
     }
     let names: Vec<String> = context
         .config
@@ -121,7 +120,6 @@ async fn assemble(context: Context, store: AnyStore) -> Result<Assembly, Error> 
         .map(|pipeline| pipeline.name().to_owned())
         .collect();
     Ok(Assembly {
-        stages,
         http: rest::router(store.clone(), names.clone()),
         grpc: Calls::default().with(grpc::grpc(store, names)),
         message_max: MessageMax::default(),

@@ -89,7 +89,7 @@ async fn start_with(config: HttpConfig, grpc: Calls) -> SocketAddr {
     let port = PortMetrics::register(&registry);
     let health = Routes::new(health);
     let probes = server::router(
-        Probe::new(Default::default()),
+        Probe::new(Default::default(), Default::default()),
         registry,
         health,
         Arc::clone(&mounted),

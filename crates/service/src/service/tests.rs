@@ -30,7 +30,6 @@ fn config() -> (Config, SocketAddr) {
 
 fn nothing() -> Assembly {
     Assembly {
-        stages: Vec::new(),
         http: Router::new(),
         grpc: Calls::default(),
         message_max: MessageMax::default(),
@@ -86,7 +85,7 @@ async fn until_it_is_assembled_a_service_is_alive_and_says_what_it_waits_for() {
     while get(address, "/readyz").await != unready {
         tokio::task::yield_now().await;
     }
-    let all = "[+]assembled ok\n[-]models: none is loaded\nnone is loaded\n";
+    let all = "[+]assembled ok\n[+]draining ok\n[-]models: none is loaded\nnone is loaded\n";
     assert_eq!(get(address, "/readyz?verbose").await, (503, all.to_owned()));
     healthy.store(true, Ordering::Relaxed);
     assert_eq!(get(address, "/readyz").await.0, 200);
@@ -111,7 +110,7 @@ async fn tasks_end_in_the_order_of_the_drain_assembled_or_not() {
             let mut answered = Some(address);
             for (name, drain) in [
                 ("database", Drain::AfterRequests),
-                ("source", Drain::BeforeStages),
+                ("source", Drain::WithStages),
                 ("relay", Drain::AfterStages),
             ] {
                 let record = Arc::clone(&record);
