@@ -218,17 +218,18 @@ impl Spans {
         // Most records: their sender decided against a trace. Nothing more is read of them.
         let says_no = |value| {
             // Where traces begin, a broken context is none.
-            self.tracing.obeys_no(value) && (!self.starts_traces || is_valid_traceparent(value))
+            self.tracing.honours_unsampled(value)
+                && (!self.starts_traces || is_valid_traceparent(value))
         };
         if !forced && came_with.is_some_and(says_no) {
             return None;
         }
         let parent = came_with.and_then(|_| context(record));
         let traced = match &parent {
-            Some(parent) => self.tracing.follows(parent),
+            Some(parent) => self.tracing.samples_child(parent),
             None if self.starts_traces => {
                 let random = self.next_random();
-                self.tracing.takes_root(random)
+                self.tracing.samples_root(random)
             }
             None => false,
         };

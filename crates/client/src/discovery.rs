@@ -41,7 +41,7 @@ enum Health {
 
 type Changed = Result<Change<SocketAddr, Channel>, Infallible>;
 
-/// Looks until nobody listens.
+/// Looks replicas up until the channel is dropped.
 pub(crate) async fn run(resolve: Resolve, tell: mpsc::Sender<Changed>) {
     let mut replicas: BTreeMap<SocketAddr, Replica> = BTreeMap::new();
     loop {

@@ -48,7 +48,7 @@ pub struct Options {
     pub partitions_default: Option<u16>,
     /// More server properties. They win over our defaults; addresses, identity and folders are refused.
     pub extra: Vec<(String, String)>,
-    /// Where a proxy listens: a second listener tells its clients this port instead of its own. See [`crate::proxy`].
+    /// Where a proxy listens: a second listener advertises this port to its clients instead of its own. See [`crate::proxy`].
     pub proxy_port: Option<u16>,
     /// Two more listeners, with TLS and with a password: see [`Kafka::secured`].
     pub secured: bool,

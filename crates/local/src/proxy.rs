@@ -2,7 +2,7 @@
 //! request it is asked about. Of Kafka's protocol it knows the frame and a request's header, of PostgreSQL's the frame and
 //! the text of a statement, nothing more.
 //!
-//! A broker has a second listener for it, whose clients are told the proxy's port: [`before`] starts both. Clients of
+//! A broker has a second listener for it, whose clients are given the proxy's port: [`before`] starts both. Clients of
 //! [`Kafka::bootstrap_servers`] go past it, those of [`Proxy::bootstrap_servers`] through it. PostgreSQL does not say where
 //! it is: [`before_postgres`] puts a proxy before one that runs.
 
@@ -67,7 +67,7 @@ fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// What all connections share.
 struct Network<R> {
-    /// 0: nobody is connected.
+    /// 0: no client is connected.
     server: AtomicU16,
     rule: Mutex<Option<Box<Rule<R>>>>,
     delay_ms: AtomicU64,

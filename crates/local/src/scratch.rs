@@ -11,7 +11,7 @@ use crate::Error;
 
 pub(crate) const ROOT: u32 = 0;
 
-/// A new folder of ours alone. Whoever asks for it has it removed.
+/// A new folder, readable by this user only. The caller removes it.
 pub(crate) fn create(base: &Path, what: &str) -> Result<PathBuf, Error> {
     loop {
         let unique = RandomState::new().hash_one(what);

@@ -60,7 +60,7 @@ pub fn promote(current: &Deployment, variant: Option<&str>) -> Result<Vec<Route>
     if first == Some(promoted) && more.is_none() && !canaries {
         return Err(Error::LiveAlready(promoted.name.clone()));
     }
-    // What was told of the live variant goes on under its name.
+    // Predictions of the live variant keep its name.
     let name = first.unwrap_or(promoted).name.clone();
     let shadows = current
         .routes
@@ -124,7 +124,7 @@ pub fn rollback<'a>(
 struct Walk<'a> {
     /// What served, each after the one before it: a change adds to it, a rollback goes back on it.
     path: Vec<&'a Deployment>,
-    /// What a rollback left and nobody has asked for since.
+    /// Revisions that a rollback left and that were not deployed again since.
     left: Vec<&'a [Route]>,
 }
 
@@ -310,7 +310,7 @@ mod tests {
         // The same routes deployed twice are left twice by one rollback.
         let restored = all(&[Set(1), Set(2), Set(1), BACK, BACK]);
         assert_eq!(restored[3..], [Some(2), None]);
-        // Deployed anew it may be restored again.
+        // Deployed again it may be restored again.
         let restored = all(&[Set(1), Set(2), BACK, Set(2), Set(3), BACK]);
         assert_eq!(restored[5..], [Some(4)]);
         // After its removal a deployment is what served before.

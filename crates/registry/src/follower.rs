@@ -29,7 +29,7 @@ pub(crate) trait Fold: Default + Send + 'static {
     fn apply(&mut self, offset: i64, key: &[u8], value: Option<&[u8]>);
 }
 
-/// Follows one table until stopped. `publish` gets the fold whenever it is whole and has changed; `tell` how far it is.
+/// Follows one table until stopped. `publish` gets the fold whenever it is whole and has changed; `report` how far it has read.
 pub(crate) fn follow<F: Fold>(
     cluster: &Cluster,
     topic: &'static str,
@@ -212,7 +212,7 @@ impl Drop for Inner {
 pub struct Follower(Arc<Inner>);
 
 impl Follower {
-    /// Begins to read. A Kafka that is away, or topics that are missing, are no error: they may come. Packages outside the log
+    /// Begins to read. A Kafka that is unreachable, or missing topics, are no error: they may come. Packages outside the log
     /// are fetched with the [`S3Settings`] of the environment.
     ///
     /// # Errors

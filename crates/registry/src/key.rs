@@ -70,7 +70,7 @@ impl PushKey {
     }
 }
 
-/// The key of a deployment's event; `id` is nobody else's.
+/// The key of a deployment's event; `id` is unique.
 pub(crate) fn event(pipeline: &str, revision: u64, id: &str) -> String {
     format!("{pipeline}/{revision}/{id}")
 }

@@ -71,7 +71,7 @@ impl Registry {
         self.put(id, package, None, by, at_ms)
     }
 
-    /// Puts a package on the log all but its artefact, which stays where it was read from: whoever needs it fetches it there.
+    /// Puts a package on the log all but its artefact, which stays where it was read from: replicas fetch it there.
     ///
     /// # Errors
     /// As [`Registry::push`].
@@ -112,7 +112,7 @@ impl Registry {
                 key: key.chunk(index),
                 value: Some(chunk),
             });
-        // The manifest last: whoever has it has all.
+        // The manifest last: a reader that has it has everything.
         let last = TableWrite {
             key: key.manifest(),
             value: Some(&manifest),
@@ -229,7 +229,7 @@ impl Registry {
         })?
     }
 
-    /// Writes; where nobody knows whether it happened, reading back tells.
+    /// Writes; where the commit is in doubt, reading back decides.
     fn write(&self, topic: &str, records: &[TableWrite<'_>]) -> Result<(), Error> {
         match write_table(self.follower.cluster(), topic, records) {
             Err(write::Error::InDoubt { topic, reason }) => {

@@ -127,7 +127,7 @@ impl Store {
             uri: uri.clone(),
             max,
         };
-        // Signed anew each time: a signature grows old.
+        // Signed again each time: a signature expires.
         let address = self.s3.address(bucket, key).map_err(refused)?;
         let request = self.agent.get(address.as_str()).config();
         let response = request.timeout_global(Some(within)).build().call();

@@ -32,7 +32,7 @@ pub enum Requests {
     /// They need Kafka: a replica that has lost it is not ready.
     NeedKafka,
     /// They are answered without it: once a replica's lanes have joined their groups, lanes that cannot consume do not keep it from
-    /// answering. In an outage all replicas' lanes are lost together, and a load balancer would have nobody to ask.
+    /// answering. In an outage all replicas' lanes are lost together, and a load balancer would have no replica left.
     OutliveKafka,
 }
 

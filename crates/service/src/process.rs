@@ -39,7 +39,7 @@ pub async fn shutdown_signal() {
     });
 }
 
-/// Where nobody reads standard error there is nobody to tell.
+/// Where standard error is closed there is nowhere to report to.
 fn complain(message: &str) {
     let _ = writeln!(std::io::stderr(), "error: {message}");
 }
@@ -77,7 +77,7 @@ where
     let args = match A::try_parse() {
         Ok(args) => args,
         Err(error) => {
-            // Printing can only fail where nobody reads.
+            // Printing can only fail where the reader is gone.
             let _ = error.print();
             return if error.use_stderr() {
                 ExitCode::from(EXIT_CONFIG)
@@ -95,7 +95,7 @@ where
     {
         Ok(runtime) => {
             let result = runtime.block_on(main(args));
-            // Blocked helpers (a DNS look-up, a broker that is away) do not hold up the exit.
+            // Blocked helpers (a DNS look-up, an unreachable broker) do not hold up the exit.
             runtime.shutdown_background();
             exit_code(result)
         }

@@ -1,5 +1,5 @@
 //! What `/metrics` answers. It is no request that counts, so that it can be asked when all is busy; so what is answered to
-//! many at once is there once, and what nobody takes is bounded.
+//! many at once is there once, and what is not read is bounded.
 
 use std::{
     collections::VecDeque,

@@ -97,7 +97,7 @@ pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
     kind.is_some_and(|kind| kind.starts_with("application/grpc"))
 }
 
-/// The answer to a path nobody serves.
+/// The answer to an unknown path.
 pub(crate) async fn not_found(request: Request) -> Response {
     if is_grpc(request.headers()) {
         return Status::unimplemented(format!("no method {}", cut(request.uri().path())))

@@ -63,7 +63,14 @@ pub fn init(default_filter: &str) -> Result<(), String> {
             .try_init()
     } else {
         registry
-            .with(fmt::layer().json().flatten_event(true).with_writer(stderr))
+            .with(
+                fmt::layer()
+                    .json()
+                    .flatten_event(true)
+                    // Spans are not nested here: the current one says all.
+                    .with_span_list(false)
+                    .with_writer(stderr),
+            )
             .try_init()
     };
     // A second initialisation (tests, several services in one process) keeps the first.

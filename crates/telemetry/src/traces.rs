@@ -39,7 +39,7 @@ const SHUTDOWN_WITHIN: Duration = Duration::from_secs(2);
 /// Of links of one span: a batch's poll links the records it brought.
 pub const LINKS_MAX: usize = 128;
 
-/// As spans tell times.
+/// Times as spans have them: nanoseconds since the Unix epoch.
 pub fn nanoseconds(time: SystemTime) -> u64 {
     let since = time.duration_since(UNIX_EPOCH);
     since.unwrap_or_default().as_nanos() as u64
@@ -106,8 +106,8 @@ impl Tracing {
         self.0.is_some()
     }
 
-    /// Whether what carries this context is to be traced.
-    pub fn follows(&self, parent: &SpanContext) -> bool {
+    /// Whether a span under this context is to be sampled.
+    pub fn samples_child(&self, parent: &SpanContext) -> bool {
         match &self.0 {
             None => false,
             Some(inner) if inner.sampling.parent_based => parent.is_sampled(),
@@ -115,8 +115,8 @@ impl Tracing {
         }
     }
 
-    /// Whether a `traceparent` says no, and that is all there is to know: the cheap look at every record.
-    pub fn obeys_no(&self, traceparent: &[u8]) -> bool {
+    /// Whether a `traceparent` says "not sampled" and that decides it: the cheap check made for every record.
+    pub fn honours_unsampled(&self, traceparent: &[u8]) -> bool {
         let parent_based = self
             .0
             .as_ref()
@@ -131,12 +131,12 @@ impl Tracing {
     }
 
     /// Whether a trace that begins here is to be sampled; `random` is evenly spread.
-    pub fn takes_root(&self, random: u64) -> bool {
+    pub fn samples_root(&self, random: u64) -> bool {
         let ratio = self.0.as_ref().map_or(0.0, |inner| inner.sampling.ratio);
         (random >> 1) as f64 / ((1u64 << 63) as f64) < ratio
     }
 
-    /// For a thread that tells of many spans at a time.
+    /// For a thread that records many spans at a time.
     pub fn recorder(&self) -> Recorder {
         match &self.0 {
             Some(inner) => Recorder::new(Arc::clone(&inner.queue)),
@@ -146,13 +146,13 @@ impl Tracing {
 
     /// The context of a span under `parent`, or of a trace that begins; the decision to record it is the caller's.
     pub fn context(&self, parent: Option<&SpanContext>) -> SpanContext {
-        context::begun(parent)
+        context::child_of(parent)
     }
 
     /// Begins a span that is recorded in any case: the decision is the caller's. None where tracing is off.
     pub fn begin(&self, parent: Option<&SpanContext>, span: NewSpan) -> Option<Span> {
         let inner = self.0.as_ref()?;
-        let context = context::begun(parent);
+        let context = context::child_of(parent);
         Some(Span::begin(&inner.queue, context, parent.cloned(), span))
     }
 
@@ -162,10 +162,10 @@ impl Tracing {
         let inner = self.0.as_ref()?;
         let parent = parent.span().span_context().clone();
         let parent = parent.is_valid().then_some(parent);
-        let context = context::begun(parent.as_ref());
+        let context = context::child_of(parent.as_ref());
         let sampled = forced
             || match &parent {
-                Some(parent) => self.follows(parent),
+                Some(parent) => self.samples_child(parent),
                 None => inner.sampling.takes(context.trace_id()),
             };
         Some(match sampled {
@@ -189,7 +189,7 @@ impl Tracing {
             let span = NewSpan::new(name, SpanKind::Internal);
             Span::begin(
                 &inner.queue,
-                context::begun(Some(&parent)),
+                context::child_of(Some(&parent)),
                 Some(parent.clone()),
                 span,
             )
@@ -213,7 +213,7 @@ mod tests {
     #[test]
     fn what_is_off_makes_no_spans() {
         let off = Tracing::off();
-        assert!(!off.takes_root(0));
+        assert!(!off.samples_root(0));
         assert!(
             off.begin(None, NewSpan::new("x", SpanKind::Internal))
                 .is_none()

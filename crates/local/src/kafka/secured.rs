@@ -13,7 +13,7 @@ pub struct Secured {
     pub tls: String,
     /// host:port of the one that also wants [`USER`] and [`PASSWORD`] (`SASL_SSL`, `SCRAM-SHA-512`).
     pub sasl: String,
-    /// The certificate to trust, a file in PEM. It is the broker's own: nobody else has signed it.
+    /// The certificate to trust, a file in PEM. It is self-signed by the broker.
     pub certificate: PathBuf,
 }
 

@@ -121,7 +121,7 @@ fn answers(
                 }
                 return Ok(());
             }
-            // Answers to what came before: nobody hears them.
+            // Answers to earlier requests: they are dropped.
             Some(_) => continue,
         }
         if let Err(error) = client.write_all(&frame)

@@ -74,7 +74,7 @@ impl Future for Answering {
                 stalled::gave(1, 1);
                 Poll::Ready(Ok(response))
             }
-            // It has been answered: whoever asks again waits for nothing.
+            // It has been answered already.
             None => Poll::Pending,
         }
     }

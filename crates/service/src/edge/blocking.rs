@@ -1,4 +1,4 @@
-//! Large requests are read and answered where they hold up nobody: a runtime's thread that decodes a megabyte answers no
+//! Large requests are read and answered where they hold up no other task: a runtime's thread that decodes a megabyte answers no
 //! probe meanwhile, and there are as many threads as cores.
 
 use tokio::runtime::{Handle, RuntimeFlavor};

@@ -1,5 +1,5 @@
 //! The body of a request as it comes: its bytes are counted against what may be held, and its time against what
-//! a body of its size may take. A slow body ends its own request, nobody else's.
+//! a body of its size may take. A slow body ends its own request and no other.
 
 use std::{
     borrow::Cow,
@@ -206,7 +206,7 @@ impl<B> Metered<B> {
 
     /// Whether it has been waited for too long. Its connection has it looked at again.
     fn is_too_slow(&mut self, task: &Context<'_>) -> bool {
-        // Between two messages nobody is waited for.
+        // Between two messages the client owes nothing.
         if self.messages.as_ref().is_some_and(|it| it.open == 0) {
             return false;
         }
@@ -275,7 +275,7 @@ where
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let this = self.get_mut();
         if let Some(messages) = &this.messages {
-            // Whoever asks for more has taken the messages that were whole.
+            // A reader that asks for more has taken the complete messages.
             this.meter.keep(messages.open);
         }
         let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(task) else {

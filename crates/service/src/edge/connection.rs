@@ -85,7 +85,7 @@ impl Drop for Place {
     }
 }
 
-/// What a connection does at the moment. Shared by its task, its requests and whoever looks for one to close.
+/// What a connection does at the moment. Shared by its task, its requests and the search for one to close.
 #[derive(Debug)]
 pub(crate) struct Conn {
     /// What all times here are counted from.
@@ -265,7 +265,7 @@ struct Slow {
     bytes: u64,
 }
 
-/// A connection's bytes: tells what comes, and gives up where what goes out is not taken.
+/// A connection's bytes: notes what arrives, and gives up where the client stops reading.
 pub(super) struct Wire {
     stream: TcpStream,
     conn: Arc<Conn>,

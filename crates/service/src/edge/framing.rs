@@ -19,7 +19,7 @@ impl Head {
         self.0[0] == 1
     }
 
-    /// Neither compressed nor marked in a way that nobody knows.
+    /// Neither compressed nor with an unknown flag.
     pub fn is_plain(self) -> bool {
         self.0[0] == 0
     }

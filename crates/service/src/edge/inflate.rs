@@ -296,7 +296,7 @@ where
             && this.out.is_empty()
             && !matches!(this.message, Message::Packed(..))
         {
-            // Whoever asks for more has taken the messages that were whole.
+            // A reader that asks for more has taken the complete messages.
             this.meter.keep(0);
         }
         loop {

@@ -138,7 +138,7 @@ pub(crate) fn share(headers: &mut HeaderMap, origin: &HeaderValue) {
 
 /// What is wrong with the media type of a body; none where it will do.
 ///
-/// A page may send bodies of these types, or of none, to any site without asking: whoever means JSON says so.
+/// A page may send bodies of these types, or of none, to any site without asking: a page that sends JSON must say so.
 pub(crate) fn media_type(headers: &HeaderMap) -> Option<String> {
     const FIX: &str = "say what the body is, for example Content-Type: application/json (curl: -H 'Content-Type: application/json')";
     let Some(kind) = headers.get(header::CONTENT_TYPE) else {

@@ -47,7 +47,7 @@ const HTTP1_BUFFER_BYTES: usize = 64 << 10;
 /// The head of a request over HTTP/2, as in hyper.
 const HEADER_LIST_BYTES: u32 = 16 << 10;
 /// What a peer may send of one request, and of all of a connection, before it is read: the memory that a connection
-/// can take for bodies nobody reads yet. A megabyte, hyper's own, would be half a gigabyte with all connections.
+/// can take for bodies that are not read yet. A megabyte, hyper's own, would be half a gigabyte with all connections.
 const STREAM_WINDOW_BYTES: u32 = 128 << 10;
 const CONNECTION_WINDOW_BYTES: u32 = 256 << 10;
 /// What is held of an answer that the peer does not read.

@@ -346,7 +346,7 @@ impl VersionLabels {
     }
 }
 
-/// One version's queue. Looked up once: what is told after the version is gone makes no series anew.
+/// One version's queue. Looked up once: what is recorded after the version is gone creates no series again.
 pub struct QueueMetrics {
     rows: Histogram,
     wait: Durations,

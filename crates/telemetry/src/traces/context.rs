@@ -74,7 +74,7 @@ pub fn forces(value: Option<&[u8]>) -> bool {
 }
 
 /// The context of a new span under `parent`, or of a trace that begins; recorded, so `sampled`.
-pub(super) fn begun(parent: Option<&SpanContext>) -> SpanContext {
+pub(super) fn child_of(parent: Option<&SpanContext>) -> SpanContext {
     let span = SpanId::from(random());
     match parent.filter(|parent| parent.is_valid()) {
         Some(parent) => SpanContext::new(
@@ -141,12 +141,12 @@ mod tests {
     #[test]
     fn a_span_keeps_its_trace_and_gets_an_id_of_its_own() {
         let parent = context_of(SAMPLED.as_bytes(), Some("a=1")).unwrap();
-        let (one, other) = (begun(Some(&parent)), begun(Some(&parent)));
+        let (one, other) = (child_of(Some(&parent)), child_of(Some(&parent)));
         assert_eq!(one.trace_id(), parent.trace_id());
         assert_eq!(one.trace_state().header(), "a=1");
         assert!(!one.is_remote());
         assert_ne!(one.span_id(), other.span_id());
-        assert_ne!(begun(None).trace_id(), begun(None).trace_id());
+        assert_ne!(child_of(None).trace_id(), child_of(None).trace_id());
     }
 
     #[test]

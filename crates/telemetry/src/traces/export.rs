@@ -268,7 +268,7 @@ impl Exporter {
         };
         let (stop, stopping) = watch::channel(false);
         let (end, ended) = mpsc::channel();
-        let carrier = Carrier {
+        let sender = Sender {
             queue: Arc::clone(&queue),
             client: Grpc::new(channel),
             about: Arc::new(about),
@@ -276,7 +276,7 @@ impl Exporter {
             failing: false,
             _end: end,
         };
-        tokio::spawn(carrier.run(stopping));
+        tokio::spawn(sender.run(stopping));
         let ended = Mutex::new(ended);
         Ok((queue, Exporter { stop, ended }))
     }
@@ -309,7 +309,7 @@ struct About {
     scope: Vec<u8>,
 }
 
-struct Carrier {
+struct Sender {
     queue: Arc<Queue>,
     client: Grpc<Channel>,
     about: Arc<About>,
@@ -319,7 +319,7 @@ struct Carrier {
     _end: mpsc::Sender<()>,
 }
 
-impl Carrier {
+impl Sender {
     async fn run(mut self, mut stopping: watch::Receiver<bool>) {
         loop {
             let mut stop = tokio::select! {
@@ -334,7 +334,7 @@ impl Carrier {
                 };
             }
             while let Some(chunk) = self.queue.next() {
-                self.carry(chunk).await;
+                self.send(chunk).await;
             }
             if stop {
                 return;
@@ -342,7 +342,7 @@ impl Carrier {
         }
     }
 
-    async fn carry(&mut self, chunk: Chunk) {
+    async fn send(&mut self, chunk: Chunk) {
         let (spans, bytes) = (chunk.spans, chunk.bytes.len());
         let result = self.export(chunk.bytes).await;
         self.queue.gone(spans, bytes);
@@ -470,7 +470,7 @@ mod tests {
     }
 
     fn record(recorder: &mut Recorder, spans: usize) {
-        let context = context::begun(None);
+        let context = context::child_of(None);
         let span = SpanRecord {
             context: &context,
             parent: None,

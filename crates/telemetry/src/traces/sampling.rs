@@ -2,7 +2,7 @@
 
 use opentelemetry::TraceId;
 
-/// What decides where nobody has decided yet, as `OTEL_TRACES_SAMPLER` names it.
+/// The sampler for traces without a decision yet, as `OTEL_TRACES_SAMPLER` names it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sampling {
     /// Whether a decision that came along is followed.

@@ -1,4 +1,4 @@
-//! A span of a request: begun, told more of while it runs, exported when it ends.
+//! A span of a request: started, given attributes while it runs, exported when it ends.
 
 use std::{borrow::Cow, fmt, sync::Arc, time::SystemTime};
 
