@@ -162,7 +162,7 @@ impl Schemas {
             table.read(NEWS_WAIT, |event| {
                 // Schemas are known by their content: those of a topic that was recreated stay right.
                 if let TableEvent::Record(record) = event {
-                    self.learn(record.key, record.value);
+                    self.insert(record.key, record.value);
                 }
             });
             let why = match table.state() {
@@ -183,7 +183,7 @@ impl Schemas {
     }
 
     /// Takes a schema in if its id is its content's.
-    fn learn(&self, key: &[u8], value: Option<&[u8]>) {
+    fn insert(&self, key: &[u8], value: Option<&[u8]>) {
         let Some(payload) = value else { return };
         let schema: Schema = match serde_json::from_slice(payload) {
             Ok(schema) => schema,

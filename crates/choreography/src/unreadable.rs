@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// How long one look at one offset may take.
-const LOOK_WITHIN: Duration = Duration::from_secs(10);
+const PROBE_WITHIN: Duration = Duration::from_secs(10);
 /// How long all of them may take together: the lane does not poll meanwhile.
 const SEARCH_WITHIN: Duration = Duration::from_secs(60);
 /// The largest that the client takes (`receive.message.max.bytes`).
@@ -65,16 +65,16 @@ fn is_of_a_batch(code: RDKafkaErrorCode) -> bool {
 
 /// What lies at one offset.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Found {
+enum Probe {
     /// A record, or nothing: the end, or what retention has taken.
-    Good,
+    Readable,
     /// Partitioning of a batch that begins at `base`.
-    Bad {
+    Unreadable {
         base: i64,
         why: String,
     },
     /// A batch that cannot even be received.
-    Huge(String),
+    TooLarge(String),
     Unknown,
 }
 
@@ -101,14 +101,14 @@ impl<'a> Search<'a> {
     /// No client could be made, or it was not found out in time.
     pub fn at(&self, partition: i32, first: Option<i64>) -> Result<Option<Unreadable>, KafkaError> {
         if Instant::now() > self.deadline {
-            return Err(late());
+            return Err(timed_out());
         }
         // Not by the lane's client, whose connection may break over and over.
         let reader = self.reader(None)?;
         let topic = &self.config.input;
         let first = match first {
             Some(first) => first,
-            None => reader.fetch_watermarks(topic, partition, LOOK_WITHIN)?.0,
+            None => reader.fetch_watermarks(topic, partition, PROBE_WITHIN)?.0,
         };
         let found = |last, why| {
             Some(Unreadable {
@@ -118,22 +118,22 @@ impl<'a> Search<'a> {
                 why,
             })
         };
-        match self.look(&reader, partition, first)? {
-            Found::Good => Ok(None),
-            Found::Unknown => Err(late()),
-            Found::Huge(why) => {
-                let last = self.last_of_huge(partition, first)?;
+        match self.probe(&reader, partition, first)? {
+            Probe::Readable => Ok(None),
+            Probe::Unknown => Err(timed_out()),
+            Probe::TooLarge(why) => {
+                let last = self.last_of_too_large(partition, first)?;
                 Ok(found(last, why))
             }
-            Found::Bad { base, why } => {
-                let (_, end) = reader.fetch_watermarks(topic, partition, LOOK_WITHIN)?;
+            Probe::Unreadable { base, why } => {
+                let (_, end) = reader.fetch_watermarks(topic, partition, PROBE_WITHIN)?;
                 let last = last_of(first, end, |offset| {
-                    match self.look(&reader, partition, offset)? {
-                        Found::Bad { base: other, .. } => Ok(other == base),
-                        Found::Good => Ok(false),
+                    match self.probe(&reader, partition, offset)? {
+                        Probe::Unreadable { base: other, .. } => Ok(other == base),
+                        Probe::Readable => Ok(false),
                         // The next one, then.
-                        Found::Huge(_) => Ok(false),
-                        Found::Unknown => Err(late()),
+                        Probe::TooLarge(_) => Ok(false),
+                        Probe::Unknown => Err(timed_out()),
                     }
                 })?;
                 Ok(found(last, why))
@@ -177,33 +177,35 @@ impl<'a> Search<'a> {
         let mut list = TopicPartitionList::new();
         list.add_partition_offset(&self.config.input, partition, Offset::Offset(offset))?;
         reader.assign(&list)?;
-        Ok((Instant::now() + LOOK_WITHIN).min(self.deadline))
+        Ok((Instant::now() + PROBE_WITHIN).min(self.deadline))
     }
 
-    fn look(
+    fn probe(
         &self,
         reader: &BaseConsumer<LoggingContext>,
         partition: i32,
         offset: i64,
-    ) -> Result<Found, KafkaError> {
+    ) -> Result<Probe, KafkaError> {
         let deadline = self.assign(reader, partition, offset)?;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match native::next_event(reader.client(), left) {
-                Some(Event::Record(_)) => return Ok(Found::Good),
+                Some(Event::Record(_)) => return Ok(Probe::Readable),
                 Some(Event::Failed { code, place, why }) => match place {
                     Some((_, base)) if is_of_a_batch(code) => {
-                        return Ok(Found::Bad { base, why });
+                        return Ok(Probe::Unreadable { base, why });
                     }
                     // No partition's: the client could not take the answer.
-                    None if code == RDKafkaErrorCode::BadMessage => return Ok(Found::Huge(why)),
+                    None if code == RDKafkaErrorCode::BadMessage => {
+                        return Ok(Probe::TooLarge(why));
+                    }
                     Some(_)
                         if matches!(
                             code,
                             RDKafkaErrorCode::PartitionEOF | RDKafkaErrorCode::AutoOffsetReset
                         ) =>
                     {
-                        return Ok(Found::Good);
+                        return Ok(Probe::Readable);
                     }
                     _ => tracing::debug!(
                         partition,
@@ -214,14 +216,14 @@ impl<'a> Search<'a> {
                     ),
                 },
                 Some(Event::Other) => {}
-                None if left.is_zero() => return Ok(Found::Unknown),
+                None if left.is_zero() => return Ok(Probe::Unknown),
                 None => {}
             }
         }
     }
 
     /// The last offset of the one batch that a reader without a limit gets.
-    fn last_of_huge(&self, partition: i32, first: i64) -> Result<i64, KafkaError> {
+    fn last_of_too_large(&self, partition: i32, first: i64) -> Result<i64, KafkaError> {
         let reader = self.reader(Some(RECEIVE_BYTES_MAX))?;
         // A queue for the partition alone: in the consumer's there are also log lines, which the client counts as records
         // when it looks whether that is full.
@@ -235,7 +237,7 @@ impl<'a> Search<'a> {
             let waiting = queue.len();
             if waiting == 0 {
                 if Instant::now() > deadline {
-                    return Err(late());
+                    return Err(timed_out());
                 }
                 std::thread::park_timeout(LOOK_EVERY);
             }
@@ -252,7 +254,7 @@ impl<'a> Search<'a> {
     }
 }
 
-fn late() -> KafkaError {
+fn timed_out() -> KafkaError {
     KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut)
 }
 
@@ -302,13 +304,13 @@ mod tests {
             first in 0..1_000_i64, more in 0..1_000_000_i64, behind in 1..1_000_i64
         ) {
             let last = first + more;
-            let mut looks = 0;
+            let mut probes = 0;
             let found = last_of(first, last + behind, |offset| {
-                looks += 1;
+                probes += 1;
                 Ok::<_, Infallible>(offset <= last)
             });
             prop_assert_eq!(found, Ok(last));
-            prop_assert!(looks <= 2 * (64 - (more as u64).leading_zeros()) + 2, "{} looks", looks);
+            prop_assert!(probes <= 2 * (64 - (more as u64).leading_zeros()) + 2, "{} probes", probes);
         }
     }
 

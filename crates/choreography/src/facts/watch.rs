@@ -12,7 +12,7 @@ use crate::{Cluster, admin, client, status::Stop};
 
 /// Bounds how long records of a topic that was recreated are taken for the old one's. One question costs less than a
 /// lane's look at its lag.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const CHECK_EVERY: Duration = Duration::from_secs(1);
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 /// Looks until the stage ends.
@@ -26,12 +26,12 @@ pub(crate) fn watch(
 ) -> Result<(), admin::Error> {
     let names: Vec<&str> = identity.topics.iter().map(|it| it.name.as_str()).collect();
     loop {
-        stop.sleep(LOOK_EVERY);
+        stop.sleep(CHECK_EVERY);
         if stop.requested() {
             return Ok(());
         }
-        let looked = look(cluster, &names, identity);
-        if let Err(changed) = looked {
+        let checked = check(cluster, &names, identity);
+        if let Err(changed) = checked {
             let pipeline = &identity.pipeline;
             tracing::error!(pipeline, error = %changed, "a topic was recreated or repartitioned; stopping the stage");
             stop.request();
@@ -40,8 +40,8 @@ pub(crate) fn watch(
     }
 }
 
-fn look(cluster: &Cluster, names: &[&str], identity: &StageIdentity) -> Result<(), admin::Error> {
-    let described = ask(cluster, names, identity);
+fn check(cluster: &Cluster, names: &[&str], identity: &StageIdentity) -> Result<(), admin::Error> {
+    let described = describe(cluster, names, identity);
     match described {
         Ok(now) => identity.compare(&now),
         // Kafka is unreachable, and the lanes say so: the next look tells.
@@ -52,7 +52,7 @@ fn look(cluster: &Cluster, names: &[&str], identity: &StageIdentity) -> Result<(
     }
 }
 
-fn ask(
+fn describe(
     cluster: &Cluster,
     names: &[&str],
     identity: &StageIdentity,

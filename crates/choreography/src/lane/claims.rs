@@ -90,7 +90,7 @@ impl<H: Handler> Lane<H> {
         if self.config.commit != CommitMode::Store && !self.handler.keeps_state() {
             return Ok(());
         }
-        self.ask(consumer, claims)?;
+        self.request_offsets(consumer, claims)?;
         self.restore(consumer, claims)?;
         let waits = !claims.asked.is_empty() || !claims.opening.is_empty() || claims.seek_pending;
         consumer.is_claiming.set(waits);
@@ -101,7 +101,11 @@ impl<H: Handler> Lane<H> {
     }
 
     /// Asks for the start offsets of partitions whose gates are closed.
-    fn ask(&mut self, consumer: &LaneConsumer, claims: &mut Claims) -> Result<(), SessionEnd> {
+    fn request_offsets(
+        &mut self,
+        consumer: &LaneConsumer,
+        claims: &mut Claims,
+    ) -> Result<(), SessionEnd> {
         if claims.asked.is_empty() {
             if Instant::now() < claims.again_at {
                 return Ok(());
@@ -236,7 +240,7 @@ impl<H: Handler> Lane<H> {
         let at = match next {
             // Whether the log has it is found out by the first record that comes.
             Some(next) if self.config.commit != CommitMode::Store => Offset::Offset(next),
-            Some(next) => match self.start_in_log(consumer, gate.partition, next)? {
+            Some(next) => match self.start_within_log(consumer, gate.partition, next)? {
                 Some(next) => Offset::Offset(next),
                 None => return Ok(false),
             },
@@ -266,7 +270,7 @@ impl<H: Handler> Lane<H> {
     /// The offset to read from, given the stored one; None where that is to be asked again. A log that ends before the stored
     /// offset was truncated (an unclean election, a lost disk), and may have grown again since: what is there is read
     /// from its beginning, in a new generation, and the ids stored already are told apart by the store.
-    fn start_in_log(
+    fn start_within_log(
         &mut self,
         consumer: &LaneConsumer,
         partition: i32,

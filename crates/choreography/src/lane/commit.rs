@@ -131,7 +131,7 @@ impl<H: Handler> Lane<H> {
         // Of the records themselves: the client forgets its position's where it finds the log cut, at any time.
         native::set_epochs_by(&mut offsets, |partition| batch.last_epoch(partition));
         if transactional {
-            self.commit_or_ask(producer, consumer, &offsets)?;
+            self.commit_or_resolve(producer, consumer, &offsets)?;
         } else {
             if let Some(store) = self.handler.store() {
                 let stored = store.commit(&ranges, &|| self.stop.requested_for(STORE_ENDS_WITHIN));
@@ -197,7 +197,7 @@ impl<H: Handler> Lane<H> {
 
     /// As [`Lane::commit_transaction`]; where Kafka does not say whether it committed, another producer ends the doubt and
     /// the group's offsets tell. The batch's partitions stay meanwhile, and where it was committed.
-    pub(super) fn commit_or_ask(
+    pub(super) fn commit_or_resolve(
         &self,
         producer: &mut LaneProducer,
         consumer: &LaneConsumer,

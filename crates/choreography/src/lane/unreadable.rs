@@ -263,14 +263,14 @@ impl<H: Handler> Lane<H> {
             .decide(&mut self.handler, &[], self.known.failures())
             .map_err(|cause| CommitError::End(SessionEnd::Fatal(cause)))?;
         let next = last + 1;
-        let polled = consumer.position_of(partition).map_err(fault)?;
+        let polled = consumer.position_of(partition).map_err(restart)?;
         // What lies behind it was polled and committed already: there is no way back.
         let behind = polled.is_some_and(|polled| polled > next);
         let offsets = match behind {
             true => Vec::new(),
             false => vec![(partition, next)],
         };
-        let offsets = consumer.offset_list(&offsets).map_err(fault)?;
+        let offsets = consumer.offset_list(&offsets).map_err(restart)?;
         self.replace_producer(producer).map_err(CommitError::End)?;
         if self.config.commit.is_transactional() {
             begin(producer)?;
@@ -280,7 +280,7 @@ impl<H: Handler> Lane<H> {
             }
             match behind {
                 true => self.commit_transaction(producer, consumer, &offsets)?,
-                false => self.commit_or_ask(producer, consumer, &offsets)?,
+                false => self.commit_or_resolve(producer, consumer, &offsets)?,
             }
         } else {
             if !self.read_errors.is_confirmed(unreadable) {
@@ -305,7 +305,7 @@ impl<H: Handler> Lane<H> {
         tracing::error!(topic, partition, offset = first, last, why, "{SKIPPED}");
         if !behind {
             self.read_errors.skipped.insert(partition, next);
-            consumer.seek_to(partition, next).map_err(fault)?;
+            consumer.seek_to(partition, next).map_err(restart)?;
         }
         Ok(())
     }
@@ -348,7 +348,7 @@ impl<H: Handler> Lane<H> {
     }
 }
 
-fn fault(error: KafkaError) -> CommitError {
+fn restart(error: KafkaError) -> CommitError {
     CommitError::End(SessionEnd::restart(error))
 }
 

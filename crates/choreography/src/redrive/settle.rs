@@ -31,7 +31,7 @@ const BATCH_RECORDS_MAX: usize = 500;
 /// Bytes of letters in one transaction, unless one has more.
 const BATCH_BYTES_MAX: usize = 4 << 20;
 /// Settlements that are taken off the ledger, or made up for, in one transaction.
-const UPKEEP_RECORDS_MAX: usize = 5_000;
+const MAINTENANCE_RECORDS_MAX: usize = 5_000;
 /// How often a new producer is made in vain before a run gives up.
 const SESSIONS_MAX: u32 = 6;
 /// Letters that could not be sent back and are named; the others are only counted.
@@ -135,7 +135,7 @@ impl<'a> Run<'a> {
         let ledger = read_ledger(self.cluster, self.topic, &self.found, LedgerView::Complete)?;
         let ledger = ledger.ok_or(Error::NoLedger)?;
         self.drop_settled(&ledger);
-        for records in self.upkeep(&ledger).chunks(UPKEEP_RECORDS_MAX) {
+        for records in self.maintenance(&ledger).chunks(MAINTENANCE_RECORDS_MAX) {
             if let Err(fault) = settler.transact(&[], records) {
                 return Ok(Err(fault));
             }
@@ -255,7 +255,7 @@ impl<'a> Run<'a> {
     }
 
     /// What the ledger lacks from the time before it, and what it need not keep.
-    fn upkeep(&self, ledger: &Ledger) -> Vec<Write> {
+    fn maintenance(&self, ledger: &Ledger) -> Vec<Write> {
         let floors = self.found.floors(self.request.by);
         let lacking = floors.filter(|(partition, it)| !ledger.covers(*partition, it.through));
         let floors = lacking.map(|(partition, settlement)| {
