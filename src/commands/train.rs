@@ -45,7 +45,7 @@ Examples:
       --folds time --beta 3 --max-skipped 1% --out models/cards --output json
 
 The file is read as the services read records: its header names the fields of the pipeline file and the column of [label]; other \
-columns do not matter. The model is judged on rows that it has not seen, and then trained on all.
+columns do not matter. The model is evaluated on rows that it has not seen, and then trained on all.
 
 What is printed:
   ROC-AUC     how often a row of the positive class gets the higher probability of two
@@ -106,8 +106,8 @@ pub struct Args {
     #[arg(long, default_value_t = 1)]
     seed: u64,
 
-    /// Parts of the cross-validation (2 to 100); the rows of one key stay together, so that no model is judged on a key that it
-    /// has seen. Or `time`, `time:8`: each part is judged by a model of the rows before it in time.
+    /// Parts of the cross-validation (2 to 100); the rows of one key stay together, so that no model is evaluated on a key that it
+    /// has seen. Or `time`, `time:8`: each part is evaluated with a model of the rows before it in time.
     #[arg(long, default_value = "5", value_name = "FOLDS", value_parser = folds)]
     folds: Folds,
 
@@ -259,7 +259,7 @@ fn explain(path: &Path, outcome: &Outcome) {
     if !lacking.is_empty() {
         let names = lacking.iter().map(|it| format!("{:?}", it.field));
         output::note(format_args!(
-            "{path}: no column {} (id, key or event time): training needs none; without a key each row is judged for itself",
+            "{path}: no column {} (id, key or event time): training needs none; without a key each row counts as an entity of its own",
             names.collect::<Vec<String>>().join(", ")
         ));
     }

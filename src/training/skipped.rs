@@ -119,7 +119,7 @@ impl Skipped {
         let skipped = self.skipped;
         Err(format!(
             "{self}\n--max-skipped allows {allowed}, so nothing was trained: rows that are left out for a reason are not like the \
-             others, and a model of the rest is judged too well. Mend the data or the pipeline file; or, to train without these \
+             others, and the metrics of a model of the rest look too good. Mend the data or the pipeline file; or, to train without these \
              rows, add --max-skipped {skipped}"
         ))
     }

@@ -5,9 +5,9 @@
 //! sizes are bounded, operators are those of [`network::OPERATORS`], data outside the file is not read, and what tract
 //! makes of a broken graph, panics included, is an error.
 
-mod ahead;
 mod attributes;
 mod classes;
+mod column_steps;
 mod domain;
 mod gaps;
 mod graph;

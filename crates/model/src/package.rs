@@ -23,7 +23,7 @@ pub use warm_up::{Mismatch, ROWS_MAX, TOLERANCE, WarmUp, WarmUpRow};
 use crate::forest::{self, Forest};
 use crate::logistic::{self, Logistic};
 pub use crate::scorer::Activation;
-use crate::scorer::{self, Kernel, Scorer};
+use crate::scorer::{self, Estimator, Scorer};
 use crate::train::Trained;
 use crate::{Model, NotANumber, Outputs, onnx};
 
@@ -237,12 +237,12 @@ impl Package {
         disk::check_size("artefact", artefact_bytes.len() as u64, ARTEFACT_BYTES_MAX)?;
         let manifest = Manifest::parse(&manifest_bytes)?;
         verify(&manifest.artefact, &artefact_bytes)?;
-        let kernel = kernel(&manifest, &artefact_bytes)?;
+        let estimator = estimator(&manifest, &artefact_bytes)?;
         let model = Scorer::new(
             manifest.inputs.clone(),
             manifest.outputs.clone(),
             manifest.preprocess.clone(),
-            kernel,
+            estimator,
         )?;
         let mut background = Vec::new();
         if let Some(warm_up) = &manifest.warm_up {
@@ -385,10 +385,10 @@ fn task(outputs: &Outputs) -> &'static str {
     }
 }
 
-fn kernel(manifest: &Manifest, artefact: &[u8]) -> Result<Kernel, Error> {
+fn estimator(manifest: &Manifest, artefact: &[u8]) -> Result<Estimator, Error> {
     Ok(match manifest.backend {
-        Backend::Forest => Kernel::Forest(Forest::decode(artefact)?),
-        Backend::Logistic => Kernel::Logistic(Logistic::decode(artefact)?),
+        Backend::Forest => Estimator::Forest(Forest::decode(artefact)?),
+        Backend::Logistic => Estimator::Logistic(Logistic::decode(artefact)?),
         Backend::Onnx => {
             let settings = manifest.onnx.clone().unwrap_or_default();
             scorer::check_inputs(&manifest.inputs)?;
@@ -406,7 +406,7 @@ fn kernel(manifest: &Manifest, artefact: &[u8]) -> Result<Kernel, Error> {
                 preprocess.apply(&rows, &mut examples);
             }
             let program = onnx::Program::read(artefact, &manifest.inputs, output, &examples)?;
-            Kernel::Onnx(program, settings.activation)
+            Estimator::Onnx(program, settings.activation)
         }
     })
 }

@@ -61,13 +61,13 @@ pub enum Activation {
 
 /// The part that turns prepared rows into outputs.
 #[derive(Debug)]
-pub(crate) enum Kernel {
+pub(crate) enum Estimator {
     Forest(Forest),
     Logistic(Logistic),
     Onnx(Program, Activation),
 }
 
-impl Kernel {
+impl Estimator {
     /// Appends the outputs of each of `rows`, which are prepared; an ONNX graph's answers as they are.
     pub(crate) fn score(&self, rows: &[f64], outputs: &mut Vec<f64>) {
         match self {
@@ -102,22 +102,22 @@ impl Kernel {
     }
 }
 
-/// A kernel behind its preprocessing.
+/// An estimator behind its preprocessing.
 pub(crate) struct Scorer {
     inputs: Vec<String>,
     outputs: Outputs,
     preprocess: Option<Preprocess>,
-    kernel: Kernel,
+    estimator: Estimator,
     /// Rows that contributions are measured against, as they come, row-major; there may be none.
     background: Vec<f64>,
 }
 
-/// What it is: inputs and kernel; not what each column is filled with.
+/// What it is: inputs and estimator; not what each column is filled with.
 impl fmt::Debug for Scorer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Scorer")
             .field("inputs", &self.inputs)
-            .field("kernel", &self.kernel)
+            .field("estimator", &self.estimator)
             .finish_non_exhaustive()
     }
 }
@@ -131,7 +131,7 @@ impl Scorer {
         inputs: Vec<String>,
         outputs: Outputs,
         preprocess: Option<Preprocess>,
-        kernel: Kernel,
+        estimator: Estimator,
     ) -> Result<Self, Error> {
         check_inputs(&inputs)?;
         check_outputs(&outputs)?;
@@ -150,21 +150,21 @@ impl Scorer {
             fits(preprocess.columns.len(), "the preprocessing")?;
             preprocess.validate()?;
         }
-        if let Some(found) = kernel.inputs() {
+        if let Some(found) = estimator.inputs() {
             fits(found, "the artefact")?;
         }
-        kernel.check_outputs(&outputs)?;
+        estimator.check_outputs(&outputs)?;
         let standardised = preprocess
             .as_ref()
             .is_some_and(Preprocess::is_standardising);
-        if matches!(kernel, Kernel::Logistic(_)) && !standardised {
+        if matches!(estimator, Estimator::Logistic(_)) && !standardised {
             return Err(Error::NotStandardised);
         }
         Ok(Self {
             inputs,
             outputs,
             preprocess,
-            kernel,
+            estimator,
             background: Vec::new(),
         })
     }
@@ -226,12 +226,12 @@ impl Scorer {
     fn of_trees(&self, row: &[f64]) -> Option<Contributions> {
         let (background, against) = self.against()?;
         let row = self.prepared(row);
-        let (parts, bias, of) = match &self.kernel {
-            Kernel::Forest(forest) => {
+        let (parts, bias, of) = match &self.estimator {
+            Estimator::Forest(forest) => {
                 let (parts, bias) = forest.contributions(&row, &background);
                 (parts, bias, Quantity::Output)
             }
-            Kernel::Onnx(Program::Trees(trees), activation) => {
+            Estimator::Onnx(Program::Trees(trees), activation) => {
                 let (parts, bias) = trees.contributions(&row, &background)?;
                 let of = match (trees.scores(), activation) {
                     (of, Activation::None) => of,
@@ -345,21 +345,21 @@ impl Model for Scorer {
         for block in rows.chunks(block_values) {
             let first = outputs.len();
             match &self.preprocess {
-                None => self.kernel.score(block, outputs),
+                None => self.estimator.score(block, outputs),
                 Some(preprocess) => {
                     preprocess.apply(block, &mut prepared);
-                    self.kernel.score(&prepared, outputs);
+                    self.estimator.score(&prepared, outputs);
                 }
             }
-            if let Kernel::Onnx(program, activation) = &self.kernel {
+            if let Estimator::Onnx(program, activation) = &self.estimator {
                 self.conclude(*activation, program.width(), first, outputs);
             }
         }
     }
 
     fn cost(&self) -> Cost {
-        match &self.kernel {
-            Kernel::Onnx(Program::Network(network), _)
+        match &self.estimator {
+            Estimator::Onnx(Program::Network(network), _)
                 if network.multiply_adds() > MULTIPLY_ADDS_CHEAP_MAX =>
             {
                 Cost::Expensive
@@ -372,8 +372,8 @@ impl Model for Scorer {
         if row.len() != self.inputs.len() {
             return None;
         }
-        match &self.kernel {
-            Kernel::Logistic(logistic) => Some(self.of_logistic(logistic, row)),
+        match &self.estimator {
+            Estimator::Logistic(logistic) => Some(self.of_logistic(logistic, row)),
             _ => self.of_trees(row),
         }
     }

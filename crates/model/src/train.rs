@@ -1,7 +1,7 @@
 //! Training: cross-validate, then fit to all rows.
 //!
 //! What is learned from rows, preprocessing included, is learned inside each fold from its training rows only, so the metrics
-//! are honest: every row is judged by a model that never saw it. The same data, options and seed give the same model.
+//! are honest: every row is evaluated by a model that never saw it. The same data, options and seed give the same model.
 
 mod dataset;
 mod folds;
@@ -24,7 +24,7 @@ use crate::logistic::Logistic;
 use crate::metrics::{self, Metrics};
 use crate::package::{Labels, ROWS_MAX};
 use crate::preprocess::{self, Preprocess};
-use crate::scorer::{self, Kernel};
+use crate::scorer::{self, Estimator};
 use importance::Measured;
 use split::Folds;
 
@@ -58,7 +58,7 @@ pub enum Error {
     #[error("all {rows} rows have the label {label}; a model needs examples of both classes")]
     OneClass { rows: usize, label: f64 },
     #[error(
-        "{count} rows have the label {label}, too few for {folds} folds; bring more rows or use at most {count} folds"
+        "{count} rows have the label {label}, too few for {folds} folds; add more rows or use at most {count} folds"
     )]
     TooFew {
         count: usize,
@@ -68,7 +68,7 @@ pub enum Error {
     #[error("{rows} rows need as many entities or times, but there are {found}")]
     Split { rows: usize, found: usize },
     #[error(
-        "{count} entities have rows with the label {label}, too few for {folds} folds; bring more entities or use at most {count} folds"
+        "{count} entities have rows with the label {label}, too few for {folds} folds; add more entities or use at most {count} folds"
     )]
     TooFewEntities {
         count: usize,
@@ -76,15 +76,15 @@ pub enum Error {
         folds: usize,
     },
     #[error(
-        "the rows have too few different times for {folds} folds and a beginning; bring more or use fewer folds"
+        "the rows have too few different times for {folds} folds and a beginning; add more or use fewer folds"
     )]
     TooFewTimes { folds: usize },
     #[error(
-        "the rows before fold {fold} in time all have the label {label}; bring earlier examples of both classes or use fewer folds"
+        "the rows before fold {fold} in time all have the label {label}; add earlier examples of both classes or use fewer folds"
     )]
     OneClassBefore { fold: usize, label: f64 },
     #[error(
-        "input {input:?} has no value in any row; remove it from the model's inputs or bring data that has it"
+        "input {input:?} has no value in any row; remove it from the model's inputs or add data that has it"
     )]
     AllMissing { input: String },
     #[error(
@@ -100,7 +100,7 @@ pub enum Error {
     Forest(#[from] forest::fit::Error),
     #[error(transparent)]
     Logistic(#[from] crate::logistic::Error),
-    #[error("the model's answers cannot be judged: {0}")]
+    #[error("the model's answers cannot be evaluated: {0}")]
     Metrics(#[from] metrics::Error),
 }
 
@@ -139,7 +139,7 @@ pub struct Progress {
 /// What a step was. Its text is for people: "fold 3".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// A model fitted without this fold (counting from 1), and judged on it.
+    /// A model fitted without this fold (counting from 1), and evaluated on it.
     Fold(usize),
     /// The model that is kept.
     AllRows,
@@ -183,7 +183,7 @@ impl fmt::Display for Evaluation {
 /// What models said of rows that they had not seen.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HeldOut {
-    /// Of the positive class, one for each row that was judged.
+    /// Of the positive class, one for each row that was evaluated.
     pub probabilities: Vec<f64>,
     /// The truth of these rows: 1 for the positive class, 0 for the other.
     pub labels: Vec<f64>,
@@ -223,11 +223,11 @@ impl Fitted {
     }
 }
 
-impl From<Fitted> for Kernel {
+impl From<Fitted> for Estimator {
     fn from(fitted: Fitted) -> Self {
         match fitted {
-            Fitted::Forest(forest) => Kernel::Forest(forest),
-            Fitted::Logistic(logistic) => Kernel::Logistic(logistic),
+            Fitted::Forest(forest) => Estimator::Forest(forest),
+            Fitted::Logistic(logistic) => Estimator::Logistic(logistic),
         }
     }
 }
@@ -273,7 +273,7 @@ pub fn train_split(
         .map(|it| Measured::new(it, options));
     for fold in 0..options.folds {
         let inside = data.filter(|row| folds.trains(fold, row));
-        let outside = data.filter(|row| folds.judges(fold, row));
+        let outside = data.filter(|row| folds.evaluates(fold, row));
         folds.check_before(fold, &inside.labels)?;
         let (preprocess, fitted) = fit(&inside, options, fold as u64 + 1).map_err(in_fold)?;
         let answers = answer(&preprocess, &fitted, &outside.rows);
@@ -281,7 +281,7 @@ pub fn train_split(
         if let Some(measured) = &mut measured {
             measured.fold(fold, &outside, |rows| answer(&preprocess, &fitted, rows));
         }
-        let places = (0..data.labels.len()).filter(|&row| folds.judges(fold, row));
+        let places = (0..data.labels.len()).filter(|&row| folds.evaluates(fold, row));
         places
             .zip(answers)
             .for_each(|(row, answer)| probabilities[row] = Some(answer));
@@ -291,9 +291,9 @@ pub fn train_split(
             step: Step::Fold(fold + 1),
         });
     }
-    let judged = probabilities.iter().zip(&data.labels);
-    let judged = judged.filter_map(|(answer, label)| Some(((*answer)?, *label)));
-    let (probabilities, labels): (Vec<f64>, Vec<f64>) = judged.unzip();
+    let evaluated = probabilities.iter().zip(&data.labels);
+    let evaluated = evaluated.filter_map(|(answer, label)| Some(((*answer)?, *label)));
+    let (probabilities, labels): (Vec<f64>, Vec<f64>) = evaluated.unzip();
     let metrics = metrics::evaluate(&probabilities, &labels, options.threshold)?;
     let (preprocess, fitted) = fit(data, options, 0)?;
     progress(Progress {
@@ -323,7 +323,7 @@ pub fn train_split(
     })
 }
 
-/// Fits preprocessing and backend to `data`. `stream` keeps the chances of folds apart.
+/// Fits preprocessing and backend to `data`. `stream` keeps the random numbers of folds apart.
 fn fit(data: &Dataset, options: &TrainOptions, stream: u64) -> Result<(Preprocess, Fitted), Error> {
     let width = data.inputs.len();
     let preprocess = Preprocess::fit(&data.rows, width, options.imputation, options.scaling())

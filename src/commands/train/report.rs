@@ -88,10 +88,12 @@ impl<'a> Report<'a> {
             },
             folds: match by_time {
                 true => {
-                    format!("{folds} folds, each judged by a model of the rows before it in time")
+                    format!(
+                        "{folds} folds, each evaluated with a model of the rows before it in time"
+                    )
                 }
                 false => format!(
-                    "{folds} folds, the rows of one {:?} in one fold, each judged by a model of the others",
+                    "{folds} folds, the rows of one {:?} in one fold, each evaluated with a model of the others",
                     pipeline.key_field()
                 ),
             },
@@ -385,7 +387,7 @@ impl fmt::Display for Report<'_> {
         let share = metrics.positives as f64 * 100.0 / metrics.rows as f64;
         writeln!(
             f,
-            "{} of {} used; judged on {} held out: {} {}, {} {} ({share:.1} %)\n{}\n",
+            "{} of {} used; evaluated on {} held out: {} {}, {} {} ({share:.1} %)\n{}\n",
             self.training.rows,
             counted(self.skipped.rows as usize, "row"),
             counted(metrics.rows as usize, "row"),

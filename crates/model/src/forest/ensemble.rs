@@ -1,20 +1,20 @@
 //! Trees as exchange formats know them: several outputs a leaf, a combination over the trees, base values and a transform.
 //!
 //! They are walked by the kernel of [`super::Forest`], whose one comparison is `<=` and sends NaN to the other side. What a
-//! format asks beyond that is turned into it at load, exactly: a [`Lane`] is what a node's comparison reads, an input as
-//! it is, negated, or compared for equality. No step of a walk pays for it; a row pays for filling its lanes.
+//! format asks beyond that is turned into it at load, exactly: an [`Operand`] is what a node's comparison reads, an input as
+//! it is, negated, or compared for equality. No step of a walk pays for it; a row pays for filling its operands.
 
 use super::kernel::{Kernel, Leaves};
 use super::layout::Layout;
 use super::shapley::{self, Walked};
 use super::{Error, SourceNode};
 
-/// Rows whose lanes are filled together: they stay in the first cache.
+/// Rows whose operands are filled together: they stay in the first cache.
 const BLOCK_ROWS: usize = 128;
 
 /// What a comparison reads.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Lane {
+pub(crate) enum Operand {
     /// An input.
     Input(u32),
     /// An input with its sign turned: `x > t` is `-x <= below(-t)`.
@@ -27,10 +27,10 @@ pub(crate) enum Lane {
     },
 }
 
-impl Lane {
+impl Operand {
     fn input(self) -> usize {
         match self {
-            Lane::Input(input) | Lane::Negated(input) | Lane::Differs { input, .. } => {
+            Operand::Input(input) | Operand::Negated(input) | Operand::Differs { input, .. } => {
                 input as usize
             }
         }
@@ -40,9 +40,9 @@ impl Lane {
     fn read(self, row: &[f64], precision: Precision) -> f64 {
         let value = precision.round(row[self.input()]);
         match self {
-            Lane::Input(_) => value,
-            Lane::Negated(_) => -value,
-            Lane::Differs {
+            Operand::Input(_) => value,
+            Operand::Negated(_) => -value,
+            Operand::Differs {
                 value: other,
                 missing_equals,
                 ..
@@ -70,7 +70,7 @@ impl Precision {
 
 /// How the trees' leaves become one score an output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Combine {
+pub(crate) enum Aggregate {
     Sum,
     Average,
     Least,
@@ -79,7 +79,7 @@ pub(crate) enum Combine {
 
 /// What becomes of a row's scores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Finish {
+pub(crate) enum PostTransform {
     None,
     Logistic,
     Softmax,
@@ -94,31 +94,34 @@ pub(crate) enum Finish {
     LogisticPair,
 }
 
-impl Finish {
+impl PostTransform {
     /// Whether the outputs are the scores: then what sums to a score sums to its output.
     pub fn keeps_scores(self) -> bool {
-        matches!(self, Finish::None | Finish::Complement | Finish::Opposite)
+        matches!(
+            self,
+            PostTransform::None | PostTransform::Complement | PostTransform::Opposite
+        )
     }
 
     fn width(self, scores: usize) -> usize {
         match self {
-            Finish::Complement | Finish::Opposite | Finish::LogisticPair => 2,
+            PostTransform::Complement | PostTransform::Opposite | PostTransform::LogisticPair => 2,
             _ => scores,
         }
     }
 
     fn apply(self, scores: &mut [f64], outputs: &mut Vec<f64>) {
         match self {
-            Finish::None => {}
-            Finish::Logistic => scores
+            PostTransform::None => {}
+            PostTransform::Logistic => scores
                 .iter_mut()
                 .for_each(|score| *score = logistic(*score)),
-            Finish::Softmax => softmax(scores),
-            Finish::SoftmaxZero => softmax_zero(scores),
-            Finish::Probit => scores.iter_mut().for_each(|score| *score = probit(*score)),
-            Finish::Complement => return outputs.extend([1.0 - scores[0], scores[0]]),
-            Finish::Opposite => return outputs.extend([-scores[0], scores[0]]),
-            Finish::LogisticPair => {
+            PostTransform::Softmax => softmax(scores),
+            PostTransform::SoftmaxZero => softmax_zero(scores),
+            PostTransform::Probit => scores.iter_mut().for_each(|score| *score = probit(*score)),
+            PostTransform::Complement => return outputs.extend([1.0 - scores[0], scores[0]]),
+            PostTransform::Opposite => return outputs.extend([-scores[0], scores[0]]),
+            PostTransform::LogisticPair => {
                 return outputs.extend([logistic(-scores[0]), logistic(scores[0])]);
             }
         }
@@ -199,33 +202,33 @@ impl LeafTable {
     }
 }
 
-/// What an ensemble is made of. A leaf's value is its ordinal in `leaves`; a split's input is a lane.
+/// What an ensemble is made of. A leaf's value is its ordinal in `leaves`; a split's input is an operand.
 #[derive(Debug)]
 pub(crate) struct Parts {
     pub inputs: usize,
     pub precision: Precision,
-    pub lanes: Vec<Lane>,
+    pub operands: Vec<Operand>,
     pub trees: Vec<Vec<SourceNode>>,
     pub leaves: LeafTable,
     pub scores: usize,
-    pub combine: Combine,
+    pub aggregate: Aggregate,
     /// Added to the scores; there may be fewer than scores.
     pub base: Vec<f64>,
-    pub finish: Finish,
+    pub post_transform: PostTransform,
 }
 
 /// A validated ensemble.
 pub(crate) struct Ensemble {
     inputs: usize,
     precision: Precision,
-    lanes: Vec<Lane>,
+    operands: Vec<Operand>,
     layout: Layout,
     kernel: Kernel,
     leaves: Runs,
     scores: usize,
-    combine: Combine,
+    aggregate: Aggregate,
     base: Vec<f64>,
-    finish: Finish,
+    post_transform: PostTransform,
 }
 
 /// Leaves' pairs in the order of the nodes, so that a tree's lie together.
@@ -250,7 +253,7 @@ impl std::fmt::Debug for Ensemble {
             .field("trees", &self.layout.roots.len())
             .field("nodes", &self.layout.nodes.len())
             .field("scores", &self.scores)
-            .field("finish", &self.finish)
+            .field("post_transform", &self.post_transform)
             .finish_non_exhaustive()
     }
 }
@@ -262,95 +265,105 @@ impl Ensemble {
         let Parts {
             inputs,
             precision,
-            lanes,
+            operands,
             trees,
             leaves,
             scores,
-            combine,
+            aggregate,
             base,
-            finish,
+            post_transform,
         } = parts;
-        let mut layout = Layout::new(lanes.len(), &trees)?;
+        let mut layout = Layout::new(operands.len(), &trees)?;
         drop(trees);
         let count = leaves.ends.len() as f64;
         layout.validate(|value| value >= 0.0 && value < count && value.fract() == 0.0)?;
         super::layout::check_size("outputs", scores, crate::OUTPUTS_MAX)?;
-        let leaves = Runs::new(&mut layout, &leaves, scores, combine);
+        let leaves = Runs::new(&mut layout, &leaves, scores, aggregate);
         Ok(Self {
             inputs,
             precision,
-            lanes,
+            operands,
             kernel: Kernel::new(&layout),
             layout,
             leaves,
             scores,
-            combine,
+            aggregate,
             base,
-            finish,
+            post_transform,
         })
     }
 
     /// Values in a row of outputs.
     pub fn width(&self) -> usize {
-        self.finish.width(self.scores)
+        self.post_transform.width(self.scores)
     }
 
-    pub fn finish(&self) -> Finish {
-        self.finish
+    pub fn post_transform(&self) -> PostTransform {
+        self.post_transform
     }
 
     /// Appends the outputs of each of `rows` (row-major, n × inputs).
     pub fn score(&self, rows: &[f64], outputs: &mut Vec<f64>) {
-        let (mut lanes, mut scores) = (Vec::new(), Vec::new());
+        let (mut operands, mut scores) = (Vec::new(), Vec::new());
         outputs.reserve(rows.len() / self.inputs * self.width());
         for rows in rows.chunks(BLOCK_ROWS * self.inputs) {
-            lanes.clear();
+            operands.clear();
             for row in rows.chunks_exact(self.inputs) {
-                self.fill(row, &mut lanes);
+                self.fill(row, &mut operands);
             }
             scores.clear();
             scores.resize(rows.len() / self.inputs * self.scores, self.start());
-            self.add(&lanes, &mut scores);
+            self.add(&operands, &mut scores);
             for scores in scores.chunks_exact_mut(self.scores) {
                 self.complete(scores);
-                self.finish.apply(scores, outputs);
+                self.post_transform.apply(scores, outputs);
             }
         }
     }
 
-    fn fill(&self, row: &[f64], lanes: &mut Vec<f64>) {
-        lanes.extend(self.lanes.iter().map(|lane| lane.read(row, self.precision)));
+    fn fill(&self, row: &[f64], operands: &mut Vec<f64>) {
+        operands.extend(
+            self.operands
+                .iter()
+                .map(|operand| operand.read(row, self.precision)),
+        );
     }
 
     /// What a score begins with. NaN gives way to the first leaf that `min` and `max` see.
     fn start(&self) -> f64 {
-        match self.combine {
-            Combine::Sum | Combine::Average => 0.0,
-            Combine::Least | Combine::Greatest => f64::NAN,
+        match self.aggregate {
+            Aggregate::Sum | Aggregate::Average => 0.0,
+            Aggregate::Least | Aggregate::Greatest => f64::NAN,
         }
     }
 
-    fn add(&self, lanes: &[f64], scores: &mut [f64]) {
+    fn add(&self, operands: &[f64], scores: &mut [f64]) {
         let width = self.scores;
-        match (&self.leaves, self.combine) {
-            (Runs::Values, _) => self.kernel.add_values(lanes, scores),
+        match (&self.leaves, self.aggregate) {
+            (Runs::Values, _) => self.kernel.add_values(operands, scores),
             (Runs::Dense { starts, weights }, _) => {
                 let leaves = Dense {
                     starts,
                     weights,
                     width,
                 };
-                self.kernel.add(lanes, scores, &leaves);
+                self.kernel.add(operands, scores, &leaves);
             }
-            (runs, Combine::Sum | Combine::Average) => {
-                self.fold(lanes, scores, runs, |sum, weight| sum + weight);
+            (runs, Aggregate::Sum | Aggregate::Average) => {
+                self.fold(operands, scores, runs, |sum, weight| sum + weight);
             }
-            (runs, Combine::Least) => self.fold(lanes, scores, runs, f64::min),
-            (runs, Combine::Greatest) => self.fold(lanes, scores, runs, f64::max),
+            (runs, Aggregate::Least) => self.fold(operands, scores, runs, f64::min),
+            (runs, Aggregate::Greatest) => self.fold(operands, scores, runs, f64::max),
         }
     }
 
-    fn fold(&self, lanes: &[f64], scores: &mut [f64], runs: &Runs, fold: impl Fn(f64, f64) -> f64) {
+    fn fold(
+        &self,
+        operands: &[f64],
+        scores: &mut [f64],
+        runs: &Runs,
+        fold: impl Fn(f64, f64) -> f64,
+    ) {
         if let Runs::Sparse {
             starts,
             outputs,
@@ -364,19 +377,19 @@ impl Ensemble {
                 width: self.scores,
                 fold,
             };
-            self.kernel.add(lanes, scores, &leaves);
+            self.kernel.add(operands, scores, &leaves);
         }
     }
 
     /// Combined scores with their base values.
     fn complete(&self, scores: &mut [f64]) {
-        match self.combine {
-            Combine::Sum => {}
-            Combine::Average => {
+        match self.aggregate {
+            Aggregate::Sum => {}
+            Aggregate::Average => {
                 let trees = self.layout.roots.len() as f64;
                 scores.iter_mut().for_each(|score| *score /= trees);
             }
-            Combine::Least | Combine::Greatest => {
+            Aggregate::Least | Aggregate::Greatest => {
                 // An output of which no leaf said anything.
                 let unsaid = scores.iter_mut().filter(|score| score.is_nan());
                 unsaid.for_each(|score| *score = 0.0);
@@ -390,12 +403,16 @@ impl Ensemble {
     /// Shapley values of the scores of `row` against each of `background`'s rows, averaged: row-major inputs × scores; and
     /// the scores' mean over the background. None where the trees' leaves are not summed.
     pub fn contributions(&self, row: &[f64], background: &[f64]) -> Option<(Vec<f64>, Vec<f64>)> {
-        if !matches!(self.combine, Combine::Sum | Combine::Average) {
+        if !matches!(self.aggregate, Aggregate::Sum | Aggregate::Average) {
             return None;
         }
-        let inputs: Vec<u32> = self.lanes.iter().map(|lane| lane.input() as u32).collect();
-        let mut lanes = Vec::new();
-        self.fill(row, &mut lanes);
+        let inputs: Vec<u32> = self
+            .operands
+            .iter()
+            .map(|operand| operand.input() as u32)
+            .collect();
+        let mut operands = Vec::new();
+        self.fill(row, &mut operands);
         let mut others = Vec::new();
         for row in background.chunks_exact(self.inputs) {
             self.fill(row, &mut others);
@@ -405,10 +422,10 @@ impl Ensemble {
             inputs: &inputs,
             width: self.scores,
         };
-        let (mut parts, mut bias) = shapley::values(&walked, &lanes, &others, |node, add| {
+        let (mut parts, mut bias) = shapley::values(&walked, &operands, &others, |node, add| {
             self.leaves.each(node, &self.layout, add);
         });
-        if self.combine == Combine::Average {
+        if self.aggregate == Aggregate::Average {
             let trees = self.layout.roots.len() as f64;
             parts
                 .iter_mut()
@@ -424,8 +441,8 @@ impl Ensemble {
 
 impl Runs {
     /// Brings the leaves into the nodes' order; where one value a leaf will do, it goes into the nodes.
-    fn new(layout: &mut Layout, table: &LeafTable, width: usize, combine: Combine) -> Self {
-        let summed = matches!(combine, Combine::Sum | Combine::Average);
+    fn new(layout: &mut Layout, table: &LeafTable, width: usize, aggregate: Aggregate) -> Self {
+        let summed = matches!(aggregate, Aggregate::Sum | Aggregate::Average);
         let leaves = |layout: &Layout| {
             let leaves = layout.nodes.iter().filter(|node| node.child == 0);
             leaves.map(|node| node.value as usize).collect::<Vec<_>>()

@@ -11,7 +11,7 @@ use super::layout::Layout;
 /// Trees to attribute.
 pub(super) struct Walked<'a> {
     pub layout: &'a Layout,
-    /// Of each lane the input that it reads.
+    /// Of each operand the input that it reads.
     pub inputs: &'a [u32],
     /// Outputs of a leaf.
     pub width: usize,
@@ -25,11 +25,11 @@ enum Side {
     Other,
 }
 
-/// The values (row-major, inputs × width) of the row with these `lanes` against `others` (rows of lanes), averaged; and the
+/// The values (row-major, inputs × width) of the row with these `operands` against `others` (rows of operands), averaged; and the
 /// mean of the trees' sums over `others`. `leaf` gives the outputs and weights of a leaf by its node.
 pub(super) fn values(
     walked: &Walked<'_>,
-    lanes: &[f64],
+    operands: &[f64],
     others: &[f64],
     leaf: impl Fn(usize, &mut dyn FnMut(usize, f64)),
 ) -> (Vec<f64>, Vec<f64>) {
@@ -45,7 +45,7 @@ pub(super) fn values(
         for &root in &walked.layout.roots {
             let mut walk = Walk {
                 walked,
-                lanes,
+                operands,
                 other,
                 leaf: &leaf,
                 sides: &mut sides,
@@ -73,7 +73,7 @@ struct Found {
 
 struct Walk<'a, F> {
     walked: &'a Walked<'a>,
-    lanes: &'a [f64],
+    operands: &'a [f64],
     other: &'a [f64],
     leaf: &'a F,
     sides: &'a mut [Side],
@@ -89,13 +89,13 @@ impl<F: Fn(usize, &mut dyn FnMut(usize, f64))> Walk<'_, F> {
         if node.child == 0 {
             return self.add(at);
         }
-        let lane = node.input as usize;
+        let operand = node.input as usize;
         let child = |value: f64| {
             let at_most = value <= node.value;
             node.child as usize + usize::from(!at_most)
         };
-        let (row, other) = (child(self.lanes[lane]), child(self.other[lane]));
-        let input = self.walked.inputs[lane] as usize;
+        let (row, other) = (child(self.operands[operand]), child(self.other[operand]));
+        let input = self.walked.inputs[operand] as usize;
         match self.sides[input] {
             _ if row == other => self.node(row),
             Side::Row => self.node(row),

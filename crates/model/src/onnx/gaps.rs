@@ -19,7 +19,7 @@ const CHAIN_MAX: usize = 32;
 type Columns = Vec<bool>;
 
 /// What a node makes of values with gaps.
-enum Made {
+enum Effect {
     /// As many gaps: NaN stays NaN.
     Gaps(Columns),
     /// A test, or values without gaps.
@@ -42,7 +42,7 @@ pub(super) fn tolerated(graph: &Graph, input: &str, shape: &[usize]) -> Vec<bool
     let mut tolerated = vec![in_order && graph.graph().node.iter().any(tests); inputs];
     for node in &graph.graph().node {
         let read = gaps.read(node);
-        if read.contains(&true) && matches!(gaps.made(node, &read), Made::Lost) {
+        if read.contains(&true) && matches!(gaps.effect(node, &read), Effect::Lost) {
             let columns = tolerated.iter_mut().zip(&read);
             columns.for_each(|(tolerated, read)| *tolerated &= !read);
         }
@@ -68,7 +68,7 @@ impl<'a> Gaps<'a> {
             if !read.contains(&true) {
                 continue;
             }
-            if let Made::Gaps(columns) = self.made(node, &read) {
+            if let Effect::Gaps(columns) = self.effect(node, &read) {
                 for output in &node.output {
                     let known = self.columns.get(output.as_str());
                     if known != Some(&columns) && columns.contains(&true) {
@@ -95,34 +95,36 @@ impl<'a> Gaps<'a> {
         all
     }
 
-    fn made(&self, node: &NodeProto, read: &Columns) -> Made {
+    fn effect(&self, node: &NodeProto, read: &Columns) -> Effect {
         if tests(node) {
-            return Made::Filled;
+            return Effect::Filled;
         }
         match node.op_type.as_str() {
             // A shape has no values.
-            "Shape" => Made::Filled,
+            "Shape" => Effect::Filled,
             "Where" => self.chosen(node),
-            "Slice" => Made::Gaps(self.slice(node).unwrap_or_else(|| read.clone())),
+            "Slice" => Effect::Gaps(self.slice(node).unwrap_or_else(|| read.clone())),
             "Gather" | "ArrayFeatureExtractor" => {
-                Made::Gaps(self.picked(node).unwrap_or_else(|| read.clone()))
+                Effect::Gaps(self.picked(node).unwrap_or_else(|| read.clone()))
             }
             "Identity" | "Dropout" | "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze"
-            | "Transpose" | "Concat" | "FeatureVectorizer" | "Imputer" => Made::Gaps(read.clone()),
+            | "Transpose" | "Concat" | "FeatureVectorizer" | "Imputer" => {
+                Effect::Gaps(read.clone())
+            }
             // Of NaN they make NaN, number by number.
-            "Neg" | "Add" | "Sub" | "Mul" | "Div" | "Scaler" => Made::Gaps(read.clone()),
-            "Cast" if is_to_floats(node) => Made::Gaps(read.clone()),
-            _ => Made::Lost,
+            "Neg" | "Add" | "Sub" | "Mul" | "Div" | "Scaler" => Effect::Gaps(read.clone()),
+            "Cast" if is_to_floats(node) => Effect::Gaps(read.clone()),
+            _ => Effect::Lost,
         }
     }
 
     /// What a `Where` has: the gaps of what it chooses from, but not of what it chooses where that is no NaN.
-    fn chosen(&self, node: &NodeProto) -> Made {
+    fn chosen(&self, node: &NodeProto) -> Effect {
         let [condition, chosen, other] = node.input.as_slice() else {
-            return Made::Lost;
+            return Effect::Lost;
         };
         if self.columns.contains_key(condition.as_str()) {
-            return Made::Lost;
+            return Effect::Lost;
         }
         let tested = self.tested(condition);
         let is_filled = |value: &String, where_missing: bool| {
@@ -135,8 +137,8 @@ impl<'a> Gaps<'a> {
         gaps.extend((!is_filled(other, true)).then_some(other));
         let gaps = self.of(gaps.into_iter());
         match gaps.contains(&true) {
-            true => Made::Gaps(gaps),
-            false => Made::Filled,
+            true => Effect::Gaps(gaps),
+            false => Effect::Filled,
         }
     }
 

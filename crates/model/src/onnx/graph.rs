@@ -201,7 +201,7 @@ fn check(graph: &GraphProto) -> Result<(), Error> {
     Ok(())
 }
 
-/// The value that holds the answers. Maps and what packs tensors into them are looked through; the map's node is told.
+/// The value that holds the answers. Maps and what packs tensors into them are looked through; the map's node is returned, too.
 fn choose(
     graph: &GraphProto,
     makers: &HashMap<&str, usize>,

@@ -331,7 +331,7 @@ impl Network {
     }
 }
 
-/// Rows to try: the examples over and over or, without any, numbers from -2 to 2 that look like chance. Where examples are
+/// Rows to try: the examples over and over or, without any, numbers from -2 to 2 that look random. Where examples are
 /// few, each third row is one of zeros: a network that mixes rows does not change rows that are equal, and with a third
 /// of them no two plans have the same mixture.
 fn probe(examples: &[f64], inputs: usize, rows: usize) -> Vec<f64> {

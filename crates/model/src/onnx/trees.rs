@@ -5,14 +5,14 @@ use tract_onnx::pb::NodeProto;
 use tract_onnx::pb::tensor_proto::DataType;
 
 use super::Error;
-use super::ahead::Ahead;
 use super::attributes::{Attributes, cast_type};
+use super::column_steps::ColumnSteps;
 use super::domain::Domain;
 use super::graph::{Graph, is_trees, tensor_type};
 use super::nodes;
 use super::sources::Sources;
 use crate::Quantity;
-use crate::forest::ensemble::{Ensemble, Finish, Precision, logistic, softmax};
+use crate::forest::ensemble::{Ensemble, PostTransform, Precision, logistic, softmax};
 
 /// Longer chains are no exporter's.
 const CHAIN_MAX: usize = 32;
@@ -21,7 +21,7 @@ const CHAIN_MAX: usize = 32;
 #[derive(Debug)]
 pub(crate) struct Trees {
     domain: Domain,
-    ahead: Ahead,
+    steps: ColumnSteps,
     ensemble: Ensemble,
     after: Vec<After>,
 }
@@ -57,15 +57,15 @@ impl Trees {
                 "the graph's output is the label, not the scores; name the output of the scores",
             ));
         }
-        let (ahead, precision) = Ahead::new(graph, node, sources)?;
+        let (steps, precision) = ColumnSteps::new(graph, node, sources)?;
         if node.op_type != "TreeEnsemble" || precision == Precision::Single {
             // To the file the scores are of single precision already, and so are whole numbers made of them.
             after.retain(|it| *it != After::Round(Precision::Single));
         }
-        let ensemble = Ensemble::new(nodes::read(node, ahead.width(), precision)?)?;
+        let ensemble = Ensemble::new(nodes::read(node, steps.width(), precision)?)?;
         Ok(Trees {
             domain: Domain::of_trees(sources),
-            ahead,
+            steps,
             ensemble,
             after,
         })
@@ -77,30 +77,30 @@ impl Trees {
 
     /// What the ensemble's scores are to the answers.
     pub fn scores(&self) -> Quantity {
-        match (self.ensemble.finish(), &self.after[..]) {
-            (finish, []) if finish.keeps_scores() => Quantity::Output,
-            (Finish::Logistic | Finish::LogisticPair, []) => Quantity::LogOdds,
-            (Finish::None, [After::Logistic]) => Quantity::LogOdds,
+        match (self.ensemble.post_transform(), &self.after[..]) {
+            (post_transform, []) if post_transform.keeps_scores() => Quantity::Output,
+            (PostTransform::Logistic | PostTransform::LogisticPair, []) => Quantity::LogOdds,
+            (PostTransform::None, [After::Logistic]) => Quantity::LogOdds,
             _ => Quantity::Score,
         }
     }
 
     pub fn score(&self, rows: &[f64], answers: &mut Vec<f64>) {
         let first = answers.len();
-        self.ensemble.score(&self.ahead.prepared(rows), answers);
+        self.ensemble.score(&self.steps.prepared(rows), answers);
         for answer in answers[first..].chunks_exact_mut(self.width()) {
             self.after.iter().for_each(|after| after.apply(answer));
         }
-        let (inputs, width) = (self.ahead.inputs(), self.width());
+        let (inputs, width) = (self.steps.inputs(), self.width());
         self.domain
             .withdraw(rows, inputs, &mut answers[first..], width);
     }
 
     /// Shapley values of the scores (row-major, inputs × scores) and the scores' mean over the background.
     pub fn contributions(&self, row: &[f64], background: &[f64]) -> Option<(Vec<f64>, Vec<f64>)> {
-        let (row, background) = (self.ahead.prepared(row), self.ahead.prepared(background));
+        let (row, background) = (self.steps.prepared(row), self.steps.prepared(background));
         let (parts, bias) = self.ensemble.contributions(&row, &background)?;
-        Some((self.ahead.to_inputs(&parts, bias.len())?, bias))
+        Some((self.steps.to_inputs(&parts, bias.len())?, bias))
     }
 }
 

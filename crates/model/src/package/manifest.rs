@@ -87,7 +87,7 @@ pub struct Onnx {
 /// A manifest of format 1: a trained model of two classes.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct First {
+struct ManifestV1 {
     format: u32,
     name: String,
     version: String,
@@ -95,7 +95,7 @@ struct First {
     inputs: Vec<String>,
     labels: Labels,
     preprocess: Preprocess,
-    training: FirstTraining,
+    training: TrainingV1,
     artefact: Artefact,
     created_at: String,
     written_by: String,
@@ -103,7 +103,7 @@ struct First {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct FirstTraining {
+struct TrainingV1 {
     rows: u64,
     data_sha256: Digest,
     seed: u64,
@@ -111,26 +111,26 @@ struct FirstTraining {
     evaluation: Evaluation,
 }
 
-impl From<First> for Manifest {
-    fn from(first: First) -> Self {
-        let FirstTraining {
+impl From<ManifestV1> for Manifest {
+    fn from(manifest: ManifestV1) -> Self {
+        let TrainingV1 {
             rows,
             data_sha256,
             seed,
             hyper_parameters,
             evaluation,
-        } = first.training;
+        } = manifest.training;
         Manifest {
-            format: first.format,
-            name: first.name,
-            version: first.version,
-            backend: first.algorithm.backend(),
-            inputs: first.inputs,
-            outputs: Outputs::Binary(first.labels),
-            preprocess: Some(first.preprocess),
+            format: manifest.format,
+            name: manifest.name,
+            version: manifest.version,
+            backend: manifest.algorithm.backend(),
+            inputs: manifest.inputs,
+            outputs: Outputs::Binary(manifest.labels),
+            preprocess: Some(manifest.preprocess),
             onnx: None,
             training: Some(Training {
-                algorithm: first.algorithm,
+                algorithm: manifest.algorithm,
                 rows,
                 data_sha256,
                 seed,
@@ -138,9 +138,9 @@ impl From<First> for Manifest {
                 evaluation,
             }),
             warm_up: None,
-            artefact: first.artefact,
-            created_at: first.created_at,
-            written_by: first.written_by,
+            artefact: manifest.artefact,
+            created_at: manifest.created_at,
+            written_by: manifest.written_by,
         }
     }
 }
@@ -277,7 +277,7 @@ impl Manifest {
         }
         let Version { format } = serde_json::from_slice(bytes).map_err(Error::Manifest)?;
         let manifest: Self = match format {
-            1 => serde_json::from_slice::<First>(bytes).map(Self::from),
+            1 => serde_json::from_slice::<ManifestV1>(bytes).map(Self::from),
             FORMAT => serde_json::from_slice(bytes),
             other => return Err(Error::Format(other)),
         }

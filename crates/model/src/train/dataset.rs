@@ -3,7 +3,7 @@
 use super::{Error, folds};
 use crate::{preprocess, scorer};
 
-/// Keeps the chances of synthetic rows apart from those of folds.
+/// Keeps the random numbers of synthetic rows apart from those of folds.
 const SYNTHETIC: u64 = 0x73_79_6e_74 << 32;
 
 /// Labelled rows.
@@ -102,7 +102,7 @@ impl Dataset {
         self.filter(|row| row % step == 0).rows
     }
 
-    /// At most `count` rows that nobody brought: each value is drawn for itself from what its column has, between the
+    /// At most `count` rows that are in no data: each value is drawn for itself from what its column has, between the
     /// ranks, and is missing as often. The outermost hundredths are left out: who has the highest value of all is known.
     pub(super) fn synthetic(&self, count: usize, seed: u64) -> Vec<f64> {
         let width = self.inputs.len();
@@ -114,9 +114,9 @@ impl Dataset {
             sorted.sort_by(f64::total_cmp);
             let present = sorted.len() as f64 / self.labels.len().max(1) as f64;
             let whole = sorted.iter().all(|value| value.fract() == 0.0);
-            let mut chances = folds::chances(seed, SYNTHETIC ^ column as u64);
+            let mut random = folds::random(seed, SYNTHETIC ^ column as u64);
             for row in 0..count {
-                let (is_present, at) = (chances.fraction() < present, chances.fraction());
+                let (is_present, at) = (random.fraction() < present, random.fraction());
                 let value = quantile(&sorted, 0.01 + 0.98 * at);
                 if is_present {
                     rows[row * width + column] = if whole { value.round() } else { value };

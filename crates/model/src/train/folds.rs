@@ -1,10 +1,10 @@
-//! Cutting rows into folds, with chances that depend on the seed alone.
+//! Cutting rows into folds, at random, by the seed alone.
 
 use std::collections::BTreeMap;
 
 /// Gives each row its fold, 0 to `folds` - 1: shuffled, and each class spread evenly over the folds.
 pub(super) fn stratified(labels: &[f64], folds: usize, seed: u64) -> Vec<usize> {
-    let mut chances = SplitMix64(mix(seed, u64::MAX));
+    let mut random = SplitMix64(mix(seed, u64::MAX));
     let mut fold_of_row = vec![0; labels.len()];
     // The count goes on from class to class, so that folds differ by at most one row in size, too.
     let mut dealt = 0;
@@ -12,7 +12,7 @@ pub(super) fn stratified(labels: &[f64], folds: usize, seed: u64) -> Vec<usize> 
         let mut rows: Vec<usize> = (0..labels.len())
             .filter(|&row| (labels[row] > 0.5) == positive)
             .collect();
-        chances.shuffle(&mut rows);
+        random.shuffle(&mut rows);
         for row in rows {
             fold_of_row[row] = dealt % folds;
             dealt += 1;
@@ -21,7 +21,7 @@ pub(super) fn stratified(labels: &[f64], folds: usize, seed: u64) -> Vec<usize> 
     fold_of_row
 }
 
-/// Gives each row the fold of its entity, so that no model is judged on an entity that it saw. Entities come by chance,
+/// Gives each row the fold of its entity, so that no model is evaluated on an entity that it saw. Entities come in random order,
 /// large ones first, each to the fold that has the least of what it brings of each class.
 pub(super) fn grouped(labels: &[f64], entities: &[usize], folds: usize, seed: u64) -> Vec<usize> {
     let mut counts: BTreeMap<usize, [f64; 2]> = BTreeMap::new();
@@ -79,13 +79,13 @@ pub(super) fn by_time(times: &[i64], folds: usize) -> Option<Vec<usize>> {
 
 /// A seed of its own for each `stream` of one `seed`. smartcore gives tree i the seed s + i, so neighbours will not do.
 pub(super) fn mix(seed: u64, stream: u64) -> u64 {
-    let mut chances = SplitMix64(seed);
-    let first = chances.next();
+    let mut random = SplitMix64(seed);
+    let first = random.next();
     SplitMix64(first ^ stream).next()
 }
 
-/// Chances of a `stream` of one `seed`.
-pub(super) fn chances(seed: u64, stream: u64) -> SplitMix64 {
+/// Random numbers of a `stream` of one `seed`.
+pub(super) fn random(seed: u64, stream: u64) -> SplitMix64 {
     SplitMix64(mix(seed, stream))
 }
 
@@ -126,9 +126,9 @@ mod tests {
     #[test]
     fn the_generator_is_splitmix64() {
         // The first outputs of the reference implementation for seed 1234567.
-        let mut chances = SplitMix64(1_234_567);
-        assert_eq!(chances.next(), 6_457_827_717_110_365_317);
-        assert_eq!(chances.next(), 3_203_168_211_198_807_973);
+        let mut random = SplitMix64(1_234_567);
+        assert_eq!(random.next(), 6_457_827_717_110_365_317);
+        assert_eq!(random.next(), 3_203_168_211_198_807_973);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Permutation importance: how much worse rows are told apart once a feature's values are dealt anew among them.
+//! Permutation importance: how much worse rows are told apart once a feature's values are permuted among them.
 //!
 //! It is measured on held-out rows, by the model of each fold that did not see them: of a feature that a model knows by heart but
 //! that tells nothing of other rows little is lost. Features that say the same share what they are worth: each alone can be spared.
@@ -15,16 +15,16 @@ const WALKS_MAX: usize = 400_000_000;
 /// Rows of a fold that are taken whatever they cost: fewer say nothing.
 const ROWS_MIN: usize = 200;
 
-/// Keeps these chances apart from those of folds and rows.
+/// Keeps these random numbers apart from those of folds and rows.
 const IMPORTANCE: u64 = 0x69_6d_70 << 32;
 const SAMPLE: u64 = 0x73_61_6d << 32;
 
 /// How importance is measured.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Measure {
-    /// How often each feature is dealt anew.
+    /// How often each feature is permuted.
     pub repeats: usize,
-    /// What is dealt together.
+    /// What is permuted together.
     pub groups: Vec<Group>,
 }
 
@@ -100,14 +100,14 @@ impl<'a> Measured<'a> {
             for (repeat, lost) in lost.iter_mut().enumerate() {
                 let stream =
                     (fold * self.measure.groups.len() + at) * self.measure.repeats + repeat;
-                folds::chances(self.seed, IMPORTANCE ^ stream as u64).shuffle(&mut order);
+                folds::random(self.seed, IMPORTANCE ^ stream as u64).shuffle(&mut order);
                 for column in &group.columns {
                     for (row, from) in order.iter().enumerate() {
                         rows[row * width + column] = data.rows[from * width + column];
                     }
                 }
-                let dealt = metrics::auc(&answer(&rows), &data.labels).unwrap_or(whole);
-                *lost += (whole - dealt) * count as f64;
+                let permuted = metrics::auc(&answer(&rows), &data.labels).unwrap_or(whole);
+                *lost += (whole - permuted) * count as f64;
             }
             for column in &group.columns {
                 for row in 0..count {
@@ -117,10 +117,10 @@ impl<'a> Measured<'a> {
         }
     }
 
-    /// At most so many rows, drawn by chance.
+    /// At most so many rows, drawn at random.
     fn sample(&self, fold: usize, data: &Dataset) -> Dataset {
         let mut order: Vec<usize> = (0..data.labels.len()).collect();
-        folds::chances(self.seed, SAMPLE ^ fold as u64).shuffle(&mut order);
+        folds::random(self.seed, SAMPLE ^ fold as u64).shuffle(&mut order);
         let mut is_drawn = vec![false; order.len()];
         order
             .iter()
@@ -228,9 +228,8 @@ mod tests {
     }
 
     #[test]
-    fn inputs_of_one_feature_are_dealt_together() {
-        // The two agree on the truth: dealt each for itself they would be of no more use than noise, and so they are together,
-        // but a pair that stays together keeps what only its parts' sum says.
+    fn inputs_of_one_feature_are_permuted_together() {
+        // The truth is whether the two differ: permuting one of them would already lose it all.
         let pair = |rows: &[f64]| -> Vec<f64> {
             let sum = |row: &[f64]| f64::from(u8::from(row[2] != row[3]));
             rows.chunks(4).map(sum).collect()

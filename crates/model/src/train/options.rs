@@ -65,7 +65,7 @@ impl fmt::Display for Algorithm {
 /// Rows that a package records with the model's answers, to be scored at every load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WarmUpRows {
-    /// Drawn from the distribution of each input: rows of nobody, since a package goes wherever its model is served.
+    /// Drawn from the distribution of each input: rows of no real record, since a package goes wherever its model is served.
     Synthetic,
     /// Rows of the training data.
     Real,
@@ -77,7 +77,7 @@ pub struct TrainOptions {
     pub algorithm: Algorithm,
     /// Parts of the cross-validation, 2 to [`FOLDS_MAX`].
     pub folds: usize,
-    /// Decides the folds and the forest's chances.
+    /// Seeds the folds and the forest.
     pub seed: u64,
     /// Probability from which the confusion matrix counts a row as positive, 0 to 1.
     pub threshold: f64,

@@ -1,25 +1,25 @@
-//! Which rows a model is judged on, and by which it was trained.
+//! Which rows a model is evaluated on, and by which it was trained.
 
 use std::collections::HashSet;
 
 use super::{Dataset, Error, TrainOptions, folds};
 
-/// Which rows a model is judged on that was trained on the others.
+/// Which rows a model is evaluated on that was trained on the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Split<'a> {
-    /// Drawn by chance, each row for itself.
+    /// Drawn at random, each row for itself.
     Rows,
-    /// Drawn by chance, the rows of an entity together: equal numbers are one entity. Rows of one patient are alike, and
+    /// Drawn at random, the rows of an entity together: equal numbers are one entity. Rows of one patient are alike, and
     /// a model that saw some of them would know the others' truth.
     Entities(&'a [usize]),
-    /// Each fold is judged by a model of the rows before it in time. The first rows are not judged.
+    /// Each fold is evaluated by a model of the rows before it in time. The first rows are not evaluated.
     Time(&'a [i64]),
 }
 
 /// Rows cut into folds.
 pub(super) enum Folds {
     /// The fold of each row.
-    Chance(Vec<usize>),
+    Random(Vec<usize>),
     /// The block of time of each row: each but the first is a fold.
     Time(Vec<usize>),
 }
@@ -35,11 +35,11 @@ impl Folds {
             }),
         };
         Ok(match split {
-            Split::Rows => Folds::Chance(folds::stratified(labels, folds, seed)),
+            Split::Rows => Folds::Random(folds::stratified(labels, folds, seed)),
             Split::Entities(entities) => {
                 check(entities.len())?;
                 let distinct: HashSet<usize> = entities.iter().copied().collect();
-                Folds::Chance(match distinct.len() == labels.len() {
+                Folds::Random(match distinct.len() == labels.len() {
                     // Each row is its own: what is drawn row by row is balanced best.
                     true => folds::stratified(labels, folds, seed),
                     false => {
@@ -58,19 +58,19 @@ impl Folds {
 
     pub fn trains(&self, fold: usize, row: usize) -> bool {
         match self {
-            Folds::Chance(folds) => folds[row] != fold,
+            Folds::Random(folds) => folds[row] != fold,
             Folds::Time(blocks) => blocks[row] <= fold,
         }
     }
 
-    pub fn judges(&self, fold: usize, row: usize) -> bool {
+    pub fn evaluates(&self, fold: usize, row: usize) -> bool {
         match self {
-            Folds::Chance(folds) => folds[row] == fold,
+            Folds::Random(folds) => folds[row] == fold,
             Folds::Time(blocks) => blocks[row] == fold + 1,
         }
     }
 
-    /// By chance both classes are on either side; the beginning of time may have one only.
+    /// Of random folds both classes are on either side; the beginning of time may have one only.
     pub fn check_before(&self, fold: usize, labels: &[f64]) -> Result<(), Error> {
         match (self, labels.first()) {
             (Folds::Time(_), Some(&label)) if labels.iter().all(|it| *it == label) => {

@@ -98,7 +98,7 @@ impl<'a> Identities<'a> {
             );
         }
         if identities.key.is_none() {
-            let why = "there is none; each row is judged as an entity of its own";
+            let why = "there is none; each row counts as an entity of its own";
             identities.no_column(Some(pipeline.key_field()), why);
         }
         if identities.time.is_none() {

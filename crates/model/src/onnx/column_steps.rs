@@ -17,7 +17,7 @@ const DEPTH_MAX: usize = 32;
 
 /// The columns that trees read.
 #[derive(Debug)]
-pub(super) struct Ahead {
+pub(super) struct ColumnSteps {
     inputs: usize,
     columns: Vec<Column>,
     /// Rows reach the trees as they are.
@@ -89,7 +89,7 @@ impl Step {
     }
 }
 
-impl Ahead {
+impl ColumnSteps {
     /// The columns that reach `trees`, and the precision in which they do.
     pub fn new(
         graph: &Graph,
@@ -110,7 +110,7 @@ impl Ahead {
         };
         let is_plain =
             columns.len() == sources.inputs && columns.iter().enumerate().all(is_as_it_is);
-        let ahead = Ahead {
+        let ahead = ColumnSteps {
             inputs: sources.inputs,
             columns,
             is_plain,
