@@ -118,6 +118,49 @@ pub struct Item<'a, R> {
 }
 
 /// A service's work. One handler per lane; it is called from that lane's thread only.
+///
+/// ```
+/// use std::time::Instant;
+///
+/// use quadrille_choreography::{Handler, Headers, Incoming, Item, Output, handler::Error};
+///
+/// /// Doubles numbers; what is no number is a dead letter.
+/// struct Double;
+///
+/// impl Handler for Double {
+///     type Record = i64;
+///
+///     fn decode(&mut self, incoming: &Incoming<'_>, record: &mut i64) -> Result<(), Error> {
+///         let text = std::str::from_utf8(incoming.payload.unwrap_or_default());
+///         let number = text.ok().and_then(|text| text.parse().ok());
+///         *record = number.ok_or_else(|| Error::dead_letter("no_number", "send digits"))?;
+///         Ok(())
+///     }
+///
+///     fn handle(&mut self, items: &[Item<'_, i64>], output: &mut Output) {
+///         for item in items {
+///             let doubled = (item.record * 2).to_string();
+///             output.emit(|payload| payload.extend_from_slice(doubled.as_bytes()));
+///         }
+///     }
+/// }
+///
+/// // As the loop calls it: a handler can be tested without Kafka.
+/// let incoming = Incoming {
+///     topic: "numbers",
+///     partition: 0,
+///     offset: 7,
+///     key: None,
+///     payload: Some(b"21"),
+///     timestamp_ms: None,
+///     headers: Headers::default(),
+///     polled_at: Instant::now(),
+/// };
+/// let (mut handler, mut record, mut output) = (Double, 0, Output::default());
+/// handler.decode(&incoming, &mut record).unwrap();
+/// handler.handle(&[Item { record: &record, incoming: &incoming }], &mut output);
+/// assert_eq!(output.payload(0), Some(&b"42"[..]));
+/// ```
 pub trait Handler: Send + 'static {
     /// What a payload decodes to. Values are reused from batch to batch.
     type Record: Default + Send;

@@ -48,7 +48,7 @@ pub enum Error {
 /// A stage of one pipeline as it is to run; what it does with records is its handler's.
 ///
 /// ```no_run
-/// use quadrille_choreography::{handler, Handler, Incoming, Item, Output, Stage, StageError};
+/// use quadrille_choreography::{Handler, Incoming, Item, Output, Stage, handler, stage::Error};
 ///
 /// /// Passes on what it gets.
 /// struct Copy;

@@ -29,6 +29,43 @@ use serde::{Deserialize, Serialize};
 /// Something that scores rows.
 ///
 /// Small and synchronous on purpose: who calls it decides about threads, batches and queues.
+///
+/// ```
+/// use quadrille_model::{Model, Outputs};
+///
+/// /// The mean of a row.
+/// #[derive(Debug)]
+/// struct Mean {
+///     inputs: Vec<String>,
+///     outputs: Outputs,
+/// }
+///
+/// impl Model for Mean {
+///     fn inputs(&self) -> &[String] {
+///         &self.inputs
+///     }
+///
+///     fn outputs(&self) -> &Outputs {
+///         &self.outputs
+///     }
+///
+///     fn score(&self, rows: &[f64], outputs: &mut Vec<f64>) {
+///         let width = self.inputs.len();
+///         outputs.extend(rows.chunks_exact(width).map(|row| row.iter().sum::<f64>() / width as f64));
+///     }
+/// }
+///
+/// let mean = Mean {
+///     inputs: vec!["a".to_owned(), "b".to_owned()],
+///     outputs: Outputs::Values(vec!["mean".to_owned()]),
+/// };
+/// let mut outputs = Vec::new();
+/// mean.score(&[1.0, 2.0, 5.0, 7.0], &mut outputs);
+/// assert_eq!(outputs, [1.5, 6.0]);
+/// assert!(mean.outputs().check(&outputs[..1]).is_ok());
+/// // A missing input is NaN, and so is the answer of this model: that is no prediction.
+/// assert!(mean.outputs().check(&[f64::NAN]).is_err());
+/// ```
 pub trait Model: Send + Sync + std::fmt::Debug {
     /// The names of the inputs, in the order in which a row holds them.
     fn inputs(&self) -> &[String];

@@ -208,6 +208,23 @@ impl Drop for Inner {
 }
 
 /// Follows `quadrille.models` and `quadrille.deployments`. Cheap to clone; it ends with its last clone.
+///
+/// ```no_run
+/// use std::time::Duration;
+///
+/// use quadrille_choreography::Cluster;
+/// use quadrille_registry::{Follower, Split};
+///
+/// let cluster = Cluster::new("127.0.0.1:9092", "")?;
+/// let follower = Follower::start(&cluster)?;
+/// follower.wait_caught_up(Duration::from_secs(30))?;
+/// let view = follower.view();
+/// if let Some(deployment) = view.current("diabetes") {
+///     let pick = Split::of(deployment)?.pick("patient-17");
+///     println!("revision {}: {}", deployment.revision, deployment.routes[pick.route].model);
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone)]
 pub struct Follower(Arc<Inner>);
 

@@ -40,6 +40,35 @@ struct Share {
 }
 
 /// How one deployment splits its pipeline's keys.
+///
+/// ```
+/// use quadrille_registry::{Action, Deployment, ModelId, Role, Route, Split};
+///
+/// let route = |name: &str, version: &str, role| Route {
+///     name: name.to_owned(),
+///     model: ModelId { name: "pima".to_owned(), version: version.to_owned() },
+///     role,
+/// };
+/// let deployment = Deployment {
+///     pipeline: "diabetes".to_owned(),
+///     revision: 2,
+///     routes: vec![
+///         route("live", "1", Role::Live { weight: 100 }),
+///         route("canary", "2", Role::Canary { share: 1_000 }), // 10 %
+///     ],
+///     ranges: None,
+///     action: Action::Set,
+///     by: "ann@ward".to_owned(),
+///     at_ms: 0,
+///     reason: String::new(),
+/// };
+/// let split = Split::of(&deployment)?;
+/// // A key stays with its route.
+/// assert_eq!(split.pick("patient-17"), split.pick("patient-17"));
+/// let of_canary = (0..10_000).filter(|n| split.pick(&format!("patient-{n}")).route == 1);
+/// assert!((800..1_200).contains(&of_canary.count()));
+/// # Ok::<(), quadrille_registry::split::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Split {
     seed: u64,
