@@ -1,7 +1,8 @@
-//! From a file's tables to a [`Spec`]: every setting checked, every fault placed.
+//! From a file's tables to its two halves: every setting checked, every fault placed.
 
 mod features;
 mod fields;
+mod operate;
 
 use std::collections::HashSet;
 
@@ -9,33 +10,37 @@ use toml::de::DeValue;
 
 use crate::error::Error;
 use crate::feature::output_names;
+use crate::keys::{self, DECISIONS, FORMAT_MAX, PIPELINE_NAME_LEN_MAX};
 use crate::quote::{quote, suggest};
 use crate::spec::{
-    Argmax, Bands, Decision, FeatureSpec, Label, ModelSpec, PAST_MAX_DEFAULT, RecordSpec, Spec,
-    Threshold, Truth, UnknownFields,
+    Argmax, Bands, Decision, FeatureSpec, Label, ModelSpec, Operate, PAST_MAX_DEFAULT, RecordSpec,
+    Spec, Threshold, Truth, UnknownFields,
 };
 use crate::table::{At, Source, Table};
 use crate::time::duration_ms;
 
-/// Topics are named after a pipeline; Kafka allows 249 bytes with the suffixes.
-const PIPELINE_NAME_LEN_MAX: usize = 100;
 const FUTURE_MAX_DEFAULT: &str = "5m";
 
+/// A file's two halves, and what is allowed in it but hardly meant.
+pub(crate) struct Checked {
+    pub spec: Spec,
+    pub operate: Operate,
+    pub warnings: Vec<Error>,
+}
+
 /// Reads and checks a whole file.
-pub(crate) fn spec(source: Source<'_>) -> Result<Spec, Error> {
-    let mut root = source.root(&[
-        "name",
-        "latency_objective",
-        "record",
-        "features",
-        "model",
-        "decision",
-        "label",
-    ])?;
-    let name = pipeline_name(&root.need("name", "name = \"diabetes\"")?.text()?)?;
-    let latency_objective_ms = root.take("latency_objective").map(duration).transpose()?;
+pub(crate) fn file(source: Source<'_>) -> Result<Checked, Error> {
+    let root = source.root()?;
+    // First: what a newer format has beside it is not a mistake of its author's.
+    root.peek("format").map(format).transpose()?;
+    let mut root = root.table(&keys::ROOT)?;
+    root.take("format");
+    let example = format!("name = {:?}", suggested_name(root.spot.file_stem()));
+    let name = pipeline_name(&root.need("name", &example)?.text()?)?;
+    let mut warnings = Vec::new();
     let record = record(root.need("record", "[record]")?)?;
-    let features = features::read(root.need("features", "[[features]]")?, &record)?;
+    let features = root.need("features", "[[features]]")?;
+    let features = features::read(features, &record, &mut warnings)?;
     let model = model(root.need("model", "[model]")?, &features)?;
     let decision = root
         .take("decision")
@@ -44,54 +49,77 @@ pub(crate) fn spec(source: Source<'_>) -> Result<Spec, Error> {
         .take("label")
         .map(|table| label(table, &record, &decision))
         .transpose()?;
+    let operate = operate::read(&mut root)?;
     let features = features.into_iter().map(|feature| feature.spec).collect();
-    Ok(Spec {
-        name,
-        record,
-        features,
-        model,
-        decision,
-        label,
-        latency_objective_ms,
+    Ok(Checked {
+        spec: Spec {
+            name,
+            record,
+            features,
+            model,
+            decision,
+            label,
+        },
+        operate,
+        warnings,
     })
 }
 
+fn format<'a>(value: At<'a, DeValue<'a>>) -> Result<(), Error> {
+    let format = value.number()?;
+    if format.value == FORMAT_MAX as f64 {
+        return Ok(());
+    }
+    let reason = format!("{} is no format that this release reads", format.value);
+    let fix = format!(
+        "the newest it reads is {FORMAT_MAX}: use a newer release, or write the file in that format"
+    );
+    Err(format.spot.error(reason, fix))
+}
+
+/// What a file without a name could be called.
+fn suggested_name(stem: &str) -> &str {
+    match name_fault(stem) {
+        None => stem,
+        Some(_) => "…",
+    }
+}
+
 fn pipeline_name(name: &At<'_, String>) -> Result<String, Error> {
-    let text = &name.value;
-    let refuse =
-        |reason: &str, fix: &str| Err(name.spot.error(format!("{} {reason}", quote(text)), fix));
+    match name_fault(&name.value) {
+        None => Ok(name.value.clone()),
+        Some((reason, fix)) => {
+            let reason = format!("{} {reason}", quote(&name.value));
+            Err(name.spot.error(reason, fix))
+        }
+    }
+}
+
+/// Why a text cannot name a pipeline, and what to do.
+fn name_fault(text: &str) -> Option<(&'static str, &'static str)> {
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || ".-_".contains(c);
     if text.len() > PIPELINE_NAME_LEN_MAX {
-        return refuse(
+        return Some((
             "is too long",
             "use at most 100 characters: topics are named after it",
-        );
+        ));
     }
-    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || ".-_".contains(c);
     if !text.chars().all(allowed) || !text.starts_with(|c: char| c.is_ascii_alphanumeric()) {
-        return refuse(
+        return Some((
             "cannot name Kafka topics",
             "use a-z, 0-9, `.`, `_` and `-`, and begin with a letter or digit",
-        );
+        ));
     }
     if text == "quadrille" || text.starts_with("quadrille.") {
-        return refuse("is taken by Quadrille's own topics", "choose another name");
+        return Some(("is taken by Quadrille's own topics", "choose another name"));
     }
-    Ok(text.clone())
+    None
 }
 
 fn record<'a>(table: At<'a, DeValue<'a>>) -> Result<RecordSpec, Error> {
-    let keys = [
-        "id",
-        "key",
-        "event_time",
-        "unknown_fields",
-        "future_max",
-        "past_max",
-        "fields",
-    ];
-    let mut table = table.table(&keys)?;
+    let mut table = table.table(&keys::RECORD)?;
     let id = table.take("id").map(At::text).transpose()?;
-    let key = table.need("key", "key = \"patient_id\"")?.text()?;
+    let key = table.need("key", "key = \"…\"")?.text()?;
     let event_time = table.take("event_time").map(At::text).transpose()?;
 
     let mut names = Names::new("is already the name of another field of the record");
@@ -148,8 +176,8 @@ fn duration<'a>(value: At<'a, DeValue<'a>>) -> Result<i64, Error> {
 }
 
 /// Names of outputs, a one-hot feature's name standing for all of its outputs.
-fn model<'a>(table: At<'a, DeValue<'a>>, features: &[Checked]) -> Result<ModelSpec, Error> {
-    let mut table = table.table(&["inputs"])?;
+fn model<'a>(table: At<'a, DeValue<'a>>, features: &[Named]) -> Result<ModelSpec, Error> {
+    let mut table = table.table(&keys::MODEL)?;
     let inputs = table.need("inputs", "inputs = [\"…\"]")?;
     let spot = inputs.spot.clone();
     let mut seen = Names::new("is already an input");
@@ -196,38 +224,18 @@ impl Default for Threshold {
 }
 
 fn decision<'a>(table: At<'a, DeValue<'a>>) -> Result<Decision, Error> {
-    let keys = [
-        "kind",
-        "threshold",
-        "positive",
-        "negative",
-        "classes",
-        "values",
-        "edges",
-        "names",
-    ];
-    let mut table = table.table(&keys)?;
+    let mut table = table.table(&keys::DECISION)?;
     let kind = table.take("kind").map(At::text).transpose()?;
     let name = kind
         .as_ref()
         .map_or("threshold", |kind| kind.value.as_str());
-    let own: &[&str] = match name {
-        "threshold" => &["threshold", "positive", "negative"],
-        "argmax" => &["classes"],
-        "value" => &["values", "edges", "names"],
-        other => {
-            let kinds = ["threshold", "argmax", "value"].into_iter();
-            let fix = suggest(other, "the kinds are", kinds);
-            let reason = format!("{} is no kind of decision", quote(other));
-            let spot = kind.as_ref().map_or(&table.spot, |kind| &kind.spot);
-            return Err(spot.error(reason, fix));
-        }
-    };
-    let others = keys[1..].iter().filter(|key| !own.contains(key));
-    if let Some(value) = others.into_iter().find_map(|key| table.take(key)) {
-        let reason = format!("means nothing for a decision of kind {name}");
-        return Err(value.spot.error(reason, "remove it, or change the kind"));
+    if !DECISIONS.contains(&name) {
+        let fix = suggest(name, "the kinds are", DECISIONS.iter().copied());
+        let reason = format!("{} is no kind of decision", quote(name));
+        let spot = kind.as_ref().map_or(&table.spot, |kind| &kind.spot);
+        return Err(spot.error(reason, fix));
     }
+    table.refuse_others(&keys::DECISION, name)?;
     Ok(match name {
         "argmax" => Decision::Argmax(Argmax {
             classes: classes(table.need("classes", "classes = [\"…\", \"…\"]")?, 2)?,
@@ -330,8 +338,8 @@ fn label<'a>(
     record: &RecordSpec,
     decision: &Decision,
 ) -> Result<Label, Error> {
-    let mut table = table.table(&["field", "positive", "negative", "classes"])?;
-    let field = table.need("field", "field = \"outcome\"")?.text()?;
+    let mut table = table.table(&keys::LABEL)?;
+    let field = table.need("field", "field = \"…\"")?.text()?;
     crate::table::check_name(&field)?;
     let named = [
         Some(&record.key),
@@ -395,14 +403,14 @@ fn truth(table: &mut Table<'_>, decision: &Decision) -> Result<Truth, Error> {
 }
 
 /// A feature and what it is called where it is used.
-pub(crate) struct Checked {
+pub(crate) struct Named {
     pub spec: FeatureSpec,
     pub outputs: Vec<String>,
 }
 
-impl Checked {
+impl Named {
     fn new(spec: FeatureSpec, record: &RecordSpec) -> Self {
-        Checked {
+        Named {
             outputs: output_names(&spec, record),
             spec,
         }

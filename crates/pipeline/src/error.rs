@@ -9,6 +9,8 @@ pub struct Error {
     pub file: String,
     /// Counted from 1; absent where the fault has no place in the text.
     pub line: Option<usize>,
+    /// In characters of the line, counted from 1; absent where there is no line.
+    pub column: Option<u32>,
     /// The setting at fault, as in `features.mass_log.field`; may be empty.
     pub field: String,
     /// What is wrong.
@@ -28,6 +30,7 @@ impl Error {
         Error {
             file,
             line: None,
+            column: None,
             field,
             reason: reason.into(),
             fix: fix.into(),

@@ -6,15 +6,16 @@ use csv::StringRecord;
 use quadrille_proto::{Field, FieldType, Kind, Schema, SchemaId};
 use sha2::{Digest, Sha256};
 
+use crate::check::{self, Checked};
 use crate::csv_row::{CsvColumns, Use};
 use crate::error::Error;
 use crate::feature::{Feature, outputs};
 use crate::invalid::Invalid;
+use crate::json;
 use crate::record::{Draft, NeedKey, Reading, Slots};
-use crate::spec::{Decision, FieldKind, Label, RecordSpec, Spec, element_names};
+use crate::spec::{Decision, FieldKind, Label, Operate, RecordSpec, Spec, element_names};
 use crate::table::Source;
 use crate::value::Scalar;
-use crate::{check, json};
 
 /// One pipeline. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -25,6 +26,9 @@ pub struct Pipeline {
 #[derive(Debug)]
 struct Inner {
     spec: Spec,
+    operate: Operate,
+    warnings: Vec<Error>,
+    text: String,
     slots: Slots,
     features: Vec<Feature>,
     /// Where each model input stands among the features.
@@ -42,13 +46,19 @@ impl Pipeline {
     /// # Errors
     /// Anything wrong with the file, with its line and what to do.
     pub fn parse(file_name: &str, text: &str) -> Result<Self, Error> {
-        Ok(Self::new(check::spec(Source {
+        let checked = check::file(Source {
             file: file_name,
             text,
-        })?))
+        })?;
+        Ok(Self::new(checked, text))
     }
 
-    fn new(spec: Spec) -> Self {
+    fn new(checked: Checked, text: &str) -> Self {
+        let Checked {
+            spec,
+            operate,
+            warnings,
+        } = checked;
         let schema = |kind, fields| {
             let schema = Schema {
                 kind,
@@ -93,6 +103,9 @@ impl Pipeline {
             prediction: schema(Kind::Prediction, answers.collect()),
             hash: Sha256::digest(canonical(&spec)).into(),
             spec,
+            operate,
+            warnings,
+            text: text.to_owned(),
         };
         Pipeline {
             inner: Arc::new(inner),
@@ -130,7 +143,18 @@ impl Pipeline {
         self.inner.prediction.1
     }
 
-    /// The file as compact JSON with every default, whatever its format, comments and key order.
+    /// The file as it was read.
+    pub fn text(&self) -> &str {
+        &self.inner.text
+    }
+
+    /// What is allowed in the file but hardly meant, in the words of an error.
+    pub fn warnings(&self) -> &[Error] {
+        &self.inner.warnings
+    }
+
+    /// What defines a prediction, as compact JSON with every default, whatever the file's layout, comments and key order.
+    /// How the pipeline is operated is not in it.
     pub fn canonical(&self) -> String {
         canonical(&self.inner.spec)
     }
@@ -148,7 +172,7 @@ impl Pipeline {
 
     /// From a record's Kafka timestamp to the end of a stage, in ms: what takes longer is traced.
     pub fn latency_objective_ms(&self) -> Option<i64> {
-        self.inner.spec.latency_objective_ms
+        self.inner.operate.latency_objective_ms
     }
 
     /// The field of the outside record that holds the entity's key.

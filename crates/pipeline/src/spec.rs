@@ -1,7 +1,8 @@
 //! A pipeline file after reading: plain data with the defaults filled in.
 //!
-//! Its serialised form is the canonical form that is hashed, with the names of the TOML file: a
-//! change of a name or of the order of fields here changes the hash of every pipeline.
+//! It has two halves. [`Spec`] is what defines a prediction: its serialised form is the canonical form that is hashed, with
+//! the names of the TOML file, so a change of a name or of the order of fields there changes the hash of every pipeline.
+//! [`Operate`] is how the pipeline is operated: no hash knows it, so it may be edited while models serve.
 
 use quadrille_proto::{Field, FieldType};
 use serde::{Serialize, Serializer};
@@ -20,8 +21,11 @@ pub(crate) struct Spec {
     pub decision: Decision,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub label: Option<Label>,
-    /// Of no consequence for a prediction, so not in the canonical form.
-    #[serde(skip)]
+}
+
+/// `[operate]`: of no consequence for a prediction.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Operate {
     pub latency_objective_ms: Option<i64>,
 }
 

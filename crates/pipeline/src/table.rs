@@ -1,9 +1,12 @@
 //! TOML with places: tables and values that remember their path and line, for the messages.
 
+use std::path::Path;
+
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::error::Error;
+use crate::keys::{Keys, NAME_LEN_MAX};
 use crate::quote::{quote, suggest};
 
 /// The whole numbers an `f64` holds exactly lie between this and its negative.
@@ -38,36 +41,43 @@ pub(crate) struct Table<'a> {
 }
 
 impl<'a> Source<'a> {
-    pub(crate) fn root(self, keys: &[&str]) -> Result<Table<'a>, Error> {
-        let spot = Spot {
+    /// The whole file, as a table that is still to be opened.
+    pub(crate) fn root(self) -> Result<At<'a, DeValue<'a>>, Error> {
+        let at = |offset| Spot {
             source: self,
-            offset: 0,
+            offset,
             path: String::new(),
         };
         let table = DeTable::parse(self.text).map_err(|error| {
-            let offset = error.span().map_or(0, |span| span.start);
-            let spot = Spot {
-                source: self,
-                offset,
-                path: String::new(),
-            };
+            let spot = at(error.span().map_or(0, |span| span.start));
             spot.error(format!("not TOML: {}", error.message()), "correct the line")
         })?;
-        Table::open(spot, table.into_inner(), keys)
+        Ok(At {
+            value: DeValue::Table(table.into_inner()),
+            spot: at(0),
+        })
     }
 }
 
 impl<'a> Spot<'a> {
     pub(crate) fn error(&self, reason: impl Into<String>, fix: impl Into<String>) -> Error {
-        let before = &self.source.text.as_bytes()[..self.offset.min(self.source.text.len())];
-        let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+        let text = self.source.text;
+        let before = &text[..text.floor_char_boundary(self.offset)];
+        let line = before.rsplit('\n').next().unwrap_or_default();
         Error {
             file: self.source.file.to_owned(),
-            line: Some(line),
+            line: Some(1 + before.matches('\n').count()),
+            column: u32::try_from(1 + line.chars().count()).ok(),
             field: self.path.clone(),
             reason: reason.into(),
             fix: fix.into(),
         }
+    }
+
+    /// The file's name without folder and ending.
+    pub(crate) fn file_stem(&self) -> &'a str {
+        let stem = Path::new(self.source.file).file_stem();
+        stem.and_then(|stem| stem.to_str()).unwrap_or_default()
     }
 
     fn child(&self, key: &str, offset: usize) -> Spot<'a> {
@@ -84,17 +94,16 @@ impl<'a> Spot<'a> {
 }
 
 impl<'a> Table<'a> {
-    fn open(spot: Spot<'a>, entries: DeTable<'a>, keys: &[&str]) -> Result<Self, Error> {
-        let unknown = entries
-            .keys()
-            .filter(|key| !keys.contains(&key.get_ref().as_ref()));
+    fn open(spot: Spot<'a>, entries: DeTable<'a>, keys: &Keys) -> Result<Self, Error> {
+        let known = |name: &str| keys.names().any(|key| key == name);
+        let unknown = entries.keys().filter(|key| !known(key.get_ref().as_ref()));
         if let Some(key) = unknown.min_by_key(|key| key.span().start) {
             let name = key.get_ref();
             let spot = Spot {
                 offset: key.span().start,
                 ..spot
             };
-            let fix = suggest(name, "the keys here are", keys.iter().copied());
+            let fix = suggest(name, "the keys here are", keys.names());
             return Err(spot.error(format!("unknown key {}", quote(name)), fix));
         }
         Ok(Table { entries, spot })
@@ -117,6 +126,30 @@ impl<'a> Table<'a> {
         }
     }
 
+    /// Refuses keys that mean something only for another kind than this.
+    pub(crate) fn refuse_others(&mut self, keys: &Keys, kind: &str) -> Result<(), Error> {
+        let Some(selector) = &keys.selector else {
+            return Ok(());
+        };
+        let has = |name: &str| {
+            let mut keys = keys.keys.iter().filter(|key| key.name == name);
+            keys.any(|key| key.kinds.is_empty() || key.kinds.contains(&kind))
+        };
+        for key in keys.keys.iter().filter(|key| !has(key.name)) {
+            let Some(value) = self.take(key.name) else {
+                continue;
+            };
+            let (name, thing) = (selector.key, selector.thing);
+            let fix = match key.kinds {
+                [owner] => format!("remove it, or use {name} = {owner:?}"),
+                _ => format!("remove it, or change the {name}"),
+            };
+            let reason = format!("means nothing for a {thing} of {name} {kind}");
+            return Err(value.spot.error(reason, fix));
+        }
+        Ok(())
+    }
+
     /// The name of this table's item, which becomes part of its path in messages.
     pub(crate) fn take_name(&mut self, list: &str) -> Result<At<'a, String>, Error> {
         let mut name = self.need("name", "name = \"…\"")?.text()?;
@@ -137,7 +170,6 @@ fn at<'a>(parent: &Spot<'a>, key: &str, value: Spanned<DeValue<'a>>) -> At<'a, D
 
 /// Names of fields and features: short, printable.
 pub(crate) fn check_name(name: &At<'_, String>) -> Result<(), Error> {
-    const NAME_LEN_MAX: usize = 128;
     let text = &name.value;
     if text.is_empty() || text.len() > NAME_LEN_MAX || text.chars().any(char::is_control) {
         return Err(name.spot.error(
@@ -172,6 +204,14 @@ impl<'a> At<'a, DeValue<'a>> {
                 spot: self.spot,
             }),
             _ => Err(self.wrong_type("a string in quotes")),
+        }
+    }
+
+    /// A key's value, where this is a table.
+    pub(crate) fn peek(&self, key: &str) -> Option<At<'a, DeValue<'a>>> {
+        match &self.value {
+            DeValue::Table(entries) => Some(at(&self.spot, key, entries.get(key)?.clone())),
+            _ => None,
         }
     }
 
@@ -226,7 +266,7 @@ impl<'a> At<'a, DeValue<'a>> {
         self.list()?.into_iter().map(At::number).collect()
     }
 
-    pub(crate) fn table(self, keys: &[&str]) -> Result<Table<'a>, Error> {
+    pub(crate) fn table(self, keys: &Keys) -> Result<Table<'a>, Error> {
         match self.value {
             DeValue::Table(entries) => Table::open(self.spot, entries, keys),
             _ => {
@@ -237,7 +277,7 @@ impl<'a> At<'a, DeValue<'a>> {
     }
 
     /// The tables of a `[[list]]`.
-    pub(crate) fn tables(self, keys: &[&str]) -> Result<Vec<Table<'a>>, Error> {
+    pub(crate) fn tables(self, keys: &Keys) -> Result<Vec<Table<'a>>, Error> {
         match self.value {
             DeValue::Array(_) => self
                 .list()?

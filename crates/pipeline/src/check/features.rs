@@ -2,34 +2,23 @@
 
 use toml::de::DeValue;
 
-use super::{Checked, Names};
+use super::{Named, Names};
 use crate::error::Error;
+use crate::example;
+use crate::keys::{self, KINDS};
 use crate::quote::{quote, suggest};
-use crate::spec::{FeatureKind, FeatureSpec, FieldKind, FieldSpec, RecordSpec};
-use crate::table::{At, Table};
-
-const KEYS: [&str; 8] = [
-    "name", "kind", "field", "edges", "min", "max", "minus", "over",
-];
-const KINDS: [&str; 8] = [
-    "pass",
-    "missing",
-    "one_hot",
-    "bucket",
-    "clip",
-    "log",
-    "difference",
-    "ratio",
-];
+use crate::spec::{FeatureKind, FeatureSpec, FieldKind, FieldSpec, Range, RecordSpec};
+use crate::table::{At, Spot, Table};
 
 pub(super) fn read<'a>(
     list: At<'a, DeValue<'a>>,
     record: &RecordSpec,
-) -> Result<Vec<Checked>, Error> {
+    warnings: &mut Vec<Error>,
+) -> Result<Vec<Named>, Error> {
     let spot = list.spot.clone();
     let mut names = Names::new("is already the name of another feature");
     let mut features = Vec::new();
-    for mut table in list.tables(&KEYS)? {
+    for mut table in list.tables(&keys::FEATURE)? {
         let name = table.take_name("features")?;
         if name.value.contains('=') {
             let reason = format!("{} has an =", quote(&name.value));
@@ -39,11 +28,12 @@ pub(super) fn read<'a>(
         }
         names.add(&name, &name.value)?;
         let kind = kind(&mut table, &record.fields)?;
+        warnings.extend(doubt(&kind, record, &table.spot));
         let spec = FeatureSpec {
             name: name.value.clone(),
             kind,
         };
-        let checked = Checked::new(spec, record);
+        let checked = Named::new(spec, record);
         // Of a vector's values each has a name of its own.
         for output in checked.outputs.iter().filter(|it| **it != name.value) {
             names.add(&name, output)?;
@@ -68,12 +58,12 @@ enum Wants {
 
 fn kind(table: &mut Table<'_>, fields: &[FieldSpec]) -> Result<FeatureKind, Error> {
     let name = table.need("kind", "kind = \"pass\"")?.text()?;
-    let Some(kind) = KINDS.into_iter().find(|kind| *kind == name.value) else {
+    let Some(kind) = KINDS.iter().copied().find(|kind| *kind == name.value) else {
         let reason = format!("{} is no kind of feature", quote(&name.value));
-        let fix = suggest(&name.value, "the kinds are", KINDS.into_iter());
+        let fix = suggest(&name.value, "the kinds are", KINDS.iter().copied());
         return Err(name.spot.error(reason, fix));
     };
-    refuse_others(table, kind)?;
+    table.refuse_others(&keys::FEATURE, kind)?;
     let mut field = |key: &str, wants| field(table, key, kind, wants, fields);
     Ok(match kind {
         "pass" => FeatureKind::Pass {
@@ -98,10 +88,8 @@ fn kind(table: &mut Table<'_>, fields: &[FieldSpec]) -> Result<FeatureKind, Erro
         },
         "bucket" => {
             let field = field("field", Wants::Number)?;
-            FeatureKind::Bucket {
-                field,
-                edges: edges(table)?,
-            }
+            let edges = edges(table, fields, &field)?;
+            FeatureKind::Bucket { field, edges }
         }
         _ => {
             let field = field("field", Wants::Number)?;
@@ -111,24 +99,51 @@ fn kind(table: &mut Table<'_>, fields: &[FieldSpec]) -> Result<FeatureKind, Erro
     })
 }
 
-/// Refuses settings that another kind has.
-fn refuse_others(table: &mut Table<'_>, kind: &str) -> Result<(), Error> {
-    let own: &[(&str, &str)] = &[
-        ("edges", "bucket"),
-        ("min", "clip"),
-        ("max", "clip"),
-        ("minus", "difference"),
-        ("over", "ratio"),
-    ];
-    for (key, owner) in own.iter().filter(|(_, owner)| *owner != kind) {
-        if let Some(value) = table.take(key) {
-            let reason = format!("means nothing for a feature of kind {kind}");
-            return Err(value
-                .spot
-                .error(reason, format!("remove it, or use kind = {owner:?}")));
+/// What a feature does that its author hardly means.
+fn doubt(kind: &FeatureKind, record: &RecordSpec, spot: &Spot<'_>) -> Option<Error> {
+    match kind {
+        FeatureKind::Missing { field } => {
+            let (found, _) = record.find(field)?;
+            if found.may_be_null() {
+                return None;
+            }
+            let reason = format!(
+                "is 0 for every record: field {} is required and has no markers",
+                quote(field)
+            );
+            let fix = match found.kind {
+                FieldKind::Boolean => "set required = false at the field, or remove the feature",
+                _ => {
+                    "set required = false or list markers in missing = […] at the field, or remove the feature"
+                }
+            };
+            Some(spot.error(reason, fix))
         }
+        FeatureKind::Bucket { field, edges } => {
+            let (found, _) = record.find(field)?;
+            let (FieldKind::Number(range) | FieldKind::Integer(range)) = &found.kind else {
+                return None;
+            };
+            let (edge, why) = edges
+                .iter()
+                .find_map(|edge| Some((edge, beyond(*edge, range)?)))?;
+            let reason = format!(
+                "edge {edge} divides nothing: field {} is {why}",
+                quote(field)
+            );
+            Some(spot.error(reason, "remove the edge, or widen the field's limits"))
+        }
+        _ => None,
     }
-    Ok(())
+}
+
+/// Why all values of a field are on one side of an edge.
+fn beyond(edge: f64, range: &Range) -> Option<String> {
+    match (range.min, range.max) {
+        (Some(min), _) if edge <= min => Some(format!("at least {min}")),
+        (_, Some(max)) if edge > max => Some(format!("at most {max}")),
+        _ => None,
+    }
 }
 
 fn field(
@@ -169,8 +184,10 @@ fn field(
     Err(name.spot.error(reason, fix))
 }
 
-fn edges(table: &mut Table<'_>) -> Result<Vec<f64>, Error> {
-    ascending(table.need("edges", "edges = [18, 40, 65]")?)
+fn edges(table: &mut Table<'_>, fields: &[FieldSpec], name: &str) -> Result<Vec<f64>, Error> {
+    let field = fields.iter().find(|field| field.name == name);
+    let example = field.map_or_else(|| "…".to_owned(), example::edges);
+    ascending(table.need("edges", &format!("edges = [{example}]"))?)
 }
 
 /// Numbers, each greater than the one before; at least one.

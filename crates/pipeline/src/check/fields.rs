@@ -6,23 +6,10 @@ use toml::de::DeValue;
 
 use super::Names;
 use crate::error::Error;
+use crate::keys::{self, TYPES, VECTOR_LENGTH_MAX};
 use crate::quote::{quote, suggest};
 use crate::spec::{FieldKind, FieldSpec, Range, element_names};
 use crate::table::{At, Table, WHOLE_MAX, check_name};
-
-const KEYS: [&str; 8] = [
-    "name",
-    "type",
-    "length",
-    "min",
-    "max",
-    "missing",
-    "required",
-    "categories",
-];
-const TYPES: [&str; 5] = ["number", "integer", "boolean", "category", "vector"];
-/// The most values of a vector: as many as a model may have inputs.
-const LENGTH_MAX: f64 = 4_096.0;
 
 pub(super) fn read<'a>(
     list: At<'a, DeValue<'a>>,
@@ -30,7 +17,7 @@ pub(super) fn read<'a>(
 ) -> Result<Vec<FieldSpec>, Error> {
     let spot = list.spot.clone();
     let mut fields = Vec::new();
-    for mut table in list.tables(&KEYS)? {
+    for mut table in list.tables(&keys::FIELD)? {
         let name = table.take_name("record.fields")?;
         names.add(&name, &name.value)?;
         let required = table
@@ -58,34 +45,21 @@ pub(super) fn read<'a>(
 
 fn kind(table: &mut Table<'_>) -> Result<FieldKind, Error> {
     let kind = table.need("type", "type = \"number\"")?.text()?;
-    if kind.value != "vector" {
-        refuse(table, &["length"], &kind.value)?;
+    if TYPES.contains(&kind.value.as_str()) {
+        table.refuse_others(&keys::FIELD, &kind.value)?;
     }
     match kind.value.as_str() {
         "number" => Ok(FieldKind::Number(range(table, Whole::No)?)),
         "integer" => Ok(FieldKind::Integer(range(table, Whole::Yes)?)),
-        "boolean" => {
-            refuse(table, &["categories", "min", "max", "missing"], "boolean")?;
-            Ok(FieldKind::Boolean)
-        }
+        "boolean" => Ok(FieldKind::Boolean),
         "category" => category(table),
         "vector" => vector(table),
         other => {
             let reason = format!("{} is no type", quote(other));
-            Err(kind
-                .spot
-                .error(reason, suggest(other, "the types are", TYPES.into_iter())))
-        }
-    }
-}
-
-/// Refuses settings that another type has.
-fn refuse(table: &mut Table<'_>, keys: &[&str], kind: &str) -> Result<(), Error> {
-    match keys.iter().find_map(|key| table.take(key)) {
-        None => Ok(()),
-        Some(value) => {
-            let reason = format!("means nothing for a field of type {kind}");
-            Err(value.spot.error(reason, "remove it, or change the type"))
+            Err(kind.spot.error(
+                reason,
+                suggest(other, "the types are", TYPES.iter().copied()),
+            ))
         }
     }
 }
@@ -97,15 +71,6 @@ enum Whole {
 }
 
 fn range(table: &mut Table<'_>, whole: Whole) -> Result<Range, Error> {
-    refuse(
-        table,
-        &["categories"],
-        if whole == Whole::Yes {
-            "integer"
-        } else {
-            "number"
-        },
-    )?;
     let number = |value: At<'_, f64>| {
         if whole == Whole::Yes && (value.value.fract() != 0.0 || value.value.abs() > WHOLE_MAX) {
             let reason = format!("{} is not a whole number", value.value);
@@ -155,9 +120,10 @@ fn range(table: &mut Table<'_>, whole: Whole) -> Result<Range, Error> {
 
 fn vector(table: &mut Table<'_>) -> Result<FieldKind, Error> {
     let length = table.need("length", "length = 64")?.number()?;
-    if length.value.fract() != 0.0 || !(1.0..=LENGTH_MAX).contains(&length.value) {
+    let max = VECTOR_LENGTH_MAX;
+    if length.value.fract() != 0.0 || !(1.0..=max as f64).contains(&length.value) {
         let reason = format!("{} is no length of a vector", length.value);
-        let fix = format!("write a whole number from 1 to {LENGTH_MAX}");
+        let fix = format!("write a whole number from 1 to {max}");
         return Err(length.spot.error(reason, fix));
     }
     Ok(FieldKind::Vector {
@@ -167,7 +133,6 @@ fn vector(table: &mut Table<'_>) -> Result<FieldKind, Error> {
 }
 
 fn category(table: &mut Table<'_>) -> Result<FieldKind, Error> {
-    refuse(table, &["min", "max"], "category")?;
     let list = table.need("categories", "categories = [\"…\"]")?;
     let spot = list.spot.clone();
     let mut seen = HashSet::new();

@@ -144,11 +144,11 @@ fn an_unknown_key_is_refused_in_every_table() {
 fn what_is_missing_is_shown_as_it_is_written() {
     assert_eq!(
         fault("key = \"bed\"\n", ""),
-        "ward.toml:2: record: \"key\" is missing; add `key = \"patient_id\"`"
+        "ward.toml:2: record: \"key\" is missing; add `key = \"…\"`"
     );
     assert!(fault("type = \"number\"\n", "").contains("record.fields.temperature: \"type\" is"));
-    assert!(fault("edges = [36, 38.5]\n", "").contains("add `edges = [18, 40, 65]`"));
-    assert!(fault("name = \"ward\"\n", "").contains("add `name = \"diabetes\"`"));
+    assert!(fault("edges = [36, 38.5]\n", "").contains("add `edges = [28, 39]`"));
+    assert!(fault("name = \"ward\"\n", "").contains("add `name = \"ward\"`"));
 }
 
 #[test]

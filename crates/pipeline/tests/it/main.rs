@@ -4,8 +4,10 @@ mod csv_rows;
 mod decisions;
 mod file;
 mod generated;
+mod halves;
 mod json;
 mod properties;
+mod schema;
 mod vectors;
 
 use std::path::Path;
