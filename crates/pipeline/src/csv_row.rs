@@ -77,6 +77,7 @@ impl CsvColumns {
                 _ if used == Use::Training => Column::Ignored,
                 // R and pandas write an index column without a name.
                 None if name.is_empty() => Column::Ignored,
+                None if slots.is_label(name) => Column::Ignored,
                 None if spec.unknown_fields == UnknownFields::Refuse => {
                     return Err(slots.unknown(name));
                 }

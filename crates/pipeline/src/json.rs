@@ -4,12 +4,13 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::error::Category;
 use serde_json::value::RawValue;
 
 use crate::invalid::{Invalid, InvalidKind};
-use crate::record::{Draft, NeedKey, check_unknown_name, duplicate};
+use crate::record::{Draft, Found, NeedKey, check_unknown_name, duplicate};
+use crate::spec::FieldSpec;
 use crate::value::{Scalar, Value};
 
 /// Reads one JSON object.
@@ -27,13 +28,13 @@ pub(crate) fn read(bytes: &[u8], mut draft: Draft<'_>) -> Result<(), Invalid> {
     let mut state = State {
         draft: &mut draft,
         failure: None,
-        field: String::new(),
+        at: At::Object,
     };
     let mut json = serde_json::Deserializer::from_str(text);
     if let Err(error) = json.deserialize_any(Object(&mut state)) {
         return Err(match state.failure.take() {
             Some(invalid) => invalid,
-            None => explain(text, &error, &state.field),
+            None => explain(text, &error, &state),
         });
     }
     json.end().map_err(|error| {
@@ -52,11 +53,33 @@ pub(crate) fn read(bytes: &[u8], mut draft: Draft<'_>) -> Result<(), Invalid> {
 struct State<'s, 'd> {
     draft: &'s mut Draft<'d>,
     failure: Option<Invalid>,
-    /// The field whose value could not be read as JSON.
-    field: String,
+    /// Whose value could not be read as JSON.
+    at: At,
+}
+
+/// What is being read.
+enum At {
+    Object,
+    Slot(usize),
+    Unknown(String),
 }
 
 impl State<'_, '_> {
+    fn name(&self) -> &str {
+        match &self.at {
+            At::Object => "",
+            At::Slot(slot) => self.draft.name(*slot),
+            At::Unknown(name) => name,
+        }
+    }
+
+    fn field(&self) -> Option<&FieldSpec> {
+        match self.at {
+            At::Slot(slot) => self.draft.field(slot),
+            At::Object | At::Unknown(_) => None,
+        }
+    }
+
     fn fail<E: serde::de::Error>(&mut self, invalid: Invalid) -> E {
         self.failure = Some(invalid);
         E::custom("refused")
@@ -64,24 +87,25 @@ impl State<'_, '_> {
 }
 
 #[cold]
-fn explain(text: &str, error: &serde_json::Error, field: &str) -> Invalid {
+fn explain(text: &str, error: &serde_json::Error, state: &State<'_, '_>) -> Invalid {
     let message = crate::quote::cut(&error.to_string());
-    let fix = "send one JSON object, as in {\"patient_id\": \"p-1\", \"age\": 50}";
+    let fix = format!("send one JSON object, as in {}", state.draft.example());
     if text.trim_ascii().is_empty() {
         return Invalid::new(InvalidKind::Empty, "", "the record is empty", fix);
     }
+    let place = format!("line {}, column {}", error.line(), error.column());
     if message.starts_with("number out of range") {
-        let place = format!(
-            "a number is too large (line {}, column {})",
-            error.line(),
-            error.column()
-        );
-        return Invalid::new(
-            InvalidKind::OutOfRange,
-            field,
-            place,
-            "send a finite number",
-        );
+        let reason = format!("a number is too large ({place})");
+        let fix = "send a finite number";
+        return Invalid::new(InvalidKind::OutOfRange, state.name(), reason, fix);
+    }
+    if let Some(word) = number_word(text, error) {
+        let reason = format!("{word} is not JSON ({place})");
+        let fix = match state.field() {
+            Some(field) => field.instead_of_nan(),
+            None => "send null".to_owned(),
+        };
+        return Invalid::new(InvalidKind::NotJson, state.name(), reason, fix);
     }
     match error.classify() {
         Category::Data => {
@@ -94,6 +118,23 @@ fn explain(text: &str, error: &serde_json::Error, field: &str) -> Invalid {
             fix,
         ),
     }
+}
+
+/// What programs write for a number that is none, where that is what the parser stumbled over.
+fn number_word<'t>(text: &'t str, error: &serde_json::Error) -> Option<&'t str> {
+    const WORDS: [&str; 4] = ["nan", "infinity", "inf", "undefined"];
+    // The parser counts lines and bytes from 1, and stands at the first or second byte of the word.
+    let line = text.split('\n').nth(error.line().checked_sub(1)?)?;
+    let at = line.floor_char_boundary(error.column().saturating_sub(1));
+    let of_word = |c: char| c.is_ascii_alphabetic() || c == '-' || c == '+';
+    let start = line[..at].trim_end_matches(of_word).len();
+    let rest = &line[start..];
+    let rest = &rest[rest
+        .find(of_word)
+        .filter(|skipped| start + skipped <= at + 1)?..];
+    let word = &rest[..rest.find(|c| !of_word(c)).unwrap_or(rest.len())];
+    let bare = word.trim_start_matches(['-', '+']).to_ascii_lowercase();
+    WORDS.contains(&bare.as_str()).then_some(word)
 }
 
 /// The object itself.
@@ -109,23 +150,32 @@ impl<'de> Visitor<'de> for Object<'_, '_, '_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         let state = self.0;
         let mut unknown: HashSet<Cow<'de, str>> = HashSet::new();
-        while let Some(key) = map.next_key_seed(Key(state))? {
+        while let Some(key) = map.next_key_seed(KeyOf(state))? {
             match key {
-                Found::Slot(slot) => {
+                Key::Slot(slot) => {
                     let read = map.next_value_seed(Slot { state, slot });
                     if let Err(error) = read {
-                        state.field = state.draft.name(slot).to_owned();
+                        state.at = At::Slot(slot);
                         return Err(error);
                     }
                 }
-                Found::Unknown(name) => {
+                Key::Label => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+                Key::Unknown(name) => {
                     if let Err(invalid) = check_unknown_name(&name) {
                         return Err(state.fail(invalid));
                     }
                     if unknown.contains(&name) {
                         return Err(state.fail(duplicate(&name)));
                     }
-                    let value: &RawValue = map.next_value()?;
+                    let value: &RawValue = match map.next_value() {
+                        Ok(value) => value,
+                        Err(error) => {
+                            state.at = At::Unknown(name.into_owned());
+                            return Err(error);
+                        }
+                    };
                     if let Err(invalid) = keep(&mut state.draft.reading.extra, &name, value.get()) {
                         return Err(state.fail(invalid));
                     }
@@ -180,7 +230,7 @@ pub(crate) fn keep_scalar(
 pub(crate) fn check_scalar(name: &str, value: Scalar<'_>) -> Result<(), Invalid> {
     match value {
         Scalar::Number(number) if !number.is_finite() => {
-            let reason = "is not a finite number";
+            let reason = "is not a finite number, and JSON has no other";
             let fix = "send a finite number, or null";
             Err(Invalid::new(InvalidKind::OutOfRange, name, reason, fix))
         }
@@ -195,44 +245,47 @@ pub(crate) fn close(extra: &mut Vec<u8>) {
     }
 }
 
-enum Found<'de> {
+/// A key of the object.
+enum Key<'de> {
     Slot(usize),
+    Label,
     Unknown(Cow<'de, str>),
 }
 
-/// A key of the object.
-struct Key<'s, 'o, 'd>(&'o mut State<'s, 'd>);
+/// Reads a key.
+struct KeyOf<'s, 'o, 'd>(&'o mut State<'s, 'd>);
 
-impl Key<'_, '_, '_> {
-    fn find<'de, E: serde::de::Error>(self, name: Cow<'de, str>) -> Result<Found<'de>, E> {
-        match self.0.draft.slot(&name) {
-            Ok(Some(slot)) => Ok(Found::Slot(slot)),
-            Ok(None) => Ok(Found::Unknown(name)),
+impl KeyOf<'_, '_, '_> {
+    fn find<'de, E: serde::de::Error>(self, name: Cow<'de, str>) -> Result<Key<'de>, E> {
+        match self.0.draft.find(&name) {
+            Ok(Found::Slot(slot)) => Ok(Key::Slot(slot)),
+            Ok(Found::Label) => Ok(Key::Label),
+            Ok(Found::Unknown) => Ok(Key::Unknown(name)),
             Err(invalid) => Err(self.0.fail(invalid)),
         }
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Key<'_, '_, '_> {
-    type Value = Found<'de>;
+impl<'de> DeserializeSeed<'de> for KeyOf<'_, '_, '_> {
+    type Value = Key<'de>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
         deserializer.deserialize_str(self)
     }
 }
 
-impl<'de> Visitor<'de> for Key<'_, '_, '_> {
-    type Value = Found<'de>;
+impl<'de> Visitor<'de> for KeyOf<'_, '_, '_> {
+    type Value = Key<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a field's name")
     }
 
-    fn visit_borrowed_str<E: serde::de::Error>(self, name: &'de str) -> Result<Found<'de>, E> {
+    fn visit_borrowed_str<E: serde::de::Error>(self, name: &'de str) -> Result<Key<'de>, E> {
         self.find(Cow::Borrowed(name))
     }
 
-    fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Found<'de>, E> {
+    fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Key<'de>, E> {
         self.find(Cow::Owned(name.to_owned())) // it had an escape: rare
     }
 }

@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::feature::{Feature, outputs};
 use crate::invalid::Invalid;
 use crate::json;
-use crate::record::{Draft, NeedKey, Reading, Slots};
+use crate::record::{Draft, Found, NeedKey, Reading, Slots};
 use crate::spec::{Decision, FieldKind, Label, Operate, RecordSpec, Spec, element_names};
 use crate::table::Source;
 use crate::value::Scalar;
@@ -91,7 +91,7 @@ impl Pipeline {
             field_type: FieldType::Number,
         });
         let inner = Inner {
-            slots: Slots::new(&spec.record),
+            slots: Slots::new(&spec.record, spec.label.as_ref()),
             features: spec
                 .features
                 .iter()
@@ -300,14 +300,15 @@ impl Pipeline {
         let mut draft = self.draft(now_ms, &mut reading);
         let mut unknown = std::collections::HashSet::new();
         for (name, value) in fields {
-            match draft.slot(name)? {
-                Some(slot) => match value {
+            match draft.find(name)? {
+                Found::Label => {}
+                Found::Slot(slot) => match value {
                     Scalar::Json(list) if draft.is_vector(slot) => {
                         json::read_vector(list, &mut draft, slot)?;
                     }
                     value => draft.put(slot, value.into())?,
                 },
-                None => {
+                Found::Unknown => {
                     crate::record::check_unknown_name(name)?;
                     if need_key == NeedKey::Optional {
                         json::check_scalar(name, value)?;

@@ -4,9 +4,10 @@
 
 use std::collections::HashMap;
 
+use crate::example;
 use crate::invalid::{Invalid, InvalidKind};
 use crate::quote::{list, quote, suggest};
-use crate::spec::{FieldKind, RecordSpec, UnknownFields, element_names};
+use crate::spec::{FieldKind, FieldSpec, Label, RecordSpec, UnknownFields, element_names};
 use crate::time;
 use crate::value::Value;
 
@@ -63,10 +64,21 @@ pub(crate) struct Slots {
     by_name: HashMap<String, usize>,
     /// Where the names end and those of vectors' single values begin.
     elements: usize,
+    /// The column of the truth. A record may have it, as training data do; nothing of it is read.
+    label: Option<String>,
+}
+
+/// What a name of the outside record is.
+pub(crate) enum Found {
+    Slot(usize),
+    /// Not for the model's eyes: its value is passed over.
+    Label,
+    /// A field that the pipeline does not name, and keeps.
+    Unknown,
 }
 
 impl Slots {
-    pub(crate) fn new(spec: &RecordSpec) -> Self {
+    pub(crate) fn new(spec: &RecordSpec, label: Option<&Label>) -> Self {
         let mut slots = Vec::new();
         slots.extend(spec.id.clone().map(|name| (name, Role::Id)));
         slots.push((spec.key.clone(), Role::Key));
@@ -96,7 +108,12 @@ impl Slots {
             slots,
             by_name,
             elements,
+            label: label.map(|label| label.field.trim().to_owned()),
         }
+    }
+
+    pub(crate) fn is_label(&self, name: &str) -> bool {
+        self.label.as_deref() == Some(name)
     }
 
     /// The slots of a vector's single values.
@@ -185,6 +202,7 @@ pub(crate) struct Draft<'a> {
     now_ms: i64,
     next: usize,
     seen: Seen,
+    label_came: bool,
     pub reading: &'a mut Reading,
 }
 
@@ -207,19 +225,26 @@ impl<'a> Draft<'a> {
             now_ms,
             next: 0,
             seen: Seen::default(),
+            label_came: false,
             reading,
         }
     }
 
-    /// The slot of a name that must not come twice; none for a name the pipeline does not have.
-    pub(crate) fn slot(&mut self, name: &str) -> Result<Option<usize>, Invalid> {
+    /// What a name is that must not come twice.
+    pub(crate) fn find(&mut self, name: &str) -> Result<Found, Invalid> {
         match self.slots.find(name, &mut self.next) {
             Some(slot) if self.came(slot) => Err(duplicate(name)),
             Some(slot) => {
                 self.seen.add(slot);
-                Ok(Some(slot))
+                Ok(Found::Slot(slot))
             }
-            None if self.spec.unknown_fields == UnknownFields::Keep => Ok(None),
+            None if self.slots.is_label(name) => {
+                match std::mem::replace(&mut self.label_came, true) {
+                    true => Err(duplicate(name)),
+                    false => Ok(Found::Label),
+                }
+            }
+            None if self.spec.unknown_fields == UnknownFields::Keep => Ok(Found::Unknown),
             None => Err(self.slots.unknown(name)),
         }
     }
@@ -285,6 +310,19 @@ impl<'a> Draft<'a> {
 
     pub(crate) fn name(&self, slot: usize) -> &str {
         self.slots.name(slot)
+    }
+
+    /// The field of a slot, if it is one.
+    pub(crate) fn field(&self, slot: usize) -> Option<&'a FieldSpec> {
+        match self.slots.role(slot) {
+            Role::Field { field, .. } | Role::Element { field, .. } => self.spec.fields.get(field),
+            _ => None,
+        }
+    }
+
+    /// A record of this pipeline, for messages.
+    pub(crate) fn example(&self) -> String {
+        example::record(self.spec)
     }
 
     pub(crate) fn put(&mut self, slot: usize, value: Value<'_>) -> Result<(), Invalid> {
@@ -397,8 +435,15 @@ pub(crate) fn missing<'a>(
     let field = spec.fields.iter().find(|field| field.name == first);
     let mut fix = match field {
         Some(field) if field.may_be_null() => "add it, or null if it was not measured".to_owned(),
-        Some(field) => format!("add it, {}", field.kind.with_article()),
-        None => "add it, the entity the record is about".to_owned(),
+        Some(field) => format!(
+            "add it, {}, as in {}",
+            field.kind.with_article(),
+            example::value(field)
+        ),
+        None => format!(
+            "add it, the entity the record is about, as in {:?}",
+            example::key(spec)
+        ),
     };
     if !others.is_empty() {
         fix = format!("{fix}; {others} are missing too");

@@ -118,7 +118,7 @@ impl Pipeline {
         let (mut bytes, mut reading, mut features) =
             (ByteRecord::new(), Reading::default(), Vec::new());
         while csv.read_byte_record(&mut bytes)? {
-            let line = CsvLines::of(&csv, &bytes);
+            let line = CsvLines::of(&mut csv, bytes.position());
             let row = match text(&bytes) {
                 Ok(row) => row,
                 Err(invalid) => {
@@ -238,7 +238,7 @@ fn truth(label: &Label, cell: &str) -> Result<f64, Invalid> {
 }
 
 fn number(label: &Label, cell: &str) -> Result<f64, Invalid> {
-    const FIX: &str = "write digits with a point, as in 33.6";
+    const FIX: &str = "write digits with a point, as in 1.5";
     match cell.parse() {
         Ok(number) if f64::is_finite(number) => Ok(number),
         _ if cell.is_empty() => Err(empty(label, FIX.to_owned())),

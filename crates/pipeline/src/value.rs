@@ -1,5 +1,6 @@
 //! One value from outside, and what a field makes of it.
 
+use crate::example;
 use crate::invalid::{Invalid, InvalidKind};
 use crate::quote::{list, quote};
 use crate::spec::{FieldKind, FieldSpec, Range};
@@ -108,9 +109,17 @@ impl FieldSpec {
                     .and_then(|whole| self.in_range(range, whole)),
                 None => Err(self.no_number(value, "a whole number")),
             },
-            FieldKind::Boolean => match value {
-                Value::Bool(truth) => Ok(f64::from(truth)),
-                _ => Err(value.wrong_type(&self.name, "send true or false, without quotes")),
+            FieldKind::Boolean => match (value, value.number()) {
+                (Value::Bool(truth), _) => Ok(f64::from(truth)),
+                // As data frames write them.
+                (_, Some(number)) if number == 0.0 || number == 1.0 => Ok(number + 0.0),
+                _ => {
+                    let fix = format!(
+                        "send true or false (or 1 or 0), without quotes{}",
+                        self.or_missing()
+                    );
+                    Err(value.wrong_type(&self.name, fix))
+                }
             },
             FieldKind::Category {
                 categories,
@@ -135,7 +144,7 @@ impl FieldSpec {
             (_, Some(number)) => self.in_range(range, number),
             (_, None) => {
                 let reason = format!("value {place} (counting from 0) {}", value.show());
-                Err(self.wrong(reason, "send numbers only"))
+                Err(self.wrong(reason, format!("send numbers only{}", self.or_missing())))
             }
         }
     }
@@ -147,28 +156,65 @@ impl FieldSpec {
             return self.read(Value::Null);
         }
         match &self.kind {
-            FieldKind::Vector { .. } => match text.parse() {
-                Ok(number) => self.read_element(0, Value::Number(number)),
-                Err(_) => Err(self.wrong(
-                    format!("{} is not a number", quote(text)),
-                    "give each of its values a column, as in `name[0]` or `name_0`",
-                )),
-            },
-            FieldKind::Number(_) | FieldKind::Integer(_) => match text.parse() {
-                Ok(number) => self.read(Value::Number(number)),
-                Err(_) => Err(self.wrong(
-                    format!("{} is not a number", quote(text)),
-                    "write digits with a point, as in 33.6; leave the cell empty if not measured",
-                )),
-            },
-            FieldKind::Boolean if text == "1" || text.eq_ignore_ascii_case("true") => Ok(1.0),
-            FieldKind::Boolean if text == "0" || text.eq_ignore_ascii_case("false") => Ok(0.0),
-            FieldKind::Boolean => {
-                let reason = format!("{} is neither true nor false", quote(text));
-                Err(self.wrong(reason, "write true, false, 1 or 0"))
-            }
             FieldKind::Category { .. } => self.read(Value::Text(text)),
+            FieldKind::Boolean if text.eq_ignore_ascii_case("true") => Ok(1.0),
+            FieldKind::Boolean if text.eq_ignore_ascii_case("false") => Ok(0.0),
+            kind => match text.parse::<f64>() {
+                Ok(number) if !number.is_finite() => Err(self.no_finite_cell(text)),
+                Ok(number) => match kind {
+                    FieldKind::Vector { .. } => self.read_element(0, Value::Number(number)),
+                    FieldKind::Boolean if number != 0.0 && number != 1.0 => Err(self.no_cell(text)),
+                    _ => self.read(Value::Number(number)),
+                },
+                Err(_) => Err(self.no_cell(text)),
+            },
         }
+    }
+
+    /// A cell that is no value of the field.
+    fn no_cell(&self, text: &str) -> Invalid {
+        let example = example::text(self);
+        let (wanted, fix) = match &self.kind {
+            FieldKind::Boolean => (
+                "neither true nor false",
+                "write true, false, 1 or 0".to_owned(),
+            ),
+            FieldKind::Vector { .. } => {
+                let name = &self.name;
+                let fix = format!(
+                    "give each of its values a column, `{name}[0]` or `{name}_0` the first, with a number as in {example}"
+                );
+                ("not a number", fix)
+            }
+            FieldKind::Integer(_) => (
+                "not a number",
+                format!("write a whole number, as in {example}"),
+            ),
+            _ => (
+                "not a number",
+                format!("write digits with a point, as in {example}"),
+            ),
+        };
+        self.wrong(
+            format!("{} is {wanted}", quote(text)),
+            fix + self.or_empty(),
+        )
+    }
+
+    /// `NaN` or an infinity in a cell, or a number too large.
+    fn no_finite_cell(&self, text: &str) -> Invalid {
+        let reason = match text.contains(|c: char| c.is_ascii_digit()) {
+            true => format!("{} is too large", quote(text)),
+            false => format!("{} is not a finite number", quote(text)),
+        };
+        let fix = match self.may_be_null() {
+            true => "leave the cell empty if it was not measured".to_owned(),
+            false => format!(
+                "write a number, as in {}: the field is required",
+                example::text(self)
+            ),
+        };
+        Invalid::new(InvalidKind::OutOfRange, &self.name, reason, fix)
     }
 
     fn whole(&self, number: f64) -> Result<f64, Invalid> {
@@ -177,7 +223,10 @@ impl FieldSpec {
         }
         if number.fract() != 0.0 {
             let reason = format!("{number:?} is not a whole number");
-            return Err(self.wrong(reason, "send a whole number"));
+            return Err(self.wrong(
+                reason,
+                format!("send a whole number, as in {}", example::text(self)),
+            ));
         }
         if number.abs() > WHOLE_MAX {
             let reason = format!("{number:?} is too large to be held exactly");
@@ -202,8 +251,10 @@ impl FieldSpec {
             ))
         };
         if !number.is_finite() {
-            let fix = "send a finite number".to_owned() + self.or_missing();
-            return invalid("is not a finite number".to_owned(), fix);
+            return invalid(
+                format!("{} is not a finite number", named(number)),
+                self.instead_of_nan(),
+            );
         }
         if range.missing.contains(&number) {
             return Ok(f64::NAN);
@@ -250,21 +301,40 @@ impl FieldSpec {
         })
     }
 
-    fn wrong(&self, reason: String, fix: &str) -> Invalid {
+    fn wrong(&self, reason: String, fix: String) -> Invalid {
         Invalid::new(InvalidKind::WrongType, &self.name, reason, fix)
     }
 
     fn no_number(&self, value: Value<'_>, wanted: &str) -> Invalid {
-        let number = matches!(value, Value::Text(text) if text.trim().parse::<f64>().is_ok());
+        let number = match value {
+            Value::Text(text) => text.trim().parse::<f64>().ok(),
+            _ => None,
+        };
         let fix = match number {
-            true => "send it as a number, without quotes".to_owned(),
-            false => format!("send {wanted}{}", self.or_missing()),
+            Some(number) if number.is_finite() => "send it as a number, without quotes".to_owned(),
+            Some(_) => self.instead_of_nan(),
+            None => format!("send {wanted}{}", self.or_missing()),
         };
         value.wrong_type(&self.name, fix)
     }
 
+    /// What to send where a sender has `NaN` or an infinity.
+    pub(crate) fn instead_of_nan(&self) -> String {
+        match self.may_be_null() {
+            true => "send null (in CSV: leave the cell empty) if it was not measured".to_owned(),
+            false => format!(
+                "send a number, as in {}: the field is required and may not be null",
+                example::text(self)
+            ),
+        }
+    }
+
     fn null(&self) -> Invalid {
-        let fix = format!("send {}: the field is required", self.kind.with_article());
+        let fix = format!(
+            "send {}, as in {}: the field is required and has no markers for \"not measured\"",
+            self.kind.with_article(),
+            example::value(self)
+        );
         Invalid::new(
             InvalidKind::MissingField,
             &self.name,
@@ -273,12 +343,28 @@ impl FieldSpec {
         )
     }
 
+    fn or_empty(&self) -> &'static str {
+        match self.may_be_null() {
+            true => "; leave the cell empty if not measured",
+            false => "",
+        }
+    }
+
     fn or_missing(&self) -> &'static str {
         if self.may_be_null() {
             ", or null if it was not measured"
         } else {
             ""
         }
+    }
+}
+
+/// A number that is none, as JavaScript and Python write it.
+fn named(number: f64) -> &'static str {
+    match (number.is_nan(), number > 0.0) {
+        (true, _) => "NaN",
+        (false, true) => "Infinity",
+        (false, false) => "-Infinity",
     }
 }
 

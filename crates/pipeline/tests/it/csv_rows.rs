@@ -1,9 +1,9 @@
 //! CSV records and training data.
 
 use csv::StringRecord;
-use quadrille_pipeline::{Invalid, Reading, training};
+use quadrille_pipeline::{Invalid, NeedKey, Pipeline, Reading, Scalar, training};
 
-use crate::{NOW_MS, diabetes, repository, ward};
+use crate::{NOW_MS, WARD, diabetes, repository, ward};
 
 fn read(header: &[&str], row: &[&str]) -> Result<Reading, Invalid> {
     let pipeline = ward();
@@ -64,6 +64,82 @@ fn a_wrong_row_says_what_is_wrong() {
     assert_eq!(class(&["a", "", "99", "60", "f"]), "out_of_range");
     assert_eq!(class(&["a", "", "37", "60", "x"]), "unknown_category");
     assert_eq!(class(&["a", "noon", "37", "60", "f"]), "bad_time");
+}
+
+#[test]
+fn a_number_that_is_none_is_told_to_leave_the_cell_empty() {
+    let error = |row: &[&str]| read(&HEADER, row).unwrap_err().to_string();
+    for cell in ["NaN", "nan", "inf", "-Infinity"] {
+        assert_eq!(
+            error(&["a", "", "37", cell, "f"]),
+            format!(
+                "field \"beats\": \"{cell}\" is not a finite number; leave the cell empty if it was not measured"
+            )
+        );
+    }
+    assert_eq!(
+        error(&["a", "", "NaN", "60", "f"]),
+        "field \"temperature\": \"NaN\" is not a finite number; write a number, as in 27.5: the field is required"
+    );
+    assert!(
+        error(&["a", "", "37", "1e999", "f"]).contains("\"1e999\" is too large; leave the cell")
+    );
+    assert!(
+        error(&["a", "", "37", "NA", "f"])
+            .ends_with("as in 2; leave the cell empty if not measured")
+    );
+}
+
+#[test]
+fn examples_are_of_the_pipeline_at_hand() {
+    let error = |row: &[&str]| read(&HEADER, row).unwrap_err().to_string();
+    assert!(
+        error(&["a", "", "warm", "60", "f"]).ends_with("write digits with a point, as in 27.5")
+    );
+    let error = read(&["temperature", "sex"], &[]).unwrap_err();
+    assert!(error.fix.ends_with("as in \"b-1\""), "{error}");
+}
+
+#[test]
+fn the_label_is_passed_over_wherever_it_comes_and_whatever_it_holds() {
+    let text = format!("{WARD}\n[label]\nfield = \"died\"\npositive = \"1\"\nnegative = \"0\"\n");
+    let refusing = Pipeline::parse("ward.toml", &text).unwrap();
+    let keeping = text.replace("event_time =", "unknown_fields = \"keep\"\nevent_time =");
+    let keeping = Pipeline::parse("ward.toml", &keeping).unwrap();
+    for pipeline in [refusing, keeping] {
+        let header = StringRecord::from(vec!["bed", "died", "temperature", "sex"]);
+        let columns = pipeline.csv_reader(&header).unwrap();
+        let row = StringRecord::from(vec!["a", "maybe", "37", "f"]);
+        let expected = pipeline.read_csv_row(&columns, &row, NOW_MS).unwrap();
+        assert!(expected.extra.is_empty() && expected.values[0] == 37.0);
+        for value in ["1", "null", "\"x\"", "[1, {}]", "{\"a\": [2]}", "1e999"] {
+            let json = format!(
+                "{{\"died\": {value}, \"bed\": \"a\", \"temperature\": 37, \"sex\": \"f\"}}"
+            );
+            let reading = pipeline.read_json(json.as_bytes(), NOW_MS).unwrap();
+            assert!(
+                reading.extra.is_empty() && reading.values[0] == 37.0,
+                "{value}"
+            );
+        }
+        let fields = [
+            ("died", Scalar::Json("[1]")),
+            ("bed", Scalar::Text("a")),
+            ("temperature", Scalar::Number(37.0)),
+            ("sex", Scalar::Text("f")),
+        ];
+        for need in [NeedKey::Required, NeedKey::Optional] {
+            let reading = pipeline
+                .read_fields(fields.into_iter(), NOW_MS, need)
+                .unwrap();
+            assert!(reading.extra.is_empty() && reading.values[0] == 37.0);
+        }
+        let twice = pipeline
+            .read_json(br#"{"died": 1, "died": 0}"#, NOW_MS)
+            .unwrap_err();
+        assert_eq!((twice.class(), &*twice.field), ("duplicate_field", "died"));
+        assert!(!pipeline.has_field("died"));
+    }
 }
 
 #[test]
@@ -142,6 +218,15 @@ fn rows_that_cannot_be_used_are_listed_with_their_lines() {
             .fix
             .contains(r#"write "pos" or "neg""#)
     );
+}
+
+#[test]
+fn lines_are_counted_as_editors_do_however_they_end() {
+    let row = "6,148,72,35,0,33.6,0.627,50";
+    let data = format!("{TRAINING}\r\n{row},pos\r\n\r\n{row},maybe\r\n{row},neg\r\n1\r\n");
+    let training = diabetes().read_training(data.as_bytes()).unwrap();
+    let lines: Vec<u64> = training.skipped.iter().map(|(line, _)| *line).collect();
+    assert_eq!(lines, [4, 6]);
 }
 
 #[test]

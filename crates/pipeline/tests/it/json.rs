@@ -1,5 +1,6 @@
 //! JSON records and lists of fields.
 
+use csv::StringRecord;
 use quadrille_pipeline::{Invalid, InvalidKind, NeedKey, Pipeline, Reading, Scalar};
 
 use crate::{NOW_MS, RECORD, WARD, diabetes, ward};
@@ -119,7 +120,7 @@ fn a_required_field_must_be_there() {
         "field \"glucose\": is missing; add it, or null if it was not measured"
     );
     let error = invalid("\"pedigree\": 0.627, ", "");
-    assert_eq!(error.fix, "add it, a number");
+    assert_eq!(error.fix, "add it, a number, as in 2.5");
     assert_eq!(invalid("0.627", "null").class(), "missing_field");
     assert_eq!(invalid("\"patient_id\": \"p-1\", ", "").field, "patient_id");
     assert_eq!(invalid("\"p-1\"", "null").class(), "missing_field");
@@ -202,6 +203,163 @@ fn bytes_that_are_no_record_are_told_apart() {
     }
     let marked = format!("\u{feff}{RECORD}\n");
     assert!(diabetes().read_json(marked.as_bytes(), NOW_MS).is_ok());
+}
+
+#[test]
+fn a_number_that_json_does_not_have_is_told_to_be_null() {
+    for word in ["NaN", "nan", "Infinity", "-Infinity", "-inf", "undefined"] {
+        let error = invalid("148", word);
+        assert_eq!((error.class(), &*error.field), ("not_json", "glucose"));
+        assert!(
+            error
+                .reason
+                .starts_with(&format!("{word} is not JSON (line ")),
+            "{error}"
+        );
+        assert_eq!(
+            error.fix,
+            "send null (in CSV: leave the cell empty) if it was not measured"
+        );
+        let kept = invalid("{", &format!("{{\"x\": {word}, "));
+        assert_eq!(
+            (kept.class(), &*kept.field, &*kept.fix),
+            ("not_json", "x", "send null")
+        );
+        let quoted = invalid("148", &format!("\"{word}\""));
+        assert_eq!(quoted.class(), "wrong_type");
+        assert!(
+            word == "undefined" || quoted.fix.starts_with("send null"),
+            "{quoted}"
+        );
+    }
+    let error = of_ward("{\"bed\": \"a\",\n \"temperature\":\n  NaN}").unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "field \"temperature\": NaN is not JSON (line 3, column 3); \
+         send a number, as in 27.5: the field is required and may not be null"
+    );
+    let error = invalid("148", "Nancy");
+    assert!(error.reason.starts_with("is not JSON: "), "{error}");
+    let fields = [("glucose", Scalar::Number(f64::NEG_INFINITY))];
+    let error = diabetes()
+        .read_fields(fields.into_iter(), NOW_MS, NeedKey::Optional)
+        .unwrap_err();
+    assert!(
+        error.reason.starts_with("-Infinity is not") && error.fix.starts_with("send null"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_boolean_is_true_or_false_or_1_or_0_wherever_it_comes_from() {
+    let json = |value: &str| {
+        let json = format!(
+            "{{\"bed\": \"a\", \"temperature\": 37, \"sex\": \"f\", \"ventilated\": {value}}}"
+        );
+        of_ward(&json).map(|reading| reading.values[2])
+    };
+    let cell = |cell: &str| {
+        let header = StringRecord::from(vec!["bed", "temperature", "sex", "ventilated"]);
+        let columns = ward().csv_reader(&header).unwrap();
+        let row = StringRecord::from(vec!["a", "37", "f", cell]);
+        ward()
+            .read_csv_row(&columns, &row, NOW_MS)
+            .map(|reading| reading.values[2])
+    };
+    for (text, expected) in [
+        ("true", 1.0),
+        ("1", 1.0),
+        ("1.0", 1.0),
+        ("false", 0.0),
+        ("0", 0.0),
+        ("-0.0", 0.0),
+    ] {
+        assert_eq!(
+            (json(text), cell(text)),
+            (Ok(expected), Ok(expected)),
+            "{text}"
+        );
+    }
+    for text in ["2", "0.5", "-1"] {
+        assert_eq!(
+            (
+                json(text).unwrap_err().class(),
+                cell(text).unwrap_err().class()
+            ),
+            ("wrong_type", "wrong_type")
+        );
+    }
+    assert_eq!(cell("TRUE"), Ok(1.0));
+    let error = json("\"true\"").unwrap_err();
+    assert!(
+        error
+            .fix
+            .starts_with("send true or false (or 1 or 0), without quotes, or null"),
+        "{error}"
+    );
+}
+
+#[test]
+fn what_null_a_marker_and_an_absent_field_mean_is_what_the_file_says() {
+    // Required without markers, required with markers, not required.
+    let fields = [
+        ("temperature", "37", None),
+        ("sex", "\"f\"", Some("\"unknown\"")),
+        ("beats", "60", None),
+    ];
+    let read = |name: &str, value: Option<&str>| {
+        let others = fields.iter().filter(|(other, ..)| *other != name);
+        let others = others.map(|(name, value, _)| format!(", \"{name}\": {value}"));
+        let own = value.map(|value| format!(", \"{name}\": {value}"));
+        let json = format!(
+            "{{\"bed\": \"a\"{}}}",
+            others.chain(own).collect::<String>()
+        );
+        let at = ["temperature", "beats", "ventilated", "sex"]
+            .iter()
+            .position(|it| *it == name)
+            .unwrap();
+        of_ward(&json)
+            .map(|reading| reading.values[at].is_nan())
+            .map_err(|error| error.class())
+    };
+    let refused = Err("missing_field");
+    for (name, absent, null) in [
+        ("temperature", refused, refused),
+        ("sex", refused, Ok(true)),
+        ("beats", Ok(true), Ok(true)),
+    ] {
+        assert_eq!(
+            (read(name, None), read(name, Some("null"))),
+            (absent, null),
+            "{name}"
+        );
+    }
+    assert_eq!(read("sex", fields[1].2), Ok(true));
+    assert_eq!(read("sex", Some("\"f\"")), Ok(false));
+}
+
+#[test]
+fn examples_in_errors_are_of_the_pipeline_at_hand() {
+    let fix = of_ward("[]").unwrap_err().fix;
+    assert_eq!(
+        fix,
+        r#"send one JSON object, as in {"bed": "b-1", "temperature": 27.5, "sex": "f"}"#
+    );
+    let error = of_ward(r#"{"bed": "a", "temperature": null, "sex": "f"}"#).unwrap_err();
+    assert!(
+        error
+            .fix
+            .starts_with("send a number, as in 27.5: the field is required"),
+        "{error}"
+    );
+    let shown = diabetes().read_json(b"", NOW_MS).unwrap_err().fix;
+    assert!(
+        shown.ends_with(
+            r#"{"patient_id": "p-1", "pregnant": 8, "glucose": 150, "pressure": 75, …}"#
+        ),
+        "{shown}"
+    );
 }
 
 #[test]
