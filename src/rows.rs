@@ -242,7 +242,7 @@ impl<R: Read> Iterator for CsvRows<R> {
             Err(error) => return Some(Err(unreadable(error))),
         }
         self.row += 1;
-        let line = CsvLines::of(&self.csv, &self.bytes);
+        let line = CsvLines::of(&mut self.csv, self.bytes.position());
         let text = StringRecord::from_byte_record(self.bytes.clone())
             .map_err(|error| format!("cell {} is not UTF-8", error.utf8_error().field() + 1));
         Some(Ok(match text.and_then(|row| self.convert(&row)) {

@@ -12,7 +12,7 @@ use axum::{
 };
 use futures_util::{StreamExt, stream};
 use quadrille_choreography::publisher;
-use quadrille_pipeline::{Invalid, Pipeline};
+use quadrille_pipeline::{CsvLines, Invalid, Pipeline};
 use quadrille_service::fields::now_ms;
 use serde::Serialize;
 
@@ -32,7 +32,7 @@ pub(crate) fn router(intakes: Intakes, bounds: Bounds) -> Router {
 /// One record's outcome.
 #[derive(Debug, Serialize)]
 struct RecordOutcome {
-    /// Of the body, from 1; a CSV header is line 1.
+    /// Of the body, from 1; a CSV header is line 1, and a blank line counts.
     line: u64,
     status: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -291,24 +291,26 @@ fn csv_rows<'a>(
     body: &'a [u8],
 ) -> Result<Box<dyn Iterator<Item = (u64, Read)> + Send + 'a>, Invalid> {
     let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
-    let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(body);
+    let mut reader = csv::ReaderBuilder::new()
+        .flexible(true)
+        .from_reader(CsvLines::new(body));
     let columns = match reader.headers() {
         Ok(header) => pipeline.csv_reader(header)?,
         Err(_) => pipeline.csv_reader(&csv::StringRecord::new())?,
     };
-    let mut rows = reader.into_records();
+    let mut row = csv::StringRecord::new();
     Ok(Box::new(std::iter::from_fn(move || {
-        let row = rows.next()?;
-        Some(match row {
-            Ok(row) => {
-                let line = row.position().map_or(0, csv::Position::line);
+        Some(match reader.read_record(&mut row) {
+            Ok(false) => return None,
+            Ok(true) => {
+                let line = CsvLines::of(&mut reader, row.position());
                 let fits = bounds.check_record(columns.record_bytes(&row));
                 let read = || pipeline.read_csv_row(&columns, &row, now_ms());
                 let read = fits.map_err(Rejection::TooLarge).and_then(|()| Ok(read()?));
                 (line, read)
             }
             Err(error) => {
-                let line = error.position().map_or(0, csv::Position::line);
+                let line = CsvLines::of(&mut reader, error.position());
                 let rejection = Rejection::Invalid(Invalid {
                     kind: quadrille_pipeline::InvalidKind::NotUtf8,
                     field: String::new(),
@@ -400,6 +402,22 @@ mod tests {
             let body = format!("{header}\n1,2,3\n");
             let refused = csv_rows(&pipeline, bounds, body.as_bytes()).err().unwrap();
             assert!(refused.to_string().len() < 600, "{refused}");
+        }
+    }
+
+    #[test]
+    fn lines_of_a_body_are_counted_from_its_first_however_they_end() {
+        const FILE: &str = "name = \"p\"\nrecord = { key = \"k\", fields = [{ name = \"a\", type = \"number\" }] }\n\
+            features = [{ name = \"a\", kind = \"pass\", field = \"a\" }]\nmodel = { inputs = [\"a\"] }\n";
+        let pipeline = Pipeline::parse("p.toml", FILE).unwrap();
+        for end in ["\n", "\r\n"] {
+            let body = "k,a\n1,2\n\n?,2\n1,x\n".replace('\n', end);
+            // What is not UTF-8 has a line, too.
+            let byte = |byte| if byte == b'?' { 0xff } else { byte };
+            let body: Vec<u8> = body.bytes().map(byte).collect();
+            let rows = csv_rows(&pipeline, Bounds::default(), &body).unwrap();
+            let rows: Vec<_> = rows.map(|(line, row)| (line, row.is_ok())).collect();
+            assert_eq!(rows, [(2, true), (4, false), (5, false)], "{end:?}");
         }
     }
 
