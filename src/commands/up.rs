@@ -15,7 +15,7 @@ use quadrille_choreography::Cluster;
 use quadrille_model::{package::Overwrite, train::Algorithm};
 use quadrille_pipeline::Pipeline;
 use quadrille_proto::Service;
-use quadrille_service::{Config, Error, shutdown_signal};
+use quadrille_service::{Config, Error, log_warnings, shutdown_signal};
 use quadrille_telemetry::logs;
 use tempfile::TempDir;
 use tokio::{
@@ -165,7 +165,10 @@ fn pipelines(path: &Path) -> Result<Vec<Arc<Pipeline>>, Error> {
         false => Pipeline::load(path),
     };
     match found {
-        Ok(pipelines) => Ok(pipelines.into_iter().map(Arc::new).collect()),
+        Ok(pipelines) => {
+            log_warnings(&pipelines);
+            Ok(pipelines.into_iter().map(Arc::new).collect())
+        }
         Err(error) => Err(Error::Config(format!("QUADRILLE_PIPELINE: {error}"))),
     }
 }

@@ -140,6 +140,7 @@ impl Args {
         let cluster = Cluster::new(&self.bootstrap_servers, &self.kafka_properties)?;
         let pipelines = Pipeline::load(&self.pipeline)
             .map_err(|error| Error::Config(format!("QUADRILLE_PIPELINE: {error}")))?;
+        log_warnings(&pipelines);
         self.with(
             service,
             cluster,
@@ -210,6 +211,15 @@ impl Args {
     }
 }
 
+/// Logs what the pipelines' files say that is allowed but hardly meant.
+pub fn log_warnings(pipelines: &[Pipeline]) {
+    for pipeline in pipelines {
+        for warning in pipeline.warnings() {
+            tracing::warn!(pipeline = pipeline.name(), %warning, "the pipeline file has a warning");
+        }
+    }
+}
+
 /// The lanes of a machine where none were asked for: what is allowed.
 fn lanes_of(cores: usize) -> usize {
     cores.clamp(2, LANES_MAX)
@@ -239,7 +249,51 @@ pub(crate) fn default_instance(listen: SocketAddr) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tracing::{Event, Metadata, Subscriber, span};
+
     use super::*;
+
+    /// Counts log lines.
+    struct Lines(Arc<AtomicUsize>);
+
+    impl Subscriber for Lines {
+        fn enabled(&self, _: &Metadata<'_>) -> bool {
+            true
+        }
+
+        fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+            span::Id::from_u64(1)
+        }
+
+        fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+        fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+        fn event(&self, _: &Event<'_>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+
+        fn enter(&self, _: &span::Id) {}
+
+        fn exit(&self, _: &span::Id) {}
+    }
+
+    #[test]
+    fn a_pipeline_files_warnings_are_logged_once_each() {
+        const FILE: &str = r#"
+            name = "p"
+            record = { key = "k", fields = [{ name = "a", type = "number" }] }
+            features = [{ name = "never", kind = "missing", field = "a" }]
+            model = { inputs = ["never"] }
+        "#;
+        let lines = Arc::new(AtomicUsize::new(0));
+        tracing::subscriber::with_default(Lines(Arc::clone(&lines)), || {
+            log_warnings(&[Pipeline::parse("p.toml", FILE).unwrap()]);
+        });
+        assert_eq!(lines.load(Ordering::Relaxed), 1);
+    }
 
     #[test]
     fn a_large_machine_has_as_many_lanes_as_are_allowed() {

@@ -25,7 +25,7 @@ mod spans;
 mod stages;
 mod task;
 
-pub use args::{Args, DeliveryArg};
+pub use args::{Args, DeliveryArg, log_warnings};
 pub use calls::Calls;
 pub use config::Config;
 pub use context::Context;
