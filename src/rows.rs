@@ -6,7 +6,7 @@ use std::{
 };
 
 use csv::{ByteRecord, ReaderBuilder, StringRecord};
-use quadrille_pipeline::{CsvLines, Pipeline};
+use quadrille_pipeline::{CsvLines, InvalidKind, Pipeline};
 use quadrille_proto::{Field, FieldType};
 use quadrille_service::Error;
 use serde_json::{Map, Number, Value};
@@ -316,7 +316,9 @@ impl How {
             How::Guess => number().unwrap_or_else(|| quoted(cell)),
             How::Boolean if text == "1" || text.eq_ignore_ascii_case("true") => "true".to_owned(),
             How::Boolean if text == "0" || text.eq_ignore_ascii_case("false") => "false".to_owned(),
-            How::Boolean | How::Text | How::Dropped => quoted(text),
+            // Ingest takes 1 and 0, and so a data frame's 1.0.
+            How::Boolean => number().unwrap_or_else(|| quoted(text)),
+            How::Text | How::Dropped => quoted(text),
         })
     }
 }
@@ -364,6 +366,7 @@ impl Object {
 /// The lines of a file of JSON objects.
 pub struct JsonRows<R> {
     reader: R,
+    pipeline: Pipeline,
     key_field: String,
     label: Option<String>,
     line: u64,
@@ -382,6 +385,7 @@ impl<R: BufRead> JsonRows<R> {
         let label = pipeline.label().map(|label| label.field.trim().to_owned());
         JsonRows {
             reader,
+            pipeline: pipeline.clone(),
             key_field: naming.key_field.unwrap_or(pipeline.key_field()).to_owned(),
             label: label.filter(|name| !known(name)),
             line: 0,
@@ -414,8 +418,8 @@ impl<R: BufRead> JsonRows<R> {
     }
 
     fn row(&self, payload: Vec<u8>) -> Result<Row, String> {
-        let mut object: Map<String, Value> = serde_json::from_slice(&payload)
-            .map_err(|error| format!("not a JSON object on one line: {error}"))?;
+        let mut object: Map<String, Value> =
+            serde_json::from_slice(&payload).map_err(|error| self.no_object(&payload, &error))?;
         let key = match object.get(&self.key_field) {
             Some(Value::String(text)) => Some(text.clone()),
             Some(Value::Number(number)) => Some(number.to_string()),
@@ -427,6 +431,17 @@ impl<R: BufRead> JsonRows<R> {
             None => payload,
         };
         Ok(Row { key, payload })
+    }
+}
+
+impl<R: BufRead> JsonRows<R> {
+    /// Why a line is no object, in ingest's words where ingest would say it.
+    #[cold]
+    fn no_object(&self, payload: &[u8], error: &serde_json::Error) -> String {
+        match self.pipeline.read_json(payload, 0) {
+            Err(invalid) if invalid.kind == InvalidKind::NotJson => invalid.to_string(),
+            _ => format!("not a JSON object on one line: {error}"),
+        }
     }
 }
 

@@ -193,6 +193,24 @@ fn lines_of_json_travel_as_they_are_with_their_key() {
 }
 
 #[test]
+fn a_number_that_json_does_not_have_is_told_to_be_null() {
+    let found = json("{\"who\":\"p\",\"x\":1}\n{\"who\":\"p\",\"x\":NaN}\n");
+    let Ok(Item::Refused { line: 2, reason }) = &found[1] else {
+        panic!("{found:?}");
+    };
+    assert!(reason.contains("NaN is not JSON"), "{reason}");
+}
+
+#[test]
+fn lines_are_counted_as_editors_do_however_they_end() {
+    let found = items(b"who,x\r\np,1\r\n\r\np,1,2\r\n", &NAMING);
+    assert!(
+        matches!(found[1], Item::Refused { line: 4, .. }),
+        "{found:?}"
+    );
+}
+
+#[test]
 fn the_truth_does_not_travel_in_json_either() {
     let found = json("{\"who\":\"p\",\"truth\":1}\n").remove(0).unwrap();
     assert_eq!(found, row(Some("p"), "{\"who\":\"p\"}"));

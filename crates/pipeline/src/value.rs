@@ -201,12 +201,9 @@ impl FieldSpec {
         )
     }
 
-    /// `NaN` or an infinity in a cell, or a number too large.
+    /// `NaN` or an infinity in a cell, or a number that is too large.
     fn no_finite_cell(&self, text: &str) -> Invalid {
-        let reason = match text.contains(|c: char| c.is_ascii_digit()) {
-            true => format!("{} is too large", quote(text)),
-            false => format!("{} is not a finite number", quote(text)),
-        };
+        let reason = format!("{} is not a finite number", quote(text));
         let fix = match self.may_be_null() {
             true => "leave the cell empty if it was not measured".to_owned(),
             false => format!(
@@ -251,9 +248,10 @@ impl FieldSpec {
             ))
         };
         if !number.is_finite() {
+            let reason = format!("{} is not a finite number", named(number));
             return invalid(
-                format!("{} is not a finite number", named(number)),
-                self.instead_of_nan(),
+                reason,
+                "send a finite number".to_owned() + self.or_missing(),
             );
         }
         if range.missing.contains(&number) {

@@ -39,7 +39,9 @@ pub fn from_pairs(pairs: &[String]) -> Result<Struct, Error> {
         let (name, text) = pair
             .split_once('=')
             .filter(|(name, _)| !name.trim().is_empty())
-            .ok_or_else(|| Error::Config(format!("{pair:?} is not field=value, as in age=50")))?;
+            .ok_or_else(|| {
+                Error::Config(format!("{pair:?} is not field=value, as in amount=12.5"))
+            })?;
         let name = name.trim();
         if record
             .fields
