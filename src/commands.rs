@@ -6,6 +6,7 @@ mod dlq;
 mod doctor;
 mod explain;
 mod model;
+mod pipeline;
 mod predict;
 mod produce;
 mod results;
@@ -26,6 +27,9 @@ pub enum Command {
     /// Create a pipeline's topics, or check them.
     #[command(subcommand)]
     Topics(topics::Command),
+    /// Check pipeline files, say what they mean, describe them for editors.
+    #[command(subcommand)]
+    Pipeline(pipeline::Command),
     /// Send the records of a file to a pipeline's inbox.
     Produce(produce::Args),
     /// Ask for the prediction of one record.
@@ -60,6 +64,7 @@ impl Command {
             Command::Up(args) => up::run(args).await,
             Command::Train(args) => train::run(args).await,
             Command::Topics(command) => topics::run(command).await,
+            Command::Pipeline(command) => pipeline::run(&command),
             Command::Produce(args) => produce::run(args).await,
             Command::Predict(args) => predict::run(args).await,
             Command::Model(command) => model::run(command).await,

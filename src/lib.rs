@@ -31,6 +31,7 @@ use self::commands::Command;
 const EXAMPLES: &str = "\
 Examples:
   quadrille                                    the whole system, with nothing installed
+  quadrille pipeline check                     whether the files in ./pipelines are right
   quadrille topics create                      topics of the pipelines in ./pipelines
   quadrille train --pipeline pipelines/diabetes.toml --data data/pima.csv \\
       --algorithm random-forest --out models/diabetes
@@ -152,6 +153,8 @@ mod tests {
             "quadrille topics",
             "quadrille model",
             "quadrille model watch",
+            "quadrille pipeline",
+            "quadrille pipeline schema",
             "quadrille deploy",
             "quadrille results",
             "quadrille dlq",

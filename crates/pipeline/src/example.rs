@@ -55,13 +55,23 @@ pub(crate) fn edges(field: &FieldSpec) -> String {
 pub(crate) fn record(spec: &RecordSpec) -> String {
     let required = spec.fields.iter().filter(|field| field.required);
     let more = required.clone().count() > FIELDS_SHOWN_MAX;
+    let mut text = json(spec, required.take(FIELDS_SHOWN_MAX));
+    if more {
+        text.truncate(text.len() - 1);
+        text += ", …}";
+    }
+    text
+}
+
+/// The key and some fields as an object.
+pub(crate) fn json<'a>(spec: &RecordSpec, fields: impl Iterator<Item = &'a FieldSpec>) -> String {
     let key = (spec.key.as_str(), json!(key(spec)));
-    let fields = required.map(|field| (field.name.as_str(), value(field)));
-    let shown = std::iter::once(key).chain(fields.take(FIELDS_SHOWN_MAX));
-    let shown: Vec<String> = shown
+    let fields = fields.map(|field| (field.name.as_str(), value(field)));
+    let pairs = std::iter::once(key).chain(fields);
+    let pairs: Vec<String> = pairs
         .map(|(name, value)| format!("{}: {value}", Value::from(name)))
         .collect();
-    format!("{{{}{}}}", shown.join(", "), if more { ", …" } else { "" })
+    format!("{{{}}}", pairs.join(", "))
 }
 
 /// An entity, called after the field that names it.

@@ -4,6 +4,16 @@
 //! JSON, CSV and field lists and explains what is wrong with them ([`Invalid`]), and computes
 //! features; training and the stream share that code.
 //!
+//! What was not measured is a NaN from here on. How a record says so depends on two keys of the field:
+//!
+//! | field | absent (in CSV: no column) | null (in CSV: an empty cell) | a marker of `missing` |
+//! | --- | --- | --- | --- |
+//! | required, without markers | refused | refused | there is none |
+//! | required, with markers | refused | not measured | not measured |
+//! | `required = false` | not measured | not measured | not measured |
+//!
+//! The label's field is passed over in every record: it is neither read nor kept.
+//!
 //! It does not know Kafka, HTTP, gRPC, async, any model or any clock: bytes and the time come
 //! in, numbers and explanations go out.
 #![forbid(unsafe_code)]
@@ -11,6 +21,7 @@
 mod check;
 mod csv_lines;
 mod csv_row;
+mod describe;
 mod error;
 mod example;
 mod feature;
@@ -31,8 +42,10 @@ mod value;
 
 pub use csv_lines::CsvLines;
 pub use csv_row::CsvColumns;
+pub use describe::{FeatureMeaning, FieldMeaning};
 pub use error::Error;
 pub use invalid::{Invalid, InvalidKind};
+pub use load::Loaded;
 pub use pipeline::Pipeline;
 pub use projection::Projection;
 pub use record::{ID_LEN_MAX, NeedKey, Reading};

@@ -9,35 +9,40 @@ use crate::pipeline::Pipeline;
 
 const HOW: &str = "set QUADRILLE_PIPELINE to a pipeline file or a folder of *.toml files";
 
+/// What became of a file.
+pub type Loaded = (PathBuf, Result<Pipeline, Error>);
+
 impl Pipeline {
     /// Reads a pipeline file, or a folder's `*.toml` in the order of their names.
     ///
     /// # Errors
     /// What cannot be read, is wrong, or is there twice.
     pub fn load(path: &Path) -> Result<Vec<Pipeline>, Error> {
+        let read = Pipeline::load_each(path)?;
+        read.into_iter().map(|(_, pipeline)| pipeline).collect()
+    }
+
+    /// As [`Pipeline::load`], with what became of each file.
+    ///
+    /// # Errors
+    /// The folder cannot be read, or has no such file.
+    pub fn load_each(path: &Path) -> Result<Vec<Loaded>, Error> {
         let found = fs::metadata(path).map_err(|error| {
             Error::of_file(path.display(), format!("cannot be read: {error}"), HOW)
         })?;
         if !found.is_dir() {
-            return Ok(vec![read(path)?]);
+            return Ok(vec![(path.to_owned(), read(path))]);
         }
-        let mut pipelines: Vec<Pipeline> = Vec::new();
         let mut taken: HashMap<String, PathBuf> = HashMap::new();
-        for file in files(path)? {
-            let pipeline = read(&file)?;
-            // Kafka refuses topics whose names differ only in `.` and `_`.
-            let topics = pipeline.name().replace('.', "_");
-            if let Some(other) = taken.insert(topics, file.clone()) {
-                let reason = format!(
-                    "pipeline {:?} has the topics of {}",
-                    pipeline.name(),
-                    other.display()
-                );
-                let fix = "give each pipeline a name of its own; to Kafka `.` and `_` are the same";
-                return Err(Error::of_file(file.display(), reason, fix));
-            }
-            pipelines.push(pipeline);
-        }
+        let mut each = |file: PathBuf| {
+            let pipeline =
+                read(&file).and_then(|pipeline| match claim(&mut taken, &pipeline, &file) {
+                    None => Ok(pipeline),
+                    Some(clash) => Err(clash),
+                });
+            (file, pipeline)
+        };
+        let pipelines: Vec<_> = files(path)?.into_iter().map(&mut each).collect();
         if pipelines.is_empty() {
             return Err(Error::of_file(
                 path.display(),
@@ -47,6 +52,20 @@ impl Pipeline {
         }
         Ok(pipelines)
     }
+}
+
+/// Two pipelines of one folder must not have the same topics.
+fn claim(taken: &mut HashMap<String, PathBuf>, pipeline: &Pipeline, file: &Path) -> Option<Error> {
+    // Kafka refuses topics whose names differ only in `.` and `_`.
+    let topics = pipeline.name().replace('.', "_");
+    let other = taken.insert(topics, file.to_owned())?;
+    let reason = format!(
+        "pipeline {:?} has the topics of {}",
+        pipeline.name(),
+        other.display()
+    );
+    let fix = "give each pipeline a name of its own; to Kafka `.` and `_` are the same";
+    Some(Error::of_file(file.display(), reason, fix))
 }
 
 /// The folder's pipeline files; hidden ones are an editor's or Kubernetes' own.

@@ -13,7 +13,9 @@ use crate::feature::{Feature, outputs};
 use crate::invalid::Invalid;
 use crate::json;
 use crate::record::{Draft, Found, NeedKey, Reading, Slots};
-use crate::spec::{Decision, FieldKind, Label, Operate, RecordSpec, Spec, element_names};
+use crate::spec::{
+    Decision, FeatureSpec, FieldKind, Label, Operate, RecordSpec, Spec, element_names,
+};
 use crate::table::Source;
 use crate::value::Scalar;
 
@@ -184,7 +186,12 @@ impl Pipeline {
         &self.inner.spec.record
     }
 
-    pub(crate) fn event_time_field(&self) -> Option<&str> {
+    pub(crate) fn feature_specs(&self) -> &[FeatureSpec] {
+        &self.inner.spec.features
+    }
+
+    /// The field of the outside record that holds the event's time, if it has one.
+    pub fn event_time_field(&self) -> Option<&str> {
         self.inner.spec.record.event_time.as_deref()
     }
 
