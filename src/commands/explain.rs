@@ -23,6 +23,7 @@ use quadrille_registry::{self as log, ModelId};
 use quadrille_service::Error;
 use tonic::Code;
 
+use self::config::{FileOfThen, Kept};
 use crate::{
     grpc::{self, AddressArg},
     kafka::{Kafka, blocking},
@@ -42,10 +43,11 @@ Examples:
   quadrille explain pima-1 --pipeline pipelines/diabetes.toml --model models/diabetes
 
 Results tells which model answered, and where the feature vector lies that it scored. Vector and model package are fetched, \
-pipeline file and package are checked to be those of then, and the vector is scored again.
+pipeline file and package are checked to be those of then, and the vector is scored again. If the pipeline file was edited since, \
+the one of then is taken from the log, which keeps each file that was predicted by.
 
-Exit codes: 0 equal bit for bit, 1 not equal (or something failed), 64 wrong usage or configuration, such as a pipeline \
-file that has changed since.";
+Exit codes: 0 equal bit for bit, 1 not equal (or something failed), 64 wrong usage or configuration, such as another \
+model package than the one of then.";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -78,6 +80,10 @@ pub struct Args {
 #[derive(Debug)]
 struct Explanation {
     pipeline: String,
+    /// Of the pipeline file that predicted.
+    file_sha256: [u8; 32],
+    /// How the log has that file; None: it is the one that was given.
+    kept: Option<Kept>,
     stored: StoredPrediction,
     inputs: Vec<String>,
     /// The model's inputs as it got them.
@@ -122,7 +128,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
     let stored = ask(&args.address, request).await?;
     let model = args.model;
     let explanation =
-        blocking(move || explain(&cluster, &pipeline, stored, model.as_deref())).await?;
+        blocking(move || explain(&cluster, pipeline, stored, model.as_deref())).await?;
     let _ = match args.output.get() {
         Output::Text => output::print(show::page(&explanation))?,
         Output::Json => output::print(show::json(&explanation))?,
@@ -157,7 +163,7 @@ async fn ask(
 
 fn explain(
     cluster: &Cluster,
-    pipeline: &Pipeline,
+    pipeline: Pipeline,
     stored: StoredPrediction,
     model: Option<&Path>,
 ) -> Result<Explanation, Error> {
@@ -167,20 +173,27 @@ fn explain(
         Some(dir) => config::Used::of_folder(dir, &stored)?,
         None => config::Used::of_log(cluster, &stored)?,
     };
-    package.check(cluster, pipeline, schema, &stored)?;
-    let vector = vector(&Schemas::new(cluster), pipeline, schema, message, &stored)?;
+    let file = package.file_of_then(cluster, pipeline, schema, &stored)?;
+    let vector = vector(
+        &Schemas::new(cluster),
+        &file.pipeline,
+        schema,
+        message,
+        &stored,
+    )?;
     let mut row = Vec::new();
-    pipeline.model_inputs(&vector.values, &mut row);
-    again(pipeline, &package.package, stored, row)
+    file.pipeline.model_inputs(&vector.values, &mut row);
+    again(&file, &package.package, stored, row)
 }
 
 /// Scores the row once more.
 fn again(
-    pipeline: &Pipeline,
+    file: &FileOfThen,
     package: &Package,
     stored: StoredPrediction,
     row: Vec<f64>,
 ) -> Result<Explanation, Error> {
+    let pipeline = &file.pipeline;
     package
         .check_inputs(pipeline.inputs())
         .map_err(|error| Error::Config(error.to_string()))?;
@@ -207,6 +220,8 @@ fn again(
     let compared = compared.collect();
     Ok(Explanation {
         pipeline: pipeline.name().to_owned(),
+        file_sha256: pipeline.hash(),
+        kept: file.kept.clone(),
         inputs: pipeline.inputs().to_vec(),
         outputs: compared,
         decision: pipeline.decide(&outputs).to_owned(),

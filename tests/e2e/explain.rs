@@ -1,6 +1,7 @@
 //! Predictions explained: computed again from the log to the last bit, and what is missing or differs named.
 
-use quadrille_proto::Service;
+use quadrille_choreography::{Cluster, TableWrite, pipeline_files, write_table};
+use quadrille_proto::{Service, Topics};
 use rdkafka::{
     ClientConfig, Offset, TopicPartitionList,
     admin::{AdminClient, AdminOptions},
@@ -71,6 +72,18 @@ impl Ward {
         }
         client.flush();
         oracle::stored(&self.world, self.results(), records.len());
+    }
+
+    /// The pipeline's file as somebody edited it since: another threshold, another feature, and how it is operated.
+    fn edited_file(&self) -> String {
+        let other = self.world.folder.path().join("changed.toml");
+        let text = std::fs::read_to_string(self.world.pipeline_file()).expect("read");
+        let changed = text.replacen("threshold = 0.5", "threshold = 0.4", 1);
+        assert_ne!(changed, text);
+        let feature = "[[features]]\nname = \"old\"\nkind = \"bucket\"\nfield = \"age\"\nedges = [65]\n\n[model]";
+        let changed = changed.replacen("[model]", feature, 1);
+        std::fs::write(&other, changed).expect("written");
+        other.display().to_string()
     }
 
     fn results(&self) -> std::net::SocketAddr {
@@ -168,20 +181,49 @@ fn what_a_shadow_predicted_is_explained_by_its_name() {
 }
 
 #[test]
+fn after_an_edit_of_the_pipeline_file_the_one_of_then_is_taken_from_the_log() {
+    let ward = Ward::new();
+    ward.predict(&[("r-1", "live"), ("r-2", "canary")]);
+    let page = ward.explain("r-1", &[]);
+    assert!(page.contains(", the one given"), "{page}");
+
+    let other = ward.edited_file();
+    for (id, version) in [("r-1", "1"), ("r-2", "2")] {
+        let page = ward.explain(id, &["--pipeline", &other]);
+        assert!(
+            page.starts_with(&format!("{id}: equal, bit for bit")),
+            "{page}"
+        );
+        assert!(
+            page.contains(&format!("{} {version}", ward.model)),
+            "{page}"
+        );
+        assert!(page.contains("as the log keeps it since"), "{page}");
+    }
+    let json = ward.explain("r-1", &["--pipeline", &other, "--output", "json"]);
+    let json: Value = json.parse().expect("JSON");
+    assert_eq!(json["equal"], true, "{json}");
+    assert_eq!(json["pipeline_file"]["from"], "log");
+    let (then, now) = (&ward.world.pipeline_file(), std::path::Path::new(&other));
+    let hash = |file| hex(&quadrille_pipeline::Pipeline::load(file).expect("a file")[0].hash());
+    assert_eq!(json["pipeline_file"]["sha256"], hash(then));
+    assert_ne!(json["pipeline_file"]["sha256"], hash(now));
+    assert!(!json["pipeline_file"]["kept_at"].is_null(), "{json}");
+}
+
+#[test]
 fn what_differs_or_is_gone_is_named_with_what_to_do() {
     let ward = Ward::new();
     ward.predict(&[("r-1", "live")]);
 
-    let other = ward.world.folder.path().join("changed.toml");
-    let text = std::fs::read_to_string(ward.world.pipeline_file()).expect("read");
-    let changed = text.replacen("threshold = 0.5", "threshold = 0.4", 1);
-    assert_ne!(changed, text);
-    std::fs::write(&other, changed).expect("written");
-    let other = other.display().to_string();
+    // As of a release that kept no files.
+    let other = ward.edited_file();
+    forget_files(&ward.world);
     let refused = ward.refuse(64, "r-1", &["--pipeline", &other]);
     assert!(
         refused.contains("the pipeline file differs")
-            && refused.contains("the package is the same"),
+            && refused.contains("the package is the same")
+            && refused.contains("the log does not keep the file of then"),
         "{refused}"
     );
 
@@ -207,6 +249,23 @@ fn what_differs_or_is_gone_is_named_with_what_to_do() {
     expire(&ward.world);
     let refused = ward.refuse(1, "r-1", &[]);
     assert!(refused.contains("it has expired"), "{refused}");
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Deletes the pipeline's files from the log.
+fn forget_files(world: &World) {
+    let cluster = Cluster::new(&world.bootstrap, "").expect("a cluster");
+    let files = pipeline_files(&cluster, &world.pipeline).expect("files");
+    assert!(!files.is_empty(), "the file is kept");
+    let tombstones = files.iter().map(|file| TableWrite {
+        key: format!("{}/file/{}", world.pipeline, hex(&file.sha256)),
+        value: None,
+    });
+    let tombstones: Vec<TableWrite<'_>> = tombstones.collect();
+    write_table(&cluster, Topics::PIPELINES, &tombstones).expect("written");
 }
 
 /// Deletes all feature vectors, as retention does.

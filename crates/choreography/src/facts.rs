@@ -2,6 +2,7 @@
 //! the ids ingest makes. Kept on the compacted topic `quadrille.pipelines`; of two writers the first wins.
 
 mod establish;
+mod files;
 mod fold;
 mod log;
 mod metadata_client;
@@ -21,7 +22,8 @@ use rdkafka::{consumer::BaseConsumer, error::KafkaResult};
 
 use self::metadata_client::MetadataClient;
 
-pub use establish::Partitioning;
+pub use establish::{Definition, Partitioning};
+pub use files::{PipelineFile, pipeline_files};
 pub use fold::{FactsEvent, FactsHistory};
 pub use log::{Error, FactsLog};
 pub(crate) use watch::watch;

@@ -42,7 +42,8 @@ pub use config::{Cluster, CommitMode, Delivery, LANES_MAX, Limits, OutputTopic, 
 pub use dlq::{ATTEMPTS_HEADER, ORIGIN_HEADER};
 pub use embedded::EmbeddedBroker;
 pub use facts::{
-    Facts, FactsEvent, FactsHistory, FactsLog, Partitioning, StageIdentity, TopicState, position_id,
+    Definition, Facts, FactsEvent, FactsHistory, FactsLog, Partitioning, PipelineFile,
+    StageIdentity, TopicState, pipeline_files, position_id,
 };
 pub use group::{GroupProgress, PartitionProgress};
 pub use handler::{

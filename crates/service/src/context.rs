@@ -7,8 +7,8 @@ use std::{
 };
 
 use quadrille_choreography::{
-    Admin, Backoff, Handler, Partitioning, Schemas, Stage, StageTopics, TopicIdentity, TopicSpec,
-    admin,
+    Admin, Backoff, Definition, Handler, Partitioning, Schemas, Stage, StageTopics, TopicIdentity,
+    TopicSpec, admin,
 };
 use quadrille_pipeline::Pipeline;
 use quadrille_proto::{Schema, Service, StageSpec};
@@ -279,6 +279,11 @@ fn prepare(
         Service::Ingest => Partitioning::ByKey,
         _ => Partitioning::FromInput,
     };
-    topics.identity = admin.establish(&stage, pipeline.hash(), partitioning)?;
+    let file = Definition {
+        sha256: pipeline.hash(),
+        // Predictions name their configuration: whoever makes them keeps it.
+        text: (config.service == Service::Inference).then(|| pipeline.text()),
+    };
+    topics.identity = admin.establish(&stage, file, partitioning)?;
     Ok(topics)
 }

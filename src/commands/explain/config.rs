@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use quadrille_choreography::Cluster;
+use quadrille_choreography::{Cluster, PipelineFile, pipeline_files};
 use quadrille_model::Package;
 use quadrille_pipeline::Pipeline;
-use quadrille_proto::{SchemaId, v1::StoredPrediction};
+use quadrille_proto::{SchemaId, Topics, v1::StoredPrediction};
 use quadrille_registry::ModelEntry;
 use quadrille_service::Error;
 
@@ -36,6 +36,33 @@ impl OnLog {
             hash: entry.sha256.0,
             pushed_at_ms: entry.pushed_at_ms,
         }
+    }
+}
+
+/// The pipeline file by which a prediction was made.
+#[derive(Debug)]
+pub struct FileOfThen {
+    pub pipeline: Pipeline,
+    /// How the log has it; None: it is the file that was given.
+    pub kept: Option<Kept>,
+}
+
+/// Who began to predict by a file, and when.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    pub by: String,
+    pub at_ms: i64,
+}
+
+impl FileOfThen {
+    /// None where this release does not read the file, or it is not what its hash says.
+    fn kept(file: PipelineFile) -> Option<Self> {
+        let pipeline = Pipeline::parse(Topics::PIPELINES, &file.text).ok()?;
+        let kept = Some(Kept {
+            by: file.by,
+            at_ms: file.at_ms,
+        });
+        (pipeline.hash() == file.sha256).then_some(FileOfThen { pipeline, kept })
     }
 }
 
@@ -77,19 +104,29 @@ impl Used {
         })
     }
 
+    /// The pipeline file that predicted: the given one, or the one of then that the log keeps.
+    ///
     /// # Errors
-    /// The file or the package is not the one that predicted; says which, as far as that can be known.
-    pub fn check(
+    /// Neither is, or the package is another one; says which, as far as that can be known.
+    pub fn file_of_then(
         &self,
         cluster: &Cluster,
-        pipeline: &Pipeline,
+        pipeline: Pipeline,
         schema: SchemaId,
         stored: &StoredPrediction,
-    ) -> Result<(), Error> {
+    ) -> Result<FileOfThen, Error> {
         let hash = self.package.hash();
         let found = pipeline.config_hash(&hash);
         if found[..] == stored.config_hash[..] {
-            return Ok(());
+            let kept = None;
+            return Ok(FileOfThen { pipeline, kept });
+        }
+        // A log that cannot be read has said so already, or says nothing about files.
+        let files = pipeline_files(cluster, pipeline.name()).unwrap_or_default();
+        let fits =
+            |file: &FileOfThen| file.pipeline.config_hash(&hash)[..] == stored.config_hash[..];
+        if let Some(file) = files.into_iter().filter_map(FileOfThen::kept).find(fits) {
+            return Ok(file);
         }
         let look = || {
             let registry = registry::open(cluster).ok()?;
@@ -117,8 +154,9 @@ impl Used {
     fn words(&self, suspect: Suspect, stored: &StoredPrediction) -> String {
         let id = cell(&stored.id);
         let then = rfc3339(stored.predicted_at.as_ref());
-        let file =
-            format!("give the file as it was at {then} by --pipeline; your version control has it");
+        let file = format!(
+            "the log does not keep the file of then; give it as it was at {then} by --pipeline, your version control has it"
+        );
         let package = match &self.folder {
             Some(dir) => format!("the package in {}", dir.display()),
             None => "the log's package".to_owned(),

@@ -7,7 +7,7 @@ use super::{Compared, Explanation, place};
 use crate::{
     output::{Table, hex},
     preview::cell,
-    time::rfc3339,
+    time::{self, rfc3339},
 };
 
 pub fn page(it: &Explanation) -> String {
@@ -57,16 +57,27 @@ fn about(it: &Explanation) -> Table {
         ("predicted at", rfc3339(stored.predicted_at.as_ref())),
         (
             "config",
-            format!(
-                "{}, of this pipeline file and package",
-                hex(&stored.config_hash)
-            ),
+            format!("{}, of pipeline file and package", hex(&stored.config_hash)),
         ),
+        ("pipeline file", file(it)),
         ("scored from", place(stored)),
     ] {
         table.row(vec![name.to_owned(), value]);
     }
     table
+}
+
+/// Which version of the pipeline file was used.
+fn file(it: &Explanation) -> String {
+    let hash = hex(&it.file_sha256);
+    match &it.kept {
+        None => format!("{hash}, the one given"),
+        Some(kept) => format!(
+            "{hash}, as the log keeps it since {} (by {}); the one given is another by now",
+            time::seconds(kept.at_ms),
+            cell(&kept.by)
+        ),
+    }
 }
 
 fn outputs(it: &Explanation) -> Table {
@@ -151,6 +162,12 @@ pub fn json(it: &Explanation) -> Value {
         "variant": stored.variant,
         "predicted_at": rfc3339(stored.predicted_at.as_ref()),
         "config_hash": hex(&stored.config_hash),
+        "pipeline_file": {
+            "sha256": hex(&it.file_sha256),
+            "from": if it.kept.is_some() { "log" } else { "file" },
+            "kept_at": it.kept.as_ref().map(|kept| time::seconds(kept.at_ms)),
+            "kept_by": it.kept.as_ref().map(|kept| &kept.by),
+        },
         "input_topic": stored.input_topic,
         "input_partition": stored.input_partition,
         "input_offset": stored.input_offset,

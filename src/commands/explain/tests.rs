@@ -40,6 +40,8 @@ fn explanation(again: f64) -> Explanation {
     };
     Explanation {
         pipeline: "diabetes".to_owned(),
+        file_sha256: [0xcd; 32],
+        kept: None,
         stored: stored(),
         inputs: ["age", "mass", "insulin"].map(str::to_owned).to_vec(),
         row: vec![50.0, 33.6, f64::NAN],
@@ -127,6 +129,30 @@ fn scripts_get_numbers_and_null_for_what_is_missing() {
 }
 
 #[test]
+fn the_version_of_the_pipeline_file_that_was_used_is_said() {
+    let given = explanation(0.7);
+    assert!(show::page(&given).contains("cdcd, the one given"));
+    assert_eq!(show::json(&given)["pipeline_file"]["from"], "file");
+    let kept = Explanation {
+        kept: Some(config::Kept {
+            by: "inference-1".to_owned(),
+            at_ms: PREDICTED_AT_MS,
+        }),
+        ..explanation(0.7)
+    };
+    let page = show::page(&kept);
+    assert!(
+        page.contains("as the log keeps it since 1970-01-01T00:16:40Z (by inference-1)"),
+        "{page}"
+    );
+    let json = &show::json(&kept)["pipeline_file"];
+    assert_eq!(
+        (&json["from"], &json["kept_by"]),
+        (&"log".into(), &"inference-1".into())
+    );
+}
+
+#[test]
 fn what_others_wrote_cannot_act_on_the_terminal() {
     let mut foreign = explanation(0.7);
     foreign.stored.key = "a\x1b[2J".to_owned();
@@ -208,17 +234,20 @@ fn a_row_is_scored_again_by_a_package_and_compared_with_what_is_stored() {
         decision: pipeline.decide(&outputs).to_owned(),
         ..stored()
     };
-    let equal = again(&pipeline, &package, same, row.clone()).unwrap();
+    let file = config::FileOfThen {
+        pipeline,
+        kept: None,
+    };
+    let equal = again(&file, &package, same, row.clone()).unwrap();
     assert!(equal.is_equal());
     let found = equal.contributions.as_ref().unwrap();
     assert_eq!(found.outputs[0].inputs.len(), names.len());
-    assert!(
-        !again(&pipeline, &package, stored(), row)
-            .unwrap()
-            .is_equal()
-    );
+    assert!(!again(&file, &package, stored(), row).unwrap().is_equal());
 
-    let other = self::pipeline(&["other".to_owned()]);
+    let other = config::FileOfThen {
+        pipeline: self::pipeline(&["other".to_owned()]),
+        kept: None,
+    };
     let refused = again(&other, &package, stored(), vec![1.0]).unwrap_err();
     assert!(matches!(refused, Error::Config(_)), "{refused}");
 }

@@ -8,7 +8,7 @@ use std::{
 
 use quadrille_proto::{Topics, dlq_of};
 
-use super::{Facts, FactsLog, StageIdentity, TopicState};
+use super::{Facts, FactsLog, PipelineFile, StageIdentity, TopicState, files};
 use crate::{Admin, StageConfig, admin};
 
 /// What a stage has to do with partitions and ids.
@@ -20,16 +20,26 @@ pub enum Partitioning {
     FromInput,
 }
 
+/// The pipeline file of a stage.
+#[derive(Debug, Clone, Copy)]
+pub struct Definition<'a> {
+    /// SHA-256 of the canonical form of what defines a prediction.
+    pub sha256: [u8; 32],
+    /// The file's text, from a stage that predicts by it: it is kept. None: it is another stage's to keep.
+    pub text: Option<&'a str>,
+}
+
 impl Admin {
     /// Compares a stage's topics with what its pipeline was made with; where nothing is known yet, the stage that
-    /// chooses partitions writes it down. The embedded broker forgets everything, so there nothing is remembered.
+    /// chooses partitions writes it down. The stage that predicts keeps the file, unless it is there. The embedded broker forgets
+    /// everything, so there nothing is remembered.
     ///
     /// # Errors
     /// A topic is not what the pipeline was made with, topics are missing, or Kafka does not answer.
     pub fn establish(
         &self,
         config: &StageConfig,
-        file_sha256: [u8; 32],
+        file: Definition<'_>,
         partitioning: Partitioning,
     ) -> Result<Option<Arc<StageIdentity>>, admin::Error> {
         if self.cluster().is_embedded() {
@@ -38,11 +48,25 @@ impl Admin {
         let topics = self.described(&stage_topics(config))?;
         let mut log = FactsLog::open(self.cluster())?;
         let facts = match (log.current(&config.pipeline), partitioning) {
-            (None, Partitioning::ByKey) => self.write_first(&mut log, config, file_sha256)?,
+            (None, Partitioning::ByKey) => self.write_first(&mut log, config, file.sha256)?,
             (facts, _) => facts,
         };
         if let Some(facts) = &facts {
             check(facts, &topics, partitioning)?;
+        }
+        if let Some(text) = file.text
+            && !log.has_file(&config.pipeline, &file.sha256)
+        {
+            files::keep(
+                self.cluster(),
+                &PipelineFile {
+                    pipeline: config.pipeline.clone(),
+                    sha256: file.sha256,
+                    text: text.to_owned(),
+                    by: config.instance.clone(),
+                    at_ms: now_ms(),
+                },
+            );
         }
         let identity = StageIdentity::new(&config.pipeline, topics, partitioning, facts);
         Ok(Some(Arc::new(identity)))
@@ -99,6 +123,11 @@ impl Admin {
     }
 }
 
+fn now_ms() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.unwrap_or_default().as_millis() as i64
+}
+
 /// The first facts of a pipeline whose topics are these.
 ///
 /// # Errors
@@ -109,7 +138,6 @@ fn first(
     topics: &[TopicState],
     by: &str,
 ) -> Result<Facts, admin::Error> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let partitions = common_partitions(topics)?;
     Ok(Facts {
         pipeline: pipeline.to_owned(),
@@ -119,7 +147,7 @@ fn first(
         topics: ids(topics),
         draining: false,
         by: by.to_owned(),
-        at_ms: now.unwrap_or_default().as_millis() as i64,
+        at_ms: now_ms(),
         reason: "made".to_owned(),
     })
 }

@@ -3,9 +3,9 @@
 //! A function of the records that are there, the last one of each key and where it lies: so a reader that comes after
 //! a compaction sees what one sees that has read along.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::Facts;
+use super::{Facts, files};
 
 /// One record of a pipeline.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +36,8 @@ impl FactsHistory {
 pub(crate) struct Fold {
     /// By key: where it lies, and what it holds.
     records: BTreeMap<String, (i64, Facts)>,
+    /// The keys of the files that are kept; what they hold is read by [`super::pipeline_files`].
+    files: BTreeSet<String>,
 }
 
 impl Fold {
@@ -46,6 +48,13 @@ impl Fold {
                 "ignored a record of quadrille.pipelines: its key is not text"
             );
         };
+        if files::is_key(key) {
+            match value {
+                Some(_) => self.files.insert(key.to_owned()),
+                None => self.files.remove(key),
+            };
+            return;
+        }
         self.records.remove(key);
         let Some(value) = value else { return };
         match parse(key, value) {
@@ -59,6 +68,10 @@ impl Fold {
                 "ignored a record of quadrille.pipelines: it does not decode"
             ),
         }
+    }
+
+    pub fn has_file(&self, pipeline: &str, sha256: &[u8; 32]) -> bool {
+        self.files.contains(&files::key(pipeline, sha256))
     }
 
     pub fn history(&self, pipeline: &str) -> FactsHistory {

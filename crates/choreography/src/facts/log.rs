@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// How long the topic may take to be read.
-const WITHIN: Duration = Duration::from_secs(20);
+pub(super) const READ_WITHIN: Duration = Duration::from_secs(20);
 
 /// Between two looks for what was written.
 const READ_AGAIN: Duration = Duration::from_millis(250);
@@ -49,7 +49,7 @@ impl FactsLog {
             cluster: cluster.clone(),
             fold: Fold::default(),
         };
-        log.read(WITHIN)?;
+        log.read(READ_WITHIN)?;
         Ok(log)
     }
 
@@ -68,6 +68,11 @@ impl FactsLog {
 
     pub fn history(&self, pipeline: &str) -> FactsHistory {
         self.fold.history(pipeline)
+    }
+
+    /// Whether a pipeline's file of this hash is kept.
+    pub fn has_file(&self, pipeline: &str, sha256: &[u8; 32]) -> bool {
+        self.fold.has_file(pipeline, sha256)
     }
 
     pub fn current(&self, pipeline: &str) -> Option<Facts> {
@@ -98,7 +103,7 @@ impl FactsLog {
             Err(write::Error::InDoubt { reason, .. }) => Some(reason),
             Err(error) => return Err(unwritten(error.to_string())),
         };
-        let deadline = Instant::now() + WITHIN;
+        let deadline = Instant::now() + READ_WITHIN;
         loop {
             self.read(deadline.saturating_duration_since(Instant::now()))?;
             let current = self.current(&facts.pipeline);
@@ -109,7 +114,7 @@ impl FactsLog {
                 return Err(unwritten(reason));
             }
             if Instant::now() > deadline {
-                let within = WITHIN.as_secs();
+                let within = READ_WITHIN.as_secs();
                 let reason =
                     format!("they were written, but could not be read back within {within} s");
                 return Err(unwritten(reason));
