@@ -313,6 +313,15 @@ impl Decision {
         }
     }
 
+    /// All names that may follow from outputs; none where the value itself is the answer.
+    pub fn names(&self) -> Vec<String> {
+        match self {
+            Decision::Threshold(it) => vec![it.positive.clone(), it.negative.clone()],
+            Decision::Argmax(it) => it.classes.clone(),
+            Decision::Value(it) => it.names.clone(),
+        }
+    }
+
     /// The name of what follows from a row of outputs. A number that is none decides nothing: it is neither positive nor
     /// negative, no class and no band.
     pub(crate) fn of(&self, outputs: &[f64]) -> &str {

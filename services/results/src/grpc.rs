@@ -12,12 +12,12 @@ use tonic::{Request, Response, Status};
 use crate::{
     prediction::{Kind, Prediction},
     query::{self, Filter, Limit},
-    reader::{Error, Reader},
+    reader::{Error, Reader, Served},
     store::AnyStore,
 };
 
 /// The service, to be added to a tonic router.
-pub fn grpc(store: AnyStore, pipelines: Vec<String>) -> ResultsServiceServer<Service> {
+pub fn grpc(store: AnyStore, pipelines: Vec<Served>) -> ResultsServiceServer<Service> {
     ResultsServiceServer::new(Service::new(store, pipelines))
 }
 
@@ -28,7 +28,7 @@ pub struct Service {
 }
 
 impl Service {
-    pub fn new(store: AnyStore, pipelines: Vec<String>) -> Self {
+    pub fn new(store: AnyStore, pipelines: Vec<Served>) -> Self {
         Service {
             reader: Reader::new(store, pipelines),
         }
@@ -102,6 +102,7 @@ fn filter(request: &ListPredictionsRequest) -> Result<Filter, query::Error> {
             .transpose()?,
         to_ms: request.to.as_ref().map(|time| ms("to", time)).transpose()?,
         decision: non_empty(&request.decision).map(str::to_owned),
+        variant: non_empty(&request.variant).map(str::to_owned),
         kind: match request.shadow {
             true => Kind::Shadow,
             false => Kind::Live,

@@ -23,6 +23,7 @@ use quadrille_choreography::{Backoff, CommitMode};
 use quadrille_service::{Assembly, Calls, Context, Drain, Error, MessageMax, Requests, Task};
 
 use crate::{
+    reader::Served,
     stage::{ResultsHandler, TopicStore},
     store::{AnyStore, Store, TopicIdentity, WriteStore},
 };
@@ -113,15 +114,13 @@ async fn assemble(context: Context, store: AnyStore) -> Result<Assembly, Error> 
             ResultsHandler::new(pipeline, context.schemas.clone(), topic_store.clone())
         })?;
     }
-    let names: Vec<String> = context
-        .config
-        .pipelines
-        .iter()
-        .map(|pipeline| pipeline.name().to_owned())
+    let pipelines = context.config.pipelines.iter();
+    let served: Vec<Served> = pipelines
+        .map(|pipeline| Served::from(&**pipeline))
         .collect();
     Ok(Assembly {
-        http: rest::router(store.clone(), names.clone()),
-        grpc: Calls::default().with(grpc::grpc(store, names)),
+        http: rest::router(store.clone(), served.clone()),
+        grpc: Calls::default().with(grpc::grpc(store, served)),
         message_max: MessageMax::default(),
         requests: Requests::OutliveKafka,
     })

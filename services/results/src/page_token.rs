@@ -104,6 +104,11 @@ fn digest(pipeline: &str, filter: &Filter) -> u64 {
     if filter.kind == Kind::Shadow {
         hash_in(Some(b"shadow"));
     }
+    // Without one the digest is what it was before there was this filter.
+    if let Some(variant) = &filter.variant {
+        hash_in(Some(b"variant"));
+        hash_in(Some(variant.as_bytes()));
+    }
     hash
 }
 

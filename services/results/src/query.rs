@@ -11,6 +11,7 @@ pub struct Limit(u16);
 
 impl Limit {
     pub const MAX: u16 = 1000;
+    pub const ONE: Limit = Limit(1);
 
     pub fn new(limit: i64) -> Result<Self, Error> {
         match u16::try_from(limit) {
@@ -63,6 +64,9 @@ pub struct Filter {
     /// Exclusive.
     pub to_ms: Option<i64>,
     pub decision: Option<String>,
+    /// No index serves it, which each prediction would pay for: of a rare variant's predictions a page is found by looking through
+    /// those of a time range.
+    pub variant: Option<String>,
     pub kind: Kind,
     pub limit: Limit,
     /// Where the page before ended.
@@ -71,7 +75,11 @@ pub struct Filter {
 
 impl Filter {
     pub fn check(&self) -> Result<(), Error> {
-        for (field, text) in [("key", &self.key), ("decision", &self.decision)] {
+        for (field, text) in [
+            ("key", &self.key),
+            ("decision", &self.decision),
+            ("variant", &self.variant),
+        ] {
             if text.as_ref().is_some_and(|text| text.contains('\0')) {
                 return Err(Error::Nul { field });
             }
@@ -151,6 +159,12 @@ pub enum Error {
     Nul { field: &'static str },
     #[error("{field} must not be empty")]
     Empty { field: &'static str },
+    #[error("no prediction of pipeline {pipeline} has the decision {}; its decisions are {}", quote(given), known.join(", "))]
+    UnknownDecision {
+        pipeline: String,
+        given: String,
+        known: Vec<String>,
+    },
     #[error("shadow must be true or false, not {}", quote(given))]
     Shadow { given: String },
 }

@@ -2,13 +2,13 @@
 
 use std::{sync::Arc, time::Instant};
 
-use quadrille_pipeline::quote::quote;
+use quadrille_pipeline::{Pipeline, quote::quote};
 
 use crate::{
     log_limit::LogLimit,
     page_token,
     prediction::Prediction,
-    query::{self, Count, Filter},
+    query::{self, Count, Filter, Limit},
     store::{self, AnyStore, ReadStore},
 };
 
@@ -76,23 +76,50 @@ pub struct Listing {
     pub next_page_token: Option<String>,
 }
 
+/// A pipeline whose predictions are read here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Served {
+    pub name: String,
+    /// The names that its decisions may have; empty where any may come.
+    pub decisions: Vec<String>,
+}
+
+impl From<&Pipeline> for Served {
+    fn from(pipeline: &Pipeline) -> Self {
+        Served {
+            name: pipeline.name().to_owned(),
+            decisions: pipeline.decision().names(),
+        }
+    }
+}
+
+impl From<&str> for Served {
+    fn from(name: &str) -> Self {
+        Served {
+            name: name.to_owned(),
+            decisions: Vec::new(),
+        }
+    }
+}
+
 /// Reads what a store holds of the pipelines served here. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Reader {
     store: AnyStore,
-    pipelines: Arc<[String]>,
+    pipelines: Arc<[Served]>,
 }
 
 impl Reader {
-    pub fn new(store: AnyStore, pipelines: Vec<String>) -> Self {
+    pub fn new(store: AnyStore, pipelines: Vec<Served>) -> Self {
         Reader {
             store,
             pipelines: pipelines.into(),
         }
     }
 
-    pub fn pipelines(&self) -> &[String] {
-        &self.pipelines
+    /// The pipelines' names.
+    pub fn pipelines(&self) -> Vec<&str> {
+        self.pipelines.iter().map(|it| it.name.as_str()).collect()
     }
 
     /// What was answered, or what the shadow of this name predicted.
@@ -125,12 +152,17 @@ impl Reader {
         mut filter: Filter,
         page_token: Option<&str>,
     ) -> Result<Listing, Error> {
-        self.check(pipeline)?;
+        let served = self.check(pipeline)?;
         filter.check()?;
         if let Some(token) = page_token {
             filter.after = Some(page_token::decode(pipeline, &filter, token)?);
         }
         let page = self.store.list(pipeline, &filter).await?;
+        if page.predictions.is_empty()
+            && let Some(unknown) = self.unknown_decision(served, &filter).await?
+        {
+            return Err(unknown.into());
+        }
         let next = page
             .next
             .map(|position| page_token::encode(pipeline, &filter, &position));
@@ -145,14 +177,44 @@ impl Reader {
         Ok(self.store.count(pipeline).await?)
     }
 
-    fn check(&self, pipeline: &str) -> Result<(), Error> {
+    /// Says that no prediction has the decision that is asked for: neither the pipeline has it, nor, from an earlier file, a
+    /// stored prediction.
+    async fn unknown_decision(
+        &self,
+        served: &Served,
+        filter: &Filter,
+    ) -> Result<Option<query::Error>, Error> {
+        let Some(given) = &filter.decision else {
+            return Ok(None);
+        };
+        if served.decisions.is_empty() || served.decisions.contains(given) {
+            return Ok(None);
+        }
+        let any = Filter {
+            decision: Some(given.clone()),
+            kind: filter.kind,
+            limit: Limit::ONE,
+            ..Filter::default()
+        };
+        let page = self.store.list(&served.name, &any).await?;
+        Ok(page
+            .predictions
+            .is_empty()
+            .then(|| query::Error::UnknownDecision {
+                pipeline: served.name.clone(),
+                given: given.clone(),
+                known: served.decisions.clone(),
+            }))
+    }
+
+    fn check(&self, pipeline: &str) -> Result<&Served, Error> {
         if pipeline.is_empty() {
             return Err(query::Error::Empty { field: "pipeline" }.into());
         }
-        if self.pipelines.iter().any(|known| known == pipeline) {
-            return Ok(());
+        if let Some(served) = self.pipelines.iter().find(|it| it.name == pipeline) {
+            return Ok(served);
         }
-        let known = self.pipelines.join(", ");
+        let known = self.pipelines().join(", ");
         Err(Error::UnknownPipeline {
             name: pipeline.into(),
             known,

@@ -20,12 +20,12 @@ use crate::{
     page_token::hex,
     prediction::{self, Kind, Prediction},
     query::{self, Filter, Limit},
-    reader::{Error, Reader},
+    reader::{Error, Reader, Served},
     store::AnyStore,
 };
 
 /// The page at `/`, and everything under `/v1`.
-pub fn router(store: AnyStore, pipelines: Vec<String>) -> Router {
+pub fn router(store: AnyStore, pipelines: Vec<Served>) -> Router {
     let v1 = Router::new()
         .route("/pipelines", get(list_pipelines))
         .route("/pipelines/{pipeline}/predictions", get(list_predictions))
@@ -47,7 +47,7 @@ pub fn router(store: AnyStore, pipelines: Vec<String>) -> Router {
 
 #[derive(Serialize)]
 struct PipelinesJson<'a> {
-    pipelines: &'a [String],
+    pipelines: Vec<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -107,6 +107,7 @@ async fn list_predictions(
         "from",
         "to",
         "decision",
+        "variant",
         "limit",
         "page_token",
         "shadow",
@@ -116,6 +117,7 @@ async fn list_predictions(
         from_ms: parameters.time("from")?,
         to_ms: parameters.time("to")?,
         decision: parameters.get("decision").map(str::to_owned),
+        variant: parameters.get("variant").map(str::to_owned),
         kind: parameters.kind()?,
         limit: parameters.limit()?,
         after: None,

@@ -23,7 +23,7 @@ async fn whatever_the_description_allows_is_answered_as_described() {
         ..batch(None, live.into())
     };
     store.write(&unit).await.expect("a write");
-    let router = results::rest::router(store, vec![PIPELINE.to_owned()]);
+    let router = results::rest::router(store, vec![PIPELINE.into()]);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
     let listener = listener.expect("a port");
     let url = format!("http://{}", listener.local_addr().expect("an address"));

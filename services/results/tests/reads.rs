@@ -18,6 +18,7 @@ suite! {
     every_page_size_covers_everything_once
     paging_covers_what_was_there_once_while_more_is_inserted
     filters_narrow_the_list_alone_and_together
+    a_variant_narrows_answers_and_shadows_on_pages_of_any_size
     odd_texts_and_numbers_are_data_not_sql
     shadows_of_one_id_are_listed_once_each_on_pages_of_any_size
 }
@@ -97,6 +98,42 @@ async fn shadows_of_one_id_are_listed_once_each_on_pages_of_any_size(database: D
     };
     let none = list_ids(&store, &filter).await.expect("list");
     assert!(none.is_empty());
+}
+
+async fn a_variant_narrows_answers_and_shadows_on_pages_of_any_size(database: Database) {
+    let store = database.open().await;
+    let of = |variant: &str| {
+        let variant = variant.to_owned();
+        move |row: Prediction| Prediction {
+            variant: variant.clone(),
+            ..row
+        }
+    };
+    let live = ids(["a", "c", "e"]).into_iter();
+    let canary = ids(["b", "d"]).into_iter().map(of("canary"));
+    let all = UnitOfWork {
+        shadows: [shadows("x", ["a", "b"]), shadows("y", ["a"])].concat(),
+        ..batch(None, live.chain(canary).collect())
+    };
+    write(&store, all).await;
+    for (kind, variant, expected) in [
+        (Kind::Live, "live", "eca"),
+        (Kind::Live, "canary", "db"),
+        (Kind::Live, "x", ""),
+        (Kind::Shadow, "x", "ba"),
+        (Kind::Shadow, "y", "a"),
+    ] {
+        for limit in [1, 2, 10] {
+            let filter = Filter {
+                kind,
+                variant: Some(variant.to_owned()),
+                limit: Limit::new(limit).expect("a limit"),
+                ..Filter::default()
+            };
+            let listed = list_ids(&store, &filter).await.expect("list");
+            assert_eq!(listed.concat(), expected, "{variant}, {limit} a page");
+        }
+    }
 }
 
 /// Many of the same event time, so that pages end inside of it.

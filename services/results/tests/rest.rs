@@ -10,6 +10,7 @@ use axum::{
 use common::{Database, PIPELINE, batch, prediction, shadows};
 use results::{
     prediction::Prediction,
+    reader::Served,
     store::{UnitOfWork, WriteStore},
 };
 use serde_json::{Value, json};
@@ -41,7 +42,12 @@ async fn service() -> Service {
         })
         .await
         .expect("a write");
-    let router = results::rest::router(store, vec![PIPELINE.into(), "sepsis".into()]);
+    let decided = Served {
+        name: PIPELINE.to_owned(),
+        // The pipeline's file of now; that of before called them positive and negative.
+        decisions: vec!["diabetic".to_owned(), "healthy".to_owned()],
+    };
+    let router = results::rest::router(store, vec![decided, "sepsis".into()]);
     Service {
         router,
         _database: database,
@@ -172,6 +178,30 @@ async fn counts_and_pipelines_are_served() {
 }
 
 #[tokio::test]
+async fn a_decision_that_nothing_has_is_refused_with_those_there_are() {
+    let service = service().await;
+    for query in ["?decision=frau", "?decision=frau&key=patient-0&limit=2"] {
+        let path = format!("/v1/pipelines/diabetes/predictions{query}");
+        let wanted = ["the decision \"frau\"", "diabetic, healthy"];
+        service
+            .refused(&path, StatusCode::BAD_REQUEST, &wanted)
+            .await;
+    }
+    // Shadows have none of that name either, whatever was answered.
+    let path = "/v1/pipelines/diabetes/predictions?decision=positive&shadow=true";
+    service
+        .refused(path, StatusCode::BAD_REQUEST, &["positive"])
+        .await;
+    let any = service
+        .ok("/v1/pipelines/sepsis/predictions?decision=frau")
+        .await;
+    assert!(
+        ids(&any).is_empty(),
+        "no file says which decisions there are"
+    );
+}
+
+#[tokio::test]
 async fn filters_are_read_from_the_query_and_empty_ones_do_not_filter() {
     let service = service().await;
     for (query, expected) in [
@@ -179,6 +209,10 @@ async fn filters_are_read_from_the_query_and_empty_ones_do_not_filter() {
         ("?key=&from=&to=&decision=&limit=&page_token=", "43210"),
         ("?key=patient-0", "420"),
         ("?decision=positive&key=patient-0", ""),
+        ("?decision=diabetic", ""),
+        ("?decision=negative", "4210"),
+        ("?variant=live&key=patient-0", "420"),
+        ("?variant=canary", ""),
         (
             "?from=2023-11-14T22:13:20.001Z&to=2023-11-14T22:13:20.003Z",
             "21",

@@ -34,6 +34,10 @@ pub struct Args {
     #[arg(long)]
     decision: Option<String>,
 
+    /// Only of this variant, live, canary or (with --shadow) shadow; together with --from where it is rare.
+    #[arg(long)]
+    variant: Option<String>,
+
     /// What shadows predicted, and that alone.
     #[arg(long)]
     shadow: bool,
@@ -60,6 +64,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
         limit: args.limit,
         page_token: args.page_token.unwrap_or_default(),
         shadow: args.shadow,
+        variant: args.variant.unwrap_or_default(),
     };
     let answer = client.list_predictions(request).await;
     let answer = answer

@@ -100,7 +100,7 @@ mod tests {
     async fn every_documented_filter_has_an_index_and_none_sorts() {
         let folder = tempfile::tempdir().expect("a folder");
         let store = store(&folder).await;
-        for number in 0..64_u32 {
+        for number in 0..128_u32 {
             let has = |bit: u32| number & (1 << bit) != 0;
             let filter = Filter {
                 key: has(0).then(|| "k".to_owned()),
@@ -116,6 +116,7 @@ mod tests {
                     true => Kind::Shadow,
                     false => Kind::Live,
                 },
+                variant: has(6).then(|| "v".to_owned()),
                 ..Filter::default()
             };
             let by = match (&filter.key, &filter.decision) {
