@@ -15,7 +15,7 @@ use rdkafka::{
     error::{KafkaError, KafkaResult, RDKafkaErrorCode},
 };
 
-use crate::{Cluster, facts::TopicState, native};
+use crate::{Cluster, native, topic_state::TopicState};
 
 /// librdkafka's log lines become events of target `librdkafka`.
 pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {

@@ -28,7 +28,7 @@ pub use fold::{FactsEvent, FactsHistory};
 pub use log::{Error, FactsLog};
 pub(crate) use watch::watch;
 
-use crate::{Cluster, admin, client::LoggingContext};
+use crate::{Cluster, TopicState, admin, client::LoggingContext};
 
 /// Longer names are not Kafka's.
 const NAME_BYTES_MAX: usize = 249;
@@ -130,15 +130,6 @@ impl Facts {
         }
         Ok(())
     }
-}
-
-/// A topic as Kafka describes it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TopicState {
-    pub name: String,
-    /// In base64; None where the broker has none.
-    pub id: Option<String>,
-    pub partitions: i32,
 }
 
 /// A record's position as text, from which an id may be made: no other record of the topic ever has it, whatever becomes

@@ -32,6 +32,7 @@ mod spans;
 pub mod stage;
 mod status;
 pub mod table;
+mod topic_state;
 mod transaction;
 mod unreadable;
 
@@ -43,7 +44,7 @@ pub use dlq::{ATTEMPTS_HEADER, ORIGIN_HEADER};
 pub use embedded::EmbeddedBroker;
 pub use facts::{
     Definition, Facts, FactsEvent, FactsHistory, FactsLog, Partitioning, PipelineFile,
-    StageIdentity, TopicState, pipeline_files, position_id,
+    StageIdentity, pipeline_files, position_id,
 };
 pub use group::{GroupProgress, PartitionProgress};
 pub use handler::{
@@ -61,3 +62,4 @@ pub use table::{
     TableEvent, TableReader, TableRecord, TableState, TableWrite, fetch_record, fetch_records,
     read_table, write_table,
 };
+pub use topic_state::TopicState;

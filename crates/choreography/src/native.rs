@@ -20,7 +20,7 @@ use rdkafka::{
     {Offset, TopicPartitionList},
 };
 
-use crate::facts::TopicState;
+use crate::topic_state::TopicState;
 pub(crate) use events::{Event, next_event};
 pub(crate) use topic::TopicSettings;
 

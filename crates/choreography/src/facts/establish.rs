@@ -8,8 +8,8 @@ use std::{
 
 use quadrille_proto::{Topics, dlq_of};
 
-use super::{Facts, FactsLog, PipelineFile, StageIdentity, TopicState, files};
-use crate::{Admin, StageConfig, admin};
+use super::{Facts, FactsLog, PipelineFile, StageIdentity, files};
+use crate::{Admin, StageConfig, TopicState, admin};
 
 /// What a stage has to do with partitions and ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

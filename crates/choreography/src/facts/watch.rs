@@ -56,7 +56,7 @@ fn describe(
     cluster: &Cluster,
     names: &[&str],
     identity: &StageIdentity,
-) -> Result<Vec<super::TopicState>, KafkaError> {
+) -> Result<Vec<crate::TopicState>, KafkaError> {
     let consumer = identity.client(cluster)?;
     // Waits for a connection. A description waits for one as well, but the client looks for it again each time connecting
     // fails: three quarters of a core as long as Kafka is unreachable.
