@@ -247,6 +247,26 @@ fn every_reason_of_a_dead_letter_is_explained() {
     );
 }
 
+#[test]
+fn every_key_of_a_pipeline_file_is_on_its_page() {
+    let keys = read("crates/pipeline/src/keys.rs");
+    let named = ["need(", "may("]
+        .into_iter()
+        .flat_map(|call| keys.split(call).skip(1));
+    let texts = named.filter_map(|rest| rest.trim_start().strip_prefix('"')?.split('"').next());
+    let texts: BTreeSet<&str> = texts.collect();
+    assert!(texts.contains("latency_objective"), "not found: {texts:?}");
+    let page = read("docs/reference/pipeline-file.md");
+    let missing: Vec<&&str> = texts
+        .iter()
+        .filter(|key| !page.contains(&format!("`{key}`")))
+        .collect();
+    assert!(
+        missing.is_empty(),
+        "docs/reference/pipeline-file.md does not name {missing:?}"
+    );
+}
+
 /// Pages that name files of the code.
 const OF_CODE: [&str; 2] = ["ARCHITECTURE.md", "docs/internals/"];
 
