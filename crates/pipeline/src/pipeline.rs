@@ -20,6 +20,57 @@ use crate::table::Source;
 use crate::value::Scalar;
 
 /// One pipeline. Cheap to clone.
+///
+/// ```
+/// use quadrille_pipeline::Pipeline;
+///
+/// let file = r#"
+/// name = "churn"
+///
+/// [record]
+/// key = "customer"
+///
+/// [[record.fields]]
+/// name = "seats"
+/// type = "integer"
+/// min = 1
+///
+/// [[record.fields]]
+/// name = "logins"
+/// type = "number"
+/// required = false
+///
+/// [[features]]
+/// name = "logins_per_seat"
+/// kind = "ratio"
+/// field = "logins"
+/// over = "seats"
+///
+/// [model]
+/// inputs = ["logins_per_seat"]
+///
+/// [decision]
+/// threshold = 0.3
+/// positive = "leaves"
+/// negative = "stays"
+/// "#;
+/// let churn = Pipeline::parse("churn.toml", file)?;
+///
+/// let now_ms = 1_769_860_800_000;
+/// let record = churn.read_json(br#"{"customer": "c-1", "seats": 4, "logins": 10}"#, now_ms)?;
+/// assert_eq!((record.key.as_str(), &record.values[..]), ("c-1", &[4.0, 10.0][..]));
+///
+/// let (mut features, mut inputs) = (Vec::new(), Vec::new());
+/// churn.features(&record.values, &mut features);
+/// churn.model_inputs(&features, &mut inputs);
+/// assert_eq!(inputs, [2.5]);
+/// // Of what the model answers follows a decision.
+/// assert_eq!(churn.decide(&[0.4]), "leaves");
+///
+/// let refused = churn.read_json(br#"{"customer": "c-1", "seats": 0}"#, now_ms).unwrap_err();
+/// assert_eq!((refused.class(), refused.field.as_str()), ("out_of_range", "seats"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Pipeline {
     inner: Arc<Inner>,
