@@ -31,13 +31,13 @@ counts, and the other fails and names the one that came first.";
 #[derive(Debug, clap::Subcommand)]
 #[command(after_help = EXAMPLES)]
 pub enum Command {
-    /// Say which versions serve a pipeline from now on.
+    /// Set which model versions serve a pipeline.
     Set(set::Args),
-    /// Show what serves, and how far replicas are.
+    /// Show what serves, and which replicas are ready.
     Show(show::Args),
     /// Show every event of a pipeline: who, when, why, what.
     History(history::Args),
-    /// Let the canary serve everything.
+    /// Make the canary live: it serves all keys.
     Promote(promote::Args),
     /// Restore the routes of an earlier revision, as a new event.
     Rollback(rollback::Args),

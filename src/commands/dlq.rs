@@ -33,9 +33,9 @@ fails again is open again. With --output json each line is one object: a letter 
 pub enum Command {
     /// Show dead letters that are open, the oldest of each partition first.
     List(list::Args),
-    /// Send dead letters back to the topic they came from, once what was wrong is put right.
+    /// Send dead letters back to the topic they came from, once the cause is fixed.
     Redrive(redrive::Args),
-    /// Give dead letters up: they are not open any more, and no redrive sends them.
+    /// Discard dead letters: they are no longer open, and no redrive sends them.
     Discard(discard::Args),
 }
 

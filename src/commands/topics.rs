@@ -32,7 +32,7 @@ pub enum Command {
 /// Who changes what a pipeline is made with, and why.
 #[derive(Debug, clap::Args)]
 struct Author {
-    /// Who asks [default: user@host].
+    /// Who makes the change [default: user@host].
     #[arg(long, help_heading = "Change", value_name = "WHO")]
     by: Option<String>,
 

@@ -26,7 +26,7 @@ pub struct Change {
     )]
     reason: String,
 
-    /// Who asks [default: user@host].
+    /// Who makes the change [default: user@host].
     #[arg(long, help_heading = "Change", value_name = "WHO")]
     by: Option<String>,
 

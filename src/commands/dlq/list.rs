@@ -16,11 +16,11 @@ pub struct Args {
     #[command(flatten)]
     which: Which,
 
-    /// Those that were sent back or discarded, too, and what became of them.
+    /// Show also those that were sent back or discarded, and what became of them.
     #[arg(long)]
     all: bool,
 
-    /// Dead letters to show, at most.
+    /// Most dead letters to show.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
     limit: u64,
 

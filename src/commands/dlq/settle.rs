@@ -26,11 +26,11 @@ pub struct Settling {
     #[command(flatten)]
     pub which: Which,
 
-    /// Only say how many there are, by reason; nothing is changed.
+    /// Only count them, by reason; nothing is changed.
     #[arg(long)]
     dry_run: bool,
 
-    /// Who does it [default: the user at this machine].
+    /// Who makes the change [default: user@host].
     #[arg(long, value_name = "WHO")]
     by: Option<String>,
 

@@ -18,7 +18,7 @@ pub struct Args {
     #[command(flatten)]
     server: Server,
 
-    /// Only of this entity.
+    /// Only predictions for this key.
     #[arg(long)]
     key: Option<String>,
 
@@ -30,7 +30,7 @@ pub struct Args {
     #[arg(long, value_name = "TIME", value_parser = time::parse)]
     to: Option<Timestamp>,
 
-    /// Only of this decision.
+    /// Only predictions with this decision.
     #[arg(long)]
     decision: Option<String>,
 
@@ -38,7 +38,7 @@ pub struct Args {
     #[arg(long)]
     variant: Option<String>,
 
-    /// What shadows predicted, and that alone.
+    /// Show only what shadows predicted.
     #[arg(long)]
     shadow: bool,
 
