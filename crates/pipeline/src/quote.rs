@@ -34,7 +34,8 @@ pub fn message(mut text: String) -> String {
 }
 
 /// The names, quoted, the first dozen of them.
-pub(crate) fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
+/// Names for a message, quoted, as many as one reads.
+pub fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
     let mut names = names.map(quote);
     let mut shown: Vec<String> = names.by_ref().take(LISTED_MAX).collect();
     let more = names.count();

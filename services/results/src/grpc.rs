@@ -137,7 +137,7 @@ fn status(error: Error) -> Status {
         Error::UnknownPipeline { .. } | Error::UnknownPrediction { .. } => {
             Status::not_found(message)
         }
-        Error::Unreachable(_) => Status::unavailable(message),
+        Error::Unreachable(_) | Error::Busy => Status::unavailable(message),
         Error::TooSlow { .. } => Status::deadline_exceeded(message),
         Error::Failed(_) => Status::internal(message),
     }

@@ -1,7 +1,7 @@
 //! What may be asked of a store, and the answers: no SQL, no protocol, no Kafka.
 
 use jiff::Timestamp;
-use quadrille_pipeline::quote::quote;
+use quadrille_pipeline::quote::{list, quote};
 
 use crate::prediction::{Kind, Prediction};
 
@@ -159,7 +159,7 @@ pub enum Error {
     Nul { field: &'static str },
     #[error("{field} must not be empty")]
     Empty { field: &'static str },
-    #[error("no prediction of pipeline {pipeline} has the decision {}; its decisions are {}", quote(given), known.join(", "))]
+    #[error("no prediction of pipeline {pipeline} has the decision {}; its decisions are {}", quote(given), list(known.iter().map(String::as_str)))]
     UnknownDecision {
         pipeline: String,
         given: String,

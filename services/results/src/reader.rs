@@ -1,8 +1,12 @@
 //! The queries that gRPC and REST have in common, checked and answered from a store.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use quadrille_pipeline::{Pipeline, quote::quote};
+use tokio::sync::Semaphore;
 
 use crate::{
     log_limit::LogLimit,
@@ -11,6 +15,12 @@ use crate::{
     query::{self, Count, Filter, Limit},
     store::{self, AnyStore, ReadStore},
 };
+
+/// Queries without an index, at the same time. Each may hold one of the few connections for readers until it is stopped; others,
+/// which an index serves, must find one.
+const UNINDEXED_MAX: usize = 2;
+/// How long such a query waits for its turn, as for a connection.
+const UNINDEXED_WAIT: Duration = Duration::from_secs(3);
 
 /// Why a query has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +43,10 @@ pub enum Error {
         "the query was stopped after {seconds} s; narrow it to one key or decision, or to a shorter time range (from, to)"
     )]
     TooSlow { seconds: u64 },
+    #[error(
+        "as many queries by variant as may run already do; name a key as well, or try again in a moment"
+    )]
+    Busy,
     #[error("the query failed in the database; the service's log has the reason")]
     Failed(#[source] store::Error),
 }
@@ -107,6 +121,7 @@ impl From<&str> for Served {
 pub struct Reader {
     store: AnyStore,
     pipelines: Arc<[Served]>,
+    unindexed: Arc<Semaphore>,
 }
 
 impl Reader {
@@ -114,6 +129,7 @@ impl Reader {
         Reader {
             store,
             pipelines: pipelines.into(),
+            unindexed: Arc::new(Semaphore::new(UNINDEXED_MAX)),
         }
     }
 
@@ -157,6 +173,14 @@ impl Reader {
         if let Some(token) = page_token {
             filter.after = Some(page_token::decode(pipeline, &filter, token)?);
         }
+        // The variant is in no index, which each prediction would pay for.
+        let _turn = match filter.variant.is_some() && filter.key.is_none() {
+            true => {
+                let turn = tokio::time::timeout(UNINDEXED_WAIT, self.unindexed.acquire());
+                Some(turn.await.map_err(|_| Error::Busy)?)
+            }
+            false => None,
+        };
         let page = self.store.list(pipeline, &filter).await?;
         if page.predictions.is_empty()
             && let Some(unknown) = self.unknown_decision(served, &filter).await?

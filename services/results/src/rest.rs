@@ -206,12 +206,14 @@ impl IntoResponse for Error {
             Error::UnknownPipeline { .. } | Error::UnknownPrediction { .. } => {
                 StatusCode::NOT_FOUND
             }
-            Error::Unreachable(_) | Error::TooSlow { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Error::Unreachable(_) | Error::Busy | Error::TooSlow { .. } => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Error::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         let mut response = error_response(status, &self.to_string());
         // The same query would be as slow a second later.
-        if let Error::Unreachable(_) = self {
+        if let Error::Unreachable(_) | Error::Busy = self {
             response
                 .headers_mut()
                 .insert(header::RETRY_AFTER, HeaderValue::from_static("1"));

@@ -1,6 +1,9 @@
 //! Whether pipeline file and package are those that predicted, and which of them is not.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 
 use quadrille_choreography::{Cluster, PipelineFile, pipeline_files};
 use quadrille_model::Package;
@@ -121,12 +124,24 @@ impl Used {
             let kept = None;
             return Ok(FileOfThen { pipeline, kept });
         }
-        // A log that cannot be read has said so already, or says nothing about files.
-        let files = pipeline_files(cluster, pipeline.name()).unwrap_or_default();
-        let fits =
-            |file: &FileOfThen| file.pipeline.config_hash(&hash)[..] == stored.config_hash[..];
-        if let Some(file) = files.into_iter().filter_map(FileOfThen::kept).find(fits) {
-            return Ok(file);
+        let kept = pipeline_files(cluster, pipeline.name());
+        let kept = kept.map(|files| {
+            let all = files.len();
+            let read: Vec<FileOfThen> = files.into_iter().filter_map(FileOfThen::kept).collect();
+            (all - read.len(), read)
+        });
+        let fits = |file: &Pipeline, package: &[u8; 32]| {
+            file.config_hash(package)[..] == stored.config_hash[..]
+        };
+        let (files, lacks) = match kept {
+            Ok((unread, files)) => (files, Lacks::of(unread)),
+            Err(error) => (Vec::new(), Lacks::Unreadable(error.to_string())),
+        };
+        if let Some(at) = files.iter().position(|it| fits(&it.pipeline, &hash)) {
+            return Ok(files.into_iter().nth(at).unwrap_or(FileOfThen {
+                pipeline,
+                kept: None,
+            }));
         }
         let look = || {
             let registry = registry::open(cluster).ok()?;
@@ -137,25 +152,27 @@ impl Used {
         let suspect = Evidence {
             hash,
             on_log,
-            log_fits: on_log
-                .is_some_and(|it| pipeline.config_hash(&it.hash)[..] == stored.config_hash[..]),
+            log_fits: on_log.is_some_and(|it| {
+                let mut all = files.iter().map(|it| &it.pipeline);
+                fits(&pipeline, &it.hash) || all.any(|file| fits(file, &it.hash))
+            }),
             other_features: schema != pipeline.feature_schema_id(),
             stored,
         }
         .suspect();
         Err(Error::Config(format!(
             "{} (config hash recorded {}, found {})",
-            self.words(suspect, stored),
+            self.words(suspect, &lacks, stored),
             hex(&stored.config_hash),
             hex(&found)
         )))
     }
 
-    fn words(&self, suspect: Suspect, stored: &StoredPrediction) -> String {
+    fn words(&self, suspect: Suspect, lacks: &Lacks, stored: &StoredPrediction) -> String {
         let id = cell(&stored.id);
         let then = rfc3339(stored.predicted_at.as_ref());
         let file = format!(
-            "the log does not keep the file of then; give it as it was at {then} by --pipeline, your version control has it"
+            "{lacks}; give it as it was at {then} by --pipeline, your version control has it"
         );
         let package = match &self.folder {
             Some(dir) => format!("the package in {}", dir.display()),
@@ -166,7 +183,7 @@ impl Used {
                 "the pipeline file differs from the one that predicted {id}, the package is the same: {file}"
             ),
             Suspect::Package => format!(
-                "{package} differs from the one that predicted {id}, the pipeline file is the same: leave --model out, the log \
+                "{package} differs from the one that predicted {id}, the pipeline file is not at fault: leave --model out, the log \
                  has the right one"
             ),
             Suspect::PipelineAtLeast => format!(
@@ -177,6 +194,41 @@ impl Used {
                 "the pipeline file or the package differs from what predicted {id}: {file}, or the package by --model; it is \
                  not known that {package} is the one of then"
             ),
+        }
+    }
+}
+
+/// Why the log's files were of no help.
+enum Lacks {
+    It,
+    /// So many files of the pipeline have a form that this release does not read.
+    Newer(usize),
+    Unreadable(String),
+}
+
+impl fmt::Display for Lacks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Lacks::It => f.write_str("the log does not keep the file of then"),
+            Lacks::Newer(unread) => write!(
+                f,
+                "the log keeps {unread} of the pipeline's files in a form that this release cannot read, and no other is of then"
+            ),
+            Lacks::Unreadable(why) => {
+                write!(
+                    f,
+                    "whether the log keeps the file of then is not known: {why}"
+                )
+            }
+        }
+    }
+}
+
+impl Lacks {
+    fn of(unread: usize) -> Self {
+        match unread {
+            0 => Lacks::It,
+            unread => Lacks::Newer(unread),
         }
     }
 }

@@ -66,10 +66,19 @@ pub async fn run(args: Args) -> Result<(), Error> {
         shadow: args.shadow,
         variant: args.variant.unwrap_or_default(),
     };
+    let variant = request.variant.clone();
     let answer = client.list_predictions(request).await;
     let answer = answer
         .map_err(|status| grpc::refused(SERVICE, &status))?
         .into_inner();
+    // An older service leaves out of a request what it does not know.
+    let is_filtered = |it: &StoredPrediction| variant.is_empty() || it.variant == variant;
+    if !answer.predictions.iter().all(is_filtered) {
+        return Err(Error::Failed(
+            "the results service does not know --variant yet: it is older than this command; update it, or leave --variant out"
+                .to_owned(),
+        ));
+    }
     let token = Some(answer.next_page_token).filter(|token| !token.is_empty());
     match args.server.output.get() {
         Output::Json => {
