@@ -1,9 +1,9 @@
 //! The four services in one process, each by its own `run`.
 
-use std::{future::Future, path::PathBuf, pin::Pin};
+use std::path::PathBuf;
 
 use quadrille_proto::Service;
-use quadrille_service::{Config, Error};
+use quadrille_service::{Boxed, Config, Error};
 
 /// What some services are given beside the settings that all have.
 #[derive(Debug, Clone)]
@@ -22,7 +22,7 @@ pub fn run(
     config: Config,
     given: &Given,
     shutdown: impl Future<Output = ()> + Send + 'static,
-) -> Pin<Box<dyn Future<Output = Result<(), Error>> + Send>> {
+) -> Boxed<'static, Result<(), Error>> {
     match config.service {
         Service::Ingest => Box::pin(ingest::run(
             ingest::Config {

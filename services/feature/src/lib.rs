@@ -10,7 +10,7 @@ mod stage;
 use std::sync::Arc;
 
 use quadrille_proto::v1::feature_service_server::FeatureServiceServer;
-use quadrille_service::{Assembly, Calls, Config, Context, Error, MessageMax, Requests};
+use quadrille_service::{Assembly, Boxed, Calls, Config, Context, Error, MessageMax, Requests};
 
 pub use args::Cli;
 pub use stage::FeatureHandler;
@@ -20,6 +20,14 @@ pub use stage::FeatureHandler;
 /// # Errors
 /// A setting turned out wrong, or the service cannot go on.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
+    boxed(config, Box::pin(shutdown)).await
+}
+
+fn boxed<'a>(config: Config, shutdown: Boxed<'a, ()>) -> Boxed<'a, Result<(), Error>> {
+    Box::pin(serve(config, shutdown))
+}
+
+async fn serve(config: Config, shutdown: Boxed<'_, ()>) -> Result<(), Error> {
     quadrille_service::run(config, shutdown, assemble).await
 }
 

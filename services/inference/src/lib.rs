@@ -33,7 +33,9 @@ mod transport;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use quadrille_service::{Assembly, Calls, Context, Drain, Error, MessageMax, Requests, Task};
+use quadrille_service::{
+    Assembly, Boxed, Calls, Context, Drain, Error, MessageMax, Requests, Task,
+};
 use quadrille_telemetry::metrics::ServingMetrics;
 
 pub use args::Cli;
@@ -63,6 +65,14 @@ pub struct Config {
 /// # Errors
 /// The model does not fit its pipeline, a setting turned out wrong, or the service cannot go on.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
+    boxed(config, Box::pin(shutdown)).await
+}
+
+fn boxed<'a>(config: Config, shutdown: Boxed<'a, ()>) -> Boxed<'a, Result<(), Error>> {
+    Box::pin(serve(config, shutdown))
+}
+
+async fn serve(config: Config, shutdown: Boxed<'_, ()>) -> Result<(), Error> {
     let http = &config.service.http;
     http.check_body("QUADRILLE_REQUEST_BYTES", config.limits.bytes_max)?;
     let pipelines = config.service.pipelines.clone();

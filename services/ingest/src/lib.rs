@@ -13,7 +13,7 @@ mod stage;
 use std::sync::Arc;
 
 use quadrille_proto::v1::ingest_service_server::IngestServiceServer;
-use quadrille_service::{Assembly, Calls, Context, Error, MessageMax, Requests};
+use quadrille_service::{Assembly, Boxed, Calls, Context, Error, MessageMax, Requests};
 
 use intake::{Intake, Intakes};
 
@@ -33,6 +33,14 @@ pub struct Config {
 /// # Errors
 /// A setting turned out wrong, or the service cannot go on.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
+    boxed(config, Box::pin(shutdown)).await
+}
+
+fn boxed<'a>(config: Config, shutdown: Boxed<'a, ()>) -> Boxed<'a, Result<(), Error>> {
+    Box::pin(serve(config, shutdown))
+}
+
+async fn serve(config: Config, shutdown: Boxed<'_, ()>) -> Result<(), Error> {
     let bounds = config.bounds;
     let http = &config.service.http;
     http.check_body("QUADRILLE_BODY_BYTES", bounds.body_bytes_max)?;

@@ -20,7 +20,9 @@ pub mod wire;
 use std::time::Duration;
 
 use quadrille_choreography::{Backoff, CommitMode};
-use quadrille_service::{Assembly, Calls, Context, Drain, Error, MessageMax, Requests, Task};
+use quadrille_service::{
+    Assembly, Boxed, Calls, Context, Drain, Error, MessageMax, Requests, Task,
+};
 
 use crate::{
     reader::Served,
@@ -49,6 +51,14 @@ pub struct Config {
 /// # Errors
 /// A setting turned out wrong, the database belongs to another Kafka, or the service cannot go on.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
+    boxed(config, Box::pin(shutdown)).await
+}
+
+fn boxed<'a>(config: Config, shutdown: Boxed<'a, ()>) -> Boxed<'a, Result<(), Error>> {
+    Box::pin(serve(config, shutdown))
+}
+
+async fn serve(config: Config, shutdown: Boxed<'_, ()>) -> Result<(), Error> {
     let url = config.database_url;
     quadrille_service::run(config.service, shutdown, |context| async move {
         context.waiting_for(DATABASE);
