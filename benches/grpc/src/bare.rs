@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 use tokio_stream::{Stream, wrappers::TcpListenerStream};
 use tonic::{Request, Response, Status, Streaming, transport::Server};
 
-use crate::ours::{MODEL, NEGATIVE};
+use crate::{load::MODEL, ours::NEGATIVE};
 
 /// Serves until the process is ended.
 pub fn serve() -> anyhow::Result<()> {

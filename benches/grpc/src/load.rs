@@ -14,7 +14,8 @@ use quadrille_proto::oip::{
 };
 use tonic::transport::{Channel, Endpoint};
 
-use crate::ours::{INPUTS, MODEL, Random};
+pub const INPUTS: usize = 8;
+pub const MODEL: &str = "bench-forest";
 
 /// Distinct requests, so that branches cannot be learned.
 const REQUESTS: usize = 256;
@@ -115,4 +116,17 @@ fn requests(rows: usize) -> Vec<ModelInferRequest> {
         }
     };
     (0..REQUESTS).map(|_| request()).collect()
+}
+
+/// xorshift64*: the same rows each time.
+pub struct Random(pub u64);
+
+impl Random {
+    /// 0 to 1.
+    pub fn share(&mut self) -> f64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 11) as f64 / (1_u64 << 53) as f64
+    }
 }

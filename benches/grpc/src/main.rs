@@ -88,7 +88,7 @@ fn run(options: &Options) -> anyhow::Result<()> {
         "{} trees, depth {}, {} inputs; one connection; medians of {} rounds of {} ms",
         ours::TREES,
         ours::DEPTH,
-        ours::INPUTS,
+        load::INPUTS,
         options.rounds,
         options.turn
     );

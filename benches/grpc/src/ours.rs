@@ -13,12 +13,10 @@ use quadrille_pipeline::Pipeline;
 use quadrille_proto::Service;
 use quadrille_service::Config;
 
-use crate::load::Client;
+use crate::load::{Client, INPUTS, MODEL, Random};
 
 pub const TREES: usize = 100;
 pub const DEPTH: u16 = 8;
-pub const INPUTS: usize = 8;
-pub const MODEL: &str = "bench-forest";
 pub const NEGATIVE: &str = "negative";
 
 /// Rows that the forest is grown on: so many that its trees are full.
@@ -95,18 +93,5 @@ fn dataset(inputs: &[String]) -> Dataset {
         inputs: inputs.to_vec(),
         labels: rows.chunks_exact(INPUTS).map(label).collect(),
         rows,
-    }
-}
-
-/// xorshift64*: the same rows each time.
-pub struct Random(pub u64);
-
-impl Random {
-    /// 0 to 1.
-    pub fn share(&mut self) -> f64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 11) as f64 / (1_u64 << 53) as f64
     }
 }

@@ -376,7 +376,8 @@ impl<'a> Draft<'a> {
             }
             _ => return Err(value.wrong_type(name, fix)),
         };
-        time::Bounds::of(self.now_ms, self.spec)
+        self.spec
+            .time_bounds(self.now_ms)
             .check(name, time_ms)
             .map(Some)
     }

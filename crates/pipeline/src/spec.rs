@@ -7,7 +7,7 @@
 use quadrille_proto::{Field, FieldType};
 use serde::{Serialize, Serializer};
 
-use crate::time::{duration_ms, duration_text};
+use crate::time::{Bounds, duration_ms, duration_text};
 
 /// Older than any record that is replayed, and younger than seconds of this century taken for milliseconds.
 pub(crate) const PAST_MAX_DEFAULT: &str = "10000d";
@@ -176,6 +176,15 @@ pub(crate) fn element_names(name: &str, length: usize) -> impl Iterator<Item = S
 }
 
 impl RecordSpec {
+    /// Within which event times are believed at a moment.
+    pub(crate) fn time_bounds(&self, now_ms: i64) -> Bounds {
+        Bounds {
+            now_ms,
+            future_ms_max: self.future_ms_max,
+            past_ms_max: self.past_ms_max,
+        }
+    }
+
     /// A field and its first position.
     pub(crate) fn find(&self, name: &str) -> Option<(&FieldSpec, usize)> {
         let mut start = 0;

@@ -4,7 +4,6 @@ use jiff::Timestamp;
 
 use crate::invalid::{Invalid, InvalidKind};
 use crate::quote::quote;
-use crate::spec::RecordSpec;
 
 /// A duration such as `500ms`, `30s`, `5m`, `2h` or `1d`, in milliseconds.
 pub(crate) fn duration_ms(text: &str) -> Option<i64> {
@@ -57,14 +56,6 @@ pub(crate) struct Bounds {
 }
 
 impl Bounds {
-    pub fn of(now_ms: i64, spec: &RecordSpec) -> Self {
-        Bounds {
-            now_ms,
-            future_ms_max: spec.future_ms_max,
-            past_ms_max: spec.past_ms_max,
-        }
-    }
-
     /// Refuses times before 1970, those further ahead than clocks differ, and those so old that they are no times.
     pub fn check(self, field: &str, time_ms: i64) -> Result<i64, Invalid> {
         let bad = |reason, fix: String| Err(Invalid::new(InvalidKind::BadTime, field, reason, fix));

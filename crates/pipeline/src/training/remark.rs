@@ -11,7 +11,7 @@ use crate::invalid::Invalid;
 use crate::pipeline::Pipeline;
 use crate::quote::quote;
 use crate::record::check_id;
-use crate::time::{Bounds, parse_rfc3339};
+use crate::time::parse_rfc3339;
 
 /// Lines that a remark names.
 pub const LINES_MAX: usize = 3;
@@ -161,7 +161,7 @@ impl<'a> Identities<'a> {
             Ok(number) => Ok(number),
             Err(_) => parse_rfc3339(field, cell),
         };
-        let bounds = (self.now_ms).map(|now_ms| Bounds::of(now_ms, self.pipeline.record_spec()));
+        let bounds = (self.now_ms).map(|now_ms| self.pipeline.record_spec().time_bounds(now_ms));
         let checked = time.clone().and_then(|time_ms| match bounds {
             Some(bounds) => bounds.check(field, time_ms),
             None => Ok(time_ms),
