@@ -1,6 +1,7 @@
 //! Training data: a CSV file's rows as the model's inputs, by the code the stream uses.
 
 mod labels;
+mod quotes;
 mod remark;
 
 use std::collections::HashMap;
@@ -18,7 +19,8 @@ use crate::pipeline::Pipeline;
 use crate::quote::{list, quote, suggest};
 use crate::record::Reading;
 use crate::spec::{Label, Truth};
-use remark::Identities;
+use quotes::{Quotes, Watched};
+use remark::{Breaks, Identities};
 
 /// Why a file cannot be trained on.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +39,10 @@ pub enum Error {
     Header(Invalid),
     #[error("the training data cannot be read: {0}")]
     Read(#[from] csv::Error),
+    #[error(
+        "the training data ends inside the quote that opens a cell in line {line}: all that follows would be one cell; close the quote, or write it twice within quotes (\"\") where it belongs to the text"
+    )]
+    Unclosed { line: u64 },
     #[error("no row of the training data can be used{}", first(.skipped))]
     NoRows { skipped: Vec<(u64, Invalid)> },
 }
@@ -92,11 +98,21 @@ impl Pipeline {
         let label = self.label().ok_or_else(|| Error::NoLabel {
             pipeline: self.name().to_owned(),
         })?;
+        let quotes = Quotes::new();
+        let closed = || match quotes.get().unclosed() {
+            Some(line) => Err(Error::Unclosed { line }),
+            None => Ok(()),
+        };
+        let reader = Watched {
+            inner: reader,
+            quotes: &quotes,
+        };
         let mut csv = ReaderBuilder::new()
             .flexible(true)
             .trim(Trim::None)
             .from_reader(CsvLines::new(reader));
         let header = StringRecord::from_byte_record_lossy(csv.byte_headers()?.clone());
+        closed()?;
         if header.iter().all(|name| name.trim().is_empty()) {
             return Err(Error::NoHeader);
         }
@@ -114,6 +130,7 @@ impl Pipeline {
             remarks: Vec::new(),
         };
         let mut identities = Identities::new(self, &header, now_ms);
+        let mut breaks = Breaks::default();
         let mut entities = Entities::default();
         let (mut bytes, mut reading, mut features) =
             (ByteRecord::new(), Reading::default(), Vec::new());
@@ -135,6 +152,7 @@ impl Pipeline {
             let read = columns.read(&row, self.draft(0, &mut reading), Use::Training);
             match read.and_then(|()| truth(label, truth_cell)) {
                 Ok(truth) => {
+                    breaks.of(line, &row, &header);
                     self.features(&reading.values, &mut features);
                     self.model_inputs(&features, &mut training.rows);
                     training.labels.push(truth);
@@ -145,7 +163,9 @@ impl Pipeline {
                 Err(invalid) => training.skipped.push((line, invalid)),
             }
         }
+        closed()?;
         training.remarks = identities.remarks();
+        training.remarks.extend(breaks.remarks());
         if training.labels.is_empty() {
             if let Some(nowhere) = training.label_values.lacking(label) {
                 return Err(Error::LabelNowhere(nowhere));

@@ -19,7 +19,7 @@ pub const LINES_MAX: usize = 3;
 /// Rows whose id, key or event time the services would refuse, or treat otherwise than one may expect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Remark {
-    /// `no_column`, `no_id`, `duplicate_id`, or the class of an [`Invalid`]: `bad_id`, `bad_time`.
+    /// `no_column`, `no_id`, `duplicate_id`, `line_break`, or the class of an [`Invalid`]: `bad_id`, `bad_time`.
     pub class: &'static str,
     /// The column.
     pub field: String,
@@ -192,21 +192,65 @@ impl<'a> Identities<'a> {
     }
 
     fn remark(&mut self, class: &'static str, field: &str, line: u64, reason: &str) {
-        let same = |it: &&mut Remark| it.class == class && it.field == field;
-        match self.remarks.iter_mut().find(same) {
-            Some(remark) => {
-                remark.rows += 1;
-                if remark.lines.len() < LINES_MAX {
-                    remark.lines.push(line);
-                }
-            }
-            None => self.remarks.push(Remark {
-                class,
-                field: field.to_owned(),
-                rows: 1,
-                lines: vec![line],
-                reason: reason.to_owned(),
-            }),
+        add(&mut self.remarks, class, field, line, || reason.to_owned());
+    }
+}
+
+/// Cells with line breaks. They may be meant; or a quote was forgotten, and the cell holds the rows down to the next one.
+#[derive(Default)]
+pub(super) struct Breaks {
+    remarks: Vec<Remark>,
+}
+
+impl Breaks {
+    /// Looks at a row that is used.
+    pub fn of(&mut self, line: u64, row: &StringRecord, header: &StringRecord) {
+        if !row.as_slice().contains('\n') {
+            return;
         }
+        for (cell, name) in row.iter().zip(names(header)) {
+            let breaks = cell.matches('\n').count();
+            if breaks > 0 {
+                add(&mut self.remarks, "line_break", name, line, || {
+                    format!(
+                        "the cell has {} in quotes; if they are not meant, a quote is missing, and the rows in between are not used",
+                        match breaks {
+                            1 => "a line break".to_owned(),
+                            breaks => format!("{breaks} line breaks"),
+                        }
+                    )
+                });
+            }
+        }
+    }
+
+    pub fn remarks(self) -> Vec<Remark> {
+        self.remarks
+    }
+}
+
+/// Counts a row to the remark of this class and field; the first gives the reason.
+fn add(
+    remarks: &mut Vec<Remark>,
+    class: &'static str,
+    field: &str,
+    line: u64,
+    reason: impl FnOnce() -> String,
+) {
+    let same = |it: &&mut Remark| it.class == class && it.field == field;
+    match remarks.iter_mut().find(same) {
+        Some(remark) => {
+            remark.rows += 1;
+            if remark.lines.len() < LINES_MAX {
+                remark.lines.push(line);
+            }
+        }
+        None => remarks.push(Remark {
+            class,
+            field: field.to_owned(),
+            rows: 1,
+            lines: vec![line],
+            reason: reason(),
+        }),
     }
 }

@@ -353,3 +353,39 @@ fn ids_keys_and_times_that_the_services_would_not_take_are_remarked_on_with_thei
     let fields: Vec<&str> = training.remarks.iter().map(|it| &*it.field).collect();
     assert_eq!(fields, ["id", "patient_id", "event_time"]);
 }
+
+#[test]
+fn training_data_that_ends_in_a_quote_is_refused_with_the_line_where_it_opens() {
+    for end in ["\n", "\r\n"] {
+        let rows = |count: usize| format!("{ROW},pos,fine\n{ROW},neg,\"so\nso\"\n").repeat(count);
+        // More than the reader takes at once, before and after.
+        let data = format!("{TRAINING},comment\n{}{ROW},neg,\"tall\n", rows(200))
+            + &format!("{ROW},pos,fine\n").repeat(1_000);
+        let error = diabetes().read_training(data.replace('\n', end).as_bytes());
+        let error = error.unwrap_err();
+        assert!(
+            matches!(error, training::Error::Unclosed { line: 602 }),
+            "{error}"
+        );
+        let said = error.to_string();
+        assert!(said.contains("opens a cell in line 602"), "{said}");
+    }
+    let header = diabetes().read_training(format!("\"{TRAINING}\n{ROW},pos\n").as_bytes());
+    assert!(matches!(header, Err(training::Error::Unclosed { line: 1 })));
+}
+
+#[test]
+fn cells_with_line_breaks_are_remarked_on_since_they_may_hold_rows() {
+    let data = format!(
+        "{TRAINING},comment\n{ROW},pos,\"tall\n{ROW},neg,fine\n{ROW},pos,\"short\"\n{ROW},neg,\"a \"\"b\"\"\"\n"
+    );
+    let training = diabetes().read_training(data.as_bytes()).unwrap();
+    assert_eq!((training.labels.len(), training.skipped.len()), (2, 0));
+    let remark = training.remarks.last().unwrap();
+    assert_eq!((remark.class, &*remark.field), ("line_break", "comment"));
+    assert_eq!((remark.rows, &*remark.lines), (1, &[2][..]));
+    assert!(remark.reason.contains("2 line breaks"), "{remark}");
+    let data = format!("{TRAINING},comment\n{ROW},pos,\"tall\"\n");
+    let training = diabetes().read_training(data.as_bytes()).unwrap();
+    assert!(training.remarks.iter().all(|it| it.class != "line_break"));
+}
