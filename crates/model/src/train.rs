@@ -160,21 +160,33 @@ impl fmt::Display for Step {
 pub struct Evaluation {
     /// Over all rows that were left out once, each with the probability it got then: all, unless folds are cut by time.
     pub metrics: Metrics,
-    /// The AUC of each fold: how much the figure depends on the luck of the draw.
+    /// The AUC of each fold that has rows of both classes: how much the figure depends on the luck of the draw.
     pub auc_of_folds: Vec<f64>,
+}
+
+impl Evaluation {
+    /// Mean and standard deviation of the folds' AUC; none where no fold has one.
+    pub fn auc_of_folds(&self) -> Option<(f64, f64)> {
+        let count = self.auc_of_folds.len() as f64;
+        if self.auc_of_folds.is_empty() {
+            return None;
+        }
+        let mean = self.auc_of_folds.iter().sum::<f64>() / count;
+        let squares = self.auc_of_folds.iter().map(|auc| (auc - mean).powi(2));
+        Some((mean, (squares.sum::<f64>() / count).sqrt()))
+    }
 }
 
 impl fmt::Display for Evaluation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let count = self.auc_of_folds.len().max(1) as f64;
-        let mean = self.auc_of_folds.iter().sum::<f64>() / count;
-        let squares = self.auc_of_folds.iter().map(|auc| (auc - mean).powi(2));
-        let deviation = (squares.sum::<f64>() / count).sqrt();
-        writeln!(
-            f,
-            "cross-validated, {} folds; AUC of the folds {mean:.4} ± {deviation:.4}",
-            self.auc_of_folds.len()
-        )?;
+        match self.auc_of_folds() {
+            Some((mean, deviation)) => writeln!(
+                f,
+                "cross-validated, {} folds; AUC of the folds {mean:.4} ± {deviation:.4}",
+                self.auc_of_folds.len()
+            ),
+            None => writeln!(f, "cross-validated; no fold has rows of both classes"),
+        }?;
         writeln!(f)?;
         self.metrics.fmt(f)
     }
@@ -187,6 +199,8 @@ pub struct HeldOut {
     pub probabilities: Vec<f64>,
     /// The truth of these rows: 1 for the positive class, 0 for the other.
     pub labels: Vec<f64>,
+    /// The folds that they are of; the evaluation has no AUC of those whose rows are all of one class.
+    pub folds: usize,
     /// Where [`TrainOptions::importance`] asks for it.
     pub importances: Option<Importances>,
 }
@@ -270,7 +284,7 @@ pub fn train_split(
     let mut measured = options
         .importance
         .as_ref()
-        .map(|it| Measured::new(it, options));
+        .map(|it| Measured::new(it, options, data.inputs.len()));
     for fold in 0..options.folds {
         let inside = data.filter(|row| folds.trains(fold, row));
         let outside = data.filter(|row| folds.evaluates(fold, row));
@@ -309,6 +323,7 @@ pub fn train_split(
         held_out: HeldOut {
             probabilities,
             labels,
+            folds: options.folds,
             importances: measured.map(Measured::end),
         },
         options: options.clone(),
@@ -394,5 +409,30 @@ mod tests {
         );
         let other = Error::TooFewTimes { folds: 3 };
         assert_eq!(other.with_names(&names), other.to_string());
+    }
+    #[test]
+    fn folds_of_one_class_are_counted_although_they_have_no_auc() {
+        // Positive rows in the first half of time only: the last folds have none.
+        let labels: Vec<f64> = (0..60)
+            .map(|at| f64::from(u8::from(at < 25 && at % 2 == 0)))
+            .collect();
+        let times: Vec<i64> = (0..60).collect();
+        let data = Dataset {
+            inputs: vec!["a".to_owned()],
+            rows: (0..60).map(|at| f64::from(at * 7 % 11)).collect(),
+            labels,
+        };
+        let options = TrainOptions::new(Algorithm::LogisticRegression);
+        let trained = train_split(&data, Split::Time(&times), &options, &mut |_| {}).unwrap();
+        assert_eq!(trained.held_out.folds, 5);
+        assert_eq!(trained.evaluation.auc_of_folds.len(), 2);
+        let mut evaluation = trained.evaluation;
+        evaluation.auc_of_folds.clear();
+        assert_eq!(evaluation.auc_of_folds(), None);
+        let said = evaluation.to_string();
+        assert!(
+            said.starts_with("cross-validated; no fold has rows of both classes"),
+            "{said}"
+        );
     }
 }

@@ -24,6 +24,9 @@ const FEATURES_SHOWN: usize = 20;
 /// How many rows in a hundred may lie beyond what a number says: two standard deviations.
 const DEVIATIONS: f64 = 2.0;
 
+/// Fewer repeats do not tell how much of what was lost is chance: the deviation of one is 0.
+const REPEATS_JUDGED_MIN: usize = 3;
+
 /// Thresholds that were not asked for by name.
 #[derive(Debug, Clone, Copy)]
 pub struct Asked {
@@ -44,6 +47,8 @@ pub struct Report<'a> {
     importances: Option<&'a Importances>,
     names: Names<'a>,
     folds: String,
+    /// Folds without an AUC of their own.
+    one_class_folds: usize,
     asked: Asked,
     thresholds: Thresholds,
 }
@@ -72,7 +77,8 @@ impl<'a> Report<'a> {
         let held_out = &outcome.held_out;
         let thresholds = Thresholds::new(&held_out.probabilities, &held_out.labels);
         let labels = &outcome.labels;
-        let folds = training.evaluation.auc_of_folds.len();
+        let with_auc = training.evaluation.auc_of_folds.len();
+        let one_class_folds = held_out.folds.saturating_sub(with_auc);
         Ok(Report {
             package: &outcome.package,
             training,
@@ -86,17 +92,8 @@ impl<'a> Report<'a> {
                     _ => [&labels.negative, &labels.positive],
                 },
             },
-            folds: match by_time {
-                true => {
-                    format!(
-                        "{folds} folds, each evaluated with a model of the rows before it in time"
-                    )
-                }
-                false => format!(
-                    "{folds} folds, the rows of one {:?} in one fold, each evaluated with a model of the others",
-                    pipeline.key_field()
-                ),
-            },
+            one_class_folds,
+            folds: folds(pipeline, outcome, by_time, one_class_folds),
             asked,
             thresholds: thresholds.map_err(|error| failed(&error))?,
         })
@@ -141,7 +138,8 @@ impl<'a> Report<'a> {
             "remarks": remarks.collect::<Vec<Value>>(),
             "held_out": {
                 "rows": metrics.rows,
-                "folds": self.training.evaluation.auc_of_folds.len(),
+                "folds": self.training.evaluation.auc_of_folds.len() + self.one_class_folds,
+                "folds_of_one_class": self.one_class_folds,
                 "positive": self.names.labels.positive,
                 "negative": self.names.labels.negative,
                 "roc_auc": metrics.auc,
@@ -175,20 +173,13 @@ impl<'a> Report<'a> {
         let metrics = self.metrics();
         let share = metrics.positives as f64 / metrics.rows as f64;
         let positive = preview::cell(&self.names.labels.positive);
-        let aucs = &self.training.evaluation.auc_of_folds;
-        let count = aucs.len().max(1) as f64;
-        let mean = aucs.iter().sum::<f64>() / count;
-        let squares = aucs.iter().map(|auc| (auc - mean).powi(2));
-        let deviation = (squares.sum::<f64>() / count).sqrt();
-        let [low, high] = [mean - deviation, mean + deviation];
+        let of_folds = self.auc_of_folds();
         let mut line =
             |name: &str, value: f64, note: String| writeln!(f, "{name:<18} {value:.4}  {note}");
         line(
             "ROC-AUC",
             metrics.auc,
-            format!(
-                "0.5 is guessing, 1 is perfect; folds {low:.4} to {high:.4} (mean ± 1 standard deviation)"
-            ),
+            format!("0.5 is guessing, 1 is perfect; {of_folds}"),
         )?;
         line(
             "PR-AUC",
@@ -209,6 +200,19 @@ impl<'a> Report<'a> {
             metrics.calibration_error,
             "mean distance of predicted and observed share".to_owned(),
         )
+    }
+
+    /// How much the AUC depends on the fold, where folds have one.
+    fn auc_of_folds(&self) -> String {
+        let evaluation = &self.training.evaluation;
+        match (evaluation.auc_of_folds(), &*evaluation.auc_of_folds) {
+            (Some(_), [one]) => format!("the one fold of both classes {one:.4}"),
+            (Some((mean, deviation)), _) => {
+                let [low, high] = [mean - deviation, mean + deviation];
+                format!("folds {low:.4} to {high:.4} (mean ± 1 standard deviation)")
+            }
+            (None, _) => "no fold has rows of both classes".to_owned(),
+        }
     }
 
     fn decided(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -322,14 +326,30 @@ impl<'a> Report<'a> {
         };
         let Importances {
             rows,
+            positives,
             repeats,
             features,
         } = importances;
+        if *rows == 0 {
+            let why = match self.training.evaluation.auc_of_folds.is_empty() {
+                true => "no fold has rows of both classes",
+                false => {
+                    "with so many features it would take too long; lower --importance-repeats or the number of folds"
+                }
+            };
+            return writeln!(f, "\nimportance: not measured: {why}");
+        }
+        let is_judged = *repeats >= REPEATS_JUDGED_MIN;
         writeln!(
             f,
-            "\nimportance: ROC-AUC lost once a feature's values are shuffled, on {} held out, {} (mean ± standard deviation)\n",
+            "\nimportance: ROC-AUC lost once a feature's values are shuffled, on {} held out ({positives} {}), {} (mean ± standard deviation{})\n",
             counted(*rows, "row"),
-            counted(*repeats, "time")
+            preview::cell(&self.names.labels.positive),
+            counted(*repeats, "time"),
+            match is_judged {
+                true => "",
+                false => "; too few times to tell it from chance",
+            }
         )?;
         let mut table = Table::new(&["FEATURE", "LOST", ""]);
         for it in features.iter().take(FEATURES_SHOWN) {
@@ -337,7 +357,7 @@ impl<'a> Report<'a> {
                 1 => String::new(),
                 inputs => format!("{inputs} inputs together"),
             };
-            if it.mean <= DEVIATIONS * it.deviation {
+            if is_judged && it.mean <= DEVIATIONS * it.deviation {
                 note = "no more than chance".to_owned();
             }
             table.row(vec![
@@ -407,6 +427,151 @@ impl fmt::Display for Report<'_> {
     }
 }
 
+/// How the rows were held out.
+fn folds(pipeline: &Pipeline, outcome: &Outcome, by_time: bool, one_class: usize) -> String {
+    let key = pipeline.key_field();
+    let lacks_key = (outcome.remarks.iter()).any(|it| it.class == "no_column" && it.field == key);
+    let together = match (by_time, lacks_key) {
+        (true, _) => "each evaluated with a model of the rows before it in time".to_owned(),
+        (false, true) => format!(
+            "each row by itself as there is no column {key:?}, each evaluated with a model of the others"
+        ),
+        (false, false) => format!(
+            "the rows of one {key:?} in one fold, each evaluated with a model of the others"
+        ),
+    };
+    let one_class = match one_class {
+        0 => String::new(),
+        1 => "; 1 of them has rows of one class only, and no ROC-AUC of its own".to_owned(),
+        count => {
+            format!("; {count} of them have rows of one class only, and no ROC-AUC of their own")
+        }
+    };
+    format!("{} folds, {together}{one_class}", outcome.held_out.folds)
+}
+
 fn figure(value: Option<f64>) -> String {
     value.map_or("-".to_owned(), |it| format!("{it:.4}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use quadrille_model::train::Algorithm;
+
+    use super::*;
+    use crate::training::{self, Options};
+
+    const DIABETES: &str = include_str!(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/pipelines/diabetes.toml"
+    ));
+    const HEADER: &str = "pregnant,glucose,pressure,triceps,insulin,mass,pedigree,age,diabetes";
+
+    /// What is said of 60 rows, one after the other in time, of which `truth` says whether they are positive.
+    fn said(header: &str, truth: fn(usize) -> bool, change: fn(&mut Options)) -> (String, Value) {
+        let pipeline = Pipeline::parse("diabetes.toml", DIABETES).unwrap();
+        let mut csv = format!("event_time,{header}\n");
+        for at in 0..60 {
+            let truth = if truth(at) { "pos" } else { "neg" };
+            let glucose = 80 + at * 7 % 31;
+            let key = match header.starts_with("patient_id") {
+                true => format!("p{at},"),
+                false => String::new(),
+            };
+            csv.push_str(&format!(
+                "{at},{key}1,{glucose},70,20,100,26.5,0.5,40,{truth}\n"
+            ));
+        }
+        let mut options = Options::new(&pipeline, Algorithm::LogisticRegression);
+        change(&mut options);
+        let outcome = training::train(&pipeline, csv.as_bytes(), &options, &mut |_| {}).unwrap();
+        let asked = Asked {
+            threshold: 0.5,
+            is_pipelines: true,
+            beta: 2.0,
+        };
+        let report = Report::new(&pipeline, &outcome, options.by_time, asked).unwrap();
+        let json = report.to_json(Path::new("out")).unwrap();
+        (report.to_string(), json)
+    }
+
+    #[test]
+    fn folds_of_one_class_are_told_and_counted() {
+        let (text, json) = said(
+            HEADER,
+            |at| at < 25 && at % 2 == 0,
+            |it| {
+                it.by_time = true;
+                it.importance_repeats = 5;
+            },
+        );
+        assert!(
+            text.contains("5 folds, each evaluated with a model of the rows before it in time; 3 of them have rows of one class only"),
+            "{text}"
+        );
+        assert_eq!(json["held_out"]["folds"], 5);
+        assert_eq!(json["held_out"]["folds_of_one_class"], 3);
+        // Blocks of ten rows: the first is not evaluated, the second is the one fold that has both classes.
+        let (text, _) = said(HEADER, |at| at < 15 && at % 2 == 0, |it| it.by_time = true);
+        assert!(text.contains("the one fold of both classes"), "{text}");
+        assert!(!text.contains("0.0000 to 0.0000"), "{text}");
+    }
+
+    #[test]
+    fn importance_of_no_rows_is_no_verdict() {
+        // One fold is all positive, the other all negative.
+        let truth = |at| if at < 20 { at % 2 == 0 } else { at < 40 };
+        let (text, json) = said(HEADER, truth, |it| {
+            it.by_time = true;
+            it.train.folds = 2;
+            it.importance_repeats = 5;
+        });
+        assert!(
+            text.contains("no fold has rows of both classes\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("importance: not measured: no fold has rows of both classes"),
+            "{text}"
+        );
+        assert!(
+            !text.contains("no more than chance") && !text.contains("0.0000 to"),
+            "{text}"
+        );
+        assert_eq!(json["held_out"]["importance"]["rows"], 0);
+    }
+
+    #[test]
+    fn what_is_chance_is_told_from_three_repeats_on() {
+        let (text, json) = said(HEADER, |at| at % 2 == 0, |it| it.importance_repeats = 1);
+        assert!(
+            text.contains("on 60 rows held out (30 pos), 1 time"),
+            "{text}"
+        );
+        assert!(
+            text.contains("too few times to tell it from chance"),
+            "{text}"
+        );
+        assert!(!text.contains("no more than chance"), "{text}");
+        assert_eq!(json["held_out"]["importance"]["positives"], 30);
+        let (text, _) = said(HEADER, |at| at % 2 == 0, |it| it.importance_repeats = 3);
+        assert!(
+            text.contains("no more than chance") && !text.contains("too few times"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn rows_of_one_key_are_told_of_only_where_there_is_a_key() {
+        let (text, _) = said(HEADER, |at| at % 2 == 0, |_| {});
+        assert!(
+            text.contains("5 folds, each row by itself as there is no column \"patient_id\""),
+            "{text}"
+        );
+        let (text, _) = said(&format!("patient_id,{HEADER}"), |at| at % 2 == 0, |_| {});
+        assert!(
+            text.contains("5 folds, the rows of one \"patient_id\" in one fold"),
+            "{text}"
+        );
+    }
 }

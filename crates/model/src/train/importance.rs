@@ -8,12 +8,20 @@ use serde::Serialize;
 use super::{Algorithm, Dataset, TrainOptions, folds};
 use crate::metrics;
 
-/// Walks through a tree (or rows of a linear model) that all of it may take, about: some seconds of one core. Where rows are many,
-/// some are drawn.
+/// Walks through a tree that all of it may take, about: some seconds of one core. Where rows are many, some are drawn.
 const WALKS_MAX: usize = 400_000_000;
 
-/// Rows of a fold that are taken whatever they cost: fewer say nothing.
+/// Inputs that cost as much as a walk: each is prepared and, in a linear model, multiplied; a walk compares about as often.
+const INPUTS_PER_WALK: usize = 8;
+
+/// Rows of a fold that are taken although they cost more than that: fewer say little.
 const ROWS_MIN: usize = 200;
+
+/// What those may cost at most: models of thousands of inputs would take hours.
+const WALKS_LIMIT: usize = 10 * WALKS_MAX;
+
+/// Fewer rows of a fold are not worth their time: nothing is measured then.
+const ROWS_FEWEST: usize = 20;
 
 /// Keeps these random numbers apart from those of folds and rows.
 const IMPORTANCE: u64 = 0x69_6d_70 << 32;
@@ -51,10 +59,13 @@ pub struct Importance {
 /// The importance of each feature.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Importances {
-    /// Held-out rows that it was measured on.
+    /// Held-out rows that it was measured on; 0 where it could not be: no fold has rows of both classes, or there are so many
+    /// inputs, features and repeats that it would take too long.
     pub rows: usize,
+    /// How many of them are of the positive class.
+    pub positives: usize,
     pub repeats: usize,
-    /// The most important first.
+    /// The most important first; none where there are no rows.
     pub features: Vec<Importance>,
 }
 
@@ -62,30 +73,32 @@ pub struct Importances {
 pub(super) struct Measured<'a> {
     measure: &'a Measure,
     seed: u64,
+    /// Of each fold; 0 where too few could be afforded.
     rows_max: usize,
     rows: usize,
+    positives: usize,
     /// By group and repeat what was lost, each fold weighted by its rows.
     lost: Vec<Vec<f64>>,
 }
 
 impl<'a> Measured<'a> {
-    pub fn new(measure: &'a Measure, options: &TrainOptions) -> Self {
-        let walks = match options.algorithm {
-            Algorithm::RandomForest => options.trees,
-            Algorithm::LogisticRegression => 1,
-        };
-        let times = walks * measure.repeats * measure.groups.len() * options.folds;
+    /// For a model of `width` inputs.
+    pub fn new(measure: &'a Measure, options: &TrainOptions, width: usize) -> Self {
         Measured {
             measure,
             seed: options.seed,
-            rows_max: (WALKS_MAX / times.max(1)).max(ROWS_MIN),
+            rows_max: rows_max(measure, options, width),
             rows: 0,
+            positives: 0,
             lost: vec![vec![0.0; measure.repeats]; measure.groups.len()],
         }
     }
 
     /// Measures the model of a fold, `answer`, on rows that it has not seen.
     pub fn fold(&mut self, fold: usize, data: &Dataset, answer: impl Fn(&[f64]) -> Vec<f64>) {
+        if self.rows_max == 0 {
+            return;
+        }
         let data = &self.sample(fold, data);
         let (count, width) = (data.labels.len(), data.inputs.len());
         // Of one class there is nothing to tell apart.
@@ -93,6 +106,7 @@ impl<'a> Measured<'a> {
             return;
         };
         self.rows += count;
+        self.positives += data.labels.iter().filter(|it| **it > 0.5).count();
         let mut rows = data.rows.clone();
         let mut order: Vec<usize> = (0..count).collect();
         let groups = self.measure.groups.iter().zip(&mut self.lost).enumerate();
@@ -117,20 +131,44 @@ impl<'a> Measured<'a> {
         }
     }
 
-    /// At most so many rows, drawn at random.
+    /// At most so many rows, drawn at random of each class by itself. Of the rare class all are kept, up to half of the bound: the
+    /// AUC is as sure as the rarer class is many, and how many there are of each does not change it.
     fn sample(&self, fold: usize, data: &Dataset) -> Dataset {
         let mut order: Vec<usize> = (0..data.labels.len()).collect();
         folds::random(self.seed, SAMPLE ^ fold as u64).shuffle(&mut order);
+        let is_positive = |row: &usize| data.labels[*row] > 0.5;
+        let positives = order.iter().filter(|row| is_positive(row)).count();
+        let negatives = order.len() - positives;
+        let half = self.rows_max / 2;
+        let mut left = match positives < negatives {
+            true => {
+                let rare = positives.min(half);
+                [self.rows_max - rare, rare]
+            }
+            false => {
+                let rare = negatives.min(half);
+                [rare, self.rows_max - rare]
+            }
+        };
         let mut is_drawn = vec![false; order.len()];
-        order
-            .iter()
-            .take(self.rows_max)
-            .for_each(|row| is_drawn[*row] = true);
+        for row in order {
+            let left = &mut left[usize::from(is_positive(&row))];
+            is_drawn[row] = *left > 0;
+            *left = left.saturating_sub(1);
+        }
         data.filter(|row| is_drawn[row])
     }
 
     pub fn end(self) -> Importances {
-        let rows = self.rows.max(1) as f64;
+        if self.rows == 0 {
+            return Importances {
+                rows: 0,
+                positives: 0,
+                repeats: self.measure.repeats,
+                features: Vec::new(),
+            };
+        }
+        let rows = self.rows as f64;
         let repeats = self.measure.repeats.max(1) as f64;
         let importance = |(group, lost): (&Group, Vec<f64>)| {
             let lost: Vec<f64> = lost.iter().map(|it| it / rows).collect();
@@ -148,10 +186,26 @@ impl<'a> Measured<'a> {
         features.sort_by(|one, other| other.mean.total_cmp(&one.mean));
         Importances {
             rows: self.rows,
+            positives: self.positives,
             repeats: self.measure.repeats,
             features,
         }
     }
+}
+
+/// Rows of a fold that can be afforded: each is answered once for each fold, feature and repeat.
+fn rows_max(measure: &Measure, options: &TrainOptions, width: usize) -> usize {
+    let trees = match options.algorithm {
+        Algorithm::RandomForest => options.trees,
+        Algorithm::LogisticRegression => 0,
+    };
+    let walks = trees + width.div_ceil(INPUTS_PER_WALK);
+    let times = [measure.repeats, measure.groups.len(), options.folds]
+        .into_iter()
+        .fold(walks, usize::saturating_mul)
+        .max(1);
+    let rows = (WALKS_MAX / times).max(ROWS_MIN.min(WALKS_LIMIT / times));
+    if rows < ROWS_FEWEST { 0 } else { rows }
 }
 
 #[cfg(test)]
@@ -200,7 +254,7 @@ mod tests {
             ..TrainOptions::new(Algorithm::LogisticRegression)
         };
         let measure = measure(10);
-        let mut measured = Measured::new(&measure, &options);
+        let mut measured = Measured::new(&measure, &options, 4);
         measured.fold(0, &data(), answer);
         measured.end()
     }
@@ -212,7 +266,7 @@ mod tests {
     #[test]
     fn what_a_model_reads_is_lost_by_half_and_what_it_does_not_read_is_not() {
         let found = measured(by_truth, 1);
-        assert_eq!((found.rows, found.repeats), (400, 10));
+        assert_eq!((found.rows, found.positives, found.repeats), (400, 200, 10));
         // Dealt anew the truth of a row is as often wrong as right: an AUC of 0.5 is left of 1.
         let [first, others @ ..] = &found.features[..] else {
             panic!("{found:?}")
@@ -253,10 +307,76 @@ mod tests {
             ..TrainOptions::new(Algorithm::RandomForest)
         };
         let measure = measure(100);
-        let mut measured = Measured::new(&measure, &options);
+        let mut measured = Measured::new(&measure, &options, 4);
         assert_eq!(measured.rows_max, ROWS_MIN);
         measured.fold(0, &data(), by_truth);
         assert_eq!(measured.rows, ROWS_MIN);
         assert_eq!(measured.end().features[0].feature, "truth");
+    }
+    #[test]
+    fn of_the_rare_class_all_rows_are_drawn_up_to_half() {
+        let options = TrainOptions {
+            trees: 10_000,
+            ..TrainOptions::new(Algorithm::RandomForest)
+        };
+        let measure = measure(100);
+        // 0.2 % of 20,000 rows, at one end: 40, of which 200 rows drawn at random would seldom have one.
+        for (rare, positives) in [(1.0, 40), (0.0, ROWS_MIN - 40)] {
+            let count = 20_000;
+            let label = |at: usize| if at < 40 { rare } else { 1.0 - rare };
+            let labels: Vec<f64> = (0..count).map(label).collect();
+            let data = Dataset {
+                inputs: data().inputs,
+                rows: labels.iter().flat_map(|it| [0.0, *it, 0.0, 0.0]).collect(),
+                labels,
+            };
+            let mut measured = Measured::new(&measure, &options, 4);
+            measured.fold(0, &data, by_truth);
+            let found = measured.end();
+            assert_eq!((found.rows, found.positives), (ROWS_MIN, positives));
+            assert_eq!(found.features[0].feature, "truth");
+        }
+    }
+
+    #[test]
+    fn wide_models_are_measured_on_fewer_rows_and_the_widest_not_at_all() {
+        let options = TrainOptions::new(Algorithm::LogisticRegression);
+        let rows = |width: usize| {
+            let groups = (0..width).map(|column| Group {
+                name: column.to_string(),
+                columns: vec![column],
+            });
+            let measure = Measure {
+                repeats: 5,
+                groups: groups.collect(),
+            };
+            (
+                rows_max(&measure, &options, width),
+                width.div_ceil(INPUTS_PER_WALK) * 5 * width * options.folds,
+            )
+        };
+        let (some, times) = rows(8);
+        assert_eq!(some, WALKS_MAX / times);
+        let (fewer, times) = rows(500);
+        assert!(fewer < some && fewer * times <= WALKS_MAX);
+        // Beyond the budget, within the limit.
+        let (few, times) = rows(2_000);
+        assert_eq!(few, ROWS_MIN);
+        assert!(few * times > WALKS_MAX && few * times <= WALKS_LIMIT);
+        let (fewest, times) = rows(5_000);
+        assert!((ROWS_FEWEST..ROWS_MIN).contains(&fewest) && fewest * times <= WALKS_LIMIT);
+        assert_eq!(rows(50_000).0, 0);
+    }
+
+    #[test]
+    fn without_a_fold_of_both_classes_nothing_is_measured() {
+        let options = TrainOptions::new(Algorithm::LogisticRegression);
+        let measure = measure(10);
+        let mut measured = Measured::new(&measure, &options, 4);
+        let mut data = data();
+        data.labels.fill(0.0);
+        measured.fold(0, &data, by_truth);
+        let found = measured.end();
+        assert_eq!((found.rows, found.features.len()), (0, 0));
     }
 }
