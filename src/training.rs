@@ -17,7 +17,7 @@ use quadrille_pipeline::{
 use quadrille_service::Error;
 
 pub use self::skipped::{Allowed, Skipped};
-use crate::time;
+use crate::{output::counted, preview, time};
 
 /// How to train, and what to call the result.
 #[derive(Debug, Clone)]
@@ -62,6 +62,27 @@ pub struct Outcome {
     pub labels: Labels,
     /// What the package's metrics were computed from.
     pub held_out: HeldOut,
+}
+
+impl Outcome {
+    /// What of the data was not used, and what the services would not take, in a line each at most and with where all of it
+    /// is told. Nothing where there is nothing to say.
+    pub fn brief(&self) -> Vec<String> {
+        let mut lines: Vec<String> = self.skipped.brief().into_iter().collect();
+        // That a column is not there costs no row.
+        let mut remarks = (self.remarks.iter()).filter(|it| it.class != "no_column");
+        if let Some(first) = remarks.next() {
+            let first = preview::text(&first.to_string(), preview::MESSAGE_CHARS_MAX);
+            lines.push(match remarks.count() {
+                0 => first,
+                more => format!("{first}; and {} more", counted(more, "remark")),
+            });
+        }
+        if let Some(last) = lines.last_mut() {
+            last.push_str(" (`quadrille train` lists all)");
+        }
+        lines
+    }
 }
 
 /// Trains on a CSV file's bytes, read by the code the stream uses. Blocks for seconds to minutes.
@@ -289,6 +310,37 @@ mod tests {
         let outcome = train(&pipeline, csv, &options, &mut |_| {}).unwrap();
         let training = outcome.package.manifest().training.clone().unwrap();
         training.evaluation.metrics.auc
+    }
+
+    #[test]
+    fn what_was_left_out_is_told_in_a_line_or_two() {
+        let pipeline = diabetes();
+        let options = Options::new(&pipeline, Algorithm::LogisticRegression);
+        let brief = |csv: &[u8]| {
+            let outcome = train(&pipeline, csv, &options, &mut |_| {}).unwrap();
+            outcome.brief()
+        };
+        assert!(brief(PIMA).is_empty());
+        let mut csv = alike();
+        csv.extend_from_slice(b"p1,5,1,tall,66,29,0,26.6,0.351,31,neg\n");
+        csv.extend_from_slice(b"p1,5,,85,66,29,0,26.6,0.351,31,neg\n".repeat(4).as_slice());
+        let [skipped, remarks] = &brief(&csv)[..] else {
+            panic!("{:?}", brief(&csv))
+        };
+        for expected in [
+            "5 of 605 rows were left out of the training (0.8 %): 4 rows (lines 603, 604, 605, …): field \"pregnant\": is null or empty",
+            "; and 1 reason more",
+        ] {
+            assert!(
+                skipped.contains(expected),
+                "{expected:?} is not in {skipped}"
+            );
+        }
+        assert!(
+            remarks.contains("605 rows") && remarks.ends_with("(`quadrille train` lists all)"),
+            "{remarks}"
+        );
+        assert!(!skipped.contains('\n') && !remarks.contains('\n'));
     }
 
     #[test]

@@ -239,7 +239,7 @@ async fn train_if_missing(
         .map_err(|error| Error::Config(format!("--algorithm: {error}")))?;
     let folder = folder.to_owned();
     let pipeline = Arc::clone(pipeline);
-    let line = blocking(move || {
+    let (line, notes) = blocking(move || {
         std::fs::create_dir_all(&folder).map_err(|error| Error::Failed(error.to_string()))?;
         let options = training::Options::new(&pipeline, algorithm);
         let outcome = training::train(&pipeline, &csv, &options, &mut |_| {})?;
@@ -255,9 +255,15 @@ async fn train_if_missing(
                 training.rows, metrics.auc, metrics.accuracy
             )
         });
-        Ok(format!("model      {algorithm} trained{evaluated}"))
+        let line = format!("model      {algorithm} trained{evaluated}");
+        Ok((line, outcome.brief()))
     })
     .await?;
+    for note in notes {
+        // Of the bundled data there is nothing to note.
+        let data = args.data.as_deref().unwrap_or(Path::new("the data"));
+        output::note(format_args!("{}: {note}", data.display()));
+    }
     let _ = output::print(&line)?;
     Ok(())
 }

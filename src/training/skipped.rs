@@ -125,6 +125,26 @@ impl Skipped {
     }
 }
 
+impl Skipped {
+    /// In one line, the most frequent reason alone; none where all rows were used.
+    pub fn brief(&self) -> Option<String> {
+        let (first, others) = self.reasons.split_first()?;
+        let Skipped { rows, skipped, .. } = self;
+        let share = share(*skipped, *rows);
+        let others = match others.len() {
+            0 => String::new(),
+            more => format!("; and {} more", counted(more, "reason")),
+        };
+        Some(format!(
+            "{skipped} of {rows} rows were left out of the training ({share}): {first}{others}"
+        ))
+    }
+}
+
+fn share(skipped: u64, rows: u64) -> String {
+    format!("{:.1} %", skipped as f64 * 100.0 / rows.max(1) as f64)
+}
+
 /// An empty cell is a gap, if the pipeline says that there may be one.
 fn remedy(pipeline: &Pipeline, invalid: &Invalid) -> String {
     let mut fields = pipeline.record_schema().fields.iter();
@@ -142,8 +162,8 @@ impl fmt::Display for Skipped {
         let Skipped { rows, skipped, .. } = self;
         write!(
             f,
-            "{skipped} of {rows} rows cannot be used for training ({:.1} %):",
-            *skipped as f64 * 100.0 / (*rows).max(1) as f64
+            "{skipped} of {rows} rows cannot be used for training ({}):",
+            share(*skipped, *rows)
         )?;
         for reason in self.reasons.iter().take(REASONS_MAX) {
             write!(f, "\n  {reason}")?;
