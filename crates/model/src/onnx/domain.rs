@@ -7,6 +7,7 @@
 
 use tract_onnx::pb::tensor_proto::DataType;
 
+use super::attributes::cast_type;
 use super::gaps;
 use super::graph::Graph;
 use super::sources::Sources;
@@ -54,18 +55,23 @@ impl Domain {
 
     /// Of a network. What is missing may mean something to it where it tests for that, which none does for infinity.
     pub fn of_network(kind: DataType, graph: &Graph, input: &str, shape: &[usize]) -> Self {
-        Self::whole(kind).unwrap_or_else(|| Domain::Finite {
-            most: largest(kind),
-            gaps: gaps::tolerated(graph, input, shape),
-        })
+        let is_narrowed = kind == DataType::Int64 && casts_to_integers(graph);
+        match is_narrowed {
+            true => Self::bits(31),
+            false => Self::whole(kind).unwrap_or_else(|| Domain::Finite {
+                most: largest(kind),
+                gaps: gaps::tolerated(graph, input, shape),
+            }),
+        }
     }
 
-    /// Of a network that reads each column by itself, though they were joined for it.
+    /// Of a network that reads each column by itself, though they were joined for it: integers are cast from what was joined.
     pub fn of_columns(sources: &Sources, graph: &Graph, input: &str) -> Self {
         let gaps = gaps::tolerated(graph, input, &[sources.inputs]);
         let kinds = sources.kinds().into_iter().zip(gaps);
         let domain = |(kind, gap): (Option<DataType>, bool)| match kind {
             None => Domain::All,
+            Some(DataType::Int64 | DataType::Int32) => Self::bits(31),
             Some(kind) => Self::whole(kind).unwrap_or_else(|| Domain::Finite {
                 most: largest(kind),
                 gaps: vec![gap],
@@ -81,16 +87,20 @@ impl Domain {
                 beyond: 2.0,
             });
         }
-        let bits = match kind {
-            DataType::Int64 => 63,
-            DataType::Int32 => 31,
-            _ => return None,
-        };
+        match kind {
+            DataType::Int64 => Some(Self::bits(63)),
+            DataType::Int32 => Some(Self::bits(31)),
+            _ => None,
+        }
+    }
+
+    /// Whole numbers of so many bits and a sign.
+    fn bits(bits: i32) -> Self {
         let beyond = 2_f64.powi(bits);
-        Some(Domain::Whole {
+        Domain::Whole {
             least: -beyond,
             beyond,
-        })
+        }
     }
 
     fn holds(&self, row: &[f64]) -> bool {
@@ -121,6 +131,13 @@ impl Domain {
             }
         }
     }
+}
+
+/// tract casts to integers of 64 bits by way of 32, so that a network would answer as to 2147483647, or to a negative number,
+/// what it is asked about 3000000000: where there is such a cast, columns of both have the integers of 32 bits.
+fn casts_to_integers(graph: &Graph) -> bool {
+    let mut nodes = graph.graph().node.iter();
+    nodes.any(|it| it.op_type == "Cast" && cast_type(it) == Some(DataType::Int64))
 }
 
 fn largest(kind: DataType) -> f64 {

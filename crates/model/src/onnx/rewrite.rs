@@ -25,7 +25,8 @@ pub(super) fn join_inputs(graph: &mut Graph, sources: &Sources) -> Result<(), Er
     };
     check_free(graph, ROWS)?;
     let all_single = sources.tensors.iter().all(|it| it.kind == DataType::Float);
-    // Doubles hold the values of all the number types, but for integers beyond 2^53, which no row has.
+    // Doubles hold the values of all the number types, but for integers beyond 2^53, about which nobody can ask:
+    // `Domain::of_columns` ends where tract's cast of doubles to integers does, at 2^31.
     let kind = match all_single {
         true => DataType::Float,
         false => DataType::Double,

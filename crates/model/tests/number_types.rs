@@ -1,0 +1,243 @@
+//! What number type a column has on its way to trees or through a network: large integers and doubles answer as in ONNX Runtime,
+//! whose answers (version 1.32) these are, or not at all. It has no regressor of integers; there the answers are its classifier's.
+
+mod common;
+
+use common::{import_options, named, score};
+use prost::Message as _;
+use quadrille_model::import::{ImportOptions, import};
+use quadrille_model::{Outputs, Package};
+use tract_onnx::pb::tensor_proto::DataType;
+use tract_onnx::pb::tensor_shape_proto::{Dimension, dimension};
+use tract_onnx::pb::type_proto::{Tensor, Value};
+use tract_onnx::pb::{
+    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
+    TensorShapeProto, TypeProto, ValueInfoProto,
+};
+
+fn node(operator: &str, input: &[&str], output: &str, attribute: Vec<AttributeProto>) -> NodeProto {
+    const ML: [&str; 3] = ["ArrayFeatureExtractor", "Scaler", "TreeEnsembleRegressor"];
+    let domain = if ML.contains(&operator) {
+        "ai.onnx.ml"
+    } else {
+        ""
+    };
+    NodeProto {
+        op_type: operator.to_owned(),
+        domain: domain.to_owned(),
+        input: input.iter().map(|it| (*it).to_owned()).collect(),
+        output: vec![output.to_owned()],
+        attribute,
+        ..NodeProto::default()
+    }
+}
+
+fn attribute(name: &str, kind: i32) -> AttributeProto {
+    AttributeProto {
+        name: name.to_owned(),
+        r#type: kind,
+        ..AttributeProto::default()
+    }
+}
+
+fn int(name: &str, i: i64) -> AttributeProto {
+    AttributeProto {
+        i,
+        ..attribute(name, 2)
+    }
+}
+
+fn ints(name: &str, ints: &[i64]) -> AttributeProto {
+    AttributeProto {
+        ints: ints.to_vec(),
+        ..attribute(name, 7)
+    }
+}
+
+fn floats(name: &str, floats: &[f32]) -> AttributeProto {
+    AttributeProto {
+        floats: floats.to_vec(),
+        ..attribute(name, 6)
+    }
+}
+
+fn modes() -> AttributeProto {
+    AttributeProto {
+        strings: ["BRANCH_LEQ", "LEAF", "LEAF"].map(Into::into).to_vec(),
+        ..attribute("nodes_modes", 8)
+    }
+}
+
+fn doubles(name: &str, numbers: &[f64]) -> AttributeProto {
+    let tensor = TensorProto {
+        dims: vec![numbers.len() as i64],
+        data_type: DataType::Double.into(),
+        double_data: numbers.to_vec(),
+        ..TensorProto::default()
+    };
+    AttributeProto {
+        t: Some(tensor),
+        ..attribute(name, 4)
+    }
+}
+
+fn integers(name: &str, dims: &[i64], numbers: &[i64]) -> TensorProto {
+    TensorProto {
+        name: name.to_owned(),
+        dims: dims.to_vec(),
+        data_type: DataType::Int64.into(),
+        int64_data: numbers.to_vec(),
+        ..TensorProto::default()
+    }
+}
+
+fn cast(input: &str, output: &str, to: DataType) -> NodeProto {
+    node("Cast", &[input], output, vec![int("to", to as i64)])
+}
+
+/// 1 where the first column is at most the threshold, else 2.
+fn trees(input: &str, is_double: bool, threshold: f64) -> NodeProto {
+    let mut attributes = vec![
+        int("n_targets", 1),
+        ints("nodes_treeids", &[0; 3]),
+        ints("nodes_nodeids", &[0, 1, 2]),
+        ints("nodes_featureids", &[0; 3]),
+        ints("nodes_truenodeids", &[1, 0, 0]),
+        ints("nodes_falsenodeids", &[2, 0, 0]),
+        ints("target_treeids", &[0; 2]),
+        ints("target_nodeids", &[1, 2]),
+        ints("target_ids", &[0; 2]),
+        modes(),
+    ];
+    attributes.extend(match is_double {
+        true => [
+            doubles("nodes_values_as_tensor", &[threshold, 0.0, 0.0]),
+            doubles("target_weights_as_tensor", &[1.0, 2.0]),
+        ],
+        false => [
+            floats("nodes_values", &[threshold as f32, 0.0, 0.0]),
+            floats("target_weights", &[1.0, 2.0]),
+        ],
+    });
+    node("TreeEnsembleRegressor", &[input], "Y", attributes)
+}
+
+/// A graph to "Y" of inputs of these widths, for as many columns as they have.
+fn imported(
+    inputs: &[(&str, DataType, i64)],
+    node: Vec<NodeProto>,
+    initializer: Vec<TensorProto>,
+    width: usize,
+) -> Result<Package, String> {
+    let columns = inputs.iter().map(|it| it.2).sum::<i64>() as usize;
+    let names = match inputs {
+        [_] => named("x", columns),
+        several => several.iter().map(|it| it.0.to_owned()).collect(),
+    };
+    imported_as(inputs, &names, node, initializer, width)
+}
+
+fn imported_as(
+    inputs: &[(&str, DataType, i64)],
+    names: &[String],
+    node: Vec<NodeProto>,
+    initializer: Vec<TensorProto>,
+    width: usize,
+) -> Result<Package, String> {
+    let value = |name: &str, kind: DataType, sizes: &[Option<i64>]| ValueInfoProto {
+        name: name.to_owned(),
+        r#type: Some(TypeProto {
+            value: Some(Value::TensorType(Tensor {
+                elem_type: kind.into(),
+                shape: Some(TensorShapeProto {
+                    dim: (sizes.iter())
+                        .map(|size| Dimension {
+                            value: size.map(dimension::Value::DimValue),
+                            ..Dimension::default()
+                        })
+                        .collect(),
+                }),
+            })),
+            ..TypeProto::default()
+        }),
+        ..ValueInfoProto::default()
+    };
+    let input = inputs.iter();
+    let input = input.map(|(name, kind, width)| value(name, *kind, &[None, Some(*width)]));
+    let graph = GraphProto {
+        name: "numbers".to_owned(),
+        node,
+        initializer,
+        input: input.collect(),
+        output: vec![value("Y", DataType::Float, &[None, Some(width as i64)])],
+        ..GraphProto::default()
+    };
+    let opset = |domain: &str, version| OperatorSetIdProto {
+        domain: domain.to_owned(),
+        version,
+    };
+    let model = ModelProto {
+        ir_version: 8,
+        graph: Some(graph),
+        opset_import: vec![opset("", 17), opset("ai.onnx.ml", 3)],
+        ..ModelProto::default()
+    };
+    let options = ImportOptions {
+        inputs: names.to_vec(),
+        ..import_options(names.len(), Outputs::Values(named("y", width)))
+    };
+    let bytes = model.encode_to_vec();
+    import(bytes, options).map_err(|error| error.to_string())
+}
+
+#[test]
+fn a_network_of_several_inputs_does_not_answer_to_integers_that_it_cannot_read() {
+    let package = imported(
+        &[("a", DataType::Int64, 1), ("b", DataType::Double, 1)],
+        vec![
+            cast("a", "a.double", DataType::Double),
+            node("Add", &["a.double", "b"], "sum", vec![]),
+            node("Mul", &["sum", "sum"], "square", vec![]),
+            cast("square", "Y", DataType::Float),
+        ],
+        vec![],
+        1,
+    )
+    .unwrap();
+    for (a, expected) in [
+        (16_777_217.0, Some(1.0)),
+        (-2_147_483_648.0, Some(4.611_686e18)),
+        (2_147_483_647.0, Some(4.611_685_9e18)),
+        (2_147_483_648.0, None),
+        (3_000_000_000.0, None),
+        (-2_147_483_649.0, None),
+    ] {
+        let b = if a == 16_777_217.0 {
+            -16_777_216.0
+        } else {
+            0.0
+        };
+        let found = score(&package, &[a, b])[0];
+        match expected {
+            None => assert!(found.is_nan(), "{a}: {found}"),
+            Some(expected) => {
+                let off: f64 = found / expected - 1.0;
+                assert!(off.abs() < 1e-6, "{a}: {found} is not {expected}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_network_that_casts_to_integers_does_not_answer_to_those_that_it_cannot_read() {
+    let network = |nodes| imported(&[("X", DataType::Int64, 1)], nodes, vec![], 1).unwrap();
+    let casting = network(vec![
+        cast("X", "integer", DataType::Int64),
+        cast("integer", "Y", DataType::Float),
+    ]);
+    assert_eq!(score(&casting, &[-2_147_483_648.0]), [-2_147_483_648.0]);
+    assert!(score(&casting, &[3_000_000_000.0])[0].is_nan());
+    // One that does not has all of them.
+    let plain = network(vec![cast("X", "Y", DataType::Float)]);
+    assert_eq!(score(&plain, &[3_000_000_000.0]), [3_000_000_000.0]);
+}
