@@ -241,3 +241,80 @@ fn a_network_that_casts_to_integers_does_not_answer_to_those_that_it_cannot_read
     let plain = network(vec![cast("X", "Y", DataType::Float)]);
     assert_eq!(score(&plain, &[3_000_000_000.0]), [3_000_000_000.0]);
 }
+
+#[test]
+fn integers_reach_trees_of_doubles_as_they_are() {
+    let package = imported(
+        &[("a", DataType::Int64, 1), ("b", DataType::Double, 1)],
+        vec![
+            cast("a", "a.double", DataType::Double),
+            node("Concat", &["a.double", "b"], "joined", vec![int("axis", 1)]),
+            trees("joined", true, 16_777_216.5),
+        ],
+        vec![],
+        1,
+    )
+    .unwrap();
+    for (a, expected) in [
+        (16_777_216.0, 1.0),
+        (16_777_217.0, 2.0),
+        (3_000_000_000.0, 2.0),
+    ] {
+        assert_eq!(score(&package, &[a, 0.0]), [expected], "{a}");
+    }
+}
+
+#[test]
+fn integers_are_rounded_where_floats_are_made_of_them() {
+    let int64 = [("X", DataType::Int64, 1)];
+    // 16777217 is no float; the nearest is 16777216.
+    let direct = vec![trees("X", false, 16_777_216.0)];
+    let as_float = vec![
+        cast("X", "float", DataType::Float),
+        cast("float", "double", DataType::Double),
+        trees("double", true, 16_777_216.0),
+    ];
+    let scaled = vec![
+        node(
+            "Scaler",
+            &["X"],
+            "scaled",
+            vec![floats("offset", &[16_777_216.0]), floats("scale", &[1.0])],
+        ),
+        trees("scaled", false, 0.0),
+    ];
+    for nodes in [direct, as_float, scaled] {
+        let package = imported(&int64, nodes.clone(), vec![], 1).unwrap();
+        for (x, expected) in [(16_777_217.0, 1.0), (16_777_218.0, 2.0)] {
+            assert_eq!(score(&package, &[x]), [expected], "{x} {nodes:?}");
+        }
+    }
+}
+
+#[test]
+fn arithmetic_on_integers_ahead_of_trees_is_refused_by_name() {
+    for operator in ["Add", "Sub", "Mul", "Div"] {
+        let nodes = |read: &str| {
+            vec![
+                cast("X", "float", DataType::Float),
+                node(operator, &[read, "two"], "computed", vec![]),
+                trees("computed", false, 3.2),
+            ]
+        };
+        let two = || vec![integers("two", &[1], &[2])];
+        for kind in [DataType::Int64, DataType::Int32] {
+            let error = imported(&[("X", kind, 1)], nodes("X"), two(), 1).unwrap_err();
+            assert!(
+                error.contains(operator) && error.contains("cast the column to float"),
+                "{error}"
+            );
+        }
+        let float = TensorProto {
+            data_type: DataType::Float.into(),
+            float_data: vec![2.0],
+            int64_data: vec![],
+            ..integers("two", &[1], &[])
+        };
+        imported(&[("X", DataType::Int64, 1)], nodes("float"), vec![float], 1).unwrap();
+    }
+}

@@ -163,7 +163,7 @@ impl ColumnSteps {
 fn precision_of(kind: DataType) -> Result<Precision, Error> {
     match kind {
         DataType::Double => Ok(Precision::Double),
-        // Whole numbers and truths are compared as floats.
+        // Trees compare whole numbers and truths as floats.
         DataType::Float | DataType::Int64 | DataType::Int32 | DataType::Bool => {
             Ok(Precision::Single)
         }
@@ -181,6 +181,10 @@ struct Value {
 }
 
 impl Value {
+    fn is_float(&self) -> bool {
+        matches!(self.kind, DataType::Float | DataType::Double)
+    }
+
     /// Appends each column's step.
     fn then(mut self, steps: impl IntoIterator<Item = Step>) -> Self {
         let columns = self.columns.iter_mut().zip(steps);
@@ -221,7 +225,12 @@ impl<'a> Reader<'a> {
                     kind: source.kind,
                     columns: source.columns.iter().map(column).collect(),
                 };
-                value.rounded(source.kind)?
+                // A whole number stays what it is until a node makes a float of it: as one of single precision it would be
+                // another one beyond 2^24.
+                match value.is_float() {
+                    true => value.rounded(source.kind)?,
+                    false => value,
+                }
             }
             None => {
                 let node = self.graph.maker(name);
@@ -338,21 +347,23 @@ fn step(graph: &Graph, node: &NodeProto, value: Value) -> Result<Value, Error> {
             _ => Err(refuse("ahead of trees only a cast to floats is supported")),
         },
         "Scaler" => {
-            // Its output is single whatever comes in.
+            // Its output is single whatever comes in. Doubles are computed as such, all else as singles.
             let offset = full(attributes.numbers("offset")?)?;
             let scale = full(attributes.numbers("scale")?)?;
+            let precision = precision_of(value.kind)?;
+            let value = match value.is_float() {
+                true => value,
+                false => value.rounded(DataType::Float)?,
+            };
             let steps = offset
                 .into_iter()
                 .zip(scale)
                 .map(|(offset, scale)| Step::Scale {
                     offset,
                     scale,
-                    precision: Precision::Single,
+                    precision,
                 });
-            Ok(Value {
-                kind: DataType::Float,
-                ..value.then(steps)
-            })
+            value.then(steps).rounded(DataType::Float)
         }
         "Imputer" => {
             let floats = attributes.floats("imputed_value_floats");
@@ -364,6 +375,11 @@ fn step(graph: &Graph, node: &NodeProto, value: Value) -> Result<Value, Error> {
             Ok(value.then(fills.into_iter().map(|fill| Step::Fill { replaced, fill })))
         }
         "Add" | "Sub" | "Mul" | "Div" => {
+            if !value.is_float() {
+                return Err(refuse(
+                    "ahead of trees it is supported on floats only, not on whole numbers; cast the column to float before it",
+                ));
+            }
             let constants = node.input.iter().filter_map(|it| graph.constant(it));
             let constants: Vec<&TensorProto> = constants.collect();
             let ([constant], [_, _]) = (&constants[..], &node.input[..]) else {
