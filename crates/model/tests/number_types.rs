@@ -318,3 +318,30 @@ fn arithmetic_on_integers_ahead_of_trees_is_refused_by_name() {
         imported(&[("X", DataType::Int64, 1)], nodes("float"), vec![float], 1).unwrap();
     }
 }
+
+#[test]
+fn a_scaler_computes_doubles_in_double_precision() {
+    let scaler = |offset: &[f32], scale: &[f32], output: &str| {
+        let attributes = vec![floats("offset", offset), floats("scale", scale)];
+        node("Scaler", &["X"], output, attributes)
+    };
+    let (offset, scale) = ([1_764_357_632.0, 0.0], [1.0, 2.0]);
+    let scaled = |kind| {
+        let nodes = vec![scaler(&offset, &scale, "Y")];
+        let package = imported(&[("X", kind, 2)], nodes, vec![], 2).unwrap();
+        score(&package, &[1_764_357_650.0, 4.0])
+    };
+    assert_eq!(scaled(DataType::Double), [18.0, 8.0]);
+    assert_eq!(scaled(DataType::Float), [0.0, 8.0]);
+    assert_eq!(scaled(DataType::Int64), [0.0, 8.0]);
+
+    // Ahead of trees: rounded once, three times this is the float at the threshold; rounded before, it is the next.
+    let x = 1.0 + 2_f64.powi(-24) + 2_f64.powi(-40);
+    let threshold = 3.0 + 2_f64.powi(-22);
+    let nodes = vec![
+        scaler(&[0.0], &[3.0], "scaled"),
+        trees("scaled", false, threshold),
+    ];
+    let package = imported(&[("X", DataType::Double, 1)], nodes, vec![], 1).unwrap();
+    assert_eq!(score(&package, &[x]), [1.0]);
+}

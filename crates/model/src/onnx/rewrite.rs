@@ -117,6 +117,8 @@ fn kinds(graph: &GraphProto) -> HashMap<String, DataType> {
         let kind = match (node.op_type.as_str(), node.domain.as_str()) {
             ("Cast", _) => cast_type(node),
             ("Imputer", _) => first,
+            // Its first input is a truth.
+            ("Where", _) => node.input.get(1).and_then(|it| kinds.get(it).copied()),
             // Of the others of this domain the outputs are single.
             (_, "ai.onnx.ml") => Some(DataType::Float),
             _ => first,
@@ -181,10 +183,23 @@ pub(super) fn operators(graph: &mut GraphProto, inputs: usize) -> Result<(), Err
             "Scaler" => {
                 let offset = constant("offset", attributes.floats("offset"))?;
                 let scale = constant("scale", attributes.floats("scale"))?;
-                nodes.push(plain("Cast", vec![value], name("cast")));
-                nodes.push(plain("Sub", vec![name("cast"), offset], name("moved")));
                 let output = node.output.first().cloned().unwrap_or_default();
-                nodes.push(plain("Mul", vec![name("moved"), scale], output));
+                if kinds.get(&value) == Some(&DataType::Double) {
+                    // Single precision only at the end: the difference of two large doubles may be all that there is to them.
+                    for (single, double) in [(offset, "offsets"), (scale, "scales")] {
+                        let mut cast = plain("Cast", vec![single], name(double));
+                        cast.attribute = vec![int("to", DataType::Double as i64)];
+                        nodes.push(cast);
+                    }
+                    nodes.push(plain("Sub", vec![value, name("offsets")], name("moved")));
+                    let scaled = vec![name("moved"), name("scales")];
+                    nodes.push(plain("Mul", scaled, name("scaled")));
+                    nodes.push(plain("Cast", vec![name("scaled")], output));
+                } else {
+                    nodes.push(plain("Cast", vec![value], name("cast")));
+                    nodes.push(plain("Sub", vec![name("cast"), offset], name("moved")));
+                    nodes.push(plain("Mul", vec![name("moved"), scale], output));
+                }
             }
             "Imputer" => {
                 let replaced = attributes.replaced();
