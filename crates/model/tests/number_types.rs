@@ -345,3 +345,68 @@ fn a_scaler_computes_doubles_in_double_precision() {
     let package = imported(&[("X", DataType::Double, 1)], nodes, vec![], 1).unwrap();
     assert_eq!(score(&package, &[x]), [1.0]);
 }
+
+#[test]
+fn two_tensors_that_would_read_one_input_are_refused() {
+    let error = imported_as(
+        &[("a b", DataType::Float, 1), ("a_b", DataType::Float, 1)],
+        &["a_b".to_owned()],
+        vec![node("Add", &["a b", "a_b"], "Y", vec![])],
+        vec![],
+        1,
+    )
+    .unwrap_err();
+    assert!(
+        error.contains("the tensors \"a b\" and \"a_b\" for the one input \"a_b\""),
+        "{error}"
+    );
+}
+
+#[test]
+fn columns_are_picked_of_tables_alone() {
+    let picked = |ahead: Vec<NodeProto>, read: &str| {
+        let pick = node("ArrayFeatureExtractor", &[read, "places"], "Y", vec![]);
+        let nodes = ahead.into_iter().chain([pick]).collect();
+        let constants = vec![integers("places", &[1], &[0]), integers("two", &[1], &[2])];
+        imported(&[("X", DataType::Float, 3)], nodes, constants, 1)
+    };
+    assert_eq!(
+        score(&picked(vec![], "X").unwrap(), &[5.0, 6.0, 7.0]),
+        [5.0]
+    );
+    // Each row as three rows of one: the last axis has one place, and three numbers come of it.
+    let deep = node("Unsqueeze", &["X", "two"], "deep", vec![]);
+    let error = picked(vec![deep], "deep").unwrap_err();
+    assert!(error.contains("tensor of rank 2"), "{error}");
+}
+
+#[test]
+fn many_nodes_over_many_columns_ahead_of_trees_are_refused() {
+    let columns = quadrille_model::INPUTS_MAX as i64;
+    let with = |count: usize| {
+        let mut nodes = vec![];
+        let mut joined = vec![];
+        for at in 0..count {
+            let (all, one) = (format!("all{at}"), format!("one{at}"));
+            nodes.push(node("Identity", &["X"], &all, vec![]));
+            nodes.push(node(
+                "Gather",
+                &[&all, "places"],
+                &one,
+                vec![int("axis", 1)],
+            ));
+            joined.push(one);
+        }
+        let joined: Vec<&str> = joined.iter().map(String::as_str).collect();
+        nodes.push(node("Concat", &joined, "joined", vec![int("axis", 1)]));
+        nodes.push(trees("joined", false, 0.5));
+        let places = vec![integers("places", &[1], &[1])];
+        imported(&[("X", DataType::Float, columns)], nodes, places, 1)
+    };
+    with(20).unwrap();
+    let error = with(1_000).unwrap_err();
+    assert!(
+        error.contains("columns and steps on them ahead of its trees"),
+        "{error}"
+    );
+}

@@ -15,6 +15,10 @@ use crate::forest::ensemble::Precision;
 /// Longer chains are no exporter's.
 const DEPTH_MAX: usize = 32;
 
+/// The most columns and steps of all values ahead of the trees together, which are kept while a file is read: some 40 MB. A
+/// chain of ten nodes over as many columns as a model can have takes a quarter of them.
+const KEPT_MAX: usize = 1 << 20;
+
 /// The columns that trees read.
 #[derive(Debug)]
 pub(super) struct ColumnSteps {
@@ -100,6 +104,7 @@ impl ColumnSteps {
             graph,
             sources,
             known: HashMap::new(),
+            kept: 0,
         };
         let read = trees.input.first().map_or("", String::as_str);
         let Value { kind, columns } = reader.value(read, 0)?;
@@ -205,6 +210,8 @@ struct Reader<'a> {
     graph: &'a Graph,
     sources: &'a Sources,
     known: HashMap<&'a str, Value>,
+    /// Columns and steps of what is known.
+    kept: usize,
 }
 
 impl<'a> Reader<'a> {
@@ -238,6 +245,13 @@ impl<'a> Reader<'a> {
                 self.of_node(node, depth)?
             }
         };
+        let sizes = value.columns.iter().map(|it| 1 + it.steps.len());
+        self.kept += sizes.sum::<usize>();
+        if self.kept > KEPT_MAX {
+            return Err(Error::graph(format!(
+                "has more than {KEPT_MAX} columns and steps on them ahead of its trees"
+            )));
+        }
         self.known.insert(name, value.clone());
         Ok(value)
     }

@@ -144,6 +144,15 @@ fn int(name: &str, value: i64) -> AttributeProto {
     }
 }
 
+fn ints(name: &str, values: &[i64]) -> AttributeProto {
+    AttributeProto {
+        name: name.to_owned(),
+        r#type: AttributeType::Ints.into(),
+        ints: values.to_vec(),
+        ..AttributeProto::default()
+    }
+}
+
 /// A list of whole numbers.
 fn integers(name: String, numbers: &[f64]) -> TensorProto {
     TensorProto {
@@ -235,9 +244,17 @@ pub(super) fn operators(graph: &mut GraphProto, inputs: usize) -> Result<(), Err
                 let places = tensor_numbers(places)?;
                 graph.initializer.push(integers(name("places"), &places));
                 let output = node.output.first().cloned().unwrap_or_default();
-                let mut gather = plain("Gather", vec![value, name("places")], output);
-                gather.attribute.push(int("axis", 1));
-                nodes.push(gather);
+                // By the specification it picks along the last axis. Turned round, that is the first, and tract turns nothing of
+                // other than two axes round so: it refuses.
+                let turned = |read: String, output: String| {
+                    let mut turned = plain("Transpose", vec![read], output);
+                    turned.attribute.push(ints("perm", &[1, 0]));
+                    turned
+                };
+                nodes.push(turned(value, name("columns")));
+                let picked = vec![name("columns"), name("places")];
+                nodes.push(plain("Gather", picked, name("picked")));
+                nodes.push(turned(name("picked"), output));
             }
             // tract's knows no doubles.
             "Sigmoid" if kinds.get(&value) == Some(&DataType::Double) => {

@@ -59,6 +59,17 @@ impl Sources {
         if !(strangers.is_empty() && unread.is_empty()) {
             return Err(mismatch(&strangers, &unread));
         }
+        let mut readers: HashMap<usize, &str> = HashMap::new();
+        for (tensor, at) in graph.inputs.iter().zip(&read) {
+            if let Some(other) = readers.insert(*at, tensor) {
+                return Err(Error::graph(format!(
+                    "has the tensors {:?} and {:?} for the one input {:?}; give each tensor an input of its own name",
+                    short(other),
+                    short(tensor),
+                    short(&names[*at])
+                )));
+            }
+        }
         let tensors = graph.graph().input.iter().map(|input| {
             let (kind, columns) = numbers(input)?;
             if !matches!(columns[..], [] | [_] | [_, Some(1)]) {
