@@ -36,7 +36,7 @@ Examples:
 
 CSV: the header names the fields as the pipeline file does. An empty cell is a missing value; true, false, 1 and 0 are truths. A file \
 without a column of ids or keys gets them as <file>-<row>; the column of [label], the truth, is left out.
-The records go to the topic <pipeline>.inbox. With `quadrille up` its first line is the address for --bootstrap-servers. A record that \
+The records go to the topic <pipeline>.inbox. With `quadrille up` its line `kafka` has the address for --bootstrap-servers. A record that \
 a service refuses becomes a dead letter: see `quadrille dlq list`.
 
 Exit codes: 0 all records are in Kafka, 64 wrong usage, 1 some are not.";

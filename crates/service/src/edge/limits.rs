@@ -92,8 +92,8 @@ pub struct HttpArgs {
     #[arg(long, env = "QUADRILLE_HEADER_TIMEOUT", default_value_t = 10, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=3_600))]
     pub header_timeout: u32,
 
-    /// Seconds that a body may stand still, in either direction. One that takes longer must come, or be stalled,
-    /// at 8 KiB/s on average.
+    /// Seconds that a body may stand still, in either direction. One that takes longer must be sent, or read,
+    /// at 8 KiB/s or more on average.
     #[arg(long, env = "QUADRILLE_BODY_TIMEOUT", default_value_t = 20, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=3_600))]
     pub body_timeout: u32,
 
