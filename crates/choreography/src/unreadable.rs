@@ -68,7 +68,7 @@ fn is_of_a_batch(code: RDKafkaErrorCode) -> bool {
 enum Probe {
     /// A record, or nothing: the end, or what retention has taken.
     Readable,
-    /// Partitioning of a batch that begins at `base`.
+    /// Part of a batch that begins at `base`.
     Unreadable {
         base: i64,
         why: String,

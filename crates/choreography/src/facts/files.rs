@@ -16,8 +16,8 @@ const TEXT_BYTES_MAX: usize = 900 << 10;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PipelineFile {
     pub pipeline: String,
-    /// Of the canonical form of what defines a prediction. Of several texts with one hash, which predict the same, the one that
-    /// came first is kept.
+    /// Of the canonical form of what defines a prediction. Of several texts with one hash, which predict the same, one is
+    /// kept: the first, or of replicas that start at once the last that wrote.
     pub sha256: [u8; 32],
     pub text: String,
     pub by: String,
