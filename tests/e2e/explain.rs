@@ -231,7 +231,7 @@ fn what_differs_or_is_gone_is_named_with_what_to_do() {
     let forged = written(forged.path(), &ward.model, "1", "somebody else");
     let refused = ward.refuse(64, "r-1", &["--model", &forged.display().to_string()]);
     assert!(
-        refused.contains("differs") && refused.contains("the pipeline file is the same"),
+        refused.contains("differs") && refused.contains("the pipeline file is not at fault"),
         "{refused}"
     );
 
