@@ -182,7 +182,7 @@ async fn a_decision_that_nothing_has_is_refused_with_those_there_are() {
     let service = service().await;
     for query in ["?decision=frau", "?decision=frau&key=patient-0&limit=2"] {
         let path = format!("/v1/pipelines/diabetes/predictions{query}");
-        let wanted = ["the decision \"frau\"", "diabetic, healthy"];
+        let wanted = ["the decision \"frau\"", r#""diabetic", "healthy""#];
         service
             .refused(&path, StatusCode::BAD_REQUEST, &wanted)
             .await;
