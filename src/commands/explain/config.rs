@@ -137,11 +137,10 @@ impl Used {
             Ok((unread, files)) => (files, Lacks::of(unread)),
             Err(error) => (Vec::new(), Lacks::Unreadable(error.to_string())),
         };
-        if let Some(at) = files.iter().position(|it| fits(&it.pipeline, &hash)) {
-            return Ok(files.into_iter().nth(at).unwrap_or(FileOfThen {
-                pipeline,
-                kept: None,
-            }));
+        let (of_then, files): (Vec<_>, Vec<_>) =
+            files.into_iter().partition(|it| fits(&it.pipeline, &hash));
+        if let Some(file) = of_then.into_iter().next() {
+            return Ok(file);
         }
         let look = || {
             let registry = registry::open(cluster).ok()?;
