@@ -62,34 +62,73 @@ impl Service {
 }
 
 /// What a service consumes of each pipeline, and what it writes.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StageSpec {
     pub service: Service,
     /// Tells the stages of one service apart; empty for its first.
     pub name: &'static str,
     /// A topic of the pipeline, without the pipeline's name.
     input: &'static str,
-    /// Likewise; a handler names its outputs by these.
-    outputs: &'static [&'static str],
+    outputs: &'static [OutputSpec],
+}
+
+/// A topic that a stage writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutputSpec {
+    /// A topic of the pipeline, without the pipeline's name. The handler names its output so as well.
+    name: &'static str,
+    compacted: bool,
+}
+
+impl OutputSpec {
+    /// Of which records are deleted by age, as the broker is set.
+    pub const fn stream(name: &'static str) -> Self {
+        OutputSpec {
+            name,
+            compacted: false,
+        }
+    }
+
+    /// Of which the newest record of each key is kept: what a stage remembers.
+    pub const fn changelog(name: &'static str) -> Self {
+        OutputSpec {
+            name,
+            compacted: true,
+        }
+    }
 }
 
 /// The stages of every pipeline, in the order of the figure, each service's first one before its others.
 pub static STAGES: [StageSpec; 4] = [
-    StageSpec::first(Service::Ingest, "inbox", &["records"]),
-    StageSpec::first(Service::Feature, "records", &["features"]),
-    StageSpec::first(Service::Inference, "features", &["predictions"]),
+    StageSpec::first(Service::Ingest, "inbox", &[OutputSpec::stream("records")]),
+    StageSpec::first(
+        Service::Feature,
+        "records",
+        &[OutputSpec::stream("features")],
+    ),
+    StageSpec::first(
+        Service::Inference,
+        "features",
+        &[OutputSpec::stream("predictions")],
+    ),
     StageSpec::first(Service::Results, "predictions", &[]),
 ];
 
 impl StageSpec {
-    const fn first(
+    const fn first(service: Service, input: &'static str, outputs: &'static [OutputSpec]) -> Self {
+        StageSpec::further(service, "", input, outputs)
+    }
+
+    /// A stage beside its service's first one.
+    pub const fn further(
         service: Service,
+        name: &'static str,
         input: &'static str,
-        outputs: &'static [&'static str],
+        outputs: &'static [OutputSpec],
     ) -> Self {
         StageSpec {
             service,
-            name: "",
+            name,
             input,
             outputs,
         }
@@ -114,6 +153,11 @@ impl StageSpec {
         }
     }
 
+    /// The topic it consumes, without the pipeline's name.
+    pub const fn input_name(&self) -> &'static str {
+        self.input
+    }
+
     /// The topic it consumes.
     pub fn input(&self, pipeline: &str) -> String {
         topic(pipeline, self.input)
@@ -121,8 +165,40 @@ impl StageSpec {
 
     /// The topics it writes, each with the name that its handler has for it.
     pub fn outputs(&self, pipeline: &str) -> Vec<(&'static str, String)> {
-        let named = |name: &&'static str| (*name, topic(pipeline, name));
+        let named = |output: &OutputSpec| (output.name, topic(pipeline, output.name));
         self.outputs.iter().map(named).collect()
+    }
+}
+
+/// A topic of one pipeline, as the stages that read and write it need it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PipelineTopic {
+    pub name: String,
+    /// Only the newest record of each key is kept.
+    pub compacted: bool,
+    /// A stage consumes it: what that cannot handle goes to a topic of dead letters.
+    pub has_dead_letters: bool,
+}
+
+impl PipelineTopic {
+    /// Those of a pipeline with these stages: what they read, in their order, then what they write and none of them reads.
+    pub fn of(stages: &[StageSpec], pipeline: &str) -> Vec<PipelineTopic> {
+        let outputs = || stages.iter().flat_map(|stage| stage.outputs);
+        let read = |name| stages.iter().any(|stage| stage.input == name);
+        let inputs = stages.iter().map(|stage| stage.input);
+        let unread = outputs().map(|it| it.name).filter(|name| !read(*name));
+        let mut topics: Vec<PipelineTopic> = Vec::new();
+        for name in inputs.chain(unread) {
+            let found = PipelineTopic {
+                name: topic(pipeline, name),
+                compacted: outputs().any(|it| it.name == name && it.compacted),
+                has_dead_letters: read(name),
+            };
+            if !topics.contains(&found) {
+                topics.push(found);
+            }
+        }
+        topics
     }
 }
 
@@ -214,11 +290,29 @@ mod tests {
     }
 
     #[test]
-    fn stages_of_one_service_are_groups_of_their_own() {
-        let labels = StageSpec {
-            name: "labels",
-            ..StageSpec::first(Service::Results, "labels", &[])
+    fn a_pipeline_has_the_topics_of_the_figure_and_what_further_stages_read_and_write() {
+        let names = |stages: &[StageSpec]| -> Vec<String> {
+            let topics = PipelineTopic::of(stages, "p");
+            topics.into_iter().map(|it| it.name).collect()
         };
+        assert_eq!(names(&STAGES), Topics::of("p").flow());
+        const COUNTS: [OutputSpec; 2] =
+            [OutputSpec::stream("counts"), OutputSpec::changelog("state")];
+        let further = [
+            StageSpec::first(Service::Feature, "records", &[]),
+            StageSpec::further(Service::Feature, "counts", "records", &COUNTS),
+        ];
+        assert_eq!(names(&further), ["p.records", "p.counts", "p.state"]);
+        let topics = PipelineTopic::of(&further, "p");
+        let compacted: Vec<bool> = topics.iter().map(|it| it.compacted).collect();
+        let letters: Vec<bool> = topics.iter().map(|it| it.has_dead_letters).collect();
+        assert_eq!(compacted, [false, false, true]);
+        assert_eq!(letters, [true, false, false]);
+    }
+
+    #[test]
+    fn stages_of_one_service_are_groups_of_their_own() {
+        let labels = StageSpec::further(Service::Results, "labels", "labels", &[]);
         assert_eq!(Service::Results.group("p"), "quadrille.results.p");
         assert_eq!(labels.group("p"), "quadrille.results-labels.p");
     }

@@ -7,8 +7,9 @@ mod redrive;
 mod settle;
 mod show;
 
+use clap::builder::PossibleValuesParser;
 use quadrille_choreography::{Cluster, DeadLetter, redrive::Error as RedriveError};
-use quadrille_proto::{DLQ_SUFFIX, Topics, dlq_of};
+use quadrille_proto::{DLQ_SUFFIX, STAGES, StageSpec, dlq_of};
 use quadrille_service::Error;
 
 use self::filter::Filter;
@@ -39,15 +40,6 @@ pub enum Command {
     Discard(discard::Args),
 }
 
-/// The topics of a pipeline that have dead letters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Service {
-    Inbox,
-    Records,
-    Features,
-    Predictions,
-}
-
 #[derive(Debug, clap::Args)]
 struct Which {
     /// The topic, with or without `.dlq`.
@@ -60,8 +52,8 @@ struct Which {
     pipeline: Option<String>,
 
     /// Only of this topic of the pipeline.
-    #[arg(long, value_enum)]
-    stage: Option<Service>,
+    #[arg(long, value_parser = PossibleValuesParser::new(STAGES.each_ref().map(StageSpec::input_name)))]
+    stage: Option<String>,
 
     /// The field of JSON records that --id looks at.
     #[arg(long, value_name = "FIELD", default_value = "id")]
@@ -93,15 +85,19 @@ impl Which {
                 false => dlq_of(topic),
             }]);
         }
-        let topics = Topics::of(&pipelines::name(self.pipeline.as_deref())?);
-        let one = |topic: &str| vec![dlq_of(topic)];
-        Ok(match self.stage {
-            Some(Service::Inbox) => one(&topics.inbox),
-            Some(Service::Records) => one(&topics.records),
-            Some(Service::Features) => one(&topics.features),
-            Some(Service::Predictions) => one(&topics.predictions),
-            None => topics.flow().map(dlq_of).to_vec(),
-        })
+        let pipeline = pipelines::name(self.pipeline.as_deref())?;
+        let asked = |stage: &&StageSpec| {
+            let stage = stage.input_name();
+            self.stage.as_deref().is_none_or(|asked| asked == stage)
+        };
+        let mut topics: Vec<String> = Vec::new();
+        for stage in STAGES.iter().filter(asked) {
+            let topic = dlq_of(&stage.input(&pipeline));
+            if !topics.contains(&topic) {
+                topics.push(topic);
+            }
+        }
+        Ok(topics)
     }
 
     fn matches(&self, topic: &str, letter: &DeadLetter) -> bool {
@@ -132,11 +128,11 @@ fn explain(error: RedriveError, cluster: &Cluster) -> Error {
 mod tests {
     use super::*;
 
-    fn which(topic: Option<&str>, pipeline: Option<&str>, stage: Option<Service>) -> Which {
+    fn which(topic: Option<&str>, pipeline: Option<&str>, stage: Option<&str>) -> Which {
         Which {
             topic: topic.map(str::to_owned),
             pipeline: pipeline.map(str::to_owned),
-            stage,
+            stage: stage.map(str::to_owned),
             id_field: "id".to_owned(),
             filter: Filter::default(),
             kafka: Kafka {
@@ -154,9 +150,7 @@ mod tests {
                 ["p.inbox.dlq"]
             );
         }
-        let one = which(None, Some("p"), Some(Service::Features))
-            .topics()
-            .unwrap();
+        let one = which(None, Some("p"), Some("features")).topics().unwrap();
         assert_eq!(one, ["p.features.dlq"]);
         assert_eq!(which(None, Some("p"), None).topics().unwrap().len(), 4);
     }

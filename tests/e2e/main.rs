@@ -32,6 +32,7 @@ mod registry;
 mod rolling;
 mod secured;
 mod serving;
+mod stages;
 mod surface;
 mod telemetry;
 mod traces;

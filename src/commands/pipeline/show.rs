@@ -1,7 +1,7 @@
 //! `quadrille pipeline show`: what pipeline files mean.
 
 use quadrille_pipeline::{Decision, FieldMeaning, Pipeline, Truth};
-use quadrille_proto::{Service, Topics, dlq_of};
+use quadrille_proto::{PipelineTopic, STAGES, dlq_of};
 use quadrille_service::Error;
 use serde_json::{Value, json};
 
@@ -50,8 +50,13 @@ pub fn page(pipeline: &Pipeline) -> String {
     .join("\n\n")
 }
 
+fn topics(pipeline: &Pipeline) -> Vec<String> {
+    let topics = PipelineTopic::of(&STAGES, pipeline.name()).into_iter();
+    topics.map(|topic| topic.name).collect()
+}
+
 fn about(pipeline: &Pipeline) -> Table {
-    let topics = Topics::of(pipeline.name());
+    let topics = topics(pipeline);
     let time = pipeline.event_time_field().map(|field| {
         let (future, past) = pipeline.event_time_limits();
         format!(
@@ -65,7 +70,7 @@ fn about(pipeline: &Pipeline) -> Table {
         false => "are refused",
     };
     let id = pipeline.id_field().map(cell);
-    let groups = Service::ALL.map(|service| service.group(pipeline.name()));
+    let groups = STAGES.each_ref().map(|stage| stage.group(pipeline.name()));
     let mut table = Table::new(&["pipeline", pipeline.name()]);
     for (name, value) in [
         (
@@ -92,7 +97,11 @@ fn about(pipeline: &Pipeline) -> Table {
         ),
         (
             "topics",
-            format!("{}, each with {}", topics.flow().join(", "), dlq_of("…")),
+            format!(
+                "{}; dead letters in {}",
+                topics.join(", "),
+                dlq_of("<topic>")
+            ),
         ),
         ("groups", groups.join(", ")),
     ] {
@@ -203,7 +212,7 @@ fn features(pipeline: &Pipeline) -> Table {
 }
 
 pub fn to_json(pipeline: &Pipeline) -> Value {
-    let topics = Topics::of(pipeline.name());
+    let topics = topics(pipeline);
     let definition: Value = pipeline.canonical().parse().unwrap_or_default();
     let fields = pipeline.field_meanings().into_iter().map(|field| {
         json!({
@@ -217,7 +226,7 @@ pub fn to_json(pipeline: &Pipeline) -> Value {
     let features = pipeline.feature_meanings().into_iter().map(
         |feature| json!({ "name": feature.name, "kind": feature.kind, "outputs": feature.outputs }),
     );
-    let groups = Service::ALL.map(|service| service.group(pipeline.name()));
+    let groups = STAGES.each_ref().map(|stage| stage.group(pipeline.name()));
     let example: Value = pipeline.example_record().parse().unwrap_or_default();
     json!({
         "name": pipeline.name(),
@@ -228,7 +237,7 @@ pub fn to_json(pipeline: &Pipeline) -> Value {
         "features": features.collect::<Vec<Value>>(),
         "inputs": pipeline.inputs(),
         "outputs": pipeline.decision().outputs(),
-        "topics": topics.flow(),
+        "topics": topics,
         "groups": groups,
         "example": example,
     })

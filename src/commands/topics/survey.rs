@@ -1,7 +1,7 @@
 //! A pipeline's topics as they should be, and as they are.
 
 use quadrille_choreography::{Admin, TopicSpec, admin, dead_letter_bytes_min};
-use quadrille_proto::{Topics, dlq_of};
+use quadrille_proto::{PipelineTopic, STAGES, dlq_of};
 
 /// A topic as it should be, and what there is.
 #[derive(Debug)]
@@ -30,9 +30,7 @@ impl Survey {
 
     /// The topics that must agree in partitions: all but the shared ones.
     pub fn own(&self) -> impl Iterator<Item = &Found> {
-        self.topics
-            .iter()
-            .filter(|found| !found.spec.is_compacted())
+        self.topics.iter().filter(|found| !found.spec.is_shared())
     }
 
     /// What keeps a pipeline from running, each with what to do.
@@ -71,8 +69,9 @@ impl Survey {
     /// Dead-letter topics that cannot hold every message of their source.
     fn tight_limits(&self, pipeline: &str) -> Vec<admin::Error> {
         let mut faults = Vec::new();
-        for source in Topics::of(pipeline).flow() {
-            let dlq = dlq_of(source);
+        let topics = PipelineTopic::of(&STAGES, pipeline);
+        for source in topics.iter().filter(|it| it.has_dead_letters) {
+            let (source, dlq) = (&source.name, dlq_of(&source.name));
             let (Some(given), Some(limit)) = (self.limit(source), self.limit(&dlq)) else {
                 continue;
             };
@@ -80,7 +79,7 @@ impl Survey {
             if limit < needed {
                 faults.push(admin::Error::Limit {
                     topic: dlq,
-                    source_topic: source.to_owned(),
+                    source_topic: source.clone(),
                     limit,
                     needed,
                 });

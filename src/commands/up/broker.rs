@@ -108,8 +108,8 @@ async fn local(args: &Args, specs: Vec<TopicSpec>) -> Result<Broker, Error> {
 /// Creates what is missing; topics that are there keep their partitions.
 fn create(cluster: &Cluster, mut specs: Vec<TopicSpec>) -> Result<(), Error> {
     let admin = Admin::connect(cluster)?;
-    for group in specs.chunk_by_mut(|before, next| before.is_compacted() == next.is_compacted()) {
-        let own = group.iter_mut().filter(|spec| !spec.is_compacted());
+    for group in specs.chunk_by_mut(|before, next| before.is_shared() == next.is_shared()) {
+        let own = group.iter_mut().filter(|spec| !spec.is_shared());
         let own: Vec<&mut TopicSpec> = own.collect();
         let mut there = None;
         for spec in &own {

@@ -1,6 +1,6 @@
 //! Topics as they are to be created: partitions, retention, limits.
 
-use quadrille_proto::{Topics, dlq_of};
+use quadrille_proto::{PipelineTopic, STAGES, StageSpec, Topics, dlq_of};
 
 use super::MODELS_BYTES_MAX;
 use crate::dlq;
@@ -38,9 +38,13 @@ pub struct TopicSpec {
 }
 
 impl TopicSpec {
-    /// As those that all pipelines share.
     pub fn is_compacted(&self) -> bool {
         self.retention == Retention::Compacted
+    }
+
+    /// Whether all pipelines share it.
+    pub fn is_shared(&self) -> bool {
+        Topics::SHARED.contains(&self.name.as_str())
     }
 
     /// The topics of one pipeline, their dead letters, and the shared ones.
@@ -49,18 +53,34 @@ impl TopicSpec {
         partitions: i32,
         message_bytes_max: usize,
     ) -> Vec<TopicSpec> {
-        let topics = Topics::of(pipeline);
+        TopicSpec::of_stages(&STAGES, pipeline, partitions, message_bytes_max)
+    }
+
+    /// As [`TopicSpec::of_pipeline`], of a pipeline with these stages.
+    pub fn of_stages(
+        stages: &[StageSpec],
+        pipeline: &str,
+        partitions: i32,
+        message_bytes_max: usize,
+    ) -> Vec<TopicSpec> {
+        let spec = |name: String, message_bytes_max, retention| TopicSpec {
+            name,
+            partitions,
+            retention,
+            message_bytes_max: Some(message_bytes_max),
+        };
         let mut specs = Vec::new();
-        for topic in topics.flow() {
-            let spec = |name: String, message_bytes_max, retention| TopicSpec {
-                name,
-                partitions,
-                retention,
-                message_bytes_max: Some(message_bytes_max),
+        for topic in PipelineTopic::of(stages, pipeline) {
+            let letters = topic.has_dead_letters.then(|| {
+                let bytes_max = dlq::bytes_max(message_bytes_max);
+                spec(dlq_of(&topic.name), bytes_max, Retention::Unlimited)
+            });
+            let retention = match topic.compacted {
+                true => Retention::Compacted,
+                false => Retention::Broker,
             };
-            let letters_bytes_max = dlq::bytes_max(message_bytes_max);
-            specs.push(spec(topic.to_owned(), message_bytes_max, Retention::Broker));
-            specs.push(spec(dlq_of(topic), letters_bytes_max, Retention::Unlimited));
+            specs.push(spec(topic.name, message_bytes_max, retention));
+            specs.extend(letters);
         }
         specs.extend(TopicSpec::shared());
         specs

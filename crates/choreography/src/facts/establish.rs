@@ -6,7 +6,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use quadrille_proto::{Topics, dlq_of};
+use quadrille_proto::{PipelineTopic, STAGES, dlq_of};
 
 use super::{Facts, FactsLog, PipelineFile, StageIdentity, files};
 use crate::{Admin, StageConfig, TopicState, admin};
@@ -237,9 +237,12 @@ fn stage_topics(config: &StageConfig) -> Vec<String> {
 }
 
 fn pipeline_topic_names(pipeline: &str) -> Vec<String> {
-    let topics = Topics::of(pipeline);
-    let pairs = topics.flow().map(|topic| [topic.to_owned(), dlq_of(topic)]);
-    pairs.into_iter().flatten().collect()
+    let topics = PipelineTopic::of(&STAGES, pipeline).into_iter();
+    let with_letters = topics.flat_map(|topic| {
+        let letters = topic.has_dead_letters.then(|| dlq_of(&topic.name));
+        std::iter::once(topic.name).chain(letters)
+    });
+    with_letters.collect()
 }
 
 #[cfg(test)]
