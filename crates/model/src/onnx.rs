@@ -6,6 +6,7 @@
 //! makes of a broken graph, panics included, is an error.
 
 mod attributes;
+mod casts;
 mod classes;
 mod column_steps;
 mod domain;

@@ -37,6 +37,35 @@ impl<'a> Attributes<'a> {
         self.get("replaced_value_float").map_or(0.0, |it| it.f)
     }
 
+    /// What an imputer of values of this type replaces, and what it puts in: integers have attributes of their own.
+    pub fn filling(&self, kind: DataType) -> Result<(f64, Vec<f64>), Error> {
+        let refuse = |reason: String| Err(Error::operator(&self.0.op_type, reason));
+        let (replaced, fills, attribute): (f64, Vec<f64>, _) = match kind {
+            DataType::Float | DataType::Double => {
+                let fills = self.floats("imputed_value_floats");
+                let fills = fills.iter().map(|it| f64::from(*it)).collect();
+                (f64::from(self.replaced()), fills, "imputed_value_floats")
+            }
+            DataType::Int64 => {
+                let replaced = self.int("replaced_value_int64").unwrap_or(0) as f64;
+                let fills = self.ints("imputed_value_int64s");
+                let fills = fills.iter().map(|it| *it as f64).collect();
+                (replaced, fills, "imputed_value_int64s")
+            }
+            other => {
+                return refuse(format!(
+                    "it is supported on floats and int64, not on {other:?}; cast the column to float before it"
+                ));
+            }
+        };
+        match fills.is_empty() {
+            true => refuse(format!(
+                "its column is {kind:?}, and it has no {attribute} to put in; cast the column to the type of what it puts in"
+            )),
+            false => Ok((replaced, fills)),
+        }
+    }
+
     /// Numbers that are a list of floats or, beside it, a tensor of the name with `_as_tensor`.
     pub fn numbers(&self, name: &str) -> Result<Vec<f64>, Error> {
         match self

@@ -380,12 +380,8 @@ fn step(graph: &Graph, node: &NodeProto, value: Value) -> Result<Value, Error> {
             value.then(steps).rounded(DataType::Float)
         }
         "Imputer" => {
-            let floats = attributes.floats("imputed_value_floats");
-            let replaced = f64::from(attributes.replaced());
-            if floats.is_empty() {
-                return Err(refuse("without floats to put in it is not supported"));
-            }
-            let fills = full(floats.iter().map(|it| f64::from(*it)).collect())?;
+            let (replaced, fills) = attributes.filling(value.kind)?;
+            let fills = full(fills)?;
             Ok(value.then(fills.into_iter().map(|fill| Step::Fill { replaced, fill })))
         }
         "Add" | "Sub" | "Mul" | "Div" => {

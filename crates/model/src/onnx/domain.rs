@@ -7,7 +7,6 @@
 
 use tract_onnx::pb::tensor_proto::DataType;
 
-use super::attributes::cast_type;
 use super::gaps;
 use super::graph::Graph;
 use super::sources::Sources;
@@ -55,23 +54,18 @@ impl Domain {
 
     /// Of a network. What is missing may mean something to it where it tests for that, which none does for infinity.
     pub fn of_network(kind: DataType, graph: &Graph, input: &str, shape: &[usize]) -> Self {
-        let is_narrowed = kind == DataType::Int64 && casts_to_integers(graph);
-        match is_narrowed {
-            true => Self::bits(31),
-            false => Self::whole(kind).unwrap_or_else(|| Domain::Finite {
-                most: largest(kind),
-                gaps: gaps::tolerated(graph, input, shape),
-            }),
-        }
+        Self::whole(kind).unwrap_or_else(|| Domain::Finite {
+            most: largest(kind),
+            gaps: gaps::tolerated(graph, input, shape),
+        })
     }
 
-    /// Of a network that reads each column by itself, though they were joined for it: integers are cast from what was joined.
+    /// Of a network that reads each column by itself, though they were joined for it.
     pub fn of_columns(sources: &Sources, graph: &Graph, input: &str) -> Self {
         let gaps = gaps::tolerated(graph, input, &[sources.inputs]);
         let kinds = sources.kinds().into_iter().zip(gaps);
         let domain = |(kind, gap): (Option<DataType>, bool)| match kind {
             None => Domain::All,
-            Some(DataType::Int64 | DataType::Int32) => Self::bits(31),
             Some(kind) => Self::whole(kind).unwrap_or_else(|| Domain::Finite {
                 most: largest(kind),
                 gaps: vec![gap],
@@ -131,13 +125,6 @@ impl Domain {
             }
         }
     }
-}
-
-/// tract casts to integers of 64 bits by way of 32, so that a network would answer as to 2147483647, or to a negative number,
-/// what it is asked about 3000000000: where there is such a cast, columns of both have the integers of 32 bits.
-fn casts_to_integers(graph: &Graph) -> bool {
-    let mut nodes = graph.graph().node.iter();
-    nodes.any(|it| it.op_type == "Cast" && cast_type(it) == Some(DataType::Int64))
 }
 
 fn largest(kind: DataType) -> f64 {

@@ -15,6 +15,7 @@ use tract_onnx::tract_core::ops::Cost;
 
 use super::Error;
 use super::attributes::elements;
+use super::casts;
 use super::domain::Domain;
 use super::graph::{Graph, tensor_type};
 use super::rewrite;
@@ -211,9 +212,9 @@ impl Network {
     }
 
     fn compile(mut self, graph: &Graph, rows: &[f64]) -> Result<Self, Error> {
-        let model = tract_onnx::onnx()
-            .model_for_proto_model(&graph.model)
-            .map_err(failed)?;
+        let mut onnx = tract_onnx::onnx();
+        onnx.op_register.insert("Cast", casts::cast);
+        let model = onnx.model_for_proto_model(&graph.model).map_err(failed)?;
         // One row is what every network must do; some are made for no more.
         let (one, multiply_adds) = self.plan(&model, 1)?;
         self.multiply_adds = multiply_adds;
@@ -278,6 +279,7 @@ impl Network {
         check_sizes(&model)?;
         let multiply_adds = multiply_adds(&model).map_err(failed)?;
         let model = model.into_optimized().map_err(failed)?;
+        casts::check_integers(&model)?;
         let plan = model.into_runnable().map_err(failed)?;
         Ok((Plan { rows, plan }, multiply_adds))
     }

@@ -25,8 +25,7 @@ pub(super) fn join_inputs(graph: &mut Graph, sources: &Sources) -> Result<(), Er
     };
     check_free(graph, ROWS)?;
     let all_single = sources.tensors.iter().all(|it| it.kind == DataType::Float);
-    // Doubles hold the values of all the number types, but for integers beyond 2^53, about which nobody can ask:
-    // `Domain::of_columns` ends where tract's cast of doubles to integers does, at 2^31.
+    // Doubles hold the values of all the number types, but for integers beyond 2^53, about which nobody can ask: rows are doubles.
     let kind = match all_single {
         true => DataType::Float,
         false => DataType::Double,
@@ -117,6 +116,11 @@ fn kinds(graph: &GraphProto) -> HashMap<String, DataType> {
         let kind = match (node.op_type.as_str(), node.domain.as_str()) {
             ("Cast", _) => cast_type(node),
             ("Imputer", _) => first,
+            ("ArgMax" | "ArgMin" | "Shape", _) => Some(DataType::Int64),
+            (
+                "Equal" | "Greater" | "GreaterOrEqual" | "IsNaN" | "Less" | "LessOrEqual" | "Not",
+                _,
+            ) => Some(DataType::Bool),
             // Its first input is a truth.
             ("Where", _) => node.input.get(1).and_then(|it| kinds.get(it).copied()),
             // Of the others of this domain the outputs are single.
@@ -164,6 +168,17 @@ fn integers(name: String, numbers: &[f64]) -> TensorProto {
     }
 }
 
+/// A list of floats.
+fn floats(name: String, numbers: &[f64]) -> TensorProto {
+    TensorProto {
+        name,
+        dims: vec![numbers.len() as i64],
+        data_type: DataType::Float.into(),
+        float_data: numbers.iter().map(|it| *it as f32).collect(),
+        ..TensorProto::default()
+    }
+}
+
 /// Turns what tract does not know (scalers, imputers, columns that are picked or joined) into plain operators.
 pub(super) fn operators(graph: &mut GraphProto, inputs: usize) -> Result<(), Error> {
     check_free(graph, "quadrille.")?;
@@ -172,26 +187,27 @@ pub(super) fn operators(graph: &mut GraphProto, inputs: usize) -> Result<(), Err
     for (at, node) in std::mem::take(&mut graph.node).into_iter().enumerate() {
         let name = |what: &str| format!("quadrille.{at}.{what}");
         let attributes = Attributes(&node);
-        let mut constant = |what: &str, numbers: &[f32]| {
+        let mut constant = |what: &str, numbers: &[f64], kind: DataType| {
             // Of some of the columns there are fewer; tract checks that they fit what they meet.
             if numbers.is_empty() || numbers.len() > inputs {
                 let reason = "it does not fit the number of columns";
                 return Err(Error::operator(&node.op_type, reason));
             }
+            let tensor = match kind {
+                DataType::Int64 => integers(name(what), numbers),
+                _ => floats(name(what), numbers),
+            };
             graph.initializer.push(TensorProto {
-                name: name(what),
                 dims: vec![1, numbers.len() as i64],
-                data_type: DataType::Float.into(),
-                float_data: numbers.to_vec(),
-                ..TensorProto::default()
+                ..tensor
             });
             Ok(name(what))
         };
         let value = node.input.first().cloned().unwrap_or_default();
         match node.op_type.as_str() {
             "Scaler" => {
-                let offset = constant("offset", attributes.floats("offset"))?;
-                let scale = constant("scale", attributes.floats("scale"))?;
+                let offset = constant("offset", &attributes.numbers("offset")?, DataType::Float)?;
+                let scale = constant("scale", &attributes.numbers("scale")?, DataType::Float)?;
                 let output = node.output.first().cloned().unwrap_or_default();
                 if kinds.get(&value) == Some(&DataType::Double) {
                     // Single precision only at the end: the difference of two large doubles may be all that there is to them.
@@ -211,12 +227,13 @@ pub(super) fn operators(graph: &mut GraphProto, inputs: usize) -> Result<(), Err
                 }
             }
             "Imputer" => {
-                let replaced = attributes.replaced();
-                let fills = constant("fills", attributes.floats("imputed_value_floats"))?;
+                let kind = kinds.get(&value).copied().unwrap_or(DataType::Float);
+                let (replaced, fills) = attributes.filling(kind)?;
+                let fills = constant("fills", &fills, kind)?;
                 let test = match replaced.is_nan() {
                     true => plain("IsNaN", vec![value.clone()], name("test")),
                     false => {
-                        let replaced = constant("replaced", &[replaced])?;
+                        let replaced = constant("replaced", &[replaced], kind)?;
                         plain("Equal", vec![value.clone(), replaced], name("test"))
                     }
                 };
