@@ -292,6 +292,34 @@ mod tests {
         assert!((1..=2).contains(&lines), "{lines}");
     }
 
+    #[tokio::test]
+    async fn as_many_queries_by_variant_as_may_run_leave_the_others_their_turn() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite:{}", folder.path().join("results.db").display());
+        let store = AnyStore::open(&url).await.unwrap();
+        let reader = Reader::new(store, vec![Served::from("p")]);
+        let by_variant = Filter {
+            variant: Some("blue".to_owned()),
+            ..Filter::default()
+        };
+        let by_key_too = Filter {
+            key: Some("k".to_owned()),
+            ..by_variant.clone()
+        };
+        let list = |filter: &Filter| reader.list("p", filter.clone(), None);
+        let running = reader.unindexed.acquire_many(UNINDEXED_MAX as u32).await;
+        let (third, keyed, any) = tokio::join!(
+            list(&by_variant),
+            list(&by_key_too),
+            list(&Filter::default())
+        );
+        assert!(matches!(third, Err(Error::Busy)), "{third:?}");
+        assert!(keyed.is_ok() && any.is_ok(), "{keyed:?} {any:?}");
+        drop(running);
+        assert!(list(&by_variant).await.is_ok());
+        assert_eq!(reader.unindexed.available_permits(), UNINDEXED_MAX);
+    }
+
     #[test]
     fn an_error_is_short_whatever_it_names() {
         let name = "\u{1}".repeat(1 << 20);

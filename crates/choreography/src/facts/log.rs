@@ -21,6 +21,9 @@ use crate::{
 /// How long the topic may take to be read.
 pub(super) const READ_WITHIN: Duration = Duration::from_secs(20);
 
+/// How long what was written may take to be read: a writer that was killed leaves a transaction open before it, for up to 30 s.
+const WRITTEN_WITHIN: Duration = Duration::from_secs(45);
+
 /// Between two looks for what was written.
 const READ_AGAIN: Duration = Duration::from_millis(250);
 
@@ -103,9 +106,9 @@ impl FactsLog {
             Err(write::Error::InDoubt { reason, .. }) => Some(reason),
             Err(error) => return Err(unwritten(error.to_string())),
         };
-        let deadline = Instant::now() + READ_WITHIN;
+        let deadline = Instant::now() + WRITTEN_WITHIN;
         loop {
-            self.read(deadline.saturating_duration_since(Instant::now()))?;
+            self.read(READ_WITHIN)?;
             let current = self.current(&facts.pipeline);
             if let Some(current) = current.filter(|it| it.generation >= facts.generation) {
                 return Ok(current);
@@ -114,7 +117,7 @@ impl FactsLog {
                 return Err(unwritten(reason));
             }
             if Instant::now() > deadline {
-                let within = READ_WITHIN.as_secs();
+                let within = WRITTEN_WITHIN.as_secs();
                 let reason =
                     format!("they were written, but could not be read back within {within} s");
                 return Err(unwritten(reason));
