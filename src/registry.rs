@@ -2,14 +2,13 @@
 
 use std::{env, fs, time::Duration};
 
-use quadrille_choreography::{Admin, Cluster};
-use quadrille_proto::Topics;
+use quadrille_choreography::Cluster;
 use quadrille_registry::{
     self as registry, Deployment, ModelEntry, ModelId, Registry, Replica, Replicas, Role,
 };
 use quadrille_service::Error;
 
-use crate::{output::counted, preview, time::now_ms};
+use crate::{kafka, output::counted, preview, time::now_ms};
 
 /// How long the status topic may take to be read.
 const STATUS_WITHIN: Duration = Duration::from_secs(20);
@@ -19,8 +18,7 @@ const STATUS_WITHIN: Duration = Duration::from_secs(20);
 /// # Errors
 /// Kafka does not answer, or topics are missing.
 pub fn open(cluster: &Cluster) -> Result<Registry, Error> {
-    // One question first: it fails after 10 s and says why, where the log's readers wait a minute for a Kafka that is away.
-    Admin::connect(cluster)?.partitions(Topics::MODELS)?;
+    kafka::reach(cluster)?;
     Registry::open(cluster).map_err(refused)
 }
 

@@ -26,7 +26,7 @@ use tonic::Code;
 use self::config::{FileOfThen, Kept};
 use crate::{
     grpc::{self, AddressArg},
-    kafka::{Kafka, blocking},
+    kafka::{self, Kafka, blocking},
     output::{self, Output, OutputArg},
     pipelines::PipelineArg,
     preview::cell,
@@ -167,6 +167,7 @@ fn explain(
     stored: StoredPrediction,
     model: Option<&Path>,
 ) -> Result<Explanation, Error> {
+    kafka::reach(cluster)?;
     let payload = payload(cluster, &stored)?;
     let (schema, message) = open(&payload).map_err(|error| spoilt(&stored, error))?;
     let package = match model {

@@ -78,6 +78,11 @@ impl Sending {
             n if n == FAULTS_SHOWN + 1 => "more faults are only counted".to_owned(),
             _ => return,
         };
+        self.note(&text);
+    }
+
+    /// Says something beside the line.
+    pub fn note(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.suspend(|| output::note(text)),
             None => output::note(text),

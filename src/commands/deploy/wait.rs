@@ -90,6 +90,10 @@ pub fn until_ready(
                     deployment.revision, deployment.pipeline
                 )));
             }
+            // Old reports say nothing of the replicas.
+            Verdict::Waiting(_) if !registry.follower().caught_up() => {
+                "Kafka does not answer; waiting for it".to_owned()
+            }
             Verdict::Waiting(waits) => waits,
         };
         let view = registry.view();

@@ -7,6 +7,7 @@ use quadrille_service::Error;
 
 use super::{Which, explain, show};
 use crate::{
+    kafka,
     meter::Letters,
     output::{self, Output, OutputArg},
 };
@@ -32,6 +33,7 @@ pub struct Args {
 /// The topic cannot be one, or Kafka does not answer.
 pub fn run(args: &Args) -> Result<(), Error> {
     let cluster = args.which.kafka.cluster()?;
+    kafka::reach(&cluster)?;
     let scope = match args.all {
         true => Scope::All,
         false => Scope::Open,

@@ -12,6 +12,7 @@ use serde_json::json;
 
 use super::{Which, explain};
 use crate::{
+    kafka,
     meter::Letters,
     output::{self, Output, OutputArg},
     preview, registry,
@@ -53,6 +54,7 @@ pub fn note(text: &str) -> Result<String, String> {
 /// The topic cannot be one, Kafka does not answer, or letters could not be sent back.
 pub fn settle(args: &Settling, action: Action, note: &str) -> Result<(), Error> {
     let cluster = args.which.kafka.cluster()?;
+    kafka::reach(&cluster)?;
     let by = registry::author(args.by.as_deref());
     let mut refused = 0;
     for topic in &args.which.topics()? {

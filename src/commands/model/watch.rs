@@ -93,7 +93,7 @@ async fn open(cluster: Cluster, every: Duration, once: bool) -> Result<Registry,
         let cluster = cluster.clone();
         match blocking(move || registry::open(&cluster)).await {
             Err(Error::Failed(reason)) if !once => {
-                tracing::warn!(reason, "log of models cannot be read; it is tried again");
+                output::note(format_args!("{reason}; it is tried again"));
             }
             opened => return opened,
         }
@@ -127,7 +127,10 @@ impl Watcher {
             Ok(folders) => folders,
             Err(error) => {
                 // It may be a mount that comes back.
-                tracing::warn!(dir = %self.dir.display(), %error, "folder cannot be read");
+                output::note(format_args!(
+                    "{} cannot be read: {error}; it is tried again",
+                    self.dir.display()
+                ));
                 return;
             }
         };
@@ -153,7 +156,10 @@ impl Watcher {
             Err(Fault::NotWhole(reason)) => (same, Some(reason)),
             Err(Fault::Refused(reason)) => (true, Some(reason)),
             Err(Fault::Later(reason)) => {
-                tracing::warn!(folder = %folder.display(), reason, "not pushed; it is tried again");
+                output::note(format_args!(
+                    "{} is not pushed: {reason}; it is tried again",
+                    folder.display()
+                ));
                 (false, Some(reason))
             }
         };

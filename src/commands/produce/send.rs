@@ -20,6 +20,8 @@ const FLYING_BYTES_MAX: usize = 4 << 20;
 const FLYING_RECORDS_MAX: usize = 20_000;
 /// So many failures in a row mean that Kafka is unreachable; sending more will not help.
 const FAILED_IN_A_ROW_MAX: u64 = 1_000;
+/// After this long without a confirmation it is said that Kafka is waited for; a record is given up after 10 s.
+const STALLED_AFTER: Duration = Duration::from_secs(4);
 /// Before a record is sent again for which the client had no room.
 const BUSY_WAIT: Duration = Duration::from_millis(10);
 /// A sender that was held up catches up on no more than this.
@@ -92,7 +94,7 @@ pub async fn send(
         tokio::select! {
             biased;
             () = &mut shutdown, if open => (open, stopped) = (false, true),
-            _ = tick.tick() => sender.meter.show(&sender.counts),
+            _ = tick.tick() => sender.show(now),
             item = rows.recv(), if room && due => match item {
                 Some(item) => {
                     pace.taken(now);
@@ -134,6 +136,9 @@ struct Sender<'a> {
     counts: Counts,
     meter: Sending,
     failed_in_a_row: u64,
+    /// When Kafka last confirmed a record, or the first of those in flight was sent.
+    moved: Instant,
+    stalled: bool,
     round: i32,
 }
 
@@ -146,12 +151,26 @@ impl<'a> Sender<'a> {
             counts: Counts::default(),
             meter: Sending::start(),
             failed_in_a_row: 0,
+            moved: Instant::now(),
+            stalled: false,
             round: 0,
         }
     }
 
     fn has_room(&self) -> bool {
         self.flying_bytes < FLYING_BYTES_MAX && self.flying.len() < FLYING_RECORDS_MAX
+    }
+
+    fn show(&mut self, now: Instant) {
+        let waits = !self.flying.is_empty() && now.duration_since(self.moved) >= STALLED_AFTER;
+        if waits && !self.stalled {
+            self.stalled = true;
+            let seconds = STALLED_AFTER.as_secs();
+            self.meter.note(&format!(
+                "Kafka has confirmed nothing for {seconds} s; waiting for it"
+            ));
+        }
+        self.meter.show(&self.counts);
     }
 
     fn take(&mut self, item: Item) {
@@ -183,6 +202,9 @@ impl<'a> Sender<'a> {
             timestamp_ms: None,
             headers: &[],
         });
+        if self.flying.is_empty() {
+            self.moved = Instant::now();
+        }
         self.flying_bytes += weight(&row);
         self.flying.push_back(Flight {
             row,
@@ -196,6 +218,7 @@ impl<'a> Sender<'a> {
             Ok(_) => {
                 self.counts.confirmed += 1;
                 self.failed_in_a_row = 0;
+                (self.moved, self.stalled) = (Instant::now(), false);
             }
             Err(publisher::Error::Busy) => {
                 sleep(BUSY_WAIT).await;

@@ -6,7 +6,7 @@ use quadrille_proto::{STAGES, Service};
 use quadrille_service::Error;
 
 use super::{Author, Outcome, Which};
-use crate::output::OutputArg;
+use crate::{kafka, output::OutputArg};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -38,6 +38,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<(), Error> {
     let pipelines = args.which.pipeline.all()?;
     let cluster = args.which.kafka.cluster()?;
+    kafka::reach(&cluster)?;
     let admin = Admin::connect(&cluster)?;
     for pipeline in &pipelines {
         let outcome = accept(&admin, pipeline, &args.author)?;

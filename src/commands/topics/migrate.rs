@@ -8,7 +8,10 @@ use quadrille_proto::{STAGES, Service};
 use quadrille_service::Error;
 
 use super::{Author, Outcome, Which};
-use crate::output::{self, OutputArg};
+use crate::{
+    kafka,
+    output::{self, OutputArg},
+};
 
 /// Between looks at the groups.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -46,7 +49,9 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<(), Error> {
     let pipeline = args.which.pipeline.one()?;
-    let admin = Admin::connect(&args.which.kafka.cluster()?)?;
+    let cluster = args.which.kafka.cluster()?;
+    kafka::reach(&cluster)?;
+    let admin = Admin::connect(&cluster)?;
     migrate(&admin, &pipeline, args)?.print(args.output.get())
 }
 

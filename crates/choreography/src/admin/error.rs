@@ -1,7 +1,7 @@
 //! Why topics cannot be used as they are.
 
 use quadrille_proto::Topics;
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use crate::{facts, table};
 
@@ -9,8 +9,8 @@ use crate::{facts, table};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(
-        "Kafka at {servers} does not answer: {source}{}; check KAFKA_BOOTSTRAP_SERVERS and KAFKA_PROPERTIES",
-        reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default()
+        "Kafka at {servers} does not answer: {}; check that it runs, and KAFKA_BOOTSTRAP_SERVERS and KAFKA_PROPERTIES",
+        why(source, reason.as_deref())
     )]
     Unreachable {
         servers: String,
@@ -84,6 +84,28 @@ pub enum Error {
     Facts(facts::Error),
 }
 
+/// What became of the question, and what the client said last of its connections, without its address of a broker ahead and its
+/// counts behind. That alone where the question had no answer: then it is "transport failure" or "timed out" whatever the cause.
+fn why(source: &KafkaError, reason: Option<&str>) -> String {
+    let Some(reason) = reason else {
+        return source.to_string();
+    };
+    let said = match reason.split_once("/bootstrap: ") {
+        Some((address, said)) if !address.contains(' ') => said,
+        _ => reason,
+    };
+    let said = &said[..said.rfind(" (after ").unwrap_or(said.len())];
+    let unanswered = [
+        RDKafkaErrorCode::AllBrokersDown,
+        RDKafkaErrorCode::BrokerTransportFailure,
+        RDKafkaErrorCode::OperationTimedOut,
+    ];
+    match source.rdkafka_error_code() {
+        Some(code) if unanswered.contains(&code) => said.to_owned(),
+        _ => format!("{source}: {said}"),
+    }
+}
+
 impl From<facts::Error> for Error {
     fn from(error: facts::Error) -> Self {
         match error {
@@ -109,5 +131,42 @@ impl Error {
     /// Whether topics are missing, which right after they were created is a matter of moments.
     pub fn is_missing(&self) -> bool {
         matches!(self, Error::Missing { .. })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kafka_that_does_not_answer_is_told_in_the_words_of_the_connection() {
+        let told = |code, reason: Option<&str>| {
+            let error = Error::Unreachable {
+                servers: "a:1".to_owned(),
+                source: KafkaError::MetadataFetch(code),
+                reason: reason.map(Into::into),
+            };
+            error.to_string()
+        };
+        let said = |reason| told(RDKafkaErrorCode::BrokerTransportFailure, reason);
+        let check = "; check that it runs, and KAFKA_BOOTSTRAP_SERVERS and KAFKA_PROPERTIES";
+        let refused = "a:1/bootstrap: Connect to ipv4#127.0.0.1:1 failed: Connection refused (after 0ms in state CONNECT, \
+                       1 identical error(s) suppressed)";
+        assert_eq!(
+            said(Some(refused)),
+            format!(
+                "Kafka at a:1 does not answer: Connect to ipv4#127.0.0.1:1 failed: Connection refused{check}"
+            )
+        );
+        assert_eq!(
+            said(Some("SASL authentication error: wrong password")),
+            format!(
+                "Kafka at a:1 does not answer: SASL authentication error: wrong password{check}"
+            )
+        );
+        assert!(said(None).contains("BrokerTransportFailure"));
+        // An answer is not to be taken for none.
+        let answered = told(RDKafkaErrorCode::TopicAuthorizationFailed, Some(refused));
+        assert!(answered.contains("TopicAuthorizationFailed"), "{answered}");
     }
 }
