@@ -12,6 +12,7 @@ use quadrille_proto::{
 use quadrille_service::Error;
 use serde_json::json;
 
+use self::record::Given;
 use crate::{
     files,
     grpc::{self, AddressArg},
@@ -32,14 +33,14 @@ Examples:
   quadrille predict --json '{\"pregnant\": 6, \"glucose\": 148, …}' --output json
   quadrille predict --pipeline diabetes --json record.json --address http://inference:7003
 
-The fields are those of the pipeline file; id, key and time may be left out, and so may fields that are not required. null is a \
-missing value. Truths are true or false. The answer is the decision of the pipeline's threshold, and the probability of the positive \
+The fields are those of the pipeline file; id, key and time may be left out, and so may fields that are not required. null, or nothing \
+behind the =, is a missing value. Truths are true or false. The answer is the decision of the pipeline's threshold, and the probability of the positive \
 class. Nothing is stored.";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// The record, field by field, a field with spaces in quotes. Numbers, true, false and null are that; other values are texts.
+    /// The record, field by field, a field with spaces in quotes. Numbers, true, false and null are that, nothing is null, other values are texts.
     #[arg(value_name = "FIELD=VALUE", required_unless_present = "json")]
     fields: Vec<String>,
 
@@ -65,17 +66,23 @@ pub async fn run(args: Args) -> Result<(), Error> {
         Some(given) => pipelines::name(Some(given))?,
         None => String::new(),
     };
-    let record = match args.json {
-        Some(given) => blocking(move || read(&given)).await?,
+    let given = match args.json {
+        Some(given) => Given::from(blocking(move || read(&given)).await?),
         None => record::from_pairs(&args.fields)?,
     };
     let channel = args.address.connect(Service::Inference).await?;
     let request = PredictRequest {
         pipeline,
-        record: Some(record),
+        record: Some(given.record.clone()),
     };
     let answer = PredictServiceClient::new(channel).predict(request).await;
-    let answer = answer.map_err(|status| grpc::refused("inference", &status))?;
+    let answer = answer.map_err(|status| {
+        let refused = grpc::refused("inference", &status);
+        match given.hint(status.message()) {
+            Some(hint) => Error::Failed(format!("{refused} ({hint})")),
+            None => refused,
+        }
+    })?;
     let _ = output::print(show(&answer.into_inner(), args.output.get()))?;
     Ok(())
 }

@@ -99,7 +99,7 @@ fn explain(text: &str, error: &serde_json::Error, state: &State<'_, '_>) -> Inva
         let fix = "send a finite number";
         return Invalid::new(InvalidKind::OutOfRange, state.name(), reason, fix);
     }
-    if let Some(word) = number_word(text, error) {
+    if let Some(word) = number_word(text, error.line(), error.column()) {
         let reason = format!("{word} is not JSON ({place})");
         let fix = match state.field() {
             Some(field) => field.instead_of_nan(),
@@ -120,12 +120,12 @@ fn explain(text: &str, error: &serde_json::Error, state: &State<'_, '_>) -> Inva
     }
 }
 
-/// What programs write for a number that is none, where that is what the parser stumbled over.
-fn number_word<'t>(text: &'t str, error: &serde_json::Error) -> Option<&'t str> {
+/// What programs write for a number that is none (`NaN`, `-Infinity`), where that is what a JSON parser stumbled over at this place.
+/// It counts lines and bytes from 1, and stands at the first or second byte of the word.
+pub fn number_word(text: &str, line: usize, column: usize) -> Option<&str> {
     const WORDS: [&str; 4] = ["nan", "infinity", "inf", "undefined"];
-    // The parser counts lines and bytes from 1, and stands at the first or second byte of the word.
-    let line = text.split('\n').nth(error.line().checked_sub(1)?)?;
-    let at = line.floor_char_boundary(error.column().saturating_sub(1));
+    let line = text.split('\n').nth(line.checked_sub(1)?)?;
+    let at = line.floor_char_boundary(column.saturating_sub(1));
     let of_word = |c: char| c.is_ascii_alphabetic() || c == '-' || c == '+';
     let start = line[..at].trim_end_matches(of_word).len();
     let rest = &line[start..];

@@ -45,6 +45,7 @@ pub use csv_row::CsvColumns;
 pub use describe::{FeatureMeaning, FieldMeaning};
 pub use error::Error;
 pub use invalid::{Invalid, InvalidKind};
+pub use json::number_word;
 pub use load::Loaded;
 pub use pipeline::Pipeline;
 pub use projection::Projection;

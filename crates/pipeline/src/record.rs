@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use crate::example;
 use crate::invalid::{Invalid, InvalidKind};
-use crate::quote::{list, quote, suggest};
+use crate::quote::{list, nearest, quote};
 use crate::spec::{FieldKind, FieldSpec, Label, RecordSpec, UnknownFields, element_names};
 use crate::time;
 use crate::value::Value;
@@ -154,9 +154,13 @@ impl Slots {
     }
 
     pub(crate) fn unknown(&self, name: &str) -> Invalid {
+        let meant = match nearest(name, self.names()) {
+            Some(meant) => format!("did you mean {}? ", quote(meant)),
+            None => "remove it; ".to_owned(),
+        };
         let fix = format!(
-            "{} (or set record.unknown_fields = \"keep\" in the pipeline file)",
-            suggest(name, "remove it; the fields are", self.names())
+            "{meant}the fields are {} (or set record.unknown_fields = \"keep\" in the pipeline file)",
+            list(self.names())
         );
         Invalid::new(
             InvalidKind::UnknownField,

@@ -308,10 +308,16 @@ impl FieldSpec {
             Value::Text(text) => text.trim().parse::<f64>().ok(),
             _ => None,
         };
-        let fix = match number {
-            Some(number) if number.is_finite() => "send it as a number, without quotes".to_owned(),
-            Some(_) => self.instead_of_nan(),
-            None => format!("send {wanted}{}", self.or_missing()),
+        let fix = match (number, value) {
+            (Some(number), _) if number.is_finite() => {
+                "send it as a number, without quotes".to_owned()
+            }
+            // As of a CSV file's cell.
+            (Some(_), Value::Text(text)) => {
+                let reason = format!("{} is not a finite number", quote(text));
+                return self.wrong(reason, self.instead_of_nan());
+            }
+            _ => format!("send {wanted}{}", self.or_missing()),
         };
         value.wrong_type(&self.name, fix)
     }
