@@ -11,6 +11,7 @@ pub(crate) mod ensemble;
 pub mod fit;
 mod kernel;
 mod layout;
+mod leaves;
 mod shapley;
 #[cfg_attr(not(target_arch = "x86_64"), path = "no_simd.rs")]
 mod simd;

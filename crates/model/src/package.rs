@@ -16,12 +16,13 @@ use std::sync::Arc;
 
 pub use disk::Overwrite;
 pub use inputs::{Difference, OutOfOrder};
-pub use manifest::{Artefact, Backend, Digest, FORMAT, Labels, Manifest, Onnx, Training};
+pub use manifest::{Artefact, Backend, Digest, FORMAT, Manifest, Onnx, Training};
 use sha2::{Digest as _, Sha256};
-pub use warm_up::{Mismatch, ROWS_MAX, TOLERANCE, WarmUp, WarmUpRow};
+pub use warm_up::{Mismatch, TOLERANCE, WarmUp, WarmUpRow};
 
 use crate::forest::{self, Forest};
 use crate::logistic::{self, Logistic};
+pub use crate::outputs::Labels;
 pub use crate::scorer::Activation;
 use crate::scorer::{self, Estimator, Scorer};
 use crate::train::Trained;

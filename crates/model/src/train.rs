@@ -13,8 +13,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 pub use dataset::Dataset;
-pub use importance::{Group, Importance, Importances, Measure};
-pub use options::{Algorithm, DEPTH_MAX, FOLDS_MAX, TREES_MAX, TrainOptions, WarmUpRows};
+pub use importance::{Importance, Importances};
+pub use options::{
+    Algorithm, DEPTH_MAX, FOLDS_MAX, Group, Measure, TREES_MAX, TrainOptions, WarmUpRows,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::Number;
 pub use split::Split;
@@ -22,9 +24,9 @@ pub use split::Split;
 use crate::forest::{self, Forest, fit::Parameters};
 use crate::logistic::Logistic;
 use crate::metrics::{self, Metrics};
-use crate::package::{Labels, ROWS_MAX};
 use crate::preprocess::{self, Preprocess};
 use crate::scorer::{self, Estimator};
+use crate::{Labels, WARM_UP_ROWS_MAX};
 use importance::Measured;
 use split::Folds;
 
@@ -330,8 +332,8 @@ pub fn train_split(
         inputs: data.inputs.clone(),
         rows: data.labels.len(),
         recorded: match options.warm_up {
-            WarmUpRows::Synthetic => data.synthetic(ROWS_MAX, options.seed),
-            WarmUpRows::Real => data.spread(ROWS_MAX),
+            WarmUpRows::Synthetic => data.synthetic(WARM_UP_ROWS_MAX, options.seed),
+            WarmUpRows::Real => data.spread(WARM_UP_ROWS_MAX),
         },
         preprocess,
         fitted,

@@ -4,8 +4,9 @@
 //! format asks beyond that is turned into it at load, exactly: an [`Operand`] is what a node's comparison reads, an input as
 //! it is, negated, or compared for equality. No step of a walk pays for it; a row pays for filling its operands.
 
-use super::kernel::{Kernel, Leaves};
+use super::kernel::Kernel;
 use super::layout::Layout;
+use super::leaves::Leaves;
 use super::shapley::{self, Walked};
 use super::{Error, SourceNode};
 

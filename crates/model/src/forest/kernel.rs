@@ -3,7 +3,8 @@
 //! sixteen trees. A step has no branch to guess wrong: it adds the outcome of its comparison to an index, and a walk that
 //! has reached its leaf stays there.
 
-use super::Layout;
+use super::layout::{Layout, Node, Tree};
+use super::leaves::{Leaves, Values};
 use super::simd::Complete;
 
 /// Rows that walk a tree at once: enough to hide the latency of a load, few enough for the registers.
@@ -26,52 +27,6 @@ struct Step {
     child: u32,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Tree {
-    pub root: u32,
-    /// Splits between the root and its deepest leaf.
-    pub depth: u32,
-}
-
-/// What a row gets for the leaf it ends at.
-pub(super) trait Leaves {
-    /// Values in a row of sums.
-    fn width(&self) -> usize;
-
-    /// Adds a leaf to a row of sums.
-    fn add(&self, leaf: usize, sums: &mut [f64]);
-
-    /// Adds leaves to a row of sums, one after another.
-    #[inline(always)]
-    fn add_all(&self, leaves: &[u32], sums: &mut [f64]) {
-        for leaf in leaves {
-            self.add(*leaf as usize, sums);
-        }
-    }
-}
-
-/// One value a leaf.
-struct Values<'a>(&'a [f64]);
-
-impl Leaves for Values<'_> {
-    #[inline(always)]
-    fn width(&self) -> usize {
-        1
-    }
-
-    #[inline(always)]
-    fn add(&self, leaf: usize, sums: &mut [f64]) {
-        sums[0] += self.0[leaf];
-    }
-
-    /// The sum stays in a register.
-    #[inline(always)]
-    fn add_all(&self, leaves: &[u32], sums: &mut [f64]) {
-        let values = leaves.iter().map(|leaf| self.0[*leaf as usize]);
-        sums[0] = values.fold(sums[0], |sum, value| sum + value);
-    }
-}
-
 #[derive(Default, Clone, PartialEq)]
 pub(super) struct Kernel {
     inputs: usize,
@@ -86,46 +41,26 @@ pub(super) struct Kernel {
 impl Kernel {
     /// From nodes that were validated.
     pub fn new(layout: &Layout) -> Self {
-        let Layout {
-            inputs,
-            roots,
-            nodes,
-        } = layout;
-        let mut steps = Vec::with_capacity(nodes.len());
-        let mut depths = vec![0_u32; nodes.len()];
-        for (at, node) in nodes.iter().enumerate() {
-            let is_leaf = node.child == 0;
-            if !is_leaf {
-                let (child, depth) = (node.child as usize, depths[at] + 1);
-                depths[child..=child + 1].fill(depth);
-            }
-            steps.push(match is_leaf {
-                true => Step {
-                    threshold: f64::INFINITY,
-                    input: *inputs as u32,
-                    child: at as u32,
-                },
-                false => Step {
-                    threshold: node.value,
-                    input: node.input,
-                    child: node.child,
-                },
-            });
-        }
-        let ends = roots.iter().skip(1).map(|&root| root as usize);
-        let ends = ends.chain([nodes.len()]);
-        let depth = |root: u32, end: usize| depths[root as usize..end].iter().copied().max();
-        let trees = roots.iter().zip(ends).map(|(&root, end)| Tree {
-            root,
-            depth: depth(root, end).unwrap_or(0),
-        });
-        let trees: Vec<Tree> = trees.collect();
+        let inputs = layout.inputs;
+        let step = |(at, node): (usize, &Node)| match node.child {
+            0 => Step {
+                threshold: f64::INFINITY,
+                input: inputs as u32,
+                child: at as u32,
+            },
+            child => Step {
+                threshold: node.value,
+                input: node.input,
+                child,
+            },
+        };
+        let trees = layout.trees();
         Kernel {
-            inputs: *inputs,
+            inputs,
             complete: Complete::new(layout, &trees).map(Box::new),
             trees,
-            steps,
-            values: nodes.iter().map(|node| node.value).collect(),
+            steps: layout.nodes.iter().enumerate().map(step).collect(),
+            values: layout.nodes.iter().map(|node| node.value).collect(),
         }
     }
 

@@ -13,6 +13,14 @@ pub(super) struct Node {
     pub child: u32,
 }
 
+/// Where a tree begins, and how deep it is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Tree {
+    pub root: u32,
+    /// Splits between the root and its deepest leaf.
+    pub depth: u32,
+}
+
 /// The nodes of trees; sound only once validated.
 #[derive(Clone, PartialEq)]
 pub(super) struct Layout {
@@ -83,6 +91,32 @@ impl Layout {
         Ok(())
     }
 
+    /// The trees of a layout that was validated.
+    pub fn trees(&self) -> Vec<Tree> {
+        // As children come after their parents, one pass finds every depth.
+        let mut depths = vec![0_u32; self.nodes.len()];
+        for (at, node) in self.nodes.iter().enumerate() {
+            if node.child != 0 {
+                let (child, depth) = (node.child as usize, depths[at] + 1);
+                depths[child..=child + 1].fill(depth);
+            }
+        }
+        let depth = |root: u32, end: usize| depths[root as usize..end].iter().copied().max();
+        let trees = self.roots.iter().zip(self.ends());
+        trees
+            .map(|(&root, end)| Tree {
+                root,
+                depth: depth(root, end).unwrap_or(0),
+            })
+            .collect()
+    }
+
+    /// Where each tree ends in `nodes`.
+    fn ends(&self) -> impl Iterator<Item = usize> {
+        let next = self.roots.iter().skip(1).map(|&root| root as usize);
+        next.chain([self.nodes.len()])
+    }
+
     /// Checks every node, so that walking a tree can neither leave it nor go on for ever;
     /// `leaf` says which values a leaf may have.
     pub fn validate(&self, leaf: impl Fn(f64) -> bool) -> Result<(), Error> {
@@ -96,9 +130,7 @@ impl Layout {
                 problem: Problem::Absent,
             });
         }
-        let ends = self.roots.iter().skip(1).map(|&root| root as usize);
-        let ends = ends.chain([self.nodes.len()]);
-        for (tree, (&root, end)) in self.roots.iter().zip(ends).enumerate() {
+        for (tree, (&root, end)) in self.roots.iter().zip(self.ends()).enumerate() {
             self.validate_tree(root as usize, end, &leaf)
                 .map_err(|(node, problem)| Error::Node {
                     tree,

@@ -1,7 +1,7 @@
 //! No forest is for vectors where the compiler has none for it.
 
-use super::kernel::{Leaves, Tree};
-use super::layout::Layout;
+use super::layout::{Layout, Tree};
+use super::leaves::Leaves;
 
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Complete {}

@@ -15,8 +15,8 @@
 
 use std::arch::x86_64::*;
 
-use super::kernel::{Leaves, Tree};
-use super::layout::{Layout, Node};
+use super::layout::{Layout, Node, Tree};
+use super::leaves::Leaves;
 
 /// Rows that walk a tree at once.
 const LANES: usize = 32;

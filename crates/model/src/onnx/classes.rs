@@ -2,7 +2,7 @@
 //! classes by their names, pipelines have the negative one first.
 
 use prost::Message as _;
-use tract_onnx::pb::{GraphProto, ModelProto, NodeProto};
+use tract_onnx::pb::{ModelProto, NodeProto};
 
 use super::attributes::{Attributes, short};
 use super::graph::Graph;
@@ -28,7 +28,8 @@ impl Classes {
         if bytes.len() > BYTES_MAX {
             return Err(Error::TooLarge);
         }
-        Ok(Graph::new(ModelProto::decode(bytes)?, output)?.classes)
+        let graph = Graph::new(ModelProto::decode(bytes)?, output)?;
+        Ok(Classes::of_answers(&graph))
     }
 
     /// Whether a column is called what another one is called in the file: then answers would be given to the wrong class. Numbers are
@@ -38,6 +39,31 @@ impl Classes {
         let mut places = self.names.iter().map(place).enumerate();
         let is_known = !self.are_numbers || places.clone().all(|(_, place)| place.is_some());
         is_known && places.any(|(column, place)| place.is_some_and(|place| place != column))
+    }
+
+    /// By the map that the answers are packed into, or else by the classifier they come from.
+    fn of_answers(graph: &Graph) -> Option<Self> {
+        if let Some(classes) = graph.map.as_ref().and_then(Classes::of) {
+            return Some(classes);
+        }
+        let mut value = graph.output.as_str();
+        for _ in 0..CHAIN_MAX {
+            let node = graph.maker(value)?;
+            match &*node.op_type {
+                // The first output is the label.
+                "TreeEnsembleClassifier" | "LinearClassifier"
+                    if node.output.first().is_none_or(|it| it != value) =>
+                {
+                    return Classes::of(node);
+                }
+                // They leave the columns where they are.
+                "Identity" | "ZipMap" | "Cast" | "Sigmoid" | "Exp" | "Softmax" | "Normalizer" => {
+                    value = node.input.first()?;
+                }
+                _ => return None,
+            }
+        }
+        None
     }
 
     fn of(node: &NodeProto) -> Option<Self> {
@@ -61,32 +87,6 @@ impl Classes {
             are_numbers: true,
         })
     }
-}
-
-/// What the columns of a value are called: by the map it is packed into, or else by the classifier it comes from.
-pub(super) fn find(graph: &GraphProto, map: Option<&NodeProto>, value: &str) -> Option<Classes> {
-    if let Some(classes) = map.and_then(Classes::of) {
-        return Some(classes);
-    }
-    let mut value = value;
-    for _ in 0..CHAIN_MAX {
-        let mut nodes = graph.node.iter();
-        let node = nodes.find(|node| node.output.iter().any(|it| it == value))?;
-        match &*node.op_type {
-            // The first output is the label.
-            "TreeEnsembleClassifier" | "LinearClassifier"
-                if node.output.first().is_none_or(|it| it != value) =>
-            {
-                return Classes::of(node);
-            }
-            // They leave the columns where they are.
-            "Identity" | "ZipMap" | "Cast" | "Sigmoid" | "Exp" | "Softmax" | "Normalizer" => {
-                value = node.input.first()?;
-            }
-            _ => return None,
-        }
-    }
-    None
 }
 
 #[cfg(test)]

@@ -9,7 +9,6 @@ use tract_onnx::pb::{GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoPr
 
 use super::Error;
 use super::attributes::{elements, short};
-use super::classes::{self, Classes};
 
 /// The most nodes of a graph.
 const NODES_MAX: usize = 20_000;
@@ -19,8 +18,8 @@ pub(crate) struct Graph {
     pub model: ModelProto,
     /// The name of the value that holds the answers: a node's output.
     pub output: String,
-    /// What its columns are called.
-    pub classes: Option<Classes>,
+    /// The map that the file packs them into, of which none is among the nodes: its keys are names of the columns.
+    pub map: Option<NodeProto>,
     /// The input tensors of the file, also those that the answers do not need.
     pub inputs: Vec<String>,
     /// Whether the file has several: then each is a column.
@@ -59,7 +58,7 @@ impl Graph {
             }
         }
         let (wanted, map) = choose(graph, &makers, output)?;
-        let classes = classes::find(graph, map.map(|at| &graph.node[at]), &wanted);
+        let map = map.map(|at| graph.node[at].clone());
         let kept = ancestors(graph, &makers, &wanted);
         let mut at = 0;
         graph.node.retain(|_| {
@@ -88,7 +87,7 @@ impl Graph {
         Ok(Graph {
             model,
             output: wanted,
-            classes,
+            map,
             has_several_inputs: inputs.len() > 1,
             inputs,
         })

@@ -8,10 +8,10 @@ use serde_json::Number;
 use sha2::{Digest as _, Sha256};
 
 use super::{Error, MANIFEST_FILE, WarmUp};
-use crate::Outputs;
 use crate::preprocess::Preprocess;
 use crate::scorer::Activation;
 use crate::train::{Algorithm, Evaluation};
+use crate::{Labels, Outputs};
 
 /// The version of the package's form that this code writes. It reads this one and the one before.
 pub const FORMAT: u32 = 2;
@@ -69,6 +69,16 @@ impl Backend {
             Backend::Forest => "forest",
             Backend::Logistic => "logistic",
             Backend::Onnx => "onnx",
+        }
+    }
+}
+
+impl Algorithm {
+    /// What reads such a model's artefact.
+    pub fn backend(self) -> Backend {
+        match self {
+            Self::RandomForest => Backend::Forest,
+            Self::LogisticRegression => Backend::Logistic,
         }
     }
 }
@@ -142,40 +152,6 @@ impl From<ManifestV1> for Manifest {
             created_at: manifest.created_at,
             written_by: manifest.written_by,
         }
-    }
-}
-
-/// What the two classes are called.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Labels {
-    pub negative: String,
-    /// The class whose probability the model gives.
-    pub positive: String,
-}
-
-impl Labels {
-    /// Whether one of the classes is the opposite one in `other`: a probability would be taken for its complement. Classes that `other`
-    /// has no names for say nothing.
-    pub fn is_inverted(&self, other: &Self) -> bool {
-        self.negative == other.positive || self.positive == other.negative
-    }
-
-    /// Whether both call a class the same, on whichever side.
-    pub fn shares_a_name(&self, other: &Self) -> bool {
-        let names = [&other.negative, &other.positive];
-        names.contains(&&self.negative) || names.contains(&&self.positive)
-    }
-}
-
-/// The negative class and the positive one.
-impl fmt::Display for Labels {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "negative {:?}, positive {:?}",
-            self.negative, self.positive
-        )
     }
 }
 

@@ -3,10 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Error;
-use crate::Model;
-
-/// The most rows: enough to notice a wrong model, few enough to be scored at every load.
-pub const ROWS_MAX: usize = 32;
+use crate::{Model, WARM_UP_ROWS_MAX};
 
 /// The tolerance of rows that this library records.
 pub const TOLERANCE: f64 = 1e-9;
@@ -20,7 +17,7 @@ const VALUES_MAX: usize = 8_192;
 pub struct WarmUp {
     /// An output may be off by this much, times its own size where that is above 1.
     pub tolerance: f64,
-    /// At most [`ROWS_MAX`].
+    /// At most [`WARM_UP_ROWS_MAX`].
     pub rows: Vec<WarmUpRow>,
 }
 
@@ -51,7 +48,7 @@ impl WarmUp {
     /// Records what `model` answers to the first of `rows` (row-major), but for those without a prediction.
     pub(crate) fn record(model: &dyn Model, rows: &[f64]) -> Self {
         let width = model.inputs().len();
-        let most = ROWS_MAX.min(VALUES_MAX / width).max(1);
+        let most = WARM_UP_ROWS_MAX.min(VALUES_MAX / width).max(1);
         let rows = &rows[..rows.len().min(most * width)];
         let mut answers = Vec::new();
         model.score(rows, &mut answers);
@@ -80,9 +77,9 @@ impl WarmUp {
     /// Checks that rows and answers have the model's widths.
     pub(super) fn check_shape(&self, model: &dyn Model) -> Result<(), Error> {
         let wrong = |reason: String| Err(Error::WarmUpRows(reason));
-        if self.rows.len() > ROWS_MAX {
+        if self.rows.len() > WARM_UP_ROWS_MAX {
             return wrong(format!(
-                "there are {}; at most {ROWS_MAX} are allowed",
+                "there are {}; at most {WARM_UP_ROWS_MAX} are allowed",
                 self.rows.len()
             ));
         }

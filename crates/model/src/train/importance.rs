@@ -5,7 +5,7 @@
 
 use serde::Serialize;
 
-use super::{Algorithm, Dataset, TrainOptions, folds};
+use super::{Algorithm, Dataset, Group, Measure, TrainOptions, folds};
 use crate::metrics;
 
 /// Walks through a tree that all of it may take, about: some seconds of one core. Where rows are many, some are drawn.
@@ -26,23 +26,6 @@ const ROWS_FEWEST: usize = 20;
 /// Keeps these random numbers apart from those of folds and rows.
 const IMPORTANCE: u64 = 0x69_6d_70 << 32;
 const SAMPLE: u64 = 0x73_61_6d << 32;
-
-/// How importance is measured.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Measure {
-    /// How often each feature is permuted.
-    pub repeats: usize,
-    /// What is permuted together.
-    pub groups: Vec<Group>,
-}
-
-/// The inputs that a feature becomes: of a category there is one for each of its values, and one alone says little.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Group {
-    pub name: String,
-    /// Places of inputs, counting from 0.
-    pub columns: Vec<usize>,
-}
 
 /// How much ROC-AUC is lost without a feature.
 #[derive(Debug, Clone, PartialEq, Serialize)]

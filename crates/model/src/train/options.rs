@@ -7,8 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use serde_json::Number;
 
-use super::{Error, Measure};
-use crate::package::Backend;
+use super::Error;
 use crate::preprocess::{Imputation, Scaling};
 
 /// Bounds of the options; see [`TrainOptions`].
@@ -27,14 +26,6 @@ pub enum Algorithm {
 impl Algorithm {
     /// The names, as in a manifest and on the command line.
     pub const NAMES: [&str; 2] = ["random-forest", "logistic-regression"];
-
-    /// What reads such a model's artefact.
-    pub fn backend(self) -> Backend {
-        match self {
-            Self::RandomForest => Backend::Forest,
-            Self::LogisticRegression => Backend::Logistic,
-        }
-    }
 
     /// The name.
     pub fn name(self) -> &'static str {
@@ -69,6 +60,23 @@ pub enum WarmUpRows {
     Synthetic,
     /// Rows of the training data.
     Real,
+}
+
+/// How importance is measured.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Measure {
+    /// How often each feature is permuted.
+    pub repeats: usize,
+    /// What is permuted together.
+    pub groups: Vec<Group>,
+}
+
+/// The inputs that a feature becomes: of a category there is one for each of its values, and one alone says little.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    pub name: String,
+    /// Places of inputs, counting from 0.
+    pub columns: Vec<usize>,
 }
 
 /// How to train. What belongs to the other algorithm is ignored.

@@ -2,7 +2,7 @@
 
 use clap::Parser;
 
-use quadrille_model::package::ROWS_MAX;
+use quadrille_model::WARM_UP_ROWS_MAX;
 
 use super::{super::push, *};
 use crate::{kafka::Kafka, output::OutputArg, pipelines};
@@ -80,7 +80,7 @@ fn an_onnx_file_becomes_a_package_that_proves_its_answers() {
     let package = Package::load(&out).unwrap();
     assert_eq!(
         package.manifest().warm_up.as_ref().unwrap().rows.len(),
-        ROWS_MAX
+        WARM_UP_ROWS_MAX
     );
     assert!(
         package

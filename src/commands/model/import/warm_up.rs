@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use quadrille_model::{
+    WARM_UP_ROWS_MAX,
     import::ImportOptions,
-    package::{ROWS_MAX, WarmUp, WarmUpRow},
+    package::{WarmUp, WarmUpRow},
 };
 use quadrille_service::Error;
 
@@ -29,7 +30,9 @@ impl Rows {
     pub fn report(&self, path: &Path, options: &ImportOptions) {
         let path = path.display();
         if self.more {
-            output::note(format_args!("{path}: the first {ROWS_MAX} rows are taken"));
+            output::note(format_args!(
+                "{path}: the first {WARM_UP_ROWS_MAX} rows are taken"
+            ));
         }
         if self.answers.is_none() {
             output::note(format_args!(
@@ -94,7 +97,7 @@ fn rows(bytes: &[u8], inputs: &[String], outputs: &[String]) -> Result<Rows, Str
     };
     for record in csv.records() {
         let record = record.map_err(|error| error.to_string())?;
-        if rows.inputs.len() == ROWS_MAX {
+        if rows.inputs.len() == WARM_UP_ROWS_MAX {
             rows.more = true;
             break;
         }
@@ -188,9 +191,9 @@ mod tests {
             );
         }
 
-        let many = format!("a,b\n{}", "1,2\n".repeat(ROWS_MAX + 1));
+        let many = format!("a,b\n{}", "1,2\n".repeat(WARM_UP_ROWS_MAX + 1));
         let found = rows(many.as_bytes(), &inputs, &outputs).unwrap();
-        assert!(found.inputs.len() == ROWS_MAX && found.more);
+        assert!(found.inputs.len() == WARM_UP_ROWS_MAX && found.more);
     }
 
     #[test]
