@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeSet, fmt};
 
-use crate::KeyRanges;
+use crate::{
+    KeyRanges,
+    ranges::{POINTS, RANGES_MAX},
+};
 
 /// All keys, in hundredths of a percent.
 pub const SHARE_WHOLE: u32 = 10_000;
@@ -171,8 +174,39 @@ impl Deployment {
         }
         self.check_shares()?;
         let ranges = self.ranges.as_ref();
-        let checked = ranges.map_or(Ok(()), |ranges| ranges.check(&self.routes));
+        let checked = ranges.map_or(Ok(()), |ranges| self.check_ranges(ranges));
         checked.map_err(Error::Ranges)
+    }
+
+    /// # Errors
+    /// Points without a route that may answer, in words.
+    fn check_ranges(&self, ranges: &KeyRanges) -> Result<(), String> {
+        let ranges = ranges.ranges();
+        if ranges.len() > RANGES_MAX {
+            return Err(format!(
+                "there are {}; {RANGES_MAX} are allowed",
+                ranges.len()
+            ));
+        }
+        let mut start = 0;
+        for range in ranges {
+            if range.end <= start || range.end > POINTS {
+                return Err(format!("one ends at {} after {start}", range.end));
+            }
+            let role = self.routes.get(range.route).map(|route| route.role);
+            if !matches!(role, Some(Role::Live { .. } | Role::Canary { .. })) {
+                return Err(format!(
+                    "route {} of {} does not answer",
+                    range.route,
+                    self.routes.len()
+                ));
+            }
+            start = range.end;
+        }
+        match start == POINTS {
+            true => Ok(()),
+            false => Err(format!("they end at {start} of {POINTS}")),
+        }
     }
 
     fn check_shares(&self) -> Result<(), Error> {

@@ -14,6 +14,8 @@ mod key;
 mod package;
 mod ranges;
 mod registry;
+mod replica;
+mod sharing;
 pub mod split;
 mod status;
 pub mod store;
@@ -28,10 +30,9 @@ pub use follower::{FRESH_WITHIN, Follower};
 pub use package::{ARTEFACT_BYTES_MAX, CHUNK_BYTES, PackageBytes, Sha256Hex};
 pub use ranges::{KeyRange, KeyRanges};
 pub use registry::{Deleted, Pushed, Registry};
+pub use replica::{ModelState, Replica, ReplicaModel, SILENT_AFTER};
 pub use split::{Pick, Split};
-pub use status::{
-    ModelState, REPORT_EVERY, Replica, ReplicaModel, Replicas, Reporter, SILENT_AFTER,
-};
+pub use status::{REPORT_EVERY, Replicas, Reporter};
 pub use store::{S3Settings, Store, Uri};
 pub use version::compare_versions;
 pub use view::{Event, History, ModelEntry, View, Void};

@@ -1,0 +1,63 @@
+//! What a replica says of itself: the models it has, and how far it has read.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use crate::ModelId;
+
+/// A replica that has not reported for this long is taken for gone.
+pub const SILENT_AFTER: Duration = Duration::from_secs(30);
+
+/// What a replica has made of a model version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ModelState {
+    Wanted,
+    Loading,
+    Ready,
+    Failed { why: String },
+}
+
+impl ModelState {
+    pub const fn name(&self) -> &'static str {
+        match self {
+            ModelState::Wanted => "wanted",
+            ModelState::Loading => "loading",
+            ModelState::Ready => "ready",
+            ModelState::Failed { .. } => "failed",
+        }
+    }
+}
+
+/// A model version on a replica.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplicaModel {
+    pub id: ModelId,
+    pub state: ModelState,
+}
+
+/// A replica's report.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replica {
+    pub service: String,
+    pub instance: String,
+    /// Milliseconds since the Unix epoch.
+    pub at_ms: i64,
+    pub models: Vec<ReplicaModel>,
+    /// The newest valid revision it has seen, for each pipeline it runs; 0 where there is none yet. Who waits for a deployment
+    /// waits for those that name its pipeline.
+    pub revisions: BTreeMap<String, u64>,
+    /// As [`crate::Follower::offsets`].
+    pub models_offset: i64,
+    pub deployments_offset: i64,
+}
+
+impl Replica {
+    pub fn state(&self, id: &ModelId) -> Option<&ModelState> {
+        let model = self.models.iter().find(|model| model.id == *id);
+        model.map(|model| &model.state)
+    }
+
+    /// Whether it has not reported for too long.
+    pub fn is_silent(&self, now_ms: i64) -> bool {
+        now_ms.saturating_sub(self.at_ms) > SILENT_AFTER.as_millis() as i64
+    }
+}
