@@ -9,9 +9,6 @@ use quadrille_proto::Service;
 
 use crate::{Config, Error, HttpArgs};
 
-/// Partitions of topics created with `--create-topics`, where none of the pipeline's exists yet.
-const PARTITIONS_DEFAULT: i32 = 8;
-
 /// How outputs and progress are made durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum DeliveryArg {
@@ -223,28 +220,6 @@ pub fn log_warnings(pipelines: &[Pipeline]) {
 /// The lanes of a machine where none were asked for: what is allowed.
 fn lanes_of(cores: usize) -> usize {
     cores.clamp(2, LANES_MAX)
-}
-
-impl Config {
-    /// Partitions for topics that are to be created.
-    pub fn partitions_to_create(&self) -> i32 {
-        self.create_topics.unwrap_or(PARTITIONS_DEFAULT)
-    }
-}
-
-/// Host name and port: stable where the port is.
-pub(crate) fn default_instance(listen: SocketAddr) -> String {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname")
-        .or_else(|_| std::fs::read_to_string("/etc/hostname"))
-        .or_else(|_| std::env::var("HOSTNAME"))
-        .unwrap_or_default();
-    let host: String = host
-        .trim()
-        .chars()
-        .filter(|c| c.is_ascii_alphanumeric() || "._-".contains(*c))
-        .collect();
-    let host = if host.is_empty() { "localhost" } else { &host };
-    format!("{host}:{}", listen.port())
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use tower::Service;
 
 use crate::{
     answer::Answer,
-    server::{Deadline, timeout_of, too_late},
+    deadline::{Deadline, timeout_of, too_late},
     spans::{CallSpan, canonical},
 };
 

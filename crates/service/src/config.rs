@@ -10,7 +10,10 @@ use quadrille_choreography::{Cluster, Delivery, Limits, OutputTopic, StageConfig
 use quadrille_pipeline::Pipeline;
 use quadrille_proto::{Service, StageSpec};
 
-use crate::{Error, args::default_instance, edge::limits::HttpConfig, listener};
+use crate::{Error, edge::limits::HttpConfig, listener};
+
+/// Partitions of topics created with `--create-topics`, where none of the pipeline's exists yet.
+const PARTITIONS_DEFAULT: i32 = 8;
 
 /// A service's settings, checked.
 #[derive(Debug)]
@@ -92,6 +95,11 @@ impl Config {
         instance.unwrap_or_else(|| default_instance(self.listen))
     }
 
+    /// Partitions for topics that are to be created.
+    pub fn partitions_to_create(&self) -> i32 {
+        self.create_topics.unwrap_or(PARTITIONS_DEFAULT)
+    }
+
     pub(crate) fn bind(&mut self) -> Result<tokio::net::TcpListener, Error> {
         let (service, bound) = (self.service.name(), self.listener.take());
         let listener = listener::bind(service, "QUADRILLE_LISTEN", self.listen, bound)?;
@@ -99,4 +107,19 @@ impl Config {
         self.listen = address.map_err(|error| Error::Failed(format!("own address: {error}")))?;
         Ok(listener)
     }
+}
+
+/// Host name and port: stable where the port is.
+fn default_instance(listen: SocketAddr) -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .or_else(|_| std::fs::read_to_string("/etc/hostname"))
+        .or_else(|_| std::env::var("HOSTNAME"))
+        .unwrap_or_default();
+    let host: String = host
+        .trim()
+        .chars()
+        .filter(|c| c.is_ascii_alphanumeric() || "._-".contains(*c))
+        .collect();
+    let host = if host.is_empty() { "localhost" } else { &host };
+    format!("{host}:{}", listen.port())
 }

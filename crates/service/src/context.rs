@@ -15,8 +15,8 @@ use quadrille_proto::{Schema, Service, StageSpec};
 use quadrille_telemetry::{Registry, Tracing, metrics::LoopMetrics};
 
 use crate::{
-    Config, Error, Listener, StopSignal, Task, evolution, health::Probe, listener, stages::Stages,
-    task::Tasks,
+    Config, Error, Listener, StopSignal, Task, blocking::blocking, evolution, health::Probe,
+    listener, stages::Stages, task::Tasks,
 };
 
 /// Brokers learn of a new topic one after another.
@@ -250,13 +250,6 @@ impl Context {
             () = stopping.requested() => Err(Error::Failed("stopped while waiting for Kafka".to_owned())),
         }
     }
-}
-
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, Error> {
-    let result = tokio::task::spawn_blocking(work).await;
-    result.map_err(|error| Error::Failed(format!("a start-up task ended: {error}")))
 }
 
 fn prepare(

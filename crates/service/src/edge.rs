@@ -7,12 +7,14 @@ mod body;
 mod budget;
 mod coding;
 mod connection;
+mod cut;
 mod framing;
 mod inflate;
 pub(crate) mod limits;
 pub(crate) mod load;
 mod origin;
 mod pack;
+mod rate;
 mod serve;
 mod stalled;
 #[cfg(test)]
@@ -36,9 +38,10 @@ pub(crate) use self::serve::serve;
 use self::{
     answering::{Answering, Leaving, Meters, New},
     blocking::LARGE_BYTES,
-    body::{Cut, Meter, Metered, Reading},
+    body::{Meter, Metered, Reading},
     coding::{CODINGS, GRPC_ACCEPT, GRPC_CODINGS, GRPC_ENCODING},
     connection::{Busy, Conn},
+    cut::Cut,
     inflate::{Inflated, InflatedMessages},
     limits::HttpConfig,
     load::{Begun, Length, Load, Memory},

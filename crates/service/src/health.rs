@@ -23,9 +23,6 @@ const NOT_READY_AFTER: Duration = Duration::from_secs(2);
 const NOT_READY_EVERY: Duration = Duration::from_secs(10);
 const NOT_READY_EVERY_MAX: Duration = Duration::from_secs(300);
 
-/// What keeps a service from being ready besides its stages, if anything does.
-pub type ReadyFn = dyn Fn() -> Result<(), String> + Send + Sync;
-
 /// What a service's requests have to do with its lanes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Requests {

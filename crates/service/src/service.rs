@@ -18,9 +18,9 @@ use tonic::service::Routes;
 use tonic_health::server::HealthReporter;
 
 use crate::{
-    Config, Context, Error,
+    Config, Context, Error, MessageMax,
+    blocking::blocking,
     calls::Calls,
-    context::blocking,
     edge::{self, Edge},
     front::{Front, Mounted, Routed},
     health::{Probe, Requests},
@@ -35,34 +35,6 @@ use crate::{
 const REQUESTS_END_WITHIN: Duration = Duration::from_secs(5);
 /// How often the lanes are looked after.
 const WATCH_EVERY: Duration = Duration::from_millis(200);
-
-/// The largest message that a service takes by gRPC, uncompressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MessageMax {
-    pub bytes: usize,
-    /// What raises it; none where nothing does.
-    pub setting: Option<&'static str>,
-}
-
-impl Default for MessageMax {
-    /// gRPC's own.
-    fn default() -> Self {
-        MessageMax {
-            bytes: 4 << 20,
-            setting: None,
-        }
-    }
-}
-
-impl MessageMax {
-    /// What the sender of a larger one can do.
-    pub(crate) fn fix(self) -> String {
-        match self.setting {
-            None => "send less at once".to_owned(),
-            Some(setting) => format!("send less at once, or raise {setting}"),
-        }
-    }
-}
 
 /// A service, ready to serve.
 pub struct Assembly {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use quadrille_choreography::{Health, RunningStage};
 
-use crate::{Error, context::blocking};
+use crate::{Error, blocking::blocking};
 
 #[derive(Default)]
 struct Inner {

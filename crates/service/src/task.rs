@@ -7,7 +7,10 @@ use std::{
 
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
 
-use crate::{Error, health::ReadyFn};
+use crate::Error;
+
+/// What keeps a service from being ready besides its stages, if anything does.
+pub type ReadyFn = dyn Fn() -> Result<(), String> + Send + Sync;
 
 /// When a task is asked to end, in the order in which a service drains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

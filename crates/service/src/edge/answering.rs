@@ -20,12 +20,14 @@ use hyper::body::Incoming;
 use super::{
     Edge, Refused,
     blocking::{LARGE_BYTES, run_blocking},
-    body::{Cut, Meter},
+    body::Meter,
     coding::Coding,
     connection::{Busy, Conn},
+    cut::Cut,
     load::{Begun, Lease, Load},
     origin::share,
-    pack, stalled,
+    pack,
+    stalled::{self, PIECE_BYTES},
 };
 use crate::{answer::Answer, calls::Calling};
 
@@ -203,10 +205,6 @@ impl Leaving {
         })
     }
 }
-
-/// What is given out of an answer at once: HTTP/2 takes what it is given whole, however little the peer takes of it,
-/// and then nothing counts it any more.
-pub(super) const PIECE_BYTES: usize = 16 << 10;
 
 /// An answer up to this size does not count while it is not taken: there are no more of them than requests.
 const UNCOUNTED_BYTES: usize = 64 << 10;

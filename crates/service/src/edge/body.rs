@@ -2,7 +2,6 @@
 //! a body of its size may take. A slow body ends its own request and no other.
 
 use std::{
-    borrow::Cow,
     pin::Pin,
     sync::{
         Arc, OnceLock,
@@ -15,69 +14,20 @@ use std::{
 use axum::body::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
-use tonic::Status;
 
 use super::{
     connection::{Conn, Place},
+    cut::Cut,
     load::{Lease, Load},
+    rate::{self, BYTES_PER_SECOND_MIN},
 };
-use crate::service::MessageMax;
 
-/// What a body must come at, on average, once it has had its time to begin: 8 MiB take 17 minutes then.
-pub(super) const BYTES_PER_SECOND_MIN: u64 = 8 << 10;
-/// What it must come at while memory or connections are scarce: 8 MiB take half a minute then.
+/// What a body must come at while memory or connections are scarce: 8 MiB take half a minute then.
 const SCARCE_BYTES_PER_SECOND_MIN: u64 = 256 << 10;
 /// Time that every body has, also then: a connection across the world begins slowly.
 const SCARCE_GRACE: Duration = Duration::from_secs(2);
 /// A body smaller than this frees too little to be refused for being slow while memory is scarce.
 const SMALL_BYTES: u64 = 64 << 10;
-
-/// Why a body was not read to its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Cut {
-    /// More bytes are held than may be.
-    Memory,
-    /// It came too slowly.
-    Slow,
-    /// It is compressed otherwise than it says, damaged, or not whole.
-    Corrupt,
-    /// A message is larger than that once it is decompressed.
-    TooLarge(MessageMax),
-}
-
-impl Cut {
-    pub fn message(self) -> Cow<'static, str> {
-        Cow::Borrowed(match self {
-            Cut::Memory => {
-                "the service holds as many bytes of requests as it may (QUADRILLE_BODY_MEMORY); send it again a little later"
-            }
-            Cut::Slow => {
-                "the body came too slowly (QUADRILLE_BODY_TIMEOUT); send less at once, or over a faster connection"
-            }
-            Cut::Corrupt => {
-                "the body cannot be decompressed: it is damaged, ends too early, or is compressed otherwise than it says (deflate is the zlib format); send it again, whole"
-            }
-            Cut::TooLarge(max) => {
-                return format!(
-                    "the message is larger than {} bytes once it is decompressed; {}",
-                    max.bytes,
-                    max.fix()
-                )
-                .into();
-            }
-        })
-    }
-
-    pub fn status(self) -> Status {
-        let message = self.message();
-        match self {
-            Cut::Memory | Cut::TooLarge(_) => Status::resource_exhausted(message),
-            Cut::Slow => Status::deadline_exceeded(message),
-            // As gRPC has it for what was sent in a coding that is known.
-            Cut::Corrupt => Status::internal(message),
-        }
-    }
-}
 
 /// The bytes that a request holds; given back when the last owner is gone.
 #[derive(Debug)]
@@ -246,11 +196,7 @@ impl Pace {
     }
 
     fn is_too_slow(&mut self, now: Instant, load: &Load) -> bool {
-        let allowed = |grace: Duration, rate: u64| {
-            grace.saturating_add(Duration::from_millis(
-                self.received.saturating_mul(1_000) / rate,
-            ))
-        };
+        let allowed = |grace, rate| rate::allowed(self.received, grace, rate);
         let took = now.duration_since(*self.began.get_or_insert(now));
         let stood = now.duration_since(*self.progressed.get_or_insert(now));
         let scarce = load.are_connections_scarce()

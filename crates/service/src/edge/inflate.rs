@@ -16,13 +16,14 @@ use flate2::write::{MultiGzDecoder, ZlibDecoder};
 use http_body::{Body, Frame, SizeHint};
 
 use super::{
-    body::{Cut, Meter, Reading},
+    body::{Meter, Reading},
     budget::Budget,
     coding::Coding,
+    cut::Cut,
     framing::{Coming, Head},
     load::Lease,
 };
-use crate::service::MessageMax;
+use crate::MessageMax;
 
 /// What decompressing itself holds: the window, the tables and a piece of the output.
 const DECODER_BYTES: usize = 96 << 10;

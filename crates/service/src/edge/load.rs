@@ -7,7 +7,7 @@ use std::sync::{
 
 use tonic::Status;
 
-use super::{body::Cut, limits::HttpConfig};
+use super::{cut::Cut, limits::HttpConfig};
 
 /// Counters and bounds, shared by all connections.
 #[derive(Debug)]

@@ -14,7 +14,11 @@ use hyper::rt::Executor;
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep};
 
-use super::{answering::PIECE_BYTES, body::BYTES_PER_SECOND_MIN};
+use super::rate::{self, BYTES_PER_SECOND_MIN};
+
+/// What is given out of an answer at once: HTTP/2 takes what it is given whole, however little the peer takes of it,
+/// and then nothing counts it any more.
+pub(super) const PIECE_BYTES: usize = 16 << 10;
 
 thread_local! {
     /// Which piece of its answer the stream that runs here has given and was not asked for more since, from 1; 0 for none.
@@ -94,8 +98,7 @@ impl Pace {
 
 /// How long it may take until more is taken of an answer of which so much was, in such a time.
 pub(super) fn left(bytes: u64, took: Duration, timeout: Duration) -> Duration {
-    let allowed = Duration::from_millis(bytes.saturating_mul(1_000) / BYTES_PER_SECOND_MIN);
-    let allowed = timeout.saturating_add(allowed);
+    let allowed = rate::allowed(bytes, timeout, BYTES_PER_SECOND_MIN);
     allowed.saturating_sub(took).min(timeout)
 }
 

@@ -1,0 +1,14 @@
+//! What blocks runs on threads of its own: Kafka's client when a service starts, and the end of its lanes.
+
+use crate::Error;
+
+/// Runs `work` where it may block, and waits for it.
+///
+/// # Errors
+/// It panicked, or the runtime ends.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Error> {
+    let result = tokio::task::spawn_blocking(work).await;
+    result.map_err(|error| Error::Failed(format!("a start-up task ended: {error}")))
+}
