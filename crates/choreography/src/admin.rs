@@ -3,12 +3,8 @@
 mod error;
 mod spec;
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use quadrille_proto::{Topics, dlq_of};
 use rdkafka::{
     admin::{
         AdminClient, AdminOptions, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication,
@@ -23,7 +19,7 @@ pub use self::{
     spec::{Retention, TopicSpec},
 };
 use crate::{
-    Cluster, OutputTopic, StageConfig, StageIdentity, TopicState,
+    Cluster, TopicState,
     client::{self, LastErrorContext, LoggingContext},
     dlq::HEADROOM_BYTES,
 };
@@ -32,8 +28,6 @@ use crate::{
 pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// How often a created topic is looked for.
 const VISIBLE_EVERY: Duration = Duration::from_millis(20);
-/// `max.message.bytes` of the models' topic: the largest package manifest (4 MiB) and room around it.
-pub(crate) const MODELS_BYTES_MAX: usize = (4 << 20) + (64 << 10);
 /// Kafka's default `max.message.bytes`.
 const MESSAGE_BYTES_DEFAULT: usize = 1_048_588;
 
@@ -42,12 +36,6 @@ const ERROR_WITHIN: Duration = Duration::from_millis(10);
 /// Errors of connections that are looked at in one go: of one connection the client repeats one twice a minute.
 const ERRORS_MAX: usize = 1_000;
 
-/// The least `max.message.bytes` a dead-letter topic must have, given its source's: that of every record that came
-/// uncompressed, with the headers of its errors.
-pub const fn dead_letter_bytes_min(source_bytes_max: usize) -> usize {
-    source_bytes_max + HEADROOM_BYTES
-}
-
 /// A topic beyond its name: one deleted and created anew is another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicIdentity {
@@ -55,35 +43,6 @@ pub struct TopicIdentity {
     pub topic: String,
     /// None where the broker does not tell.
     pub topic_id: Option<String>,
-}
-
-/// What a stage needs to know of its topics.
-#[derive(Debug, Clone)]
-pub struct StageTopics {
-    pub partitions: i32,
-    pub input_bytes_max: usize,
-    /// Of each output, in their order.
-    pub outputs_bytes_max: Vec<usize>,
-    pub dlq_bytes_max: usize,
-    /// From [`Admin::establish`]: what the topics must stay. None: nobody looks.
-    pub identity: Option<Arc<StageIdentity>>,
-}
-
-impl StageTopics {
-    /// Of the pipeline; it enters ids that are made of places.
-    pub fn generation(&self) -> u64 {
-        self.identity.as_ref().map_or(0, |it| it.generation())
-    }
-
-    pub(crate) fn message_bytes_max(&self) -> usize {
-        let outputs = self.outputs_bytes_max.iter().copied();
-        outputs.fold(self.dlq_bytes_max, usize::max)
-    }
-
-    pub(crate) fn batch_bytes_max(&self) -> usize {
-        let outputs = self.outputs_bytes_max.iter().copied();
-        outputs.fold(self.dlq_bytes_max, usize::min)
-    }
 }
 
 /// Questions about topics. Every call blocks.
@@ -318,68 +277,6 @@ impl Admin {
             }
         }
         Ok(())
-    }
-
-    /// Checks a stage's topics.
-    ///
-    /// # Errors
-    /// Topics are missing, disagree in partitions, or cannot hold a dead letter.
-    pub fn prepare(&self, config: &StageConfig) -> Result<StageTopics, Error> {
-        let dlq = dlq_of(&config.input);
-        let mut names = vec![config.input.clone(), dlq.clone()];
-        names.extend(config.outputs.iter().map(|output| output.topic.clone()));
-        let mut missing = Vec::new();
-        let mut counts = Vec::new();
-        for name in names {
-            match self.partitions(&name)? {
-                Some(count) => counts.push((name, count)),
-                None => missing.push(name),
-            }
-        }
-        if self.partitions(Topics::SCHEMAS)?.is_none() {
-            missing.push(Topics::SCHEMAS.to_owned());
-        }
-        if !missing.is_empty() {
-            return Err(Error::Missing { topics: missing });
-        }
-        let expected = counts[0].1;
-        if let Some((topic, partitions)) = counts.iter().find(|(_, count)| *count != expected) {
-            return Err(Error::Partitions {
-                topic: topic.clone(),
-                partitions: *partitions,
-                reference: config.input.clone(),
-                expected,
-            });
-        }
-        self.limits(config, &dlq, expected)
-    }
-
-    fn limits(
-        &self,
-        config: &StageConfig,
-        dlq: &str,
-        partitions: i32,
-    ) -> Result<StageTopics, Error> {
-        let input_bytes_max = self.message_bytes_max(&config.input)?;
-        let dlq_bytes_max = self.message_bytes_max(dlq)?;
-        let limit = |output: &OutputTopic| self.message_bytes_max(&output.topic);
-        let outputs_bytes_max = config.outputs.iter().map(limit).collect::<Result<_, _>>()?;
-        let needed = dead_letter_bytes_min(input_bytes_max);
-        if dlq_bytes_max < needed && !self.cluster.embedded {
-            return Err(Error::Limit {
-                topic: dlq.to_owned(),
-                source_topic: config.input.clone(),
-                limit: dlq_bytes_max,
-                needed,
-            });
-        }
-        Ok(StageTopics {
-            partitions,
-            input_bytes_max,
-            outputs_bytes_max,
-            dlq_bytes_max,
-            identity: None,
-        })
     }
 
     pub(crate) fn unreachable(&self, source: KafkaError) -> Error {

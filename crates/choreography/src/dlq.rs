@@ -44,6 +44,12 @@ pub(crate) const fn bytes_max(source_bytes_max: usize) -> usize {
     source_bytes_max * 2 + HEADROOM_BYTES
 }
 
+/// The least `max.message.bytes` a dead-letter topic must have, given its source's: that of every record that came
+/// uncompressed, with the headers of its errors.
+pub const fn dead_letter_bytes_min(source_bytes_max: usize) -> usize {
+    source_bytes_max + HEADROOM_BYTES
+}
+
 /// Where in Kafka Connect's terms a record failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FailedAt {

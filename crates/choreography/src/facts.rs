@@ -1,9 +1,11 @@
 //! What a pipeline was made with: the number of partitions, its topics' ids, its file, and a generation that enters
 //! the ids ingest makes. Kept on the compacted topic `quadrille.pipelines`; of two writers the first wins.
 
+pub(crate) mod error;
 mod establish;
 mod files;
 mod fold;
+mod keys;
 mod log;
 mod metadata_client;
 mod watch;
@@ -22,10 +24,11 @@ use rdkafka::{consumer::BaseConsumer, error::KafkaResult};
 
 use self::metadata_client::MetadataClient;
 
-pub use establish::{Definition, Partitioning};
+pub use error::Error;
+pub use establish::Definition;
 pub use files::{PipelineFile, pipeline_files};
 pub use fold::{FactsEvent, FactsHistory};
-pub use log::{Error, FactsLog};
+pub use log::FactsLog;
 pub(crate) use watch::watch;
 
 use crate::{Cluster, TopicState, admin, client::LoggingContext};
@@ -132,13 +135,13 @@ impl Facts {
     }
 }
 
-/// A record's position as text, from which an id may be made: no other record of the topic ever has it, whatever becomes
-/// of the topic between generations. `@` is in no topic's name.
-pub fn position_id(topic: &str, partition: i32, offset: i64, generation: u64) -> String {
-    match generation {
-        0 => format!("{topic}-{partition}-{offset}"),
-        _ => format!("{topic}@{generation}-{partition}-{offset}"),
-    }
+/// What a stage has to do with partitions and ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Partitioning {
+    /// It chooses partitions and makes ids, as ingest does: it needs the facts, and makes them where there are none.
+    ByKey,
+    /// Its output's partition is its input's.
+    FromInput,
 }
 
 /// What a running stage holds on to: its topics as they were when it started, and its pipeline's generation.
@@ -327,12 +330,6 @@ mod tests {
             ..facts()
         };
         assert!(Facts::decode(&none.encode()).is_err());
-    }
-
-    #[test]
-    fn a_place_is_named_as_ever_in_the_first_generation_and_apart_in_each_other() {
-        let names = [0, 1, 2].map(|generation| position_id("p.inbox", 3, 42, generation));
-        assert_eq!(names, ["p.inbox-3-42", "p.inbox@1-3-42", "p.inbox@2-3-42"]);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use rdkafka::message::BorrowedHeaders;
 
 pub use self::output::{Destination, Output, OutputKey};
 pub(crate) use self::output::{Emitted, Outcome};
-use crate::{OffsetRange, native, spans::StoreSpan};
+use crate::{OffsetRange, native};
 
 /// Why a record could not be handled.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -251,6 +251,15 @@ pub type ClaimedOffsets = Vec<(i32, Option<i64>)>;
 
 /// Asked during a long call: whether the service is stopping and the caller no longer waits for the result.
 pub type Cancelled<'a> = &'a dyn Fn() -> bool;
+
+/// How a handler's own store shows in traces.
+#[derive(Debug, Clone)]
+pub struct StoreSpan {
+    /// Operation and target: `INSERT predictions`.
+    pub name: &'static str,
+    /// `db.*` of the conventions.
+    pub attributes: Vec<(&'static str, &'static str)>,
+}
 
 /// Results and the input's offsets kept together outside Kafka, in one transaction of theirs.
 ///

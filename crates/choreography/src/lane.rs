@@ -31,8 +31,7 @@ use self::{
     process::BatchResult, send::Suspects, session::SessionEnd, unreadable::ReadErrors,
 };
 use crate::{
-    Backoff, Cause, Handler, StageConfig,
-    admin::StageTopics,
+    Backoff, Cause, Handler, StageConfig, StageTopics,
     batch::Batch,
     consumer::LaneConsumer,
     decisions::Decisions,

@@ -24,39 +24,42 @@ mod lane;
 mod native;
 mod offsets;
 mod partition;
+mod position;
 mod producer;
 pub mod publisher;
 pub mod redrive;
 pub mod schemas;
 mod spans;
 pub mod stage;
+mod stage_topics;
 mod status;
 pub mod table;
 mod topic_state;
 mod transaction;
 mod unreadable;
 
-pub use admin::{Admin, Retention, StageTopics, TopicIdentity, TopicSpec, dead_letter_bytes_min};
+pub use admin::{Admin, Retention, TopicIdentity, TopicSpec};
 pub use backoff::Backoff;
 pub use batch::OffsetRange;
 pub use config::{Cluster, CommitMode, Delivery, LANES_MAX, Limits, OutputTopic, StageConfig};
-pub use dlq::{ATTEMPTS_HEADER, ORIGIN_HEADER};
+pub use dlq::{ATTEMPTS_HEADER, ORIGIN_HEADER, dead_letter_bytes_min};
 pub use embedded::EmbeddedBroker;
 pub use facts::{
     Definition, Facts, FactsEvent, FactsHistory, FactsLog, Partitioning, PipelineFile,
-    StageIdentity, pipeline_files, position_id,
+    StageIdentity, pipeline_files,
 };
 pub use group::{GroupProgress, PartitionProgress};
 pub use handler::{
     Cancelled, Cause, ClaimedOffsets, Destination, Handler, Headers, Incoming, Item, OffsetStore,
-    Output, OutputKey, Restore,
+    Output, OutputKey, Restore, StoreSpan,
 };
 pub use partition::partition_of;
+pub use position::position_id;
 pub use publisher::{Acknowledged, Publication, Publisher};
 pub use redrive::{DeadLetter, DeadLetters, Redrive, list_dead_letters};
 pub use schemas::{Lookup, Schemas};
-pub use spans::StoreSpan;
 pub use stage::{RunningStage, Stage};
+pub use stage_topics::StageTopics;
 pub use status::Health;
 pub use table::{
     TableEvent, TableReader, TableRecord, TableState, TableWrite, fetch_record, fetch_records,

@@ -25,7 +25,7 @@ use quadrille_telemetry::{
 
 use self::attributes::{Kind, TRACEPARENT_NAME, clients, context, key, partition};
 pub(crate) use self::attributes::{inject, sender};
-use crate::{Cause, CommitMode, Incoming, StageConfig};
+use crate::{Cause, CommitMode, Incoming, StageConfig, StoreSpan};
 
 /// [`quadrille_telemetry::traces::FORCE_HEADER`], as librdkafka takes names.
 const FORCE: &CStr = c"quadrille-trace";
@@ -39,15 +39,6 @@ pub(crate) struct Step {
     pub name: &'static str,
     pub start: Instant,
     pub end: Instant,
-}
-
-/// How a handler's own store shows in traces.
-#[derive(Debug, Clone)]
-pub struct StoreSpan {
-    /// Operation and target: `INSERT predictions`.
-    pub name: &'static str,
-    /// `db.*` of the conventions.
-    pub attributes: Vec<(&'static str, &'static str)>,
 }
 
 /// When the batch was made durable, and how.

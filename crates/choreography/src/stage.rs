@@ -5,9 +5,7 @@ use std::{sync::Arc, thread::JoinHandle};
 use quadrille_telemetry::{StageMetrics, Tracing};
 
 use crate::{
-    Cause, CommitMode, Handler, StageConfig, admin,
-    admin::StageTopics,
-    config, facts,
+    Cause, CommitMode, Handler, StageConfig, StageTopics, admin, config, facts,
     lane::{Lane, LaneOptions},
     status::{Health, LaneStatus, Stop},
 };

@@ -3,7 +3,7 @@
 use quadrille_proto::Topics;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
-use crate::{facts, table};
+use crate::{facts::error as facts, table};
 
 /// Why topics cannot be used as they are.
 #[derive(Debug, thiserror::Error)]

@@ -2,8 +2,7 @@
 
 use quadrille_proto::{PipelineTopic, STAGES, StageSpec, Topics, dlq_of};
 
-use super::MODELS_BYTES_MAX;
-use crate::dlq;
+use crate::{dlq, table::write::RECORD_BYTES_MAX};
 
 /// What is deleted from a topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,7 +91,7 @@ impl TopicSpec {
             name: name.to_owned(),
             partitions: 1,
             retention: Retention::Compacted,
-            message_bytes_max: (name == Topics::MODELS).then_some(MODELS_BYTES_MAX),
+            message_bytes_max: (name == Topics::MODELS).then_some(RECORD_BYTES_MAX),
         };
         Topics::SHARED.map(spec).to_vec()
     }

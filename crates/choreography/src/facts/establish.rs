@@ -8,17 +8,8 @@ use std::{
 
 use quadrille_proto::{PipelineTopic, STAGES, dlq_of};
 
-use super::{Facts, FactsLog, PipelineFile, StageIdentity, files};
+use super::{Facts, FactsLog, Partitioning, PipelineFile, StageIdentity, files};
 use crate::{Admin, StageConfig, TopicState, admin};
-
-/// What a stage has to do with partitions and ids.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Partitioning {
-    /// It chooses partitions and makes ids, as ingest does: it needs the facts, and makes them where there are none.
-    ByKey,
-    /// Its output's partition is its input's.
-    FromInput,
-}
 
 /// The pipeline file of a stage.
 #[derive(Debug, Clone, Copy)]

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, ops::ControlFlow};
 use prost::Message;
 use quadrille_proto::{Topics, v1};
 
-use super::log::{Error, READ_WITHIN};
+use super::{error::Error, keys, log::READ_WITHIN};
 use crate::{Cluster, TableEvent, TableWrite, read_table, write_table};
 
 /// A larger file is not kept: with its key it must fit a record of the topic, whose limit is Kafka's default of 1 MiB.
@@ -46,18 +46,8 @@ impl PipelineFile {
             by: message.by,
             at_ms: message.at_ms,
         };
-        (self::key(&file.pipeline, &file.sha256) == key).then_some(file)
+        (keys::of_file(&file.pipeline, &file.sha256) == key).then_some(file)
     }
-}
-
-pub(super) fn key(pipeline: &str, sha256: &[u8; 32]) -> String {
-    let hex: String = sha256.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{pipeline}/file/{hex}")
-}
-
-/// Whether a key of the topic is a file's. No pipeline's name has a `/`, and a generation is a number.
-pub(super) fn is_key(key: &str) -> bool {
-    key.split('/').nth(1) == Some("file")
 }
 
 /// The files of a pipeline that were kept, the oldest first. Blocks.
@@ -107,7 +97,7 @@ pub(super) fn keep(cluster: &Cluster, file: &PipelineFile) {
     }
     let value = file.encode();
     let write = TableWrite {
-        key: key(pipeline, &file.sha256),
+        key: keys::of_file(pipeline, &file.sha256),
         value: Some(&value),
     };
     match write_table(cluster, Topics::PIPELINES, &[write]) {
@@ -151,7 +141,10 @@ mod tests {
     fn a_file_under_anothers_key_and_one_that_was_deleted_count_for_nothing() {
         let mut files = BTreeMap::new();
         let (one, two) = (file("p", 1), file("p", 2));
-        let (key_one, key_two) = (key("p", &one.sha256), key("p", &two.sha256));
+        let (key_one, key_two) = (
+            keys::of_file("p", &one.sha256),
+            keys::of_file("p", &two.sha256),
+        );
         take(&mut files, "p", key_two.as_bytes(), Some(&one.encode()));
         assert!(files.is_empty());
         take(&mut files, "p", key_one.as_bytes(), Some(&one.encode()));
@@ -159,6 +152,7 @@ mod tests {
         assert_eq!(files.len(), 1);
         take(&mut files, "p", key_one.as_bytes(), None);
         assert!(files.is_empty());
-        assert!(is_key(&key_one) && !is_key("p/0/file") && !is_key("file"));
+        assert!(keys::is_of_file(&key_one));
+        assert!(!keys::is_of_file("p/0/file") && !keys::is_of_file("file"));
     }
 }

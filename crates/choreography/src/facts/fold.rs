@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Facts, files};
+use super::{Facts, keys};
 
 /// One record of a pipeline.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,7 +48,7 @@ impl Fold {
                 "ignored a record of quadrille.pipelines: its key is not text"
             );
         };
-        if files::is_key(key) {
+        if keys::is_of_file(key) {
             match value {
                 Some(_) => self.files.insert(key.to_owned()),
                 None => self.files.remove(key),
@@ -71,7 +71,7 @@ impl Fold {
     }
 
     pub fn has_file(&self, pipeline: &str, sha256: &[u8; 32]) -> bool {
-        self.files.contains(&files::key(pipeline, sha256))
+        self.files.contains(&keys::of_file(pipeline, sha256))
     }
 
     pub fn history(&self, pipeline: &str) -> FactsHistory {
@@ -104,15 +104,10 @@ fn objection(current: Option<&Facts>, facts: &Facts) -> Option<String> {
     ))
 }
 
-/// `unique` is nobody else's, so that a compaction drops nothing.
-pub(crate) fn key(pipeline: &str, generation: u64, unique: &str) -> String {
-    format!("{pipeline}/{generation}/{unique}")
-}
-
 fn parse(key: &str, value: &[u8]) -> Result<Facts, String> {
     let facts = Facts::decode(value)?;
     let unique = key.rsplit('/').next().unwrap_or_default();
-    if unique.is_empty() || key != self::key(&facts.pipeline, facts.generation, unique) {
+    if unique.is_empty() || key != keys::of_facts(&facts.pipeline, facts.generation, unique) {
         return Err("its pipeline or generation differs from its key".to_owned());
     }
     Ok(facts)
@@ -156,7 +151,7 @@ mod tests {
             let mut log: Vec<Entry> = Vec::new();
             for (number, (pipeline, generation, kind)) in steps.into_iter().enumerate() {
                 let name = ["p", "q"][pipeline];
-                let key = key(name, generation, &number.to_string());
+                let key = keys::of_facts(name, generation, &number.to_string());
                 log.push(match kind {
                     0 => (key, Some(b"garbage".to_vec())),
                     1 => (key, Some(facts("another", generation, number).encode())),
@@ -204,7 +199,7 @@ mod tests {
         let log: Vec<Entry> = (0..2)
             .map(|by| {
                 (
-                    key("p", 0, &by.to_string()),
+                    keys::of_facts("p", 0, &by.to_string()),
                     Some(facts("p", 0, by).encode()),
                 )
             })

@@ -8,15 +8,8 @@ use std::{
 
 use quadrille_proto::Topics;
 
-use super::{
-    Facts, FactsHistory,
-    fold::{self, Fold},
-};
-use crate::{
-    Cluster, TableEvent, TableWrite, read_table,
-    table::{self, write},
-    write_table,
-};
+use super::{Facts, FactsHistory, error::Error, fold::Fold, keys};
+use crate::{Cluster, TableEvent, TableWrite, read_table, table::write, write_table};
 
 /// How long the topic may take to be read.
 pub(super) const READ_WITHIN: Duration = Duration::from_secs(20);
@@ -26,15 +19,6 @@ const WRITTEN_WITHIN: Duration = Duration::from_secs(45);
 
 /// Between two looks for what was written.
 const READ_AGAIN: Duration = Duration::from_millis(250);
-
-/// The facts cannot be read or written.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum Error {
-    #[error(transparent)]
-    Unreadable(#[from] table::Error),
-    #[error("facts of pipeline {pipeline}: {reason}")]
-    Unwritten { pipeline: String, reason: String },
-}
 
 /// All pipelines' facts. Every call blocks.
 pub struct FactsLog {
@@ -95,7 +79,7 @@ impl FactsLog {
             reason,
         };
         let value = facts.encode();
-        let key = fold::key(&facts.pipeline, facts.generation, &unique());
+        let key = keys::of_facts(&facts.pipeline, facts.generation, &unique());
         let write = TableWrite {
             key,
             value: Some(&value),

@@ -10,9 +10,7 @@ use rdkafka::{
 
 use super::{Lane, commit::confirmed};
 use crate::{
-    Cause, Handler, Headers, Incoming, OutputKey, StageConfig,
-    admin::StageTopics,
-    client,
+    Cause, Handler, Headers, Incoming, OutputKey, StageConfig, StageTopics, client,
     decisions::Decision,
     dlq,
     handler::Emitted,

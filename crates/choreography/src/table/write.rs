@@ -8,9 +8,7 @@ use std::{
 use rdkafka::{error::KafkaError, producer::BaseRecord};
 
 use crate::{
-    Cluster,
-    admin::MODELS_BYTES_MAX,
-    client,
+    Cluster, client,
     producer::{self, LaneProducer},
     transaction::{self, NotCommitted},
 };
@@ -22,6 +20,9 @@ const TRANSACTION_TIMEOUT_MIN: Duration = Duration::from_secs(20);
 const BYTES_PER_SECOND_MIN: u64 = 1 << 20;
 /// How long Kafka may take to begin, to commit or to abort a transaction.
 const ANSWER_WITHIN: Duration = Duration::from_secs(20);
+/// The largest record that is written, and `max.message.bytes` of the models' topic: the largest package manifest (4 MiB)
+/// and room around it.
+pub(crate) const RECORD_BYTES_MAX: usize = (4 << 20) + (64 << 10);
 /// Bounds what was handed over and is not confirmed.
 const QUEUE_KIB_MAX: &str = "16384";
 
@@ -117,7 +118,7 @@ fn connect(cluster: &Cluster, name: &str, timeout: Duration) -> Result<LaneProdu
         .set("linger.ms", "0")
         // A batch must fit the broker's usual limit; a larger record travels alone.
         .set("batch.size", "1000000")
-        .set("message.max.bytes", MODELS_BYTES_MAX.to_string())
+        .set("message.max.bytes", RECORD_BYTES_MAX.to_string())
         .set("queue.buffering.max.kbytes", QUEUE_KIB_MAX);
     LaneProducer::start(&settings, "table-writer")
 }
@@ -162,7 +163,7 @@ fn send(
         match producer.send(record) {
             Ok(()) => {}
             Err(producer::Error::TooLarge) => {
-                return Err(too_large(index, format!("{MODELS_BYTES_MAX} bytes")));
+                return Err(too_large(index, format!("{RECORD_BYTES_MAX} bytes")));
             }
             Err(producer::Error::Failed(undelivered)) => return Err(aborted(undelivered.reason)),
         }
