@@ -32,12 +32,12 @@ impl AddressArg {
     ///
     /// # Errors
     /// The address cannot be one, or nobody answers there.
-    pub async fn connect(&self, stage: Service) -> Result<Channel, Error> {
-        let address = with_port(&self.address, stage.port());
+    pub async fn connect(&self, service: Service) -> Result<Channel, Error> {
+        let address = with_port(&self.address, service.port());
         endpoint(&address)?.connect().await.map_err(|error| {
             Error::Failed(format!(
                 "no {} service answers at {address}: {}; start it (`quadrille up`), or set --address or QUADRILLE_ADDRESS",
-                stage.name(),
+                service.name(),
                 root(&error)
             ))
         })

@@ -278,8 +278,8 @@ async fn services(
     // The process's lines are not one service's.
     let logs = logs::Export::from_env("quadrille", "up").map_err(Error::Config)?;
     let mut running = JoinSet::new();
-    for stage in Service::ALL {
-        start(&mut running, stage, plan, &stopping)?;
+    for service in Service::ALL {
+        start(&mut running, service, plan, &stopping)?;
     }
     let mut replay = JoinSet::new();
     for pipeline in &plan.pipelines {
@@ -324,7 +324,7 @@ fn outcome(ended: Option<Result<Result<(), Error>, JoinError>>) -> Result<(), Er
 
 fn start(
     running: &mut JoinSet<Result<(), Error>>,
-    stage: Service,
+    service: Service,
     plan: &Plan,
     stopping: &watch::Receiver<bool>,
 ) -> Result<(), Error> {
@@ -332,12 +332,12 @@ fn start(
     let shutdown = async move {
         let _ = stopping.wait_for(|stopping| *stopping).await;
     };
-    running.spawn(services::run(config(stage, plan)?, &plan.given, shutdown));
+    running.spawn(services::run(config(service, plan)?, &plan.given, shutdown));
     Ok(())
 }
 
 /// A service's own defaults, on this process's cluster and ports.
-fn config(stage: Service, plan: &Plan) -> Result<Config, Error> {
+fn config(service: Service, plan: &Plan) -> Result<Config, Error> {
     #[derive(Parser)]
     struct Defaults {
         #[command(flatten)]
@@ -346,13 +346,13 @@ fn config(stage: Service, plan: &Plan) -> Result<Config, Error> {
     let defaults = Defaults::try_parse_from(["up"])
         .map_err(|error| Error::Config(error.to_string()))?
         .args;
-    let offset = stage.port() - Service::Ingest.port();
+    let offset = service.port() - Service::Ingest.port();
     let port = plan
         .port
         .checked_add(offset)
         .ok_or_else(|| Error::Config(format!("--port {} leaves no room for four", plan.port)))?;
     defaults.with(
-        stage,
+        service,
         plan.cluster.clone(),
         plan.pipelines.clone(),
         SocketAddr::from((Ipv4Addr::LOCALHOST, port)),

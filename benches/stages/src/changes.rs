@@ -103,8 +103,8 @@ impl Arena<'_> {
     /// Services on topics, groups and a database of their own.
     fn start(&mut self, name: &str) -> anyhow::Result<(Quartet, PathBuf)> {
         self.broker.create(&NewFlow::of_pipeline(name, None))?;
-        for stage in Service::ALL {
-            self.broker.will_leave_group(&stage.group(name));
+        for service in Service::ALL {
+            self.broker.will_leave_group(&service.group(name));
         }
         let database = self.folder.join(format!("{name}.db"));
         let quartet = Quartet::start(&quartet::Options {

@@ -49,8 +49,8 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let name = format!("bench-{}-idle", tag());
     broker.create(&NewFlow::of_pipeline(&name, Some(RETENTION_BYTES)))?;
-    for stage in Service::ALL {
-        broker.will_leave_group(&stage.group(&name));
+    for service in Service::ALL {
+        broker.will_leave_group(&service.group(&name));
     }
     std::fs::write(
         folder.path().join("bench.toml"),
@@ -59,7 +59,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let package = forest::train_forest(&*workload::pipeline(&name)?, "1")?;
     package.save(&folder.path().join("model"), Overwrite::Refuse)?;
 
-    let start = |stage| Process::start(stage, &binaries, broker.servers(), folder.path(), &[]);
+    let start = |service| Process::start(service, &binaries, broker.servers(), folder.path(), &[]);
     // With the first group and transaction the broker makes topics of its own: not a service's second.
     drop(start(Service::Ingest)?);
     let mut services = Service::ALL
@@ -92,15 +92,15 @@ fn idle(options: &Options, services: &[Process]) -> anyhow::Result<()> {
     println!(
         "service     ready ms  idle CPU %  resident MiB  targets: ready ≤ 1 s, CPU ≤ 2 %, ≤ 30 MiB"
     );
-    for ((service, before), memory) in services.iter().zip(before).zip(memory) {
-        let cpu = process::cpu_of(service.pid())?.saturating_sub(before);
+    for ((replica, before), memory) in services.iter().zip(before).zip(memory) {
+        let cpu = process::cpu_of(replica.pid())?.saturating_sub(before);
         let percent = cpu.as_secs_f64() / options.seconds as f64 * 100.0;
         println!(
             "{:<10} {:>9.0}  {percent:>10.2}  {:>12.1}  {}, {}, {}",
-            service.stage.name(),
-            service.ready.as_secs_f64() * 1e3,
+            replica.service.name(),
+            replica.ready.as_secs_f64() * 1e3,
             memory.now_mib,
-            verdict(service.ready <= READY_TARGET),
+            verdict(replica.ready <= READY_TARGET),
             verdict(percent <= CPU_TARGET_PERCENT),
             verdict(memory.now_mib <= IDLE_TARGET_MIB),
         );

@@ -207,8 +207,8 @@ impl Arena<'_> {
         let name = format!("bench-{}-{}-{round}", self.tag, mode.name());
         let flows = NewFlow::of_pipeline(&name, None);
         self.broker.create(&flows)?;
-        for stage in Service::ALL {
-            self.broker.will_leave_group(&stage.group(&name));
+        for service in Service::ALL {
+            self.broker.will_leave_group(&service.group(&name));
         }
         let database = self.folder.path().join(format!("{name}.db"));
         let quartet = Quartet::start(&quartet::Options {

@@ -39,7 +39,7 @@ pub struct Quartet {
 }
 
 struct Member {
-    stage: Service,
+    service: Service,
     address: SocketAddr,
     stop: oneshot::Sender<()>,
     task: JoinHandle<Result<(), Error>>,
@@ -53,18 +53,18 @@ impl Quartet {
             .build()?;
         let members = Service::ALL
             .into_iter()
-            .map(|stage| Member::start(stage, options, &runtime))
+            .map(|service| Member::start(service, options, &runtime))
             .collect::<anyhow::Result<Vec<_>>>()?;
         for member in &members {
             http::ready(member.address, Instant::now(), READY_WITHIN)
-                .with_context(|| member.stage.name())?;
+                .with_context(|| member.service.name())?;
         }
         Ok(Quartet { runtime, members })
     }
 
-    pub fn address(&self, stage: Service) -> anyhow::Result<SocketAddr> {
-        let member = self.members.iter().find(|member| member.stage == stage);
-        Ok(member.context("all stages run")?.address)
+    pub fn address(&self, service: Service) -> anyhow::Result<SocketAddr> {
+        let member = self.members.iter().find(|member| member.service == service);
+        Ok(member.context("all services run")?.address)
     }
 
     /// What each service says of its spans.
@@ -73,7 +73,7 @@ impl Quartet {
         for member in &self.members {
             let (_, metrics) = http::get(member.address, "/metrics")?;
             let own = metrics.lines().filter(|line| line.starts_with("otel_sdk"));
-            lines.extend(own.map(|line| format!("{}: {line}", member.stage.name())));
+            lines.extend(own.map(|line| format!("{}: {line}", member.service.name())));
         }
         Ok(lines)
     }
@@ -84,15 +84,15 @@ impl Quartet {
         for member in self.members {
             // One that has ended already says why below.
             let _ = member.stop.send(());
-            tasks.push((member.stage, member.task));
+            tasks.push((member.service, member.task));
         }
         self.runtime.block_on(async {
-            for (stage, task) in tasks {
+            for (service, task) in tasks {
                 let drained = tokio::time::timeout(DRAINED_WITHIN, task).await;
                 drained
-                    .with_context(|| format!("{} does not drain", stage.name()))?
-                    .with_context(|| format!("{} panicked", stage.name()))?
-                    .with_context(|| stage.name())?;
+                    .with_context(|| format!("{} does not drain", service.name()))?
+                    .with_context(|| format!("{} panicked", service.name()))?
+                    .with_context(|| service.name())?;
             }
             Ok(())
         })
@@ -100,16 +100,16 @@ impl Quartet {
 }
 
 impl Member {
-    fn start(stage: Service, options: &Options<'_>, runtime: &Runtime) -> anyhow::Result<Self> {
+    fn start(service: Service, options: &Options<'_>, runtime: &Runtime) -> anyhow::Result<Self> {
         let pipelines = vec![Arc::clone(&options.pipeline)];
-        let service = Config::on_loopback(stage, options.cluster.clone(), pipelines)?;
-        let address = service.listen;
-        let service = Config {
+        let config = Config::on_loopback(service, options.cluster.clone(), pipelines)?;
+        let address = config.listen;
+        let config = Config {
             instance: Some("bench".to_owned()),
             lanes: options.lanes,
             delivery: options.delivery,
             limits: options.limits.clone(),
-            ..service
+            ..config
         };
         let (stop, stopped) = oneshot::channel();
         let shutdown = async {
@@ -119,9 +119,9 @@ impl Member {
             model: options.model.to_owned(),
             database_url: options.database_url.clone(),
         };
-        let task = runtime.spawn(services::run(service, &given, shutdown));
+        let task = runtime.spawn(services::run(config, &given, shutdown));
         Ok(Member {
-            stage,
+            service,
             address,
             stop,
             task,

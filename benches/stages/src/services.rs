@@ -18,7 +18,7 @@ const DRAINED_WITHIN: Duration = Duration::from_secs(20);
 
 /// A service's process. Dropping it drains it.
 pub struct Process {
-    pub stage: Service,
+    pub service: Service,
     child: Child,
     address: SocketAddr,
     /// From its start to its first `/readyz` 200.
@@ -28,15 +28,15 @@ pub struct Process {
 impl Process {
     /// `arguments` beside the address, Kafka and the pipeline of `folder`.
     pub fn start(
-        stage: Service,
+        service: Service,
         binaries: &Path,
         servers: &str,
         folder: &Path,
         arguments: &[String],
     ) -> anyhow::Result<Self> {
         let address = free_address()?;
-        let log = folder.join(format!("{}-{}.log", stage.name(), address.port()));
-        let mut command = Command::new(binaries.join(stage.name()));
+        let log = folder.join(format!("{}-{}.log", service.name(), address.port()));
+        let mut command = Command::new(binaries.join(service.name()));
         // What the caller's environment says is not what is measured.
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("QUADRILLE_")) {
             command.env_remove(name);
@@ -50,7 +50,7 @@ impl Process {
             ))
             .arg(format!("--listen={address}"))
             .args(arguments);
-        match stage {
+        match service {
             Service::Inference => {
                 command.arg(format!("--model={}", folder.join("model").display()));
             }
@@ -65,18 +65,18 @@ impl Process {
             .stdout(Stdio::null())
             .stderr(File::create(&log)?);
         let since = Instant::now();
-        let child = command.spawn().with_context(|| stage.name())?;
-        let mut service = Process {
-            stage,
+        let child = command.spawn().with_context(|| service.name())?;
+        let mut process = Process {
+            service,
             child,
             address,
             ready: Duration::ZERO,
         };
-        service.ready = http::ready(address, since, READY_WITHIN).with_context(|| {
+        process.ready = http::ready(address, since, READY_WITHIN).with_context(|| {
             let log = std::fs::read_to_string(&log).unwrap_or_default();
-            format!("{} said:\n{log}", stage.name())
+            format!("{} said:\n{log}", service.name())
         })?;
-        Ok(service)
+        Ok(process)
     }
 
     pub fn pid(&self) -> u32 {
@@ -111,7 +111,7 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         if let Err(error) = self.end() {
-            eprintln!("{}: {error:#}; killed", self.stage.name());
+            eprintln!("{}: {error:#}; killed", self.service.name());
             let _ = self.child.kill();
             let _ = self.child.wait();
         }
@@ -132,7 +132,7 @@ pub fn binaries() -> anyhow::Result<PathBuf> {
     let there = || {
         Service::ALL
             .iter()
-            .all(|stage| folder.join(stage.name()).is_file())
+            .all(|service| folder.join(service.name()).is_file())
     };
     let built = build(&folder);
     match built {

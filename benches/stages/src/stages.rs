@@ -192,13 +192,13 @@ impl Arena<'_> {
             if there.contains(&topic) {
                 continue;
             }
-            let stage = match contender {
+            let service = match contender {
                 Contender::Inference => Service::Inference,
                 _ => Service::Feature,
             };
             self.broker.create(&NewFlow::with_dead_letters(&topic))?;
             workload.traced = contender.traced();
-            let mean = workload.preload(self.broker.servers(), &topic, stage, 0..records)?;
+            let mean = workload.preload(self.broker.servers(), &topic, service, 0..records)?;
             there.push(topic.clone());
             println!(
                 "{topic}: {records} records of {mean:.0} bytes, {} partitions; {lanes} lanes",

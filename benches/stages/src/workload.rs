@@ -82,14 +82,14 @@ impl Workload {
     }
 
     /// Key and payload of the `n`th record; partitions take turns.
-    pub fn make(&mut self, stage: Service, n: u64) -> (i32, &str, &[u8]) {
+    pub fn make(&mut self, service: Service, n: u64) -> (i32, &str, &[u8]) {
         let partition = (n % PARTITIONS as u64) as usize;
         let turn = (n / PARTITIONS as u64) as usize;
         let key = self.keys[partition][turn % KEYS_PER_PARTITION].as_str();
         let values = &self.rows[turn % self.rows.len()];
         let id = format!("01940a5e-0000-7000-8000-{n:012x}");
         self.payload.clear();
-        match stage {
+        match service {
             Service::Inference => {
                 self.vector.id = id;
                 self.vector.key = key.to_owned();
@@ -124,10 +124,10 @@ impl Workload {
         &mut self,
         servers: &str,
         topic: &str,
-        stage: Service,
+        service: Service,
         range: std::ops::Range<u64>,
     ) -> anyhow::Result<f64> {
-        self.feed(&producer(servers)?, topic, stage, range)
+        self.feed(&producer(servers)?, topic, service, range)
     }
 
     /// As [`Workload::preload`], by a producer that is there already.
@@ -135,14 +135,14 @@ impl Workload {
         &mut self,
         producer: &ThreadedProducer<DefaultProducerContext>,
         topic: &str,
-        stage: Service,
+        service: Service,
         range: std::ops::Range<u64>,
     ) -> anyhow::Result<f64> {
         let (from, to) = (range.start, range.end);
         let mut bytes = 0;
         for n in range {
             let traced = self.traced;
-            let (partition, key, payload) = self.make(stage, n);
+            let (partition, key, payload) = self.make(service, n);
             bytes += payload.len();
             let mut record = BaseRecord::to(topic)
                 .partition(partition)

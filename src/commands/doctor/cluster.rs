@@ -141,13 +141,13 @@ fn group(of: String, admin: &Admin, stage: &StageSpec, pipeline: &str) -> Option
     }
 }
 
-fn consumers(of: String, stage: Service, progress: &GroupProgress) -> Check {
+fn consumers(of: String, service: Service, progress: &GroupProgress) -> Check {
     let (lanes, lag) = (progress.members.len(), progress.lag());
     if lanes == 0 {
-        let service = stage.name();
+        let name = service.name();
         return Check::warning(
             of,
-            format!("does not run, lag {lag}; start it: `{service}`, or `quadrille up` for all"),
+            format!("does not run, lag {lag}; start it: `{name}`, or `quadrille up` for all"),
         );
     }
     let found = format!(

@@ -24,7 +24,7 @@ const ANSWER_BYTES_MAX: u64 = 64 << 10;
 
 /// All four ports, at the same time.
 pub async fn check(first: u16) -> Vec<Check> {
-    let port = |stage: Service| first + (stage.port() - Service::Ingest.port());
+    let port = |service: Service| first + (service.port() - Service::Ingest.port());
     let [a, b, c, d] = Service::ALL;
     let (a, b, c, d) = tokio::join!(
         one(a, port(a)),
@@ -35,18 +35,18 @@ pub async fn check(first: u16) -> Vec<Check> {
     vec![a, b, c, d]
 }
 
-async fn one(stage: Service, port: u16) -> Check {
+async fn one(service: Service, port: u16) -> Check {
     let of = format!("port {port}");
-    let service = stage.name();
+    let name = service.name();
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     match get(address, "/readyz").await {
-        Ok((200, _)) if is_ours(address).await => match stage {
+        Ok((200, _)) if is_ours(address).await => match service {
             Service::Inference => versions(of, address).await,
-            _ => Check::ok(of, format!("{service} is ready")),
+            _ => Check::ok(of, format!("{name} is ready")),
         },
         Ok((503, body)) => {
             let reason = preview::text(body.trim(), preview::MESSAGE_CHARS_MAX);
-            Check::warning(of, format!("{service} is not ready: {reason}"))
+            Check::warning(of, format!("{name} is not ready: {reason}"))
         }
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             Check::ok(of, format!("nothing listens on {address}"))
@@ -56,14 +56,14 @@ async fn one(stage: Service, port: u16) -> Check {
             Check::warning(
                 of,
                 format!(
-                    "does not answer within {seconds} s: {service} hangs, or something else listens"
+                    "does not answer within {seconds} s: {name} hangs, or something else listens"
                 ),
             )
         }
         _ => Check::failed(
             of,
             format!(
-                "something else than {service} listens there; end it, or give {service} another port by QUADRILLE_LISTEN"
+                "something else than {name} listens there; end it, or give {name} another port by QUADRILLE_LISTEN"
             ),
         ),
     }

@@ -79,8 +79,8 @@ pub async fn show(plan: &Plan, broker: &Broker) -> Result<(), Error> {
     }
 }
 
-fn port(plan: &Plan, stage: Service) -> u16 {
-    plan.port + (stage.port() - Service::Ingest.port())
+fn port(plan: &Plan, service: Service) -> u16 {
+    plan.port + (service.port() - Service::Ingest.port())
 }
 
 fn greet(plan: &Plan, broker: &Broker) -> Result<(), Error> {
