@@ -1,4 +1,4 @@
-//! Where fetched software is kept: filled once, by one process, visible only when complete.
+//! The cache of downloaded software: filled once, by one process, visible only when complete.
 
 use std::env;
 use std::fs::{self, DirBuilder, File, TryLockError};
@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use crate::Error;
 use crate::scratch::{self, SeenBy};
 
-/// The folder `name` in the cache; `fill` is called on an empty folder when it does not exist yet.
-/// A different content needs a different name.
+/// The folder `name` in the cache; if it does not exist yet, `fill` is called on an empty folder. Different content needs a
+/// different name.
 pub(crate) fn install(
     name: &str,
     seen_by: SeenBy,
@@ -45,8 +45,8 @@ pub(crate) fn install(
     Ok(installed)
 }
 
-/// Released when the file is closed, also by a crash. One lock for the whole cache: Maven's own
-/// repository does not like two processes filling it.
+/// Released when the file is closed, also by a crash. One lock for the whole cache: Maven's local repository does not support two
+/// processes writing to it.
 fn lock(path: &Path) -> Result<File, Error> {
     let file = File::create(path).map_err(Error::io("create", path))?;
     match file.try_lock() {
@@ -62,7 +62,7 @@ fn lock(path: &Path) -> Result<File, Error> {
 
 fn root(seen_by: SeenBy) -> Result<PathBuf, Error> {
     if let Some(root) = usual_root() {
-        // Root's home is closed to the user a database has to run as.
+        // Root's home is not readable by the user that a database has to run as.
         if seen_by == SeenBy::Owner || scratch::is_reachable_by_all(&root) {
             return Ok(root);
         }
@@ -82,7 +82,7 @@ fn usual_root() -> Option<PathBuf> {
     std::path::absolute(root).ok()
 }
 
-/// Anyone can create a folder in /var/tmp: what runs from there must be ours.
+/// Anyone can create a folder in /var/tmp: what we run from there must belong to us.
 fn trusted(root: PathBuf) -> Result<PathBuf, Error> {
     const WRITABLE_BY_OTHERS: u32 = 0o022;
     match DirBuilder::new().mode(0o755).create(&root) {

@@ -1,4 +1,4 @@
-//! A server process that cannot outlive this one, even if this one is ended by `kill -9`.
+//! A server process that cannot outlive this one, even if this one is killed with `kill -9`.
 //!
 //! A guard, a few lines of shell, reads our pipe. The server's process tells it its id before it
 //! becomes the server, so there is no moment at which a server runs unguarded. When the pipe closes,
@@ -42,7 +42,7 @@ fi
 /// Standard output is the guard's pipe until the server takes over.
 const BECOME_SERVER: &str = r#"echo "run $$" && exec "$@" >&2"#;
 
-/// What a server gets to end in order before it is killed.
+/// How long a server may take to shut down before it is killed.
 const STOP_MAX: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,9 +76,9 @@ pub(crate) struct Launch {
     pub user: Option<u32>,
 }
 
-/// How a launch ended that did not succeed.
+/// Why a launch failed.
 pub(crate) enum Failure {
-    /// Its port was taken meanwhile: worth another try.
+    /// Its port was taken in the meantime: worth another try.
     PortClash(Error),
     Other(Error),
 }
@@ -213,7 +213,7 @@ impl Guarded {
         self.server.as_ref().map(Child::id)
     }
 
-    /// Ends the server and returns when it is gone; nothing to do if it is not running.
+    /// Stops the server and returns when it is gone; a no-op if it is not running.
     pub(crate) fn end(&mut self, signal: Signal) {
         let Some(pid) = self.pid() else { return };
         if self.poll().is_none() && signal != Signal::Kill {
@@ -221,7 +221,7 @@ impl Guarded {
             let _ = patience::until(Instant::now() + STOP_MAX, || self.poll());
         }
         if let Some(mut server) = self.server.take() {
-            // Harmless on one that has ended: it is ours to reap, so its id is not another's yet.
+            // Harmless if it has ended: we have not reaped it, so its id is not reused yet.
             let _ = server.kill();
             let _ = server.wait();
         }

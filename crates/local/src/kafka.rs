@@ -42,30 +42,30 @@ const JVM: [&str; 3] = [
 pub struct Options {
     pub release: Release,
     pub data_dir: DataDir,
-    /// `None`: a free one, the same for this broker's life.
+    /// `None`: a free port, kept for this broker's lifetime.
     pub port: Option<u16>,
-    /// Partitions of topics created without a number; `None`: 1, as Kafka has it.
+    /// Partitions of topics created without a number (`num.partitions`); `None`: 1, Kafka's default.
     pub partitions_default: Option<u16>,
-    /// More server properties. They win over our defaults; addresses, identity and folders are refused.
+    /// Additional server properties. They override our defaults; addresses, identity and folders are refused.
     pub extra: Vec<(String, String)>,
-    /// Where a proxy listens: a second listener advertises this port to its clients instead of its own. See [`crate::proxy`].
+    /// A proxy's port: a second listener advertises it to clients instead of its own. See [`crate::proxy`].
     pub proxy_port: Option<u16>,
     /// Two more listeners, with TLS and with a password: see [`Kafka::secured`].
     pub secured: bool,
-    /// The Java machine's heap and collector, instead of our small ones.
+    /// Heap and garbage collector of the JVM, instead of our small defaults.
     pub heap: Option<Vec<String>>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum DataDir {
-    /// Under the system's temporary folder; removed at the end.
+    /// Under the system's temporary folder; removed when dropped.
     #[default]
     Temporary,
-    /// Created if need be, and kept. One broker at a time.
+    /// Created if missing, and kept. One broker at a time.
     Kept(PathBuf),
 }
 
-/// A running broker, or one that was stopped and can be restarted. Dropping it ends it.
+/// A broker, running or stopped. Dropping it stops it.
 #[derive(Debug)]
 pub struct Kafka {
     // Declared first: ends the broker and removes a temporary folder.
@@ -133,7 +133,7 @@ impl Member {
 }
 
 impl Options {
-    /// Fetches Kafka if this machine has not got it yet, starts it and returns when it answers.
+    /// Downloads Kafka if it is not in the cache yet, starts it and returns when it responds.
     pub fn start(self) -> Result<Kafka, Error> {
         if let Some(port) = self.port {
             port::check_free(port)?;
@@ -144,7 +144,7 @@ impl Options {
         Ok(kafka)
     }
 
-    /// All but the start.
+    /// Everything except starting it.
     fn prepare(
         self,
         ports: Ports,
@@ -221,13 +221,13 @@ impl Kafka {
         &self.libs
     }
 
-    /// What the broker said, warnings and errors.
+    /// The broker's log of warnings and errors.
     #[must_use]
     pub fn log(&self) -> PathBuf {
         self.folder.join("kafka.log")
     }
 
-    /// Shuts down in order; the data stays for a `restart`.
+    /// Shuts down gracefully; the data stays for a `restart`.
     pub fn stop(&mut self) {
         self.process.end(Signal::Terminate);
     }
@@ -237,8 +237,8 @@ impl Kafka {
         self.process.end(Signal::Kill);
     }
 
-    /// Starts again with the same address and data, stopping first if need be. After a `kill` it takes
-    /// some seconds more: the controller waits for the dead broker's session to end.
+    /// Starts again with the same address and data, stopping first if it runs. After a `kill` it takes some seconds more: the
+    /// controller waits for the dead broker's session to expire.
     pub fn restart(&mut self) -> Result<(), Error> {
         self.stop();
         self.start(|_| Ok(()))
@@ -276,8 +276,8 @@ impl Kafka {
         };
         let port = self.ports.broker;
         let node = self.member.as_ref().map_or(1, |member| member.id);
-        // A broker which answers on our port may be another's: ours knows the cluster's id. One of several answers before
-        // it takes part.
+        // A broker that responds on our port may be another process's: ours has our cluster id. One of several responds before it
+        // has joined the quorum.
         self.process.start(&launch, START_MAX, |_| {
             metadata::of_broker(port)
                 .is_ok_and(|found| found.cluster_id == cluster_id && found.live.contains(&node))

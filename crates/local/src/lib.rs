@@ -4,8 +4,8 @@
 //!
 //! What this crate does not know: Kafka clients, SQL, topics, pipelines. It hands out an address.
 //!
-//! Everything blocks; from async code call it on a blocking thread. Servers listen on 127.0.0.1 only
-//! and are for one machine. Unless a test asks for it there is one of each, and no password.
+//! Everything blocks; from async code call it on a blocking thread. Servers listen on 127.0.0.1 only.
+//! By default there is one of each, without a password.
 //!
 //! ```no_run
 //! let kafka = quadrille_local::Kafka::options().start()?;

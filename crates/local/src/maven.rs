@@ -1,4 +1,4 @@
-//! The user's `mvn`, with the user's settings: mirrors and proxies are theirs.
+//! The user's `mvn`, with the user's settings: mirrors and proxies apply.
 
 use std::fs;
 use std::io;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// Looks until there is an answer or the time is over.
+/// Polls until there is a result or the time is up.
 pub(crate) fn until<T>(deadline: Instant, mut look: impl FnMut() -> Option<T>) -> Option<T> {
     loop {
         if let Some(seen) = look() {

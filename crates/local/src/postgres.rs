@@ -1,5 +1,5 @@
-//! One PostgreSQL server with a fresh, empty database, for tests. What it confirmed survives a `kill`;
-//! it does not survive a power failure (`fsync=off`), nor the end of its owner.
+//! One PostgreSQL server with a fresh, empty database, for tests. Committed data survives a `kill`; it does not survive a power
+//! failure (`fsync=off`), nor the end of this process.
 
 use std::env::consts::{ARCH, OS};
 use std::fs;
@@ -33,7 +33,7 @@ const SETTINGS: [&str; 6] = [
     "dynamic_shared_memory_type=mmap", // in the data folder, so nothing is left in /dev/shm
 ];
 
-/// A running server, or one that was stopped and can be restarted. Dropping it ends it and removes its data.
+/// A server, running or stopped. Dropping it stops it and removes its data.
 #[derive(Debug)]
 pub struct Postgres {
     // Declared first: ends the server and removes its folder.
@@ -46,7 +46,7 @@ pub struct Postgres {
 }
 
 impl Postgres {
-    /// Fetches PostgreSQL if this machine has not got it yet, starts it and returns when it answers.
+    /// Downloads PostgreSQL if it is not in the cache yet, starts it and returns when it responds.
     pub fn start() -> Result<Self, Error> {
         let is_root = scratch::effective_user()? == scratch::ROOT;
         let (seen_by, user) = if is_root {
@@ -87,7 +87,7 @@ impl Postgres {
         self.process.pid()
     }
 
-    /// Shuts down in order, ending open connections; the data stays for a `restart`.
+    /// Shuts down gracefully, closing open connections; the data stays for a `restart`.
     pub fn stop(&mut self) {
         self.process.end(Signal::Interrupt);
     }
@@ -98,7 +98,7 @@ impl Postgres {
         self.process.end(Signal::Quit);
     }
 
-    /// Starts again with the same address and data, stopping first if need be.
+    /// Starts again with the same address and data, stopping first if it runs.
     pub fn restart(&mut self) -> Result<(), Error> {
         self.stop();
         self.launch(|_| Ok(()))

@@ -24,7 +24,7 @@ pub use held::Held;
 use crate::kafka::{Kafka, Options};
 use crate::{Error, Postgres, port};
 
-/// What a request to Kafka says of itself.
+/// The header of a request to Kafka.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
     /// Of Kafka's protocol: 0 Produce, 24 AddPartitionsToTxn, 25 AddOffsetsToTxn, 26 EndTxn, 28 TxnOffsetCommit.
@@ -33,20 +33,20 @@ pub struct Request {
     pub client_id: String,
 }
 
-/// A message of a client of PostgreSQL's.
+/// A message of a PostgreSQL client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Statement {
     /// Its SQL; empty where it has none.
     pub sql: String,
 }
 
-/// What becomes of a request.
+/// The fate of a request.
 #[derive(Debug)]
 pub enum Verdict {
     Pass,
-    /// It never arrives; the connection is closed.
+    /// The request never arrives; the connection is closed.
     Lose,
-    /// It arrives, and its answer does not; the connection is closed.
+    /// The request arrives, its response does not; the connection is closed.
     LoseAnswer,
     /// It takes this long, and with it what the client sends after it on this connection.
     Slow(Duration),
@@ -136,7 +136,7 @@ pub struct Proxy<R = Request> {
     network: Arc<Network<R>>,
 }
 
-/// A broker and the proxy before it.
+/// Starts a broker with a proxy before it.
 ///
 /// # Errors
 /// As [`Options::start`]; or no port is free.
@@ -154,7 +154,7 @@ pub fn before(options: Options) -> Result<(Proxy, Kafka), Error> {
     Ok((proxy, kafka))
 }
 
-/// A proxy before a server that runs; it may be restarted.
+/// Starts a proxy before a running server, which may be restarted.
 ///
 /// # Errors
 /// No port is free.
@@ -193,28 +193,28 @@ impl<R: 'static> Proxy<R> {
 }
 
 impl<R> Proxy<R> {
-    /// Asked about every request before it goes on; instead of the rule before. It must not wait.
+    /// Sets the rule that decides on every request before it is forwarded, replacing the previous one. It must not block.
     pub fn rule(&self, rule: impl FnMut(&R) -> Verdict + Send + 'static) {
         *lock(&self.network.rule) = Some(Box::new(rule));
     }
 
-    /// Every request passes.
+    /// Forwards every request.
     pub fn no_rule(&self) {
         *lock(&self.network.rule) = None;
     }
 
-    /// Every request and every answer takes this long.
+    /// Delays every request and every response by this long.
     pub fn delay(&self, delay: Duration) {
         let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
         self.network.delay_ms.store(delay_ms, Ordering::Release);
     }
 
-    /// Connections stay, and nothing comes through them any more.
+    /// Connections stay open, but nothing passes through them.
     pub fn freeze(&self) {
         *lock(&self.network.frozen) = true;
     }
 
-    /// What waited goes on.
+    /// Forwards what was held up.
     pub fn thaw(&self) {
         *lock(&self.network.frozen) = false;
         self.network.thawed.notify_all();

@@ -1,4 +1,4 @@
-//! A Python with packages, for clients that exist in Python only: fetched once with the user's `pip`.
+//! A Python environment with packages, for clients that exist in Python only: installed once with the user's `pip`.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use crate::{Error, cache};
 /// environment's folder in the cache, and other packages need another one. Blocks, at first for as long as fetching takes.
 ///
 /// # Errors
-/// There is no Python with `venv` here, or the packages cannot be had.
+/// There is no Python with `venv`, or the packages cannot be installed.
 pub fn with_packages(name: &str, packages: &[&str]) -> Result<PathBuf, Error> {
     let folder = cache::install(name, SeenBy::Owner, |folder| {
         // An environment is moved to its place when it is complete; its interpreter finds its packages wherever it is.

@@ -1,4 +1,4 @@
-//! Requests that nobody thought of: schemathesis makes them of an OpenAPI description and sends them to a service.
+//! Fuzzing of HTTP services: schemathesis generates requests from an OpenAPI description.
 
 use std::{path::Path, process::Command};
 
@@ -7,23 +7,23 @@ use crate::{Error, python};
 const ENVIRONMENT: &str = "schemathesis-4.32.5";
 const PACKAGES: [&str; 1] = ["schemathesis==4.32.5"];
 
-/// That every answer is no server error, and has a status, a media type and a body that are described.
+/// Checks that no response is a server error, and that its status, media type and body are as described.
 pub const AS_DESCRIBED: &str = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance";
 
-/// What came of a run.
+/// The result of a run.
 #[derive(Debug)]
 pub struct Report {
-    /// Requests were sent, and every answer passed the checks.
+    /// Requests were sent, and every response passed the checks.
     pub passed: bool,
     /// What schemathesis printed.
     pub text: String,
 }
 
-/// Sends what `description` allows to the service at `url`, and looks at the answers. The same requests in every run. `folder`
-/// takes what it leaves behind. Blocks.
+/// Sends requests that `description` allows to the service at `url`, and checks the responses. The same requests in every run.
+/// `folder` takes its output files. Blocks.
 ///
 /// # Errors
-/// Schemathesis cannot be had or be run here.
+/// Schemathesis cannot be installed or run.
 pub fn run(description: &Path, url: &str, checks: &str, folder: &Path) -> Result<Report, Error> {
     let python = python::with_packages(ENVIRONMENT, &PACKAGES)?;
     let ran = Command::new(&python)

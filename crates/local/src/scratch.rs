@@ -1,4 +1,4 @@
-//! Folders under the system's temporary folder, and who can see into them.
+//! Temporary folders, and who can read them.
 
 use std::env;
 use std::fs::{self, DirBuilder};
@@ -24,7 +24,7 @@ pub(crate) fn create(base: &Path, what: &str) -> Result<PathBuf, Error> {
     }
 }
 
-/// The temporary folder, or where every user has to reach it another one if that is private.
+/// The system's temporary folder; or another one, if every user must reach it and that is private.
 pub(crate) fn base(seen_by: SeenBy) -> PathBuf {
     let usual = env::temp_dir();
     if seen_by == SeenBy::Owner || is_reachable_by_all(&usual) {
@@ -39,7 +39,7 @@ pub(crate) enum SeenBy {
     Everyone,
 }
 
-/// Whether every user may pass through the folder and all above it (those that exist).
+/// Whether every user may traverse the folder and its (existing) ancestors.
 pub(crate) fn is_reachable_by_all(path: &Path) -> bool {
     const PASS: u32 = 0o001;
     path.ancestors()
@@ -47,7 +47,7 @@ pub(crate) fn is_reachable_by_all(path: &Path) -> bool {
         .all(|folder| folder.mode() & PASS != 0)
 }
 
-/// The user we act as: the owner of what we create.
+/// The effective user: the owner of files we create.
 pub(crate) fn effective_user() -> Result<u32, Error> {
     if let Ok(this_process) = fs::metadata("/proc/self") {
         return Ok(this_process.uid());

@@ -1,11 +1,11 @@
-//! Changes that follow from what is: a canary promoted, an earlier revision restored.
+//! Deployments derived from existing ones: promoting a canary, restoring an earlier revision.
 
 use crate::{Action, Deployment, History, Role, Route};
 
-/// The weight of a live route that is given none.
+/// The weight of a live route without an explicit one.
 pub const WEIGHT_DEFAULT: u32 = 100;
 
-/// Why there is no such change.
+/// Why a change is not possible.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     #[error("pipeline {0} has no deployment yet; make one with `quadrille deploy set`")]
@@ -35,10 +35,10 @@ fn names<'a>(routes: impl Iterator<Item = &'a Route>) -> String {
     names.join(", ")
 }
 
-/// The routes after a variant was promoted: it is live alone; shadows stay. Without a name it is the only canary.
+/// The routes after promoting a variant: it is the only live one; shadows stay. Without a name it is the only canary.
 ///
 /// # Errors
-/// There is no such variant, or no telling which.
+/// There is no such variant, or the choice is ambiguous.
 pub fn promote(current: &Deployment, variant: Option<&str>) -> Result<Vec<Route>, Error> {
     if current.action == Action::Unset {
         return Err(Error::NoDeployment(current.pipeline.clone()));
@@ -89,8 +89,8 @@ fn only_canary(current: &Deployment) -> Result<&Route, Error> {
     }
 }
 
-/// The deployment that a rollback restores: of a revision, or the one that served before the current one did. Without a revision it
-/// goes back only, and never to what an earlier rollback left.
+/// The deployment that a rollback restores: of the given revision, or the one that served before the current one. Without a
+/// revision it only goes back, and never to one that an earlier rollback left.
 ///
 /// # Errors
 /// There is no such revision, or it would change nothing.
@@ -118,11 +118,11 @@ pub fn rollback<'a>(
     }
 }
 
-/// What a history comes to for the next rollback. It is a matter of routes: a rollback's event does not name the revision that it
-/// restored, and must not, for readers that know no such field.
+/// A history, as the next rollback sees it. It compares routes: a rollback's event does not name the revision that it restored, and
+/// must not, since older readers do not know such a field.
 #[derive(Default)]
 struct Walk<'a> {
-    /// What served, each after the one before it: a change adds to it, a rollback goes back on it.
+    /// A stack of what served: a change pushes onto it, a rollback pops from it.
     path: Vec<&'a Deployment>,
     /// Revisions that a rollback left and that were not deployed again since.
     left: Vec<&'a [Route]>,

@@ -7,9 +7,9 @@ use crate::{
     ranges::{POINTS, RANGES_MAX},
 };
 
-/// All keys, in hundredths of a percent.
+/// 100 %, in hundredths of a percent.
 pub const SHARE_WHOLE: u32 = 10_000;
-/// More than anybody compares; bounds what a reader keeps of an event.
+/// The most routes: bounds what a reader keeps of an event.
 const ROUTES_MAX: usize = 64;
 /// Keeps the sum of all weights within 32 bits.
 const WEIGHT_MAX: u32 = 1_000_000;
@@ -17,7 +17,7 @@ const WEIGHT_MAX: u32 = 1_000_000;
 const NAME_BYTES_MAX: usize = 256;
 const TEXT_BYTES_MAX: usize = 4_096;
 
-/// A version of a model. Versions do not change: other content is another version.
+/// A version of a model. Versions are immutable: changed content is another version.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ModelId {
     pub name: String,
@@ -32,7 +32,7 @@ impl fmt::Display for ModelId {
 
 impl ModelId {
     /// # Errors
-    /// The name or the version cannot be one.
+    /// The name or the version is invalid.
     pub fn validate(&self) -> Result<(), Error> {
         check_name("model", &self.name)?;
         check_name("version", &self.version)
@@ -42,15 +42,15 @@ impl ModelId {
 /// What a route does with what it scores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// Shares what canaries leave with the other live routes, by weight.
+    /// Shares the keys that canaries leave with the other live routes, by weight (0 to 1,000,000; relative to the sum).
     Live { weight: u32 },
-    /// Takes this part of all keys, in hundredths of a percent (0 to 10,000).
+    /// Gets this share of all keys, in hundredths of a percent (0 to 10,000).
     Canary { share: u32 },
-    /// Scores everything; its predictions are stored and marked, and never acted upon.
+    /// Scores every record; its predictions are stored and marked, and never acted upon.
     Shadow,
 }
 
-/// A way from a pipeline to a model version; its name is a prediction's `variant`.
+/// A route from a pipeline to a model version; its name is the `variant` of predictions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
     pub name: String,
@@ -58,7 +58,7 @@ pub struct Route {
     pub role: Role,
 }
 
-/// How a deployment came about.
+/// The change that made a deployment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     Set,
@@ -79,7 +79,7 @@ impl Action {
     }
 }
 
-/// Which routes a pipeline has from one moment on. An event: a change is a new one of the next revision.
+/// The routes of a pipeline from one moment on. An event: a change is a new one, with the next revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Deployment {
     pub pipeline: String,
@@ -89,14 +89,14 @@ pub struct Deployment {
     /// Which keys each route has; None: by the formula of the first version, see [`crate::split`].
     pub ranges: Option<KeyRanges>,
     pub action: Action,
-    /// Who asked for it.
+    /// Who made the change.
     pub by: String,
     /// Milliseconds since the Unix epoch.
     pub at_ms: i64,
     pub reason: String,
 }
 
-/// Why a deployment cannot be.
+/// Why a deployment is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     #[error(
@@ -143,10 +143,10 @@ impl fmt::Display for Percent {
 }
 
 impl Deployment {
-    /// Whether the deployment can be, whatever models there are.
+    /// Checks the deployment by itself, whatever models exist.
     ///
     /// # Errors
-    /// What is wrong with it, in words.
+    /// The first rule it breaks.
     pub fn validate(&self) -> Result<(), Error> {
         check_name("pipeline", &self.pipeline)?;
         check_text("reason", &self.reason)?;
@@ -179,7 +179,7 @@ impl Deployment {
     }
 
     /// # Errors
-    /// Points without a route that may answer, in words.
+    /// Ranges that do not cover all points, or lead to a route that does not answer, in words.
     fn check_ranges(&self, ranges: &KeyRanges) -> Result<(), String> {
         let ranges = ranges.ranges();
         if ranges.len() > RANGES_MAX {

@@ -1,4 +1,4 @@
-//! Why the registry was not read or not changed.
+//! Errors of reading and changing the registry.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use quadrille_choreography::{
 
 use crate::{Deployment, ModelEntry, ModelId, Sha256Hex, Uri, deployment, store};
 
-/// A message says what is wrong and what to do.
+/// Each message says what is wrong and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
@@ -69,7 +69,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether it is for the one who asked to change something, not for Kafka.
+    /// Whether the request is at fault, not Kafka.
     pub fn is_refusal(&self) -> bool {
         matches!(
             self,

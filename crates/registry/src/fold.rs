@@ -1,7 +1,7 @@
-//! What the log means: records go in, in order; models and deployments come out. No clocks, no Kafka.
+//! The meaning of the log: records go in, in order; models and deployments come out. No clocks, no Kafka.
 //!
-//! Both folds are functions of the records that are there (the last one of each key, and where it lies), so a reader
-//! that comes after a compaction sees what one sees that has read along.
+//! Both folds are functions of the latest record of each key and its offset, so a reader that starts after a compaction sees
+//! the same as one that has followed the log.
 
 use std::collections::BTreeMap;
 
@@ -13,10 +13,10 @@ use crate::{
     wire::{self, Pushed},
 };
 
-/// More is not listed: a topic full of garbage must not fill the memory.
+/// The most invalid records that are listed: a topic full of garbage must not fill the memory.
 const VOID_MAX: usize = 1_000;
 
-/// Records that are nothing, by key: where they lie, and why.
+/// Invalid records by key: their offset, and the reason.
 #[derive(Debug, Clone, Default)]
 struct Garbage(BTreeMap<String, (i64, String)>);
 
@@ -51,7 +51,7 @@ struct Chunk {
     bytes: u64,
 }
 
-/// What there is of one push.
+/// The records of one push so far.
 #[derive(Debug, Clone, Default)]
 struct Push {
     manifest: Option<(i64, Result<Pushed, String>)>,
@@ -60,7 +60,7 @@ struct Push {
 
 impl Push {
     /// # Errors
-    /// Why it is no package.
+    /// Why it is not a complete package.
     fn entry(&self, key: &PushKey) -> Result<ModelEntry, String> {
         let (manifest_offset, pushed) = match &self.manifest {
             None => return Err("its manifest is missing".to_owned()),
@@ -102,7 +102,7 @@ impl Push {
         })
     }
 
-    /// Named by its manifest; without one by its first chunk, for the manifest may come yet.
+    /// Its manifest's offset; without one, its first chunk's, since the manifest may still arrive.
     fn void(&self, key: &PushKey, reason: String) -> Void {
         let mut parts = Vec::new();
         if let Some((offset, _)) = &self.manifest {
@@ -162,7 +162,7 @@ impl Models {
         }
     }
 
-    /// Of several packages of one version the first in the log stands.
+    /// If a version was pushed several times, the first package in the log counts.
     pub fn view(&self) -> ModelsView {
         let mut view = ModelsView::default();
         let mut sound = Vec::new();
@@ -187,7 +187,7 @@ impl Models {
     }
 }
 
-/// Why a package is not its version's.
+/// Why a package does not count for its version.
 fn second(first: &ModelEntry, entry: &ModelEntry) -> String {
     match first.sha256 == entry.sha256 {
         true => format!("{} pushed the same before", first.pushed_by),
@@ -200,7 +200,7 @@ fn second(first: &ModelEntry, entry: &ModelEntry) -> String {
     }
 }
 
-/// In the order of the log, and no more than a person looks at.
+/// In the order of the log; bounded to what a person looks at.
 fn tidy(void: &mut Vec<Void>) {
     void.sort_by(|a, b| (a.offset, &a.key).cmp(&(b.offset, &b.key)));
     void.truncate(VOID_MAX);
@@ -209,7 +209,7 @@ fn tidy(void: &mut Vec<Void>) {
 /// The deployments' topic.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Deployments {
-    /// By key: where it lies, and what it holds.
+    /// By key: its offset and its content.
     events: BTreeMap<String, (i64, Deployment)>,
     garbage: Garbage,
 }
@@ -272,7 +272,7 @@ fn parse_event(key: &[u8], value: &[u8]) -> Result<(String, Deployment), String>
     Ok((key.to_owned(), deployment))
 }
 
-/// Why an event counts for nothing after those before it.
+/// Why an event is void, given those before it.
 fn objection(history: &History, deployment: &Deployment) -> Option<String> {
     if let Err(invalid) = deployment.validate() {
         return Some(invalid.to_string());

@@ -1,4 +1,4 @@
-//! A reader that goes along with the log: one thread per topic, and a view that is replaced as a whole.
+//! A reader that follows the log: one thread per topic, and a view that is replaced as a whole.
 
 use std::{
     sync::{
@@ -19,17 +19,17 @@ use crate::{
     store, wire,
 };
 
-/// Knowledge older than this is not called fresh: Kafka is asked every 2 s.
+/// A view older than this is not fresh: the end of the log is queried every 2 s.
 pub const FRESH_WITHIN: Duration = Duration::from_secs(10);
-/// How long a thread waits for news; news wakes it, so it only bounds how soon it stops.
+/// How long a thread waits for records; they wake it, so this only bounds how soon it stops.
 const NEWS_WAIT: Duration = Duration::from_millis(500);
 
-/// How a thread keeps what it reads.
+/// The state that a thread builds from what it reads.
 pub(crate) trait Fold: Default + Send + 'static {
     fn apply(&mut self, offset: i64, key: &[u8], value: Option<&[u8]>);
 }
 
-/// Follows one table until stopped. `publish` gets the fold whenever it is whole and has changed; `report` how far it has read.
+/// Follows one table until stopped. `publish` gets the fold whenever it is complete and has changed; `report` gets the position.
 pub(crate) fn follow<F: Fold>(
     cluster: &Cluster,
     topic: &'static str,
@@ -40,7 +40,7 @@ pub(crate) fn follow<F: Fold>(
     let mut table = TableReader::new(cluster, topic);
     let run = move || {
         let mut fold = F::default();
-        // Whole: read to an end since its beginning. News before that are not shown.
+        // Complete: read to the end since its beginning. Until then nothing is published.
         let (mut whole, mut news) = (false, true);
         while !stop.load(Ordering::Acquire) {
             table.read(NEWS_WAIT, |event| match event {
@@ -80,11 +80,11 @@ impl Fold for Deployments {
     }
 }
 
-/// How far the reading of one topic is.
+/// How far one topic has been read.
 pub(crate) struct Progress {
     state: Mutex<TableState>,
     began: Instant,
-    /// Milliseconds from `began` until it was last known to have been read to its end, and one; 0: it never was. Requests ask.
+    /// Milliseconds from `began` until it was last read to its end, plus one; 0: never. Atomic, since requests read it.
     complete_ms: AtomicU64,
     missing: AtomicBool,
     offset: AtomicI64,
@@ -115,7 +115,7 @@ impl Progress {
         self.offset.store(offset, Ordering::Release);
     }
 
-    /// How long ago it was known to have been read to its end; None if it never was. A topic that is missing has nothing to be read.
+    /// How long ago it was last read to its end; None: never. A missing topic has nothing to read.
     pub fn age(&self, now: Instant) -> Option<Duration> {
         if self.missing.load(Ordering::Relaxed) {
             return Some(Duration::ZERO);
@@ -129,7 +129,7 @@ impl Progress {
         lock(&self.state).clone()
     }
 
-    /// Why the topic's newest records may not be known; None when they are.
+    /// Why the topic's latest records may be missing; None if they are known.
     pub fn behind(&self, topic: &str) -> Option<String> {
         match self.state() {
             TableState::Complete { as_of } if as_of.elapsed() <= FRESH_WITHIN => None,
@@ -153,7 +153,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The two topics' parts, and what they make together.
+/// The folds of both topics, and the view made of them.
 #[derive(Default)]
 struct Parts {
     models: ModelsView,
@@ -229,7 +229,7 @@ impl Drop for Inner {
 pub struct Follower(Arc<Inner>);
 
 impl Follower {
-    /// Begins to read. A Kafka that is unreachable, or missing topics, are no error: they may come. Packages outside the log
+    /// Starts reading. An unreachable Kafka or missing topics are not errors: they may appear later. Packages outside the log
     /// are fetched with the [`S3Settings`] of the environment.
     ///
     /// # Errors
@@ -274,19 +274,19 @@ impl Follower {
         Ok(Follower(Arc::new(inner)))
     }
 
-    /// What is known now. Before the first time that the logs were read to their ends it is empty; while a topic that was made
-    /// anew is read, it is what was known before.
+    /// The current view. Empty until both logs have been read to their ends for the first time; while a recreated topic is being
+    /// read, it is the one from before.
     pub fn view(&self) -> Arc<View> {
         let view = self.0.shared.view.read();
         Arc::clone(&view.unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Whether both topics were read to their ends lately.
+    /// Whether both topics were read to their ends within [`FRESH_WITHIN`].
     pub fn caught_up(&self) -> bool {
         self.behind().is_none()
     }
 
-    /// Why the view may be old, in words; None when it is not.
+    /// Why the view may be out of date, in words; None if it is not.
     pub fn behind(&self) -> Option<String> {
         let shared = &self.0.shared;
         shared
@@ -295,13 +295,13 @@ impl Follower {
             .or_else(|| shared.deployments.behind(Topics::DEPLOYMENTS))
     }
 
-    /// How long ago both topics were known to have been read to their ends; None if one never was.
+    /// How long ago both topics were last read to their ends; None if one never was.
     pub fn age(&self) -> Option<Duration> {
         let (shared, now) = (&self.0.shared, Instant::now());
         Some(shared.models.age(now)?.max(shared.deployments.age(now)?))
     }
 
-    /// The topics that are not there.
+    /// The topics that do not exist.
     pub fn missing(&self) -> Vec<&'static str> {
         let missing = |progress: &Progress| matches!(progress.state(), TableState::Missing { .. });
         let topics = [
@@ -312,14 +312,14 @@ impl Follower {
         missing.map(|(topic, _)| topic).collect()
     }
 
-    /// The offsets before which all of models and of deployments has been read.
+    /// The next offsets to read: of models and of deployments.
     pub fn offsets(&self) -> (i64, i64) {
         let shared = &self.0.shared;
         let offset = |progress: &Progress| progress.offset.load(Ordering::Acquire);
         (offset(&shared.models), offset(&shared.deployments))
     }
 
-    /// Counts the views.
+    /// The number of the current view: it grows with each new one.
     pub fn changed(&self) -> watch::Receiver<u64> {
         self.0.shared.changed.subscribe()
     }
@@ -327,7 +327,7 @@ impl Follower {
     /// Blocks until both topics have been read to their ends.
     ///
     /// # Errors
-    /// Topics are missing, or the time is up.
+    /// Topics are missing, or it took longer than `within`.
     pub fn wait_caught_up(&self, within: Duration) -> Result<(), Error> {
         let found = self.wait(within, || {
             let topics = self.missing();
@@ -343,7 +343,7 @@ impl Follower {
         })
     }
 
-    /// Blocks until `look` finds something, which it tries now and then; None when the time is up.
+    /// Blocks until `look` returns something, polling it; None after `within`.
     pub(crate) fn wait<T>(
         &self,
         within: Duration,
@@ -362,10 +362,10 @@ impl Follower {
         }
     }
 
-    /// A version's package, checked against its hash. Blocks.
+    /// Fetches a version's package and checks its hash. Blocks.
     ///
     /// # Errors
-    /// There is no such version, Kafka or the store that has it does not answer, or what lies there is damaged.
+    /// There is no such version, Kafka or the store does not respond, or the package is damaged.
     pub fn fetch(&self, id: &ModelId) -> Result<PackageBytes, Error> {
         let entry = self.entry(id)?;
         match entry.artefact_uri() {
@@ -404,7 +404,7 @@ impl Follower {
         }
     }
 
-    /// The `manifest.json` of a version's package, unchecked and without its artefact. Blocks.
+    /// The `manifest.json` of a version's package, unchecked and without the artefact. Blocks.
     ///
     /// # Errors
     /// As [`Follower::fetch`].
@@ -438,13 +438,13 @@ impl Follower {
         &self.0.cluster
     }
 
-    /// Ends the reading, for all clones; threads end within half a second.
+    /// Stops reading, for all clones; the threads end within half a second.
     pub fn stop(self) {
         self.0.stop.store(true, Ordering::Release);
     }
 }
 
-/// The versions there are of a model, in words.
+/// The known versions of a model, in words.
 pub(crate) fn known(view: &View, name: &str) -> String {
     let versions = view.versions(name);
     let mut versions: Vec<&str> = versions.map(|entry| entry.id.version.as_str()).collect();
@@ -460,7 +460,7 @@ fn fetch(cluster: &Cluster, entry: &ModelEntry) -> Result<PackageBytes, Error> {
         id: entry.id.clone(),
         reason,
     };
-    // Chunks as they follow each other, so that each is put where it belongs and the whole is held once.
+    // Chunks in order: each is appended in place, and the artefact is held once.
     let offsets: Vec<i64> = (entry.chunk_offsets.iter().copied())
         .chain([entry.manifest_offset])
         .collect();

@@ -1,5 +1,5 @@
-//! The keys of records. Every push and every event has keys of its own, so that a compaction drops nothing but what
-//! was deleted, and history stays.
+//! The keys of records. Every push and every event has its own keys, so that compaction drops only what was deleted, and the
+//! history stays.
 
 use crate::{ModelId, Sha256Hex};
 
@@ -12,7 +12,7 @@ pub(crate) struct PushKey {
     pub push: String,
 }
 
-/// What a record of a push is.
+/// The kind of a push's record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Part {
     Manifest,
@@ -34,7 +34,7 @@ impl PushKey {
     }
 
     /// # Errors
-    /// What keeps the key from being one.
+    /// Why the key is invalid.
     pub fn parse(key: &str) -> Result<(PushKey, Part), &'static str> {
         const FORM: &str =
             "the key is not {name}/{version}/{sha256}/{push}/manifest or …/chunk/{i}";
@@ -43,7 +43,7 @@ impl PushKey {
             [prefix @ .., "manifest"] => (prefix, Part::Manifest),
             [prefix @ .., "chunk", index] => {
                 let number: u32 = index.parse().map_err(|_| FORM)?;
-                // One way to write it, or two keys would be one chunk.
+                // One spelling only, or two keys would be one chunk.
                 if number.to_string() != *index {
                     return Err(FORM);
                 }

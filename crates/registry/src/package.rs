@@ -1,14 +1,13 @@
-//! A model package as it travels: two runs of bytes, one hash, chunks.
+//! A model package in transit: two byte strings, one hash, chunks.
 
 use std::fmt;
 
 use sha2::{Digest as _, Sha256};
 
-/// Bytes of a chunk: well below the smallest limit on messages that is in use.
+/// Bytes of a chunk: well below the smallest limit on message size in use.
 pub const CHUNK_BYTES: usize = 512 << 10;
 
-/// The largest artefact, as packages have it: what a manifest on the log says is believed up to here, and no further bytes
-/// are read for it.
+/// The largest artefact in bytes, as in the model crate: a manifest on the log that claims more is refused, and no more is read.
 pub const ARTEFACT_BYTES_MAX: u64 = 256 << 20;
 
 /// A SHA-256, shown as 64 lower-case hexadecimal digits.
@@ -16,7 +15,7 @@ pub const ARTEFACT_BYTES_MAX: u64 = 256 << 20;
 pub struct Sha256Hex(pub [u8; 32]);
 
 impl Sha256Hex {
-    /// Reads what is shown; anything else is None.
+    /// Parses 64 lower-case hexadecimal digits; None for anything else.
     pub fn parse(text: &str) -> Option<Self> {
         let digit = |byte: u8| match byte {
             b'0'..=b'9' => Some(byte - b'0'),
@@ -34,7 +33,7 @@ impl Sha256Hex {
         Some(Self(bytes))
     }
 
-    /// Enough to tell versions apart by eye.
+    /// The first digits: enough to tell versions apart by eye.
     pub fn short(&self) -> String {
         self.0[..6]
             .iter()
@@ -55,10 +54,10 @@ impl fmt::Debug for Sha256Hex {
     }
 }
 
-/// The two files of a package. What they mean is the model crate's.
+/// The two files of a package. Their meaning is the model crate's business.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PackageBytes {
-    /// `manifest.json`, byte by byte.
+    /// `manifest.json`, unchanged.
     pub manifest: Vec<u8>,
     pub artefact: Vec<u8>,
 }

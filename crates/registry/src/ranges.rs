@@ -1,9 +1,10 @@
-//! Which keys each route has, as ranges of a key's hash. They travel on the record of a deployment; readers look keys up and compute
+//! Which keys each route gets, as ranges of a key's hash. The ranges are on a deployment's record; readers look keys up and compute
 //! nothing, so all replicas agree.
 
 /// One past the largest point: a key's point is the upper 32 bits of its hash.
 pub const POINTS: u64 = 1 << 32;
-/// Bounds a record (some ten bytes a range) and what a reader keeps of it. Hundreds of arbitrary changes leave some tens.
+/// The most ranges: bounds a record (some ten bytes per range) and what a reader keeps of it. Hundreds of arbitrary changes leave
+/// a few dozen.
 pub(crate) const RANGES_MAX: usize = 4_096;
 
 /// From the end of the range before it up to its own end.
@@ -11,16 +12,16 @@ pub(crate) const RANGES_MAX: usize = 4_096;
 pub struct KeyRange {
     /// One past its last point.
     pub end: u64,
-    /// The place of its route among the deployment's.
+    /// The index of its route among the deployment's.
     pub route: usize,
 }
 
-/// All points, in order, by the routes that have them.
+/// The routes of all points, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyRanges(Vec<KeyRange>);
 
 impl KeyRanges {
-    /// As they were read; [`crate::Deployment::validate`] says whether they can be.
+    /// Unchecked; [`crate::Deployment::validate`] checks them.
     pub fn new(ranges: Vec<KeyRange>) -> Self {
         KeyRanges(ranges)
     }
@@ -29,13 +30,13 @@ impl KeyRanges {
         &self.0
     }
 
-    /// The place of the route that has a point.
+    /// The index of the route of a point (0 to 2^32 - 1); None if the ranges do not cover it.
     pub fn route(&self, point: u64) -> Option<usize> {
         let at = self.0.partition_point(|range| range.end <= point);
         self.0.get(at).map(|range| range.route)
     }
 
-    /// The route that has all points.
+    /// The index of the route that has all points, if one has.
     pub fn only(&self) -> Option<usize> {
         let (first, rest) = self.0.split_first()?;
         let same = rest.iter().all(|range| range.route == first.route);

@@ -1,4 +1,4 @@
-//! Changes to the log. Each is written in one transaction and read back: what became of it is what all readers see.
+//! Changes to the log. Each is written in one transaction and read back, so that its outcome is what all readers see.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,9 +12,9 @@ use crate::{
     wire,
 };
 
-/// How long the log may take to be read when a change begins.
+/// How long reading the log may take when a change begins.
 const CATCH_UP_WITHIN: Duration = Duration::from_secs(60);
-/// How long a change may take to come back; a transaction of somebody's that was killed holds up readers for 20 s or more.
+/// How long reading a change back may take; the open transaction of a writer that was killed holds up readers for 20 s or more.
 const READ_BACK_WITHIN: Duration = Duration::from_secs(60);
 
 /// What became of a push.

@@ -1,13 +1,13 @@
-//! What a replica says of itself: the models it has, and how far it has read.
+//! A replica's report: the models it has, and how far it has read.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use crate::ModelId;
 
-/// A replica that has not reported for this long is taken for gone.
+/// A replica that has not reported for this long is considered gone.
 pub const SILENT_AFTER: Duration = Duration::from_secs(30);
 
-/// What a replica has made of a model version.
+/// The state of a model version on a replica.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ModelState {
     Wanted,
@@ -42,8 +42,8 @@ pub struct Replica {
     /// Milliseconds since the Unix epoch.
     pub at_ms: i64,
     pub models: Vec<ReplicaModel>,
-    /// The newest valid revision it has seen, for each pipeline it runs; 0 where there is none yet. Who waits for a deployment
-    /// waits for those that name its pipeline.
+    /// The newest valid revision it has seen of each pipeline it runs; 0 if there is none yet. To wait for a deployment is to wait
+    /// for the replicas that list its pipeline.
     pub revisions: BTreeMap<String, u64>,
     /// As [`crate::Follower::offsets`].
     pub models_offset: i64,

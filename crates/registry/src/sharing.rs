@@ -1,7 +1,6 @@
-//! Which ranges of keys each route gets: a change of shares moves as many keys as it must and no more.
+//! Which ranges of keys each route gets: a change of shares moves no more keys than it must.
 //!
-//! The writer of a deployment computes the ranges from those in effect before it, so a revision that is restored is restored for each
-//! key.
+//! The writer of a deployment computes the ranges from the previous ones, so restoring a revision restores the route of each key.
 
 use std::collections::BTreeMap;
 
@@ -11,8 +10,8 @@ use crate::{
 };
 
 impl KeyRanges {
-    /// The ranges in effect with a deployment: its own, or what the formula of the first version comes to. None where that does not share
-    /// keys by ranges: among several live routes other bits of the hash decide.
+    /// The ranges in effect with a deployment: its own, or the result of the formula of the first version. None if that does not split
+    /// keys by ranges: among several live routes it uses other bits of the hash.
     pub fn of(deployment: &Deployment) -> Option<Self> {
         match &deployment.ranges {
             Some(ranges) => Some(ranges.clone()),
@@ -20,17 +19,17 @@ impl KeyRanges {
         }
     }
 
-    /// The ranges of `routes` after those of `current`. No more points change routes than the shares' changes make necessary, and none but
-    /// from a route that loses to one that gains; routes are the same by their names. None where the formula of the first version says the
-    /// same, which readers from before there were ranges understand, or where it shares keys in its own way already: nobody is reshuffled
-    /// by an upgrade.
+    /// The ranges of `routes`, given those of `current`. No more points change routes than the change of shares makes necessary, and only
+    /// from routes that lose to routes that gain; routes are identified by name. None if the formula of the first version gives the same
+    /// result, which readers older than ranges understand, or if `current` is split by that formula among several live routes: an
+    /// upgrade reshuffles nobody.
     pub fn after(current: Option<&Deployment>, routes: &[Route]) -> Option<Self> {
         let quotas = quotas(routes);
         let ranges = match current.filter(|current| !current.routes.is_empty()) {
             None => afresh(routes, &quotas),
             Some(current) => Self::of(current)?.changed(&current.routes, routes, &quotas),
         };
-        // More pieces than anybody makes by hand: everything is dealt anew rather than refused.
+        // More pieces than anybody makes by hand: start afresh rather than refuse.
         let ranges = match ranges.ranges().len() > RANGES_MAX {
             true => afresh(routes, &quotas),
             false => ranges,
@@ -48,7 +47,7 @@ impl KeyRanges {
         let mut wanted: Vec<u64> = (had.iter().zip(quotas))
             .map(|(had, now)| now.saturating_sub(*had))
             .collect();
-        // First what lies beside a route's own pieces: that makes no new ones.
+        // First pieces beside a route's own: that makes no new ones.
         for beside in [true, false] {
             for (route, wanted) in wanted.iter_mut().enumerate() {
                 pieces.allot(route, wanted, beside);
@@ -58,7 +57,7 @@ impl KeyRanges {
     }
 }
 
-/// A run of points while they change hands.
+/// A run of points while routes are reassigned.
 #[derive(Debug, Clone, Copy)]
 struct Piece {
     start: u64,
@@ -76,7 +75,7 @@ impl Piece {
 struct Pieces(Vec<Piece>);
 
 impl Pieces {
-    /// The ranges of `before`, by the places of `routes`; those of routes that are gone are free.
+    /// The ranges of `before`, by the indices of `routes`; those of removed routes are free.
     fn of(ranges: &KeyRanges, before: &[Route], routes: &[Route]) -> Self {
         let answers = |(_, route): &(usize, &Route)| route.role != Role::Shadow;
         let places: BTreeMap<&str, usize> = (routes.iter().enumerate().filter(answers))
@@ -111,7 +110,7 @@ impl Pieces {
         piece.and_then(|piece| piece.route).is_some_and(test)
     }
 
-    /// Takes points from a route, its smallest pieces first so that pieces become fewer; the last one is cut beside a route that gains.
+    /// Takes points from a route, smallest pieces first so that there are fewer; the last one is cut beside a route that gains.
     fn free(&mut self, route: usize, mut surplus: u64, gains: &[bool]) {
         while surplus > 0 {
             let own = |(_, piece): &(usize, &Piece)| piece.route == Some(route);
@@ -131,7 +130,7 @@ impl Pieces {
         }
     }
 
-    /// Gives a route as many free points as it wants and there are; those that lie beside its own, or any.
+    /// Gives a route the free points it still wants, as far as there are any: those beside its own, or any.
     fn allot(&mut self, route: usize, wanted: &mut u64, beside: bool) {
         while *wanted > 0 {
             let own = |at: Option<usize>| self.is(at, |it| it == route);
@@ -149,7 +148,7 @@ impl Pieces {
         }
     }
 
-    /// Gives points at an end of a piece to another holder.
+    /// Gives points at one end of a piece to another route, or frees them.
     fn hand_over(&mut self, at: usize, points: u64, on_the_right: bool, to: Option<usize>) {
         let whole = self.0[at];
         let (mut given, mut kept) = (whole, whole);
@@ -204,13 +203,13 @@ fn afresh(routes: &[Route], quotas: &[u64]) -> KeyRanges {
     joined(pieces)
 }
 
-/// Points of the shares before and with a canary's, as the first version's formula has them.
+/// The points of a sum of shares, by the formula of the first version.
 fn points(shares: u64) -> u64 {
     let whole = u64::from(SHARE_WHOLE);
     (shares.min(whole) * POINTS).div_ceil(whole)
 }
 
-/// What the formula of the first version comes to, where it shares keys by ranges.
+/// The result of the formula of the first version, if it splits keys by ranges.
 fn formula(routes: &[Route]) -> Option<KeyRanges> {
     let is_live = |route: &&Route| matches!(route.role, Role::Live { weight: 1.. });
     if routes.iter().filter(is_live).count() > 1 {
@@ -234,7 +233,7 @@ fn formula(routes: &[Route]) -> Option<KeyRanges> {
     Some(afresh(routes, &quotas))
 }
 
-/// The points of each route. A canary's are a matter of its own share alone, but for the last of canaries that have everything.
+/// The points of each route. A canary's depend on its own share alone, except for the last of canaries that have everything.
 fn quotas(routes: &[Route]) -> Vec<u64> {
     let mut left = POINTS;
     let mut quotas: Vec<u64> = (routes.iter())

@@ -1,14 +1,14 @@
 //! Which route of a deployment answers for an entity: pure, the same on every replica and in every protocol.
 //!
-//! A deployment that says which ranges of the hash its routes have is split by those ([`KeyRanges`]).
+//! A deployment with ranges is split by them ([`KeyRanges`]).
 //!
 //! Others are split by the formula of the first version, for as long as they are on the log. Canaries own intervals of 0..10,000 from the
-//! bottom, in the order of their routes: one whose share grows keeps the keys it had. Live routes share the others by weight, by bits of
-//! the hash that say nothing of the canaries' intervals. A share that changes there moves keys between routes above it that did not.
+//! bottom, in the order of their routes: one whose share grows keeps its keys. Live routes share the rest by weight, by bits of the hash
+//! that are independent of the canaries' intervals. A share that changes there also moves keys between the routes above it.
 
 use crate::{Deployment, KeyRanges, Role, SHARE_WHOLE};
 
-/// A deployment that does not say who answers.
+/// A deployment that leaves keys without an unambiguous route.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     #[error("route {0:?} is there twice; give each route a name of its own")]
@@ -28,7 +28,7 @@ pub enum Error {
 /// The route that answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pick {
-    /// Its place among the deployment's routes.
+    /// Its index among the deployment's routes.
     pub route: usize,
 }
 
@@ -76,7 +76,7 @@ pub struct Split {
     ranges: Option<KeyRanges>,
     canaries: Vec<Share>,
     lives: Vec<Share>,
-    /// Routes that may be asked for by name: all that answer, whatever their share.
+    /// Routes that can be requested by name: all that answer, whatever their share.
     named: Vec<(String, usize)>,
     shadows: Vec<usize>,
 }
@@ -128,12 +128,12 @@ impl Split {
         self.at(mix(fold(fold(self.seed, &[0]), key.as_bytes())))
     }
 
-    /// A route where there is no entity that could stay on one; `turn` differs from request to request.
+    /// A route for a request without an entity; `turn` differs from request to request.
     pub fn pick_any(&self, turn: u64) -> Pick {
         self.at(mix(turn))
     }
 
-    /// The one route that answers everything, if there is only one.
+    /// The index of the route that answers everything, if there is one.
     pub fn only(&self) -> Option<Pick> {
         if let Some(ranges) = &self.ranges {
             return ranges.only().map(|route| Pick { route });
@@ -144,7 +144,7 @@ impl Split {
         }
     }
 
-    /// The route of a name; None for shadows too, which never answer.
+    /// The route with this name; None for shadows too, which never answer.
     pub fn named(&self, variant: &str) -> Option<Pick> {
         let (_, route) = self.named.iter().find(|(name, _)| name == variant)?;
         Some(Pick { route: *route })
@@ -155,7 +155,7 @@ impl Split {
         self.named.iter().map(|(name, _)| name.as_str())
     }
 
-    /// Places of the routes that score everything and answer nothing.
+    /// The indices of shadows: they score everything and answer nothing.
     pub fn shadows(&self) -> &[usize] {
         &self.shadows
     }

@@ -1,4 +1,4 @@
-//! What replicas say of themselves on `quadrille.status`, written and read.
+//! Reports of replicas on `quadrille.status`, written and read.
 
 use std::{
     collections::BTreeMap,
@@ -20,7 +20,7 @@ use crate::{
 
 /// How often a replica reports when nothing changes.
 pub const REPORT_EVERY: Duration = Duration::from_secs(10);
-/// Kafka's default limit; a status has some bytes a model.
+/// Kafka's default limit; a report takes some bytes per model.
 const STATUS_BYTES_MAX: usize = 1_000_000;
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
@@ -38,7 +38,7 @@ impl Reporter {
         Ok(Reporter(publisher))
     }
 
-    /// Ready when Kafka has the report, or gave it up.
+    /// Resolves when Kafka has confirmed the report, or the client gave up.
     ///
     /// # Errors
     /// As [`publisher::Error`]; the next report is as good.
@@ -53,7 +53,7 @@ impl Reporter {
     /// Deletes the report of a replica that stops for good.
     ///
     /// # Errors
-    /// As [`publisher::Error`]; then the report grows silent.
+    /// As [`publisher::Error`]; then the report goes stale.
     pub fn withdraw(
         &self,
         service: &str,
@@ -147,7 +147,7 @@ impl Replicas {
         Ok(replicas)
     }
 
-    /// The last report of each, by service and instance.
+    /// The last report of each replica, ordered by service and instance.
     pub fn list(&self) -> Arc<Vec<Replica>> {
         let reports = self.reports.read();
         Arc::clone(&reports.unwrap_or_else(PoisonError::into_inner))
@@ -156,7 +156,7 @@ impl Replicas {
     /// Blocks until the topic has been read to its end.
     ///
     /// # Errors
-    /// It is missing, or the time is up.
+    /// The topic is missing, or it took longer than `within`.
     pub fn wait_caught_up(&self, within: Duration) -> Result<(), Error> {
         let deadline = Instant::now() + within;
         loop {

@@ -1,4 +1,4 @@
-//! Packages that lie outside the log: files, and objects of an S3-compatible store. Reads are bounded in bytes and in time.
+//! Packages outside the log: files, and objects in an S3-compatible store. Reads are bounded in bytes and time.
 
 mod s3;
 #[cfg(test)]

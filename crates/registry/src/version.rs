@@ -20,7 +20,7 @@ pub fn compare_versions(a: &str, b: &str) -> Ordering {
         }
         (left, right) = (left_rest, right_rest);
     }
-    // Versions that differ only in leading zeros are different all the same.
+    // Versions that differ only in leading zeros are still different.
     left.len().cmp(&right.len()).then_with(|| a.cmp(b))
 }
 

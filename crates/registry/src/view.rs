@@ -1,33 +1,33 @@
-//! What a reader knows of the log at one moment.
+//! A snapshot of the log.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{Deployment, ModelId, Sha256Hex, key::PushKey};
 
-/// Models and deployments, as far as the log was read. Replaced as a whole, never changed.
+/// Models and deployments, as far as the log was read. Immutable: replaced as a whole.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct View {
     pub models: BTreeMap<ModelId, ModelEntry>,
     /// By pipeline.
     pub deployments: BTreeMap<String, History>,
-    /// What is on the log and counts for nothing, with the reason; the first ones, if there are many.
+    /// Void records, with the reasons; the first ones, if there are many.
     pub void: Vec<Void>,
 }
 
 impl View {
-    /// What serves a pipeline.
+    /// The deployment that serves a pipeline.
     pub fn current(&self, pipeline: &str) -> Option<&Deployment> {
         self.deployments.get(pipeline)?.current()
     }
 
-    /// The versions of a model, in no telling order.
+    /// The versions of a model, in no particular order.
     pub fn versions<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a ModelEntry> {
         self.models
             .values()
             .filter(move |entry| entry.id.name == name)
     }
 
-    /// The pipelines that route to a version now.
+    /// The pipelines that currently route to a version.
     pub fn users<'a>(&'a self, id: &'a ModelId) -> impl Iterator<Item = &'a str> {
         let uses = move |deployment: &&Deployment| {
             deployment.routes.iter().any(|route| route.model == *id)
@@ -40,7 +40,7 @@ impl View {
     }
 }
 
-/// A version of a model, and where its package lies.
+/// A version of a model, and where its package is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelEntry {
     pub id: ModelId,
@@ -55,27 +55,27 @@ pub struct ModelEntry {
     pub(crate) manifest_offset: i64,
     pub(crate) artefact_bytes: u64,
     pub(crate) artefact_uri: Option<String>,
-    /// Of the artefact's chunks, in order; none where it lies elsewhere.
+    /// Offsets of the artefact's chunks, in order; empty if it is stored elsewhere.
     pub(crate) chunk_offsets: Arc<[i64]>,
 }
 
 impl ModelEntry {
-    /// Where the artefact lies, unless in chunks on the log: others' text.
+    /// The artefact's URI, if it is not in chunks on the log: untrusted text.
     pub fn artefact_uri(&self) -> Option<&str> {
         self.artefact_uri.as_deref()
     }
 
-    /// Pieces of the artefact on the log.
+    /// The artefact's chunks on the log.
     pub fn chunks(&self) -> usize {
         self.chunk_offsets.len()
     }
 
-    /// The offset of the manifest on the models' topic: who came first.
+    /// The offset of the manifest on the models' topic: the order of pushes.
     pub fn offset(&self) -> i64 {
         self.manifest_offset
     }
 
-    /// The keys of all its records, the manifest's first: without it the others are nothing.
+    /// The keys of all its records, the manifest's first: without it the others are void.
     pub(crate) fn keys(&self) -> Vec<String> {
         let key = PushKey {
             id: self.id.clone(),
@@ -107,31 +107,31 @@ impl History {
         self.events.iter().find(is).map(|event| &event.deployment)
     }
 
-    /// The valid events, in order.
+    /// The valid events, in the order of the log.
     pub fn valid(&self) -> impl DoubleEndedIterator<Item = &Deployment> {
         let valid = self.events.iter().filter(|event| event.void.is_none());
         valid.map(|event| &event.deployment)
     }
 }
 
-/// A deployment as it lies on the log.
+/// A deployment's event on the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
     pub offset: i64,
     pub(crate) key: String,
     pub deployment: Deployment,
-    /// Why it counts for nothing.
+    /// Why it is void, if it is.
     pub void: Option<String>,
 }
 
-/// A record or a package that counts for nothing.
+/// A void record or package.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Void {
     pub topic: &'static str,
     pub offset: i64,
-    /// Of its record; of a package, of its manifest.
+    /// The offset of the record; of a package, of its manifest.
     pub key: String,
     pub reason: String,
-    /// All keys that would have to be deleted.
+    /// All keys to delete to remove it.
     pub(crate) keys: Vec<String>,
 }

@@ -1,5 +1,5 @@
-//! Between messages and domain types. What a reader does not know of a deployment is refused, not skipped: it may
-//! decide who gets what.
+//! Conversion between protobuf messages and domain types. Unknown fields of a deployment are refused, not skipped: they may
+//! decide which route gets which keys.
 
 use prost::{
     Message,
@@ -17,10 +17,10 @@ use crate::{
     Route, Sha256Hex, Uri, key::PushKey,
 };
 
-/// How a deployment's record says which keys each route has; without it the formula of the first version does.
+/// The algorithm by which a deployment's record assigns keys to routes; without it the formula of the first version does.
 const RANGES_VERSION: u32 = 2;
 
-/// The fields of a message that are known, with those of messages inside.
+/// The known fields of a message, and of those nested in it.
 struct Shape(&'static [(u32, Option<&'static Shape>)]);
 
 const LIVE: Shape = Shape(&[(1, None)]);
@@ -47,10 +47,10 @@ const EVENT: Shape = Shape(&[
 const RANGES: Shape = Shape(&[(1, None), (2, None), (3, None)]);
 
 impl Shape {
-    /// Walks a message that decodes.
+    /// Checks a message that decodes.
     ///
     /// # Errors
-    /// The first field that is not known, in words.
+    /// The first unknown field, in words.
     fn check(&self, mut bytes: &[u8], what: &str) -> Result<(), String> {
         let broken = |_| format!("{what} is not a message");
         while bytes.has_remaining() {
@@ -123,7 +123,7 @@ fn encode_ranges(ranges: &KeyRanges) -> DeploymentRanges {
 }
 
 /// # Errors
-/// Another way to share keys than this version knows: it may not take effect here.
+/// An unknown algorithm: the deployment must not take effect on this version.
 fn decode_ranges(ranges: DeploymentRanges) -> Result<KeyRanges, String> {
     if ranges.version != RANGES_VERSION {
         return Err(format!(
@@ -143,7 +143,7 @@ fn decode_ranges(ranges: DeploymentRanges) -> Result<KeyRanges, String> {
 }
 
 /// # Errors
-/// What the value holds that cannot be, or that this version does not know.
+/// What in the value is invalid, or unknown to this version.
 pub(crate) fn decode_deployment(value: &[u8]) -> Result<Deployment, String> {
     let event = DeploymentEvent::decode(value)
         .map_err(|error| format!("the value is not a deployment: {error}"))?;
@@ -196,13 +196,13 @@ fn decode_route(route: DeploymentRoute) -> Result<Route, String> {
     })
 }
 
-/// Everything of a package's manifest but the package's own `manifest.json`, which may be large.
+/// The record of a push without the package's own `manifest.json`, which may be large.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Pushed {
     pub bytes: u64,
     pub artefact_bytes: u64,
     pub chunks: u32,
-    /// Where the artefact lies, as it was written; None: in chunks beside.
+    /// The artefact's URI, as written; None: in chunks beside the manifest.
     pub artefact_uri: Option<String>,
     pub by: String,
     pub at_ms: i64,
@@ -218,7 +218,7 @@ pub(crate) fn decode_manifest(key: &PushKey, value: &[u8]) -> Result<Pushed, Str
         return Err("the manifest is of another package than its key".to_owned());
     }
     let (bytes, chunk) = (manifest.artefact_bytes, u64::from(manifest.chunk_bytes));
-    // Not parsed: what one version of us can fetch and another cannot is on the log for both.
+    // Not parsed: both versions that can fetch it and versions that cannot read the same log.
     let artefact_uri = Some(manifest.artefact_uri).filter(|uri| !uri.is_empty());
     let fits = match (chunk, &artefact_uri) {
         (0, None) => bytes == 0 && manifest.chunks == 0,
@@ -276,7 +276,7 @@ pub(crate) fn encode_replica(replica: &Replica) -> Vec<u8> {
 }
 
 /// # Errors
-/// The value is no status.
+/// The value is not a status.
 pub(crate) fn decode_replica(value: &[u8]) -> Result<Replica, String> {
     let status = ReplicaStatus::decode(value)
         .map_err(|error| format!("the value is not a status: {error}"))?;
@@ -311,10 +311,10 @@ pub(crate) fn encode_manifest(manifest: ModelManifest) -> Vec<u8> {
     manifest.encode_to_vec()
 }
 
-/// The `manifest.json` in a record that was found sound before.
+/// The `manifest.json` of a record that was validated before.
 ///
 /// # Errors
-/// The value is no manifest.
+/// The value is not a manifest.
 pub(crate) fn manifest_json(value: &[u8]) -> Result<Vec<u8>, String> {
     match ModelManifest::decode(value) {
         Ok(manifest) => Ok(manifest.manifest_json),
@@ -322,7 +322,7 @@ pub(crate) fn manifest_json(value: &[u8]) -> Result<Vec<u8>, String> {
     }
 }
 
-/// The message a package's manifest travels in; without a URI chunks follow.
+/// The record of a package's manifest; without a URI, chunks follow.
 pub(crate) fn manifest_message(
     key: &PushKey,
     package: &crate::PackageBytes,

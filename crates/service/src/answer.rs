@@ -1,5 +1,5 @@
-//! The body of a gRPC answer. Its status comes last, and what a stream does it does while its answer is read:
-//! so both belong to the request's span until the body ends.
+//! The body of a gRPC response. Its status comes last, and a stream does its work while its response is being read, so the
+//! request's span stays open until the body ends.
 
 use std::{
     pin::Pin,
@@ -66,7 +66,7 @@ impl http_body::Body for Answer {
 }
 
 impl Drop for Answer {
-    /// Who asked has gone, or nothing was left to read and no status came.
+    /// The client has gone away, or the body ended without a status.
     fn drop(&mut self) {
         let code = match self.body.is_end_stream() {
             true => Code::Unknown,

@@ -1,11 +1,11 @@
-//! What blocks runs on threads of its own: Kafka's client when a service starts, and the end of its lanes.
+//! Blocking work on threads of its own: Kafka's client at start-up, and joining the lanes at the end.
 
 use crate::Error;
 
 /// Runs `work` where it may block, and waits for it.
 ///
 /// # Errors
-/// It panicked, or the runtime ends.
+/// It panicked, or the runtime is shutting down.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Error> {

@@ -1,5 +1,5 @@
-//! The gRPC services of a port. A call goes straight to the one that its path names, in one span and under its deadline:
-//! it is short, and each layer of a router costs it as much as its model.
+//! The gRPC services of a port. A call goes straight to the service that its path names, in one span and under its deadline:
+//! calls are short, and each layer of a router costs as much as the model.
 
 use std::{
     convert::Infallible,
@@ -21,7 +21,7 @@ use crate::{
     spans::{CallSpan, canonical},
 };
 
-/// Puts something into the headers of every answer.
+/// Adds headers to every response.
 type HeadersFn = dyn Fn(&mut HeaderMap) + Send + Sync;
 
 /// The services that a port answers by gRPC.
@@ -32,7 +32,7 @@ pub struct Calls {
 }
 
 impl Calls {
-    /// And this service, as tonic generates it.
+    /// Adds a service, as tonic generates it.
     pub fn with<S>(mut self, service: S) -> Self
     where
         S: Service<
@@ -50,7 +50,7 @@ impl Calls {
         self
     }
 
-    /// With this in the headers of every answer, its initial metadata.
+    /// Adds these headers, gRPC's initial metadata, to every response.
     pub fn with_response_headers(
         mut self,
         insert: impl Fn(&mut HeaderMap) + Send + Sync + 'static,
@@ -59,7 +59,7 @@ impl Calls {
         self
     }
 
-    /// Full names of the services.
+    /// The full names of the services: `package.Service`.
     pub fn names(&self) -> Vec<&'static str> {
         self.services.iter().map(|(name, _)| *name).collect()
     }
@@ -67,7 +67,7 @@ impl Calls {
     /// Begins a call.
     pub(crate) fn begin(&self, mut request: Request<Body>, span: CallSpan) -> Calling {
         let timeout = timeout_of(request.headers());
-        // A timer of nothing would let a quick answer through.
+        // A timer of zero would let a quick response through.
         if timeout == Some(Duration::ZERO) {
             return self.calling(Box::pin(async { Ok(too_late()) }), None, span);
         }
@@ -112,7 +112,7 @@ where
     S: Service<Request<Body>, Future = BoxFuture<Response<Body>, Infallible>> + Clone + Send + Sync,
 {
     fn answer(&self, request: Request<Body>) -> BoxFuture<Response<Body>, Infallible> {
-        // Always ready; its clone is one of a few pointers.
+        // tonic's services are always ready; cloning one copies a few pointers.
         self.clone().call(request)
     }
 }
@@ -122,7 +122,7 @@ pub(crate) struct Calling {
     call: BoxFuture<Response<Body>, Infallible>,
     /// Its deadline, where it has one.
     late: Option<Pin<Box<Sleep>>>,
-    /// Gone once it is answered.
+    /// None once it is answered.
     span: Option<CallSpan>,
     insert_headers: Option<Arc<HeadersFn>>,
 }

@@ -12,7 +12,7 @@ use quadrille_proto::{Service, StageSpec};
 
 use crate::{Error, edge::limits::HttpConfig, listener};
 
-/// Partitions of topics created with `--create-topics`, where none of the pipeline's exists yet.
+/// Partitions of topics created with `--create-topics`, if none of the pipeline's topics exists yet.
 const PARTITIONS_DEFAULT: i32 = 8;
 
 /// A service's settings, checked.
@@ -22,27 +22,27 @@ pub struct Config {
     pub cluster: Cluster,
     pub pipelines: Vec<Arc<Pipeline>>,
     pub listen: SocketAddr,
-    /// Bound already, where the caller wants to know the port.
+    /// Already bound, for callers that need to know the port.
     pub listener: Option<TcpListener>,
     /// Stable name of this replica; by default host name and port.
     pub instance: Option<String>,
     pub lanes: usize,
     pub delivery: Delivery,
     pub limits: Limits,
-    /// Partitions of topics to be created where they are missing.
+    /// Create missing topics with this many partitions; None: do not create topics.
     pub create_topics: Option<i32>,
-    /// How long requests are answered after the service has said that it is not ready any more.
+    /// How long requests are still answered after `/readyz` has begun to fail.
     pub drain_delay: Duration,
-    /// What the port takes at once, and from whom.
+    /// Limits of the port, and who may call it.
     pub http: HttpConfig,
 }
 
 impl Config {
-    /// A service with the defaults of all settings, one lane and no drain delay, on a port of the loopback interface that the
-    /// system chooses: for tests, benchmarks and others that run services in their own process.
+    /// Default settings, one lane and no drain delay, on a free port of the loopback interface: for tests, benchmarks and
+    /// whatever else runs services in its own process.
     ///
     /// # Errors
-    /// No port is to be had.
+    /// No port is free.
     pub fn on_loopback(
         service: Service,
         cluster: Cluster,
@@ -95,7 +95,7 @@ impl Config {
         instance.unwrap_or_else(|| default_instance(self.listen))
     }
 
-    /// Partitions for topics that are to be created.
+    /// How many partitions topics get that are created now.
     pub fn partitions_to_create(&self) -> i32 {
         self.create_topics.unwrap_or(PARTITIONS_DEFAULT)
     }
@@ -109,7 +109,7 @@ impl Config {
     }
 }
 
-/// Host name and port: stable where the port is.
+/// Host name and port: as stable as the port.
 fn default_instance(listen: SocketAddr) -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname")
         .or_else(|_| std::fs::read_to_string("/etc/hostname"))

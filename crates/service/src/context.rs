@@ -1,4 +1,4 @@
-//! What a service is assembled from, and what it waits for before it can be.
+//! What a service is assembled from: settings, stages, tasks, listeners; and what start-up waits for.
 
 use std::{
     net::SocketAddr,
@@ -19,9 +19,9 @@ use crate::{
     listener, stages::Stages, task::Tasks,
 };
 
-/// Brokers learn of a new topic one after another.
+/// How long a topic may be missing or look changed at start-up: brokers learn of a new topic one after another.
 const TOPICS_APPEAR_WITHIN: Duration = Duration::from_secs(2);
-/// How soon a topic that is not there yet is looked for again.
+/// How often to look for a topic that does not exist yet.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(200);
 /// `max.message.bytes` of topics created with `--create-topics`.
 const MESSAGE_BYTES_MAX: usize = 1_048_588;
@@ -41,7 +41,7 @@ pub struct Context {
 }
 
 impl Context {
-    /// Starts a background task; it ends when the service drains, assembled or not. To be called within a runtime.
+    /// Starts a background task, which runs until the service drains, assembled or not. Call it within a runtime.
     pub fn spawn<Fut>(&self, task: Task, run: impl FnOnce(StopSignal) -> Fut)
     where
         Fut: Future<Output = Result<(), Error>> + Send + 'static,
@@ -58,11 +58,11 @@ impl Context {
         self.tasks.check(name, Arc::new(ready));
     }
 
-    /// Binds a port beside the one of HTTP and gRPC, which the environment variable `setting` gave. What comes in is served by
-    /// a task: [`Listener::serve`].
+    /// Binds a port beside the one for HTTP and gRPC; `setting` is the environment variable that the address came from, for the
+    /// error. A task serves its connections: [`Listener::serve`].
     ///
     /// # Errors
-    /// The address cannot be had.
+    /// The address cannot be bound.
     pub fn listen(
         &self,
         name: &'static str,
@@ -73,13 +73,13 @@ impl Context {
         Ok(Listener { name, inner })
     }
 
-    /// What readiness says that the service waits for until it is assembled: Kafka, if nothing else is said.
+    /// What `/readyz` reports the service to be waiting for until it is assembled; Kafka by default.
     pub fn waiting_for(&self, what: impl Into<String>) {
         self.probe.waiting_for(what.into());
     }
 
-    /// This service's first stage of a pipeline, ready to run: its topics are checked, and the schemas of what it writes are
-    /// published. Waits for Kafka as long as it does not answer.
+    /// This service's first stage of a pipeline, ready to run: its topics are checked, and the schemas of its outputs
+    /// published. Retries for as long as Kafka does not respond.
     ///
     /// # Errors
     /// The topics cannot be used as they are, the pipeline file contradicts a published schema, or the service is
@@ -88,7 +88,7 @@ impl Context {
         self.stage_of(self.config.service.stage(), pipeline).await
     }
 
-    /// As [`Context::stage`], of any stage of the table.
+    /// Like [`Context::stage`], for any stage of [`quadrille_proto::STAGES`].
     ///
     /// # Errors
     /// As [`Context::stage`].
@@ -103,7 +103,7 @@ impl Context {
                 "records" => pipeline.record_schema(),
                 "features" => pipeline.feature_schema(),
                 "predictions" => pipeline.prediction_schema(),
-                // What has no schema of its own.
+                // Outputs without a schema of their own.
                 _ => continue,
             };
             self.publish(schema).await?;
@@ -119,8 +119,8 @@ impl Context {
         })
     }
 
-    /// Starts a stage's lanes; `make` makes the handler of each, by its number. It ends when the service drains, assembled or
-    /// not.
+    /// Starts a stage's lanes; `make` makes each lane's handler, given its number from 0. The stage runs until the service
+    /// drains, assembled or not.
     ///
     /// # Errors
     /// A setting is out of range, the handler does not fit the way the stage commits, or the system refuses a thread.
@@ -129,7 +129,7 @@ impl Context {
         Ok(())
     }
 
-    /// Checks the topics of a pipeline's stage; waits for Kafka as long as it does not answer.
+    /// Checks the topics of a pipeline's stage. Retries for as long as Kafka does not respond.
     ///
     /// # Errors
     /// The topics cannot be used as they are.
@@ -148,7 +148,7 @@ impl Context {
                     tracing::warn!(%error, "waiting for Kafka");
                     self.sleep(backoff.next_wait()).await?;
                 }
-                // A broker may also have an old view of a topic that was changed just now.
+                // A broker may have stale metadata of a topic that was changed just now.
                 Err(error)
                     if (error.is_missing() || error.is_changed())
                         && started.elapsed() < TOPICS_APPEAR_WITHIN =>
@@ -164,7 +164,7 @@ impl Context {
         }
     }
 
-    /// Checks that the pipeline file goes on from what was published before.
+    /// Checks that the pipeline file is compatible with the schemas published before.
     ///
     /// # Errors
     /// It contradicts a published schema: records of this replica would be dead letters for the next stage.
@@ -201,7 +201,7 @@ impl Context {
         Ok(())
     }
 
-    /// Publishes a schema before its first use; waits for Kafka as long as it does not answer.
+    /// Publishes a schema before its first use. Retries for as long as Kafka does not respond.
     ///
     /// # Errors
     /// The service is stopping.
@@ -225,7 +225,7 @@ impl Context {
         }
     }
 
-    /// Which topic of which cluster this is; waits for Kafka as long as it does not answer.
+    /// Identifies a topic beyond its name. Retries for as long as Kafka does not respond.
     ///
     /// # Errors
     /// The service is stopping.
@@ -274,7 +274,7 @@ fn prepare(
     };
     let file = Definition {
         sha256: pipeline.hash(),
-        // Predictions name their configuration: whoever makes them keeps it.
+        // Predictions name their configuration, so the stage that makes them stores the file.
         text: (config.service == Service::Inference).then(|| pipeline.text()),
     };
     topics.identity = admin.establish(&stage, file, partitioning)?;

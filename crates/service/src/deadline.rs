@@ -1,4 +1,4 @@
-//! `grpc-timeout`: how long a call may take, and the answer where it takes longer.
+//! `grpc-timeout`: how long a call may take, and the status if it takes longer.
 
 use std::{
     convert::Infallible,
@@ -8,7 +8,7 @@ use std::{
 use axum::{extract::Request, http::HeaderMap, response::Response};
 use tonic::Status;
 
-/// When a call's answer would come too late: an extension of requests that have a `grpc-timeout`.
+/// The deadline of a call: an extension of requests with a `grpc-timeout`.
 #[derive(Debug, Clone, Copy)]
 pub struct Deadline(pub Instant);
 
@@ -22,7 +22,7 @@ where
 {
     match timeout_of(request.headers()) {
         None => run(request).await,
-        // A timer of nothing would let a quick answer through.
+        // A timer of zero would let a quick response through.
         Some(Duration::ZERO) => Ok(too_late()),
         Some(timeout) => {
             if let Some(deadline) = Instant::now().checked_add(timeout) {
@@ -36,7 +36,7 @@ where
     }
 }
 
-/// How long a call may take, where it says so.
+/// The timeout that a call was sent with, if any.
 pub(crate) fn timeout_of(headers: &HeaderMap) -> Option<Duration> {
     let timeout = headers.get("grpc-timeout")?;
     parse_grpc_timeout(timeout.to_str().ok()?)
@@ -46,7 +46,7 @@ pub(crate) fn too_late<B: Default>() -> Response<B> {
     Status::deadline_exceeded("the call's deadline has passed").into_http()
 }
 
-/// At most eight digits and a unit, as the gRPC protocol has it.
+/// At most eight digits and a unit, by gRPC's specification.
 fn parse_grpc_timeout(text: &str) -> Option<Duration> {
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {

@@ -1,5 +1,5 @@
-//! The port: what comes from the network before it is anybody's request. Bounds in connections, requests, bytes and
-//! time hold here, and here it is checked who asks; all protocols and services share it.
+//! The port: everything between the network and a request's handler. It enforces the limits on connections, requests, bytes and
+//! time, and checks who may call; all protocols and services share it.
 
 mod answering;
 mod blocking;
@@ -49,13 +49,13 @@ use self::{
 };
 use crate::{front::Front, server::is_grpc, spans::CallSpan};
 
-/// How long a browser may keep a preflight answer for another site's page, seconds.
+/// How long a browser may cache the answer to a CORS preflight, in seconds.
 const PREFLIGHT_SECONDS: HeaderValue = HeaderValue::from_static("600");
 
-/// The reason of a refusal that says what would be understood.
+/// The reason of a refusal for an unsupported coding; its response lists the supported ones.
 const ENCODING: &str = "encoding";
 
-/// Cheap to clone: it is, for each connection and request.
+/// Cheap to clone: it is cloned for each connection and request.
 #[derive(Clone)]
 pub(crate) struct Edge(Arc<Inner>);
 
@@ -67,7 +67,7 @@ struct Inner {
     front: Front,
 }
 
-/// Why a request is not answered by whom it was meant for.
+/// Why a request is refused before it reaches its handler.
 struct Refused {
     status: StatusCode,
     grpc: Code,
@@ -95,7 +95,7 @@ impl Edge {
         self.0.metrics.connections(open);
     }
 
-    /// Takes a request.
+    /// Accepts a request.
     fn begin(&self, request: Request<Incoming>, conn: &Arc<Conn>) -> Answering {
         Answering::New(Some(New {
             edge: self.clone(),
@@ -105,7 +105,7 @@ impl Edge {
         }))
     }
 
-    /// Answers a request, whatever there is to say.
+    /// Begins to answer a request: by its handler, or with a refusal.
     fn answer(&self, request: Request<Incoming>, conn: &Arc<Conn>, busy: Busy) -> Answering {
         let inner = &*self.0;
         let grpc = is_grpc(request.headers());
@@ -119,7 +119,7 @@ impl Edge {
             meters: Meters::default(),
             origin: None,
             close: conn.reserved && request.version() < Version::HTTP_2,
-            // They are there once for all who ask, and may be asked for when all is busy.
+            // Concurrent scrapes share one text, and a busy replica can still be scraped.
             counts: path != "/metrics",
             busy,
             begun: None,
@@ -162,7 +162,7 @@ impl Edge {
     }
 }
 
-/// A body that holds another one.
+/// The body, boxed into axum's type.
 trait Holds {
     fn holding<B>(body: B) -> Self
     where
@@ -188,7 +188,7 @@ impl Holds for tonic::body::Body {
 }
 
 impl Inner {
-    /// Whether a request may be answered here and now; the other site whose page asks, where one does.
+    /// Checks whether a request may be answered; returns the origin that it came from, if it is another site's page.
     fn admit(
         &self,
         request: &Request<Incoming>,
@@ -254,7 +254,7 @@ impl Inner {
         Ok((begun, origin.cloned()))
     }
 
-    /// The request with a body that is counted and timed.
+    /// The request, its body counted and timed.
     fn read<B: Holds + Default>(
         &self,
         mut request: Request<Incoming>,
@@ -271,7 +271,7 @@ impl Inner {
         }
         let coding = coding::of_request(request.headers(), grpc);
         let coding = coding.map_err(|given| Refused::coding(&given))?;
-        // gRPC's messages say how long they are when they come.
+        // A gRPC message announces its length.
         let length = request.body().size_hint().exact();
         let long = length.is_none_or(|length| length >= LARGE_BYTES as u64);
         let large = coding.is_some() || (long && !grpc);
@@ -379,7 +379,7 @@ impl Refused {
     }
 }
 
-/// What orchestrators and load balancers ask, by whatever name, however busy it is.
+/// Probes of orchestrators and load balancers: answered whatever the `Host`, however busy the replica is.
 fn is_probe(path: &str) -> bool {
     matches!(path, "/livez" | "/readyz")
 }
@@ -388,12 +388,12 @@ fn is_health_check(path: &str) -> bool {
     path.strip_prefix(crate::front::HEALTH) == Some("Check")
 }
 
-/// The same question for as long as the one who asks likes.
+/// The streaming health check, which stays open for as long as the client likes.
 fn is_health_watch(path: &str) -> bool {
     path.strip_prefix(crate::front::HEALTH) == Some("Watch")
 }
 
-/// What a page of an allowed origin may send: what it asks for.
+/// The answer to a preflight from an allowed origin: it may send what it asks for.
 fn preflight(asked: &HeaderMap, origin: Option<HeaderValue>) -> Response {
     let mut response = StatusCode::NO_CONTENT.into_response();
     let headers = response.headers_mut();

@@ -1,11 +1,11 @@
-//! Why a service ended otherwise than by draining.
+//! Why a service did not end by draining.
 
 use quadrille_choreography::{admin, config, stage};
 
-/// Why a service ended otherwise than by draining.
+/// Why a service did not end by draining.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A setting cannot be; the message names it and the fix. Exit code 64.
+    /// An invalid setting; the message names it and the fix. Exit code 64.
     #[error("{0}")]
     Config(String),
     /// Anything else. Exit code 1.

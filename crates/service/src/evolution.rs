@@ -1,4 +1,4 @@
-//! Whether a pipeline file goes on from the schemas that were published before: pure.
+//! Whether a pipeline file is compatible with the schemas that were published before: pure.
 
 use quadrille_pipeline::{Projection, projection::Error};
 use quadrille_proto::Schema;

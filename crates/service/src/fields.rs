@@ -1,4 +1,4 @@
-//! Records as gRPC brings them: a `google.protobuf.Struct` with the pipeline's field names.
+//! Records sent by gRPC: a `google.protobuf.Struct` with the pipeline's field names.
 
 use std::{
     sync::Arc,
@@ -34,7 +34,7 @@ pub fn read_struct(
         .zip(&texts)
         .map(|((name, value), text)| {
             let scalar = match (&value.kind, text) {
-                // JSON has no such number, and null would be another value: it is refused as everywhere.
+                // JSON cannot express NaN and infinities, and null would be another value: refused, as everywhere.
                 (_, Some(text)) => not_finite(value).map_or(Scalar::Json(text), Scalar::Number),
                 (Some(Kind::BoolValue(truth)), _) => Scalar::Bool(*truth),
                 (Some(Kind::NumberValue(number)), _) => Scalar::Number(*number),
@@ -53,7 +53,7 @@ fn nested_text(value: &Value) -> Option<String> {
     }
 }
 
-/// The first number that is none, in lists and objects too.
+/// The first NaN or infinity, in nested lists and objects too.
 fn not_finite(value: &Value) -> Option<f64> {
     match &value.kind {
         Some(Kind::NumberValue(number)) => (!number.is_finite()).then_some(*number),
@@ -83,10 +83,10 @@ pub fn invalid_argument(invalid: &Invalid) -> Status {
     Status::invalid_argument(invalid.to_string())
 }
 
-/// The pipeline of a request; a name may be left out where there is only one.
+/// The pipeline of a request; the name may be omitted if there is only one pipeline.
 ///
 /// # Errors
-/// `NOT_FOUND` or `INVALID_ARGUMENT`, listing the pipelines there are.
+/// `NOT_FOUND` or `INVALID_ARGUMENT`, with the known pipelines.
 pub fn pick<'a>(pipelines: &'a [Arc<Pipeline>], name: &str) -> Result<&'a Arc<Pipeline>, Status> {
     let there = || {
         pipelines

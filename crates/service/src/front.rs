@@ -1,4 +1,4 @@
-//! Where a request goes first: a gRPC call to the assembled service's calls, everything else to the routes of HTTP.
+//! Dispatches a request: gRPC calls go to the assembled service's methods, everything else to the HTTP routes.
 
 use std::sync::{Arc, OnceLock};
 
@@ -7,7 +7,7 @@ use tower::ServiceExt;
 
 use crate::{MessageMax, calls::Calls, methods::Method, spans::RequestTelemetry};
 
-/// The health service is there before anything is mounted.
+/// The health service is available before anything is mounted.
 pub(crate) const HEALTH: &str = "/grpc.health.v1.Health/";
 
 /// An assembled service.
@@ -21,7 +21,7 @@ pub(crate) struct Routed {
 pub(crate) type Mounted = Arc<OnceLock<Routed>>;
 
 pub(crate) struct Front {
-    /// Probes, metrics, health, and what is not mounted yet.
+    /// Probes, metrics and health; and the answer to all else while nothing is mounted.
     probes: Router,
     mounted: Mounted,
 }
@@ -31,7 +31,7 @@ impl Front {
         Front { probes, mounted }
     }
 
-    /// Who answers gRPC calls of this path, once they are there.
+    /// The gRPC services for this path, once mounted.
     pub fn calls(&self, path: &str) -> Option<&Routed> {
         self.mounted.get().filter(|_| !path.starts_with(HEALTH))
     }
@@ -47,7 +47,7 @@ impl Front {
         }
     }
 
-    /// The largest message that is taken by gRPC.
+    /// The largest gRPC message that is accepted.
     pub fn message_max(&self) -> MessageMax {
         let routed = self.mounted.get();
         routed.map_or(MessageMax::default(), |routed| routed.telemetry.message_max)

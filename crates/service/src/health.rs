@@ -1,4 +1,4 @@
-//! Is it alive, is it ready: one answer for HTTP probes and `grpc.health.v1`.
+//! Liveness and readiness: the same answer for HTTP probes and `grpc.health.v1`.
 
 use std::{
     sync::{
@@ -14,29 +14,29 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{stages::Stages, task::Tasks};
 
-/// How often readiness is carried over to `grpc.health.v1`.
+/// How often readiness is copied to `grpc.health.v1`.
 const REPORT_EVERY: Duration = Duration::from_millis(100);
 
-/// How long a service may be unready before its log says so.
+/// How long a service may be unready before that is logged.
 const NOT_READY_AFTER: Duration = Duration::from_secs(2);
-/// How often its log says that it waits for something else, at most; twice as long after each line.
+/// The shortest time between two lines of the log that say what it waits for; doubled after each line.
 const NOT_READY_EVERY: Duration = Duration::from_secs(10);
 const NOT_READY_EVERY_MAX: Duration = Duration::from_secs(300);
 
-/// What a service's requests have to do with its lanes.
+/// Whether a service's requests depend on its lanes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Requests {
-    /// They need Kafka: a replica that has lost it is not ready.
+    /// Requests need Kafka: a replica that has lost it is not ready.
     NeedKafka,
-    /// They are answered without it: once a replica's lanes have joined their groups, lanes that cannot consume do not keep it from
-    /// answering. In an outage all replicas' lanes are lost together, and a load balancer would have no replica left.
+    /// Requests are answered without Kafka: once a replica's lanes have joined their groups, it stays ready even if they can no longer
+    /// consume. An outage hits the lanes of all replicas together, and a load balancer would have none left.
     OutliveKafka,
 }
 
 struct Inner {
     /// None until the service is assembled.
     assembled: OnceLock<Requests>,
-    /// What the assembly waits for.
+    /// What start-up waits for.
     waiting_for: Mutex<String>,
     stages: Stages,
     tasks: Tasks,
@@ -58,7 +58,7 @@ impl Probe {
         }))
     }
 
-    /// What the assembly waits for from now on.
+    /// Sets what start-up waits for.
     pub fn waiting_for(&self, what: String) {
         let waiting_for = self.0.waiting_for.lock();
         *waiting_for.unwrap_or_else(PoisonError::into_inner) = what;
@@ -91,7 +91,7 @@ impl Probe {
             .try_for_each(|stage| of_stage(requests, stage))
     }
 
-    /// Everything that readiness needs, by name, and what is in its way.
+    /// Every condition of readiness by name, with the reason if it does not hold.
     pub fn checks(&self) -> Vec<(String, Result<(), String>)> {
         let assembly = self.assembly();
         let mut all = vec![
@@ -124,8 +124,8 @@ impl Probe {
         })
     }
 
-    /// Reports to `grpc.health.v1` for `""` and each service name, once they are known, and logs what readiness waits for; for as
-    /// long as it is polled.
+    /// Reports to `grpc.health.v1` for `""` and, once known, each service name, and logs what the service waits for to be ready. Never
+    /// returns.
     pub async fn report(
         self,
         reporter: HealthReporter,
@@ -159,7 +159,7 @@ fn of_stage(requests: Requests, stage: &Health) -> Result<(), String> {
     }
 }
 
-/// Logs when a service has become ready, and what it waits for while it is not.
+/// Logs when a service becomes ready, and what it waits for until then.
 struct ReadyLog {
     since: Instant,
     /// Since it was ready last; at the start, from its beginning.
@@ -195,7 +195,7 @@ impl ReadyLog {
             }
             Err(why) => {
                 let due = match &self.logged {
-                    // What is over in a moment, as at most starts, is not worth a line.
+                    // Short waits, as at most starts, are not worth a line.
                     None => after >= NOT_READY_AFTER,
                     Some((logged, at)) => {
                         logged != why && now.saturating_duration_since(*at) >= self.quiet_for
@@ -204,7 +204,7 @@ impl ReadyLog {
                 if due {
                     tracing::info!(why, "not ready");
                     self.unready = true;
-                    // A reason that counts seconds would be another one each time, for hours.
+                    // A reason with a count of seconds in it is a new one each time, for hours.
                     if self.logged.replace((why.clone(), now)).is_some() {
                         self.quiet_for = (self.quiet_for * 2).min(NOT_READY_EVERY_MAX);
                     }

@@ -1,4 +1,4 @@
-//! A service asks its running self: what a container's health check runs, where there is no HTTP client.
+//! `--healthcheck`: a container's health check, since the image has no HTTP client.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -10,14 +10,14 @@ use tokio::{
 
 use crate::{Args, Error};
 
-/// A container's health check has a timeout of its own; this one says why.
+/// Shorter than the timeout of a container's health check, so that the reason is reported.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 const ANSWER_BYTES_MAX: u64 = 16 << 10;
 
 /// Asks `/readyz` of the service that has these settings.
 ///
 /// # Errors
-/// It is not ready, or does not answer.
+/// It is not ready, or does not respond.
 pub async fn healthcheck(args: &Args, service: Service) -> Result<(), Error> {
     let mut address = args.address(service);
     if address.ip().is_unspecified() {

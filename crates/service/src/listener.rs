@@ -1,5 +1,5 @@
-//! A port beside the one of HTTP and gRPC, for a protocol of its own: bound at the start, its connections bounded, each in a
-//! task of its own, and drained.
+//! A port beside the one for HTTP and gRPC, for another protocol: bound at the start, with a limit on connections, each served
+//! in a task of its own, and drained.
 
 use std::{
     net::{SocketAddr, TcpListener as StdListener},
@@ -15,15 +15,15 @@ use tokio::{
 
 use crate::{Error, StopSignal};
 
-/// How long a port that is taken is tried again: a predecessor that was killed a moment ago may still hold it.
+/// How long to retry a port that is in use: a predecessor that was killed a moment ago may still hold it.
 const PORT_FREE_WITHIN: Duration = Duration::from_secs(2);
-/// How long nothing is accepted after the system refused: too many files are open, mostly.
+/// How long to wait after a failed `accept`; usually too many files are open.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
-/// Binds `address`, which the environment variable `setting` gave.
+/// Binds `address`, the value of the environment variable `setting`.
 ///
 /// # Errors
-/// It cannot be had.
+/// It cannot be bound.
 pub(crate) fn bind(
     name: &str,
     setting: &str,
@@ -59,23 +59,24 @@ fn bind_patiently(address: SocketAddr) -> std::io::Result<StdListener> {
     }
 }
 
-/// A port that is bound, and waits to be served by a [`crate::Task`].
+/// A bound port, to be served by a [`crate::Task`].
 pub struct Listener {
     pub(crate) name: &'static str,
     pub(crate) inner: TcpListener,
 }
 
 impl Listener {
-    /// Where it listens; of port 0, the port that the system chose.
+    /// The address it listens on; for port 0, with the port that the system chose.
     ///
     /// # Errors
-    /// The system does not say.
+    /// The system does not report it.
     pub fn address(&self) -> std::io::Result<SocketAddr> {
         self.inner.local_addr()
     }
 
-    /// Serves every connection in a task of its own, `connections_max` at a time; further ones wait to be accepted. A peer that
-    /// says nothing, or does not read, keeps its place until `serve` gives up on it. When it is asked to stop, nothing more is accepted, and it waits for the connections, which have heard it too.
+    /// Serves every connection in a task of its own, at most `connections_max` at a time; further ones wait in the backlog. A peer
+    /// that sends nothing, or does not read, keeps its place until `serve` gives up on it. On `stop` it accepts no more and
+    /// waits for the open connections, which get the signal too.
     pub async fn serve<Fut>(
         self,
         connections_max: usize,
@@ -90,7 +91,7 @@ impl Listener {
         let mut refused = false;
         loop {
             let accept = async {
-                // Not closed, ever.
+                // The semaphore is never closed.
                 let permit = Arc::clone(&room).acquire_owned().await;
                 (permit, self.inner.accept().await)
             };

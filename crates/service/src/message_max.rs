@@ -1,10 +1,10 @@
-//! How large a message a service takes, and what the sender of a larger one can do.
+//! How large a gRPC message may be, and what the sender of a larger one can do.
 
-/// The largest message that a service takes by gRPC, uncompressed.
+/// The largest gRPC message that a service accepts, after decompression.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MessageMax {
     pub bytes: usize,
-    /// What raises it; none where nothing does.
+    /// The setting that raises it, if there is one.
     pub setting: Option<&'static str>,
 }
 

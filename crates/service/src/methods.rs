@@ -1,5 +1,5 @@
-//! The gRPC methods that the port serves, as the descriptors have them: for reflection, for labels of metrics, and to
-//! know which take many messages.
+//! The gRPC methods that the port serves, from their descriptors: for reflection, for metric labels, and to know which ones
+//! stream.
 
 use std::{
     collections::HashMap,
@@ -44,7 +44,7 @@ pub(crate) struct Method {
     pub name: String,
     /// Whether it takes many messages.
     pub stream: bool,
-    /// How long it takes where all goes well, which is most often: to look it up by labels takes as long as a small model.
+    /// The duration of successful calls, looked up once: a lookup by labels takes as long as a small model.
     pub well: OnceLock<RpcDurations>,
 }
 

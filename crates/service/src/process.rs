@@ -8,7 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::Error;
 
-/// Settings that cannot be: `EX_USAGE` of sysexits.
+/// Invalid settings: `EX_USAGE` of sysexits.
 const EXIT_CONFIG: u8 = 64;
 
 /// Ready at the first SIGTERM or SIGINT; the second one ends the process at once.
@@ -39,7 +39,7 @@ pub async fn shutdown_signal() {
     });
 }
 
-/// Where standard error is closed there is nowhere to report to.
+/// If standard error is closed, there is nowhere to report to.
 fn complain(message: &str) {
     let _ = writeln!(std::io::stderr(), "error: {message}");
 }
@@ -77,7 +77,7 @@ where
     let args = match A::try_parse() {
         Ok(args) => args,
         Err(error) => {
-            // Printing can only fail where the reader is gone.
+            // Printing fails only if the reader is gone.
             let _ = error.print();
             return if error.use_stderr() {
                 ExitCode::from(EXIT_CONFIG)
@@ -95,7 +95,7 @@ where
     {
         Ok(runtime) => {
             let result = runtime.block_on(main(args));
-            // Blocked helpers (a DNS look-up, an unreachable broker) do not hold up the exit.
+            // Blocked threads (a DNS lookup, an unreachable broker) do not hold up the exit.
             runtime.shutdown_background();
             exit_code(result)
         }

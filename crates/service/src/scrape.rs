@@ -1,5 +1,5 @@
-//! What `/metrics` answers. It is no request that counts, so that it can be asked when all is busy; so what is answered to
-//! many at once is there once, and what is not read is bounded.
+//! `/metrics`. It does not count against the limit on requests, so that a busy replica can be scraped; instead, concurrent
+//! scrapes share one text, and texts that are not read are bounded.
 
 use std::{
     collections::VecDeque,
@@ -10,9 +10,9 @@ use std::{
 use axum::body::Bytes;
 use quadrille_telemetry::Registry;
 
-/// How long a text that somebody is still taking is answered to others, too.
+/// How long a text that is still being read is shared with other scrapes.
 const SHARED_FOR: Duration = Duration::from_secs(1);
-/// Texts that somebody has not taken yet, at most: some 100 KB each, and several Prometheus servers may be slow at once.
+/// The most texts that are not read to their end: some 100 KB each, and several Prometheus servers may be slow at once.
 const UNTAKEN_MAX: usize = 8;
 
 pub(crate) struct Scrape {

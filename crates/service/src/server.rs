@@ -1,5 +1,4 @@
-//! One port: HTTP/1.1, HTTP/2 and gRPC, probes and metrics from the first moment on, the service's own
-//! routes as soon as it is assembled.
+//! The routes of the port: probes and metrics from the start, the service's own routes once it is assembled.
 
 use std::{convert::Infallible, sync::Arc, time::Instant};
 
@@ -18,7 +17,7 @@ use tower::ServiceExt;
 
 use crate::{deadline::deadline, front::Mounted, health::Probe, scrape::Scrape};
 
-/// Probes, metrics, `grpc.health.v1` and whatever is mounted.
+/// Probes, metrics, `grpc.health.v1` and the mounted service.
 pub(crate) fn router(probe: Probe, registry: Registry, health: Routes, mounted: Mounted) -> Router {
     let (live, starting) = (probe.clone(), probe.clone());
     let answer = |state: Result<(), String>| match state {
@@ -59,7 +58,7 @@ pub(crate) fn router(probe: Probe, registry: Registry, health: Routes, mounted: 
         }))
 }
 
-/// A line for each check, as Kubernetes has them.
+/// One line per check, in the format of Kubernetes.
 fn verbose(checks: &[(String, Result<(), String>)]) -> String {
     let line = |(name, state): &(String, Result<(), String>)| match state {
         Ok(()) => format!("[+]{name} ok\n"),
@@ -73,7 +72,7 @@ async fn dispatch(probe: Probe, mounted: Mounted, request: Request) -> Response 
         let why = probe.ready().err().unwrap_or_default();
         let why = format!("the service is starting: {why}");
         if is_grpc(request.headers()) {
-            // Not 200, as gRPC has it for every status: a proxy that knows HTTP only asks another replica.
+            // Not 200, which gRPC sends with every status: so that a proxy that only knows HTTP tries another replica.
             let mut response = Status::unavailable(why).into_http();
             *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
             return response;

@@ -1,4 +1,4 @@
-//! A service's life: bind, wait for Kafka, assemble, serve, drain.
+//! The lifecycle of a service: bind, wait for Kafka, assemble, serve, drain.
 
 use std::{
     sync::{Arc, OnceLock},
@@ -33,14 +33,14 @@ use crate::{
 
 /// How long running requests may take to end once the lanes have drained.
 const REQUESTS_END_WITHIN: Duration = Duration::from_secs(5);
-/// How often the lanes are looked after.
+/// How often to check whether a lane or a task has ended.
 const WATCH_EVERY: Duration = Duration::from_millis(200);
 
 /// A service, ready to serve.
 pub struct Assembly {
     pub http: Router,
     pub grpc: Calls,
-    /// What `grpc` takes at most.
+    /// The largest message that `grpc` accepts.
     pub message_max: MessageMax,
     pub requests: Requests,
 }
@@ -48,7 +48,7 @@ pub struct Assembly {
 /// Runs a service until `shutdown`, then drains it: `assemble` builds it once the port is bound.
 ///
 /// # Errors
-/// A setting turned out wrong, or the service cannot go on.
+/// A setting is invalid, or the service cannot continue.
 pub async fn run<Fut>(
     mut config: Config,
     shutdown: impl Future<Output = ()> + Send,
@@ -85,7 +85,7 @@ where
     };
     let mounted: Mounted = Arc::new(OnceLock::new());
     let (reporter, health) = tonic_health::server::health_reporter();
-    // The reporter's own beginning is that all is well.
+    // The reporter starts out as SERVING.
     report_unready(&reporter, &[]).await;
     let health = Routes::new(health);
     let router = server::router(probe.clone(), registry, health, Arc::clone(&mounted));
@@ -113,7 +113,7 @@ where
             methods: Methods::of(&descriptors),
             message_max: assembly.message_max,
         };
-        // The port first: who hears that the service is ready asks at once.
+        // Mounted before it is ready: the first request follows at once.
         let routed = mount(assembly.grpc, assembly.http, &descriptors, telemetry)?;
         let _ = mounted.set(routed);
         probe.assembled(assembly.requests);
@@ -138,7 +138,7 @@ where
     let (first, beside) = tokio::join!(stages.drain(), tasks.drain(Drain::WithStages));
     let after = tasks.drain(Drain::AfterStages).await;
     if let Ok(true) = assembled {
-        // Load balancers go on sending requests until they have noticed.
+        // Load balancers keep sending requests until they notice.
         tokio::time::sleep(drain_delay.saturating_sub(drain_began.elapsed())).await;
     }
     port.close().await;
@@ -156,7 +156,7 @@ where
     result
 }
 
-/// What somebody who reads the log later has to know of how it was started.
+/// Logs the settings that whoever reads the log later needs to know.
 fn log_settings(config: &Config) {
     let pipelines = config.pipelines.iter().map(|pipeline| pipeline.name());
     tracing::info!(
@@ -181,7 +181,7 @@ async fn report_unready(reporter: &HealthReporter, services: &[&'static str]) {
     }
 }
 
-/// The port of HTTP and gRPC at work.
+/// The running server of HTTP and gRPC.
 struct Port {
     close: watch::Sender<bool>,
     server: JoinHandle<()>,
@@ -196,7 +196,7 @@ impl Port {
         Port { close, server }
     }
 
-    /// Accepts nothing more, and waits for the requests that are running, not for ever.
+    /// Stops accepting, and waits for running requests, for at most [`REQUESTS_END_WITHIN`].
     async fn close(mut self) {
         let _ = self.close.send(true);
         let ended = tokio::time::timeout(REQUESTS_END_WITHIN, &mut self.server).await;
@@ -207,14 +207,14 @@ impl Port {
     }
 }
 
-/// Ready when a lane or a task has ended unasked.
+/// Resolves when a lane or a task has ended without being asked to.
 async fn ended(stages: &Stages, tasks: &Tasks) {
     while !stages.has_ended() && !tasks.has_ended() {
         tokio::time::sleep(WATCH_EVERY).await;
     }
 }
 
-/// What the port answers by gRPC: the service's own, health and reflection.
+/// Descriptors of all gRPC services of the port: the service's own, health and reflection.
 fn descriptors(services: &[&str]) -> Result<FileDescriptorSet, Error> {
     const ALWAYS: [&str; 3] = [
         "grpc.health.v1.Health",
@@ -231,7 +231,7 @@ fn descriptors(services: &[&str]) -> Result<FileDescriptorSet, Error> {
         .map_err(|error| Error::Failed(format!("descriptors of gRPC: {error}")))
 }
 
-/// What the port answers once the service is assembled.
+/// What the port serves once the service is assembled.
 fn mount(
     grpc: Calls,
     http: Router,

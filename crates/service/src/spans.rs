@@ -1,4 +1,4 @@
-//! The span and the duration of a request from outside, by OpenTelemetry's conventions for HTTP and RPC.
+//! The span and the duration of an incoming request, by OpenTelemetry's conventions for HTTP and RPC.
 
 use std::{sync::Arc, time::Instant};
 
@@ -26,7 +26,7 @@ use crate::{
     methods::{self, Methods},
 };
 
-/// The label of what is not one of our routes or methods: a path as it came would make a series of each.
+/// The label of unknown routes and methods: a raw path would create a series of its own.
 const OTHER: &str = "_OTHER";
 
 /// Where the spans and durations of requests go.
@@ -65,7 +65,7 @@ pub(crate) async fn trace_http(
     response
 }
 
-/// A method's name as a label: anyone may invent one, and each would make series of its own.
+/// A method's name as a label: clients may send any name, and each would create a series.
 fn known(method: &Method) -> &'static str {
     match *method {
         Method::CONNECT => "CONNECT",
@@ -81,7 +81,7 @@ fn known(method: &Method) -> &'static str {
     }
 }
 
-/// What a gRPC call's span and duration are made of, until it ends.
+/// The span and the duration of a gRPC call, until it ends.
 pub(crate) struct CallSpan {
     telemetry: Arc<RequestTelemetry>,
     /// None where it is not served; whatever else is asked for is no label of anything.
@@ -145,7 +145,7 @@ fn trace_id(context: Option<&Context>) -> Option<TraceId> {
     trace.map(|trace| trace.trace_id())
 }
 
-/// tonic's code for a message beyond its limit is not the one that others give: RESOURCE_EXHAUSTED.
+/// For a message beyond the limit tonic has another code than other implementations: RESOURCE_EXHAUSTED.
 pub(crate) fn canonical<B: Default>(
     status: Status,
     response: Response<B>,
@@ -227,7 +227,7 @@ fn describe_http(request: &Request) -> NewSpan {
         method => method,
     };
     let route = request.extensions().get::<MatchedPath>();
-    // A path as it came would make a name of each id.
+    // With the raw path, each id would be a name of its own.
     let name = match route {
         Some(route) => {
             attributes.push(KeyValue::new("http.route", route.as_str().to_owned()));

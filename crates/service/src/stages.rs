@@ -1,5 +1,4 @@
-//! The stages that a service runs, from the first one that starts on: those that have started are stopped and waited for even if
-//! the service is never assembled.
+//! The running stages of a service: those that have started are stopped and joined even if the service is never assembled.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -10,7 +9,7 @@ use crate::{Error, blocking::blocking};
 #[derive(Default)]
 struct Inner {
     running: Mutex<Vec<RunningStage>>,
-    /// Of those that have ended, too.
+    /// Of stages that have ended, too.
     health: Mutex<Vec<Health>>,
 }
 
@@ -32,12 +31,12 @@ impl Stages {
         lock(&self.0.health).clone()
     }
 
-    /// Whether one has ended, which unasked means that it failed.
+    /// Whether one has ended; if it was not asked to, it has failed.
     pub fn has_ended(&self) -> bool {
         lock(&self.0.running).iter().any(RunningStage::has_ended)
     }
 
-    /// Asks all to finish the batch in hand and leave their groups, and waits for them.
+    /// Asks all stages to finish their current batch and leave their groups, and waits for them.
     ///
     /// # Errors
     /// The first that failed.

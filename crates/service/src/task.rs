@@ -1,4 +1,4 @@
-//! What a service does beside its stages and its port: background tasks and the checks of readiness, each with a name.
+//! Background tasks of a service, and its readiness checks, each with a name.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -9,18 +9,18 @@ use tokio::{sync::watch, task::JoinHandle, time::Instant};
 
 use crate::Error;
 
-/// What keeps a service from being ready besides its stages, if anything does.
+/// A readiness check: an error says what the service waits for. It must not block.
 pub type ReadyFn = dyn Fn() -> Result<(), String> + Send + Sync;
 
 /// When a task is asked to end, in the order in which a service drains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Drain {
-    /// Together with the stages: it brings records in. How long a drain takes counts against the grace period (30 s in
-    /// Kubernetes), so neither waits for the other.
+    /// Together with the stages: it brings records in. The drain counts against the grace period (30 s in Kubernetes), so
+    /// neither waits for the other.
     WithStages,
-    /// Once the stages have ended, while requests are still answered: it passes on what they wrote.
+    /// After the stages have ended, while requests are still answered: it forwards what they wrote.
     AfterStages,
-    /// Once requests have ended as well: stages and requests depend on it.
+    /// After requests have ended as well: stages and requests depend on it.
     AfterRequests,
 }
 
@@ -50,7 +50,7 @@ pub struct Task {
 }
 
 impl Task {
-    /// `within`: how long it may take to end once it was asked to; then it is cut off.
+    /// `within`: how long it may take to end once asked; then it is aborted.
     pub fn new(name: &'static str, drain: Drain, within: Duration) -> Self {
         Task {
             name,
@@ -60,21 +60,21 @@ impl Task {
         }
     }
 
-    /// The service is not ready while this is an error.
+    /// The service is not ready while `ready` returns an error.
     pub fn ready(mut self, ready: impl Fn() -> Result<(), String> + Send + Sync + 'static) -> Self {
         self.ready = Some(Arc::new(ready));
         self
     }
 }
 
-/// Says when to end. Cheap to clone.
+/// Tells a task, or a connection, when to stop. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct StopSignal(watch::Receiver<bool>);
 
 impl StopSignal {
-    /// Ready once the task, or the service, is asked to end.
+    /// Resolves once the task, or the service, is asked to stop.
     pub async fn requested(&mut self) {
-        // A sender that is gone will not ask any more.
+        // A dropped sender counts as a request, too.
         let _ = self.0.wait_for(|stop| *stop).await;
     }
 
@@ -97,7 +97,7 @@ struct Running {
     handle: JoinHandle<Result<(), Error>>,
 }
 
-/// Something that a service needs to be ready.
+/// A condition of readiness.
 #[derive(Clone)]
 pub(crate) struct Check {
     pub name: &'static str,
@@ -120,7 +120,7 @@ impl Tasks {
         checks.push(Check { name, ready });
     }
 
-    /// In the order in which they were named.
+    /// In the order in which they were added.
     pub fn checks(&self) -> Vec<Check> {
         let checks = self.0.checks.lock().unwrap_or_else(PoisonError::into_inner);
         checks.clone()
@@ -155,7 +155,7 @@ impl Tasks {
         });
     }
 
-    /// Whether one has ended, which unasked means that it failed.
+    /// Whether one has ended; if it was not asked to, it has failed.
     pub fn has_ended(&self) -> bool {
         let running = self
             .0
@@ -165,7 +165,7 @@ impl Tasks {
         running.iter().any(|task| task.handle.is_finished())
     }
 
-    /// Asks all of one part of the drain to end, and waits for them as long as each may take.
+    /// Asks all tasks of one part of the drain to stop, and waits for each as long as it may take.
     ///
     /// # Errors
     /// The first that failed, or ended before it was asked to.

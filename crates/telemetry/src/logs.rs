@@ -18,19 +18,19 @@ use tracing_subscriber::{
 
 use crate::otlp::{self, Signal};
 
-/// A service's, without `RUST_LOG`.
+/// The default filter of a service, if `RUST_LOG` is not set.
 pub const DEFAULT_FILTER: &str = "info,librdkafka=warn,sqlx=warn";
-/// How long the end of a process waits for the last lines to be taken.
+/// How long the process waits at its end for the last lines to be exported.
 const SHUTDOWN_WITHIN: Duration = Duration::from_secs(2);
-/// What an export says itself would be exported again, forever.
+/// Targets that are not exported: lines of the export itself would be exported again, for ever.
 const EXPORTERS_OWN: [&str; 5] = ["h2", "hyper", "opentelemetry", "tonic", "tower"];
 
 type Bridge = OpenTelemetryTracingBridge<SdkLoggerProvider, SdkLogger>;
 
-/// The process has one subscriber, so one export; the first service to ask names it.
+/// The process has one subscriber, so one export; the first service to start it names it.
 static EXPORT: OnceLock<Bridge> = OnceLock::new();
 
-/// Hands events to the export, from the moment there is one.
+/// Passes events to the export, once there is one.
 struct Exported;
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Exported {
@@ -67,7 +67,7 @@ pub fn init(default_filter: &str) -> Result<(), String> {
                 fmt::layer()
                     .json()
                     .flatten_event(true)
-                    // Spans are not nested here: the current one says all.
+                    // Only the current span: ours are not nested.
                     .with_span_list(false)
                     .with_writer(stderr),
             )
@@ -78,12 +78,12 @@ pub fn init(default_filter: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// A running export; none where no collector is set, or another service of the process has begun one.
+/// A running export; None if no collector is set, or another service of this process already exports.
 #[derive(Default)]
 pub struct Export(Option<SdkLoggerProvider>);
 
 impl Export {
-    /// As the `OTEL_*` variables say. To be called inside a tokio runtime, which carries the connection.
+    /// Configured by the `OTEL_*` variables. Call it within a tokio runtime, which runs the connection.
     ///
     /// # Errors
     /// Names the variable and what it may be.
@@ -106,7 +106,7 @@ impl Export {
         }
     }
 
-    /// Gives the last lines to the collector, for two seconds at most. Blocks.
+    /// Flushes the last lines to the collector, for two seconds at most. Blocks.
     pub fn shutdown(&self) {
         if let Some(provider) = &self.0 {
             let _ = provider.shutdown_with_timeout(SHUTDOWN_WITHIN);

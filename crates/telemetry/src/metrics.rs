@@ -36,7 +36,7 @@ const DURATION_BUCKETS: [f64; 14] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
 
-/// Why a log has offsets no longer.
+/// Why offsets are missing from a log.
 const LOST_REASONS: [&str; 2] = ["truncated", "expired"];
 
 /// The content type of [`Registry::encode`].
@@ -60,7 +60,7 @@ impl Registry {
             .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// The OpenMetrics text of all that is registered.
+    /// All registered metrics as OpenMetrics text.
     pub fn encode(&self) -> String {
         let mut text = String::new();
         // Writing to a String cannot fail.
@@ -68,12 +68,12 @@ impl Registry {
         text
     }
 
-    /// The Prometheus names of all that is registered, as `/metrics` begins its lines with.
+    /// The Prometheus names of all registered metrics, as in `/metrics`.
     pub fn names(&self) -> Vec<String> {
         self.lock().names.keys().cloned().collect()
     }
 
-    /// All that is registered, each family with OpenTelemetry's name.
+    /// All registered families, each with OpenTelemetry's name.
     pub(crate) fn families(&self) -> Vec<(&'static str, model::MetricFamily)> {
         let registered = self.lock();
         // Writing to memory cannot fail.
@@ -205,7 +205,7 @@ pub struct LoopMetrics {
 }
 
 impl LoopMetrics {
-    /// Registers the loop's metrics; once a service.
+    /// Registers the loop's metrics; once per service.
     pub fn register(registry: &Registry) -> Self {
         let metrics = LoopMetrics {
             consumed: Family::default(),
@@ -378,7 +378,7 @@ impl LoopMetrics {
             messaging_operation_name: "send",
         };
         for reason in LOST_REASONS {
-            // An increase is seen from 0 on only.
+            // Created at 0: Prometheus only sees an increase from a first value.
             let labels = ReasonLabels {
                 pipeline: pipeline.to_owned(),
                 reason,
@@ -431,7 +431,7 @@ pub struct StageMetrics {
     topic: String,
 }
 
-/// What became of one committed batch.
+/// The outcome of one committed batch.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Committed {
     pub records: usize,
@@ -443,7 +443,7 @@ pub struct Committed {
     pub age: Option<Duration>,
     /// Records later than the pipeline's objective.
     pub late: usize,
-    /// Of one of the batch's records, where one is traced.
+    /// The trace of one of the batch's records, if one is traced.
     pub trace: Option<TraceId>,
 }
 
@@ -501,28 +501,28 @@ impl StageMetrics {
         dropped.get_or_create(&labels).inc_by(count);
     }
 
-    /// What is left of a partition: records, and how far behind the present they are.
+    /// A partition's lag: in records, and in time behind the present.
     pub fn lag(&self, partition: i32, records: i64, behind: Duration) {
         let labels = self.lag_labels(partition);
         self.families.lag.get_or_create(&labels).set(records);
         self.behind(partition, behind);
     }
 
-    /// How far a partition is behind the present, where nobody knows by how many records.
+    /// A partition's lag in time, if the lag in records is unknown.
     pub fn behind(&self, partition: i32, behind: Duration) {
         let labels = self.lag_labels(partition);
         let gauge = self.families.lag_seconds.get_or_create(&labels);
         gauge.set(behind.as_secs_f64());
     }
 
-    /// A partition this replica no longer holds has no lag here.
+    /// Removes the lag of a partition that this replica no longer owns.
     pub fn lag_gone(&self, partition: i32) {
         let labels = self.lag_labels(partition);
         self.families.lag.remove(&labels);
         self.families.lag_seconds.remove(&labels);
     }
 
-    /// Records a lane has fetched and not taken up.
+    /// Records that a lane has fetched but not yet taken into a batch.
     pub fn queue(&self, lane: usize, records: usize) {
         let labels = LaneLabels {
             pipeline: self.pipeline.clone(),

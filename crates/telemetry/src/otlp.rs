@@ -1,4 +1,4 @@
-//! Where the collector is, and who we are to it: what traces, metrics and logs have in common.
+//! The address of the collector, and the resource that we are to it: shared by traces, metrics and logs.
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-/// How long the collector has to take one export, milliseconds, where `OTEL_EXPORTER_OTLP_TIMEOUT` does not say.
+/// The default of `OTEL_EXPORTER_OTLP_TIMEOUT`: how long one export may take, in milliseconds.
 const TAKEN_WITHIN_MS: u64 = 10_000;
 
-/// What is exported, as the `OTEL_*` variables name it.
+/// A signal, as the `OTEL_*` variables name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Signal {
     Traces,
@@ -34,7 +34,7 @@ pub(crate) fn variable(name: &str) -> String {
     std::env::var(name).unwrap_or_default().trim().to_owned()
 }
 
-/// The collector this signal goes to; None: it is not exported.
+/// The collector for this signal; None: it is not exported.
 ///
 /// # Errors
 /// Names the variable and what it may be.
@@ -59,7 +59,7 @@ pub(crate) fn collector(signal: Signal) -> Result<Option<String>, String> {
     Ok((exports && !off && !endpoint.is_empty()).then_some(endpoint))
 }
 
-/// A signal's own variable, or else the one of all signals; with the name that is set.
+/// A signal's own variable, or else the one for all signals; with the name of the one that is set.
 fn of_signal(signal: Signal, what: &str) -> (String, String) {
     let own = format!("OTEL_EXPORTER_OTLP_{}_{what}", signal.name());
     let value = variable(&own);
@@ -73,7 +73,7 @@ fn of_signal(signal: Signal, what: &str) -> (String, String) {
     }
 }
 
-/// A connection to the collector, made when it is first used. To be called inside a tokio runtime.
+/// A connection to the collector, opened on first use. Call it within a tokio runtime.
 ///
 /// # Errors
 /// Names the variable and what it may be.
@@ -102,7 +102,7 @@ pub(crate) fn channel(endpoint: &str, signal: Signal) -> Result<Channel, String>
 pub(crate) fn headers(signal: Signal) -> Result<MetadataMap, String> {
     let (name, text) = of_signal(signal, "HEADERS");
     parse_headers(&text).ok_or_else(|| {
-        // Not the value: it may hold a password.
+        // Without the value, which may hold a password.
         format!("{name} must be key=value, several separated by commas, values percent-encoded")
     })
 }
@@ -139,7 +139,7 @@ pub(crate) fn wrong_endpoint(endpoint: &str, error: impl std::fmt::Display) -> S
     format!("OTEL_EXPORTER_OTLP_ENDPOINT is {endpoint:?}: {error}; give http://host:4317")
 }
 
-/// Who sends: one service, one instance of it.
+/// The resource: one instance of a service.
 pub(crate) fn resource(service: &str, instance: &str) -> Resource {
     Resource::builder()
         .with_service_name(service.to_owned())

@@ -5,10 +5,10 @@ pub const TRACEPARENT: &str = "traceparent";
 pub const TRACESTATE: &str = "tracestate";
 pub const BAGGAGE: &str = "baggage";
 
-/// Names the route of a pipeline's deployment that is to be taken, on a record as in a request's metadata.
+/// Chooses the route of a pipeline's deployment by name: a header of a record, or metadata of a request.
 pub const VARIANT: &str = "quadrille-variant";
 
-/// Why it is not known which variant a sender means.
+/// An invalid [`VARIANT`] header.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     #[error("{VARIANT} is not UTF-8 text; send a variant's name")]
@@ -17,10 +17,10 @@ pub enum Error {
     Several(String, String),
 }
 
-/// The one variant that these values of [`VARIANT`] name; empty ones name none.
+/// The variant named by these values of [`VARIANT`]; empty values name none.
 ///
 /// # Errors
-/// A value is no text, or they differ: another variant than the one that is meant would answer.
+/// A value is not UTF-8, or they differ: another variant than the intended one would answer.
 pub fn variant<'a>(values: impl IntoIterator<Item = &'a [u8]>) -> Result<Option<&'a str>, Error> {
     let mut named: Option<&str> = None;
     for value in values {
@@ -49,7 +49,7 @@ pub fn is_valid_traceparent(value: &[u8]) -> bool {
     let (version, trace, parent, flags) =
         (&known[..2], &known[3..35], &known[36..52], &known[53..]);
     let all_hex = [version, trace, parent, flags].iter().all(|part| hex(part));
-    // Later versions may say more, after another dash.
+    // Later versions may append fields, after another dash.
     let whole = rest.is_empty() || (version != b"00" && rest[0] == b'-');
     dashes && all_hex && whole && version != b"ff" && set(trace) && set(parent)
 }

@@ -1,4 +1,4 @@
-//! Metrics over OTLP: what `/metrics` shows, pushed to the collector now and then.
+//! Metrics over OTLP: the content of `/metrics`, pushed to the collector at intervals.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -32,10 +32,10 @@ use crate::{
 
 /// `OTEL_METRIC_EXPORT_INTERVAL` where it is not set, milliseconds.
 const EVERY_MS: u64 = 60_000;
-/// How long the collector has to take the last push, at the end of a process.
+/// How long the last push may take, at the end of the process.
 const SHUTDOWN_WITHIN: Duration = Duration::from_secs(2);
 
-/// OpenTelemetry's names of labels that have one.
+/// OpenTelemetry's names of those labels that have one.
 const ATTRIBUTES: [(&str, &str); 13] = [
     ("consumergroup", "messaging.consumer.group.name"),
     ("error_type", "error.type"),
@@ -52,12 +52,12 @@ const ATTRIBUTES: [(&str, &str); 13] = [
     ("topic", "messaging.destination.name"),
 ];
 
-/// A running push; none where no collector is set.
+/// A running push; None if no collector is set.
 #[derive(Default)]
 pub struct Push(Option<(watch::Sender<bool>, tokio::task::JoinHandle<()>)>);
 
 impl Push {
-    /// As the `OTEL_*` variables say. To be called inside a tokio runtime.
+    /// Configured by the `OTEL_*` variables. Call it within a tokio runtime.
     ///
     /// # Errors
     /// Names the variable and what it may be.
@@ -118,7 +118,7 @@ async fn push<I: Interceptor>(
         };
         match client.export(source.request()).await {
             Ok(_) => failing = false,
-            // Said once, not every time: /metrics goes on, and the sums are complete when it is back.
+            // Logged once, not every time: /metrics goes on, and the sums are complete when the collector is back.
             Err(status) if !failing => {
                 failing = true;
                 tracing::warn!(
@@ -139,11 +139,11 @@ fn now() -> u64 {
     since.unwrap_or_default().as_nanos() as u64
 }
 
-/// What is pushed, and for whom.
+/// What is pushed, and its resource.
 struct Source {
     registry: Registry,
     resource: Vec<KeyValue>,
-    /// Since when sums count, Unix nanoseconds.
+    /// The start time of sums, in Unix nanoseconds.
     since: u64,
 }
 
@@ -237,8 +237,7 @@ impl Times {
         }
     }
 
-    /// Prometheus's buckets count what is below them, OTLP's what is in them, and the last one, up to
-    /// infinity, has no bound there.
+    /// Prometheus's buckets are cumulative, OTLP's are not, and its last one, up to infinity, has no explicit bound.
     fn histogram(
         &self,
         attributes: Vec<KeyValue>,

@@ -1,7 +1,7 @@
-//! Traces over OTLP: one exporter a service, so that in one process each shows under its own name.
+//! Traces over OTLP: one exporter per service, so that services in one process show under their own names.
 //!
-//! A span is made where a trace is sampled and nowhere else: what is not sampled costs the look at a flag. A span that
-//! ends is written as the collector reads it, with nothing in between: see `wire.rs` for the form, `export.rs` for the way.
+//! Spans exist for sampled traces only; an unsampled record costs one look at a flag. A span that ends is encoded at once, in
+//! the form that is sent to the collector: `wire.rs` is the encoding, `export.rs` the queue and the sending.
 
 mod context;
 mod export;
@@ -32,11 +32,11 @@ pub use sampling::Sampling;
 pub use span::{NewSpan, Span};
 pub use wire::{Attributes, SpanRecord, Value};
 
-/// A record, or a request, with this header is traced whatever the sampler says; `0` does not ask.
+/// A record or a request with this header is traced whatever the sampler decides; the value `0` means no.
 pub const FORCE_HEADER: &str = "quadrille-trace";
-/// How long the end of a process waits for the last spans to be taken.
+/// How long the process waits at its end for the last spans to be exported.
 const SHUTDOWN_WITHIN: Duration = Duration::from_secs(2);
-/// Of links of one span: a batch's poll links the records it brought.
+/// The most links of one span: a batch's poll links the records it returned.
 pub const LINKS_MAX: usize = 128;
 
 /// Times as spans have them: nanoseconds since the Unix epoch.
@@ -51,7 +51,7 @@ struct Inner {
     sampling: Sampling,
 }
 
-/// A service's way to make spans; does nothing where no collector is set. Cheap to clone.
+/// Creates a service's spans; does nothing if no collector is set. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Tracing(Option<Arc<Inner>>);
 
@@ -67,8 +67,8 @@ impl Tracing {
         Tracing::default()
     }
 
-    /// As the `OTEL_*` variables say; off without an endpoint. To be called inside a tokio runtime, which
-    /// carries the connection.
+    /// Configured by the `OTEL_*` variables; off without an endpoint. Call it within a tokio runtime, which runs the
+    /// connection.
     ///
     /// # Errors
     /// Names the variable and what it may be.
@@ -83,10 +83,10 @@ impl Tracing {
         Self::to(&endpoint, service, instance, sampling, registry)
     }
 
-    /// Exports to the collector at `endpoint` by gRPC. To be called inside a tokio runtime.
+    /// Exports to the collector at `endpoint` by gRPC. Call it within a tokio runtime.
     ///
     /// # Errors
-    /// The endpoint is not a URL, or one of the `OTEL_*` variables that say how to export is wrong.
+    /// The endpoint is not a URL, or an `OTEL_*` variable is invalid.
     pub fn to(
         endpoint: &str,
         service: &str,
@@ -115,7 +115,7 @@ impl Tracing {
         }
     }
 
-    /// Whether a `traceparent` says "not sampled" and that decides it: the cheap check made for every record.
+    /// Whether a `traceparent` says "not sampled" and the sampler follows it: the cheap check made for every record.
     pub fn honours_unsampled(&self, traceparent: &[u8]) -> bool {
         let parent_based = self
             .0
@@ -130,13 +130,13 @@ impl Tracing {
         parent_based && says_no
     }
 
-    /// Whether a trace that begins here is to be sampled; `random` is evenly spread.
+    /// Whether to sample a trace that begins here; `random` is uniform.
     pub fn samples_root(&self, random: u64) -> bool {
         let ratio = self.0.as_ref().map_or(0.0, |inner| inner.sampling.ratio);
         (random >> 1) as f64 / ((1u64 << 63) as f64) < ratio
     }
 
-    /// For a thread that records many spans at a time.
+    /// A recorder for a thread that records many spans at a time.
     pub fn recorder(&self) -> Recorder {
         match &self.0 {
             Some(inner) => Recorder::new(Arc::clone(&inner.queue)),
@@ -156,8 +156,8 @@ impl Tracing {
         Some(Span::begin(&inner.queue, context, parent.cloned(), span))
     }
 
-    /// Begins a span under `parent` as the sampler decides, or in any case where `forced`. What is not sampled
-    /// has a context all the same, which says so to whoever is called.
+    /// Begins a span under `parent` as the sampler decides, or always if `forced`. An unsampled span still has a context, which
+    /// tells callees that it is not sampled.
     pub fn begin_in(&self, parent: &Context, span: NewSpan, forced: bool) -> Option<Span> {
         let inner = self.0.as_ref()?;
         let parent = parent.span().span_context().clone();
@@ -180,7 +180,7 @@ impl Tracing {
         })
     }
 
-    /// A step inside the request that runs now; ends when it is dropped. None where the request is not traced.
+    /// A step within the current request; ends when dropped. None if the request is not traced.
     pub fn step(&self, name: &'static str) -> Option<Span> {
         let inner = self.0.as_ref()?;
         let current = Context::current();
@@ -196,7 +196,7 @@ impl Tracing {
         })
     }
 
-    /// Gives the last spans to the collector, for two seconds at most. Blocks.
+    /// Flushes the last spans to the collector, for two seconds at most. Blocks.
     pub fn shutdown(&self) {
         if let Some(inner) = &self.0
             && !inner.exporter.shutdown(SHUTDOWN_WITHIN)

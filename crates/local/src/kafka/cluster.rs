@@ -1,4 +1,4 @@
-//! Several brokers, each a controller as well: three replicas of everything, of which one may be missing.
+//! Several brokers, each a controller as well: replication factor 3, and one broker may be down.
 
 use std::thread;
 
@@ -7,7 +7,7 @@ use crate::guarded::Failure;
 use crate::{Error, port};
 
 const BROKERS: usize = 3;
-/// Three on a small machine; what a test moves needs no more.
+/// Small, so that three fit on one machine; tests move little data.
 const HEAP: [&str; 4] = [
     "-Xms64m",
     "-Xmx256m",
@@ -15,15 +15,15 @@ const HEAP: [&str; 4] = [
     "-XX:TieredStopAtLevel=1",
 ];
 
-/// A cluster of three brokers. Dropping it ends them.
+/// A cluster of three brokers. Dropping it stops them.
 #[derive(Debug)]
 pub struct Cluster {
     brokers: Vec<Kafka>,
 }
 
 impl Cluster {
-    /// Starts all brokers and returns when each of them answers. The folder and the ports are the brokers' own to choose;
-    /// without a heap of its own each has a small one.
+    /// Starts all brokers and returns when each of them responds. Each broker chooses its folder and ports, and has a small heap
+    /// unless the options set one.
     ///
     /// # Errors
     /// As [`Options::start`].
@@ -55,7 +55,7 @@ impl Cluster {
             let options = options.clone();
             brokers.push(options.prepare(ports, &cluster_id, Some(member))?);
         }
-        // At once: two of them make a quorum, without which none answers.
+        // All at once: two of them make a quorum, without which none responds.
         let all = thread::scope(|scope| {
             let starting: Vec<_> = brokers
                 .iter_mut()
@@ -80,7 +80,7 @@ impl Cluster {
         all.join(",")
     }
 
-    /// One by one, to be stopped, killed and restarted.
+    /// The brokers, to stop, kill and restart one by one.
     #[must_use]
     pub fn brokers(&mut self) -> &mut [Kafka] {
         &mut self.brokers

@@ -1,4 +1,4 @@
-//! The releases of Apache Kafka that can be had, and how they differ.
+//! The available releases of Apache Kafka, and how they differ.
 
 use std::str::FromStr;
 
@@ -6,10 +6,10 @@ use crate::Error;
 
 const POM: &str = include_str!("pom.xml");
 
-/// A release, by its line.
+/// A release line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Release {
-    /// The last line before 4.0: it logs by Log4j's first version.
+    /// The last line before 4.0; it logs by Log4j 1.
     V3_9,
     #[default]
     V4_1,

@@ -1,4 +1,4 @@
-//! Listeners with TLS, and with SASL/SCRAM over TLS, beside the open one: what a client needs to connect to them.
+//! Listeners with TLS, and with SASL/SCRAM over TLS, beside the plaintext one; and what a client needs to connect to them.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -13,7 +13,7 @@ pub struct Secured {
     pub tls: String,
     /// host:port of the one that also wants [`USER`] and [`PASSWORD`] (`SASL_SSL`, `SCRAM-SHA-512`).
     pub sasl: String,
-    /// The certificate to trust, a file in PEM. It is self-signed by the broker.
+    /// The certificate to trust, a PEM file. It is self-signed.
     pub certificate: PathBuf,
 }
 
@@ -28,7 +28,7 @@ const CERTIFICATE: &str = "broker.pem";
 const KEYSTORE_PASSWORD: &str = "beside-the-data";
 const ALIAS: &str = "broker";
 
-/// What goes into `server.properties` besides the listeners.
+/// Lines for `server.properties` besides the listeners.
 pub(super) fn settings() -> String {
     let login = "org.apache.kafka.common.security.scram.ScramLoginModule required;";
     let jaas = format!(
@@ -74,7 +74,7 @@ pub(super) fn make_certificate(java: &Path, folder: &Path) -> Result<(), Error> 
         "3650",
         "-dname",
         "CN=quadrille-local",
-        // Clients compare what they connect to.
+        // Clients compare it with the address they connect to.
         "-ext",
         "san=ip:127.0.0.1,dns:localhost",
     ];

@@ -1,4 +1,4 @@
-//! The broker's settings: small, quick to start, one of everything.
+//! The broker's settings: small, quick to start, replication factor 1.
 
 use std::path::Path;
 
@@ -32,7 +32,7 @@ log.segment.bytes=134217728
 log.cleaner.dedupe.buffer.size=16777216
 ";
 
-/// What of it differs where there are several brokers: nothing is lost with one of them, and one may be missing.
+/// Overrides for several brokers: nothing is lost with one of them, and one may be down.
 const OF_MANY: &str = "\
 offsets.topic.replication.factor=3
 transaction.state.log.replication.factor=3
@@ -43,7 +43,7 @@ default.replication.factor=3
 min.insync.replicas=2
 ";
 
-/// Where the broker is and who it is: the rest of this crate relies on these.
+/// The broker's address and identity, on which the rest of this crate relies: they cannot be overridden.
 const OWNED: [&str; 11] = [
     "advertised.listeners",
     "controller.listener.names",

@@ -49,7 +49,7 @@ pub(super) fn open(
     })?;
     spawn("answers").spawn(move || {
         let (client, broker) = back;
-        // However it ended, the connection is over.
+        // Either end closed: the connection is over.
         let _ = answers(&network_back, &fate_back, (&broker, &client));
         network_back.close(id, [&client, &broker]);
     })?;

@@ -1,4 +1,4 @@
-//! A request that is held back, as a test sees it.
+//! A handle to a request that is held back.
 
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -24,18 +24,18 @@ impl Held {
         Self::default()
     }
 
-    /// Waits until a request is held.
+    /// Blocks until a request is held.
     #[must_use]
     pub fn came(&self, within: Duration) -> bool {
         self.reaches(State::Here, within)
     }
 
-    /// Lets it go on to the broker; also one that comes later.
+    /// Forwards it to the broker; also one that arrives later.
     pub fn release(&self) {
         self.advance(State::Released);
     }
 
-    /// Waits until the broker has answered a request that was late.
+    /// Blocks until the broker has answered the released request.
     #[must_use]
     pub fn is_answered(&self, within: Duration) -> bool {
         self.reaches(State::Answered, within)

@@ -1,17 +1,17 @@
-//! Signed addresses of objects in an S3-compatible store.
+//! Presigned URLs of objects in an S3-compatible store.
 
 use std::{env, time::Duration};
 
 use rusty_s3::{Bucket, Credentials, S3Action, UrlStyle, actions::GetObject};
 use url::Url;
 
-/// Where the client is when it asks, by default.
+/// The default region.
 const REGION_DEFAULT: &str = "us-east-1";
-/// How long a signed address is good for: to begin a download at once, with clocks that differ.
+/// How long a presigned URL is valid: enough to begin a download at once, with some clock skew.
 const VALID_FOR: Duration = Duration::from_secs(300);
 
-/// How the store is reached, by the names AWS has for it. Checked when an object is asked for: whoever keeps packages on the
-/// log alone is not stopped by a variable that is meant for something else.
+/// Settings of the store, by AWS's names. Checked when an object is requested: variables that are meant for something else do not
+/// stop those who keep packages on the log.
 #[derive(Clone, Default)]
 pub struct S3Settings {
     /// `AWS_ENDPOINT_URL_S3`, else `AWS_ENDPOINT_URL`; none is AWS itself.
@@ -27,7 +27,7 @@ pub struct S3Settings {
 }
 
 impl S3Settings {
-    /// Those of the environment; an empty variable is none.
+    /// From the environment; an empty variable counts as unset.
     pub fn from_env() -> Self {
         let var = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
         S3Settings {
@@ -39,10 +39,10 @@ impl S3Settings {
         }
     }
 
-    /// The address to GET an object from. It holds a signature: not to be shown or logged.
+    /// The presigned URL to GET an object. It holds a signature: do not show or log it.
     ///
     /// # Errors
-    /// A setting that cannot be, by its name and without its value.
+    /// An invalid setting, by name and without its value.
     pub(super) fn address(&self, bucket: &str, key: &str) -> Result<Url, String> {
         if key.is_empty() {
             return Err("it names a bucket, not an object; add the key".to_owned());

@@ -1,4 +1,4 @@
-//! Where a file lies outside the log.
+//! URIs of packages outside the log.
 
 use std::{fmt, path::PathBuf};
 
@@ -17,7 +17,7 @@ pub enum Uri {
 
 impl Uri {
     /// # Errors
-    /// What is wrong with it and what would be right. The text itself is not repeated: it may hold a password.
+    /// What is wrong and what would be right. The text itself is not repeated: it may hold a password.
     pub fn parse(text: &str) -> Result<Self, String> {
         let Some((scheme, rest)) = text.split_once(':') else {
             return Err(format!("it is no URI; {SUPPORTED}"));
@@ -31,7 +31,7 @@ impl Uri {
         }
     }
 
-    /// A file in the folder that this is.
+    /// The URI of a file in this folder.
     #[must_use]
     pub fn join(&self, file: &str) -> Self {
         match self {

@@ -1,5 +1,5 @@
-//! A request on its way to its answer, and what is done to an answer before it goes. No block of `async` around a gRPC
-//! call: it would hold the request once a layer, and be copied as often.
+//! A request that is being answered, and what is done to its response before it is sent. No `async` block around a gRPC call:
+//! it would hold the request once per layer, and be copied as often.
 
 use std::{
     convert::Infallible,
@@ -33,9 +33,9 @@ use crate::{answer::Answer, calls::Calling};
 
 /// A request that is being answered.
 pub(crate) enum Answering {
-    /// Not begun yet: the connection's task only passes it on.
+    /// Not begun yet: the connection's task only hands it to the stream's.
     New(Option<New>),
-    /// It was refused, or there is nothing to wait for.
+    /// Refused, or answered at once.
     Now(Option<Response<Answered>>),
     Call(Calling, Option<Leaving>),
     Http(
@@ -76,13 +76,13 @@ impl Future for Answering {
                 stalled::gave(1, 1);
                 Poll::Ready(Ok(response))
             }
-            // It has been answered already.
+            // Already answered.
             None => Poll::Pending,
         }
     }
 }
 
-/// A request as it came.
+/// A request as received.
 pub(crate) struct New {
     pub edge: Edge,
     pub request: Request<Incoming>,
@@ -90,17 +90,17 @@ pub(crate) struct New {
     pub busy: Busy,
 }
 
-/// The bytes that a request holds, as they come and inflated.
+/// The bytes that a request holds, as received and decompressed.
 #[derive(Default)]
 pub(super) struct Meters {
     pub raw: Option<Arc<Meter>>,
     pub inflated: Option<Arc<Meter>>,
-    /// Its head says that it is large, or that it may be.
+    /// Its headers say that it is, or may be, large.
     pub large: bool,
 }
 
 impl Meters {
-    /// Whether so much of it has come that to decode it holds up what else waits for the thread.
+    /// Whether enough of it has arrived that decoding it would hold up other tasks of this thread.
     fn is_large(&self) -> bool {
         let large = |meter: &Option<Arc<Meter>>| {
             let meter = meter.as_ref();
@@ -115,19 +115,19 @@ impl Meters {
     }
 }
 
-/// What is done to an answer before it goes.
+/// What is done to a response before it is sent.
 pub(crate) struct Leaving {
     pub edge: Edge,
     pub grpc: bool,
-    /// Messages come while it is answered.
+    /// A stream: messages arrive while it is being answered.
     pub streams: bool,
     pub packed: Option<Coding>,
     pub meters: Meters,
-    /// The other site whose page asks, where one does.
+    /// The other site's origin, if its page sent the request.
     pub origin: Option<HeaderValue>,
-    /// Its connection is closed after it.
+    /// The connection is closed after it.
     pub close: bool,
-    /// Whether its answer counts until it is taken, if that is large.
+    /// Whether a large response counts until the client has read it.
     pub counts: bool,
     pub busy: Busy,
     pub begun: Option<Begun>,
@@ -150,7 +150,7 @@ impl Leaving {
     fn leave(self, response: Response<Said>) -> Response<Answered> {
         let inner = &*self.edge.0;
         let cut = self.meters.cut();
-        // What the request held is free for its answer.
+        // What the request held is free for its response.
         let large = match self.streams {
             true => Large::As(self.meters),
             false => Large::Is(self.meters.is_large()),
@@ -179,7 +179,7 @@ impl Leaving {
         };
         let mut held = None;
         if self.counts && length > UNCOUNTED_BYTES {
-            // It is there already, also if it goes out compressed.
+            // It is in memory already, even if it is sent compressed.
             held = inner.load.lease_answer(length);
             if held.is_none() {
                 let refused = Refused::cut(Cut::Memory);
@@ -206,16 +206,16 @@ impl Leaving {
     }
 }
 
-/// An answer up to this size does not count while it is not taken: there are no more of them than requests.
+/// A response up to this size does not count while it is not read: there are no more of them than requests.
 const UNCOUNTED_BYTES: usize = 64 << 10;
 
-/// What an answer says.
+/// The content of a response.
 pub(super) enum Said {
     Http(Body),
     Call(Call),
 }
 
-/// The answer of a call: how long its messages are is known when they come.
+/// The response of a gRPC call: its messages' lengths are known when they arrive.
 pub(super) struct Call {
     body: Answer,
     load: Arc<Load>,
@@ -235,7 +235,7 @@ impl Call {
     }
 
     fn poll(&mut self, task: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        // Who asks for more has taken what was there.
+        // A reader that asks for more has taken what it was given.
         self.held = None;
         if self.is_over {
             return Poll::Ready(None);
@@ -256,7 +256,7 @@ impl Call {
     }
 }
 
-/// The end of an answer that may not be held.
+/// Ends a response for which there is no memory.
 fn no_room() -> HeaderMap {
     let mut trailers = HeaderMap::new();
     // Its message is plain text.
@@ -293,20 +293,20 @@ impl http_body::Body for Said {
     }
 }
 
-/// Whether a request is large.
+/// Whether a request is large, and so decoded where it blocks no other task.
 enum Large {
     Is(bool),
     /// As much as it holds at the moment.
     As(Meters),
 }
 
-/// An answer's body: its request counts, and its connection is busy, until it is written.
+/// A response's body: its request counts, and its connection is busy, until it is written.
 pub(crate) struct Answered {
     said: Said,
     large: Large,
-    /// What it gave and is not given out yet.
+    /// Produced, but not yet handed out.
     rest: Bytes,
-    /// Pieces given out, and one.
+    /// The number of pieces handed out, plus one.
     given: u64,
     /// Of these, those before what it gave last.
     first: u64,

@@ -1,5 +1,5 @@
-//! The body of a request as it comes: its bytes are counted against what may be held, and its time against what
-//! a body of its size may take. A slow body ends its own request and no other.
+//! The body of a request as it arrives: its bytes are counted against the memory limit, and its time against what a body of
+//! its size may take. A slow body ends its own request and no other.
 
 use std::{
     pin::Pin,
@@ -22,14 +22,14 @@ use super::{
     rate::{self, BYTES_PER_SECOND_MIN},
 };
 
-/// What a body must come at while memory or connections are scarce: 8 MiB take half a minute then.
+/// The slowest a body may arrive while memory or connections are scarce: 8 MiB take half a minute then.
 const SCARCE_BYTES_PER_SECOND_MIN: u64 = 256 << 10;
-/// Time that every body has, also then: a connection across the world begins slowly.
+/// The time that every body has even then: a connection across the world starts slowly.
 const SCARCE_GRACE: Duration = Duration::from_secs(2);
-/// A body smaller than this frees too little to be refused for being slow while memory is scarce.
+/// Refusing a slow body smaller than this would free too little memory to be worth it.
 const SMALL_BYTES: u64 = 64 << 10;
 
-/// The bytes that a request holds; given back when the last owner is gone.
+/// The bytes that a request holds; released when the last owner is dropped.
 #[derive(Debug)]
 pub(crate) struct Meter {
     load: Arc<Load>,
@@ -55,7 +55,7 @@ impl Meter {
         axum::Error::new(cut.status())
     }
 
-    /// What came, now that it is counted.
+    /// Counts what has arrived.
     pub fn hold(&self, bytes: Bytes) -> Result<Bytes, Cut> {
         match self.take(bytes.len()) {
             true => Ok(bytes),
@@ -63,7 +63,7 @@ impl Meter {
         }
     }
 
-    /// Counts so many bytes until the guard is dropped; none where they may not be held.
+    /// Counts `bytes` until the guard is dropped; None if there is no memory for them.
     pub fn lease(&self, bytes: usize) -> Option<Lease> {
         self.load.lease(bytes)
     }
@@ -80,7 +80,7 @@ impl Meter {
         fits
     }
 
-    /// All but `kept` bytes are held no more.
+    /// Releases all but `kept` bytes.
     pub fn keep(&self, kept: usize) {
         let held = self.held.swap(kept, Ordering::Relaxed);
         self.load.give(held.saturating_sub(kept));
@@ -96,9 +96,9 @@ impl Drop for Meter {
 /// How a body is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reading {
-    /// To its end, before anything is done with it.
+    /// To its end, before the handler starts.
     Whole,
-    /// gRPC messages one after another: only the one that is coming is held, and between two there may be silence.
+    /// As a stream of gRPC messages: only the one that is arriving is held, and there may be silence between two.
     Messages,
 }
 
@@ -110,7 +110,7 @@ pub(crate) struct Metered<B> {
     /// Of [`Reading::Messages`].
     messages: Option<Messages>,
     conn: Arc<Conn>,
-    /// There once it is waited for.
+    /// Some once the body was waited for.
     place: Option<Place>,
 }
 
@@ -132,7 +132,7 @@ impl<B> Metered<B> {
         }
     }
 
-    /// Takes what came into account.
+    /// Accounts for what has arrived.
     fn came(&mut self, data: &[u8]) -> Result<(), axum::Error> {
         if !self.meter.take(data.len()) {
             return Err(self.meter.refuse(Cut::Memory));
@@ -143,7 +143,7 @@ impl<B> Metered<B> {
                 let open = messages.open + data.len();
                 messages.advance(data);
                 if messages.open < open {
-                    // A message is whole; the time of the next one counts from here.
+                    // A message is complete; the time of the next one starts here.
                     self.pace = Pace::new(self.pace.timeout);
                     self.pace.came(messages.open);
                 } else {
@@ -154,7 +154,7 @@ impl<B> Metered<B> {
         Ok(())
     }
 
-    /// Whether it has been waited for too long. Its connection has it looked at again.
+    /// Whether it is too slow. If not, its connection checks it again later.
     fn is_too_slow(&mut self, task: &Context<'_>) -> bool {
         // Between two messages the client owes nothing.
         if self.messages.as_ref().is_some_and(|it| it.open == 0) {
@@ -169,7 +169,7 @@ impl<B> Metered<B> {
     }
 }
 
-/// How quickly a body, or a message of one, comes. Its time begins when it is waited for: most come at once, and no
+/// How quickly a body, or a message of one, arrives. Its time starts when it is first waited for: most arrive at once, and no
 /// clock is read for them.
 #[derive(Debug)]
 struct Pace {
@@ -190,7 +190,7 @@ impl Pace {
     }
 
     fn came(&mut self, bytes: usize) {
-        // As of the next look.
+        // Set at the next check.
         self.progressed = None;
         self.received += bytes as u64;
     }
@@ -253,14 +253,14 @@ where
     }
 }
 
-/// Where messages end in a gRPC body: a flag, four bytes of length, and as many bytes.
+/// Finds the ends of messages in a gRPC body: a flag, four bytes of length, and that many bytes.
 #[derive(Debug, Default)]
 struct Messages {
     header: [u8; 5],
     header_len: usize,
-    /// Of the message after its header.
+    /// Bytes of the message still to come, after its header.
     left: usize,
-    /// Bytes of the message that is not whole yet, its header included.
+    /// Bytes of the incomplete message, its header included.
     open: usize,
 }
 

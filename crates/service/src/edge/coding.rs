@@ -1,18 +1,18 @@
-//! How bodies are compressed, and what a client says of it in its headers. Pure.
+//! Compression of bodies, and its negotiation by headers. Pure.
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 
 pub(crate) const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 pub(crate) const GRPC_ACCEPT: HeaderName = HeaderName::from_static("grpc-accept-encoding");
-/// What requests may be compressed with, in the words of HTTP and of gRPC.
+/// The codings that requests may use, in the terms of HTTP and of gRPC.
 pub(crate) const CODINGS: HeaderValue = HeaderValue::from_static("gzip, deflate");
 pub(crate) const GRPC_CODINGS: HeaderValue = HeaderValue::from_static("identity,gzip,deflate");
 
-/// A way of compressing.
+/// A compression.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Coding {
     Gzip,
-    /// What HTTP and gRPC call so is the zlib format.
+    /// What HTTP and gRPC call `deflate` is the zlib format.
     Deflate,
 }
 
@@ -34,8 +34,8 @@ impl Coding {
     }
 }
 
-/// How a request's body, or its gRPC messages, are compressed; the error is what the header says where that is
-/// nothing that could be undone here. One coding at a time: two of them multiply what a small body becomes.
+/// How a request's body, or its gRPC messages, are compressed; the error is the header's value if it is not supported. One
+/// coding at a time: two would multiply what a small body expands to.
 pub(crate) fn of_request(headers: &HeaderMap, grpc: bool) -> Result<Option<Coding>, String> {
     let name = match grpc {
         true => &GRPC_ENCODING,
@@ -57,7 +57,7 @@ pub(crate) fn of_request(headers: &HeaderMap, grpc: bool) -> Result<Option<Codin
     }
 }
 
-/// What an answer is to be compressed with, where the client asks for that.
+/// The coding for the response, if the client asks for one.
 pub(crate) fn of_answer(headers: &HeaderMap, grpc: bool) -> Option<Coding> {
     match grpc {
         true => of_grpc_answer(headers),
@@ -67,8 +67,8 @@ pub(crate) fn of_answer(headers: &HeaderMap, grpc: bool) -> Option<Coding> {
     }
 }
 
-/// gRPC's clients say of themselves what they could read, whether it serves them or not. So an answer is compressed
-/// as its request says of itself, which is what a client does that was configured to compress.
+/// gRPC clients list what they could read, whether it helps them or not. So a response is compressed as its request was,
+/// which only a client does that was configured to compress.
 fn of_grpc_answer(headers: &HeaderMap) -> Option<Coding> {
     let coding = of_request(headers, true).ok()??;
     let mut listed = headers.get_all(GRPC_ACCEPT).iter();

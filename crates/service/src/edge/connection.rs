@@ -1,4 +1,4 @@
-//! One connection: what it does at the moment, and when it has to go.
+//! One connection: its state, and when it is closed.
 
 use std::{
     io,
@@ -21,31 +21,31 @@ use tokio::{
 
 use super::stalled;
 
-/// How HTTP/2 begins; no method of HTTP/1 does.
+/// How the HTTP/2 preface begins; no method of HTTP/1 does.
 const HTTP2_BEGINS: &[u8] = b"PRI";
-/// How long a connection that is closed gets to say so to the other side.
+/// How long a connection that is being closed gets to tell the peer (GOAWAY, FIN).
 pub(super) const CLOSE_WITHIN: Duration = Duration::from_millis(100);
-/// How long what is still coming is read, and thrown away, once the last answer is written.
+/// How long to read and discard what still arrives after the last response is written.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BUFFER_BYTES: usize = 8 << 10;
-/// A connection whose time passes without a request is looked at again after this long, while it has one.
+/// How often a connection is checked while it has a request.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// How long a connection may do what.
+/// The timeouts of a connection.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Patience {
     pub header: Duration,
     pub idle: Duration,
 }
 
-/// What becomes of a connection.
+/// The outcome of checking a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// It stays, and is looked at again then.
+    /// It stays, and is checked again then.
     Stays(Instant),
-    /// It is closed in order.
+    /// It is closed gracefully.
     Goes,
-    /// It is cut off: there is no one to whom anything could be said.
+    /// It is dropped: nobody is listening.
     Cut,
 }
 
@@ -85,25 +85,25 @@ impl Drop for Place {
     }
 }
 
-/// What a connection does at the moment. Shared by its task, its requests and the search for one to close.
+/// The state of a connection. Shared by its task, its requests and the search for one to close.
 #[derive(Debug)]
 pub(crate) struct Conn {
-    /// What all times here are counted from.
+    /// The origin of all times here.
     opened: Instant,
-    /// Requests whose answers are not written yet.
+    /// Requests whose responses are not written yet.
     active: AtomicU32,
     /// Milliseconds since `opened`: when the last request ended.
     idle_since: AtomicU64,
-    /// Milliseconds since `opened`, and one: when the head of a request began to come; 0 where none does.
+    /// Milliseconds since `opened`, plus one: when the head of a request began to arrive; 0 if none is arriving.
     head_since: AtomicU64,
     http2: AtomicBool,
     asked: AtomicBool,
     closing: AtomicBool,
     waiting: Mutex<Waiting>,
     pub(super) close: Notify,
-    /// Probes only.
+    /// For probes only.
     pub reserved: bool,
-    /// It came from this machine to itself.
+    /// Over the loopback interface.
     pub loopback: bool,
 }
 
@@ -137,8 +137,8 @@ impl Conn {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has a body looked at whenever the connection is. A timer for each body would cost a call more
-    /// than its model: the runtime's driver is woken for it.
+    /// Checks a body whenever the connection is checked. A timer for each body would cost a call more
+    /// than its model: it wakes the runtime's driver.
     pub(super) fn place(self: &Arc<Self>) -> Place {
         let mut waiting = self.waiting();
         let at = waiting.free.pop().unwrap_or_else(|| {
@@ -157,7 +157,7 @@ impl Conn {
         }
     }
 
-    /// A request has come; it is being answered until the guard is dropped.
+    /// A request has arrived; it is being answered until the guard is dropped.
     pub fn begin(self: &Arc<Self>) -> Busy {
         self.active.fetch_add(1, Ordering::AcqRel);
         self.asked.store(true, Ordering::Relaxed);
@@ -166,7 +166,7 @@ impl Conn {
     }
 
     fn end(&self, now: impl FnOnce() -> Instant) {
-        // While others are being answered it is not idle, and the clock need not be read.
+        // With other requests it is not idle, so the clock need not be read.
         let idle = || self.idle_since.store(self.ms(now()), Ordering::Relaxed);
         let seems_last = self.active.load(Ordering::Acquire) == 1;
         match seems_last {
@@ -179,12 +179,12 @@ impl Conn {
         }
     }
 
-    /// Bytes have come.
+    /// Bytes have arrived.
     fn came(&self, now: impl FnOnce() -> Instant, bytes: &[u8], first: bool) {
         if first && bytes.starts_with(HTTP2_BEGINS) {
             self.http2.store(true, Ordering::Relaxed);
         }
-        // HTTP/2 has frames of its own between requests.
+        // HTTP/2 sends frames between requests, too.
         if !self.http2.load(Ordering::Relaxed) && !self.is_active() {
             let now = self.ms(now()) + 1;
             let head = &self.head_since;
@@ -196,7 +196,7 @@ impl Conn {
         self.active.load(Ordering::Acquire) > 0
     }
 
-    /// Since when it has had no request; none where it has one, or is being closed.
+    /// Since when it has had no request; None if it has one, or is being closed.
     pub(super) fn idle_since(&self) -> Option<Instant> {
         let idle = !self.is_active() && !self.closing.load(Ordering::Relaxed);
         idle.then(|| self.at(self.idle_since.load(Ordering::Relaxed)))
@@ -208,7 +208,7 @@ impl Conn {
         self.close.notify_one();
     }
 
-    /// What becomes of it; all bodies that are waited for are looked at as well.
+    /// Checks it, and all bodies that are being waited for.
     pub(super) fn look(&self, now: Instant, patience: Patience, every: Duration) -> Verdict {
         self.wake_waiting();
         match self.verdict(now, patience) {
@@ -223,7 +223,7 @@ impl Conn {
         }
         let head_since = self.head_since.load(Ordering::Relaxed);
         let http2 = self.http2.load(Ordering::Relaxed);
-        // Who has said nothing at all has no more time than who says something slowly.
+        // A silent client gets no more time than one that sends its head slowly.
         let head_began = match head_since {
             0 if http2 || self.asked.load(Ordering::Relaxed) => None,
             0 => Some(self.opened),
@@ -238,7 +238,7 @@ impl Conn {
         }
         let until = self.at(self.idle_since.load(Ordering::Relaxed)) + patience.idle;
         match now < until {
-            // A head that begins meanwhile has less time than that.
+            // A head that begins in the meantime has less time than that.
             true => Verdict::Stays(until.min(now + patience.header.min(LOOK_EVERY))),
             false => Verdict::Goes,
         }
@@ -255,7 +255,7 @@ impl Drop for Busy {
     }
 }
 
-/// An answer that is not taken at once.
+/// A response that is not read at once.
 #[derive(Debug)]
 struct Slow {
     /// Which one: when the connection had none before.
@@ -265,18 +265,18 @@ struct Slow {
     bytes: u64,
 }
 
-/// A connection's bytes: notes what arrives, and gives up where the client stops reading.
+/// A connection's bytes: notes what arrives, and gives up when the client stops reading.
 pub(super) struct Wire {
     stream: TcpStream,
     conn: Arc<Conn>,
     first: bool,
-    /// How long what is written may wait to be taken.
+    /// How long written bytes may wait to be read by the client.
     timeout: Duration,
-    /// There while it waits.
+    /// Some while it waits.
     stalled: Option<Pin<Box<Sleep>>>,
-    /// Of an answer over HTTP/1 that waited.
+    /// Of a response over HTTP/1 that waited.
     slow: Option<Slow>,
-    /// There once nothing more is said.
+    /// Some once nothing more is written.
     lingering: Option<Pin<Box<Sleep>>>,
 }
 
@@ -315,7 +315,7 @@ impl Wire {
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
-    /// How long may be waited until more is taken. Streams of HTTP/2 are watched one by one.
+    /// How long to wait until the client reads more. HTTP/2's streams are watched one by one.
     fn patience(&mut self) -> Duration {
         if self.conn.http2.load(Ordering::Relaxed) {
             return self.timeout;
@@ -384,8 +384,8 @@ impl AsyncWrite for Wire {
         if this.lingering.is_none() {
             ready!(Pin::new(&mut this.stream).poll_shutdown(task))?;
         }
-        // An answer that comes before its request is whole, a refusal, is lost to a client that is still sending
-        // where the socket is closed with bytes unread: the system resets the connection then.
+        // A response sent before its request is complete, a refusal, is lost to a client that is still sending if the
+        // socket is closed with unread bytes: the system then resets the connection.
         let until = || Box::pin(tokio::time::sleep(LINGER));
         let lingering = this.lingering.get_or_insert_with(until);
         let mut unread = [MaybeUninit::uninit(); LINGER_BUFFER_BYTES];

@@ -1,4 +1,4 @@
-//! Why a request's body is not read to its end, and what its sender is told.
+//! Why reading a request's body was given up, and the error for its sender.
 
 use std::borrow::Cow;
 
@@ -6,16 +6,16 @@ use tonic::Status;
 
 use crate::MessageMax;
 
-/// Why a body was not read to its end.
+/// Why reading a body was given up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cut {
-    /// More bytes are held than may be.
+    /// Request bodies hold as much memory as they may.
     Memory,
-    /// It came too slowly.
+    /// It arrived too slowly.
     Slow,
-    /// It is compressed otherwise than it says, damaged, or not whole.
+    /// It cannot be decompressed: damaged, incomplete, or in another coding than its header says.
     Corrupt,
-    /// A message is larger than that once it is decompressed.
+    /// A message is larger than this once decompressed.
     TooLarge(MessageMax),
 }
 
@@ -47,7 +47,7 @@ impl Cut {
         match self {
             Cut::Memory | Cut::TooLarge(_) => Status::resource_exhausted(message),
             Cut::Slow => Status::deadline_exceeded(message),
-            // As gRPC has it for what was sent in a coding that is known.
+            // gRPC's code for data that does not decompress by a supported coding.
             Cut::Corrupt => Status::internal(message),
         }
     }

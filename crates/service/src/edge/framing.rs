@@ -9,7 +9,7 @@ const HEAD_BYTES: usize = 5;
 pub(super) struct Head([u8; HEAD_BYTES]);
 
 impl Head {
-    /// None where a message cannot be so long.
+    /// None if a message cannot be that long.
     pub fn new(packed: bool, length: usize) -> Option<Self> {
         let [a, b, c, d] = u32::try_from(length).ok()?.to_be_bytes();
         Some(Head([u8::from(packed), a, b, c, d]))
@@ -34,7 +34,7 @@ impl Head {
     }
 }
 
-/// A head that is coming, in however many pieces.
+/// A head that is arriving, in any number of pieces.
 #[derive(Debug, Default)]
 pub(super) struct Coming {
     bytes: [u8; HEAD_BYTES],
@@ -42,7 +42,7 @@ pub(super) struct Coming {
 }
 
 impl Coming {
-    /// Takes what belongs to it; the head, once it is whole.
+    /// Takes its bytes from `input`; returns the head once it is complete.
     pub fn take(&mut self, input: &mut Bytes) -> Option<Head> {
         let part = input.split_to(input.len().min(HEAD_BYTES - self.len));
         self.bytes[self.len..][..part.len()].copy_from_slice(&part);

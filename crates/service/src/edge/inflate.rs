@@ -1,7 +1,7 @@
-//! Compressed bodies of requests, decompressed as they come.
+//! Compressed bodies of requests, decompressed as they arrive.
 //!
-//! What a body becomes counts against what may be held, as bytes that came so do; its reader's own limit ends it, and
-//! it is decompressed no further than it is read. It never keeps a thread for long.
+//! Decompressed bytes count against the memory limit like received ones; the reader's own limit ends a body, and it is
+//! decompressed no further than it is read. It never occupies a thread for long.
 
 use std::{
     collections::VecDeque,
@@ -25,7 +25,7 @@ use super::{
 };
 use crate::MessageMax;
 
-/// What decompressing itself holds: the window, the tables and a piece of the output.
+/// Memory of a decoder: the window, the tables and a piece of the output.
 const DECODER_BYTES: usize = 96 << 10;
 /// Compressed data may be larger than what it holds by its frame, and by a few bytes for each piece that a sender
 /// writes out by itself; far less than this. Without a bound a body of empty blocks never ends and is never too large.
@@ -58,13 +58,13 @@ impl Decoder {
         })
     }
 
-    /// Takes some of the input, and gives what that became: some 32 KiB at most.
+    /// Takes some of the input and returns what it decompresses to: some 32 KiB at most.
     fn step(&mut self, input: &mut Bytes) -> Result<Bytes, Cut> {
         let (written, out) = match &mut self.kind {
             Kind::Gzip(decoder) => (decoder.write(input), decoder.get_mut()),
             Kind::Deflate(decoder) => (decoder.write(input), decoder.get_mut()),
         };
-        // Nothing is taken once the data has ended: what is left belongs to nothing.
+        // After the end of the compressed data nothing is consumed: the rest is garbage.
         let written = written.ok().filter(|it| *it > 0).ok_or(Cut::Corrupt)?;
         let out = std::mem::take(out);
         let _ = input.split_to(written.min(input.len()));
@@ -76,7 +76,7 @@ impl Decoder {
         }
     }
 
-    /// The rest of what came; an error where the end is missing, or what came is not what was sent.
+    /// The rest of the output; an error if the end is missing or the checksum is wrong.
     fn finish(self) -> Result<Bytes, Cut> {
         let rest = match self.kind {
             Kind::Gzip(decoder) => decoder.finish(),
@@ -86,13 +86,13 @@ impl Decoder {
     }
 }
 
-/// A body of HTTP, decompressed.
+/// A decompressed HTTP body.
 pub(crate) struct Inflated<B> {
     body: B,
     coding: Coding,
-    /// What came holds: nothing once it is decompressed.
+    /// Counts received bytes, until they are decompressed.
     raw: Arc<Meter>,
-    /// What it became holds.
+    /// Counts decompressed bytes.
     meter: Arc<Meter>,
     decoder: Option<Decoder>,
     input: Bytes,
@@ -167,7 +167,7 @@ where
     }
 }
 
-/// A body of gRPC whose messages are compressed, each for itself or not at all: as if none were.
+/// A gRPC body whose messages are each compressed, or not, as if none were.
 pub(crate) struct InflatedMessages<B> {
     body: B,
     coding: Coding,
@@ -177,17 +177,17 @@ pub(crate) struct InflatedMessages<B> {
     input: Bytes,
     head: Coming,
     message: Message,
-    /// To be given out.
+    /// Ready to be handed out.
     out: VecDeque<Bytes>,
     budget: Budget,
 }
 
-/// What comes after a head.
+/// What follows a head.
 enum Message {
     None,
-    /// So many bytes more, as they are.
+    /// So many more bytes, uncompressed.
     Plain(usize),
-    /// So many bytes more; and what those before became.
+    /// So many more bytes, compressed; and what was decompressed so far.
     Packed(usize, Box<Decoder>, Vec<Bytes>),
 }
 

@@ -1,4 +1,4 @@
-//! What a service takes from the network at once, and from whom: settings.
+//! Settings of the port: limits, timeouts, and who may call.
 
 use std::time::Duration;
 
@@ -7,32 +7,32 @@ use crate::Error;
 /// Settings of the port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpConfig {
-    /// Connections open at once.
+    /// Open connections.
     pub connections_max: usize,
-    /// Requests being answered at once, over all connections.
+    /// Concurrent requests, over all connections.
     pub requests_max: usize,
-    /// Requests of one HTTP/2 connection at once.
+    /// Concurrent requests of one HTTP/2 connection.
     pub streams_max: u32,
-    /// Bytes of request bodies held at once, decompressed, over all requests, and of what compressing holds.
+    /// Bytes held in memory over all requests: decompressed bodies, large responses until they are read, and compression.
     pub body_memory_max: usize,
-    /// How long the head of a request may take.
+    /// How long the head of a request may take to arrive.
     pub header_timeout: Duration,
-    /// How long a body may stand still, in either direction.
+    /// How long a body may make no progress, in either direction.
     pub body_timeout: Duration,
     /// How long a connection without a request stays open.
     pub idle_timeout: Duration,
     /// How often an HTTP/2 connection is pinged; one that does not answer is closed.
     pub ping_interval: Duration,
-    /// Names by which the service may be asked, besides IP addresses and localhost.
+    /// Accepted names in `Host`, besides IP addresses and localhost.
     pub allowed_hosts: Vec<String>,
-    /// Origins of other sites' pages that may ask the service.
+    /// Origins of other sites whose pages may call the service.
     pub allowed_origins: Vec<String>,
 }
 
 impl Default for HttpConfig {
     fn default() -> Self {
         HttpConfig {
-            // Half of what a process may open by default (1,024 file descriptors); Kafka's client needs some, too.
+            // Half of the default limit on file descriptors (1,024); Kafka's client needs some, too.
             connections_max: 512,
             requests_max: 2_048,
             // HAProxy opens up to 100 streams on a connection to a server.
@@ -40,7 +40,7 @@ impl Default for HttpConfig {
             body_memory_max: 64 << 20,
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(20),
-            // Longer than load balancers and clients keep theirs (a minute or two), so that they close first.
+            // Longer than the idle timeouts of load balancers and clients (a minute or two), so that they close first.
             idle_timeout: Duration::from_secs(300),
             ping_interval: Duration::from_secs(30),
             allowed_hosts: Vec::new(),
@@ -50,10 +50,10 @@ impl Default for HttpConfig {
 }
 
 impl HttpConfig {
-    /// Whether a body of the largest size that `setting` allows can be held at all.
+    /// Checks that a body of `bytes_max`, the largest that `setting` allows, fits into the memory for bodies.
     ///
     /// # Errors
-    /// It cannot; names both settings.
+    /// It does not; names both settings.
     pub fn check_body(&self, setting: &str, bytes_max: usize) -> Result<(), Error> {
         let memory = self.body_memory_max;
         if bytes_max <= memory {
@@ -146,7 +146,7 @@ impl HttpArgs {
     }
 }
 
-/// What is given, without blanks; an empty variable is none.
+/// The values without blanks; an empty variable is an empty list.
 fn listed(
     given: &[String],
     read: impl Fn(&str) -> Result<String, Error>,

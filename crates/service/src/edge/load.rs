@@ -1,4 +1,4 @@
-//! What the port holds at once: connections, requests and bytes of bodies, counted against their bounds.
+//! Open connections, running requests and bytes of bodies, counted against their limits.
 
 use std::sync::{
     Arc,
@@ -34,7 +34,7 @@ impl Load {
         }
     }
 
-    /// How many connections are open now.
+    /// Sets the number of open connections.
     pub fn set_connections(&self, open: usize) {
         self.connections.store(open, Ordering::Relaxed);
     }
@@ -47,7 +47,7 @@ impl Load {
         self.body_bytes.load(Ordering::Relaxed)
     }
 
-    /// Counts a request until the guard is dropped; none where there are as many as may be.
+    /// Counts a request until the guard is dropped; None at the limit.
     pub fn begin(self: &Arc<Self>, length: Length) -> Option<Begun> {
         if length == Length::Open {
             let before = self.streams.fetch_add(1, Ordering::Relaxed);
@@ -62,14 +62,14 @@ impl Load {
         (before < self.requests_max).then_some(begun)
     }
 
-    /// Streams may be silent for as long as they like: all that may be at once would keep everyone else out, whether there
-    /// is no room for a request then or no connection to bring it.
+    /// The limit on open-ended streams, which may be silent for as long as they like: without it they could take up all
+    /// requests, or all connections, and lock everyone else out.
     pub fn streams_max(&self) -> usize {
         let connections = (self.connections_max / 2).max(1);
         self.requests_max.div_ceil(2).min(connections)
     }
 
-    /// Whether so many bytes more may be held; they are counted if so.
+    /// Counts `bytes` more if there is memory for them; says whether there is.
     pub fn take(&self, bytes: usize) -> bool {
         let before = self.body_bytes.fetch_add(bytes, Ordering::Relaxed);
         let fits = before.saturating_add(bytes) <= self.body_bytes_max;
@@ -79,19 +79,19 @@ impl Load {
         fits
     }
 
-    /// Counts so many bytes until the guard is dropped; none where they may not be held.
+    /// Counts `bytes` until the guard is dropped; None if there is no memory for them.
     pub fn lease(self: &Arc<Self>, bytes: usize) -> Option<Lease> {
         let load = self.take(bytes).then(|| Arc::clone(self))?;
         Some(Lease { load, bytes })
     }
 
-    /// As [`Load::lease`], for an answer: it is there already, so the first beyond the bound may go out where less than half
-    /// is taken. One answer may be larger than all that requests may hold.
+    /// Like [`Load::lease`], for a response: it is in memory already, so the first beyond the limit may be sent while less than
+    /// half is in use. A single response may be larger than the whole limit.
     pub fn lease_answer(self: &Arc<Self>, bytes: usize) -> Option<Lease> {
         let before = self.body_bytes.fetch_add(bytes, Ordering::Relaxed);
         let fits = before.saturating_add(bytes) <= self.body_bytes_max;
         let load = Arc::clone(self);
-        // Dropped, it gives back what was taken.
+        // Dropping it releases what was counted.
         let lease = Lease { load, bytes };
         (fits || before <= self.body_bytes_max / 2).then_some(lease)
     }
@@ -100,12 +100,12 @@ impl Load {
         self.body_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// Half of the memory for bodies is taken: who brings much slowly has to go, while there is room for the others.
+    /// Half of the memory for bodies is in use: large slow bodies are refused while there is still room for others.
     pub fn is_memory_scarce(&self) -> bool {
         self.body_bytes() > self.body_bytes_max / 2
     }
 
-    /// The last eighth of the connections is in use: who keeps one for a slow body has to go.
+    /// Only the last eighth of the connections is left: slow bodies that occupy one are refused.
     pub fn are_connections_scarce(&self) -> bool {
         self.connections() >= self.connections_max - self.connections_max / 8
     }
@@ -120,7 +120,7 @@ pub(crate) enum Length {
     Open,
 }
 
-/// A request that counts.
+/// A counted request.
 #[derive(Debug)]
 pub(crate) struct Begun {
     load: Arc<Load>,
@@ -136,22 +136,22 @@ impl Drop for Begun {
     }
 }
 
-/// What all bodies may hold between them: an extension of requests that are streams of messages, of which only the one
-/// that is coming counts by itself. Who keeps more of them says so.
+/// The memory limit of all bodies: an extension of streaming requests, of which only the message that is arriving is counted.
+/// A handler that keeps more messages counts them with [`Memory::lease`].
 #[derive(Debug, Clone)]
 pub struct Memory(pub(super) Arc<Load>);
 
 impl Memory {
-    /// Counts so many bytes until what is returned is dropped.
+    /// Counts `bytes` until the lease is dropped.
     ///
     /// # Errors
-    /// They may not be held: the status to end the stream with.
+    /// There is no memory for them: the status to end the stream with, `RESOURCE_EXHAUSTED`.
     pub fn hold(&self, bytes: usize) -> Result<Lease, Status> {
         self.0.lease(bytes).ok_or_else(|| Cut::Memory.status())
     }
 }
 
-/// Bytes that count.
+/// Counted bytes; released when dropped.
 #[derive(Debug)]
 pub struct Lease {
     load: Arc<Load>,

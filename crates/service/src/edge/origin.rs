@@ -1,11 +1,11 @@
-//! Who may ask: the name by which a service is asked, and the page that asks. Pure.
+//! Who may call: checks of `Host`, `Origin` and `Sec-Fetch-Site`. Pure.
 //!
-//! A browser lets any page send requests to any address that the browser's machine reaches. It says whose page it was
-//! (`Origin`), and by which name the page found the address (`Host`): a name of the page's own that leads here (DNS
-//! rebinding) makes it the same site to the browser. No other client sends an `Origin`.
+//! A browser lets any page send requests to any address that the browser's machine reaches. It sends the page's site
+//! (`Origin`) and the name that the page used for the address (`Host`): if the page points a name of its own at this service
+//! (DNS rebinding), the browser takes both for the same site. No other client sends an `Origin`.
 //!
-//! Browsers send it with everything but a GET whose answer the page could not read: an image, a script. Whether that
-//! loads tells the page what there is all the same; of those, browsers say where they come from in `Sec-Fetch-Site`.
+//! Browsers send it with everything but a GET whose response the page cannot read: an image, a script. Whether that loads
+//! still reveals something to the page; for those, browsers send their source in `Sec-Fetch-Site`.
 
 use std::net::IpAddr;
 
@@ -16,7 +16,7 @@ use super::limits::HttpConfig;
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 
-/// Why a request is not answered.
+/// Why a request is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Foreign {
     #[error(
@@ -48,16 +48,16 @@ impl Rules {
         }
     }
 
-    /// The other site whose page asks and may; none where no other site's page asks.
+    /// The allowed origin that the request came from; None if it did not come from another site's page.
     ///
-    /// `authority`: the host and port asked for; `loopback`: the connection came from this machine to itself.
+    /// `authority`: the requested host and port; `loopback`: the connection is over the loopback interface.
     pub fn check<'a>(
         &self,
         authority: Option<&str>,
         headers: &'a HeaderMap,
         loopback: bool,
     ) -> Result<Option<&'a HeaderValue>, Foreign> {
-        // Without a list, only on loopback: what is reachable from elsewhere has names that the service does not know.
+        // Without a list, only on loopback: a service that is reachable from elsewhere has names it does not know.
         if let Some(authority) = authority
             && (loopback || !self.hosts.is_empty())
             && !self.is_ours(name_of(authority))
@@ -113,7 +113,7 @@ fn name_of(authority: &str) -> &str {
     name.strip_suffix('.').unwrap_or(name)
 }
 
-/// Whether a page of another site has a browser load this as a part of itself. A link that somebody follows is none.
+/// Whether a page of another site embeds this as a resource. Following a link is not that.
 fn loads_for_other_site(headers: &HeaderMap) -> bool {
     let Some(site) = headers.get(FETCH_SITE) else {
         return false;
@@ -125,20 +125,20 @@ fn loads_for_other_site(headers: &HeaderMap) -> bool {
             .is_none_or(|mode| mode != "navigate")
 }
 
-/// Whether a browser asks what it may send.
+/// Whether this is a CORS preflight.
 pub(crate) fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {
     method == Method::OPTIONS && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
 }
 
-/// Lets the page of an allowed origin read the answer.
+/// Lets the page of an allowed origin read the response.
 pub(crate) fn share(headers: &mut HeaderMap, origin: &HeaderValue) {
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
     headers.append(header::VARY, HeaderValue::from_static("origin"));
 }
 
-/// What is wrong with the media type of a body; none where it will do.
+/// What is wrong with a body's media type; None if it is fine.
 ///
-/// A page may send bodies of these types, or of none, to any site without asking: a page that sends JSON must say so.
+/// A page may send bodies of these types, or without one, to any site without a preflight; sending JSON needs one.
 pub(crate) fn media_type(headers: &HeaderMap) -> Option<String> {
     const FIX: &str = "say what the body is, for example Content-Type: application/json (curl: -H 'Content-Type: application/json')";
     let Some(kind) = headers.get(header::CONTENT_TYPE) else {

@@ -1,7 +1,7 @@
-//! Answers, compressed as they are written, where the client asks for that and it is worth it.
+//! Compresses responses as they are written, if the client asks for it and it is worth it.
 //!
-//! It never keeps a thread for long, and what it holds counts against what requests may hold: where that is scarce an
-//! answer goes out as it is.
+//! It never occupies a thread for long, and its memory counts against that of requests: if that is scarce, a response is sent
+//! uncompressed.
 
 use std::{
     io::Write,
@@ -28,16 +28,16 @@ use super::{
     load::{Lease, Load},
 };
 
-/// What is smaller fits a packet anyway.
+/// Smaller responses fit a packet anyway.
 const WORTH_BYTES: usize = 1 << 10;
 /// Compressed at once; a few milliseconds at the slowest.
 const STEP_BYTES: usize = 64 << 10;
-/// What compressing itself holds: tables, window and output.
+/// Memory of an encoder: tables, window and output.
 const ENCODER_BYTES: usize = 400 << 10;
-/// Numbers in JSON become hardly smaller with more effort, which takes several times as long.
+/// Numbers in JSON hardly compress better at higher levels, which take several times as long.
 const LEVEL: Compression = Compression::fast();
 
-/// Compresses one answer, or one message of it.
+/// Compresses one response, or one message of it.
 struct Encoder {
     kind: Kind,
     _held: Lease,
@@ -81,8 +81,8 @@ impl Encoder {
     }
 }
 
-/// Compresses an answer of HTTP that is there whole, and large enough. A stream goes on as it is: what is written
-/// of it would wait for more.
+/// Compresses an HTTP response that is complete and large enough. A stream is left as it is: the encoder would hold back what
+/// is written until there is more.
 pub(super) fn pack(mut response: Response, coding: Coding, load: &Arc<Load>) -> Response {
     let length = response.body().size_hint().exact();
     let worth = length.is_some_and(|it| it >= WORTH_BYTES as u64);
@@ -107,7 +107,7 @@ pub(super) fn pack(mut response: Response, coding: Coding, load: &Arc<Load>) -> 
     })
 }
 
-/// Compresses the messages of an answer of gRPC that are large enough.
+/// Compresses the messages of a gRPC response that are large enough.
 pub(super) fn pack_messages(mut response: Response, coding: Coding, load: &Arc<Load>) -> Response {
     if response.body().is_end_stream() {
         return response;
@@ -132,7 +132,7 @@ type Polled = Poll<Option<Result<Frame<Bytes>, axum::Error>>>;
 
 struct Packed {
     body: Body,
-    /// Gone once all is said.
+    /// None once everything is written.
     encoder: Option<Encoder>,
     input: Bytes,
     budget: Budget,
@@ -187,17 +187,17 @@ struct PackedMessages {
     budget: Budget,
 }
 
-/// What comes after a head.
+/// What follows a head.
 enum Message {
     None,
-    /// So many bytes more, as they are.
+    /// So many more bytes, uncompressed.
     Plain(usize),
-    /// So many bytes more; what does it, and what those before became.
+    /// So many more bytes, with their encoder and its output so far.
     Packed(usize, Box<Encoder>, Vec<u8>),
 }
 
 impl PackedMessages {
-    /// Takes some of the input, and gives what can be said then.
+    /// Takes some of the input, and returns what can be written then.
     fn step(&mut self) -> Result<Option<Bytes>, axum::Error> {
         match std::mem::replace(&mut self.message, Message::None) {
             Message::None => {

@@ -1,8 +1,8 @@
-//! Accepts connections, as many as may be, and serves each in a task of its own.
+//! Accepts connections up to the limit, and serves each in a task of its own.
 //!
-//! Where the bound is reached an idle connection makes room. Where none is idle, a new connection is accepted all
-//! the same, for a moment and for probes only: an orchestrator that cannot ask would restart a service that is
-//! merely busy. Of such connections the oldest makes room.
+//! At the limit, an idle connection is closed to make room. If none is idle, a new connection is accepted all the same, for a
+//! moment and for probes only: an orchestrator whose probe fails would restart a service that is merely busy. Of such
+//! connections the oldest makes room.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -32,28 +32,28 @@ use super::{
     stalled::Streams,
 };
 
-/// Connections for probes beyond the bound: more than all that look after one replica.
+/// Connections for probes beyond the limit: more than all the probers of one replica.
 const RESERVE_MAX: usize = 32;
 /// How long one of them may take.
 const RESERVE_PATIENCE: Duration = Duration::from_secs(3);
 /// A connection that has just been opened, or has just answered, is about to be used.
 const EVICTED_AFTER: Duration = Duration::from_secs(1);
-/// How often a connection, and what comes on it, is looked at, at least.
+/// The longest time between two checks of a connection and its bodies.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How long nothing is accepted after the system refused: too many files are open, mostly.
+/// How long to wait after a failed `accept`; usually too many files are open.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
 /// An HTTP/1 head, and what is read ahead of a body.
 const HTTP1_BUFFER_BYTES: usize = 64 << 10;
 /// The head of a request over HTTP/2, as in hyper.
 const HEADER_LIST_BYTES: u32 = 16 << 10;
-/// What a peer may send of one request, and of all of a connection, before it is read: the memory that a connection
-/// can take for bodies that are not read yet. A megabyte, hyper's own, would be half a gigabyte with all connections.
+/// HTTP/2's flow-control windows: what a peer may send of one request, and of all of a connection, before it is read. It bounds the
+/// memory of a connection's unread bodies; hyper's default of a megabyte would be half a gigabyte over all connections.
 const STREAM_WINDOW_BYTES: u32 = 128 << 10;
 const CONNECTION_WINDOW_BYTES: u32 = 256 << 10;
-/// What is held of an answer that the peer does not read.
+/// What is buffered of a response that the peer does not read.
 const SEND_BUFFER_BYTES: usize = 128 << 10;
-/// Requests that were taken back before they were begun, and errors of the peer's own, after which its connection
-/// is closed (rapid reset, CVE-2023-44487).
+/// Streams that the peer resets before they are begun, and its protocol errors, after which its connection is closed (rapid
+/// reset, CVE-2023-44487).
 const RESETS_MAX: usize = 20;
 const ERRORS_MAX: usize = 64;
 /// How long a peer may take to answer a ping.
@@ -247,7 +247,7 @@ impl Task {
                     look.as_mut().reset(Instant::now() + CLOSE_WITHIN);
                 }
                 () = look.as_mut() => match conn.look(Instant::now(), patience, look_every) {
-                    // It has said that it closes; who has no request has no more to wait for.
+                    // It has announced its close; without a request there is nothing to wait for.
                     _ if closing && !conn.is_active() => return,
                     _ if closing => look.as_mut().reset(Instant::now() + CLOSE_WITHIN),
                     Verdict::Stays(until) => look.as_mut().reset(until),

@@ -1,7 +1,7 @@
-//! Answers over HTTP/2 whose client has stopped reading: a stalled stream is reset.
+//! HTTP/2 responses whose client has stopped reading: a stalled stream is reset.
 //!
-//! A peer says how much it takes, of each stream by itself, and may say "nothing" for as long as it likes: its
-//! connection works, nothing waits to be written, and the answers stay. So each stream is watched for itself.
+//! A peer opens the flow-control window of each stream, or leaves it closed for as long as it likes: the connection works,
+//! nothing waits to be written, and the responses stay in memory. So each stream is watched by itself.
 
 use std::{
     cell::Cell,
@@ -16,29 +16,29 @@ use tokio::time::{Instant, Sleep};
 
 use super::rate::{self, BYTES_PER_SECOND_MIN};
 
-/// What is given out of an answer at once: HTTP/2 takes what it is given whole, however little the peer takes of it,
-/// and then nothing counts it any more.
+/// How much of a response is handed to HTTP/2 at a time: it accepts any amount, however small the peer's window is, and then
+/// nothing counts it any more.
 pub(super) const PIECE_BYTES: usize = 16 << 10;
 
 thread_local! {
-    /// Which piece of its answer the stream that runs here has given and was not asked for more since, from 1; 0 for none.
+    /// The piece, from 1, that the stream running on this thread handed out last without being polled for more since; 0: none.
     static GIVEN: Cell<u64> = const { Cell::new(0) };
     /// The number before the first piece of the same message.
     static FIRST: Cell<u64> = const { Cell::new(0) };
 }
 
-/// The stream's answer gives a piece, or is there to be asked for the first.
+/// The stream's response hands out a piece, or is ready to be polled for the first.
 pub(super) fn gave(piece: u64, first: u64) {
     GIVEN.set(piece);
     FIRST.set(first);
 }
 
-/// The stream's answer is asked for more.
+/// The stream's response is polled for more.
 pub(super) fn asked() {
     GIVEN.set(0);
 }
 
-/// Runs the streams of a connection, each until what it gives was not taken for so long.
+/// Runs the streams of a connection; resets one whose output was not read for `timeout`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Streams {
     pub timeout: Duration,
@@ -62,7 +62,7 @@ where
 }
 
 pin_project! {
-    /// One stream. No block of `async`, which would hold it twice: it is copied to where it runs.
+    /// One stream. Not an `async` block, which would hold it twice: it is copied to where it runs.
     struct Stream<F> {
         #[pin]
         stream: F,
@@ -74,13 +74,13 @@ pin_project! {
     }
 }
 
-/// How quickly a message is taken, as bodies have to come. Its time begins where it is waited for: most are taken at once.
+/// How quickly a message is read, by the same rule as bodies. Its time starts when it is first waited for: most are read at once.
 #[derive(Debug, Clone, Copy)]
 struct Pace {
     /// Which message.
     first: u64,
     began: Instant,
-    /// The piece that was given then.
+    /// The piece that was handed out then.
     from: u64,
 }
 
@@ -96,7 +96,7 @@ impl Pace {
     }
 }
 
-/// How long it may take until more is taken of an answer of which so much was, in such a time.
+/// How much longer the client may take to read more of a response, of which it has read `bytes` in `took`.
 pub(super) fn left(bytes: u64, took: Duration, timeout: Duration) -> Duration {
     let allowed = rate::allowed(bytes, timeout, BYTES_PER_SECOND_MIN);
     allowed.saturating_sub(took).min(timeout)
@@ -125,12 +125,12 @@ impl<F: Future> Future for Stream<F> {
             let now = Instant::now();
             let pace = match pace {
                 Some(pace) if pace.first == first => pace,
-                // Another message, whose time counts from here.
+                // Another message: its time starts here.
                 pace => pace.insert(Pace::new(now, first, given)),
             };
             Box::pin(tokio::time::sleep(pace.left(now, given, timeout)))
         });
-        // What is not run any more is reset.
+        // A stream whose future ends early is reset.
         stalled.as_mut().poll(task)
     }
 }

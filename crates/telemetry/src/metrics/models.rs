@@ -1,4 +1,4 @@
-//! Which model versions a replica has, and what they answer. Series of versions that are gone are removed.
+//! The model versions of a replica, and how they are used. Series of versions that are unloaded are removed.
 
 use std::{sync::atomic::AtomicU64, time::Duration};
 
@@ -13,7 +13,7 @@ use super::{
     durations, observe,
 };
 
-/// Where a version is on its way into service.
+/// The steps of a version into service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ModelState {
     Wanted,
@@ -74,7 +74,7 @@ struct WhyLabels {
 
 /// Why a batch of a queue was closed.
 const CLOSED: [&str; 3] = ["size", "deadline", "dry"];
-/// Why a request that was queued was not answered by the model.
+/// Why a queued request was not answered by the model.
 const UNANSWERED: [&str; 4] = ["overloaded", "expired", "given_up", "panicked"];
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -101,7 +101,7 @@ pub struct ServingMetrics {
 }
 
 impl ServingMetrics {
-    /// Once a service.
+    /// Registers them; once per service.
     pub fn register(registry: &Registry) -> Self {
         let metrics = ServingMetrics {
             states: Family::default(),
@@ -234,7 +234,7 @@ impl ServingMetrics {
         }
     }
 
-    /// The times of a version that is asked by its own name: no pipeline's.
+    /// The times of a version that is called by its own name, not by a pipeline's.
     pub fn times(&self, model: &str, version: &str) -> ModelTimes {
         self.times.of("", model, version)
     }
@@ -270,7 +270,7 @@ impl ServingMetrics {
         self.revision.get_or_create(&label).set(revision);
     }
 
-    /// The metrics of one route of a pipeline, looked up once.
+    /// The metrics of one route of a pipeline; look them up once.
     pub fn variant(
         &self,
         pipeline: &str,

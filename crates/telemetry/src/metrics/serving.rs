@@ -1,4 +1,4 @@
-//! What requests take, and models.
+//! Durations of requests and of models.
 
 use std::time::Duration;
 
@@ -55,7 +55,7 @@ impl RequestMetrics {
         metrics
     }
 
-    /// Of calls that end alike: `method` is `package.Service/Method`, `status` the code's name.
+    /// Of one method and status: `method` is `package.Service/Method`, `status` the code's name.
     pub fn rpc(&self, method: &str, status: &str) -> RpcDurations {
         let labels = RpcLabels {
             rpc_system_name: "grpc",
@@ -65,7 +65,7 @@ impl RequestMetrics {
         RpcDurations(self.rpc.get_or_create_owned(&labels))
     }
 
-    /// `route` is the route's pattern, never the path that came.
+    /// `route` is the route's pattern, never the raw path.
     pub fn http(
         &self,
         method: &str,
@@ -76,7 +76,7 @@ impl RequestMetrics {
     ) {
         let labels = HttpLabels {
             http_request_method: method.to_owned(),
-            // The services' ports speak no TLS: what ends it stands before them.
+            // The services' ports speak no TLS: it ends at a proxy before them.
             url_scheme: "http",
             http_route: route.to_owned(),
             http_response_status_code: status,
@@ -100,7 +100,7 @@ struct RefusedLabel {
     reason: &'static str,
 }
 
-/// What the port holds, and what it does not take. Cheap to clone.
+/// Connections of the port, and the requests that it refuses. Cheap to clone.
 #[derive(Clone)]
 pub struct PortMetrics {
     connections: Gauge,
@@ -160,7 +160,7 @@ impl ModelLabels {
     }
 }
 
-/// Where the time of models goes. Cheap to clone.
+/// How models spend their time. Cheap to clone.
 #[derive(Clone)]
 pub struct ModelMetrics(DurationFamily<ModelLabels>);
 
@@ -191,7 +191,7 @@ impl ModelMetrics {
         }
     }
 
-    /// A version that serves a pipeline no more has no series.
+    /// Removes the series of a version that no longer serves a pipeline.
     pub fn forget(&self, pipeline: &str, model: &str, version: &str) {
         for stage in STAGES {
             let labels = ModelLabels::of(pipeline, model, version, stage);

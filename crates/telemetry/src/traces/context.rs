@@ -1,4 +1,4 @@
-//! Contexts: read from W3C headers, written to them, and recreated.
+//! Span contexts: read from W3C headers, written to them, and created.
 
 use std::{
     cell::Cell,
@@ -73,7 +73,7 @@ pub fn forces(value: Option<&[u8]>) -> bool {
     value.is_some_and(|value| !matches!(value, b"" | b"0" | b"false"))
 }
 
-/// The context of a new span under `parent`, or of a trace that begins; recorded, so `sampled`.
+/// The context of a new, sampled span under `parent`, or of a new trace.
 pub(super) fn child_of(parent: Option<&SpanContext>) -> SpanContext {
     let span = SpanId::from(random());
     match parent.filter(|parent| parent.is_valid()) {
@@ -98,7 +98,7 @@ pub(super) fn new_trace() -> TraceId {
     TraceId::from(u128::from(random()) << 64 | u128::from(random()))
 }
 
-/// Evenly spread and never 0; SplitMix64, begun by the system's randomness in each thread.
+/// Uniform and never 0; SplitMix64, seeded by the system's randomness in each thread.
 pub(super) fn random() -> u64 {
     thread_local! {
         static STATE: Cell<u64> = Cell::new(RandomState::new().hash_one(0u8));

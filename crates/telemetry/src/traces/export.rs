@@ -1,4 +1,4 @@
-//! Ended spans wait here, encoded, for the collector; what it is too slow for is dropped, and counted.
+//! The queue of ended, encoded spans for the collector; if it is too slow, spans are dropped and counted.
 
 use std::{
     collections::VecDeque,
@@ -35,16 +35,16 @@ use crate::{
     otlp::{self, Signal, variable},
 };
 
-/// Spans that wait for the collector, where `OTEL_BSP_MAX_QUEUE_SIZE` does not say; beyond it they are dropped. A second of
+/// The default of `OTEL_BSP_MAX_QUEUE_SIZE`: spans that wait for the collector; further ones are dropped. One second of
 /// 10,000 traced records.
 const QUEUE_MAX: usize = 65_536;
-/// Bytes for each of them, which bounds the queue too: keys of records are in them. A usual one takes 400.
+/// Bytes per span, which bounds the queue as well: spans hold keys of records. A usual one takes 400.
 const SPAN_BYTES: usize = 512;
 /// A request is closed at this size: receivers refuse more than 4 MiB by default, and one span may be large.
 const REQUEST_BYTES: usize = 512 << 10;
-/// What one lane gathers before it hands over.
+/// How much a lane gathers before it hands spans over.
 const CHUNK_BYTES: usize = 64 << 10;
-/// So many are not kept waiting.
+/// From this many waiting spans on, the export starts at once.
 const ENOUGH: usize = 2_048;
 const EXPORT_EVERY: Duration = Duration::from_millis(500);
 const PATH: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
@@ -67,10 +67,10 @@ struct Chunk {
 #[derive(Default)]
 struct Waiting {
     chunks: VecDeque<Chunk>,
-    /// Waiting, or on their way.
+    /// Waiting or being sent.
     spans: usize,
     bytes: usize,
-    /// An emptied buffer, for the next chunk.
+    /// An empty buffer, reused for the next chunk.
     spare: Vec<u8>,
     scratch: Vec<u8>,
 }
@@ -114,7 +114,7 @@ impl Queue {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes over a chunk's content; the buffer stays the caller's.
+    /// Takes a chunk's content; the caller keeps the buffer.
     fn put(&self, chunk: &mut Chunk) {
         let spans = std::mem::take(&mut chunk.spans);
         if spans > 0 {
@@ -124,7 +124,7 @@ impl Queue {
         chunk.bytes.clear();
     }
 
-    /// One span that ends by itself.
+    /// A single span, without a recorder.
     pub(super) fn put_one(&self, span: &SpanRecord<'_>, more_links: &[SpanContext]) {
         let mut waiting = self.lock();
         let mut scratch = std::mem::take(&mut waiting.scratch);
@@ -174,7 +174,7 @@ impl Queue {
         self.lock().chunks.pop_front()
     }
 
-    /// A chunk has left, one way or the other.
+    /// A chunk was sent or dropped.
     fn gone(&self, spans: usize, bytes: usize) {
         let mut waiting = self.lock();
         waiting.spans -= spans;
@@ -187,7 +187,7 @@ impl Queue {
     }
 }
 
-/// One thread's way to hand over ended spans: encoded at once, handed over by [`Recorder::flush`].
+/// One thread's buffer of ended spans: encoded at once, handed over by [`Recorder::flush`].
 #[derive(Default)]
 pub struct Recorder {
     queue: Option<Arc<Queue>>,
@@ -232,14 +232,14 @@ impl Recorder {
     }
 }
 
-/// The task that carries spans to the collector.
+/// The task that sends spans to the collector.
 pub(super) struct Exporter {
     stop: watch::Sender<bool>,
     ended: Mutex<mpsc::Receiver<()>>,
 }
 
 impl Exporter {
-    /// To be called inside a tokio runtime.
+    /// Call it within a tokio runtime.
     ///
     /// # Errors
     /// The endpoint is not a URL, or a variable is wrong.
@@ -281,7 +281,7 @@ impl Exporter {
         Ok((queue, Exporter { stop, ended }))
     }
 
-    /// Asks for what waits to be exported; whether that was done in time. Blocks.
+    /// Exports what is waiting; whether that was done in time. Blocks.
     pub(super) fn shutdown(&self, within: Duration) -> bool {
         let _ = self.stop.send(true);
         let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
@@ -303,7 +303,7 @@ fn queue_max(text: &str) -> Result<usize, String> {
     }
 }
 
-/// Who sends: encoded once.
+/// The resource, encoded once.
 struct About {
     resource: Vec<u8>,
     scope: Vec<u8>,
@@ -352,7 +352,7 @@ impl Sender {
                 (refused as usize).min(spans)
             }
             Err(status) => {
-                // Said once, not every time: the counters go on.
+                // Logged once, not every time: the counters go on.
                 if !std::mem::replace(&mut self.failing, true) {
                     tracing::warn!(
                         error = status.message(),

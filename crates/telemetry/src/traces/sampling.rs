@@ -1,13 +1,13 @@
-//! Who decides whether a trace is recorded, and how: `OTEL_TRACES_SAMPLER`.
+//! The sampler: `OTEL_TRACES_SAMPLER`.
 
 use opentelemetry::TraceId;
 
 /// The sampler for traces without a decision yet, as `OTEL_TRACES_SAMPLER` names it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sampling {
-    /// Whether a decision that came along is followed.
+    /// Whether the parent's decision is followed.
     pub(super) parent_based: bool,
-    /// Share of traces that begin here to be sampled, 0 to 1.
+    /// The share of traces that begin here to sample, 0 to 1.
     pub(super) ratio: f64,
 }
 

@@ -88,7 +88,7 @@ impl Span {
         &self.context
     }
 
-    /// Says what went wrong: a short stable class, and words for people.
+    /// Marks the span as failed: `class` is short and stable (`error.type`), `message` is for people.
     pub fn fail(&mut self, class: &'static str, reason: &str) {
         trace::Span::set_attribute(self, KeyValue::new("error.type", class));
         trace::Span::set_status(self, Status::error(reason.to_owned()));
@@ -102,7 +102,7 @@ impl Drop for Span {
 }
 
 impl trace::Span for Span {
-    /// Events are logs, which have their own way.
+    /// Ignored: events are logs, which are exported on their own.
     fn add_event_with_timestamp<T: Into<Cow<'static, str>>>(
         &mut self,
         _: T,
@@ -179,7 +179,7 @@ fn push(attributes: &mut Attributes, attribute: &KeyValue) {
         opentelemetry::Value::String(text) => {
             attributes.push(key, Value::Text(StringValue::as_str(text)));
         }
-        // None of ours is a list; a list's text is better than nothing.
+        // We use no lists; their text is better than nothing.
         other => attributes.push(key, Value::Text(&other.as_str())),
     }
 }

@@ -1,4 +1,4 @@
-//! Spans as OTLP's protobuf, written field by field: a span costs no message in between and no allocation.
+//! Spans as OTLP's protobuf, written field by field: no intermediate message, no allocation per span.
 //!
 //! Field numbers are those of opentelemetry-proto, `trace/v1/trace.proto` and `common/v1/common.proto`.
 
@@ -85,7 +85,7 @@ pub struct SpanRecord<'a> {
     /// Encoded by [`Attributes`].
     pub attributes: [&'a [u8]; 2],
     pub links: [Option<&'a SpanContext>; 2],
-    /// `error.type` and what is to be said.
+    /// `error.type` and the message.
     pub error: Option<(&'a str, &'a str)>,
 }
 
