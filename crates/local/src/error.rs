@@ -28,7 +28,7 @@ pub enum Error {
         arch: &'static str,
     },
 
-    #[error("port {port} on 127.0.0.1 is taken: choose another or leave it to the system")]
+    #[error("port {port} on 127.0.0.1 is in use: choose another or leave it to the system")]
     PortTaken { port: u16 },
 
     #[error("Apache Kafka {given} is not supported; use 3.9, 4.1 or 4.4")]
@@ -44,14 +44,14 @@ pub enum Error {
         output: String,
     },
 
-    #[error("{server} ended while it was starting ({status}); the end of its log:\n{log}")]
+    #[error("{server} exited during start-up ({status}); the end of its log:\n{log}")]
     Ended {
         server: &'static str,
         status: String,
         log: String,
     },
 
-    #[error("{server} did not answer within {waited_s} s; the end of its log:\n{log}")]
+    #[error("{server} did not respond within {waited_s} s; the end of its log:\n{log}")]
     Late {
         server: &'static str,
         waited_s: u64,

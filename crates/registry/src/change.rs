@@ -18,15 +18,15 @@ pub enum Error {
     SeveralCanaries(String),
     #[error("there is no route {name}; routes are: {known}")]
     NoRoute { name: String, known: String },
-    #[error("route {0} is the only live one already")]
+    #[error("route {0} is already the only live one")]
     LiveAlready(String),
     #[error("there is no valid revision {revision}; revisions are: {known}")]
     NoRevision { revision: u64, known: String },
     #[error(
-        "nothing served pipeline {0} before that was not rolled back from; `quadrille deploy history {0}` lists the revisions, --to chooses one"
+        "pipeline {0} has no earlier deployment that was not already rolled back from; `quadrille deploy history {0}` lists the revisions, --to chooses one"
     )]
     NothingBefore(String),
-    #[error("revision {0} serves already, or has the same routes")]
+    #[error("revision {0} already serves, or has the same routes")]
     SameRoutes(u64),
 }
 

@@ -26,7 +26,7 @@ pub enum Error {
     Fetch(#[from] fetch::Error),
     #[error(transparent)]
     Write(#[from] write::Error),
-    #[error("there is no {id} on the log; {known}")]
+    #[error("{id} is not on the log; {known}")]
     Unknown { id: ModelId, known: String },
     #[error(
         "{id}: the package on the log has SHA-256 {found}, its manifest says {expected}: it was damaged; push it again as another version"
@@ -37,7 +37,7 @@ pub enum Error {
         found: Sha256Hex,
     },
     #[error(
-        "{id}: {uri} {difference}: it was changed after it was pushed; put it back and deploy again, or push it as another version"
+        "{id}: {uri} {difference}: it was changed after it was pushed; restore it and deploy again, or push it as another version"
     )]
     Changed {
         id: ModelId,

@@ -11,7 +11,7 @@ use crate::{Deployment, KeyRanges, Role, SHARE_WHOLE};
 /// A deployment that leaves keys without an unambiguous route.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    #[error("route {0:?} is there twice; give each route a name of its own")]
+    #[error("two routes are named {0:?}; give each route a name of its own")]
     Twice(String),
     #[error(
         "the canaries' shares sum to {} %; they may have 100 % together",

@@ -57,7 +57,7 @@ impl Shape {
             let (number, wire) = decode_key(&mut bytes).map_err(broken)?;
             let Some((_, inner)) = self.0.iter().find(|(known, _)| *known == number) else {
                 return Err(format!(
-                    "{what} has a field {number} that this version does not know; update it"
+                    "{what} has a field {number} that this version does not know; upgrade it"
                 ));
             };
             match (inner, wire) {
@@ -66,7 +66,7 @@ impl Shape {
                     let length = usize::try_from(length).unwrap_or(usize::MAX);
                     let (inside, rest) = bytes
                         .split_at_checked(length)
-                        .ok_or_else(|| format!("{what} is cut off"))?;
+                        .ok_or_else(|| format!("{what} is truncated"))?;
                     let name = match number {
                         8 => "the deployment's ranges",
                         _ => "a route",
@@ -127,12 +127,12 @@ fn encode_ranges(ranges: &KeyRanges) -> DeploymentRanges {
 fn decode_ranges(ranges: DeploymentRanges) -> Result<KeyRanges, String> {
     if ranges.version != RANGES_VERSION {
         return Err(format!(
-            "the deployment shares keys in way {}, which this version does not know; update it",
+            "the deployment assigns keys by algorithm {}, which this version does not know; upgrade it",
             ranges.version
         ));
     }
     if ranges.ends.len() != ranges.routes.len() {
-        return Err("the deployment's ranges of keys are not one a route".to_owned());
+        return Err("the deployment's key ranges do not match its routes".to_owned());
     }
     let range = |(end, route): (u64, u32)| KeyRange {
         end,
@@ -215,7 +215,7 @@ pub(crate) fn decode_manifest(key: &PushKey, value: &[u8]) -> Result<Pushed, Str
         .map_err(|error| format!("the value is not a manifest: {error}"))?;
     let said = (manifest.name.as_str(), manifest.version.as_str());
     if said != (&*key.id.name, &*key.id.version) || manifest.sha256 != key.sha256.0 {
-        return Err("the manifest is of another package than its key".to_owned());
+        return Err("the manifest belongs to another package than its key".to_owned());
     }
     let (bytes, chunk) = (manifest.artefact_bytes, u64::from(manifest.chunk_bytes));
     // Not parsed: both versions that can fetch it and versions that cannot read the same log.
@@ -387,7 +387,7 @@ mod tests {
         let newer = [&known[..], &[0x42, 2, 0x08, 3]].concat();
         let error = decode_deployment(&newer).unwrap_err();
         assert!(
-            error.contains("in way 3") && error.contains("update"),
+            error.contains("algorithm 3") && error.contains("upgrade"),
             "{error}"
         );
         let field = [&known[..], &[0x42, 4, 0x08, 2, 0x48, 1]].concat();

@@ -10,5 +10,5 @@ pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Error> {
     let result = tokio::task::spawn_blocking(work).await;
-    result.map_err(|error| Error::Failed(format!("a start-up task ended: {error}")))
+    result.map_err(|error| Error::Failed(format!("blocking work failed: {error}")))
 }

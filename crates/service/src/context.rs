@@ -183,9 +183,9 @@ impl Context {
                     Ok(published) => break published,
                     // A topic made just now has no leader for a moment.
                     Err(error) if std::mem::take(&mut first) => {
-                        tracing::debug!(%error, "schemas not read yet");
+                        tracing::debug!(%error, "schemas could not be read yet; retrying");
                     }
-                    Err(error) => tracing::warn!(%error, "schemas not read yet"),
+                    Err(error) => tracing::warn!(%error, "schemas could not be read yet; retrying"),
                 }
                 self.sleep(backoff.next_wait()).await?;
             };
@@ -194,7 +194,7 @@ impl Context {
                 let (name, kind) = (pipeline.name(), schema.kind);
                 return Err(Error::Config(format!(
                     "QUADRILLE_PIPELINE: the {kind:?} schema of pipeline {name} contradicts one that was published before: {why}; \
-                     mend the file, or, if no record in the old form is on its way any more, run `quadrille topics accept --schemas`"
+                     correct the file, or, if no records of the old schema are in flight any more, run `quadrille topics accept --schemas`"
                 )));
             }
         }
@@ -215,9 +215,9 @@ impl Context {
                 Err(error) => {
                     // A topic made just now has no leader for a moment.
                     if std::mem::take(&mut first) {
-                        tracing::debug!(%error, "schema not published yet");
+                        tracing::debug!(%error, "schema could not be published yet; retrying");
                     } else {
-                        tracing::warn!(%error, "schema not published yet");
+                        tracing::warn!(%error, "schema could not be published yet; retrying");
                     }
                     self.sleep(backoff.next_wait()).await?;
                 }

@@ -219,7 +219,7 @@ impl Inner {
             return Err(Refused::busy(
                 "connections",
                 format!(
-                    "{most} connections are open, as many as may be (QUADRILLE_CONNECTIONS); try again, or ask another replica"
+                    "{most} connections are open, which is the limit (QUADRILLE_CONNECTIONS); try again, or use another replica"
                 ),
             ));
         }
@@ -236,7 +236,7 @@ impl Inner {
             return Err(Refused::busy(
                 "requests",
                 format!(
-                    "{most} {what} are being answered, as many as may be (QUADRILLE_REQUESTS); try again, or ask another replica"
+                    "{most} {what} are being answered, which is the limit (QUADRILLE_REQUESTS); try again, or use another replica"
                 ),
             ));
         }

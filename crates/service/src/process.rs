@@ -20,7 +20,7 @@ pub async fn shutdown_signal() {
     let (mut terminate, mut interrupt) = match signals {
         (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
         (Err(error), _) | (_, Err(error)) => {
-            tracing::error!(%error, "signals cannot be watched; the process ends by SIGKILL only");
+            tracing::error!(%error, "signal handlers could not be installed; only SIGKILL ends the process");
             return std::future::pending().await;
         }
     };
@@ -28,13 +28,13 @@ pub async fn shutdown_signal() {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
-    tracing::info!("draining; a second signal ends at once");
+    tracing::info!("draining; a second signal exits immediately");
     tokio::spawn(async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        tracing::warn!("second signal: ending at once");
+        tracing::warn!("second signal; exiting immediately");
         std::process::exit(1);
     });
 }

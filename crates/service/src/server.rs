@@ -38,7 +38,7 @@ pub(crate) fn router(probe: Probe, registry: Registry, health: Routes, mounted: 
         match scrape.answer(Instant::now()) {
             Some(text) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response(),
             None => {
-                let why = "others have not taken their metrics yet; ask again a little later\n";
+                let why = "earlier scrapes have not been read to their end yet; try again later\n";
                 (StatusCode::SERVICE_UNAVAILABLE, why).into_response()
             }
         }

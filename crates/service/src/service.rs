@@ -123,7 +123,7 @@ where
         Ok(true) => tokio::select! {
             () = &mut shutdown => {}
             () = ended(&stages, &tasks) => {
-                tracing::error!("a part of the service has ended by itself: draining");
+                tracing::error!("a stage or task ended unexpectedly; draining");
             }
         },
         Ok(false) => {}
@@ -202,7 +202,7 @@ impl Port {
         let ended = tokio::time::timeout(REQUESTS_END_WITHIN, &mut self.server).await;
         if ended.is_err() {
             self.server.abort();
-            tracing::warn!("requests still running were cut off");
+            tracing::warn!("requests did not end in time; aborted");
         }
     }
 }

@@ -215,7 +215,7 @@ impl Running {
             Err(_) => {
                 self.handle.abort();
                 let within_s = self.within.as_secs_f64();
-                tracing::warn!(task = name, within_s, "task did not end in time; cut off");
+                tracing::warn!(task = name, within_s, "task did not stop in time; aborted");
                 Ok(())
             }
         };

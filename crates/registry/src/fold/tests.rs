@@ -241,7 +241,7 @@ fn a_package_that_contradicts_itself_is_void_with_the_reason() {
     let other = push_key("2", &whole, "u");
     let swapped = reason(&|records| records[2].0 = other.manifest().into_bytes());
     assert!(
-        swapped.contains("of another package than its key"),
+        swapped.contains("belongs to another package than its key"),
         "{swapped}"
     );
 }

@@ -23,13 +23,13 @@ impl Cut {
     pub fn message(self) -> Cow<'static, str> {
         Cow::Borrowed(match self {
             Cut::Memory => {
-                "the service holds as many bytes of requests as it may (QUADRILLE_BODY_MEMORY); send it again a little later"
+                "the memory for request bodies is exhausted (QUADRILLE_BODY_MEMORY); send it again later"
             }
             Cut::Slow => {
-                "the body came too slowly (QUADRILLE_BODY_TIMEOUT); send less at once, or over a faster connection"
+                "the body arrived too slowly (QUADRILLE_BODY_TIMEOUT); send less at once, or over a faster connection"
             }
             Cut::Corrupt => {
-                "the body cannot be decompressed: it is damaged, ends too early, or is compressed otherwise than it says (deflate is the zlib format); send it again, whole"
+                "the body cannot be decompressed: it is corrupt, truncated, or not in the coding that its header names (deflate is the zlib format); send it again"
             }
             Cut::TooLarge(max) => {
                 return format!(

@@ -20,15 +20,15 @@ const FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Foreign {
     #[error(
-        "{0:?} is no name of this service; ask by localhost or an IP address, or list the name in QUADRILLE_ALLOWED_HOSTS"
+        "the host {0:?} is not allowed; use localhost or an IP address, or list the name in QUADRILLE_ALLOWED_HOSTS"
     )]
     Host(String),
     #[error(
-        "pages of {0:?} may not ask this service; list the origin in QUADRILLE_ALLOWED_ORIGINS if they should"
+        "pages of {0:?} may not call this service; to allow it, list the origin in QUADRILLE_ALLOWED_ORIGINS"
     )]
     Origin(String),
     #[error(
-        "pages of other sites may not load anything of this service; list * in QUADRILLE_ALLOWED_ORIGINS if they should, or let them ask by fetch and list their origins"
+        "pages of other sites may not embed resources of this service; to allow it, list * in QUADRILLE_ALLOWED_ORIGINS, or let them use fetch and list their origins"
     )]
     Page,
 }
