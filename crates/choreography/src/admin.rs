@@ -36,16 +36,16 @@ const ERROR_WITHIN: Duration = Duration::from_millis(10);
 /// Errors of connections that are looked at in one go: of one connection the client repeats one twice a minute.
 const ERRORS_MAX: usize = 1_000;
 
-/// A topic beyond its name: one deleted and created anew is another.
+/// The identity of a topic beyond its name: one that is deleted and created again is another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicIdentity {
     pub cluster_id: String,
     pub topic: String,
-    /// None where the broker does not tell.
+    /// In base64; None if the broker does not report it.
     pub topic_id: Option<String>,
 }
 
-/// Questions about topics. Every call blocks.
+/// Questions about topics, and changes of them. Every call blocks, for up to 10 s per request.
 pub struct Admin {
     cluster: Cluster,
     consumer: BaseConsumer<LastErrorContext>,
@@ -54,7 +54,7 @@ pub struct Admin {
 
 impl Admin {
     /// # Errors
-    /// The client cannot be made; no connection is tried yet.
+    /// The client's settings are refused; it does not connect yet.
     pub fn connect(cluster: &Cluster) -> Result<Self, Error> {
         let unreachable = |source| Error::Unreachable {
             servers: cluster.bootstrap_servers.clone(),
@@ -134,7 +134,7 @@ impl Admin {
         described.map_err(|error| self.unreachable(error))
     }
 
-    /// `max.message.bytes` of a topic.
+    /// `max.message.bytes` of a topic; Kafka's default if it may not be read.
     ///
     /// # Errors
     /// The cluster does not answer.
@@ -217,7 +217,7 @@ impl Admin {
         Ok(missing.into_iter().map(|spec| spec.name.clone()).collect())
     }
 
-    /// Gives topics that have fewer this number of partitions, and waits until brokers know of it.
+    /// Adds partitions to the topics that have fewer than this, and waits until brokers report them.
     ///
     /// # Errors
     /// The cluster does not answer or refuses one.

@@ -14,6 +14,7 @@ pub struct Backoff {
 }
 
 impl Backoff {
+    /// `first`: the longest first wait; `max`: the longest of all.
     pub const fn new(first: Duration, max: Duration) -> Self {
         Backoff {
             first,
@@ -27,7 +28,8 @@ impl Backoff {
         self.attempt
     }
 
-    /// Counts an attempt; the wait before the next is between half and the whole of `first × 2ⁿ`.
+    /// Counts an attempt and returns the wait before the next: random, from half to the whole of `first × 2ⁿ`, or of the maximum
+    /// if that is less.
     pub fn next_wait(&mut self) -> Duration {
         let factor = 2_u32.saturating_pow(self.attempt.min(16));
         self.attempt = self.attempt.saturating_add(1);
@@ -37,6 +39,7 @@ impl Backoff {
         whole.mul_f64(0.5 + 0.5 * f64::from(random) / f64::from(u32::MAX))
     }
 
+    /// Begins a new series, after a success.
     pub fn reset(&mut self) {
         self.attempt = 0;
     }

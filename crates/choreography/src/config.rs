@@ -91,13 +91,15 @@ pub struct Limits {
     pub batch_records_max: usize,
     /// Bytes of keys and payloads in a batch.
     pub batch_bytes_max: usize,
-    /// How long a batch that is not full waits for company when records arrive steadily.
+    /// How long a batch that is not full waits for more records, at most, while they arrive steadily.
     pub linger_max: Duration,
     /// Bytes in flight in all lanes of a stage: fetched, batched and queued for sending.
     pub in_flight_bytes_max: usize,
-    /// Attempts of a record that fails retriably, before it is dead-lettered.
+    /// Attempts of a record that fails with `Retry`, the first one included; then it is dead-lettered.
     pub attempts_max: u32,
+    /// The wait before the first retry; each further one is twice as long ([`crate::Backoff`]).
     pub retry_first: Duration,
+    /// The longest wait between two attempts.
     pub retry_max: Duration,
 }
 
@@ -138,11 +140,11 @@ pub struct StageConfig {
     pub outputs: Vec<OutputTopic>,
     /// Stable name of this replica: a restarted process ends its predecessor's transactions by it.
     pub instance: String,
-    /// Threads, each a member of the group; at most one per partition is started.
+    /// Threads, each a member of the group: 1 to [`LANES_MAX`], of which at most one per partition is started.
     pub lanes: usize,
     pub commit: CommitMode,
     pub limits: Limits,
-    /// A record older than this, by its Kafka timestamp, is traced from here on.
+    /// A record older than this when it is committed, by its Kafka timestamp, is traced from here on, and counted as late.
     pub latency_objective: Option<Duration>,
 }
 

@@ -19,17 +19,19 @@ pub struct PartitionProgress {
     pub partition: i32,
     /// The offset to be read next; None where nothing was committed yet.
     pub committed: Option<i64>,
+    /// The log's first offset.
     pub begin: i64,
+    /// The log's end: one past its last offset.
     pub end: i64,
 }
 
 impl PartitionProgress {
-    /// Offsets that are left; transaction markers count as well.
+    /// Offsets that are left, 0 or more; transaction markers count as well.
     pub fn lag(&self) -> i64 {
         (self.end - self.next_offset()).max(0)
     }
 
-    /// The offset to be read next.
+    /// The offset to be read next: never before the log's first.
     pub fn next_offset(&self) -> i64 {
         self.committed.unwrap_or(self.begin).max(self.begin)
     }
@@ -40,10 +42,12 @@ impl PartitionProgress {
 pub struct GroupProgress {
     /// The members' `client.id`, sorted: `{group}-{instance}-{lane}` where they are ours.
     pub members: Vec<String>,
+    /// All partitions of the topic, in order.
     pub partitions: Vec<PartitionProgress>,
 }
 
 impl GroupProgress {
+    /// The sum over the partitions.
     pub fn lag(&self) -> i64 {
         self.partitions.iter().map(PartitionProgress::lag).sum()
     }

@@ -15,7 +15,7 @@ pub use self::output::{Destination, Output, OutputKey};
 pub(crate) use self::output::{Emitted, Outcome};
 use crate::{OffsetRange, native};
 
-/// Why a record could not be handled.
+/// Why a record could not be handled: in a dead letter's headers, and as a label of its metric.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cause {
     /// A short stable name, a metric's label: `not_json`, `unknown_schema`.
@@ -88,7 +88,7 @@ impl<'a> Headers<'a> {
         std::str::from_utf8(self.last(name)?).ok()
     }
 
-    /// All, in order.
+    /// All headers, in the order of the record; a value may be null (None).
     pub fn iter(&self) -> impl Iterator<Item = (Cow<'a, str>, Option<&'a [u8]>)> + use<'a> {
         let headers = self.0;
         (0..).map_while(move |index| native::header_at(headers?, index))
@@ -101,10 +101,11 @@ pub struct Incoming<'a> {
     pub topic: &'a str,
     pub partition: i32,
     pub offset: i64,
+    /// None: the record has no key.
     pub key: Option<&'a [u8]>,
     /// None is a tombstone.
     pub payload: Option<&'a [u8]>,
-    /// Milliseconds since the Unix epoch, as Kafka has it.
+    /// Milliseconds since the Unix epoch: the producer's time, or the broker's with `message.timestamp.type=LogAppendTime`.
     pub timestamp_ms: Option<i64>,
     pub headers: Headers<'a>,
     /// When the batch it came in was complete.
@@ -180,7 +181,8 @@ pub trait Handler: Send + 'static {
     /// As [`Error`].
     fn decode(&mut self, incoming: &Incoming<'_>, record: &mut Self::Record) -> Result<(), Error>;
 
-    /// Decides every item, in order, by exactly one call of `output` each. A batch may be handed over again, whole or in
+    /// Decides every item, in order, by exactly one outcome of `output` each ([`Output::emit`] and its kin, [`Output::absorb`] or
+    /// [`Output::fail`]); another number stops the service. A batch may be handed over again, whole or in
     /// parts, when its transaction did not commit.
     fn handle(&mut self, items: &[Item<'_, Self::Record>], output: &mut Output);
 

@@ -1,6 +1,6 @@
 //! Which partition an entity's records go to: as Java's default partitioner does.
 
-/// `murmur2(key) & 0x7fffffff mod partitions`, the choice of every Java client for a keyed record.
+/// `murmur2(key) & 0x7fffffff mod partitions`, the choice of every Java client for a keyed record: 0 to `partitions - 1`.
 ///
 /// `partitions` must be at least 1.
 pub fn partition_of(key: &[u8], partitions: i32) -> i32 {

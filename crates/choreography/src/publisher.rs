@@ -39,7 +39,7 @@ const OFFERED_AFTER: (Duration, Duration) = (Duration::from_millis(5), Duration:
 /// Bounds what waits for Kafka; beyond it senders are refused and may retry.
 const QUEUE_KIB_MAX: usize = 16 << 10;
 
-/// Where a confirmed record lies.
+/// The position of a confirmed record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Acknowledged {
     pub partition: i32,
@@ -60,7 +60,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// A short stable name.
+    /// A short stable name, for metrics and answers.
     fn class(&self) -> &'static str {
         match self {
             Error::TooLarge => "too_large",
@@ -111,7 +111,9 @@ pub struct Publication<'a> {
     pub key: &'a [u8],
     /// None is a tombstone.
     pub payload: Option<&'a [u8]>,
+    /// Milliseconds since the Unix epoch; None: now.
     pub timestamp_ms: Option<i64>,
+    /// In this order.
     pub headers: &'a [(String, Vec<u8>)],
 }
 
@@ -204,7 +206,7 @@ impl ProducerSlot {
 }
 
 impl Publisher {
-    /// `message_bytes_max`: the limit of the topics it writes.
+    /// `name` is its `client.id`; `message_bytes_max` the largest record in bytes, the limit of the topics it writes.
     ///
     /// # Errors
     /// The client cannot be made.
@@ -255,10 +257,10 @@ impl Publisher {
         })))
     }
 
-    /// Whether records can be sent, as far as this client knows: Kafka may be away all the same.
+    /// Whether records can be sent, as far as this client knows: Kafka may still be unreachable.
     ///
     /// # Errors
-    /// Why not; it is being mended.
+    /// Why not; the producer is being replaced.
     pub fn ready(&self) -> Result<(), String> {
         match self.0.slot.failure() {
             None => Ok(()),
@@ -268,7 +270,8 @@ impl Publisher {
         }
     }
 
-    /// Sends at once; the future is ready when Kafka has confirmed the record or given it up.
+    /// Enqueues the record before it returns; the future resolves when all in-sync replicas have confirmed it, or it was given
+    /// up. Dropping the future does not take the record back. Records of one partition keep their order.
     ///
     /// # Errors
     /// As [`Error`]; an unconfirmed record may be in Kafka all the same.

@@ -164,7 +164,7 @@ pub struct DeadLetters<'a> {
 }
 
 impl DeadLetters<'_> {
-    /// Shows letters, each partition's in request. Changes nothing and needs no ledger.
+    /// Calls back with letters, each partition's in the order of their offsets. Changes nothing and needs no ledger.
     ///
     /// # Errors
     /// The topic is not one of dead letters, or cannot be read.
@@ -235,7 +235,7 @@ pub struct Redrive<'a> {
 }
 
 impl Redrive<'_> {
-    /// Runs to the present end; calls `progress` with the count so far.
+    /// Runs to the current end; calls `progress` with the count of committed cases so far. Returns their number.
     ///
     /// # Errors
     /// As [`DeadLetters::settle`]; or letters could not be sent back.

@@ -11,17 +11,20 @@ use crate::{
 /// What a stage needs to know of its topics.
 #[derive(Debug, Clone)]
 pub struct StageTopics {
+    /// Of the input, and so of every output.
     pub partitions: i32,
+    /// `max.message.bytes` of the input.
     pub input_bytes_max: usize,
-    /// Of each output, in their order.
+    /// The same of each output, in the order of [`StageConfig::outputs`].
     pub outputs_bytes_max: Vec<usize>,
+    /// The same of the dead-letter topic.
     pub dlq_bytes_max: usize,
-    /// From [`Admin::establish`]: what the topics must stay. None: nobody looks.
+    /// From [`Admin::establish`]: the identity that the topics must keep while the stage runs. None: it is not checked.
     pub identity: Option<Arc<StageIdentity>>,
 }
 
 impl StageTopics {
-    /// Of the pipeline; it enters ids that are made of places.
+    /// The pipeline's generation, which is part of ids made from positions; 0 without an identity.
     pub fn generation(&self) -> u64 {
         self.identity.as_ref().map_or(0, |it| it.generation())
     }
@@ -41,7 +44,7 @@ impl Admin {
     /// Checks a stage's topics.
     ///
     /// # Errors
-    /// Topics are missing, disagree in partitions, or cannot hold a dead letter.
+    /// Topics are missing, differ in their number of partitions, or the dead-letter topic's limit is too small.
     pub fn prepare(&self, config: &StageConfig) -> Result<StageTopics, Error> {
         let dlq = dlq_of(&config.input);
         let mut names = vec![config.input.clone(), dlq.clone()];

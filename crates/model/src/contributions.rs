@@ -27,9 +27,9 @@ pub enum Quantity {
 pub struct Attribution {
     /// The output's name.
     pub output: String,
-    /// What is left without any input.
+    /// The part of no input, in the unit of [`Contributions::of`].
     pub bias: f64,
-    /// One for each of the model's inputs, in its order.
+    /// One part for each of the model's inputs, in its order and in the same unit; negative ones speak against the output.
     pub inputs: Vec<f64>,
 }
 

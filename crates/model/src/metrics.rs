@@ -31,20 +31,21 @@ pub struct Metrics {
     pub rows: u64,
     /// How many rows truly are of the positive class.
     pub positives: u64,
-    /// Share of rows on the right side of `threshold`.
+    /// Share of rows (0 to 1) on the right side of `threshold`.
     pub accuracy: f64,
-    /// Area under the ROC curve: how often a positive row gets a higher probability than a negative one; a tie counts half.
+    /// Area under the ROC curve, 0 to 1 (0.5 is chance): how often a positive row gets a higher probability than a negative one; a tie
+    /// counts half.
     pub auc: f64,
-    /// Mean negative natural logarithm of the probability given to what happened.
+    /// Mean negative natural logarithm of the probability given to what happened: 0 is perfect, ln 2 is a coin toss.
     pub log_loss: f64,
-    /// Mean squared distance of probability and outcome.
+    /// Mean squared distance of probability and outcome: 0 (perfect) to 1.
     pub brier: f64,
     /// A probability at or above it counts as "positive".
     pub threshold: f64,
     pub confusion: Confusion,
     /// [`CALIBRATION_BINS`] equal steps from 0 to 1; a probability on an edge belongs to the upper one, 1 to the last.
     pub calibration: Vec<Bin>,
-    /// Expected calibration error: mean distance of predicted and observed share over the bins, weighted by rows.
+    /// Expected calibration error, 0 to 1: mean distance of predicted and observed share over the bins, weighted by rows.
     pub calibration_error: f64,
 }
 

@@ -38,15 +38,15 @@ impl fmt::Display for Labels {
     }
 }
 
-/// What a model's answer to one row holds.
+/// The outputs of a model for one row.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "OutputsForm", into = "OutputsForm")]
 pub enum Outputs {
     /// Two classes: one value, the probability (0..=1) of the positive one.
     Binary(Labels),
-    /// Several classes: the probability of each, in this order; they sum to 1.
+    /// Several classes: the probability (0..=1) of each, in this order; they sum to 1.
     Classes(Vec<String>),
-    /// Regression: a value a name.
+    /// Regression: one finite value per name, in this order, in the target's own unit.
     Values(Vec<String>),
 }
 
@@ -59,10 +59,11 @@ impl Outputs {
         }
     }
 
-    /// Checks that a row of outputs is a prediction: finite, and from 0 to 1 where a probability is meant.
+    /// Checks that `row`, one row of [`Outputs::width`] values, is a prediction: finite, and 0 to 1 (give or take 1e-6) for
+    /// probabilities.
     ///
     /// # Errors
-    /// The first output that is none.
+    /// The first output that is not.
     pub fn check(&self, row: &[f64]) -> Result<(), NotANumber> {
         let usable = |value: f64| match self {
             Outputs::Binary(_) | Outputs::Classes(_) => {
@@ -79,7 +80,8 @@ impl Outputs {
         }
     }
 
-    /// What each value of a row of outputs is called: a class, a value, or of two classes the positive one.
+    /// The name of each value of a row: the class or the value; of two classes, the positive one's. As many as
+    /// [`Outputs::width`].
     pub fn names(&self) -> &[String] {
         match self {
             Outputs::Binary(labels) => std::slice::from_ref(&labels.positive),
@@ -91,7 +93,7 @@ impl Outputs {
 /// How far a probability may be outside of 0 to 1: sums of single precision are off by some 1e-7.
 const PROBABILITY_SLACK: f64 = 1e-6;
 
-/// An answer that is no prediction, so nothing follows from it: least of all the negative decision.
+/// An answer that is not a prediction, so nothing follows from it: least of all the negative decision.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("the model answers {value} for {output:?}")]
 pub struct NotANumber {

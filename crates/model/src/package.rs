@@ -291,11 +291,12 @@ impl Package {
         disk::save(dir, &files, overwrite)
     }
 
+    /// The parsed manifest.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
 
-    /// The manifest's bytes, as they are in the file.
+    /// The manifest's bytes, exactly as in the file: they are hashed.
     pub fn manifest_bytes(&self) -> &[u8] {
         &self.manifest_bytes
     }

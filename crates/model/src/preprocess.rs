@@ -54,6 +54,7 @@ pub struct Preprocess {
 pub struct Column {
     /// Takes the place of a missing value, in the input's own unit.
     pub fill: f64,
+    /// None: the value is used as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scale: Option<Scale>,
 }

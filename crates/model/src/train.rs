@@ -197,7 +197,7 @@ impl fmt::Display for Evaluation {
 /// What models said of rows that they had not seen.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HeldOut {
-    /// Of the positive class, one for each row that was evaluated.
+    /// The probability (0 to 1) of the positive class, one for each row that was evaluated, in the order of the data.
     pub probabilities: Vec<f64>,
     /// The truth of these rows: 1 for the positive class, 0 for the other.
     pub labels: Vec<f64>,
@@ -210,6 +210,7 @@ pub struct HeldOut {
 /// A trained model, not yet in a package: [`Trained::into_package`] is the next step.
 #[derive(Debug)]
 pub struct Trained {
+    /// Cross-validated: it describes models like this one, fitted without one fold.
     pub evaluation: Evaluation,
     /// What the evaluation was computed from; it is not in the package.
     pub held_out: HeldOut,

@@ -165,6 +165,7 @@ impl Pipeline {
         }
     }
 
+    /// The pipeline's name, which begins the names of its topics.
     pub fn name(&self) -> &str {
         &self.inner.spec.name
     }
@@ -174,6 +175,7 @@ impl Pipeline {
         &self.inner.record.0
     }
 
+    /// What a record's payload begins with.
     pub fn record_schema_id(&self) -> SchemaId {
         self.inner.record.1
     }
@@ -183,6 +185,7 @@ impl Pipeline {
         &self.inner.feature.0
     }
 
+    /// What a feature vector's payload begins with.
     pub fn feature_schema_id(&self) -> SchemaId {
         self.inner.feature.1
     }
@@ -192,6 +195,7 @@ impl Pipeline {
         &self.inner.prediction.0
     }
 
+    /// What a prediction's payload begins with.
     pub fn prediction_schema_id(&self) -> SchemaId {
         self.inner.prediction.1
     }
@@ -251,7 +255,7 @@ impl Pipeline {
         self.inner.spec.record.id.as_deref()
     }
 
-    /// The probability from which on the decision is positive, where there is such a one.
+    /// The probability (0 to 1) from which on, inclusive, the decision is positive; None if the decision has no threshold.
     pub fn threshold(&self) -> Option<f64> {
         match &self.inner.spec.decision {
             Decision::Threshold(it) => Some(it.threshold),
@@ -259,18 +263,18 @@ impl Pipeline {
         }
     }
 
+    /// What follows from the model's outputs.
     pub fn decision(&self) -> &Decision {
         &self.inner.spec.decision
     }
 
-    /// The name of what follows from a row of the model's outputs; empty where nothing does, as from a number that is
-    /// none.
+    /// The decision for one row of the model's outputs, in the prediction schema's order; empty if there is none, as for NaN.
     pub fn decide(&self, outputs: &[f64]) -> &str {
         self.inner.spec.decision.of(outputs)
     }
 
-    /// The one number that stands for a row of the model's outputs: the probability, that of the class decided for, or the
-    /// first value.
+    /// The one number that stands for a row of the model's outputs: the probability of the positive class, that of the class decided
+    /// for, or the first value.
     pub fn headline(&self, outputs: &[f64]) -> f64 {
         self.inner.spec.decision.headline(outputs)
     }
@@ -302,7 +306,7 @@ impl Pipeline {
         self.inner.slots.get(name).is_some()
     }
 
-    /// The record's one field beside id, key and event time; none where there are several.
+    /// The record's only field beside id, key and event time; None if there are several.
     pub fn only_field(&self) -> Option<&str> {
         match &self.inner.spec.record.fields[..] {
             [field] => Some(&field.name),
@@ -310,7 +314,7 @@ impl Pipeline {
         }
     }
 
-    /// What a vector's single values are called in a record; none where the field is no vector.
+    /// The names of a vector's single values in a record, in order; None if the field is not a vector.
     pub fn elements(&self, field: &str) -> Option<Vec<String>> {
         let mut fields = self.inner.spec.record.fields.iter();
         match &fields.find(|it| it.name == field)?.kind {
@@ -319,7 +323,7 @@ impl Pipeline {
         }
     }
 
-    /// Reads one JSON object.
+    /// Reads one JSON object. `now_ms`, in milliseconds since the Unix epoch, bounds the event time: its limits are relative to it.
     ///
     /// # Errors
     /// Anything wrong with the record, with the field and what to do.

@@ -17,15 +17,17 @@ pub const ID_LEN_MAX: usize = 512;
 /// Bytes that the name of a field may have which the pipeline does not name: it is copied into each record that has it.
 pub(crate) const UNKNOWN_NAME_LEN_MAX: usize = 256;
 
-/// A record as it was read.
+/// A record that was read and validated.
 #[derive(Debug, Clone, Default)]
 pub struct Reading {
-    /// Absent where the record has none, or the pipeline names no id field.
+    /// At most [`ID_LEN_MAX`] bytes. None if the record has none, or the pipeline names no id field.
     pub id: Option<String>,
-    /// The entity's key; empty only where it was optional and absent.
+    /// The entity's key, at most [`ID_LEN_MAX`] bytes; empty only if it was optional and absent.
     pub key: String,
+    /// Milliseconds since the Unix epoch, 0 or more.
     pub event_time_ms: Option<i64>,
-    /// In the record schema's order. Missing is NaN, booleans are 0 and 1, categories their index.
+    /// In the record schema's order and length. Missing is NaN, booleans are 0 and 1, categories their index from 0; numbers are in
+    /// the field's own unit. Never infinite.
     pub values: Vec<f64>,
     /// Fields the pipeline does not name, as a JSON object any parser takes; empty without any.
     pub extra: Vec<u8>,

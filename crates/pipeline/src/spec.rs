@@ -376,6 +376,7 @@ fn greatest(outputs: &[f64]) -> Option<usize> {
 /// The column of training data that holds the truth.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Label {
+    /// The column's name.
     pub field: String,
     #[serde(flatten)]
     pub truth: Truth,

@@ -59,6 +59,7 @@ impl fmt::Debug for Sha256Hex {
 pub struct PackageBytes {
     /// `manifest.json`, unchanged.
     pub manifest: Vec<u8>,
+    /// At most [`ARTEFACT_BYTES_MAX`].
     pub artefact: Vec<u8>,
 }
 

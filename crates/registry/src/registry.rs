@@ -28,6 +28,7 @@ pub enum Pushed {
 /// What was deleted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Deleted {
+    /// Tombstones written.
     pub records: usize,
     /// Pipelines that were routed to the version while it was deleted.
     pub routed_meanwhile: Vec<String>,

@@ -38,6 +38,7 @@ pub struct ReplicaModel {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Replica {
     pub service: String,
+    /// The name of the replica; with the service it is the report's key.
     pub instance: String,
     /// Milliseconds since the Unix epoch.
     pub at_ms: i64,

@@ -44,9 +44,9 @@ impl View {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelEntry {
     pub id: ModelId,
-    /// Of the package.
+    /// Of the package: over its manifest's bytes followed by its artefact's.
     pub sha256: Sha256Hex,
-    /// Manifest and artefact together.
+    /// Bytes of manifest and artefact together.
     pub bytes: u64,
     pub pushed_by: String,
     /// Milliseconds since the Unix epoch.
@@ -91,6 +91,7 @@ impl ModelEntry {
 /// All events of one pipeline in the order of the log.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct History {
+    /// Void ones included.
     pub events: Vec<Event>,
 }
 

@@ -21,11 +21,13 @@ pub struct Config {
     pub service: Service,
     pub cluster: Cluster,
     pub pipelines: Vec<Arc<Pipeline>>,
+    /// The address of the port; with the port that the system chose, once it is bound.
     pub listen: SocketAddr,
     /// Already bound, for callers that need to know the port.
     pub listener: Option<TcpListener>,
     /// Stable name of this replica; by default host name and port.
     pub instance: Option<String>,
+    /// Lanes of each stage, 1 to 64.
     pub lanes: usize,
     pub delivery: Delivery,
     pub limits: Limits,

@@ -30,9 +30,12 @@ const MESSAGE_BYTES_MAX: usize = 1_048_588;
 #[derive(Clone)]
 pub struct Context {
     pub config: Arc<Config>,
+    /// Where the service registers metrics of its own.
     pub registry: Registry,
+    /// Metrics of the loop, registered already.
     pub metrics: LoopMetrics,
     pub tracing: Tracing,
+    /// Published schemas; shared by all stages.
     pub schemas: Schemas,
     pub(crate) stopping: StopSignal,
     pub(crate) stages: Stages,

@@ -17,6 +17,7 @@ pub struct Opener {
 }
 
 impl Opener {
+    /// `reader` is the schema whose order of values the service wants.
     pub fn new(schemas: Schemas, reader: &Schema) -> Self {
         Opener {
             schemas,
@@ -70,7 +71,7 @@ impl Opener {
         }
     }
 
-    /// Brings a writer's values into the reader's order.
+    /// Brings a writer's values into the reader's order; values that the writer did not have are NaN, missing.
     ///
     /// # Errors
     /// Their number is not the schema's: the bytes are not what the id says.

@@ -78,6 +78,7 @@ impl StopSignal {
         let _ = self.0.wait_for(|stop| *stop).await;
     }
 
+    /// Whether it was asked to stop, without waiting.
     pub fn is_requested(&self) -> bool {
         *self.0.borrow() || self.0.has_changed().is_err()
     }

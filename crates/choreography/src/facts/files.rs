@@ -20,7 +20,9 @@ pub struct PipelineFile {
     /// kept: the first, or of replicas that start at once the last that wrote.
     pub sha256: [u8; 32],
     pub text: String,
+    /// The instance that wrote it.
     pub by: String,
+    /// Milliseconds since the Unix epoch.
     pub at_ms: i64,
 }
 

@@ -20,7 +20,7 @@ pub struct Destination<'a> {
     /// The name of one of [`crate::StageConfig::outputs`]; None is the first.
     pub output: Option<&'static str>,
     pub key: OutputKey<'a>,
-    /// Besides the input's own.
+    /// Added after the input's own, in this order.
     pub headers: &'a [(&'a str, &'a [u8])],
 }
 
@@ -196,11 +196,12 @@ impl Output {
         }
     }
 
-    /// The record ends here by design (stored, state only, late); `reason` is a metric's label.
+    /// The record ends here by design (stored, state only, late); `reason` is a metric's label: one of a few constants.
     pub fn absorb(&mut self, reason: &'static str) {
         self.outcomes.push(Outcome::Absorb(reason));
     }
 
+    /// The record fails; what that means is the error's variant.
     pub fn fail(&mut self, failure: Error) {
         self.outcomes.push(Outcome::Fail(failure));
     }

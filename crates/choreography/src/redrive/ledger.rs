@@ -29,11 +29,12 @@ pub enum Resolution {
     Unknown,
 }
 
-/// What resolution of a letter, by whose hand and why.
+/// How a letter was settled, by whom and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settlement {
     pub resolution: Resolution,
     pub by: String,
+    /// Milliseconds since the Unix epoch.
     pub at_ms: i64,
     pub reason: String,
     /// The last letter of the case that it settles.

@@ -16,10 +16,11 @@ const PLACE_BYTES_MAX: usize = 300;
 pub struct DeadLetter {
     pub partition: i32,
     pub offset: i64,
+    /// Milliseconds since the Unix epoch: the original record's.
     pub timestamp_ms: Option<i64>,
     pub key: Option<Vec<u8>>,
     pub payload: Option<Vec<u8>>,
-    /// Name and value, in request.
+    /// Name and value, in the order of the record; an absent value is empty.
     pub headers: Vec<(String, Vec<u8>)>,
 }
 
@@ -38,20 +39,23 @@ impl DeadLetter {
         }
     }
 
-    /// The last value under a header's name.
+    /// The last value under a header's name, if it is UTF-8.
     pub fn header(&self, name: &str) -> Option<&str> {
         let (_, value) = self.headers.iter().rev().find(|(key, _)| key == name)?;
         std::str::from_utf8(value).ok()
     }
 
+    /// The class of the failure: [`crate::Cause::class`].
     pub fn class(&self) -> Option<&str> {
         self.header(dlq::CLASS)
     }
 
+    /// What was wrong, for people: [`crate::Cause::message`].
     pub fn message(&self) -> Option<&str> {
         self.header(dlq::MESSAGE)
     }
 
+    /// A number, as it stands in the header: how often the record was handled, earlier redrives included.
     pub fn attempts(&self) -> Option<&str> {
         self.header(dlq::ATTEMPTS_HEADER)
     }

@@ -15,11 +15,11 @@ const DIGITS_MAX: i32 = 15;
 pub struct ClassScores {
     /// Rows that truly are of the class.
     pub rows: u64,
-    /// Share of the rows decided for the class that are of it; none where none was.
+    /// Share (0 to 1) of the rows decided for the class that are of it; None if none was.
     pub precision: Option<f64>,
-    /// Share of the class's rows that were decided for it; none where there are none.
+    /// Share (0 to 1) of the class's rows that were decided for it; None if there are none.
     pub recall: Option<f64>,
-    /// Harmonic mean of both; none where the class neither is there nor was decided for.
+    /// Harmonic mean of both, 0 to 1; None if the class neither occurs nor was decided for.
     pub f1: Option<f64>,
 }
 
@@ -29,6 +29,7 @@ pub struct AtThreshold {
     /// A probability at or above it counts as the positive class.
     pub threshold: f64,
     pub confusion: Confusion,
+    /// Share of rows (0 to 1) decided rightly.
     pub accuracy: f64,
     pub positive: ClassScores,
     pub negative: ClassScores,

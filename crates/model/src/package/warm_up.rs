@@ -15,7 +15,7 @@ const VALUES_MAX: usize = 8_192;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WarmUp {
-    /// An output may be off by this much, times its own size where that is above 1.
+    /// How far an output may be off: absolute, or relative for outputs above 1.
     pub tolerance: f64,
     /// At most [`WARM_UP_ROWS_MAX`].
     pub rows: Vec<WarmUpRow>,

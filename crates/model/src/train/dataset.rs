@@ -9,6 +9,7 @@ const SYNTHETIC: u64 = 0x73_79_6e_74 << 32;
 /// Labelled rows.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Dataset {
+    /// Names of the inputs, in the order of a row.
     pub inputs: Vec<String>,
     /// Row-major, n × inputs, each in its input's unit; NaN is missing.
     pub rows: Vec<f64>,

@@ -33,7 +33,7 @@ pub struct Importance {
     pub feature: String,
     /// How many inputs of the model it is.
     pub inputs: usize,
-    /// Mean over the repeats of what is lost; below 0 where nothing is lost but by chance.
+    /// Mean loss of ROC-AUC over the repeats, -1 to 1; below 0 by chance, if nothing is lost.
     pub mean: f64,
     /// Standard deviation over the repeats (of all of them, as numpy's `std`).
     pub deviation: f64,

@@ -137,7 +137,7 @@ impl Drop for Begun {
 }
 
 /// The memory limit of all bodies: an extension of streaming requests, of which only the message that is arriving is counted.
-/// A handler that keeps more messages counts them with [`Memory::lease`].
+/// A handler that keeps more messages counts them with [`Memory::hold`].
 #[derive(Debug, Clone)]
 pub struct Memory(pub(super) Arc<Load>);
 
