@@ -7,10 +7,12 @@ use std::{io::stdin, path::Path};
 use prost_types::Struct;
 use quadrille_proto::{
     Service,
+    oip::{ModelMetadataRequest, grpc_inference_service_client::GrpcInferenceServiceClient},
     v1::{PredictRequest, PredictResponse, predict_service_client::PredictServiceClient},
 };
 use quadrille_service::Error;
 use serde_json::json;
+use tonic::transport::Channel;
 
 use self::record::Given;
 use crate::{
@@ -71,6 +73,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
         None => record::from_pairs(&args.fields)?,
     };
     let channel = args.address.connect(Service::Inference).await?;
+    let metadata = GrpcInferenceServiceClient::new(channel.clone());
     let request = PredictRequest {
         pipeline,
         record: Some(given.record.clone()),
@@ -83,8 +86,32 @@ pub async fn run(args: Args) -> Result<(), Error> {
             None => refused,
         }
     })?;
-    let _ = output::print(show(&answer.into_inner(), args.output.get()))?;
+    let answer = answer.into_inner();
+    for note in passed_over(metadata, &answer.pipeline, &given).await {
+        output::note(note);
+    }
+    let _ = output::print(show(&answer, args.output.get()))?;
     Ok(())
+}
+
+/// A pipeline may keep fields that it does not name (`unknown_fields = "keep"`): a misspelt one is passed over then, and what it was
+/// meant for is missing. Without an answer to the question for the fields, of which older services may not know, nothing is said.
+async fn passed_over(
+    mut metadata: GrpcInferenceServiceClient<Channel>,
+    pipeline: &str,
+    given: &Given,
+) -> Vec<String> {
+    let request = ModelMetadataRequest {
+        name: pipeline.to_owned(),
+        version: String::new(),
+    };
+    match metadata.model_metadata(request).await {
+        Ok(found) => {
+            let inputs = found.into_inner().inputs.into_iter();
+            given.misspelt(&inputs.map(|input| input.name).collect::<Vec<String>>())
+        }
+        Err(_) => Vec::new(),
+    }
 }
 
 fn read(given: &str) -> Result<Struct, Error> {

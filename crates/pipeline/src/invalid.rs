@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::quote::quote;
+use crate::quote::{nearest, quote};
 
 /// The classes of faults a record can have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -77,6 +77,19 @@ impl Invalid {
             reason: reason.into(),
             fix: fix.into(),
         }
+    }
+
+    /// Of a field that is missing, says which of the unknown ones may be the one that was meant.
+    pub(crate) fn or_misspelt(mut self, unknown: &[&str]) -> Self {
+        let is_near = |name: &&&str| nearest(name, std::iter::once(&*self.field)).is_some();
+        if let (InvalidKind::MissingField, Some(name)) = (self.kind, unknown.iter().find(is_near)) {
+            self.fix = format!(
+                "is {} meant, which is no field of the pipeline? Else {}",
+                quote(name),
+                self.fix
+            );
+        }
+        self
     }
 
     /// The class of the fault: `wrong_type`, `missing_field`, ….

@@ -361,6 +361,7 @@ impl Pipeline {
         let mut reading = Reading::default();
         let mut draft = self.draft(now_ms, &mut reading);
         let mut unknown = std::collections::HashSet::new();
+        let mut passed_over = Vec::new();
         for (name, value) in fields {
             match draft.find(name)? {
                 Found::Label => {}
@@ -374,6 +375,7 @@ impl Pipeline {
                     crate::record::check_unknown_name(name)?;
                     if need_key == NeedKey::Optional {
                         json::check_scalar(name, value)?;
+                        passed_over.push(name);
                     } else if unknown.insert(name) {
                         json::keep_scalar(&mut draft.reading.extra, name, value)?;
                     } else {
@@ -383,7 +385,9 @@ impl Pipeline {
             }
         }
         json::close(&mut draft.reading.extra);
-        draft.finish(need_key)?;
+        draft
+            .finish(need_key)
+            .map_err(|invalid| invalid.or_misspelt(&passed_over))?;
         Ok(reading)
     }
 

@@ -58,7 +58,7 @@ pub(crate) fn suggest<'a>(
 }
 
 /// The name a few letters away, if there is one.
-pub(crate) fn nearest<'a>(meant: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(meant: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     // No character takes more than four bytes.
     let meant = (meant.len() <= 4 * COMPARED_MAX).then_some(meant)?;
     let meant: Vec<char> = meant

@@ -438,7 +438,7 @@ pub(crate) fn missing<'a>(
     others: impl Iterator<Item = &'a str>,
     spec: &RecordSpec,
 ) -> Invalid {
-    let others = list(others);
+    let others: Vec<&str> = others.collect();
     let field = spec.fields.iter().find(|field| field.name == first);
     let mut fix = match field {
         Some(field) if field.may_be_null() => "add it, or null if it was not measured".to_owned(),
@@ -452,8 +452,12 @@ pub(crate) fn missing<'a>(
             example::key(spec)
         ),
     };
+    let are = match others.len() {
+        0 | 1 => "is",
+        _ => "are",
+    };
     if !others.is_empty() {
-        fix = format!("{fix}; {others} are missing too");
+        fix = format!("{fix}; {} {are} missing too", list(others.into_iter()));
     }
     Invalid::new(InvalidKind::MissingField, first, "is missing", fix)
 }

@@ -1,7 +1,10 @@
 //! A record from the command line: JSON, or field=value pairs, as gRPC carries it.
 
 use prost_types::{ListValue, Struct, Value, value::Kind};
-use quadrille_pipeline::number_word;
+use quadrille_pipeline::{
+    number_word,
+    quote::{list, nearest, quote},
+};
 use quadrille_service::Error;
 
 /// Beyond it not every whole number is a double.
@@ -38,6 +41,24 @@ impl Given {
         let named = |doubt: &&Doubt| refusal.starts_with(&format!("field {:?}: ", doubt.field));
         let doubt = self.doubts.iter().find(named);
         doubt.map(|doubt| doubt.hint.as_str())
+    }
+
+    /// What is said of fields that none of these is, but nearly one that is not there.
+    pub fn misspelt(&self, fields: &[String]) -> Vec<String> {
+        let given = &self.record.fields;
+        let absent = fields.iter().filter(|field| !given.contains_key(*field));
+        let absent = absent.map(String::as_str);
+        let strangers = given.keys().filter(|name| !fields.contains(name));
+        let notes = strangers.filter_map(|name| {
+            let meant = nearest(name, absent.clone())?;
+            Some(format!(
+                "{} is no field of the pipeline and was passed over; did you mean {}? The fields are {}",
+                quote(name),
+                quote(meant),
+                list(fields.iter().map(String::as_str))
+            ))
+        });
+        notes.collect()
     }
 }
 
@@ -276,6 +297,27 @@ mod tests {
         );
         for plain in ["quoted", "sex", "age", "cod"] {
             assert_eq!(hint(plain), None, "{plain}");
+        }
+    }
+
+    #[test]
+    fn a_field_that_is_nearly_one_that_is_absent_is_named_with_it() {
+        let fields = ["glucose", "age", "3DS?"].map(str::to_owned);
+        let notes = |pairs: &[&str]| given(pairs).unwrap().misspelt(&fields);
+        assert_eq!(
+            notes(&["glucse=148", "age=50"]),
+            [
+                r#""glucse" is no field of the pipeline and was passed over; did you mean "glucose"? The fields are "glucose", "age", "3DS?""#
+            ]
+        );
+        assert_eq!(notes(&["3ds=true"]).len(), 1);
+        // What is there twice, or is like none, may be kept on purpose.
+        for fine in [
+            &["glucse=1", "glucose=2"][..],
+            &["patient_id=p"],
+            &["age=5"],
+        ] {
+            assert!(notes(fine).is_empty(), "{fine:?}");
         }
     }
 

@@ -71,6 +71,42 @@ fn unknown_fields_are_refused_where_the_file_does_not_keep_them() {
 }
 
 #[test]
+fn an_unknown_field_is_told_the_fields_there_are() {
+    for (name, begins) in [("temprature", "did you mean"), ("x", "remove it; ")] {
+        let error = of_ward(&format!(r#"{{"bed": "a", "{name}": 37}}"#)).unwrap_err();
+        assert!(
+            error.fix.starts_with(begins) && error.fix.contains("the fields are \"bed\", "),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn a_question_that_lacks_a_field_is_told_which_one_may_be_meant_for_it() {
+    let ask = |name: &'static str| {
+        let fields = [
+            "pregnant", "pressure", "triceps", "insulin", "mass", "pedigree",
+        ];
+        let fields = fields.into_iter().chain([name, "glucose"]);
+        let fields = fields.map(|field| (field, Scalar::Number(1.0)));
+        let read = diabetes().read_fields(fields, NOW_MS, NeedKey::Optional);
+        read.unwrap_err()
+    };
+    let (misspelt, other) = (ask("aeg"), ask("weight"));
+    assert_eq!(
+        (misspelt.class(), &*misspelt.field),
+        ("missing_field", "age")
+    );
+    assert_eq!(
+        misspelt.fix,
+        format!(
+            "is \"aeg\" meant, which is no field of the pipeline? Else {}",
+            other.fix
+        )
+    );
+}
+
+#[test]
 fn kept_fields_are_json_anybody_can_read() {
     for value in [
         r#""\ud800""#,
