@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::process::Output;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -78,6 +79,25 @@ impl Error {
             path,
             source,
         }
+    }
+}
+
+/// Everything that a program printed.
+pub(crate) fn printed(ran: &Output) -> String {
+    let text = String::from_utf8_lossy(&ran.stdout) + String::from_utf8_lossy(&ran.stderr);
+    text.into_owned()
+}
+
+/// # Errors
+/// The program failed.
+pub(crate) fn succeeded(program: &'static str, ran: &Output) -> Result<(), Error> {
+    match ran.status.success() {
+        true => Ok(()),
+        false => Err(Error::Failed {
+            program,
+            status: ran.status.to_string(),
+            output: last_lines(&printed(ran)),
+        }),
     }
 }
 

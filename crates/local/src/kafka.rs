@@ -16,7 +16,7 @@ use std::time::Duration;
 pub use self::cluster::Cluster;
 pub use self::release::Release;
 use self::secured::Secured;
-use crate::error::last_lines;
+use crate::error::succeeded;
 use crate::guarded::{Failure, Guarded, Launch, Signal};
 use crate::scratch::{self, SeenBy};
 use crate::{Error, cache, java, maven, port};
@@ -339,16 +339,7 @@ impl Kafka {
             .stdin(Stdio::null())
             .output()
             .map_err(Error::io("run", &self.java))?;
-        if formatted.status.success() {
-            return Ok(());
-        }
-        let output =
-            String::from_utf8_lossy(&formatted.stdout) + String::from_utf8_lossy(&formatted.stderr);
-        Err(Error::Failed {
-            program: "kafka.tools.StorageTool",
-            status: formatted.status.to_string(),
-            output: last_lines(&output),
-        })
+        succeeded("kafka.tools.StorageTool", &formatted)
     }
 
     fn cluster_id(&self) -> Result<String, Error> {

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::Error;
-use crate::error::last_lines;
+use crate::error::{last_lines, printed};
 
 /// Runs one goal or phase of `pom` in `folder`.
 pub(crate) fn run(what: &str, pom: &str, goal: &str, folder: &Path) -> Result<(), Error> {
@@ -33,7 +33,7 @@ pub(crate) fn run(what: &str, pom: &str, goal: &str, folder: &Path) -> Result<()
     if ran.status.success() {
         return Ok(());
     }
-    let output = String::from_utf8_lossy(&ran.stdout) + String::from_utf8_lossy(&ran.stderr);
+    let output = printed(&ran);
     // What follows is advice on using Maven.
     let message = output.split("[ERROR] To see the full stack trace").next();
     Err(Error::Fetch {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use crate::error::last_lines;
+use crate::error::succeeded;
 use crate::guarded::{Failure, Guarded, Launch, Signal};
 use crate::scratch::{self, SeenBy};
 use crate::{Error, cache, maven, port};
@@ -238,13 +238,5 @@ fn output_of(program: &'static str, command: &mut Command) -> Result<(), Error> 
     let ran = command
         .output()
         .map_err(Error::io("run", Path::new(command.get_program())))?;
-    if ran.status.success() {
-        return Ok(());
-    }
-    let output = String::from_utf8_lossy(&ran.stdout) + String::from_utf8_lossy(&ran.stderr);
-    Err(Error::Failed {
-        program,
-        status: ran.status.to_string(),
-        output: last_lines(&output),
-    })
+    succeeded(program, &ran)
 }

@@ -113,6 +113,40 @@ impl<R> Network<R> {
         }
     }
 
+    /// Starts the threads of a connection: `forward` carries what the client sends and says whether the connection is over then, `back`
+    /// carries what the server answers. Each gets the network, the client and the server.
+    fn connect(
+        self: &Arc<Self>,
+        id: u64,
+        client: TcpStream,
+        server: TcpStream,
+        forward: impl FnOnce(&Self, &TcpStream, &TcpStream) -> bool + Send + 'static,
+        back: impl FnOnce(&Self, &TcpStream, &TcpStream) + Send + 'static,
+    ) -> io::Result<()>
+    where
+        R: Send + 'static,
+    {
+        for end in [&client, &server] {
+            end.set_nodelay(true)?;
+        }
+        let ends = [client.try_clone()?, server.try_clone()?];
+        lock(&self.connections).insert(id, ends);
+        let (client_back, server_back) = (client.try_clone()?, server.try_clone()?);
+        let (network, network_back) = (Arc::clone(self), Arc::clone(self));
+        let spawn = |name: &str| thread::Builder::new().name(format!("proxy-{name}-{id}"));
+        spawn("requests").spawn(move || {
+            if forward(&network, &client, &server) {
+                network.close(id, [&client, &server]);
+            }
+        })?;
+        spawn("answers").spawn(move || {
+            back(&network_back, &client_back, &server_back);
+            // However it ended, the connection is over.
+            network_back.close(id, [&client_back, &server_back]);
+        })?;
+        Ok(())
+    }
+
     /// A connection whose ends these are is over.
     fn close(&self, id: u64, ends: [&TcpStream; 2]) {
         lock(&self.connections).remove(&id);

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::error::last_lines;
+use crate::error::succeeded;
 use crate::scratch::SeenBy;
 use crate::{Error, cache};
 
@@ -47,13 +47,5 @@ fn run(program: &'static str, arguments: &[&str], folder: &Path) -> Result<(), E
             },
             _ => Error::io("run Python in", folder)(error),
         })?;
-    if ran.status.success() {
-        return Ok(());
-    }
-    let output = String::from_utf8_lossy(&ran.stdout) + String::from_utf8_lossy(&ran.stderr);
-    Err(Error::Failed {
-        program,
-        status: ran.status.to_string(),
-        output: last_lines(&output),
-    })
+    succeeded(program, &ran)
 }

@@ -2,7 +2,7 @@
 
 use std::{path::Path, process::Command};
 
-use crate::{Error, python};
+use crate::{Error, error::printed, python};
 
 const ENVIRONMENT: &str = "schemathesis-4.32.5";
 const PACKAGES: [&str; 1] = ["schemathesis==4.32.5"];
@@ -35,9 +35,9 @@ pub fn run(description: &Path, url: &str, checks: &str, folder: &Path) -> Result
         .current_dir(folder)
         .output()
         .map_err(Error::io("run", &python))?;
-    let text = String::from_utf8_lossy(&ran.stdout) + String::from_utf8_lossy(&ran.stderr);
+    let text = printed(&ran);
     Ok(Report {
         passed: ran.status.success() && text.contains("generated"),
-        text: text.into_owned(),
+        text,
     })
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::Error;
-use crate::error::last_lines;
+use crate::error::succeeded;
 
 /// How clients reach a broker with [`super::Options::secured`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,13 +95,5 @@ fn keytool(java: &Path, folder: &Path, args: &[&str]) -> Result<(), Error> {
             program: "keytool",
             hint: "it comes with Java: install Java 17 or newer or set JAVA_HOME",
         })?;
-    if ran.status.success() {
-        return Ok(());
-    }
-    let output = String::from_utf8_lossy(&ran.stdout) + String::from_utf8_lossy(&ran.stderr);
-    Err(Error::Failed {
-        program: "keytool",
-        status: ran.status.to_string(),
-        output: last_lines(&output),
-    })
+    succeeded("keytool", &ran)
 }

@@ -31,29 +31,20 @@ pub(super) fn open(
     client: TcpStream,
     broker: TcpStream,
 ) -> io::Result<()> {
-    for end in [&client, &broker] {
-        end.set_nodelay(true)?;
-    }
-    let ends = [client.try_clone()?, broker.try_clone()?];
-    lock(&network.connections).insert(id, ends);
     let fate = Arc::new(Fate::default());
-    let back = (client.try_clone()?, broker.try_clone()?);
-    let (network_back, fate_back) = (Arc::clone(network), Arc::clone(&fate));
-    let network = Arc::clone(network);
-    let spawn = |name: &str| thread::Builder::new().name(format!("proxy-{name}-{id}"));
-    spawn("requests").spawn(move || {
-        let ended = requests(&network, &fate, (&client, &broker));
-        if !matches!(ended, Ok(End::Orphaned)) {
-            network.close(id, [&client, &broker]);
-        }
-    })?;
-    spawn("answers").spawn(move || {
-        let (client, broker) = back;
-        // Either end closed: the connection is over.
-        let _ = answers(&network_back, &fate_back, (&broker, &client));
-        network_back.close(id, [&client, &broker]);
-    })?;
-    Ok(())
+    let fate_back = Arc::clone(&fate);
+    network.connect(
+        id,
+        client,
+        broker,
+        move |network, client, broker| {
+            let ended = requests(network, &fate, (client, broker));
+            !matches!(ended, Ok(End::Orphaned))
+        },
+        move |network, client, broker| {
+            let _ = answers(network, &fate_back, (broker, client));
+        },
+    )
 }
 
 enum End {

@@ -25,30 +25,21 @@ pub(super) fn open(
     client: TcpStream,
     server: TcpStream,
 ) -> io::Result<()> {
-    for end in [&client, &server] {
-        end.set_nodelay(true)?;
-    }
-    let ends = [client.try_clone()?, server.try_clone()?];
-    lock(&network.connections).insert(id, ends);
     let orphaned = Arc::new(Orphaned::default());
-    let back = (client.try_clone()?, server.try_clone()?);
-    let (network_back, orphaned_back) = (Arc::clone(network), Arc::clone(&orphaned));
-    let network = Arc::clone(network);
-    let spawn = |name: &str| thread::Builder::new().name(format!("proxy-{name}-{id}"));
-    spawn("statements").spawn(move || {
-        let ended = statements(&network, &orphaned, (&client, &server));
-        // Where the server's answer is still to come, the other thread closes.
-        if ended.is_err() || lock(&orphaned.0).is_none() {
-            network.close(id, [&client, &server]);
-        }
-    })?;
-    spawn("rows").spawn(move || {
-        let (client, server) = back;
-        // However it ended, the connection is over.
-        let _ = answers(&network_back, &orphaned_back, (&server, &client));
-        network_back.close(id, [&client, &server]);
-    })?;
-    Ok(())
+    let orphaned_back = Arc::clone(&orphaned);
+    network.connect(
+        id,
+        client,
+        server,
+        move |network, client, server| {
+            let ended = statements(network, &orphaned, (client, server));
+            // Where the server's answer is still to come, the other thread closes.
+            ended.is_err() || lock(&orphaned.0).is_none()
+        },
+        move |network, client, server| {
+            let _ = answers(network, &orphaned_back, (server, client));
+        },
+    )
 }
 
 /// Until the connection is closed, or it is orphaned.
