@@ -2,7 +2,7 @@
 
 use rdkafka::message::{Header, OwnedHeaders};
 
-use crate::{Cause, Headers, Incoming, position_id};
+use crate::{Cause, Headers, Incoming, StageConfig, position_id};
 
 /// Kafka Connect's error headers, which triage tools read.
 pub(crate) const CONNECT_PREFIX: &str = "__connect.errors.";
@@ -79,6 +79,19 @@ pub(crate) struct Reporter<'a> {
     pub generation: u64,
 }
 
+impl<'a> Reporter<'a> {
+    /// Of the lane that is this task of a stage, with handlers of the type `H`.
+    pub fn of<H>(config: &'a StageConfig, task: &'a str, generation: u64) -> Self {
+        Reporter {
+            group: &config.group,
+            task,
+            service: config.service,
+            handler: std::any::type_name::<H>(),
+            generation,
+        }
+    }
+}
+
 /// What failed, for the headers.
 pub(crate) struct Failed<'a> {
     pub topic: &'a str,
@@ -88,6 +101,20 @@ pub(crate) struct Failed<'a> {
     pub at: FailedAt,
     /// How often it was handled in all.
     pub attempts: u32,
+}
+
+impl<'a> Failed<'a> {
+    /// `attempts`: since it was read; those before a redrive are on the record.
+    fn of(incoming: &'a Incoming<'_>, cause: &'a Cause, at: FailedAt, attempts: u32) -> Self {
+        Failed {
+            topic: incoming.topic,
+            partition: incoming.partition,
+            offset: incoming.offset,
+            cause,
+            at,
+            attempts: attempts_before(incoming.headers).saturating_add(attempts),
+        }
+    }
 }
 
 /// How often the record was handled before it came in again.
@@ -110,14 +137,7 @@ pub(crate) fn headers(
         Some(original) => original.detach(),
         None => OwnedHeaders::new_with_capacity(12),
     };
-    let failed = Failed {
-        topic: incoming.topic,
-        partition: incoming.partition,
-        offset: incoming.offset,
-        cause,
-        at,
-        attempts: attempts_before(incoming.headers).saturating_add(attempts),
-    };
+    let failed = Failed::of(incoming, cause, at, attempts);
     let headers = add(original, &failed, MESSAGE_BYTES_MAX, reporter);
     with_origin(headers, incoming, reporter)
 }
@@ -156,14 +176,7 @@ pub(crate) fn short_headers(
     if let Some(origin) = origin.filter(|origin| origin.len() <= SHORT_KEY_BYTES_MAX) {
         headers = with(headers, ORIGIN_HEADER, origin);
     }
-    let failed = Failed {
-        topic: incoming.topic,
-        partition: incoming.partition,
-        offset: incoming.offset,
-        cause,
-        at,
-        attempts: attempts_before(incoming.headers).saturating_add(attempts),
-    };
+    let failed = Failed::of(incoming, cause, at, attempts);
     let headers = add(headers, &failed, SHORT_MESSAGE_BYTES_MAX, reporter);
     with(with_origin(headers, incoming, reporter), TRUNCATED, why)
 }

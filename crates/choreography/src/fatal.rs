@@ -137,14 +137,8 @@ fn start(cluster: &Cluster) -> RunningStage {
     let topics = Admin::connect(&config.cluster)
         .and_then(|admin| admin.prepare(&config))
         .expect("topics");
-    let metrics =
-        LoopMetrics::register(&Registry::default()).stage("p", &config.group, &config.input);
-    let stage = Stage {
-        config,
-        topics,
-        metrics,
-        tracing: Tracing::off(),
-    };
+    let metrics = LoopMetrics::register(&Registry::default());
+    let stage = Stage::new(config, topics, &metrics, Tracing::off());
     stage.run(|_| Picky).expect("a stage")
 }
 

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, thread::JoinHandle};
 
-use quadrille_telemetry::{StageMetrics, Tracing};
+use quadrille_telemetry::{StageMetrics, Tracing, metrics::LoopMetrics};
 
 use crate::{
     Cause, CommitMode, Handler, StageConfig, StageTopics, admin, config, facts,
@@ -92,6 +92,21 @@ pub struct RunningStage {
 }
 
 impl Stage {
+    /// With its own metrics among the loop's.
+    pub fn new(
+        config: StageConfig,
+        topics: StageTopics,
+        metrics: &LoopMetrics,
+        tracing: Tracing,
+    ) -> Self {
+        Stage {
+            metrics: metrics.stage(&config.pipeline, &config.group, &config.input),
+            config,
+            topics,
+            tracing,
+        }
+    }
+
     /// Starts the lanes; `make` makes the handler of each, by its number.
     ///
     /// # Errors

@@ -1,6 +1,8 @@
 //! A stage with a handler of the test's own, on the embedded broker: what becomes of each kind of failure.
 //! Exactly-once is not a claim of these tests; the broker is a mock.
 
+mod common;
+
 use std::{
     sync::{
         Arc,
@@ -11,8 +13,8 @@ use std::{
 
 use quadrille_choreography::{
     Admin, Cancelled, ClaimedOffsets, CommitMode, Destination, EmbeddedBroker, Handler, Incoming,
-    Item, Limits, OffsetRange, OffsetStore, Output, OutputKey, OutputTopic, Publication, Publisher,
-    Retention, RunningStage, Stage, StageConfig, TopicSpec, handler, list_dead_letters, stage,
+    Item, Limits, OffsetRange, OffsetStore, Output, OutputKey, OutputTopic, Publication, Retention,
+    RunningStage, Stage, StageConfig, TopicSpec, handler, list_dead_letters, stage,
 };
 use quadrille_telemetry::{Registry, metrics::LoopMetrics};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
@@ -198,13 +200,13 @@ impl World {
         let topics = Admin::connect(&config.cluster)
             .and_then(|a| a.prepare(&config))
             .expect("topics");
-        let metrics = LoopMetrics::register(registry).stage("p", &config.group, &config.input);
-        Stage {
+        let metrics = LoopMetrics::register(registry);
+        Stage::new(
             config,
             topics,
-            metrics,
-            tracing: quadrille_telemetry::Tracing::off(),
-        }
+            &metrics,
+            quadrille_telemetry::Tracing::off(),
+        )
     }
 
     /// Publishes to partition 0, in order.
@@ -214,22 +216,18 @@ impl World {
 
     fn send_to(&self, partition: i32, texts: &[&str]) {
         let cluster = self.broker.cluster().expect("a cluster");
-        let publisher = Publisher::connect(&cluster, "test", 1 << 20).expect("a publisher");
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .expect("a runtime");
-        for text in texts {
-            let sent = publisher.publish(&Publication {
+        let headers = [("ward".to_owned(), b"7".to_vec())];
+        common::publish(
+            &cluster,
+            texts.iter().map(|text| Publication {
                 topic: "in",
                 partition,
                 key: b"k",
                 payload: Some(text.as_bytes()),
                 timestamp_ms: None,
-                headers: &[("ward".to_owned(), b"7".to_vec())],
-            });
-            runtime.block_on(sent).expect("confirmed");
-        }
+                headers: &headers,
+            }),
+        );
     }
 
     /// Waits until so many records are consumed and committed.
@@ -528,20 +526,15 @@ fn batches_that_cannot_be_read_are_stepped_past_at_least_once() {
 fn a_record_of_the_first_moment_of_1970_keeps_its_time() {
     let world = World::new(1);
     let cluster = world.broker.cluster().expect("a cluster");
-    let publisher = Publisher::connect(&cluster, "test", 1 << 20).expect("a publisher");
-    let sent = publisher.publish(&Publication {
+    let old = Publication {
         topic: "out",
         partition: 0,
         key: b"k",
         payload: Some(b"old"),
         timestamp_ms: Some(0),
         headers: &[],
-    });
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime");
-    runtime.block_on(sent).expect("confirmed");
+    };
+    common::publish(&cluster, [old]);
     let mut times = Vec::new();
     list_dead_letters(&cluster, "out", |record| {
         times.push(record.timestamp_ms);

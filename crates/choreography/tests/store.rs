@@ -1,6 +1,8 @@
 //! A stage whose handler keeps its offsets itself, on the embedded broker: where its partitions go on, and what an
 //! outage of its store does to them.
 
+mod common;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -9,8 +11,8 @@ use std::{
 
 use quadrille_choreography::{
     Admin, Cancelled, ClaimedOffsets, CommitMode, EmbeddedBroker, Handler, Incoming, Item, Limits,
-    OffsetRange, OffsetStore, Output, Publication, Publisher, Retention, RunningStage, Stage,
-    StageConfig, TopicSpec, handler, list_dead_letters,
+    OffsetRange, OffsetStore, Output, Publication, Retention, RunningStage, Stage, StageConfig,
+    TopicSpec, handler, list_dead_letters,
 };
 use quadrille_telemetry::{Registry, metrics::LoopMetrics};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
@@ -214,14 +216,9 @@ impl World {
         let topics = Admin::connect(&config.cluster)
             .and_then(|admin| admin.prepare(&config))
             .expect("topics");
-        let metrics =
-            LoopMetrics::register(&self.registry).stage("p", &config.group, &config.input);
-        let stage = Stage {
-            config,
-            topics,
-            metrics,
-            tracing: quadrille_telemetry::Tracing::off(),
-        };
+        let metrics = LoopMetrics::register(&self.registry);
+        let tracing = quadrille_telemetry::Tracing::off();
+        let stage = Stage::new(config, topics, &metrics, tracing);
         let stage = stage.run(|_| Keeper {
             database: self.database.clone(),
             claimed: BTreeMap::new(),
@@ -232,22 +229,17 @@ impl World {
 
     fn send(&self, partition: i32, texts: &[&str]) {
         let cluster = self.broker.cluster().expect("a cluster");
-        let publisher = Publisher::connect(&cluster, "test", 1 << 20).expect("a publisher");
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .expect("a runtime");
-        for text in texts {
-            let sent = publisher.publish(&Publication {
+        common::publish(
+            &cluster,
+            texts.iter().map(|text| Publication {
                 topic: "in",
                 partition,
                 key: b"k",
                 payload: Some(text.as_bytes()),
                 timestamp_ms: None,
                 headers: &[],
-            });
-            runtime.block_on(sent).expect("confirmed");
-        }
+            }),
+        );
     }
 
     /// A batch of three records. With zstd the client takes no more than it may receive: 100 MB.

@@ -112,14 +112,8 @@ impl Context {
             self.publish(schema).await?;
         }
         let config = self.config.stage_config(spec, pipeline);
-        Ok(Stage {
-            metrics: self
-                .metrics
-                .stage(&config.pipeline, &config.group, &config.input),
-            config,
-            topics,
-            tracing: self.tracing.clone(),
-        })
+        let tracing = self.tracing.clone();
+        Ok(Stage::new(config, topics, &self.metrics, tracing))
     }
 
     /// Starts a stage's lanes; `make` makes each lane's handler, given its number from 0. The stage runs until the service

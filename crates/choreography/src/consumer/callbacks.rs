@@ -190,29 +190,15 @@ impl ConsumerContext for ConsumerEvents {
         self.rebalanced.store(true, Ordering::Release);
         let (service, pipeline, lane) = (self.service, &self.pipeline, &self.lane);
         let partitions = partitions.count();
-        match (partitions, assign) {
+        if partitions == 0 {
             // Cooperative rebalances come in rows, and most of their calls change nothing.
-            (0, _) => tracing::debug!(service, pipeline, lane, assigned, "rebalanced; no change"),
-            (_, true) => {
-                tracing::info!(
-                    service,
-                    pipeline,
-                    lane,
-                    partitions,
-                    assigned,
-                    "partitions assigned"
-                );
-            }
-            (_, false) => {
-                tracing::info!(
-                    service,
-                    pipeline,
-                    lane,
-                    partitions,
-                    assigned,
-                    "partitions revoked"
-                );
-            }
+            tracing::debug!(service, pipeline, lane, assigned, "rebalanced; no change");
+            return;
         }
+        let message = match assign {
+            true => "partitions assigned",
+            false => "partitions revoked",
+        };
+        tracing::info!(service, pipeline, lane, partitions, assigned, "{message}");
     }
 }

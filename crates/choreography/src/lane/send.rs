@@ -303,13 +303,7 @@ impl<H: Handler> Lane<H> {
         let Decision::Dead { cause, at } = self.decisions.decision(index) else {
             return None;
         };
-        let reporter = dlq::Reporter {
-            group: &self.config.group,
-            task: &self.task,
-            service: self.config.service,
-            handler: std::any::type_name::<H>(),
-            generation: self.topics.generation(),
-        };
+        let reporter = dlq::Reporter::of::<H>(&self.config, &self.task, self.topics.generation());
         let mut letter =
             BaseRecord::with_opaque_to(&self.dlq_topic, index).partition(record.partition);
         let mut headers = match why {

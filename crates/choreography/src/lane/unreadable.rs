@@ -327,13 +327,7 @@ impl<H: Handler> Lane<H> {
             at: FailedAt::Decode,
             attempts: 1,
         };
-        let reporter = dlq::Reporter {
-            group: &self.config.group,
-            task: &self.task,
-            service: self.config.service,
-            handler: std::any::type_name::<H>(),
-            generation: self.topics.generation(),
-        };
+        let reporter = dlq::Reporter::of::<H>(&self.config, &self.task, self.topics.generation());
         let headers = dlq::unreadable_headers(&failed, unreadable.last, &reporter);
         let letter = BaseRecord::<'_, [u8], [u8], usize>::with_opaque_to(&self.dlq_topic, 0)
             .partition(unreadable.partition)
