@@ -12,6 +12,7 @@ pub use serving::{ModelMetrics, ModelTimes, PortMetrics, RequestMetrics, RpcDura
 
 use std::{
     collections::BTreeMap,
+    hash::Hash,
     sync::{Arc, Mutex, MutexGuard, atomic::AtomicU64},
     time::{Duration, SystemTime},
 };
@@ -88,14 +89,34 @@ impl Registry {
             .collect()
     }
 
+    /// Counters or gauges, registered.
+    pub(crate) fn family<L, M>(&self, name: &'static str, help: &str) -> Family<L, M>
+    where
+        L: Clone + Eq + Hash,
+        M: Default,
+        Family<L, M>: Metric,
+    {
+        self.registered(name, None, help, Family::default())
+    }
+
+    /// Histograms of durations in seconds, registered.
+    fn durations<L>(&self, name: &'static str, help: &str) -> DurationFamily<L>
+    where
+        L: Clone + Eq + Hash,
+        DurationFamily<L>: Metric,
+    {
+        let family = Family::new_with_constructor(durations as fn() -> Durations);
+        self.registered(name, Some(Unit::Seconds), help, family)
+    }
+
     /// `name` is OpenTelemetry's: with dots, without unit.
-    pub(crate) fn register(
+    fn registered<M: Metric + Clone>(
         &self,
         name: &'static str,
         unit: Option<Unit>,
         help: &str,
-        metric: impl Metric,
-    ) {
+        metric: M,
+    ) -> M {
         let mut registered = self.lock();
         let prometheus = name.replace('.', "_");
         let full = match &unit {
@@ -104,10 +125,12 @@ impl Registry {
         };
         registered.names.insert(full, name);
         let metrics = &mut registered.metrics;
+        let kept = metric.clone();
         match unit {
             Some(unit) => metrics.register_with_unit(prometheus, help, unit, metric),
             None => metrics.register(prometheus, help, metric),
         }
+        kept
     }
 }
 
@@ -207,157 +230,29 @@ pub struct LoopMetrics {
 impl LoopMetrics {
     /// Registers the loop's metrics; once per service.
     pub fn register(registry: &Registry) -> Self {
-        let metrics = LoopMetrics {
-            consumed: Family::default(),
-            sent: Family::default(),
-            bytes: Family::default(),
-            dead_letters: Family::default(),
-            absorbed: Family::default(),
-            extras_dropped: Family::default(),
-            letters_truncated: Family::default(),
-            lost: Family::default(),
-            retries: Family::default(),
-            aborts: Family::default(),
-            rebalances: Family::default(),
-            lane_restarts: Family::default(),
-            assigned: Family::default(),
-            lag: Family::default(),
-            lag_seconds: Family::default(),
-            queue: Family::default(),
-            late: Family::default(),
-            batch: Family::new_with_constructor(counts),
-            process: Family::new_with_constructor(durations),
-            operation: Family::new_with_constructor(durations),
-            age: Family::new_with_constructor(durations),
-        };
-        let m = &metrics;
-        registry.register(
-            "messaging.client.consumed.messages",
-            None,
-            "Records taken from the input topic",
-            m.consumed.clone(),
-        );
-        registry.register(
-            "messaging.client.sent.messages",
-            None,
-            "Records confirmed on output topics, dead letters included",
-            m.sent.clone(),
-        );
-        registry.register(
-            "quadrille.consumed",
-            Some(Unit::Bytes),
-            "Bytes of payload taken from the input topic",
-            m.bytes.clone(),
-        );
-        registry.register(
-            "quadrille.dead_letters",
-            None,
-            "Records sent to the dead-letter topic, by reason",
-            m.dead_letters.clone(),
-        );
-        registry.register(
-            "quadrille.absorbed",
-            None,
-            "Records that end in this stage by design, by reason",
-            m.absorbed.clone(),
-        );
-        registry.register(
-            "quadrille.extras_dropped",
-            None,
-            "Output records beside a record's outcome that were not sent, by reason",
-            m.extras_dropped.clone(),
-        );
-        registry.register(
-            "quadrille.dead_letters_truncated",
-            None,
-            "Dead letters that only name their original: its bytes could not be kept, or not be read",
-            m.letters_truncated.clone(),
-        );
-        registry.register(
-            "quadrille.lost_records",
-            None,
-            "Records that Kafka lost: offsets that a log no longer has, by reason; transaction markers count as well",
-            m.lost.clone(),
-        );
-        registry.register(
-            "quadrille.batch_retries",
-            None,
-            "Batches handled again after a retriable failure",
-            m.retries.clone(),
-        );
-        registry.register(
-            "quadrille.transaction_aborts",
-            None,
-            "Transactions aborted",
-            m.aborts.clone(),
-        );
-        registry.register(
-            "quadrille.rebalances",
-            None,
-            "Changes of assignment seen by a lane",
-            m.rebalances.clone(),
-        );
-        registry.register(
-            "quadrille.lane_restarts",
-            None,
-            "Lanes that closed their clients and began again",
-            m.lane_restarts.clone(),
-        );
-        registry.register(
-            "quadrille.assigned_partitions",
-            None,
-            "Partitions this replica holds",
-            m.assigned.clone(),
-        );
-        registry.register(
-            "kafka.consumergroup.lag",
-            None,
-            "Records between the committed and the last stable offset",
-            m.lag.clone(),
-        );
-        registry.register(
-            "quadrille.consumergroup.lag",
-            Some(Unit::Seconds),
-            "How long ago the last handled record was produced, while there are more; else 0",
-            m.lag_seconds.clone(),
-        );
-        registry.register(
-            "quadrille.queue_records",
-            None,
-            "Records fetched that a lane has not taken up yet",
-            m.queue.clone(),
-        );
-        registry.register(
-            "quadrille.late_records",
-            None,
-            "Records committed here later after their Kafka timestamp than the pipeline's latency_objective",
-            m.late.clone(),
-        );
-        registry.register(
-            "quadrille.batch_records",
-            None,
-            "Records in a batch",
-            m.batch.clone(),
-        );
-        registry.register(
-            "messaging.process.duration",
-            Some(Unit::Seconds),
-            "Decoding and handling one batch",
-            m.process.clone(),
-        );
-        registry.register(
-            "messaging.client.operation.duration",
-            Some(Unit::Seconds),
-            "Client operations; commit is a transaction's end, from its first send",
-            m.operation.clone(),
-        );
-        registry.register(
-            "quadrille.record_age",
-            Some(Unit::Seconds),
-            "From the record's Kafka timestamp, which is the producer's, to its commit here; oldest of a batch",
-            m.age.clone(),
-        );
-        metrics
+        LoopMetrics {
+            consumed: registry.family("messaging.client.consumed.messages", "Records taken from the input topic"),
+            sent: registry.family("messaging.client.sent.messages", "Records confirmed on output topics, dead letters included"),
+            bytes: registry.registered("quadrille.consumed", Some(Unit::Bytes), "Bytes of payload taken from the input topic", Family::default()),
+            dead_letters: registry.family("quadrille.dead_letters", "Records sent to the dead-letter topic, by reason"),
+            absorbed: registry.family("quadrille.absorbed", "Records that end in this stage by design, by reason"),
+            extras_dropped: registry.family("quadrille.extras_dropped", "Output records beside a record's outcome that were not sent, by reason"),
+            letters_truncated: registry.family("quadrille.dead_letters_truncated", "Dead letters that only name their original: its bytes could not be kept, or not be read"),
+            lost: registry.family("quadrille.lost_records", "Records that Kafka lost: offsets that a log no longer has, by reason; transaction markers count as well"),
+            retries: registry.family("quadrille.batch_retries", "Batches handled again after a retriable failure"),
+            aborts: registry.family("quadrille.transaction_aborts", "Transactions aborted"),
+            rebalances: registry.family("quadrille.rebalances", "Changes of assignment seen by a lane"),
+            lane_restarts: registry.family("quadrille.lane_restarts", "Lanes that closed their clients and began again"),
+            assigned: registry.family("quadrille.assigned_partitions", "Partitions this replica holds"),
+            lag: registry.family("kafka.consumergroup.lag", "Records between the committed and the last stable offset"),
+            lag_seconds: registry.registered("quadrille.consumergroup.lag", Some(Unit::Seconds), "How long ago the last handled record was produced, while there are more; else 0", Family::default()),
+            queue: registry.family("quadrille.queue_records", "Records fetched that a lane has not taken up yet"),
+            late: registry.family("quadrille.late_records", "Records committed here later after their Kafka timestamp than the pipeline's latency_objective"),
+            batch: registry.registered("quadrille.batch_records", None, "Records in a batch", Family::new_with_constructor(counts)),
+            process: registry.durations("messaging.process.duration", "Decoding and handling one batch"),
+            operation: registry.durations("messaging.client.operation.duration", "Client operations; commit is a transaction's end, from its first send"),
+            age: registry.durations("quadrille.record_age", "From the record's Kafka timestamp, which is the producer's, to its commit here; oldest of a batch"),
+        }
     }
 
     /// The metrics of one pipeline's stage, looked up once.

@@ -103,95 +103,22 @@ pub struct ServingMetrics {
 impl ServingMetrics {
     /// Registers them; once per service.
     pub fn register(registry: &Registry) -> Self {
-        let metrics = ServingMetrics {
-            states: Family::default(),
-            swaps: Family::default(),
-            revision: Family::default(),
-            view_age: Gauge::default(),
-            load: durations(),
-            failures: Family::default(),
-            records: Family::default(),
-            missed: Family::default(),
-            times: ModelMetrics::register(registry),
-            batches: Family::default(),
-            batch_rows: Family::new_with_constructor(counts),
-            queue_wait: Family::new_with_constructor(durations),
-            unanswered: Family::default(),
-        };
-        let m = &metrics;
-        registry.register(
-            "quadrille.model.state",
-            None,
-            "1 for the state a model version is in on this replica: wanted, loading, ready, failed",
-            m.states.clone(),
-        );
-        registry.register(
-            "quadrille.model.swaps",
-            None,
-            "Deployments that took effect on this replica",
-            m.swaps.clone(),
-        );
-        registry.register(
-            "quadrille.deployment.revision",
-            None,
-            "Revision of the deployment in effect on this replica; 0 is the local model",
-            m.revision.clone(),
-        );
-        registry.register(
-            "quadrille.view.age",
-            Some(Unit::Seconds),
-            "How long ago this replica last knew all models and deployments there are; what serves may be older than what is deployed",
-            m.view_age.clone(),
-        );
-        registry.register(
-            "quadrille.model.load.duration",
-            Some(Unit::Seconds),
-            "Bringing one model version into service: fetch, verify, load, check, warm up",
-            m.load.clone(),
-        );
-        registry.register(
-            "quadrille.model.load_failures",
-            None,
-            "Model versions that did not come into service, by the step that failed",
-            m.failures.clone(),
-        );
-        registry.register(
-            "quadrille.variant.records",
-            None,
-            "Records of the stream and rows of requests scored, by the route that answered; one that is tried again counts again",
-            m.records.clone(),
-        );
-        registry.register(
-            "quadrille.shadow.missed",
-            None,
-            "Records without a prediction of a shadow, by reason: budget (its time was up), failed (it panicked, or answered no number)",
-            m.missed.clone(),
-        );
-        registry.register(
-            "quadrille.model.batches",
-            None,
-            "Batches of an expensive model's queue, by what closed them: size, deadline, dry (nobody came)",
-            m.batches.clone(),
-        );
-        registry.register(
-            "quadrille.model.batch_rows",
-            None,
-            "Rows in a batch of an expensive model's queue",
-            m.batch_rows.clone(),
-        );
-        registry.register(
-            "quadrille.model.queue_wait",
-            Some(Unit::Seconds),
-            "How long the first request of a batch waited in an expensive model's queue",
-            m.queue_wait.clone(),
-        );
-        registry.register(
-            "quadrille.model.unanswered",
-            None,
-            "Requests to an expensive model's queue that were not answered, by reason",
-            m.unanswered.clone(),
-        );
-        metrics
+        let times = ModelMetrics::register(registry);
+        ServingMetrics {
+            states: registry.family("quadrille.model.state", "1 for the state a model version is in on this replica: wanted, loading, ready, failed"),
+            swaps: registry.family("quadrille.model.swaps", "Deployments that took effect on this replica"),
+            revision: registry.family("quadrille.deployment.revision", "Revision of the deployment in effect on this replica; 0 is the local model"),
+            view_age: registry.registered("quadrille.view.age", Some(Unit::Seconds), "How long ago this replica last knew all models and deployments there are; what serves may be older than what is deployed", Gauge::default()),
+            load: registry.registered("quadrille.model.load.duration", Some(Unit::Seconds), "Bringing one model version into service: fetch, verify, load, check, warm up", durations()),
+            failures: registry.family("quadrille.model.load_failures", "Model versions that did not come into service, by the step that failed"),
+            records: registry.family("quadrille.variant.records", "Records of the stream and rows of requests scored, by the route that answered; one that is tried again counts again"),
+            missed: registry.family("quadrille.shadow.missed", "Records without a prediction of a shadow, by reason: budget (its time was up), failed (it panicked, or answered no number)"),
+            batches: registry.family("quadrille.model.batches", "Batches of an expensive model's queue, by what closed them: size, deadline, dry (nobody came)"),
+            batch_rows: registry.registered("quadrille.model.batch_rows", None, "Rows in a batch of an expensive model's queue", Family::new_with_constructor(counts)),
+            queue_wait: registry.durations("quadrille.model.queue_wait", "How long the first request of a batch waited in an expensive model's queue"),
+            unanswered: registry.family("quadrille.model.unanswered", "Requests to an expensive model's queue that were not answered, by reason"),
+            times,
+        }
     }
 
     /// None: the log was never read to its end.

@@ -6,10 +6,9 @@ use opentelemetry::TraceId;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge},
-    registry::Unit,
 };
 
-use super::{DurationFamily, Durations, Registry, durations, observe};
+use super::{DurationFamily, Durations, Registry, observe};
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct RpcLabels {
@@ -34,25 +33,18 @@ pub struct RequestMetrics {
 }
 
 impl RequestMetrics {
-    /// Once a service.
+    /// Registers them; once per service.
     pub fn register(registry: &Registry) -> Self {
-        let metrics = RequestMetrics {
-            rpc: Family::new_with_constructor(durations),
-            http: Family::new_with_constructor(durations),
-        };
-        registry.register(
-            "rpc.server.call.duration",
-            Some(Unit::Seconds),
-            "gRPC calls, until the head of the answer",
-            metrics.rpc.clone(),
-        );
-        registry.register(
-            "http.server.request.duration",
-            Some(Unit::Seconds),
-            "HTTP requests, until the head of the answer",
-            metrics.http.clone(),
-        );
-        metrics
+        RequestMetrics {
+            rpc: registry.durations(
+                "rpc.server.call.duration",
+                "gRPC calls, until the head of the answer",
+            ),
+            http: registry.durations(
+                "http.server.request.duration",
+                "HTTP requests, until the head of the answer",
+            ),
+        }
     }
 
     /// Of one method and status: `method` is `package.Service/Method`, `status` the code's name.
@@ -108,25 +100,12 @@ pub struct PortMetrics {
 }
 
 impl PortMetrics {
-    /// Once a service.
+    /// Registers them; once per service.
     pub fn register(registry: &Registry) -> Self {
-        let metrics = PortMetrics {
-            connections: Gauge::default(),
-            refused: Family::default(),
-        };
-        registry.register(
-            "quadrille.connections",
-            None,
-            "Connections of clients that are open",
-            metrics.connections.clone(),
-        );
-        registry.register(
-            "quadrille.requests.refused",
-            None,
-            "Requests that were not taken, by reason: connections, requests, body_memory, body_timeout, host, origin, media_type",
-            metrics.refused.clone(),
-        );
-        metrics
+        PortMetrics {
+            connections: registry.registered("quadrille.connections", None, "Connections of clients that are open", Gauge::default()),
+            refused: registry.family("quadrille.requests.refused", "Requests that were not taken, by reason: connections, requests, body_memory, body_timeout, host, origin, media_type"),
+        }
     }
 
     pub fn connections(&self, open: usize) {
@@ -165,16 +144,12 @@ impl ModelLabels {
 pub struct ModelMetrics(DurationFamily<ModelLabels>);
 
 impl ModelMetrics {
-    /// Once a service.
+    /// Registers them; once per service.
     pub fn register(registry: &Registry) -> Self {
-        let family: DurationFamily<ModelLabels> = Family::new_with_constructor(durations);
-        registry.register(
+        ModelMetrics(registry.durations(
             "quadrille.model.stage.duration",
-            Some(Unit::Seconds),
             "A batch or a request in a model: queue (waiting for it), compute, output",
-            family.clone(),
-        );
-        ModelMetrics(family)
+        ))
     }
 
     /// The times of one version of a model, looked up once.

@@ -87,26 +87,19 @@ pub(super) struct Queue {
 
 impl Queue {
     fn new(spans_max: usize, registry: &Registry) -> Self {
-        let (processed, exported) = (Spans::default(), Spans::default());
-        registry.register(
-            "otel.sdk.processor.span.processed",
-            None,
-            "Spans ended; error_type queue_full: dropped, the collector is too slow",
-            processed.clone(),
-        );
-        registry.register(
-            "otel.sdk.exporter.span.exported",
-            None,
-            "Spans the collector took; error_type rejected: it did not",
-            exported.clone(),
-        );
         Queue {
             spans_max,
             waiting: Mutex::default(),
             arrived: Notify::new(),
             enough: Notify::new(),
-            processed,
-            exported,
+            processed: registry.family(
+                "otel.sdk.processor.span.processed",
+                "Spans ended; error_type queue_full: dropped, the collector is too slow",
+            ),
+            exported: registry.family(
+                "otel.sdk.exporter.span.exported",
+                "Spans the collector took; error_type rejected: it did not",
+            ),
         }
     }
 
