@@ -140,6 +140,25 @@ pub fn routes(deployment: &Deployment) -> String {
     }
 }
 
+/// The second deployment of a pipeline, with one live route to a model. For tests.
+#[cfg(test)]
+pub fn deployment() -> Deployment {
+    Deployment {
+        pipeline: "p".to_owned(),
+        revision: 2,
+        routes: vec![registry::Route {
+            name: "live".to_owned(),
+            model: model_id("m:1").unwrap(),
+            role: Role::Live { weight: 1 },
+        }],
+        ranges: None,
+        action: registry::Action::Set,
+        by: String::new(),
+        at_ms: 0,
+        reason: String::new(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -224,36 +224,9 @@ fn lanes_of(cores: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    use tracing::{Event, Metadata, Subscriber, span};
+    use quadrille_telemetry::logs::count_lines;
 
     use super::*;
-
-    /// Counts log lines.
-    struct Lines(Arc<AtomicUsize>);
-
-    impl Subscriber for Lines {
-        fn enabled(&self, _: &Metadata<'_>) -> bool {
-            true
-        }
-
-        fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
-            span::Id::from_u64(1)
-        }
-
-        fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
-
-        fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
-
-        fn event(&self, _: &Event<'_>) {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-
-        fn enter(&self, _: &span::Id) {}
-
-        fn exit(&self, _: &span::Id) {}
-    }
 
     #[test]
     fn a_pipeline_files_warnings_are_logged_once_each() {
@@ -263,11 +236,8 @@ mod tests {
             features = [{ name = "never", kind = "missing", field = "a" }]
             model = { inputs = ["never"] }
         "#;
-        let lines = Arc::new(AtomicUsize::new(0));
-        tracing::subscriber::with_default(Lines(Arc::clone(&lines)), || {
-            log_warnings(&[Pipeline::parse("p.toml", FILE).unwrap()]);
-        });
-        assert_eq!(lines.load(Ordering::Relaxed), 1);
+        let pipelines = [Pipeline::parse("p.toml", FILE).unwrap()];
+        assert_eq!(count_lines(|| log_warnings(&pipelines)), 1);
     }
 
     #[test]

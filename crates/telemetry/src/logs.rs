@@ -3,7 +3,10 @@
 
 use std::{
     io::{IsTerminal, stderr},
-    sync::OnceLock,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -76,6 +79,22 @@ pub fn init(default_filter: &str) -> Result<(), String> {
     // A second initialisation (tests, several services in one process) keeps the first.
     drop(installed);
     Ok(())
+}
+
+/// How many lines `work` logs on this thread, at whatever level. For tests.
+pub fn count_lines(work: impl FnOnce()) -> usize {
+    struct Lines(Arc<AtomicUsize>);
+
+    impl<S: Subscriber> Layer<S> for Lines {
+        fn on_event(&self, _: &Event<'_>, _: Context<'_, S>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    let lines = Arc::<AtomicUsize>::default();
+    let counting = tracing_subscriber::registry().with(Lines(Arc::clone(&lines)));
+    tracing::subscriber::with_default(counting, work);
+    lines.load(Ordering::Relaxed)
 }
 
 /// A running export; None if no collector is set, or another service of this process already exports.

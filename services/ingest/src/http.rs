@@ -358,26 +358,7 @@ mod tests {
 
     #[test]
     fn a_row_is_as_large_as_its_record_and_names_of_columns_are_short() {
-        const FILE: &str = r#"
-            name = "p"
-            [record]
-            key = "k"
-            unknown_fields = "keep"
-            [[record.fields]]
-            name = "a"
-            type = "number"
-            [[features]]
-            name = "a"
-            kind = "pass"
-            field = "a"
-            [model]
-            inputs = ["a"]
-            [decision]
-            threshold = 0.5
-            positive = "y"
-            negative = "n"
-        "#;
-        let pipeline = Pipeline::parse("p.toml", FILE).unwrap();
+        let pipeline = crate::toy::pipeline("unknown_fields = \"keep\"");
         let bounds = Bounds {
             record_bytes_max: 300,
             ..Bounds::default()
@@ -407,9 +388,7 @@ mod tests {
 
     #[test]
     fn lines_of_a_body_are_counted_from_its_first_however_they_end() {
-        const FILE: &str = "name = \"p\"\nrecord = { key = \"k\", fields = [{ name = \"a\", type = \"number\" }] }\n\
-            features = [{ name = \"a\", kind = \"pass\", field = \"a\" }]\nmodel = { inputs = [\"a\"] }\n";
-        let pipeline = Pipeline::parse("p.toml", FILE).unwrap();
+        let pipeline = crate::toy::pipeline("");
         for end in ["\n", "\r\n"] {
             let body = "k,a\n1,2\n\n?,2\n1,x\n".replace('\n', end);
             // What is not UTF-8 has a line, too.

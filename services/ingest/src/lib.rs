@@ -9,6 +9,8 @@ mod http;
 mod intake;
 mod source;
 mod stage;
+#[cfg(test)]
+mod toy;
 
 use std::sync::Arc;
 

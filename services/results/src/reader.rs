@@ -248,47 +248,18 @@ impl Reader {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    use tracing::{Event, Metadata, Subscriber, span};
+    use quadrille_telemetry::logs::count_lines;
 
     use super::*;
 
-    /// Counts lines.
-    struct Lines(Arc<AtomicUsize>);
-
-    impl Subscriber for Lines {
-        fn enabled(&self, _: &Metadata<'_>) -> bool {
-            true
-        }
-
-        fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
-            span::Id::from_u64(1)
-        }
-
-        fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
-
-        fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
-
-        fn event(&self, _: &Event<'_>) {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-
-        fn enter(&self, _: &span::Id) {}
-
-        fn exit(&self, _: &span::Id) {}
-    }
-
     #[test]
     fn queries_that_fail_are_not_logged_one_by_one() {
-        let lines = Arc::new(AtomicUsize::new(0));
-        tracing::subscriber::with_default(Lines(Arc::clone(&lines)), || {
+        let lines = count_lines(|| {
             for _ in 0..1_000 {
                 let _ = Error::from(store::Error::TooSlow { seconds: 1 });
             }
         });
         // One, or two where a second ends meanwhile.
-        let lines = lines.load(Ordering::Relaxed);
         assert!((1..=2).contains(&lines), "{lines}");
     }
 

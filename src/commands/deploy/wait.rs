@@ -121,26 +121,10 @@ pub fn until_ready(
 
 #[cfg(test)]
 mod tests {
-    use quadrille_registry::{Action, ReplicaModel, Role, Route};
+    use quadrille_registry::ReplicaModel;
 
     use super::*;
-
-    fn deployment() -> Deployment {
-        Deployment {
-            pipeline: "p".to_owned(),
-            revision: 2,
-            routes: vec![Route {
-                name: "live".to_owned(),
-                model: registry::model_id("m:1").unwrap(),
-                role: Role::Live { weight: 1 },
-            }],
-            ranges: None,
-            action: Action::Set,
-            by: String::new(),
-            at_ms: 0,
-            reason: String::new(),
-        }
-    }
+    use crate::registry::deployment;
 
     fn replica(instance: &str, revision: Option<u64>, state: Option<ModelState>) -> Replica {
         let id = registry::model_id("m:1").unwrap();

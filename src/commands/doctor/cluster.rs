@@ -242,9 +242,10 @@ mod tests {
     use std::cell::RefCell;
 
     use quadrille_choreography::{EmbeddedBroker, PartitionProgress};
-    use quadrille_registry::{ModelState, ReplicaModel, Role, Route};
+    use quadrille_registry::{ModelState, ReplicaModel};
 
     use super::{super::Status, *};
+    use crate::registry::deployment;
 
     fn log(view: View, replicas: Vec<Replica>) -> Log {
         Log {
@@ -284,23 +285,6 @@ mod tests {
         let check = deployed("p model".to_owned(), &log(View::default(), Vec::new()), "p");
         assert_eq!(check.status, Status::Warning);
         assert!(check.found.contains("deploy set p"), "{check:?}");
-    }
-
-    fn deployment() -> Deployment {
-        Deployment {
-            pipeline: "p".to_owned(),
-            revision: 2,
-            routes: vec![Route {
-                name: "live".to_owned(),
-                model: registry::model_id("m:1").unwrap(),
-                role: Role::Live { weight: 1 },
-            }],
-            ranges: None,
-            action: Action::Set,
-            by: String::new(),
-            at_ms: 0,
-            reason: String::new(),
-        }
     }
 
     #[test]

@@ -136,92 +136,69 @@ impl http_body::Body for Silent {
     }
 }
 
+/// Makes a service of gRPC of a type: its name, and what it does with a request.
+macro_rules! service {
+    ($service:ty, $name:literal, |$this:ident, $request:ident| $answer:expr) => {
+        impl NamedService for $service {
+            const NAME: &'static str = $name;
+        }
+
+        impl Service<http::Request<Body>> for $service {
+            type Response = http::Response<Body>;
+            type Error = Infallible;
+            type Future = BoxFuture<http::Response<Body>, Infallible>;
+
+            fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+                Poll::Ready(Ok(()))
+            }
+
+            fn call(&mut self, $request: http::Request<Body>) -> Self::Future {
+                let $this = self.clone();
+                Box::pin(async move { Ok($answer) })
+            }
+        }
+    };
+}
+
 /// Answers what it got.
 #[derive(Clone)]
 struct Echo;
+
+service!(Echo, "test.Echo", |_echo, request| {
+    let body = axum::body::Body::new(request.into_body());
+    match axum::body::to_bytes(body, LARGE_BYTES).await {
+        Ok(bytes) => {
+            let mut response = http::Response::new(Body::new(axum::body::Body::from(bytes)));
+            let kind = http::HeaderValue::from_static("application/grpc");
+            response.headers_mut().insert(CONTENT_TYPE, kind);
+            response
+        }
+        Err(error) => Status::from_error(Box::new(error)).into_http(),
+    }
+});
 
 /// Answers with a body that has begun.
 #[derive(Clone)]
 struct Silence;
 
-impl NamedService for Echo {
-    const NAME: &'static str = "test.Echo";
-}
-
-impl NamedService for Silence {
-    const NAME: &'static str = "quadrille.v1.IngestService";
-}
-
-impl Service<http::Request<Body>> for Echo {
-    type Response = http::Response<Body>;
-    type Error = Infallible;
-    type Future = BoxFuture<http::Response<Body>, Infallible>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        Box::pin(async move {
-            let body = axum::body::Body::new(request.into_body());
-            let body = match axum::body::to_bytes(body, LARGE_BYTES).await {
-                Ok(bytes) => Body::new(axum::body::Body::from(bytes)),
-                Err(error) => {
-                    let status = Status::from_error(Box::new(error));
-                    return Ok(status.into_http());
-                }
-            };
-            let mut response = http::Response::new(body);
-            let kind = http::HeaderValue::from_static("application/grpc");
-            response.headers_mut().insert(CONTENT_TYPE, kind);
-            Ok(response)
-        })
-    }
-}
-
-impl Service<http::Request<Body>> for Silence {
-    type Response = http::Response<Body>;
-    type Error = Infallible;
-    type Future = BoxFuture<http::Response<Body>, Infallible>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, _: http::Request<Body>) -> Self::Future {
-        Box::pin(async { Ok(http::Response::new(Body::new(Silent))) })
-    }
-}
+service!(
+    Silence,
+    "quadrille.v1.IngestService",
+    |_silence, _request| http::Response::new(Body::new(Silent))
+);
 
 /// Reads a call, and then works on it for as long as it takes until something is received.
 #[derive(Clone)]
 struct Work(Arc<Mutex<mpsc::Receiver<()>>>);
 
-impl NamedService for Work {
-    const NAME: &'static str = "test.Work";
-}
-
-impl Service<http::Request<Body>> for Work {
-    type Response = http::Response<Body>;
-    type Error = Infallible;
-    type Future = BoxFuture<http::Response<Body>, Infallible>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let done = Arc::clone(&self.0);
-        Box::pin(async move {
-            let body = axum::body::Body::new(request.into_body());
-            let _ = axum::body::to_bytes(body, LARGE_BYTES).await;
-            // All that has come is known from here on.
-            tokio::task::yield_now().await;
-            let _ = done.lock().unwrap().recv_timeout(PATIENCE);
-            Ok(http::Response::new(Body::empty()))
-        })
-    }
-}
+service!(Work, "test.Work", |work, request| {
+    let body = axum::body::Body::new(request.into_body());
+    let _ = axum::body::to_bytes(body, LARGE_BYTES).await;
+    // All that has come is known from here on.
+    tokio::task::yield_now().await;
+    let _ = work.0.lock().unwrap().recv_timeout(PATIENCE);
+    http::Response::new(Body::empty())
+});
 
 /// A method of gRPC that takes many messages; its answer begins at once and never ends.
 const STREAM: &str = "/quadrille.v1.IngestService/SubmitStream";

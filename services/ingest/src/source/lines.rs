@@ -96,38 +96,17 @@ async fn serve(source: Arc<Lines>, mut stream: TcpStream, stop: StopSignal) {
 #[cfg(test)]
 mod tests {
     use quadrille_choreography::{EmbeddedBroker, TopicSpec};
-    use quadrille_pipeline::Pipeline;
     use quadrille_proto::Service;
     use quadrille_service::{Assembly, Calls, Config, MessageMax, Requests};
     use tokio::sync::oneshot;
 
     use super::*;
-    use crate::{Bounds, http, open};
-
-    const PIPELINE: &str = r#"
-        name = "p"
-        [record]
-        id = "id"
-        key = "k"
-        [[record.fields]]
-        name = "a"
-        type = "number"
-        [[features]]
-        name = "a"
-        kind = "pass"
-        field = "a"
-        [model]
-        inputs = ["a"]
-        [decision]
-        threshold = 0.5
-        positive = "y"
-        negative = "n"
-    "#;
+    use crate::{Bounds, http, open, toy};
 
     fn config(broker: &EmbeddedBroker) -> Config {
         let specs = TopicSpec::of_pipeline("p", 1, 1_048_588);
         broker.create(&specs).expect("topics");
-        let pipeline = Pipeline::parse("p.toml", PIPELINE).expect("a pipeline");
+        let pipeline = toy::pipeline("id = \"id\"");
         let cluster = broker.cluster().expect("a cluster");
         let pipelines = vec![Arc::new(pipeline)];
         Config::on_loopback(Service::Ingest, cluster, pipelines).expect("a port")
