@@ -232,7 +232,7 @@ const TOOLS: [Elsewhere; 5] = [
         "HOSTNAME",
         "`localhost`",
         "The host's name where the system does not say it: a part of the default of `QUADRILLE_INSTANCE`, and of who changed a deployment.",
-        "crates/service/src/args.rs",
+        "crates/service/src/config.rs",
         "HOSTNAME",
     ),
 ];
