@@ -46,7 +46,7 @@ pub(crate) trait Counted {
 mod shapes {
     #![allow(dead_code, reason = "not all messages are in a request")]
     use super::{Counted, Inner, Shape};
-    include!(concat!(env!("OUT_DIR"), "/shapes.rs"));
+    include!("generated/shapes.rs");
 }
 
 struct Count {

@@ -21,7 +21,7 @@ pub mod oip {
         clippy::allow_attributes_without_reason,
         reason = "generated code"
     )]
-    tonic::include_proto!("inference");
+    include!("generated/inference.rs");
 }
 
 /// The generated messages, clients and servers of `quadrille.v1`.
@@ -31,9 +31,8 @@ pub mod v1 {
         clippy::allow_attributes_without_reason,
         reason = "generated code"
     )]
-    tonic::include_proto!("quadrille.v1");
+    include!("generated/quadrille.v1.rs");
 
     /// The encoded `FileDescriptorSet` of all packages, for server reflection.
-    pub const FILE_DESCRIPTOR_SET: &[u8] =
-        include_bytes!(concat!(env!("OUT_DIR"), "/quadrille.binpb"));
+    pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!("generated/quadrille.binpb");
 }
