@@ -2,6 +2,7 @@
 //! histograms in seconds; cardinality bounded by the pipeline files: no label ever holds a record's id, key
 //! or free text.
 
+pub(crate) mod exposition;
 mod models;
 mod serving;
 
@@ -19,7 +20,7 @@ use std::{
 
 use opentelemetry::TraceId;
 use prometheus_client::{
-    encoding::{EncodeLabelSet, prometheus_protobuf, text},
+    encoding::{EncodeLabelSet, text},
     metrics::{
         counter::Counter,
         exemplar::HistogramWithExemplars,
@@ -29,8 +30,6 @@ use prometheus_client::{
     },
     registry::{Metric, Registry as PrometheusRegistry, Unit},
 };
-
-pub(crate) use prometheus_protobuf::prometheus_data_model as model;
 
 /// OpenTelemetry's buckets for messaging durations, seconds.
 const DURATION_BUCKETS: [f64; 14] = [
@@ -74,19 +73,9 @@ impl Registry {
         self.lock().names.keys().cloned().collect()
     }
 
-    /// All registered families, each with OpenTelemetry's name.
-    pub(crate) fn families(&self) -> Vec<(&'static str, model::MetricFamily)> {
-        let registered = self.lock();
-        // Writing to memory cannot fail.
-        let families = prometheus_protobuf::encode(&registered.metrics).unwrap_or_default();
-        let name = |family: &model::MetricFamily| {
-            let base = family.name.strip_suffix("_total");
-            registered.names.get(base.unwrap_or(&family.name)).copied()
-        };
-        let named = families.into_iter();
-        named
-            .filter_map(|family| Some((name(&family)?, family)))
-            .collect()
+    /// OpenTelemetry's name of a metric that has `name` in Prometheus.
+    pub(crate) fn opentelemetry_name(&self, name: &str) -> Option<&'static str> {
+        self.lock().names.get(name).copied()
     }
 
     /// Counters or gauges, registered.

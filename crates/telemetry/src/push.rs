@@ -26,7 +26,7 @@ use tonic::{
 
 use crate::{
     Registry,
-    metrics::model::{self, MetricFamily, MetricType},
+    metrics::exposition::{self, Family, Labels, Sample},
     otlp::{self, Signal, variable},
 };
 
@@ -153,8 +153,12 @@ impl Source {
             since: self.since,
             now: now(),
         };
-        let families = self.registry.families().into_iter();
-        let metrics = families.filter_map(|(name, family)| times.metric(name, family));
+        let text = self.registry.encode();
+        let families = exposition::families(&text).into_iter();
+        let metrics = families.filter_map(|family| {
+            let name = self.registry.opentelemetry_name(family.name)?;
+            times.metric(name, family)
+        });
         ExportMetricsServiceRequest {
             resource_metrics: vec![ResourceMetrics {
                 resource: Some(Resource {
@@ -182,98 +186,95 @@ struct Times {
 }
 
 impl Times {
-    fn metric(&self, name: &str, family: MetricFamily) -> Option<Metric> {
+    fn metric(&self, name: &str, family: Family<'_>) -> Option<Metric> {
         let messaging = name.starts_with("messaging.");
-        let series = family.metric.into_iter().map(|mut series| {
-            let mut attributes = attributes(std::mem::take(&mut series.label));
-            if messaging {
-                attributes.push(text("messaging.system", "kafka".to_owned()));
-            }
-            (attributes, series)
-        });
         let cumulative = AggregationTemporality::Cumulative as i32;
-        let data = match MetricType::try_from(family.r#type).ok()? {
-            MetricType::Counter => metric::Data::Sum(Sum {
-                data_points: series
-                    .filter_map(|(attributes, s)| Some(self.number(attributes, s.counter?.value)))
-                    .collect(),
+        let data = match family.kind {
+            "counter" => metric::Data::Sum(Sum {
+                data_points: self.numbers(family.samples, messaging),
                 aggregation_temporality: cumulative,
                 is_monotonic: true,
             }),
-            MetricType::Gauge => metric::Data::Gauge(Gauge {
-                data_points: series
-                    .filter_map(|(attributes, s)| Some(self.number(attributes, s.gauge?.value)))
-                    .collect(),
+            "gauge" => metric::Data::Gauge(Gauge {
+                data_points: self.numbers(family.samples, messaging),
             }),
-            MetricType::Histogram => metric::Data::Histogram(Histogram {
-                data_points: series
-                    .filter_map(|(attributes, s)| Some(self.histogram(attributes, &s.histogram?)))
-                    .collect(),
+            "histogram" => metric::Data::Histogram(Histogram {
+                data_points: self.histograms(family.samples, messaging),
                 aggregation_temporality: cumulative,
             }),
             _ => return None,
         };
-        let unit = match family.unit.as_str() {
+        let unit = match family.unit {
             "seconds" => "s",
             "bytes" => "By",
             other => other,
         };
         Some(Metric {
             name: name.to_owned(),
-            description: family.help,
+            description: family.help.to_owned(),
             unit: unit.to_owned(),
             data: Some(data),
             ..Metric::default()
         })
     }
 
-    fn number(&self, attributes: Vec<KeyValue>, value: f64) -> NumberDataPoint {
-        NumberDataPoint {
-            attributes,
-            start_time_unix_nano: self.since,
-            time_unix_nano: self.now,
-            value: Some(number_data_point::Value::AsDouble(value)),
-            ..NumberDataPoint::default()
-        }
+    fn numbers(&self, samples: Vec<Sample<'_>>, messaging: bool) -> Vec<NumberDataPoint> {
+        let points = samples.into_iter().filter_map(|sample| {
+            Some(NumberDataPoint {
+                value: Some(number_data_point::Value::AsDouble(
+                    sample.value.parse().ok()?,
+                )),
+                attributes: attributes(sample.labels, messaging),
+                start_time_unix_nano: self.since,
+                time_unix_nano: self.now,
+                ..NumberDataPoint::default()
+            })
+        });
+        points.collect()
     }
 
     /// Prometheus's buckets are cumulative, OTLP's are not, and its last one, up to infinity, has no explicit bound.
-    fn histogram(
-        &self,
-        attributes: Vec<KeyValue>,
-        histogram: &model::Histogram,
-    ) -> HistogramDataPoint {
+    fn histograms(&self, samples: Vec<Sample<'_>>, messaging: bool) -> Vec<HistogramDataPoint> {
+        let mut points: Vec<HistogramDataPoint> = Vec::new();
         let mut below = 0;
-        let mut point = HistogramDataPoint {
-            attributes,
-            start_time_unix_nano: self.since,
-            time_unix_nano: self.now,
-            count: histogram.sample_count,
-            sum: Some(histogram.sample_sum),
-            ..HistogramDataPoint::default()
-        };
-        for bucket in &histogram.bucket {
-            point.bucket_counts.push(bucket.cumulative_count - below);
-            below = bucket.cumulative_count;
-            if bucket.upper_bound.is_finite() {
-                point.explicit_bounds.push(bucket.upper_bound);
+        for sample in samples {
+            // The sum is the first sample of a series.
+            if sample.suffix == "_sum" {
+                below = 0;
+                points.push(HistogramDataPoint {
+                    sum: sample.value.parse().ok(),
+                    attributes: attributes(sample.labels, messaging),
+                    start_time_unix_nano: self.since,
+                    time_unix_nano: self.now,
+                    ..HistogramDataPoint::default()
+                });
+                continue;
             }
-            let exemplar = bucket.exemplar.as_ref();
+            let (Some(point), Ok(count)) = (points.last_mut(), sample.value.parse::<u64>()) else {
+                continue;
+            };
+            if sample.suffix == "_count" {
+                point.count = count;
+                continue;
+            }
+            point.bucket_counts.push(count.saturating_sub(below));
+            below = count;
+            let bound = value(&sample.labels, "le").and_then(|le| le.parse::<f64>().ok());
+            let bound = bound.filter(|bound| bound.is_finite());
+            point.explicit_bounds.extend(bound);
+            let exemplar = sample.exemplar.as_ref();
             point
                 .exemplars
                 .extend(exemplar.and_then(|e| self.exemplar(e)));
         }
-        point
+        points
     }
 
-    fn exemplar(&self, example: &model::Exemplar) -> Option<Exemplar> {
-        let label = example.label.iter().find(|l| l.name == "trace_id")?;
-        let at = example.timestamp.as_ref();
-        let nanos =
-            |at: &prost_types::Timestamp| at.seconds as u64 * 1_000_000_000 + at.nanos as u64;
+    fn exemplar(&self, example: &exposition::Exemplar<'_>) -> Option<Exemplar> {
+        let trace_id = value(&example.labels, "trace_id")?;
         Some(Exemplar {
-            time_unix_nano: at.map_or(self.now, nanos),
-            trace_id: opentelemetry::TraceId::from_hex(&label.value)
+            time_unix_nano: example.at.map_or(self.now, |at| (at * 1e9) as u64),
+            trace_id: opentelemetry::TraceId::from_hex(trace_id)
                 .ok()?
                 .to_bytes()
                 .to_vec(),
@@ -283,15 +284,24 @@ impl Times {
     }
 }
 
-fn attributes(labels: Vec<model::LabelPair>) -> Vec<KeyValue> {
+fn value<'a>(labels: &'a Labels<'_>, name: &str) -> Option<&'a str> {
+    let found = labels.iter().find(|(label, _)| *label == name)?;
+    Some(&found.1)
+}
+
+fn attributes(labels: Labels<'_>, messaging: bool) -> Vec<KeyValue> {
     let known = |name: &str| ATTRIBUTES.iter().find(|(label, _)| *label == name);
-    let labels = labels.into_iter().filter(|label| !label.value.is_empty());
-    labels
-        .map(|label| match known(&label.name) {
-            Some((_, name)) => text(name, label.value),
-            None => text(&format!("quadrille.{}", label.name), label.value),
+    let labels = labels.into_iter().filter(|(_, value)| !value.is_empty());
+    let mut attributes: Vec<KeyValue> = labels
+        .map(|(label, value)| match known(label) {
+            Some((_, name)) => text(name, value),
+            None => text(&format!("quadrille.{label}"), value),
         })
-        .collect()
+        .collect();
+    if messaging {
+        attributes.push(text("messaging.system", "kafka".to_owned()));
+    }
+    attributes
 }
 
 fn text(key: &str, value: String) -> KeyValue {
