@@ -143,7 +143,7 @@ mod tests {
     fn labels_come_back_as_they_were_whatever_they_hold() {
         let registry = Registry::default();
         let counter = family::Family::<Vec<(String, String)>, Counter>::default();
-        registry.register("odd.records", None, "Help with \"quotes\"", counter.clone());
+        let counter = registry.registered("odd.records", None, "Help with \"quotes\"", counter);
         let both = vec![
             ("first".to_owned(), ODD.to_owned()),
             ("second".to_owned(), String::new()),
@@ -174,7 +174,7 @@ mod tests {
     fn a_gauge_without_labels_keeps_value_and_unit() {
         let registry = Registry::default();
         let gauge = Gauge::<f64, std::sync::atomic::AtomicU64>::default();
-        registry.register("odd.age", Some(Unit::Seconds), "Help", gauge.clone());
+        let gauge = registry.registered("odd.age", Some(Unit::Seconds), "Help", gauge);
         gauge.set(-1.5e-9);
         let text = registry.encode();
         let family = &families(&text)[0];
@@ -191,7 +191,7 @@ mod tests {
     fn buckets_bring_their_bounds_and_an_example() {
         let registry = Registry::default();
         let histogram = HistogramWithExemplars::new([0.5].into_iter());
-        registry.register("odd.time", Some(Unit::Seconds), "Help", histogram.clone());
+        let histogram = registry.registered("odd.time", Some(Unit::Seconds), "Help", histogram);
         let at = std::time::UNIX_EPOCH + std::time::Duration::from_millis(1_700_000_000_250);
         histogram.observe(0.75, Some(vec![("trace_id", "ab")]), Some(at));
         let text = registry.encode();
