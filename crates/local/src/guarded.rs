@@ -2,7 +2,7 @@
 //!
 //! A guard, a few lines of shell, reads our pipe. The server's process tells it its id before it
 //! becomes the server, so there is no moment at which a server runs unguarded. When the pipe closes,
-//! because we let it or because we are no more, the guard ends the server and removes its folder.
+//! because we close it or because we are gone, the guard stops the server and removes its folder.
 //! Both are in process groups of their own: Ctrl-C in a terminal does not reach them, and services
 //! can drain first.
 

@@ -85,9 +85,9 @@ pub struct Kafka {
 struct Ports {
     broker: u16,
     controller: u16,
-    /// Of the listener for a proxy, where there is one.
+    /// Of the listener for a proxy, if there is one.
     proxied: u16,
-    /// Of the secured listeners, where they are.
+    /// Of the secured listeners, if they are on.
     tls: u16,
     sasl: u16,
 }

@@ -92,8 +92,8 @@ impl Postgres {
         self.process.end(Signal::Interrupt);
     }
 
-    /// Ends all its processes at once, without a checkpoint (an "immediate shutdown"): the next start
-    /// recovers as after a crash. The data stays for a `restart`.
+    /// Kills all its processes without a checkpoint (an "immediate shutdown"): the next start recovers as after a
+    /// crash. The data stays for a `restart`.
     pub fn kill(&mut self) {
         self.process.end(Signal::Quit);
     }

@@ -128,7 +128,7 @@ pub(crate) struct Models {
     garbage: Garbage,
 }
 
-/// What the models' topic says.
+/// The state of the models' topic.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct ModelsView {
     pub models: BTreeMap<ModelId, ModelEntry>,
@@ -214,7 +214,7 @@ pub(crate) struct Deployments {
     garbage: Garbage,
 }
 
-/// What the deployments' topic says.
+/// The state of the deployments' topic.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct DeploymentsView {
     pub deployments: BTreeMap<String, History>,

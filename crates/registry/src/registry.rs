@@ -17,7 +17,7 @@ const CATCH_UP_WITHIN: Duration = Duration::from_secs(60);
 /// How long reading a change back may take; the open transaction of a writer that was killed holds up readers for 20 s or more.
 const READ_BACK_WITHIN: Duration = Duration::from_secs(60);
 
-/// What became of a push.
+/// The result of a push.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Pushed {
     New(ModelEntry),
@@ -61,7 +61,7 @@ impl Registry {
     /// Puts a package on the log. The caller has checked that it is a package, and of this id.
     ///
     /// # Errors
-    /// The version is there with other content, perhaps because another push won the race; or Kafka refuses.
+    /// The version exists with other content, perhaps because another push won the race; or Kafka refuses.
     pub fn push(
         &self,
         id: &ModelId,

@@ -170,7 +170,7 @@ impl Split {
         let slot = (high * u64::from(SHARE_WHOLE)) >> 32;
         let canary = self.canaries.iter().find(|share| slot < share.end);
         let share = canary.or_else(|| {
-            // At most 2^32 weights a route: the product needs more than 64 bits.
+            // Weights sum to at most 2^32: the product needs more than 64 bits.
             let weights = u128::from(self.lives.last()?.end);
             let at = ((u128::from(low) * weights) >> 32) as u64;
             self.lives.iter().find(|share| at < share.end)

@@ -23,14 +23,14 @@ use ureq::{
 pub use s3::S3Settings;
 pub use uri::Uri;
 
-/// How often an object is asked for, where the store may answer the next time.
+/// Attempts at an object, if an error may be transient.
 const ATTEMPTS: u32 = 4;
 /// Between attempts.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
 /// How long a store may be silent.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
-/// For all attempts together, and more by size. Below the time after which a replica that says nothing counts as gone.
+/// For all attempts together, plus time by size. Below the time after which a silent replica counts as gone.
 const WITHIN: Duration = Duration::from_secs(20);
 /// A store that gives less is given up.
 const BYTES_PER_SECOND_MIN: u64 = 1 << 20;
@@ -220,7 +220,7 @@ fn read_file(uri: &Uri, path: &Path, max: u64) -> Result<Vec<u8>, Error> {
     })
 }
 
-/// All there is to read; None where that is more than `max` bytes.
+/// Reads to the end; None if that is more than `max` bytes.
 fn bounded(from: impl Read, max: u64) -> io::Result<Option<Vec<u8>>> {
     let mut bytes = Vec::new();
     (from.take(max.saturating_add(1))).read_to_end(&mut bytes)?;

@@ -209,7 +209,7 @@ pub(crate) struct Pushed {
 }
 
 /// # Errors
-/// The value is not the manifest its key says it is, or contradicts itself.
+/// The value is not the manifest of its key, or is inconsistent.
 pub(crate) fn decode_manifest(key: &PushKey, value: &[u8]) -> Result<Pushed, String> {
     let manifest = ModelManifest::decode(value)
         .map_err(|error| format!("the value is not a manifest: {error}"))?;

@@ -50,7 +50,7 @@ impl http_body::Body for Answer {
                 }
             }
             Some(Err(_)) => this.ends(Code::Unknown),
-            // An answer says how it ended by its trailers; one that has none broke off.
+            // The status is in the trailers; a response without them was aborted.
             None => this.ends(Code::Unknown),
         }
         Poll::Ready(frame.map(|frame| frame.map_err(axum::Error::new)))

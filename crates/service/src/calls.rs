@@ -120,7 +120,7 @@ where
 /// A call that is being answered.
 pub(crate) struct Calling {
     call: BoxFuture<Response<Body>, Infallible>,
-    /// Its deadline, where it has one.
+    /// Its deadline, if it has one.
     late: Option<Pin<Box<Sleep>>>,
     /// None once it is answered.
     span: Option<CallSpan>,

@@ -3,7 +3,7 @@
 use quadrille_pipeline::{Projection, projection::Error};
 use quadrille_proto::Schema;
 
-/// Why a schema cannot be read beside the published ones of its kind and pipeline; None where it can. One that was
+/// Why a schema is incompatible with the published ones of its kind and pipeline; None if it is not. One that was
 /// published itself is in use already.
 pub(crate) fn contradiction<'a>(
     schema: &Schema,

@@ -67,7 +67,7 @@ impl Methods {
         Methods(Arc::new(methods))
     }
 
-    /// A method by its path; none where it is not served.
+    /// A method by its path; None if it is not served.
     pub fn get(&self, path: &str) -> Option<&Arc<Method>> {
         self.0.get(path)
     }

@@ -11,7 +11,7 @@ use crate::Error;
 /// Invalid settings: `EX_USAGE` of sysexits.
 const EXIT_CONFIG: u8 = 64;
 
-/// Ready at the first SIGTERM or SIGINT; the second one ends the process at once.
+/// Resolves at the first SIGTERM or SIGINT; the second one exits the process immediately.
 pub async fn shutdown_signal() {
     let signals = (
         signal(SignalKind::terminate()),

@@ -6,12 +6,12 @@ use quadrille_choreography::{Incoming, Lookup, Schemas, handler};
 use quadrille_pipeline::Projection;
 use quadrille_proto::{Schema, SchemaId, open};
 
-/// Opens payloads for one reader's schema. One a lane; it asks Kafka only for ids it has not met.
+/// Opens payloads for one reader's schema. One per lane; it asks Kafka only for schema ids it has not seen.
 pub struct Opener {
     schemas: Schemas,
     reader: Arc<Schema>,
     reader_id: SchemaId,
-    /// Schemas met so far and how to read them: as many as were ever published.
+    /// Schemas seen so far and how to read them: bounded by the schemas ever published.
     known: HashMap<SchemaId, Result<Projection, String>>,
     scratch: Vec<f64>,
 }
@@ -74,7 +74,7 @@ impl Opener {
     /// Brings a writer's values into the reader's order; values that the writer did not have are NaN, missing.
     ///
     /// # Errors
-    /// Their number is not the schema's: the bytes are not what the id says.
+    /// Their number differs from the schema's: the payload does not match its schema id.
     pub fn project(&mut self, id: SchemaId, values: &mut Vec<f64>) -> Result<(), handler::Error> {
         let width = self.reader.fields.len();
         if id != self.reader_id

@@ -38,7 +38,7 @@ pub(crate) struct RequestTelemetry {
     pub message_max: MessageMax,
 }
 
-/// Runs an HTTP request in a span under the context it came with, and measures it.
+/// Runs an HTTP request in a span under its propagated context, and measures it.
 pub(crate) async fn trace_http(
     State(telemetry): State<Arc<RequestTelemetry>>,
     request: Request,
@@ -84,14 +84,14 @@ fn known(method: &Method) -> &'static str {
 /// The span and the duration of a gRPC call, until it ends.
 pub(crate) struct CallSpan {
     telemetry: Arc<RequestTelemetry>,
-    /// None where it is not served; whatever else is asked for is no label of anything.
+    /// None if it is not served: unknown methods never become labels.
     method: Option<Arc<methods::Method>>,
     began: Instant,
     context: Option<Context>,
 }
 
 impl CallSpan {
-    /// Begins a span under the context that the call came with.
+    /// Begins a span under the call's propagated context.
     pub fn begin<B>(
         telemetry: &Arc<RequestTelemetry>,
         method: Option<Arc<methods::Method>>,

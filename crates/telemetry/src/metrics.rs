@@ -170,7 +170,7 @@ struct TraceLabel {
     trace_id: String,
 }
 
-/// Seconds, each bucket with the trace of one that fell into it, where there is one.
+/// Seconds; each bucket has the trace of an observation as its exemplar, if one was traced.
 type Durations = HistogramWithExemplars<TraceLabel>;
 type DurationFamily<L> = Family<L, Durations, fn() -> Durations>;
 

@@ -149,7 +149,7 @@ impl Tracing {
         context::child_of(parent)
     }
 
-    /// Begins a span that is recorded in any case: the decision is the caller's. None where tracing is off.
+    /// Begins a span that is recorded in any case: the decision is the caller's. None if tracing is off.
     pub fn begin(&self, parent: Option<&SpanContext>, span: NewSpan) -> Option<Span> {
         let inner = self.0.as_ref()?;
         let context = context::child_of(parent);

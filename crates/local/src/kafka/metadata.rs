@@ -1,4 +1,4 @@
-//! One Metadata request (version 4), by hand: which brokers are there, and of which cluster?
+//! One Metadata request (version 4), encoded by hand: which brokers are alive, and of which cluster?
 //! A port that accepts connections is not enough: the broker answers with itself in the list only
 //! once its controller lets it serve.
 
@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, TcpStream};
 use std::time::Duration;
 
 const ANSWER_MAX: Duration = Duration::from_secs(2);
-/// A broker takes some twenty bytes, and no topic is asked for.
+/// The largest response: a broker takes some twenty bytes, and no topic is requested.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
 const REQUEST: [u8; 28] = *b"\

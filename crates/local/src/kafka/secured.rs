@@ -24,7 +24,7 @@ pub const PASSWORD: &str = "loopback-only";
 const MECHANISM: &str = "SCRAM-SHA-512";
 const KEYSTORE: &str = "broker.p12";
 const CERTIFICATE: &str = "broker.pem";
-/// Of a file that lies beside the broker's data, with the same rights.
+/// Of a file beside the broker's data, with the same permissions.
 const KEYSTORE_PASSWORD: &str = "beside-the-data";
 const ALIAS: &str = "broker";
 
@@ -59,7 +59,7 @@ pub(super) fn certificate(folder: &Path) -> PathBuf {
     folder.join(CERTIFICATE)
 }
 
-/// Makes the broker's key and certificate, if they are not there yet, with the tool that comes with Java.
+/// Creates the broker's key and certificate, if they do not exist yet, with Java's `keytool`.
 pub(super) fn make_certificate(java: &Path, folder: &Path) -> Result<(), Error> {
     if certificate(folder).is_file() {
         return Ok(());

@@ -65,7 +65,7 @@ pub(super) fn check(extra: &[(String, String)]) -> Result<(), Error> {
     }
 }
 
-/// The content of `server.properties`. Of a key given twice the last one counts. `member`: None where it is alone.
+/// The content of `server.properties`. If a key occurs twice, the last one counts. `member`: None for a single broker.
 pub(super) fn server(
     options: &Options,
     ports: Ports,

@@ -9,10 +9,10 @@ use super::{Held, Network, Statement, Verdict, lock};
 
 /// What our services send is far smaller; a length beyond it is not one.
 const MESSAGE_BYTES_MAX: usize = 100 << 20;
-/// What is passed on at once of what the server answers.
+/// How much of the server's answer is forwarded at a time.
 const ANSWER_BYTES: usize = 64 << 10;
 const SIZE_BYTES: usize = 4;
-/// Major 3: the first message that is not one of those which may come before it (a question for TLS, say).
+/// Protocol 3: the start-up message, as opposed to those that may precede it (a request for TLS, say).
 const VERSION: std::ops::Range<u32> = 3 << 16..4 << 16;
 
 /// The client has lost its connection, the server has not.
@@ -85,7 +85,7 @@ fn statements(
     }
 }
 
-/// The client asks one thing after another, so what comes to an orphan is the answer that is lost.
+/// The client sends one request at a time, so what arrives for an orphan is the answer that is to be lost.
 fn answers(
     network: &Network<Statement>,
     orphaned: &Orphaned,

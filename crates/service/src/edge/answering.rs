@@ -219,7 +219,7 @@ pub(super) enum Said {
 pub(super) struct Call {
     body: Answer,
     load: Arc<Load>,
-    /// Of the message that is being taken, where it is a large one.
+    /// The lease of the message that is being read, if it is large.
     held: Option<Lease>,
     is_over: bool,
 }

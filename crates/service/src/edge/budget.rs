@@ -16,7 +16,7 @@ impl Budget {
         self.bytes += bytes;
     }
 
-    /// Pending once where enough was done; the task is called again at once, after those that wait.
+    /// Pending once the budget is spent; the task is woken at once, and runs after those that wait.
     pub fn poll(&mut self, task: &mut Context<'_>) -> Poll<()> {
         if self.bytes < BUDGET_BYTES {
             return Poll::Ready(());

@@ -103,7 +103,7 @@ fn accepted(headers: &HeaderMap) -> Option<Coding> {
     (best > 0.0 && best >= plain).then_some(coding)
 }
 
-/// A name and how much it is wanted, of `name;q=0.5`; none where that is no such item.
+/// Name and weight of an item such as `name;q=0.5`; None if it is malformed.
 fn weighed(item: &str) -> Option<(&str, f32)> {
     let Some((name, weight)) = item.split_once(';') else {
         return Some((item.trim(), 1.0));

@@ -141,7 +141,7 @@ where
                 this.raw.keep(0);
                 match ready!(Pin::new(&mut this.body).poll_frame(task)) {
                     Some(Ok(frame)) => {
-                        // Trailers are of no use to anybody here.
+                        // Trailers are not used here.
                         this.input = frame.into_data().unwrap_or_default();
                         continue;
                     }

@@ -219,7 +219,7 @@ impl ServingMetrics {
         }
     }
 
-    /// Removes the series of a route that is gone; those of its model where no other route of the pipeline has it.
+    /// Removes the series of a removed route; its model's too, unless another route of the pipeline has it.
     pub fn forget(&self, variant: &VariantMetrics, model_too: bool) {
         let labels = &variant.labels;
         self.records.remove(labels);
