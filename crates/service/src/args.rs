@@ -14,7 +14,7 @@ use crate::{Config, Error, HttpArgs};
 pub enum DeliveryArg {
     /// Outputs and offsets in one Kafka transaction.
     ExactlyOnce,
-    /// Lower latency; a record may be handled twice after a crash, its id makes that harmless.
+    /// Lower latency; after a crash a record may be handled twice, which its id makes harmless.
     AtLeastOnce,
 }
 
@@ -74,7 +74,7 @@ pub struct Args {
     )]
     pub memory: usize,
 
-    /// Records in one batch, and so in one transaction, at most.
+    /// The most records in one batch, and so in one transaction.
     #[arg(
         long,
         env = "QUADRILLE_BATCH",
@@ -83,8 +83,8 @@ pub struct Args {
     )]
     pub batch: usize,
 
-    /// Milliseconds a busy lane waits between transactions, at most: it waits for twice the time its
-    /// last commit took. An idle one answers at once.
+    /// The longest time in milliseconds that a busy lane waits between transactions: it waits for twice the time its
+    /// last commit took. An idle lane does not wait.
     #[arg(
         long,
         env = "QUADRILLE_LINGER",
@@ -93,7 +93,7 @@ pub struct Args {
     )]
     pub linger: u64,
 
-    /// Create topics that are missing, with this many partitions.
+    /// Create missing topics, with this many partitions.
     #[arg(
         long,
         env = "QUADRILLE_CREATE_TOPICS",
@@ -104,7 +104,7 @@ pub struct Args {
     )]
     pub create_topics: Option<i32>,
 
-    /// Seconds a service that is asked to stop goes on answering requests, no longer ready: the time a load
+    /// Seconds that a stopping service keeps answering requests while it reports not ready: the time a load
     /// balancer takes to notice. Its partitions are given up at once.
     #[arg(
         long,
@@ -117,7 +117,7 @@ pub struct Args {
     #[command(flatten)]
     pub http: HttpArgs,
 
-    /// Ask the service that listens there whether it is ready, and end: 0 if it is, 1 if not.
+    /// Check whether the running service is ready, and exit: 0 if it is, 1 if not.
     #[arg(long)]
     pub healthcheck: bool,
 }
@@ -208,7 +208,7 @@ impl Args {
     }
 }
 
-/// Logs what the pipelines' files say that is allowed but hardly meant.
+/// Logs the warnings of the pipeline files: what is allowed but hardly intended.
 pub fn log_warnings(pipelines: &[Pipeline]) {
     for pipeline in pipelines {
         for warning in pipeline.warnings() {
@@ -217,7 +217,7 @@ pub fn log_warnings(pipelines: &[Pipeline]) {
     }
 }
 
-/// The lanes of a machine where none were asked for: what is allowed.
+/// The default number of lanes: the cores, within what is allowed.
 fn lanes_of(cores: usize) -> usize {
     cores.clamp(2, LANES_MAX)
 }

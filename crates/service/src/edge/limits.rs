@@ -70,29 +70,29 @@ impl HttpConfig {
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "The port")]
 pub struct HttpArgs {
-    /// Connections open at once. Beyond it idle ones are closed; where there is none, only probes are answered.
+    /// Limit on open connections. At the limit idle ones are closed; if none is idle, only probes are answered.
     #[arg(long, env = "QUADRILLE_CONNECTIONS", default_value_t = 512, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub connections: u32,
 
-    /// Requests being answered at once; more are answered 503 or RESOURCE_EXHAUSTED. Streams of gRPC are at most half of them,
-    /// and of the connections.
+    /// Limit on concurrent requests; further ones are answered 503 or RESOURCE_EXHAUSTED. Open gRPC streams are limited to half of it,
+    /// and to half of the connections.
     #[arg(long, env = "QUADRILLE_REQUESTS", default_value_t = 2_048, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub requests: u32,
 
-    /// Requests of one HTTP/2 connection at once.
+    /// Limit on concurrent requests of one HTTP/2 connection.
     #[arg(long, env = "QUADRILLE_STREAMS", default_value_t = 128, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub streams: u32,
 
-    /// MiB held at once: request bodies, decompressed, and answers above 64 KiB until they are taken. What does not fit is
-    /// answered 503 or RESOURCE_EXHAUSTED.
+    /// Limit in MiB on memory for decompressed request bodies, and for responses above 64 KiB until the client has read them.
+    /// Requests that do not fit are answered 503 or RESOURCE_EXHAUSTED.
     #[arg(long, env = "QUADRILLE_BODY_MEMORY", default_value_t = 64, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub body_memory: u32,
 
-    /// Seconds that the head of a request may take.
+    /// Seconds that the head of a request may take to arrive.
     #[arg(long, env = "QUADRILLE_HEADER_TIMEOUT", default_value_t = 10, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=3_600))]
     pub header_timeout: u32,
 
-    /// Seconds that a body may stand still, in either direction. One that takes longer must be sent, or read,
+    /// Seconds that a body may make no progress, in either direction. One that takes longer in all must be sent, or read,
     /// at 8 KiB/s or more on average.
     #[arg(long, env = "QUADRILLE_BODY_TIMEOUT", default_value_t = 20, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=3_600))]
     pub body_timeout: u32,
@@ -105,8 +105,8 @@ pub struct HttpArgs {
     #[arg(long, env = "QUADRILLE_PING_INTERVAL", default_value_t = 30, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=3_600))]
     pub ping_interval: u32,
 
-    /// Names by which the service may be asked besides localhost and IP addresses, several separated by commas;
-    /// *.example.com stands for all names below it, * for every name. Without, names are checked on loopback only.
+    /// Host names accepted besides localhost and IP addresses, separated by commas; *.example.com stands for all names
+    /// below it, * for every name. Without a list, names are checked on loopback only.
     #[arg(
         long,
         env = "QUADRILLE_ALLOWED_HOSTS",
@@ -115,8 +115,8 @@ pub struct HttpArgs {
     )]
     pub allowed_hosts: Vec<String>,
 
-    /// Origins of other sites' pages that may ask the service from a browser (`https://app.example.com`), several
-    /// separated by commas; * for all.
+    /// Origins of other sites whose pages may call the service from a browser (`https://app.example.com`), separated
+    /// by commas; * for all.
     #[arg(
         long,
         env = "QUADRILLE_ALLOWED_ORIGINS",
