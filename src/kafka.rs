@@ -1,7 +1,6 @@
 //! Which Kafka a command talks to, and its blocking calls kept off the runtime.
 
 use quadrille_choreography::{Admin, Cluster};
-use quadrille_proto::Topics;
 use quadrille_service::Error;
 
 /// Flags of the connection stand below a command's own. Named at each flag: a heading of the whole struct would go on over
@@ -45,14 +44,13 @@ impl Kafka {
     }
 }
 
-/// One question, whose answer does not matter. It fails after 10 s and says why: what else commands ask may wait a minute for a Kafka
+/// One question, whose answer does not matter, nor whether this user may have it. It fails after 10 s and says why: what else commands ask may wait a minute for a Kafka
 /// that is away, or say no more than that the time is up. Blocks.
 ///
 /// # Errors
 /// Kafka does not answer.
 pub fn reach(cluster: &Cluster) -> Result<(), Error> {
-    Admin::connect(cluster)?.partitions(Topics::MODELS)?;
-    Ok(())
+    Ok(Admin::connect(cluster)?.reach()?)
 }
 
 /// Runs work that blocks on a thread of its own.

@@ -108,7 +108,10 @@ fn a_package_is_pushed_listed_shown_deployed_and_deleted() {
     cli.good(&["model", "delete", &name, "1"]);
     assert!(keys(&world.cluster(), &format!("{name}/1/")).is_empty());
     let gone = cli.bad(64, &["deploy", "rollback", pipeline]);
-    assert!(gone.contains(&format!("there is no {name}:1")), "{gone}");
+    assert!(
+        gone.contains(&format!("{name}:1 is not on the log")),
+        "{gone}"
+    );
 }
 
 #[test]
@@ -221,7 +224,7 @@ fn rollbacks_in_a_row_go_back_through_what_served_and_not_forward_again() {
         assert!(told.contains(&format!("live={name}:{version}")), "{told}");
     }
     let last = cli.bad(64, &["deploy", "rollback", pipeline]);
-    assert!(last.contains("nothing served"), "{last}");
+    assert!(last.contains("has no earlier deployment"), "{last}");
     let chosen = cli.good(&["deploy", "rollback", pipeline, "--to", "3"]);
     assert!(chosen.contains(&format!("live={name}:3")), "{chosen}");
 }

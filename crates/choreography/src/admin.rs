@@ -5,6 +5,7 @@ mod spec;
 
 use std::time::{Duration, Instant};
 
+use quadrille_proto::Topics;
 use rdkafka::{
     admin::{
         AdminClient, AdminOptions, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication,
@@ -75,6 +76,18 @@ impl Admin {
 
     pub fn cluster(&self) -> &Cluster {
         &self.cluster
+    }
+
+    /// Asks one question: whatever the answer, a broker gave it.
+    ///
+    /// # Errors
+    /// The cluster does not answer.
+    pub fn reach(&self) -> Result<(), Error> {
+        let answered = self
+            .consumer
+            .fetch_metadata(Some(Topics::MODELS), ANSWER_WITHIN);
+        // That a topic may not be described, or is not there, is said within the answer.
+        answered.map(drop).map_err(|error| self.unreachable(error))
     }
 
     /// The number of partitions, or None where there is no such topic.

@@ -43,16 +43,32 @@ impl Given {
         doubt.map(|doubt| doubt.hint.as_str())
     }
 
-    /// What is said of fields that none of these is, but nearly one that is not there.
+    /// What is said of names that are nearly those of fields which are not there. They may be right: id, key and time are not among
+    /// these fields, and a vector's name stands for many.
     pub fn misspelt(&self, fields: &[String]) -> Vec<String> {
         let given = &self.record.fields;
         let absent = fields.iter().filter(|field| !given.contains_key(*field));
         let absent = absent.map(String::as_str);
-        let strangers = given.keys().filter(|name| !fields.contains(name));
+        let of_vector = |name: &str| {
+            let (vector, element) = match name.rsplit_once('_') {
+                Some((vector, at)) => (vector, format!("{vector}[{at}]")),
+                None => (name, String::new()),
+            };
+            let begins = |field: &String| {
+                field
+                    .strip_prefix(name)
+                    .is_some_and(|rest| rest.starts_with('['))
+                    || *field == element && !vector.is_empty()
+            };
+            fields.iter().any(begins)
+        };
+        let strangers = given
+            .keys()
+            .filter(|name| !fields.contains(name) && !of_vector(name));
         let notes = strangers.filter_map(|name| {
             let meant = nearest(name, absent.clone())?;
             Some(format!(
-                "{} is no field of the pipeline and was passed over; did you mean {}? The fields are {}",
+                "is {} misspelt? The record has no {}; the fields are {}",
                 quote(name),
                 quote(meant),
                 list(fields.iter().map(String::as_str))
@@ -301,13 +317,22 @@ mod tests {
     }
 
     #[test]
+    fn a_vector_and_its_elements_are_not_taken_for_misspelt_names() {
+        let fields = ["pixels[0]", "pixels[1]", "label"].map(str::to_owned);
+        for text in ["pixels_0=1", "pixels=1", "pixels[1]=2"] {
+            let given = from_pairs(&[text.to_owned()]).unwrap();
+            assert_eq!(given.misspelt(&fields), Vec::<String>::new(), "{text}");
+        }
+    }
+
+    #[test]
     fn a_field_that_is_nearly_one_that_is_absent_is_named_with_it() {
         let fields = ["glucose", "age", "3DS?"].map(str::to_owned);
         let notes = |pairs: &[&str]| given(pairs).unwrap().misspelt(&fields);
         assert_eq!(
             notes(&["glucse=148", "age=50"]),
             [
-                r#""glucse" is no field of the pipeline and was passed over; did you mean "glucose"? The fields are "glucose", "age", "3DS?""#
+                r#"is "glucse" misspelt? The record has no "glucose"; the fields are "glucose", "age", "3DS?""#
             ]
         );
         assert_eq!(notes(&["3ds=true"]).len(), 1);
