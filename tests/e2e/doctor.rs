@@ -3,6 +3,7 @@
 use std::{
     net::TcpListener,
     process::{Command, Output, Stdio},
+    sync::atomic::{AtomicU16, Ordering},
     time::{Duration, Instant},
 };
 
@@ -19,14 +20,18 @@ use crate::harness::{
 /// Kafka's client is asked for 10 s; the rest is the process on a busy machine.
 const GIVEN_UP_WITHIN: Duration = Duration::from_secs(20);
 
-/// The first of four ports that nobody listened on a moment ago.
+/// The first of four ports that nobody listens on, and nobody else will: below those that the system gives away, to the services
+/// of other tests and to outgoing connections, and those of local brokers.
 fn free_ports() -> String {
+    static TAKEN: AtomicU16 = AtomicU16::new(0);
+    const FIRST: u16 = 10_000;
+    const FOURS: u16 = 1_200;
+    let own = (std::process::id() % u32::from(FOURS)) as u16;
     let four = || {
-        let listener = TcpListener::bind("127.0.0.1:0").ok()?;
-        let first = listener.local_addr().ok()?.port();
-        let others = first.checked_add(1)?..=first.checked_add(3)?;
-        let taken = |port| TcpListener::bind(("127.0.0.1", port)).is_err();
-        (!others.into_iter().any(taken)).then(|| first.to_string())
+        let turn = TAKEN.fetch_add(1, Ordering::Relaxed);
+        let first = FIRST + 4 * (own.wrapping_add(turn) % FOURS);
+        let is_free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
+        (first..first + 4).all(is_free).then(|| first.to_string())
     };
     eventually("four ports in a row are free", PATIENCE, four)
 }
