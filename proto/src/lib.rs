@@ -11,7 +11,8 @@ pub use codec::allow_elements;
 pub use envelope::{SCHEMA_ID_LEN, SchemaId, open, seal};
 pub use schema::{Field, FieldType, Kind, Schema};
 pub use topics::{
-    DLQ_SUFFIX, OutputSpec, PipelineTopic, STAGES, Service, StageSpec, Topics, dlq_of,
+    Content, DLQ_SUFFIX, KeyedState, OutputSpec, PipelineTopic, STAGES, Service, StageSpec, Topics,
+    dlq_of,
 };
 
 /// The generated messages, clients and servers of `inference`: the Open Inference Protocol.

@@ -72,12 +72,48 @@ pub struct StageSpec {
     outputs: &'static [OutputSpec],
 }
 
+/// Whether a pipeline keeps state by key: then it has the topics of that state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum KeyedState {
+    #[default]
+    None,
+    Kept,
+}
+
+impl From<bool> for KeyedState {
+    /// As a pipeline says of itself whether it keeps any.
+    fn from(keeps_state: bool) -> Self {
+        match keeps_state {
+            true => KeyedState::Kept,
+            false => KeyedState::None,
+        }
+    }
+}
+
+/// What a topic holds, and so what is deleted from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Content {
+    /// Records; they are deleted by age, as the broker is set.
+    Stream,
+    /// Of each key the newest record: what a stage remembers.
+    Changelog,
+    /// The changelog of the state by key, which only pipelines have that keep any.
+    State,
+}
+
+impl Content {
+    /// Whether only the newest record of each key is kept.
+    pub fn is_compacted(self) -> bool {
+        self != Content::Stream
+    }
+}
+
 /// A topic that a stage writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OutputSpec {
     /// A topic of the pipeline, without the pipeline's name. The handler names its output so as well.
     name: &'static str,
-    compacted: bool,
+    content: Content,
 }
 
 impl OutputSpec {
@@ -85,7 +121,7 @@ impl OutputSpec {
     pub const fn stream(name: &'static str) -> Self {
         OutputSpec {
             name,
-            compacted: false,
+            content: Content::Stream,
         }
     }
 
@@ -93,8 +129,20 @@ impl OutputSpec {
     pub const fn changelog(name: &'static str) -> Self {
         OutputSpec {
             name,
-            compacted: true,
+            content: Content::Changelog,
         }
+    }
+
+    /// The changelog of state by key; of pipelines that keep none there is no such topic.
+    pub const fn state(name: &'static str) -> Self {
+        OutputSpec {
+            name,
+            content: Content::State,
+        }
+    }
+
+    fn is_there(&self, state: KeyedState) -> bool {
+        self.content != Content::State || state == KeyedState::Kept
     }
 }
 
@@ -104,7 +152,10 @@ pub static STAGES: [StageSpec; 4] = [
     StageSpec::first(
         Service::Feature,
         "records",
-        &[OutputSpec::stream("features")],
+        &[
+            OutputSpec::stream("features"),
+            OutputSpec::state("feature-state"),
+        ],
     ),
     StageSpec::first(
         Service::Inference,
@@ -164,9 +215,20 @@ impl StageSpec {
     }
 
     /// The topics it writes, each with the name that its handler has for it.
-    pub fn outputs(&self, pipeline: &str) -> Vec<(&'static str, String)> {
-        let named = |output: &OutputSpec| (output.name, topic(pipeline, output.name));
-        self.outputs.iter().map(named).collect()
+    pub fn outputs(&self, pipeline: &str, state: KeyedState) -> Vec<(&'static str, String)> {
+        let there = self.outputs.iter().filter(|it| it.is_there(state));
+        there
+            .map(|output| (output.name, topic(pipeline, output.name)))
+            .collect()
+    }
+
+    /// The changelogs of state among them.
+    pub fn state_topics(&self, pipeline: &str, state: KeyedState) -> Vec<String> {
+        let there = self.outputs.iter().filter(|it| it.is_there(state));
+        there
+            .filter(|it| it.content == Content::State)
+            .map(|it| topic(pipeline, it.name))
+            .collect()
     }
 }
 
@@ -174,16 +236,16 @@ impl StageSpec {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PipelineTopic {
     pub name: String,
-    /// Only the newest record of each key is kept.
-    pub compacted: bool,
+    pub content: Content,
     /// A stage consumes it: what that cannot handle goes to a topic of dead letters.
     pub has_dead_letters: bool,
 }
 
 impl PipelineTopic {
     /// Those of a pipeline with these stages: what they read, in their order, then what they write and none of them reads.
-    pub fn of(stages: &[StageSpec], pipeline: &str) -> Vec<PipelineTopic> {
-        let outputs = || stages.iter().flat_map(|stage| stage.outputs);
+    pub fn of(stages: &[StageSpec], pipeline: &str, state: KeyedState) -> Vec<PipelineTopic> {
+        let written = || stages.iter().flat_map(|stage| stage.outputs);
+        let outputs = || written().filter(|it| it.is_there(state));
         let read = |name| stages.iter().any(|stage| stage.input == name);
         let inputs = stages.iter().map(|stage| stage.input);
         let unread = outputs().map(|it| it.name).filter(|name| !read(*name));
@@ -191,7 +253,9 @@ impl PipelineTopic {
         for name in inputs.chain(unread) {
             let found = PipelineTopic {
                 name: topic(pipeline, name),
-                compacted: outputs().any(|it| it.name == name && it.compacted),
+                content: outputs()
+                    .find(|it| it.name == name)
+                    .map_or(Content::Stream, |it| it.content),
                 has_dead_letters: read(name),
             };
             if !topics.contains(&found) {
@@ -273,7 +337,10 @@ mod tests {
     #[test]
     fn each_stage_reads_what_the_one_before_writes() {
         for pair in STAGES.windows(2) {
-            let written = pair[0].outputs("p").into_iter().map(|(_, topic)| topic);
+            let written = pair[0]
+                .outputs("p", KeyedState::None)
+                .into_iter()
+                .map(|(_, topic)| topic);
             assert_eq!(written.collect::<Vec<_>>(), [pair[1].input("p")]);
         }
     }
@@ -292,7 +359,7 @@ mod tests {
     #[test]
     fn a_pipeline_has_the_topics_of_the_figure_and_what_further_stages_read_and_write() {
         let names = |stages: &[StageSpec]| -> Vec<String> {
-            let topics = PipelineTopic::of(stages, "p");
+            let topics = PipelineTopic::of(stages, "p", KeyedState::None);
             topics.into_iter().map(|it| it.name).collect()
         };
         assert_eq!(names(&STAGES), Topics::of("p").flow());
@@ -303,11 +370,35 @@ mod tests {
             StageSpec::further(Service::Feature, "counts", "records", &COUNTS),
         ];
         assert_eq!(names(&further), ["p.records", "p.counts", "p.state"]);
-        let topics = PipelineTopic::of(&further, "p");
-        let compacted: Vec<bool> = topics.iter().map(|it| it.compacted).collect();
+        let topics = PipelineTopic::of(&further, "p", KeyedState::None);
+        let compacted: Vec<bool> = topics.iter().map(|it| it.content.is_compacted()).collect();
         let letters: Vec<bool> = topics.iter().map(|it| it.has_dead_letters).collect();
         assert_eq!(compacted, [false, false, true]);
         assert_eq!(letters, [true, false, false]);
+    }
+
+    #[test]
+    fn a_pipeline_that_keeps_state_has_the_changelog_of_it_beside_the_topics_of_the_figure() {
+        let topics = PipelineTopic::of(&STAGES, "p", KeyedState::Kept);
+        let (state, flow) = topics.split_last().unwrap();
+        let names: Vec<&str> = flow.iter().map(|it| it.name.as_str()).collect();
+        assert_eq!(names, Topics::of("p").flow());
+        assert_eq!(
+            (&*state.name, state.content, state.has_dead_letters),
+            ("p.feature-state", Content::State, false)
+        );
+        let feature = Service::Feature.stage();
+        let outputs = |state| -> Vec<&str> {
+            let outputs = feature.outputs("p", state).into_iter();
+            outputs.map(|(name, _)| name).collect()
+        };
+        assert_eq!(outputs(KeyedState::None), ["features"]);
+        assert_eq!(outputs(KeyedState::Kept), ["features", "feature-state"]);
+        assert_eq!(
+            feature.state_topics("p", KeyedState::Kept),
+            ["p.feature-state"]
+        );
+        assert!(feature.state_topics("p", KeyedState::None).is_empty());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use quadrille_proto::Service;
+use quadrille_proto::{KeyedState, Service};
 use rdkafka::{
     ClientConfig, Offset, TopicPartitionList,
     consumer::{BaseConsumer, CommitMode, Consumer},
@@ -121,7 +121,7 @@ fn survives_a_kill(victim: Service) {
     let last = services.len() - 1;
     let watched = victim
         .stage()
-        .outputs(&world.pipeline)
+        .outputs(&world.pipeline, KeyedState::None)
         .pop()
         .map(|(_, topic)| topic)
         .unwrap_or(world.topics().predictions);

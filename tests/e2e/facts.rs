@@ -7,7 +7,7 @@ use std::{
 };
 
 use quadrille_choreography::{Admin, TopicSpec};
-use quadrille_proto::{Service, Topics, dlq_of};
+use quadrille_proto::{KeyedState, Service, Topics, dlq_of};
 use rdkafka::admin::AdminOptions;
 
 use crate::harness::{
@@ -48,7 +48,7 @@ fn create_again(world: &World, topic: &str) {
     let gone = runtime.block_on(deleting.delete_topics(&[topic], &AdminOptions::new()));
     assert!(gone.expect("an answer").iter().all(Result::is_ok));
     let before = asked(world);
-    let specs = TopicSpec::of_pipeline(&world.pipeline, world.partitions, MESSAGE_BYTES_MAX);
+    let specs = world.specs(MESSAGE_BYTES_MAX);
     let spec: Vec<TopicSpec> = specs.into_iter().filter(|it| it.name == topic).collect();
     eventually("the topic is gone", PATIENCE, || {
         before
@@ -67,7 +67,9 @@ fn create_again(world: &World, topic: &str) {
 
 fn add_partitions(world: &World, partitions: i32) {
     let admin = asked(world);
-    let topics = admin.pipeline_topics(&world.pipeline).expect("topics");
+    let topics = admin
+        .pipeline_topics(&world.pipeline, KeyedState::None)
+        .expect("topics");
     admin.add_partitions(&topics, partitions).expect("altered");
 }
 

@@ -11,10 +11,11 @@ use std::{
 };
 
 use quadrille_choreography::{
-    Admin, Destination, Handler, Incoming, Item, Output, OutputKey, Restore, TopicSpec, handler,
+    Admin, Delivered, Destination, Handler, Incoming, Item, Output, OutputKey, Restore, TopicSpec,
+    handler,
 };
 use quadrille_pipeline::Pipeline;
-use quadrille_proto::{OutputSpec, STAGES, Service, StageSpec};
+use quadrille_proto::{KeyedState, OutputSpec, STAGES, Service, StageSpec};
 use quadrille_service::{
     Assembly, Calls, Config, Context, Drain, Error, MessageMax, Requests, Task,
 };
@@ -112,7 +113,7 @@ impl Handler for Counter {
         Ok(Restore::Done)
     }
 
-    fn committed(&mut self) {
+    fn committed(&mut self, _: &Delivered) {
         self.committed.extend(self.pending.drain());
     }
 
@@ -225,7 +226,13 @@ fn await_counts(world: &World, client: &Client, records: usize) {
 fn a_service_runs_a_further_stage_with_state_a_second_output_and_a_task_after_it() {
     let world = World::new(PARTITIONS);
     let stages: Vec<StageSpec> = STAGES.into_iter().chain([COUNTS]).collect();
-    let specs = TopicSpec::of_stages(&stages, &world.pipeline, PARTITIONS, MESSAGE_BYTES_MAX);
+    let specs = TopicSpec::of_stages(
+        &stages,
+        &world.pipeline,
+        KeyedState::None,
+        PARTITIONS,
+        MESSAGE_BYTES_MAX,
+    );
     let admin = Admin::connect(&world.cluster()).expect("a client");
     let created = admin.create(&specs).expect("topics");
     let name = |suffix: &str| format!("{}.{suffix}", world.pipeline);

@@ -10,7 +10,7 @@ use quadrille_model::{
     train::{Algorithm, Dataset, TrainOptions, train},
 };
 use quadrille_pipeline::Pipeline;
-use quadrille_proto::Service;
+use quadrille_proto::{KeyedState, Service};
 use quadrille_service::Config;
 
 use crate::load::{Client, INPUTS, MODEL, Random};
@@ -47,7 +47,12 @@ pub fn serve() -> anyhow::Result<()> {
     package.save(&folder.path().join(PIPELINE), Overwrite::Refuse)?;
 
     let broker = EmbeddedBroker::start()?;
-    broker.create(&TopicSpec::of_pipeline(PIPELINE, 1, 1_048_588))?;
+    broker.create(&TopicSpec::of_pipeline(
+        PIPELINE,
+        KeyedState::None,
+        1,
+        1_048_588,
+    ))?;
     let pipelines = vec![Arc::new(pipeline)];
     let service = Config::on_loopback(Service::Inference, broker.cluster()?, pipelines)?;
     let address = service.listen;

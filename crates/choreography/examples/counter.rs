@@ -22,31 +22,21 @@ use std::{
 };
 
 use quadrille_choreography::{
-    Admin, Cluster, CommitMode, Destination, Handler, Incoming, Item, Limits, Output, OutputKey,
-    OutputTopic, Restore, Stage, StageConfig, handler,
+    Admin, ChangelogReader, Cluster, CommitMode, Delivered, Destination, Handler, Incoming, Item,
+    Limits, Output, OutputKey, OutputTopic, Restore, Stage, StageConfig, changelog, handler,
 };
 use quadrille_telemetry::{Registry, Tracing, metrics::LoopMetrics};
-use rdkafka::{
-    ClientConfig, Message, Offset, TopicPartitionList,
-    consumer::{BaseConsumer, Consumer},
-    error::KafkaError,
-};
-
-/// Records of the changelog in one call of `restore`, so that other partitions go on meanwhile.
-const RESTORED_AT_ONCE: usize = 1_000;
 
 type Counts = HashMap<Vec<u8>, u64>;
 
 struct Counter {
-    servers: String,
-    changelog: String,
+    changelog: ChangelogReader,
     /// Of each partition held, as committed.
     counts: HashMap<i32, Counts>,
     /// Of the batch in hand: None where a key is forgotten.
     pending: HashMap<(i32, Vec<u8>), Option<u64>>,
     /// As it was before the last call of `handle`.
     savepoint: HashMap<(i32, Vec<u8>), Option<u64>>,
-    restoring: HashMap<i32, Changelog>,
     restored: Arc<AtomicU64>,
 }
 
@@ -115,19 +105,19 @@ impl Handler for Counter {
     }
 
     fn restore(&mut self, partition: i32, _: Option<i64>) -> Result<Restore, handler::Error> {
-        let retry = |error: KafkaError| handler::Error::retry("kafka", error.to_string());
         let counts = self.counts.entry(partition).or_default();
-        let log = match self.restoring.entry(partition) {
-            std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
-            std::collections::hash_map::Entry::Vacant(entry) => {
-                counts.clear();
-                let log = Changelog::open(&self.servers, &self.changelog, partition);
-                entry.insert(log.map_err(retry)?)
-            }
-        };
-        let progress = log.read(counts).map_err(retry)?;
+        let read = self.changelog.read(partition, None, |change| {
+            let text = change.payload.map(String::from_utf8_lossy);
+            match text.and_then(|text| text.parse().ok()) {
+                Some(count) => counts.insert(change.key.to_vec(), count),
+                None => counts.remove(change.key),
+            };
+        });
+        if read.as_ref().is_err_and(changelog::Error::begins_anew) {
+            counts.clear();
+        }
+        let progress = Restore::from(read?);
         if progress == Restore::Done {
-            self.restoring.remove(&partition);
             self.restored.fetch_add(1, Ordering::Relaxed);
         }
         Ok(progress)
@@ -136,11 +126,11 @@ impl Handler for Counter {
     fn revoked(&mut self, partitions: &[i32]) {
         for partition in partitions {
             self.counts.remove(partition);
-            self.restoring.remove(partition);
+            self.changelog.forget(*partition);
         }
     }
 
-    fn committed(&mut self) {
+    fn committed(&mut self, _: &Delivered) {
         for ((partition, key), count) in self.pending.drain() {
             let counts = self.counts.entry(partition).or_default();
             match count {
@@ -156,70 +146,6 @@ impl Handler for Counter {
 
     fn panicked(&mut self) {
         self.pending.clone_from(&self.savepoint);
-    }
-}
-
-/// A partition of the changelog, on its way to be read to its end.
-struct Changelog {
-    consumer: BaseConsumer,
-    topic: String,
-    partition: i32,
-    begin: i64,
-    end: i64,
-}
-
-impl Changelog {
-    /// Its end is the log's, not that of what is committed: a transaction whose marker is still to come is waited for.
-    fn open(servers: &str, topic: &str, partition: i32) -> Result<Self, KafkaError> {
-        let client = |isolation: &str| -> Result<BaseConsumer, KafkaError> {
-            ClientConfig::new()
-                .set("bootstrap.servers", servers)
-                .set("group.id", "counter.restore")
-                .set("enable.auto.commit", "false")
-                .set("isolation.level", isolation)
-                .create()
-        };
-        let all = client("read_uncommitted")?;
-        let (begin, end) = all.fetch_watermarks(topic, partition, Duration::from_secs(5))?;
-        let consumer = client("read_committed")?;
-        let mut list = TopicPartitionList::new();
-        list.add_partition_offset(topic, partition, Offset::Beginning)?;
-        consumer.assign(&list)?;
-        Ok(Changelog {
-            consumer,
-            topic: topic.to_owned(),
-            partition,
-            begin,
-            end,
-        })
-    }
-
-    fn read(&self, counts: &mut Counts) -> Result<Restore, KafkaError> {
-        for _ in 0..RESTORED_AT_ONCE {
-            let Some(message) = self.consumer.poll(Duration::ZERO) else {
-                break;
-            };
-            let message = message?;
-            let key = message.key().unwrap_or_default().to_vec();
-            let text = message.payload().map(String::from_utf8_lossy);
-            match text.and_then(|text| text.parse().ok()) {
-                Some(count) => counts.insert(key, count),
-                None => counts.remove(&key),
-            };
-        }
-        let position = self.consumer.position()?;
-        let position = position.find_partition(&self.topic, self.partition);
-        let position = match position.map(|it| it.offset()) {
-            Some(Offset::Offset(next)) => next,
-            _ => self.begin,
-        };
-        Ok(match position >= self.end {
-            true => Restore::Done,
-            false => Restore::Pending {
-                done: (position - self.begin).unsigned_abs(),
-                total: (self.end - self.begin).unsigned_abs(),
-            },
-        })
     }
 }
 
@@ -251,7 +177,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         commit: CommitMode::Kafka,
         limits: Limits::default(),
         latency_objective: None,
-        cluster,
+        cluster: cluster.clone(),
     };
     let metrics = LoopMetrics::register(&Registry::default());
     let stage = Stage {
@@ -262,12 +188,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let restored = Arc::new(AtomicU64::new(0));
     let running = stage.run(|_| Counter {
-        servers: servers.clone(),
-        changelog: topic("counts-state"),
+        changelog: ChangelogReader::new(&cluster, &topic("counts-state")),
         counts: HashMap::new(),
         pending: HashMap::new(),
         savepoint: HashMap::new(),
-        restoring: HashMap::new(),
         restored: Arc::clone(&restored),
     })?;
     let health = running.health();

@@ -178,6 +178,26 @@ impl Admin {
         Ok(value.unwrap_or(MESSAGE_BYTES_DEFAULT))
     }
 
+    /// Of a changelog of state the settings that readers rely on ([`TopicSpec::unfit`]), as far as they may be read; of other
+    /// topics none.
+    ///
+    /// # Errors
+    /// The cluster does not answer.
+    pub fn settings(&self, spec: &TopicSpec) -> Result<Vec<(String, String)>, Error> {
+        if spec.retention != Retention::State || self.cluster.embedded {
+            return Ok(Vec::new());
+        }
+        let resource = ResourceSpecifier::Topic(&spec.name);
+        let answer = self.admin.describe_configs([&resource], &options());
+        let configs =
+            futures_executor::block_on(answer).map_err(|error| self.unreachable(error))?;
+        let settings = configs.iter().flatten().flat_map(|config| {
+            let one = |name: &str| Some((name.to_owned(), config.get(name)?.value.clone()?));
+            spec::CHECKED.into_iter().filter_map(one)
+        });
+        Ok(settings.collect())
+    }
+
     /// Creates the topics that are missing; returns their names.
     ///
     /// # Errors
@@ -192,23 +212,15 @@ impl Admin {
         if missing.is_empty() {
             return Ok(Vec::new());
         }
-        let limits: Vec<Option<String>> = missing
-            .iter()
-            .map(|spec| spec.message_bytes_max.map(|bytes| bytes.to_string()))
-            .collect();
+        let settings: Vec<_> = missing.iter().map(|spec| spec.settings()).collect();
         let topics: Vec<NewTopic<'_>> = missing
             .iter()
-            .zip(&limits)
-            .map(|(spec, limit)| {
-                let mut topic =
-                    NewTopic::new(&spec.name, spec.partitions, TopicReplication::Fixed(-1));
-                if let Some((name, value)) = spec.retention.setting() {
-                    topic = topic.set(name, value);
-                }
-                match limit {
-                    Some(limit) => topic.set("max.message.bytes", limit),
-                    None => topic,
-                }
+            .zip(&settings)
+            .map(|(spec, settings)| {
+                let topic = NewTopic::new(&spec.name, spec.partitions, TopicReplication::Fixed(-1));
+                settings
+                    .iter()
+                    .fold(topic, |topic, (name, value)| topic.set(name, value))
             })
             .collect();
         let answer = self.admin.create_topics(&topics, &options());

@@ -44,6 +44,10 @@ pub enum Error {
         value: String,
         allowed: &'static str,
     },
+    #[error(
+        "QUADRILLE_DELIVERY is at-least-once, but the stage keeps state, in which a repeated record would count twice; set it to exactly-once"
+    )]
+    StateNeedsTransactions,
 }
 
 /// How often an output may come: the setting of stages that write to Kafka.

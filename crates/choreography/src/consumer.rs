@@ -56,6 +56,8 @@ pub(crate) struct LaneConsumer {
     is_holding: Cell<bool>,
     /// Start offsets are being claimed.
     pub is_claiming: Cell<bool>,
+    /// State is being read, and more of it is there.
+    pub is_restoring: Cell<bool>,
     group_served_at: Cell<Instant>,
     generation: Cell<i32>,
     /// When the group last changed.
@@ -100,6 +102,7 @@ impl LaneConsumer {
             topic: config.input.clone(),
             is_holding: Cell::new(false),
             is_claiming: Cell::new(false),
+            is_restoring: Cell::new(false),
             group_served_at: Cell::new(Instant::now()),
             generation: Cell::new(-1),
             rebalanced_at: Cell::new(Instant::now()),
@@ -117,6 +120,9 @@ impl LaneConsumer {
 
     /// How long to wait for a record.
     pub fn poll_wait(&self) -> Duration {
+        if self.is_restoring.get() {
+            return Duration::ZERO;
+        }
         if self.is_claiming.get() {
             return CLAIM_WAIT;
         }

@@ -1,5 +1,6 @@
 //! What a service author writes, and what the loop hands over and takes back.
 
+mod delivered;
 mod output;
 
 use std::{
@@ -11,8 +12,11 @@ use std::{
 
 use rdkafka::message::BorrowedHeaders;
 
-pub use self::output::{Destination, Output, OutputKey};
 pub(crate) use self::output::{Emitted, Outcome};
+pub use self::{
+    delivered::Delivered,
+    output::{Destination, Output, OutputKey},
+};
 use crate::{OffsetRange, native};
 
 /// Why a record could not be handled: in a dead letter's headers, and as a label of its metric.
@@ -223,8 +227,10 @@ pub trait Handler: Send + 'static {
         let _ = partitions;
     }
 
-    /// What was decided since [`Handler::begin`] is durable.
-    fn committed(&mut self) {}
+    /// What was decided since [`Handler::begin`] is durable; where its outputs ended, a state's changelog among them.
+    fn committed(&mut self, delivered: &Delivered) {
+        let _ = delivered;
+    }
 
     /// What was decided since [`Handler::begin`] is not durable and never will be: undo it.
     fn aborted(&mut self) {}

@@ -14,6 +14,7 @@ mod dead_letter_log;
 mod known_records;
 mod poll;
 mod process;
+mod restores;
 mod send;
 mod session;
 mod unreadable;
@@ -28,10 +29,11 @@ use quadrille_telemetry::{StageMetrics, Tracing};
 
 use self::{
     claims::Claims, dead_letter_log::DeadLetterLog, known_records::KnownRecords,
-    process::BatchResult, send::Suspects, session::SessionEnd, unreadable::ReadErrors,
+    process::BatchResult, restores::Restores, send::Suspects, session::SessionEnd,
+    unreadable::ReadErrors,
 };
 use crate::{
-    Backoff, Cause, Handler, StageConfig, StageTopics,
+    Backoff, Cause, Delivered, Handler, StageConfig, StageTopics,
     batch::Batch,
     consumer::LaneConsumer,
     decisions::Decisions,
@@ -77,6 +79,8 @@ pub(crate) struct Lane<H: Handler> {
     failed_commits: u32,
     /// Of the current batch.
     known: KnownRecords,
+    /// Where the outputs of the last batch ended that was confirmed.
+    delivered: Delivered,
     /// Of the last attempt.
     extras_dropped: u64,
     /// Of the last attempt.
@@ -84,6 +88,7 @@ pub(crate) struct Lane<H: Handler> {
     /// Of the current batch.
     suspects: Suspects,
     read_errors: ReadErrors,
+    restores: Restores,
     /// Of each partition the timestamp, in ms, of the last record committed, or since when it is held without any.
     handled: BTreeMap<i32, i64>,
     last_commit: Instant,
@@ -116,10 +121,13 @@ impl<H: Handler> Lane<H> {
         } = options;
         let spans = Spans::new(tracing, &config, index);
         let decisions = Decisions::of(&status);
+        let task = format!("{}-{index}", config.instance);
+        let restores = Restores::new(&task, &status, &metrics.restores);
         let attempts = Backoff::new(config.limits.retry_first, config.limits.retry_max);
         Lane {
             dlq_topic: quadrille_proto::dlq_of(&config.input),
-            task: format!("{}-{index}", config.instance),
+            task,
+            restores,
             config,
             index,
             topics,
@@ -132,6 +140,7 @@ impl<H: Handler> Lane<H> {
             attempts,
             failed_commits: 0,
             known: KnownRecords::default(),
+            delivered: Delivered::default(),
             extras_dropped: 0,
             letters_truncated: 0,
             suspects: Suspects::default(),

@@ -8,6 +8,7 @@
 pub mod admin;
 mod backoff;
 mod batch;
+pub mod changelog;
 mod client;
 pub mod config;
 mod consumer;
@@ -41,6 +42,7 @@ mod unreadable;
 pub use admin::{Admin, Retention, TopicIdentity, TopicSpec};
 pub use backoff::Backoff;
 pub use batch::OffsetRange;
+pub use changelog::{Change, ChangelogReader};
 pub use config::{Cluster, CommitMode, Delivery, LANES_MAX, Limits, OutputTopic, StageConfig};
 pub use dlq::{ATTEMPTS_HEADER, ORIGIN_HEADER, dead_letter_bytes_min};
 pub use embedded::EmbeddedBroker;
@@ -50,8 +52,8 @@ pub use facts::{
 };
 pub use group::{GroupProgress, PartitionProgress};
 pub use handler::{
-    Cancelled, Cause, ClaimedOffsets, Destination, Handler, Headers, Incoming, Item, OffsetStore,
-    Output, OutputKey, Restore, StoreSpan,
+    Cancelled, Cause, ClaimedOffsets, Delivered, Destination, Handler, Headers, Incoming, Item,
+    OffsetStore, Output, OutputKey, Restore, StoreSpan,
 };
 pub use partition::partition_of;
 pub use position::position_id;

@@ -2,6 +2,7 @@
 //! foreign bytes (header names that are not UTF-8). All of this crate's unsafe code is here.
 #![allow(unsafe_code, reason = "thin wrappers of C functions")]
 
+mod bounds;
 mod events;
 mod topic;
 
@@ -21,6 +22,7 @@ use rdkafka::{
 };
 
 use crate::topic_state::TopicState;
+pub(crate) use bounds::{Bound, Bounds, BoundsQuery, position};
 pub(crate) use events::{Event, next_event};
 pub(crate) use topic::TopicSettings;
 

@@ -5,6 +5,8 @@
 //! committed only when none is outstanding.
 
 mod deliveries;
+mod ends;
+mod tag;
 
 use std::{
     cell::{Cell, OnceCell},
@@ -24,6 +26,7 @@ use rdkafka::{
 
 pub(crate) use self::deliveries::DeliveryFailure;
 use self::deliveries::{Deliveries, ProducerEvents};
+pub(crate) use self::{ends::Ends, tag::Tag};
 use crate::{
     StageConfig, client, dlq,
     native::TopicSettings,
@@ -94,6 +97,7 @@ impl LaneProducer {
         lane: usize,
         message_bytes_max: usize,
         batch_bytes_max: usize,
+        ends: Ends,
     ) -> KafkaResult<Self> {
         let mut settings = config.cluster.client_config();
         let name = format!("{}-{}-{lane}", config.group, config.instance);
@@ -136,7 +140,7 @@ impl LaneProducer {
                     .set("retry.backoff.ms", "20");
             }
         }
-        let mut producer = Self::start(&settings, &format!("events-{lane}"))?;
+        let mut producer = Self::start_noting(&settings, &format!("events-{lane}"), ends)?;
         producer.queue_bytes_max = queue_bytes_max;
         let dlq_topic = quadrille_proto::dlq_of(&config.input);
         let topic = TopicSettings::compressed(producer.producer.client(), &dlq_topic);
@@ -148,7 +152,15 @@ impl LaneProducer {
 
     /// A producer of these settings, its events served by a thread of this name.
     pub fn start(settings: &ClientConfig, thread_name: &str) -> KafkaResult<Self> {
-        let deliveries = Arc::new(Deliveries::default());
+        Self::start_noting(settings, thread_name, Ends::default())
+    }
+
+    /// As [`LaneProducer::start`]; where what is delivered ends is noted.
+    fn start_noting(settings: &ClientConfig, thread_name: &str, ends: Ends) -> KafkaResult<Self> {
+        let deliveries = Arc::new(Deliveries {
+            ends,
+            ..Deliveries::default()
+        });
         let producer: Arc<BaseProducer<ProducerEvents>> =
             Arc::new(settings.create_with_context(ProducerEvents(Arc::clone(&deliveries)))?);
         let stop = Arc::new(AtomicBool::new(false));
@@ -310,6 +322,16 @@ impl LaneProducer {
     /// that what is sent next is not taken for them.
     pub fn wait_reported(&self) {
         while let Err(Some(_)) = self.wait_delivered() {}
+    }
+
+    /// To be called before a batch is sent, when nothing is outstanding: what is delivered from now on is that batch's.
+    pub fn forget_ends(&self) {
+        self.deliveries.ends.clear();
+    }
+
+    /// Where what was delivered since then ended; to be called when all of it is confirmed.
+    pub fn copy_ends(&self, next: &mut [i64]) {
+        self.deliveries.ends.copy_to(next);
     }
 
     /// Takes the failures that were the records' own, of all that was sent: what the first failure kept from being sent

@@ -125,7 +125,7 @@ impl Stage {
         let lanes: Arc<[Arc<LaneStatus>]> = (0..config.lanes)
             .map(|_| Arc::new(LaneStatus::new()))
             .collect();
-        let handlers = (0..config.lanes).map(|index| check_store(make(index), &config));
+        let handlers = (0..config.lanes).map(|index| check_handler(make(index), &config));
         let handlers = handlers.collect::<Result<Vec<H>, _>>()?;
         let mut threads = Vec::with_capacity(config.lanes);
         for (index, (status, handler)) in lanes.iter().zip(handlers).enumerate() {
@@ -172,8 +172,11 @@ impl Stage {
     }
 }
 
-/// A handler whose store would never be asked to commit loses what it keeps there; one without would commit nothing.
-fn check_store<H: Handler>(mut handler: H, config: &StageConfig) -> Result<H, Error> {
+/// What a handler keeps beside its outputs must be committed with them: state needs transactions, and one whose store would never be asked to commit loses what it keeps there; one without would commit nothing.
+fn check_handler<H: Handler>(mut handler: H, config: &StageConfig) -> Result<H, Error> {
+    if handler.keeps_state() && config.commit == CommitMode::AtLeastOnce {
+        return Err(config::Error::StateNeedsTransactions.into());
+    }
     let has_store = handler.store().is_some();
     match has_store == (config.commit == CommitMode::Store) {
         true => Ok(handler),

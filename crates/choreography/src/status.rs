@@ -104,9 +104,13 @@ impl LaneStatus {
         self.assigned.store(0, Ordering::Release);
     }
 
-    /// It was given partitions whose state is to be brought back.
+    /// It was given partitions whose state is to be brought back. That keeps nobody from asking this replica, once it had its
+    /// share: these partitions are one part of it.
     pub fn awaits_state(&self) {
-        self.awaits_state.store(true, Ordering::Release);
+        match self.has_joined.load(Ordering::Acquire) {
+            true => self.joined.store(true, Ordering::Release),
+            false => self.awaits_state.store(true, Ordering::Release),
+        }
     }
 
     /// The state of all that it holds is there.
@@ -190,7 +194,7 @@ impl Health {
         Ok(())
     }
 
-    /// Whether the group has given this replica its share.
+    /// Whether the group has given this replica its share, and the state of the first one was restored.
     ///
     /// # Errors
     /// What it waits for.
@@ -220,6 +224,12 @@ impl Health {
     }
 
     fn waits_for(&self) -> String {
+        let restoring = self.restoring();
+        restoring.unwrap_or_else(|| "waiting for partitions to be assigned".to_owned())
+    }
+
+    /// Which partitions' state is being restored, and how far it is; for people. None where none is.
+    pub fn restoring(&self) -> Option<String> {
         let mut partitions = Vec::new();
         let (mut done, mut total) = (0, 0);
         for lane in self.lanes.iter() {
@@ -229,14 +239,14 @@ impl Health {
                 total += all_of_it;
             }
         }
-        match partitions.is_empty() {
-            true => "waiting for partitions to be assigned".to_owned(),
-            false => {
-                let percent = (100 * done).checked_div(total).unwrap_or(0);
-                let partitions = partitions.join(", ");
-                format!("restoring state of partitions {partitions}: {percent} %")
-            }
+        if partitions.is_empty() {
+            return None;
         }
+        let percent = (100 * done).checked_div(total).unwrap_or(0);
+        let partitions = partitions.join(", ");
+        Some(format!(
+            "restoring state of partitions {partitions}: {percent} %"
+        ))
     }
 
     /// Partitions this replica holds now.
@@ -245,5 +255,39 @@ impl Health {
             .iter()
             .map(|lane| lane.assigned.load(Ordering::Acquire))
             .sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_first_restore_keeps_a_replica_from_being_ready() {
+        let lane = Arc::new(LaneStatus::new());
+        let health = Health::new("p", [Arc::clone(&lane)].into());
+        let waits = |health: &Health| health.ready().unwrap_err();
+        assert_eq!(
+            waits(&health),
+            "pipeline p: waiting for partitions to be assigned"
+        );
+        lane.awaits_state();
+        lane.restores(3, 1, 4);
+        let restoring = "restoring state of partitions 3: 25 %";
+        assert_eq!(waits(&health), format!("pipeline p: {restoring}"));
+        lane.restored(&[3]);
+        lane.restored_all();
+        assert_eq!((health.ready(), health.restoring()), (Ok(()), None));
+        // Another rebalance, then another session with Kafka.
+        for left in [false, true] {
+            if left {
+                lane.left();
+                assert!(health.ready().is_err());
+            }
+            lane.awaits_state();
+            lane.restores(3, 1, 4);
+            assert_eq!(health.ready(), Ok(()));
+            assert_eq!(health.restoring().as_deref(), Some(restoring));
+        }
     }
 }

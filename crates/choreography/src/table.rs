@@ -351,7 +351,7 @@ fn record<'a>(message: &'a BorrowedMessage<'_>) -> TableRecord<'a> {
 }
 
 /// Whether the log has no such offset any more.
-fn is_out_of_range(error: &KafkaError) -> bool {
+pub(crate) fn is_out_of_range(error: &KafkaError) -> bool {
     let codes = [
         RDKafkaErrorCode::AutoOffsetReset,
         RDKafkaErrorCode::OffsetOutOfRange,
@@ -361,12 +361,14 @@ fn is_out_of_range(error: &KafkaError) -> bool {
         .is_some_and(|code| codes.contains(&code))
 }
 
+/// The group of clients outside any group: the client needs one; it is never joined and nothing is committed.
+pub(crate) const READER_GROUP: &str = "quadrille.table.reader";
+
 /// A client for one partition, outside any group.
 fn consumer(cluster: &Cluster) -> Result<BaseConsumer<LoggingContext>, KafkaError> {
     let mut settings = cluster.client_config();
     settings
-        // Needed by the client; the group is never joined and nothing is committed.
-        .set("group.id", "quadrille.table.reader")
+        .set("group.id", READER_GROUP)
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
         .set("enable.partition.eof", "true")

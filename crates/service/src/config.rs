@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use quadrille_choreography::{Cluster, Delivery, Limits, OutputTopic, StageConfig};
+use quadrille_choreography::{Cluster, Delivery, Limits, OutputTopic, StageConfig, config};
 use quadrille_pipeline::Pipeline;
 use quadrille_proto::{Service, StageSpec};
 
@@ -77,7 +77,7 @@ impl Config {
             group: stage.group(name),
             input: stage.input(name),
             outputs: stage
-                .outputs(name)
+                .outputs(name, pipeline.keeps_state().into())
                 .into_iter()
                 .map(|(name, topic)| OutputTopic { name, topic })
                 .collect(),
@@ -88,6 +88,22 @@ impl Config {
             latency_objective: pipeline
                 .latency_objective_ms()
                 .map(|ms| Duration::from_millis(ms.unsigned_abs())),
+        }
+    }
+
+    /// # Errors
+    /// The stage keeps state and does not deliver exactly once: what is repeated would count twice.
+    pub(crate) fn check_delivery(
+        &self,
+        stage: &StageSpec,
+        pipeline: &Pipeline,
+    ) -> Result<(), Error> {
+        let state = stage.state_topics(pipeline.name(), pipeline.keeps_state().into());
+        match self.delivery {
+            Delivery::AtLeastOnce if !state.is_empty() => {
+                Err(config::Error::StateNeedsTransactions.into())
+            }
+            Delivery::AtLeastOnce | Delivery::ExactlyOnce => Ok(()),
         }
     }
 

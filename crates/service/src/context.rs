@@ -100,8 +100,9 @@ impl Context {
         spec: &'static StageSpec,
         pipeline: &Arc<Pipeline>,
     ) -> Result<Stage, Error> {
+        self.config.check_delivery(spec, pipeline)?;
         let topics = self.prepare(spec, pipeline).await?;
-        for (output, _) in spec.outputs(pipeline.name()) {
+        for (output, _) in spec.outputs(pipeline.name(), pipeline.keeps_state().into()) {
             let schema = match output {
                 "records" => pipeline.record_schema(),
                 "features" => pipeline.feature_schema(),
@@ -249,6 +250,11 @@ impl Context {
     }
 }
 
+fn specs(pipeline: &Pipeline, partitions: i32) -> Vec<TopicSpec> {
+    let state = pipeline.keeps_state().into();
+    TopicSpec::of_pipeline(pipeline.name(), state, partitions, MESSAGE_BYTES_MAX)
+}
+
 fn prepare(
     config: &Config,
     spec: &StageSpec,
@@ -259,18 +265,26 @@ fn prepare(
     if config.create_topics.is_some() && !config.cluster.is_embedded() {
         let there = admin.partitions(&stage.input)?;
         let partitions = there.unwrap_or(config.partitions_to_create());
-        let specs = TopicSpec::of_pipeline(pipeline.name(), partitions, MESSAGE_BYTES_MAX);
-        for topic in admin.create(&specs)? {
+        for topic in admin.create(&specs(pipeline, partitions))? {
             tracing::info!(topic, partitions, "topic created");
         }
     }
     let mut topics = admin.prepare(&stage)?;
+    let state = spec.state_topics(pipeline.name(), pipeline.keeps_state().into());
+    let of_state = specs(pipeline, topics.partitions).into_iter();
+    for topic in of_state.filter(|it| state.contains(&it.name)) {
+        let settings = admin.settings(&topic)?;
+        if let Some(fault) = topic.unfit(&settings).into_iter().next() {
+            return Err(fault);
+        }
+    }
     let partitioning = match config.service {
         Service::Ingest => Partitioning::ByKey,
         _ => Partitioning::FromInput,
     };
     let file = Definition {
         sha256: pipeline.hash(),
+        state: pipeline.keeps_state().into(),
         // Predictions name their configuration, so the stage that makes them stores the file.
         text: (config.service == Service::Inference).then(|| pipeline.text()),
     };

@@ -33,6 +33,9 @@ pub enum Requests {
     OutliveKafka,
 }
 
+/// A condition of readiness: the reason if it does not hold, and what there is to know if it does.
+pub(crate) type Condition = Result<Option<String>, String>;
+
 struct Inner {
     /// None until the service is assembled.
     assembled: OnceLock<Requests>,
@@ -91,20 +94,22 @@ impl Probe {
             .try_for_each(|stage| of_stage(requests, stage))
     }
 
-    /// Every condition of readiness by name, with the reason if it does not hold.
-    pub fn checks(&self) -> Vec<(String, Result<(), String>)> {
+    /// Every condition of readiness by name.
+    pub fn checks(&self) -> Vec<(String, Condition)> {
         let assembly = self.assembly();
+        let plain = |state: Result<(), String>| state.map(|()| None);
         let mut all = vec![
-            ("assembled".to_owned(), assembly.clone().map(drop)),
-            ("draining".to_owned(), self.drains()),
+            ("assembled".to_owned(), plain(assembly.clone().map(drop))),
+            ("draining".to_owned(), plain(self.drains())),
         ];
         let tasks = self.0.tasks.checks().into_iter();
-        all.extend(tasks.map(|check| (check.name.to_owned(), (check.ready)())));
+        all.extend(tasks.map(|check| (check.name.to_owned(), plain((check.ready)()))));
         let requests = assembly.unwrap_or(Requests::NeedKafka);
         let stages = self.0.stages.health().into_iter();
         all.extend(stages.map(|stage| {
             let name = format!("pipeline {}", stage.pipeline());
-            (name, of_stage(requests, &stage))
+            let ready = of_stage(requests, &stage);
+            (name, ready.map(|()| stage.restoring()))
         }));
         all
     }

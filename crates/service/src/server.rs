@@ -15,7 +15,12 @@ use quadrille_telemetry::{Registry, metrics::CONTENT_TYPE};
 use tonic::{Status, service::Routes};
 use tower::ServiceExt;
 
-use crate::{deadline::deadline, front::Mounted, health::Probe, scrape::Scrape};
+use crate::{
+    deadline::deadline,
+    front::Mounted,
+    health::{Condition, Probe},
+    scrape::Scrape,
+};
 
 /// Probes, metrics, `grpc.health.v1` and the mounted service.
 pub(crate) fn router(probe: Probe, registry: Registry, health: Routes, mounted: Mounted) -> Router {
@@ -59,9 +64,10 @@ pub(crate) fn router(probe: Probe, registry: Registry, health: Routes, mounted: 
 }
 
 /// One line per check, in the format of Kubernetes.
-fn verbose(checks: &[(String, Result<(), String>)]) -> String {
-    let line = |(name, state): &(String, Result<(), String>)| match state {
-        Ok(()) => format!("[+]{name} ok\n"),
+fn verbose(checks: &[(String, Condition)]) -> String {
+    let line = |(name, state): &(String, Condition)| match state {
+        Ok(None) => format!("[+]{name} ok\n"),
+        Ok(Some(note)) => format!("[+]{name} ok: {note}\n"),
         Err(why) => format!("[-]{name}: {why}\n"),
     };
     checks.iter().map(line).collect()
@@ -103,4 +109,22 @@ pub(crate) async fn not_found(request: Request) -> Response {
         format!("no such path: {}\n", cut(request.uri().path())),
     )
         .into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_condition_that_holds_may_have_a_note() {
+        let checks = [
+            ("assembled".to_owned(), Ok(None)),
+            ("pipeline p".to_owned(), Ok(Some("restoring".to_owned()))),
+            ("models".to_owned(), Err("none".to_owned())),
+        ];
+        assert_eq!(
+            verbose(&checks),
+            "[+]assembled ok\n[+]pipeline p ok: restoring\n[-]models: none\n"
+        );
+    }
 }

@@ -36,6 +36,9 @@ const DURATION_BUCKETS: [f64; 14] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
 
+/// A restore takes from a moment to an hour; seconds.
+const RESTORE_BUCKETS: [f64; 10] = [0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0];
+
 /// Why offsets are missing from a log.
 const LOST_REASONS: [&str; 2] = ["truncated", "expired"];
 
@@ -134,6 +137,13 @@ struct ReasonLabels {
     reason: &'static str,
 }
 
+/// `state`: `done` or `remaining`.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct RestoreLabels {
+    pipeline: String,
+    state: &'static str,
+}
+
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct LagLabels {
     consumergroup: String,
@@ -178,6 +188,10 @@ fn durations() -> Durations {
     HistogramWithExemplars::new(DURATION_BUCKETS.into_iter())
 }
 
+fn restores() -> Durations {
+    HistogramWithExemplars::new(RESTORE_BUCKETS.into_iter())
+}
+
 fn observe(durations: &Durations, time: Duration, trace: Option<TraceId>) {
     let label = trace.map(|trace| TraceLabel {
         trace_id: trace.to_string(),
@@ -209,6 +223,9 @@ pub struct LoopMetrics {
     lag: Family<LagLabels, Gauge>,
     lag_seconds: Family<LagLabels, Gauge<f64, AtomicU64>>,
     queue: Family<LaneLabels, Gauge>,
+    restoring: Family<PipelineLabel, Gauge>,
+    restore_records: Family<RestoreLabels, Gauge>,
+    restore: DurationFamily<PipelineLabel>,
     late: Family<PipelineLabel, Counter>,
     batch: Family<PipelineLabel, Histogram, fn() -> Histogram>,
     process: DurationFamily<MessagingLabels>,
@@ -236,6 +253,9 @@ impl LoopMetrics {
             lag: registry.family("kafka.consumergroup.lag", "Records between the committed and the last stable offset"),
             lag_seconds: registry.registered("quadrille.consumergroup.lag", Some(Unit::Seconds), "How long ago the last handled record was produced, while there are more; else 0", Family::default()),
             queue: registry.family("quadrille.queue_records", "Records fetched that a lane has not taken up yet"),
+            restoring: registry.family("quadrille.restoring_partitions", "Partitions whose state is being restored; their records wait"),
+            restore_records: registry.family("quadrille.restore_records", "Records of the changelogs of these partitions: done, and remaining"),
+            restore: registry.registered("quadrille.restore.duration", Some(Unit::Seconds), "Restoring the state of one partition", Family::new_with_constructor(restores as fn() -> Durations)),
             late: registry.family("quadrille.late_records", "Records committed here later after their Kafka timestamp than the pipeline's latency_objective"),
             batch: registry.registered("quadrille.batch_records", None, "Records in a batch", Family::new_with_constructor(counts)),
             process: registry.durations("messaging.process.duration", "Decoding and handling one batch"),
@@ -269,7 +289,20 @@ impl LoopMetrics {
             };
             self.lost.get_or_create_owned(&labels);
         }
+        let records = |state| RestoreLabels {
+            pipeline: pipeline.to_owned(),
+            state,
+        };
+        let restores = RestoreMetrics {
+            partitions: self.restoring.get_or_create_owned(&label),
+            done: self.restore_records.get_or_create_owned(&records("done")),
+            remaining: self
+                .restore_records
+                .get_or_create_owned(&records("remaining")),
+            duration: self.restore.get_or_create_owned(&label),
+        };
         StageMetrics {
+            restores,
             consumed: self.consumed.get_or_create_owned(&messaging("poll")),
             sent: self.sent.get_or_create_owned(&send),
             bytes: self.bytes.get_or_create_owned(&label),
@@ -292,9 +325,55 @@ impl LoopMetrics {
     }
 }
 
+/// Of the restores of one pipeline's state; lanes add up.
+#[derive(Clone)]
+pub struct RestoreMetrics {
+    partitions: Gauge,
+    done: Gauge,
+    remaining: Gauge,
+    duration: Durations,
+}
+
+/// How many records of a partition's changelog are restored, and how many there are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RestoreProgress {
+    pub done: u64,
+    pub total: u64,
+}
+
+impl RestoreProgress {
+    fn remaining(self) -> u64 {
+        self.total.saturating_sub(self.done)
+    }
+}
+
+impl RestoreMetrics {
+    pub fn begun(&self) {
+        self.partitions.inc();
+    }
+
+    /// A partition has come so far, from where it was.
+    pub fn moved(&self, before: RestoreProgress, now: RestoreProgress) {
+        let by = |now: u64, before: u64| now as i64 - before as i64;
+        self.done.inc_by(by(now.done, before.done));
+        self.remaining
+            .inc_by(by(now.remaining(), before.remaining()));
+    }
+
+    /// It is restored (after this time), or given up.
+    pub fn ended(&self, before: RestoreProgress, after: Option<Duration>) {
+        self.moved(before, RestoreProgress::default());
+        self.partitions.dec();
+        if let Some(after) = after {
+            observe(&self.duration, after, None);
+        }
+    }
+}
+
 /// One stage's metrics of one pipeline. Cheap to clone.
 #[derive(Clone)]
 pub struct StageMetrics {
+    pub restores: RestoreMetrics,
     consumed: Counter,
     sent: Counter,
     bytes: Counter,

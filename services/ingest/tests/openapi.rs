@@ -11,6 +11,7 @@ use std::{
 use clap::Parser;
 use quadrille_choreography::{EmbeddedBroker, TopicSpec};
 use quadrille_local::schemathesis::{self, AS_DESCRIBED};
+use quadrille_proto::KeyedState;
 
 const DESCRIPTION: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
@@ -22,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The service, once it is ready; it ends with the test's process.
 fn start(broker: &EmbeddedBroker) -> SocketAddr {
-    let specs = TopicSpec::of_pipeline("diabetes", 1, 1_048_588);
+    let specs = TopicSpec::of_pipeline("diabetes", KeyedState::None, 1, 1_048_588);
     broker.create(&specs).expect("topics");
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
     let address = listener.local_addr().expect("an address");

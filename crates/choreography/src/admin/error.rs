@@ -41,6 +41,15 @@ pub enum Error {
         limit: usize,
         needed: usize,
     },
+    #[error(
+        "topic {topic}: {setting} is {value}, the changelog of state needs {wanted}; set it with kafka-configs --alter --add-config {setting}={wanted}"
+    )]
+    Setting {
+        topic: String,
+        setting: &'static str,
+        value: String,
+        wanted: String,
+    },
     #[error("topic {topic} could not be created: {reason}")]
     NotCreated { topic: String, reason: String },
     #[error("topic {topic} could not be extended to {partitions} partitions: {reason}")]

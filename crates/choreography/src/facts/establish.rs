@@ -6,7 +6,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use quadrille_proto::{PipelineTopic, STAGES, dlq_of};
+use quadrille_proto::{KeyedState, PipelineTopic, STAGES, dlq_of};
 
 use super::{Facts, FactsLog, Partitioning, PipelineFile, StageIdentity, files};
 use crate::{Admin, StageConfig, TopicState, admin};
@@ -16,6 +16,8 @@ use crate::{Admin, StageConfig, TopicState, admin};
 pub struct Definition<'a> {
     /// SHA-256 of the canonical form of what defines a prediction.
     pub sha256: [u8; 32],
+    /// Whether it has the topics of state.
+    pub state: KeyedState,
     /// The file's text, from a stage that predicts by it: it is kept. None: it is another stage's to keep.
     pub text: Option<&'a str>,
 }
@@ -39,7 +41,7 @@ impl Admin {
         let topics = self.described(&stage_topics(config))?;
         let mut log = FactsLog::open(self.cluster())?;
         let facts = match (log.current(&config.pipeline), partitioning) {
-            (None, Partitioning::ByKey) => self.write_first(&mut log, config, file.sha256)?,
+            (None, Partitioning::ByKey) => self.write_first(&mut log, config, &file)?,
             (facts, _) => facts,
         };
         if let Some(facts) = &facts {
@@ -68,10 +70,10 @@ impl Admin {
         &self,
         log: &mut FactsLog,
         config: &StageConfig,
-        file_sha256: [u8; 32],
+        file: &Definition<'_>,
     ) -> Result<Option<Facts>, admin::Error> {
         let pipeline = &config.pipeline;
-        let described = match self.pipeline_topics(pipeline) {
+        let described = match self.pipeline_topics(pipeline, file.state) {
             Ok(described) => described,
             // Not this stage's to see, or not there yet; a stage alone is no reason to refuse.
             Err(error) => {
@@ -80,7 +82,7 @@ impl Admin {
                 return Ok(None);
             }
         };
-        let facts = first(pipeline, file_sha256, &described, &config.instance)?;
+        let facts = first(pipeline, file.sha256, &described, &config.instance)?;
         let facts = log.write(&facts)?;
         tracing::info!(
             pipeline,
@@ -96,8 +98,12 @@ impl Admin {
     ///
     /// # Errors
     /// One is missing, or Kafka does not answer.
-    pub fn pipeline_topics(&self, pipeline: &str) -> Result<Vec<TopicState>, admin::Error> {
-        self.described(&pipeline_topic_names(pipeline))
+    pub fn pipeline_topics(
+        &self,
+        pipeline: &str,
+        state: KeyedState,
+    ) -> Result<Vec<TopicState>, admin::Error> {
+        self.described(&pipeline_topic_names(pipeline, state))
     }
 
     fn described(&self, names: &[String]) -> Result<Vec<TopicState>, admin::Error> {
@@ -227,8 +233,8 @@ fn stage_topics(config: &StageConfig) -> Vec<String> {
     names
 }
 
-fn pipeline_topic_names(pipeline: &str) -> Vec<String> {
-    let topics = PipelineTopic::of(&STAGES, pipeline).into_iter();
+fn pipeline_topic_names(pipeline: &str, state: KeyedState) -> Vec<String> {
+    let topics = PipelineTopic::of(&STAGES, pipeline, state).into_iter();
     let with_letters = topics.flat_map(|topic| {
         let letters = topic.has_dead_letters.then(|| dlq_of(&topic.name));
         std::iter::once(topic.name).chain(letters)
@@ -246,7 +252,8 @@ mod tests {
             name,
             partitions,
         };
-        pipeline_topic_names("p").into_iter().map(topic).collect()
+        let names = pipeline_topic_names("p", KeyedState::None);
+        names.into_iter().map(topic).collect()
     }
 
     #[test]

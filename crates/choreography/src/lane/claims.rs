@@ -158,26 +158,30 @@ impl<H: Handler> Lane<H> {
     /// Has the state of partitions restored, and opens the gates of those that have it.
     fn restore(&mut self, consumer: &LaneConsumer, claims: &mut Claims) -> Result<(), SessionEnd> {
         if claims.opening.is_empty() || Instant::now() < claims.restore_at {
+            consumer.is_restoring.set(false);
             return Ok(());
         }
         let closed = consumer.closed();
         let now = Instant::now();
+        let mut advances = false;
         for mut opening in std::mem::take(&mut claims.opening) {
             let partition = opening.gate.partition;
             // It was given up meanwhile.
             if !closed.contains(&opening.gate) {
-                self.status.restored(&[partition]);
+                self.restores.given_up(&[partition]);
                 continue;
             }
             if !opening.is_restored {
                 match self.handler.restore(partition, opening.next) {
                     Ok(Restore::Done) => {
                         claims.restores.reset();
-                        self.status.restored(&[partition]);
+                        if self.handler.keeps_state() {
+                            self.restores.done(partition);
+                        }
                         opening.is_restored = true;
                     }
                     Ok(Restore::Pending { done, total }) => {
-                        self.status.restores(partition, done, total);
+                        advances |= self.restores.pending(partition, done, total);
                     }
                     Err(failure) => {
                         let restores = &mut claims.restores;
@@ -205,6 +209,7 @@ impl<H: Handler> Lane<H> {
                 }
             }
         }
+        consumer.is_restoring.set(advances);
         Ok(())
     }
 

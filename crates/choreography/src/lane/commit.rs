@@ -100,6 +100,7 @@ impl<H: Handler> Lane<H> {
         if transactional {
             begin(producer)?;
         }
+        producer.forget_ends();
         let sent = self.send_all(producer, incoming, attempt);
         let sent = match sent.and_then(|sent| confirmed(producer).map(|()| sent)) {
             Ok(sent) => sent,
@@ -123,6 +124,8 @@ impl<H: Handler> Lane<H> {
                 });
             }
         };
+        // From this producer: it may be another one that says whether they are committed.
+        producer.copy_ends(self.delivered.slots());
         self.spans.delivered();
         let settling = Instant::now();
         let mut store_span = None;

@@ -172,7 +172,7 @@ impl<H: Handler> Lane<H> {
     }
 
     pub(super) fn release(&mut self, partitions: &[i32]) {
-        self.status.restored(partitions);
+        self.restores.given_up(partitions);
         if !partitions.is_empty() {
             self.handler.revoked(partitions);
         }

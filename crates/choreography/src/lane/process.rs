@@ -74,7 +74,7 @@ impl<H: Handler> Lane<H> {
                 let commit = started.elapsed().saturating_sub(process);
                 self.commit_takes = (self.commit_takes * (SMOOTHING - 1) + commit) / SMOOTHING;
                 self.report(&incoming, batch.bytes, sent, (process, commit), trace);
-                self.handler.committed();
+                self.handler.committed(&self.delivered);
                 Ok(BatchResult::Committed)
             }
             Err(

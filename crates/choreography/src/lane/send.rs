@@ -15,7 +15,7 @@ use crate::{
     dlq,
     handler::Emitted,
     partition_of,
-    producer::{self, DeliveryFailure, LaneProducer, Undelivered},
+    producer::{self, DeliveryFailure, LaneProducer, Tag, Undelivered},
     spans::{self, Spans},
 };
 
@@ -29,8 +29,6 @@ const HEADER_BYTES: usize = 10;
 const SUSPECT_GROUPS: usize = 16;
 /// So many are found like that in a batch; beyond it the topic refuses whatever comes, and all are taken for refused.
 const SINGLED_OUT_MAX: usize = 16;
-/// Set in the index of what was sent beside a record's outcome: batches are far smaller.
-const EXTRA: usize = 1 << (usize::BITS - 1);
 
 /// Records of a batch of which the broker refused one.
 #[derive(Default)]
@@ -58,7 +56,7 @@ impl<H: Handler> Lane<H> {
     /// is found out first which one it is.
     pub(super) fn note_refused(&mut self, refused: &[DeliveryFailure], incoming: &[Incoming<'_>]) {
         let found = refused.iter().filter_map(|failure| {
-            let record = incoming.get(failure.index & !EXTRA)?;
+            let record = incoming.get(failure.index)?;
             let class = client::rejection_class(&failure.error)?;
             Some((failure, (record.partition, record.offset), class))
         });
@@ -77,7 +75,7 @@ impl<H: Handler> Lane<H> {
         self.suspects.singled_out += 1;
         for (failure, place, class) in found {
             self.suspects.places.remove(&place);
-            if failure.index & EXTRA != 0 {
+            if failure.is_extra {
                 self.known.extras_refused.insert(place);
             } else if let Decision::Dead { .. } = self.decisions.decision(failure.index) {
                 self.known.truncated.insert(place, class);
@@ -340,8 +338,9 @@ impl<H: Handler> Lane<H> {
 struct Sending<'a> {
     /// Of the record it is made of.
     index: usize,
-    /// What the client tells of its delivery.
-    opaque: usize,
+    /// The number of the stage's output.
+    output: usize,
+    is_extra: bool,
     topic: &'a str,
     /// The largest that the topic takes.
     bytes_max: usize,
@@ -383,10 +382,8 @@ impl<'a> Sending<'a> {
         };
         Ok(Sending {
             index,
-            opaque: match emitted.is_required {
-                true => index,
-                false => index | EXTRA,
-            },
+            output: place,
+            is_extra: !emitted.is_required,
             topic: &output.topic,
             bytes_max,
             partition,
@@ -427,7 +424,12 @@ impl<'a> Sending<'a> {
             return Ok(Err(cause));
         }
         let topic = self.topic;
-        let mut output = BaseRecord::with_opaque_to(topic, self.opaque).partition(self.partition);
+        let tag = Tag {
+            index: self.index,
+            output: Some(self.output),
+            is_extra: self.is_extra,
+        };
+        let mut output = BaseRecord::with_opaque_to(topic, tag.pack()).partition(self.partition);
         output.payload = self.payload;
         output.key = self.key;
         output.timestamp = self.record.timestamp_ms;

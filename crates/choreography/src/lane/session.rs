@@ -5,7 +5,11 @@ use std::{sync::Arc, time::Duration};
 use rdkafka::{consumer::Consumer, error::KafkaError};
 
 use super::Lane;
-use crate::{Backoff, Cause, Handler, consumer::LaneConsumer, producer::LaneProducer};
+use crate::{
+    Backoff, Cause, Delivered, Handler,
+    consumer::LaneConsumer,
+    producer::{Ends, LaneProducer},
+};
 
 /// Why a session with one pair of clients ended.
 pub(super) enum SessionEnd {
@@ -38,6 +42,10 @@ impl SessionEnd {
 impl<H: Handler> Lane<H> {
     /// One life of the lane's clients. Returns only by a [`SessionEnd`].
     pub(super) fn session(&mut self) -> Result<SessionEnd, SessionEnd> {
+        if self.handler.keeps_state() {
+            let names = self.config.outputs.iter().map(|it| it.name).collect();
+            self.delivered = Delivered::none(names, self.partitions());
+        }
         let mut producer = self.connect()?;
         if self.config.commit.is_transactional() {
             self.init_transactions(&producer)?;
@@ -70,8 +78,22 @@ impl<H: Handler> Lane<H> {
     pub(super) fn connect(&self) -> Result<LaneProducer, SessionEnd> {
         let message_bytes_max = self.topics.message_bytes_max();
         let batch_bytes_max = self.topics.batch_bytes_max();
-        LaneProducer::connect(&self.config, self.index, message_bytes_max, batch_bytes_max)
-            .map_err(SessionEnd::restart)
+        let ends = match self.handler.keeps_state() {
+            true => Ends::of(self.config.outputs.len(), self.partitions()),
+            false => Ends::default(),
+        };
+        LaneProducer::connect(
+            &self.config,
+            self.index,
+            message_bytes_max,
+            batch_bytes_max,
+            ends,
+        )
+        .map_err(SessionEnd::restart)
+    }
+
+    fn partitions(&self) -> usize {
+        usize::try_from(self.topics.partitions).unwrap_or_default()
     }
 
     /// Ends a predecessor's open transaction; waits for the broker if it must.

@@ -12,15 +12,19 @@ use rdkafka::{
     ClientContext,
     config::RDKafkaLogLevel,
     error::KafkaError,
+    message::Message,
     producer::{DeliveryResult, ProducerContext},
 };
 
+use super::{Ends, Tag};
 use crate::client;
 
 /// A delivery that failed: the index the record was sent with, and why.
 #[derive(Debug, Clone)]
 pub(crate) struct DeliveryFailure {
     pub index: usize,
+    /// It was sent beside a record's outcome.
+    pub is_extra: bool,
     pub error: KafkaError,
 }
 
@@ -30,6 +34,7 @@ pub(super) struct Deliveries {
     /// Another producer is in the place of this one.
     pub replaced: AtomicBool,
     pub outstanding: AtomicI64,
+    pub ends: Ends,
     pub failure: Mutex<Option<DeliveryFailure>>,
     /// Failures that are the records' own, at most as many as were sent since they were taken.
     pub refused: Mutex<Vec<DeliveryFailure>>,
@@ -75,6 +80,21 @@ impl Deliveries {
 /// The producer's callbacks.
 pub(super) struct ProducerEvents(pub Arc<Deliveries>);
 
+impl ProducerEvents {
+    fn failed(&self, tag: Tag, error: &KafkaError) {
+        let failure = || DeliveryFailure {
+            index: tag.index,
+            is_extra: tag.is_extra,
+            error: error.clone(),
+        };
+        if client::rejection_class(error).is_some() {
+            self.0.refused().push(failure());
+        }
+        self.0.failure().get_or_insert_with(failure);
+        self.0.changed.notify_all();
+    }
+}
+
 impl ClientContext for ProducerEvents {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         // Its successor has fenced it, and it says so as it goes.
@@ -95,18 +115,16 @@ impl ClientContext for ProducerEvents {
 impl ProducerContext for ProducerEvents {
     type DeliveryOpaque = usize;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, index: usize) {
-        if let Err((error, _)) = result {
-            if client::rejection_class(error).is_some() {
-                let error = error.clone();
-                self.0.refused().push(DeliveryFailure { index, error });
+    fn delivery(&self, result: &DeliveryResult<'_>, packed: usize) {
+        let tag = Tag::unpack(packed);
+        match result {
+            Ok(message) => {
+                if let Some(output) = tag.output {
+                    let (partition, offset) = (message.partition(), message.offset());
+                    self.0.ends.note(output, partition, offset);
+                }
             }
-            let mut failure = self.0.failure();
-            failure.get_or_insert(DeliveryFailure {
-                index,
-                error: error.clone(),
-            });
-            self.0.changed.notify_all();
+            Err((error, _)) => self.failed(tag, error),
         }
         // Only the last one wakes the lane.
         if self.0.outstanding.fetch_sub(1, Ordering::SeqCst) == 1 {

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// The index of a ledger's record among those that were sent: it is no letter's.
-const LEDGER: usize = usize::MAX;
+const LEDGER: usize = u32::MAX as usize;
 
 /// Why a transaction came to nothing, or perhaps to nothing.
 pub(super) enum TxnError {

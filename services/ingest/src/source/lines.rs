@@ -96,7 +96,7 @@ async fn serve(source: Arc<Lines>, mut stream: TcpStream, stop: StopSignal) {
 #[cfg(test)]
 mod tests {
     use quadrille_choreography::{EmbeddedBroker, TopicSpec};
-    use quadrille_proto::Service;
+    use quadrille_proto::{KeyedState, Service};
     use quadrille_service::{Assembly, Calls, Config, MessageMax, Requests};
     use tokio::sync::oneshot;
 
@@ -104,7 +104,7 @@ mod tests {
     use crate::{Bounds, http, open, toy};
 
     fn config(broker: &EmbeddedBroker) -> Config {
-        let specs = TopicSpec::of_pipeline("p", 1, 1_048_588);
+        let specs = TopicSpec::of_pipeline("p", KeyedState::None, 1, 1_048_588);
         broker.create(&specs).expect("topics");
         let pipeline = toy::pipeline("id = \"id\"");
         let cluster = broker.cluster().expect("a cluster");
