@@ -5,6 +5,7 @@ mod deploy;
 mod dlq;
 mod doctor;
 mod explain;
+mod features;
 mod model;
 mod pipeline;
 mod predict;
@@ -24,6 +25,8 @@ pub enum Command {
     Up(up::Args),
     /// Train a model on a CSV file and write it as a package.
     Train(train::Args),
+    /// Compute the features of a CSV file's records as the stream would have, and write them.
+    Features(features::Args),
     /// Create a pipeline's topics, or check them.
     #[command(subcommand)]
     Topics(topics::Command),
@@ -63,6 +66,7 @@ impl Command {
         match self {
             Command::Up(args) => up::run(args).await,
             Command::Train(args) => train::run(args).await,
+            Command::Features(args) => features::run(args).await,
             Command::Topics(command) => topics::run(command).await,
             Command::Pipeline(command) => pipeline::run(&command),
             Command::Produce(args) => produce::run(args).await,

@@ -10,6 +10,8 @@ use quadrille_service::{Boxed, Config, Error};
 pub struct Given {
     /// For inference: a model package's directory, or one that holds a package for each pipeline.
     pub model: PathBuf,
+    /// For feature: where the state of pipelines that look back is kept; None: in memory alone.
+    pub state_dir: Option<PathBuf>,
     /// For results: `sqlite:` or `postgres:`.
     pub database_url: String,
 }
@@ -31,7 +33,16 @@ pub fn run(
             },
             shutdown,
         )),
-        Service::Feature => Box::pin(feature::run(config, shutdown)),
+        Service::Feature => Box::pin(feature::run(
+            feature::Config {
+                service: config,
+                state: feature::StateSettings {
+                    folder: given.state_dir.clone(),
+                    ..feature::StateSettings::default()
+                },
+            },
+            shutdown,
+        )),
         Service::Inference => Box::pin(inference::run(
             inference::Config {
                 service: config,

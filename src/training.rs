@@ -1,5 +1,6 @@
 //! Training on a CSV file that is read as the stream reads records. Knows no terminal: `train` and `up` call it.
 
+mod past;
 mod skipped;
 
 use jiff::Timestamp;
@@ -12,11 +13,14 @@ use quadrille_model::{
 };
 use quadrille_pipeline::{
     Pipeline, Training, Truth,
-    training::{self, Remark},
+    training::{self, Past, Remark},
 };
 use quadrille_service::Error;
 
-pub use self::skipped::{Allowed, Skipped};
+pub use self::{
+    past::{past, past_json},
+    skipped::{Allowed, Skipped},
+};
 use crate::{output::counted, preview, time};
 
 /// How to train, and what to call the result.
@@ -25,6 +29,8 @@ pub struct Options {
     pub train: TrainOptions,
     /// Folds are cut by the rows' event times, not by entities.
     pub by_time: bool,
+    /// The column that says in which order the rows came, where features look back.
+    pub arrived: Option<String>,
     /// Rows that may be left out because they cannot be used.
     pub skipped_max: Allowed,
     /// How often each feature's values are dealt anew to learn its importance; 0 is not at all.
@@ -42,6 +48,7 @@ impl Options {
                 ..TrainOptions::new(algorithm)
             },
             by_time: false,
+            arrived: None,
             skipped_max: Allowed::ALL,
             importance_repeats: 0,
             name: pipeline.name().to_owned(),
@@ -58,6 +65,8 @@ pub struct Outcome {
     pub skipped: Skipped,
     /// What the services would make of the ids, keys and times of the rows.
     pub remarks: Vec<Remark>,
+    /// How the rows were replayed; None where no feature looks back.
+    pub past: Option<Past>,
     /// What the classes are called.
     pub labels: Labels,
     /// What the package's metrics were computed from.
@@ -97,8 +106,17 @@ pub fn train(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Outcome, Error> {
     let labels = labels(pipeline)?;
-    let now_ms = Timestamp::now().as_millisecond();
-    let data = pipeline.read_training_at(csv, now_ms);
+    if options.arrived.is_some() && pipeline.state().is_none() {
+        return Err(Error::Config(format!(
+            "--arrived: no feature of pipeline {:?} looks back, so the order of the rows does not matter; leave it out",
+            pipeline.name()
+        )));
+    }
+    let reading = training::Options {
+        now_ms: Some(Timestamp::now().as_millisecond()),
+        arrived: options.arrived.clone(),
+    };
+    let data = pipeline.read_training_with(csv, &reading);
     let data = data.map_err(|error| unusable(pipeline, error))?;
     pipeline.check_labels(&data).map_err(failed)?;
     let skipped = Skipped::of(pipeline, data.labels.len(), &data.skipped);
@@ -134,6 +152,7 @@ pub fn train(
         package,
         skipped,
         remarks: data.remarks,
+        past: data.past,
         labels,
         held_out,
     })
@@ -162,6 +181,9 @@ fn unusable(pipeline: &Pipeline, error: training::Error) -> Error {
     match error {
         training::Error::NoRows { skipped } if !skipped.is_empty() => {
             Error::Failed(Skipped::of(pipeline, 0, &skipped).to_string())
+        }
+        error @ training::Error::NoArrivedColumn { .. } => {
+            Error::Config(format!("--arrived: {error}"))
         }
         error => failed(error),
     }

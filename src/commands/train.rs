@@ -102,6 +102,11 @@ pub struct Args {
     #[arg(long, default_value = "0", value_name = "ROWS|SHARE%")]
     max_skipped: Allowed,
 
+    /// Where features look back: the column that says in which order the rows came, by times or numbers, as the stream saw them; late
+    /// ones are left out as the stream does [default: the order of their event times].
+    #[arg(long, value_name = "COLUMN")]
+    arrived: Option<String>,
+
     /// Number that draws the folds and the forest: the same seed, data and options give the same model.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -254,6 +259,9 @@ fn explain(path: &Path, outcome: &Outcome) {
     if outcome.skipped.skipped > 0 {
         output::note(format_args!("{path}: {}", outcome.skipped));
     }
+    if let Some(past) = training::past(outcome.past.as_ref()) {
+        output::note(format_args!("{path}: {past}"));
+    }
     let (lacking, others): (Vec<&Remark>, Vec<&Remark>) =
         (outcome.remarks.iter()).partition(|it| it.class == "no_column");
     if !lacking.is_empty() {
@@ -278,6 +286,7 @@ impl Args {
         options.train.seed = self.seed;
         options.train.folds = self.folds.count;
         options.by_time = self.folds.by_time;
+        options.arrived.clone_from(&self.arrived);
         options.train.warm_up = match self.warm_up_rows {
             Recorded::Synthetic => WarmUpRows::Synthetic,
             Recorded::Real => WarmUpRows::Real,

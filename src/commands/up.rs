@@ -139,8 +139,8 @@ pub async fn run(args: Args) -> Result<(), Error> {
     let mut shutdown = std::pin::pin!(shutdown_signal());
     let temporary = tempfile::tempdir()
         .map_err(|error| Error::Failed(format!("no temporary folder: {error}")))?;
-    let names = pipelines.iter().map(|p| p.name().to_owned()).collect();
-    let started = broker::start(&args, names);
+    let topics = pipelines.iter().flat_map(|it| broker::topics(it)).collect();
+    let started = broker::start(&args, topics);
     let broker = tokio::select! {
         broker = started => broker?,
         () = &mut shutdown => return Ok(()),
@@ -200,6 +200,7 @@ async fn plan(
         pipelines,
         given: Given {
             model,
+            state_dir: Some(home.join("state")),
             database_url: database_url.unwrap_or_else(|| format!("sqlite:{}", database.display())),
         },
         port: args.port,

@@ -2,7 +2,8 @@
 
 use std::{fmt, str::FromStr};
 
-use quadrille_pipeline::{Invalid, InvalidKind, Pipeline};
+use quadrille_pipeline::{Invalid, InvalidKind, Pipeline, training::Batch};
+use serde_json::{Value, json};
 
 use crate::{output::counted, preview};
 
@@ -70,9 +71,17 @@ pub struct Reason {
     pub fix: String,
 }
 
+/// What a file's rows are read for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Training,
+    Features,
+}
+
 /// What was left out of a file's rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Skipped {
+    purpose: Purpose,
     /// All rows of the file.
     pub rows: u64,
     pub skipped: u64,
@@ -104,10 +113,27 @@ impl Skipped {
         }
         reasons.sort_by_key(|it| std::cmp::Reverse(it.rows));
         Skipped {
+            purpose: Purpose::Training,
             rows: (used + skipped.len()) as u64,
             skipped: skipped.len() as u64,
             reasons,
         }
+    }
+
+    /// Of rows whose features were computed; those that are only looked back on are not left out.
+    pub fn of_features(pipeline: &Pipeline, batch: &Batch) -> Self {
+        let state_only = batch.past.as_ref().map_or(0, |past| past.state_only);
+        let used = batch.vectors.saturating_add(state_only) as usize;
+        Skipped {
+            purpose: Purpose::Features,
+            ..Skipped::of(pipeline, used, &batch.skipped)
+        }
+    }
+
+    /// The reasons, for scripts.
+    pub fn to_json(&self) -> Vec<Value> {
+        let reason = |it: &Reason| json!({ "class": it.class, "field": it.field, "rows": it.rows, "first_lines": it.lines, "reason": it.reason, "fix": it.fix });
+        self.reasons.iter().map(reason).collect()
     }
 
     /// # Errors
@@ -117,6 +143,12 @@ impl Skipped {
             return Ok(());
         }
         let skipped = self.skipped;
+        if self.purpose == Purpose::Features {
+            return Err(format!(
+                "{self}\n--max-skipped allows {allowed}, so nothing was written. Mend the data or the pipeline file; or, to go on without \
+                 these rows, add --max-skipped {skipped}"
+            ));
+        }
         Err(format!(
             "{self}\n--max-skipped allows {allowed}, so nothing was trained: rows that are left out for a reason are not like the \
              others, and the metrics of a model of the rest look too good. Mend the data or the pipeline file; or, to train without these \
@@ -160,9 +192,13 @@ fn remedy(pipeline: &Pipeline, invalid: &Invalid) -> String {
 impl fmt::Display for Skipped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Skipped { rows, skipped, .. } = self;
+        let purpose = match self.purpose {
+            Purpose::Training => "be used for training",
+            Purpose::Features => "have features",
+        };
         write!(
             f,
-            "{skipped} of {rows} rows cannot be used for training ({}):",
+            "{skipped} of {rows} rows cannot {purpose} ({}):",
             share(*skipped, *rows)
         )?;
         for reason in self.reasons.iter().take(REASONS_MAX) {

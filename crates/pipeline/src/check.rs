@@ -2,7 +2,10 @@
 
 mod features;
 mod fields;
+mod look_back;
 mod operate;
+mod sources;
+mod state;
 
 use std::collections::HashSet;
 
@@ -39,8 +42,12 @@ pub(crate) fn file(source: Source<'_>) -> Result<Checked, Error> {
     let name = pipeline_name(&root.need("name", &example)?.text()?)?;
     let mut warnings = Vec::new();
     let record = record(root.need("record", "[record]")?)?;
+    let state = root
+        .take("state")
+        .map(|table| state::read(table, &record))
+        .transpose()?;
     let features = root.need("features", "[[features]]")?;
-    let features = features::read(features, &record, &mut warnings)?;
+    let features = features::read(features, &record, state.as_ref(), &mut warnings)?;
     let model = model(root.need("model", "[model]")?, &features)?;
     let decision = root
         .take("decision")
@@ -55,6 +62,7 @@ pub(crate) fn file(source: Source<'_>) -> Result<Checked, Error> {
         spec: Spec {
             name,
             record,
+            state: state.map(|state| state.spec),
             features,
             model,
             decision,

@@ -2,7 +2,10 @@
 
 use crate::example;
 use crate::pipeline::Pipeline;
-use crate::spec::{FeatureKind, FeatureSpec, FieldKind, FieldSpec, Range, UnknownFields};
+use crate::spec::{
+    Current, FeatureKind, FeatureSpec, FieldKind, FieldSpec, FilterSpec, Function, Late, LookBack,
+    Range, UnknownFields, Wanted, Window,
+};
 use crate::time::duration_text;
 
 /// A field of a record.
@@ -19,6 +22,22 @@ pub struct FieldMeaning {
     pub required: bool,
     /// Whether null, or an empty cell, means "not measured"; where it does not, it is refused.
     pub null_is_missing: bool,
+}
+
+/// What is kept of a key's records, as text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateMeaning {
+    /// How long an older record is waited for, as the file writes it.
+    pub lateness: String,
+    pub late: Late,
+    /// Without newer records for so long, a key is forgotten.
+    pub forget_after: Option<String>,
+    /// Records kept of a key at most.
+    pub events_max: u32,
+    /// The records that have a vector; all where it is None.
+    pub emit: Option<String>,
+    /// The records that begin a key anew.
+    pub reset: Option<String>,
 }
 
 /// A feature.
@@ -44,6 +63,19 @@ impl Pipeline {
     pub fn feature_meanings(&self) -> Vec<FeatureMeaning> {
         let features = self.feature_specs().iter();
         features.map(|it| feature(it, self)).collect()
+    }
+
+    /// What is kept of a key's records; None where no feature looks back.
+    pub fn state_meaning(&self) -> Option<StateMeaning> {
+        let state = self.state_spec()?;
+        Some(StateMeaning {
+            lateness: duration_text(state.lateness_ms),
+            late: state.late,
+            forget_after: state.forget_after_ms.map(duration_text),
+            events_max: state.events_max,
+            emit: state.emit.as_ref().map(filter),
+            reset: state.reset.as_ref().map(filter),
+        })
     }
 
     /// Whether fields travel along that the file does not name; else such a record is refused.
@@ -128,6 +160,7 @@ fn feature(spec: &FeatureSpec, pipeline: &Pipeline) -> FeatureMeaning {
         FeatureKind::Log { field } => ("log", field.clone()),
         FeatureKind::Difference { field, minus } => ("difference", format!("{field} - {minus}")),
         FeatureKind::Ratio { field, over } => ("ratio", format!("{field} / {over}")),
+        FeatureKind::LookBack(it) => (it.function.name(), look_back(it)),
     };
     FeatureMeaning {
         name: spec.name.clone(),
@@ -135,4 +168,41 @@ fn feature(spec: &FeatureSpec, pipeline: &Pipeline) -> FeatureMeaning {
         of,
         outputs: crate::feature::output_names(spec, pipeline.record_spec()),
     }
+}
+
+/// `amount, of the records up to 7d old, where kind is purchase`.
+fn look_back(it: &LookBack) -> String {
+    let mut parts: Vec<String> = it.field.clone().into_iter().collect();
+    parts.extend(match it.function {
+        Function::Rate { per_ms } => Some(format!("per {}", duration_text(per_ms))),
+        Function::Ewma { half_life_ms } => {
+            Some(format!("half-life {}", duration_text(half_life_ms)))
+        }
+        Function::Lag { n } => Some(format!("{n} before the newest")),
+        _ => None,
+    });
+    parts.push(match it.window {
+        Window::Newest { newest: 1 } => "newest record".to_owned(),
+        Window::Newest { newest } => format!("newest {newest} records"),
+        Window::Time { from_ms: 0, to_ms } => format!("last {}", duration_text(to_ms)),
+        Window::Time { from_ms, to_ms } => {
+            format!("{} to {} ago", duration_text(from_ms), duration_text(to_ms))
+        }
+        Window::All {} => "all history".to_owned(),
+    });
+    if it.current == Current::Excluded {
+        parts.push("without the record itself".to_owned());
+    }
+    parts.extend(it.filter.as_ref().map(|it| format!("where {}", filter(it))));
+    parts.join(", ")
+}
+
+/// `kind is purchase or refund`.
+fn filter(it: &FilterSpec) -> String {
+    let value = |wanted: &Wanted| match wanted {
+        Wanted::Truth(truth) => truth.to_string(),
+        Wanted::Category(category) => category.clone(),
+    };
+    let values: Vec<String> = it.is.iter().map(value).collect();
+    format!("{} is {}", it.field, values.join(" or "))
 }

@@ -5,7 +5,26 @@
 
 use quadrille_proto::{Field, FieldType};
 
-use crate::spec::{FeatureKind, FeatureSpec, FieldKind, RecordSpec, element_names};
+use crate::spec::{
+    FeatureKind, FeatureSpec, FieldKind, Function, LookBack, RecordSpec, element_names,
+};
+
+/// Where a value is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Input {
+    /// A position of the record.
+    Value(usize),
+    /// A position among the features before.
+    Feature(usize),
+}
+
+/// What features are computed of.
+#[derive(Clone, Copy)]
+pub(crate) struct Of<'a> {
+    pub values: &'a [f64],
+    /// Of features that look back, one each.
+    pub aggregates: &'a [f64],
+}
 
 /// One feature, its fields resolved to positions.
 #[derive(Debug, Clone, PartialEq)]
@@ -13,71 +32,141 @@ pub(crate) enum Feature {
     /// The value itself; of a category its index. Of a vector all values.
     Pass { at: usize, width: usize },
     /// 1 where the value is missing, else 0; never NaN.
-    Missing { at: usize },
+    Missing { at: Input },
     /// One output a category, 1 for the value's; all 0 where the value is missing.
     OneHot { at: usize, categories: usize },
     /// How many edges the value reaches: 0 below the first, 1 from the first on, ….
-    Bucket { at: usize, edges: Vec<f64> },
+    Bucket { at: Input, edges: Vec<f64> },
     /// The value, or the limit it exceeds.
-    Clip { at: usize, min: f64, max: f64 },
+    Clip { at: Input, min: f64, max: f64 },
     /// The natural logarithm; NaN for 0 and below.
-    Log { at: usize },
+    Log { at: Input },
     /// The value less the other.
-    Difference { at: usize, minus: usize },
+    Difference { at: Input, minus: Input },
     /// The value divided by the other; NaN where that is 0.
-    Ratio { at: usize, over: usize },
+    Ratio { at: Input, over: Input },
+    /// What is seen of the records before.
+    Aggregate { at: usize },
 }
 
-impl Feature {
-    pub(crate) fn new(spec: &FeatureSpec, record: &RecordSpec) -> Self {
+/// Computes all features, in the pipeline's order, into `out`, which is cleared.
+pub(crate) fn compute(features: &[Feature], of: Of<'_>, out: &mut Vec<f64>) {
+    out.clear();
+    out.reserve(features.len());
+    for feature in features {
+        feature.compute(of, out);
+    }
+}
+
+/// The features of a pipeline, in its order.
+pub(crate) fn resolve(specs: &[FeatureSpec], record: &RecordSpec) -> Vec<Feature> {
+    let mut resolver = Resolver {
+        record,
+        outputs: Vec::new(),
+        aggregates: 0,
+    };
+    specs.iter().map(|spec| resolver.feature(spec)).collect()
+}
+
+struct Resolver<'a> {
+    record: &'a RecordSpec,
+    /// The names of the outputs so far.
+    outputs: Vec<String>,
+    aggregates: usize,
+}
+
+impl Resolver<'_> {
+    fn feature(&mut self, spec: &FeatureSpec) -> Feature {
         // The names were checked; a position beyond the values reads as missing.
-        let at = |name: &String| record.find(name).map_or(usize::MAX, |(_, at)| at);
-        match &spec.kind {
+        let at = |name: &String| self.record.find(name).map_or(usize::MAX, |(_, at)| at);
+        let feature = match &spec.kind {
             FeatureKind::Pass { field } => Feature::Pass {
                 at: at(field),
-                width: record.find(field).map_or(1, |(field, _)| field.width()),
+                width: self
+                    .record
+                    .find(field)
+                    .map_or(1, |(field, _)| field.width()),
             },
-            FeatureKind::Missing { field } => Feature::Missing { at: at(field) },
+            FeatureKind::Missing { field } => Feature::Missing {
+                at: self.input(field),
+            },
             FeatureKind::OneHot { field } => Feature::OneHot {
                 at: at(field),
-                categories: categories(record, field).len(),
+                categories: categories(self.record, field).len(),
             },
             FeatureKind::Bucket { field, edges } => Feature::Bucket {
-                at: at(field),
+                at: self.input(field),
                 edges: edges.clone(),
             },
             FeatureKind::Clip { field, min, max } => Feature::Clip {
-                at: at(field),
+                at: self.input(field),
                 min: min.unwrap_or(f64::NEG_INFINITY),
                 max: max.unwrap_or(f64::INFINITY),
             },
-            FeatureKind::Log { field } => Feature::Log { at: at(field) },
+            FeatureKind::Log { field } => Feature::Log {
+                at: self.input(field),
+            },
             FeatureKind::Difference { field, minus } => Feature::Difference {
-                at: at(field),
-                minus: at(minus),
+                at: self.input(field),
+                minus: self.input(minus),
             },
             FeatureKind::Ratio { field, over } => Feature::Ratio {
-                at: at(field),
-                over: at(over),
+                at: self.input(field),
+                over: self.input(over),
             },
-        }
+            FeatureKind::LookBack(_) => {
+                self.aggregates += 1;
+                Feature::Aggregate {
+                    at: self.aggregates - 1,
+                }
+            }
+        };
+        self.outputs.extend(output_names(spec, self.record));
+        feature
     }
 
-    /// Appends this feature's outputs.
-    pub(crate) fn compute(&self, values: &[f64], out: &mut Vec<f64>) {
-        let value = |at: usize| values.get(at).copied().unwrap_or(f64::NAN);
+    /// A field of the record, or else a feature before.
+    fn input(&self, name: &String) -> Input {
+        let feature = || self.outputs.iter().position(|output| output == name);
+        match self.record.find(name) {
+            Some((_, at)) => Input::Value(at),
+            None => Input::Feature(feature().unwrap_or(usize::MAX)),
+        }
+    }
+}
+
+impl Feature {
+    /// Appends this feature's outputs; `out` begins with those of the features before.
+    pub(crate) fn compute(&self, of: Of<'_>, out: &mut Vec<f64>) {
+        let value = |at: usize| of.values.get(at).copied().unwrap_or(f64::NAN);
         let feature = match self {
             Feature::Pass { at, width: 1 } => value(*at),
             Feature::Pass { at, width } => {
                 out.extend((*at..*at + *width).map(value));
                 return;
             }
-            Feature::Missing { at } => f64::from(!value(*at).is_finite()),
             Feature::OneHot { at, categories } => {
                 let value = value(*at);
                 out.extend((0..*categories).map(|index| f64::from(value == index as f64)));
                 return;
             }
+            Feature::Aggregate { at } => of.aggregates.get(*at).copied().unwrap_or(f64::NAN),
+            computed => computed.one(|input| match input {
+                Input::Value(at) => value(at),
+                Input::Feature(at) => out.get(at).copied().unwrap_or(f64::NAN),
+            }),
+        };
+        out.push(if feature.is_finite() {
+            feature
+        } else {
+            f64::NAN
+        });
+    }
+
+    /// The one output of a feature that is arithmetic alone.
+    fn one(&self, value: impl Fn(Input) -> f64) -> f64 {
+        match self {
+            Feature::Missing { at } => f64::from(!value(*at).is_finite()),
             Feature::Bucket { at, edges } => match value(*at) {
                 value if value.is_finite() => edges.partition_point(|edge| *edge <= value) as f64,
                 _ => f64::NAN,
@@ -89,12 +178,8 @@ impl Feature {
             Feature::Log { at } => value(*at).ln(),
             Feature::Difference { at, minus } => value(*at) - value(*minus),
             Feature::Ratio { at, over } => value(*at) / value(*over),
-        };
-        out.push(if feature.is_finite() {
-            feature
-        } else {
-            f64::NAN
-        });
+            Feature::Pass { .. } | Feature::OneHot { .. } | Feature::Aggregate { .. } => f64::NAN,
+        }
     }
 }
 
@@ -129,6 +214,7 @@ pub(crate) fn outputs(spec: &FeatureSpec, record: &RecordSpec) -> Vec<Field> {
         }
         FeatureKind::Missing { .. } | FeatureKind::OneHot { .. } => FieldType::Boolean,
         FeatureKind::Bucket { .. } => FieldType::Integer,
+        FeatureKind::LookBack(it) => look_back_type(it, record),
         _ => FieldType::Number,
     };
     let names = output_names(spec, record).into_iter();
@@ -140,13 +226,26 @@ pub(crate) fn outputs(spec: &FeatureSpec, record: &RecordSpec) -> Vec<Field> {
         .collect()
 }
 
+fn look_back_type(spec: &LookBack, record: &RecordSpec) -> FieldType {
+    let field = spec.field.as_ref().and_then(|name| record.find(name));
+    match spec.function {
+        Function::Count | Function::Distinct => FieldType::Integer,
+        Function::Last | Function::Lag { .. } => {
+            field.map_or(FieldType::Number, |(field, _)| field.field_type())
+        }
+        _ => FieldType::Number,
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use super::Input::{Feature as Before, Value};
     use super::*;
 
     fn one(feature: Feature, values: &[f64]) -> Vec<f64> {
         let mut out = Vec::new();
-        feature.compute(values, &mut out);
+        let aggregates = &[];
+        feature.compute(Of { values, aggregates }, &mut out);
         out
     }
 
@@ -160,19 +259,31 @@ mod tests {
         for feature in [
             Feature::Pass { at: 0, width: 1 },
             Feature::Bucket {
-                at: 0,
+                at: Value(0),
                 edges: vec![1.0],
             },
             Feature::Clip {
-                at: 0,
+                at: Value(0),
                 min: 0.0,
                 max: 1.0,
             },
-            Feature::Log { at: 0 },
-            Feature::Difference { at: 0, minus: 1 },
-            Feature::Difference { at: 1, minus: 0 },
-            Feature::Ratio { at: 0, over: 1 },
-            Feature::Ratio { at: 1, over: 0 },
+            Feature::Log { at: Value(0) },
+            Feature::Difference {
+                at: Value(0),
+                minus: Value(1),
+            },
+            Feature::Difference {
+                at: Value(1),
+                minus: Value(0),
+            },
+            Feature::Ratio {
+                at: Value(0),
+                over: Value(1),
+            },
+            Feature::Ratio {
+                at: Value(1),
+                over: Value(0),
+            },
         ] {
             assert!(is_nan(feature.clone(), &nan), "{feature:?}");
             assert!(is_nan(feature.clone(), &[]), "{feature:?}");
@@ -189,9 +300,9 @@ mod tests {
 
     #[test]
     fn missing_is_one_where_there_is_no_value() {
-        assert_eq!(one(Feature::Missing { at: 0 }, &[f64::NAN]), [1.0]);
-        assert_eq!(one(Feature::Missing { at: 0 }, &[0.0]), [0.0]);
-        assert_eq!(one(Feature::Missing { at: 0 }, &[]), [1.0]);
+        assert_eq!(one(Feature::Missing { at: Value(0) }, &[f64::NAN]), [1.0]);
+        assert_eq!(one(Feature::Missing { at: Value(0) }, &[0.0]), [0.0]);
+        assert_eq!(one(Feature::Missing { at: Value(0) }, &[]), [1.0]);
     }
 
     #[test]
@@ -210,7 +321,7 @@ mod tests {
         let bucket = |value| {
             one(
                 Feature::Bucket {
-                    at: 0,
+                    at: Value(0),
                     edges: vec![10.0, 20.0],
                 },
                 &[value],
@@ -227,7 +338,7 @@ mod tests {
         let clip = |value| {
             one(
                 Feature::Clip {
-                    at: 0,
+                    at: Value(0),
                     min: -1.0,
                     max: f64::INFINITY,
                 },
@@ -240,23 +351,76 @@ mod tests {
     #[test]
     fn what_arithmetic_cannot_give_is_missing() {
         for values in [[0.0, 0.0], [-1.0, 0.0], [f64::NAN, 0.0]] {
-            assert!(is_nan(Feature::Log { at: 0 }, &values));
-            assert!(is_nan(Feature::Ratio { at: 0, over: 1 }, &values));
+            assert!(is_nan(Feature::Log { at: Value(0) }, &values));
+            assert!(is_nan(
+                Feature::Ratio {
+                    at: Value(0),
+                    over: Value(1)
+                },
+                &values
+            ));
         }
         assert!(is_nan(
-            Feature::Difference { at: 0, minus: 1 },
+            Feature::Difference {
+                at: Value(0),
+                minus: Value(1)
+            },
             &[f64::MAX, f64::MIN]
         ));
         assert!(is_nan(
-            Feature::Ratio { at: 0, over: 1 },
+            Feature::Ratio {
+                at: Value(0),
+                over: Value(1)
+            },
             &[1.0, f64::MIN_POSITIVE / 1e10]
         ));
         assert!(is_nan(Feature::Pass { at: 0, width: 1 }, &[f64::INFINITY]));
-        assert_eq!(one(Feature::Log { at: 0 }, &[1.0]), [0.0]);
+        assert_eq!(one(Feature::Log { at: Value(0) }, &[1.0]), [0.0]);
         assert_eq!(
-            one(Feature::Difference { at: 0, minus: 1 }, &[3.0, 1.0]),
+            one(
+                Feature::Difference {
+                    at: Value(0),
+                    minus: Value(1)
+                },
+                &[3.0, 1.0]
+            ),
             [2.0]
         );
-        assert_eq!(one(Feature::Ratio { at: 0, over: 1 }, &[3.0, 2.0]), [1.5]);
+        assert_eq!(
+            one(
+                Feature::Ratio {
+                    at: Value(0),
+                    over: Value(1)
+                },
+                &[3.0, 2.0]
+            ),
+            [1.5]
+        );
+    }
+
+    #[test]
+    fn a_feature_may_be_computed_of_those_before_it() {
+        let mut out = vec![8.0, f64::NAN];
+        let of = Of {
+            values: &[2.0],
+            aggregates: &[5.0, f64::INFINITY],
+        };
+        for feature in [
+            Feature::Aggregate { at: 0 },
+            Feature::Aggregate { at: 1 },
+            Feature::Ratio {
+                at: Before(0),
+                over: Value(0),
+            },
+            Feature::Difference {
+                at: Before(4),
+                minus: Before(2),
+            },
+            Feature::Missing { at: Before(1) },
+        ] {
+            feature.compute(of, &mut out);
+        }
+        assert_eq!((out[2], out[4], out[5], out[6]), (5.0, 4.0, -1.0, 1.0));
+        assert!(out[3].is_nan(), "a feature is never infinite");
     }
 }

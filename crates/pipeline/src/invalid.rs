@@ -26,6 +26,12 @@ pub enum InvalidKind {
     BadTime,
     /// An id or a key that cannot be one: empty, too long, or with control characters.
     BadId,
+    /// A record of its key with its id came before.
+    Duplicate,
+    /// Older than its key's newest record by more than lateness allows.
+    Late,
+    /// Its key has as many records as may be kept.
+    TooManyEvents,
     /// A CSV row with more or fewer cells than the header.
     RowLength,
 }
@@ -47,6 +53,9 @@ impl InvalidKind {
             InvalidKind::OutOfRange => "out_of_range",
             InvalidKind::BadTime => "bad_time",
             InvalidKind::BadId => "bad_id",
+            InvalidKind::Duplicate => "duplicate",
+            InvalidKind::Late => "late",
+            InvalidKind::TooManyEvents => "too_many_events",
             InvalidKind::RowLength => "row_length",
         }
     }

@@ -1,5 +1,11 @@
 //! The keys of a pipeline file, table by table: the parser refuses what is not here, and editors get it as a JSON Schema.
 
+mod features;
+mod state;
+
+pub(crate) use features::{FEATURE, KINDS, LOOKING_BACK};
+pub(crate) use state::{FILTER, STATE};
+
 /// The newest format of the file that this release reads.
 pub(crate) const FORMAT_MAX: i64 = 1;
 /// Topics are named after a pipeline; Kafka allows 249 bytes with the suffixes.
@@ -8,6 +14,9 @@ pub(crate) const PIPELINE_NAME_LEN_MAX: usize = 100;
 pub(crate) const NAME_LEN_MAX: usize = 128;
 /// The most values of a vector: as many as a model may have inputs.
 pub(crate) const VECTOR_LENGTH_MAX: usize = 4_096;
+
+/// Events of a key that may be kept at most: beyond that a hot key's memory is another machine's.
+pub(crate) const EVENTS_MAX_MAX: u32 = 1_000_000;
 
 /// A table of the file.
 pub(crate) struct Keys {
@@ -50,6 +59,8 @@ pub(crate) enum Shape {
     Choice(&'static [&'static str]),
     /// So many names at least, each once.
     Names(usize),
+    /// So many texts or booleans at least, each once.
+    Values(usize),
     /// So many texts at least, each once.
     Texts(usize),
     /// So many numbers at least, each once.
@@ -115,10 +126,15 @@ pub(crate) static ROOT: Keys = Keys {
             Shape::Table(&RECORD),
             "What a record on the inbox looks like.",
         ),
+        may(
+            "state",
+            Shape::Table(&STATE),
+            "What is kept of a key's records, for features that look back; needed as soon as one does.",
+        ),
         need(
             "features",
             Shape::Tables(&FEATURE),
-            "What is computed from a record's fields.",
+            "What is computed from a record's fields, and from the records of its key before it.",
         ),
         need("model", Shape::Table(&MODEL), "What the model reads."),
         may(
@@ -230,47 +246,6 @@ pub(crate) static FIELD: Keys = Keys {
             "Markers: values that mean \"not measured\". With one at least, null and an empty cell mean that, too.",
         )
         .of(&["category"]),
-    ],
-};
-
-pub(crate) const KINDS: &[&str] = &[
-    "pass",
-    "missing",
-    "one_hot",
-    "bucket",
-    "clip",
-    "log",
-    "difference",
-    "ratio",
-];
-
-pub(crate) static FEATURE: Keys = Keys {
-    selector: Some(Selector {
-        key: "kind",
-        kinds: KINDS,
-        default: None,
-        thing: "feature",
-    }),
-    keys: &[
-        need("name", Shape::Name, "The feature's name."),
-        need(
-            "kind",
-            Shape::Choice(KINDS),
-            "How it is computed. pass: the value; missing: 1 if not measured, else 0; one_hot: a feature for each category; bucket: how \
-             many edges the value reaches; clip: the value, or the limit it exceeds; log: the natural logarithm; difference: field - \
-             minus; ratio: field / over.",
-        ),
-        need("field", Shape::Name, "The field it is computed from."),
-        need(
-            "edges",
-            Shape::Numbers(1),
-            "The ascending edges of the buckets.",
-        )
-        .of(&["bucket"]),
-        may("min", Shape::Number, "The least value.").of(&["clip"]),
-        may("max", Shape::Number, "The largest value.").of(&["clip"]),
-        need("minus", Shape::Name, "The field that is taken away.").of(&["difference"]),
-        need("over", Shape::Name, "The field that it is divided by.").of(&["ratio"]),
     ],
 };
 

@@ -3,19 +3,21 @@
 use std::sync::Arc;
 
 use csv::StringRecord;
+use quadrille_history::definition;
 use quadrille_proto::{Field, FieldType, Kind, Schema, SchemaId};
 use sha2::{Digest, Sha256};
 
 use crate::check::{self, Checked};
 use crate::csv_row::{CsvColumns, Use};
 use crate::error::Error;
-use crate::feature::{Feature, outputs};
+use crate::feature::{Feature, Of, compute, outputs, resolve};
 use crate::invalid::Invalid;
 use crate::json;
 use crate::record::{Draft, Found, NeedKey, Reading, Slots};
 use crate::spec::{
-    Decision, FeatureSpec, FieldKind, Label, Operate, RecordSpec, Spec, element_names,
+    Decision, FeatureSpec, FieldKind, Label, Operate, RecordSpec, Spec, StateSpec, element_names,
 };
+use crate::state::{NeedsHistory, State};
 use crate::table::Source;
 use crate::value::Scalar;
 
@@ -61,7 +63,7 @@ use crate::value::Scalar;
 /// assert_eq!((record.key.as_str(), &record.values[..]), ("c-1", &[4.0, 10.0][..]));
 ///
 /// let (mut features, mut inputs) = (Vec::new(), Vec::new());
-/// churn.features(&record.values, &mut features);
+/// churn.features(&record.values, &mut features)?;
 /// churn.model_inputs(&features, &mut inputs);
 /// assert_eq!(inputs, [2.5]);
 /// // Of what the model answers follows a decision.
@@ -83,7 +85,8 @@ struct Inner {
     warnings: Vec<Error>,
     text: String,
     slots: Slots,
-    features: Vec<Feature>,
+    features: Arc<[Feature]>,
+    state: Option<State>,
     /// Where each model input stands among the features.
     inputs: Vec<usize>,
     record: (Schema, SchemaId),
@@ -103,10 +106,13 @@ impl Pipeline {
             file: file_name,
             text,
         })?;
-        Ok(Self::new(checked, text))
+        Self::new(checked, text).map_err(|error| {
+            let fix = "see [state] and the features that look back";
+            Error::of_file(file_name, format!("state: {error}"), fix)
+        })
     }
 
-    fn new(checked: Checked, text: &str) -> Self {
+    fn new(checked: Checked, text: &str) -> Result<Self, definition::Error> {
         let Checked {
             spec,
             operate,
@@ -143,13 +149,11 @@ impl Pipeline {
             name,
             field_type: FieldType::Number,
         });
+        let features: Arc<[Feature]> = resolve(&spec.features, &spec.record).into();
         let inner = Inner {
+            state: State::new(&spec, Arc::clone(&features))?,
             slots: Slots::new(&spec.record, spec.label.as_ref()),
-            features: spec
-                .features
-                .iter()
-                .map(|it| Feature::new(it, &spec.record))
-                .collect(),
+            features,
             inputs: spec.model.inputs.iter().map(at).collect(),
             record: schema(Kind::Record, fields),
             feature: schema(Kind::Features, computed),
@@ -160,9 +164,9 @@ impl Pipeline {
             warnings,
             text: text.to_owned(),
         };
-        Pipeline {
+        Ok(Pipeline {
             inner: Arc::new(inner),
-        }
+        })
     }
 
     /// The pipeline's name, which begins the names of its topics.
@@ -239,6 +243,10 @@ impl Pipeline {
 
     pub(crate) fn record_spec(&self) -> &RecordSpec {
         &self.inner.spec.record
+    }
+
+    pub(crate) fn state_spec(&self) -> Option<&StateSpec> {
+        self.inner.spec.state.as_ref()
     }
 
     pub(crate) fn feature_specs(&self) -> &[FeatureSpec] {
@@ -437,12 +445,31 @@ impl Pipeline {
 impl Pipeline {
     /// Computes a record's features into `out`, which is cleared; it allocates only while `out`
     /// grows to its size. Values that are not there are missing.
-    pub fn features(&self, values: &[f64], out: &mut Vec<f64>) {
-        out.clear();
-        out.reserve(self.inner.feature.0.fields.len());
-        for feature in &self.inner.features {
-            feature.compute(values, out);
+    ///
+    /// # Errors
+    /// A feature looks back: of a record alone it is not known, which is not the same as missing.
+    pub fn features(&self, values: &[f64], out: &mut Vec<f64>) -> Result<(), NeedsHistory> {
+        if self.state().is_some() {
+            return Err(NeedsHistory::of(self));
         }
+        self.features_of(values, &[], out);
+        Ok(())
+    }
+
+    /// As [`Pipeline::features`], of a pipeline that looks back: `aggregates` is what a look at the record's place in its key's
+    /// history gave.
+    pub fn features_of(&self, values: &[f64], aggregates: &[f64], out: &mut Vec<f64>) {
+        compute(&self.inner.features, Of { values, aggregates }, out);
+    }
+
+    /// Whether it keeps state by key.
+    pub fn keeps_state(&self) -> bool {
+        self.inner.state.is_some()
+    }
+
+    /// What is kept of a key's records; None where no feature looks back.
+    pub fn state(&self) -> Option<&State> {
+        self.inner.state.as_ref()
     }
 
     /// The names of the model's inputs, in its order.

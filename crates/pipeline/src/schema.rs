@@ -99,6 +99,7 @@ fn shape(shape: Shape) -> Value {
         }
         Shape::Choice(values) => json!({ "type": "string", "enum": values }),
         Shape::Names(least) => list(name(), least),
+        Shape::Values(least) => list(json!({ "type": ["string", "boolean"] }), least),
         Shape::Texts(least) => list(json!({ "type": "string" }), least),
         Shape::Numbers(least) => list(json!({ "type": "number" }), least),
         Shape::Table(keys) => table(keys),

@@ -4,6 +4,12 @@
 //! the names of the TOML file, so a change of a name or of the order of fields there changes the hash of every pipeline.
 //! [`Operate`] is how the pipeline is operated: no hash knows it, so it may be edited while models serve.
 
+mod look_back;
+
+pub use look_back::Late;
+pub(crate) use look_back::{
+    Current, EVENTS_MAX_DEFAULT, FilterSpec, Function, LookBack, StateSpec, Wanted, Window,
+};
 use quadrille_proto::{Field, FieldType};
 use serde::{Serialize, Serializer};
 
@@ -16,6 +22,9 @@ pub(crate) const PAST_MAX_DEFAULT: &str = "10000d";
 pub(crate) struct Spec {
     pub name: String,
     pub record: RecordSpec,
+    /// Only where a feature looks back: pipelines of before there were such keep their hash.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state: Option<StateSpec>,
     pub features: Vec<FeatureSpec>,
     pub model: ModelSpec,
     pub decision: Decision,
@@ -210,7 +219,7 @@ pub(crate) struct FeatureSpec {
     pub kind: FeatureKind,
 }
 
-/// How a feature comes from the record's fields.
+/// How a feature comes from the record's fields, from features before it, or from the records before this one.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub(crate) enum FeatureKind {
@@ -245,6 +254,8 @@ pub(crate) enum FeatureKind {
         field: String,
         over: String,
     },
+    #[serde(untagged)]
+    LookBack(LookBack),
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]

@@ -115,6 +115,14 @@ impl<'a> Table<'a> {
         Some(at(&self.spot, key, value))
     }
 
+    /// A key's text, if that is what it has.
+    pub(crate) fn peek_text(&self, key: &str) -> Option<&str> {
+        match self.entries.get(key)?.get_ref() {
+            DeValue::String(text) => Some(text),
+            _ => None,
+        }
+    }
+
     /// The value of a key that must be there; `example` shows how it is written.
     pub(crate) fn need(&mut self, key: &str, example: &str) -> Result<At<'a, DeValue<'a>>, Error> {
         match self.take(key) {

@@ -1,26 +1,26 @@
 //! Training data: a CSV file's rows as the model's inputs, by the code the stream uses.
 
+mod arrived;
 mod labels;
 mod quotes;
 mod remark;
+mod rows;
 
 use std::collections::HashMap;
 use std::io::Read;
 
-use csv::{ByteRecord, ReaderBuilder, StringRecord, Trim};
+use csv::StringRecord;
 
 pub use labels::{LABEL_VALUES_MAX, LabelValues};
 pub use remark::{LINES_MAX, Remark};
+pub use rows::Row;
 
-use crate::csv_lines::CsvLines;
-use crate::csv_row::{Use, names};
+use crate::csv_row::names;
 use crate::invalid::{Invalid, InvalidKind};
 use crate::pipeline::Pipeline;
 use crate::quote::{list, quote, suggest};
-use crate::record::Reading;
 use crate::spec::{Label, Truth};
-use quotes::{Quotes, Watched};
-use remark::{Breaks, Identities};
+use rows::Sink;
 
 /// Why a file cannot be trained on.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +33,13 @@ pub enum Error {
     NoHeader,
     #[error("the training data has no column {column}, the label; {fix}")]
     NoLabelColumn { column: String, fix: String },
+    #[error("the data has no column {column}, which says in which order the rows came; {fix}")]
+    NoArrivedColumn { column: String, fix: String },
+    #[error(
+        "the data has no column {column}, and features of pipeline {pipeline:?} look back: without key and event time a row has no \
+         place among the others; add the column"
+    )]
+    NoPlace { column: String, pipeline: String },
     #[error("{0}")]
     LabelNowhere(String),
     #[error("the training data's header: {0}")]
@@ -54,8 +61,50 @@ fn first(skipped: &[(u64, Invalid)]) -> String {
     }
 }
 
-/// Rows a model can be trained on.
+/// How a file is read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Event times that the services would not believe at this moment are remarked on.
+    pub now_ms: Option<i64>,
+    /// The column that says in which order the rows came, by times or numbers. Without it, rows of features that look back come
+    /// in the order of their event times, others as the file has them.
+    pub arrived: Option<String>,
+}
+
+/// The order in which rows were replayed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Order {
+    File,
+    EventTime,
+    /// That of a column.
+    Column(String),
+}
+
+/// How rows were replayed for features that look back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Past {
+    pub order: Order,
+    /// Keys that the rows are of.
+    pub keys: usize,
+    /// Rows that have no vector and are only looked back on.
+    pub state_only: u64,
+}
+
+/// What became of a file whose features were computed.
 #[derive(Debug, Clone, PartialEq)]
+pub struct Batch {
+    /// Rows that have a vector.
+    pub vectors: u64,
+    /// Rows that cannot be used: the line in the file, and why. The header is line 1.
+    pub skipped: Vec<(u64, Invalid)>,
+    /// What the services would make of ids, keys and times.
+    pub remarks: Vec<Remark>,
+    /// None where no feature looks back.
+    pub past: Option<Past>,
+}
+
+/// Rows a model can be trained on.
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Training {
     /// The model's inputs: the columns of `rows`.
     pub inputs: Vec<String>,
@@ -74,16 +123,18 @@ pub struct Training {
     pub label_values: LabelValues,
     /// What the services would make of ids, keys and times.
     pub remarks: Vec<Remark>,
+    /// None where no feature looks back.
+    pub past: Option<Past>,
 }
 
 impl Pipeline {
     /// Reads a CSV file of records with their truth. Key and event time say which rows belong together; their columns
-    /// may be absent, and others do not matter.
+    /// may be absent, unless a feature looks back, and others do not matter.
     ///
     /// # Errors
     /// The file as a whole cannot be used; single rows that cannot are skipped and listed.
     pub fn read_training(&self, reader: impl Read) -> Result<Training, Error> {
-        self.read_training_csv(reader, None)
+        self.read_training_with(reader, &Options::default())
     }
 
     /// As [`Pipeline::read_training`], and remarks on the event times that the services would not believe at present.
@@ -91,81 +142,40 @@ impl Pipeline {
     /// # Errors
     /// As [`Pipeline::read_training`].
     pub fn read_training_at(&self, reader: impl Read, now_ms: i64) -> Result<Training, Error> {
-        self.read_training_csv(reader, Some(now_ms))
+        let options = Options {
+            now_ms: Some(now_ms),
+            arrived: None,
+        };
+        self.read_training_with(reader, &options)
     }
 
-    fn read_training_csv(&self, reader: impl Read, now_ms: Option<i64>) -> Result<Training, Error> {
+    /// As [`Pipeline::read_training`]. If a feature looks back, the rows are replayed: each has the features that the stream
+    /// would have computed in its turn, of what had come by then.
+    ///
+    /// # Errors
+    /// As [`Pipeline::read_training`].
+    pub fn read_training_with(
+        &self,
+        reader: impl Read,
+        options: &Options,
+    ) -> Result<Training, Error> {
         let label = self.label().ok_or_else(|| Error::NoLabel {
             pipeline: self.name().to_owned(),
         })?;
-        let quotes = Quotes::new();
-        let closed = || match quotes.get().unclosed() {
-            Some(line) => Err(Error::Unclosed { line }),
-            None => Ok(()),
+        let mut rows = TrainingRows {
+            pipeline: self,
+            label,
+            entities: Entities::default(),
+            training: Training {
+                inputs: self.inputs().to_vec(),
+                ..Training::default()
+            },
         };
-        let reader = Watched {
-            inner: reader,
-            quotes: &quotes,
-        };
-        let mut csv = ReaderBuilder::new()
-            .flexible(true)
-            .trim(Trim::None)
-            .from_reader(CsvLines::new(reader));
-        let header = StringRecord::from_byte_record_lossy(csv.byte_headers()?.clone());
-        closed()?;
-        if header.iter().all(|name| name.trim().is_empty()) {
-            return Err(Error::NoHeader);
-        }
-        let columns = self.training_columns(&header).map_err(Error::Header)?;
-        let label_at = label_column(&header, label)?;
-
-        let mut training = Training {
-            inputs: self.inputs().to_vec(),
-            rows: Vec::new(),
-            labels: Vec::new(),
-            entities: Vec::new(),
-            times_ms: Vec::new(),
-            skipped: Vec::new(),
-            label_values: LabelValues::default(),
-            remarks: Vec::new(),
-        };
-        let mut identities = Identities::new(self, &header, now_ms);
-        let mut breaks = Breaks::default();
-        let mut entities = Entities::default();
-        let (mut bytes, mut reading, mut features) =
-            (ByteRecord::new(), Reading::default(), Vec::new());
-        while csv.read_byte_record(&mut bytes)? {
-            let line = CsvLines::of(&mut csv, bytes.position());
-            let row = match text(&bytes) {
-                Ok(row) => row,
-                Err(invalid) => {
-                    training.skipped.push((line, invalid));
-                    continue;
-                }
-            };
-            let truth_cell = row.get(label_at).unwrap_or_default().trim();
-            let is_whole = row.len() == header.len();
-            if is_whole {
-                training.label_values.count(truth_cell);
-            }
-            let identity = is_whole.then(|| identities.of(line, &row));
-            let read = columns.read(&row, self.draft(0, &mut reading), Use::Training);
-            match read.and_then(|()| truth(label, truth_cell)) {
-                Ok(truth) => {
-                    breaks.of(line, &row, &header);
-                    self.features(&reading.values, &mut features);
-                    self.model_inputs(&features, &mut training.rows);
-                    training.labels.push(truth);
-                    let key = identity.as_ref().and_then(|it| it.key);
-                    training.entities.push(entities.number(key));
-                    training.times_ms.push(identity.and_then(|it| it.time_ms));
-                }
-                Err(invalid) => training.skipped.push((line, invalid)),
-            }
-        }
-        closed()?;
-        training.remarks = identities.remarks();
-        training.remarks.extend(breaks.remarks());
+        let column = |header: &StringRecord| label_column(header, label).map(Some);
+        let summary = rows::read(self, reader, options, column, &mut rows)?;
+        let mut training = rows.training;
+        training.remarks = summary.remarks;
+        training.past = summary.past;
         if training.labels.is_empty() {
             if let Some(nowhere) = training.label_values.lacking(label) {
                 return Err(Error::LabelNowhere(nowhere));
@@ -175,6 +185,30 @@ impl Pipeline {
             });
         }
         Ok(training)
+    }
+
+    /// Computes the features of a CSV file's records, as the stream would have, for one row after the other. No label is needed.
+    ///
+    /// # Errors
+    /// The file as a whole cannot be used; single rows that cannot are skipped and listed.
+    pub fn read_features(
+        &self,
+        reader: impl Read,
+        options: &Options,
+        each: &mut dyn FnMut(&Row<'_>, &[f64]),
+    ) -> Result<Batch, Error> {
+        let mut rows = BatchRows {
+            each,
+            vectors: 0,
+            skipped: Vec::new(),
+        };
+        let summary = rows::read(self, reader, options, |_| Ok(None), &mut rows)?;
+        Ok(Batch {
+            vectors: rows.vectors,
+            skipped: rows.skipped,
+            remarks: summary.remarks,
+            past: summary.past,
+        })
     }
 
     /// Checks that of two classes each is the truth of a row.
@@ -189,6 +223,55 @@ impl Pipeline {
     }
 }
 
+/// Rows on their way to training.
+struct TrainingRows<'a> {
+    pipeline: &'a Pipeline,
+    label: &'a Label,
+    entities: Entities,
+    training: Training,
+}
+
+impl Sink for TrainingRows<'_> {
+    fn vector(&mut self, row: &Row<'_>, features: &[f64]) {
+        let training = &mut self.training;
+        training.label_values.count(row.truth);
+        match truth(self.label, row.truth) {
+            Ok(truth) => {
+                self.pipeline.model_inputs(features, &mut training.rows);
+                training.labels.push(truth);
+                training.entities.push(self.entities.number(row.key));
+                training.times_ms.push(row.time_ms);
+            }
+            Err(invalid) => training.skipped.push((row.line, invalid)),
+        }
+    }
+
+    fn refused(&mut self, line: u64, truth: Option<&str>, invalid: Invalid) {
+        if let Some(truth) = truth {
+            self.training.label_values.count(truth);
+        }
+        self.training.skipped.push((line, invalid));
+    }
+}
+
+/// Rows on their way to whoever wants their features.
+struct BatchRows<'a> {
+    each: &'a mut dyn FnMut(&Row<'_>, &[f64]),
+    vectors: u64,
+    skipped: Vec<(u64, Invalid)>,
+}
+
+impl Sink for BatchRows<'_> {
+    fn vector(&mut self, row: &Row<'_>, features: &[f64]) {
+        self.vectors += 1;
+        (self.each)(row, features);
+    }
+
+    fn refused(&mut self, line: u64, _truth: Option<&str>, invalid: Invalid) {
+        self.skipped.push((line, invalid));
+    }
+}
+
 /// Numbers of entities, by their keys.
 #[derive(Default)]
 struct Entities {
@@ -198,11 +281,11 @@ struct Entities {
 
 impl Entities {
     /// Without a key a row is an entity of its own.
-    fn number(&mut self, key: Option<&str>) -> usize {
+    fn number(&mut self, key: &str) -> usize {
         let next = self.count;
-        let number = match key.filter(|key| !key.is_empty()) {
-            None => next,
-            Some(key) => match self.known.get(key) {
+        let number = match key {
+            "" => next,
+            key => match self.known.get(key) {
                 Some(known) => return *known,
                 None => *self.known.entry(key.to_owned()).or_insert(next),
             },
@@ -221,13 +304,6 @@ fn label_column(header: &StringRecord, label: &Label) -> Result<usize, Error> {
             column: quote(&label.field),
             fix,
         }
-    })
-}
-
-fn text(bytes: &ByteRecord) -> Result<StringRecord, Invalid> {
-    StringRecord::from_byte_record(bytes.clone()).map_err(|error| {
-        let reason = format!("cell {} is not UTF-8", error.utf8_error().field() + 1);
-        Invalid::new(InvalidKind::NotUtf8, "", reason, "save the file as UTF-8")
     })
 }
 

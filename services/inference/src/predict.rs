@@ -45,7 +45,9 @@ impl PredictService for Predict {
         let asked_at = Instant::now();
         let (mut features, mut rows) = (Vec::new(), Vec::new());
         let step = scorer.tracing.step("features");
-        pipeline.features(&reading.values, &mut features);
+        pipeline
+            .features(&reading.values, &mut features)
+            .map_err(Error::from)?;
         pipeline.model_inputs(&features, &mut rows);
         drop(step);
         let Choice {

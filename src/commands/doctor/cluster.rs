@@ -112,7 +112,10 @@ fn reached(cluster: &Cluster, identity: Result<TopicIdentity, admin::Error>) -> 
 /// Whether topics are there, agree, hold dead letters, and are the ones the pipeline was made with.
 fn topics(of: String, admin: &Admin, pipeline: &Pipeline) -> Vec<Check> {
     let name = pipeline.name();
-    let survey = match survey(admin, TopicSpec::of_pipeline(name, 1, 0)) {
+    let survey = match survey(
+        admin,
+        TopicSpec::of_pipeline(name, pipeline.keeps_state().into(), 1, 0),
+    ) {
         Ok(survey) => survey,
         Err(error) => return vec![Check::failed(of, error)],
     };

@@ -1,6 +1,6 @@
 //! `quadrille pipeline show`: what pipeline files mean.
 
-use quadrille_pipeline::{Decision, FieldMeaning, Pipeline, Truth};
+use quadrille_pipeline::{Decision, FieldMeaning, Late, Pipeline, StateMeaning, Truth};
 use quadrille_proto::{PipelineTopic, STAGES, dlq_of};
 use quadrille_service::Error;
 use serde_json::{Value, json};
@@ -51,7 +51,8 @@ pub fn page(pipeline: &Pipeline) -> String {
 }
 
 fn topics(pipeline: &Pipeline) -> Vec<String> {
-    let topics = PipelineTopic::of(&STAGES, pipeline.name()).into_iter();
+    let topics =
+        PipelineTopic::of(&STAGES, pipeline.name(), pipeline.keeps_state().into()).into_iter();
     topics.map(|topic| topic.name).collect()
 }
 
@@ -107,7 +108,29 @@ fn about(pipeline: &Pipeline) -> Table {
     ] {
         table.row(vec![name.to_owned(), value]);
     }
+    if let Some(state) = pipeline.state_meaning() {
+        table.row(vec!["state".to_owned(), kept(&state)]);
+    }
     table
+}
+
+/// What is kept of a key's records, and what becomes of those that come too late.
+fn kept(state: &StateMeaning) -> String {
+    let mut parts = vec![format!(
+        "records of a key may come {} late, later ones {}",
+        state.lateness,
+        match state.late {
+            Late::DeadLetter => "are dead letters",
+            Late::Absorb => "are passed over",
+        }
+    )];
+    parts.push(format!("at most {} are kept", state.events_max));
+    parts.extend((state.forget_after.as_ref()).map(|it| format!("a key is forgotten after {it}")));
+    parts.extend(
+        (state.emit.as_ref()).map(|it| format!("only where {} there is a vector", cell(it))),
+    );
+    parts.extend((state.reset.as_ref()).map(|it| format!("a key begins anew where {}", cell(it))));
+    parts.join("; ")
 }
 
 fn named(names: &[String]) -> String {

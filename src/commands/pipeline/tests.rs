@@ -92,6 +92,26 @@ fn a_refused_file_is_wrong_usage_and_a_warning_is_not() {
 }
 
 #[test]
+fn what_is_kept_of_a_key_is_shown_where_a_feature_looks_back() {
+    let page = |text: &str| show::page(&Pipeline::parse("ward.toml", text).unwrap());
+    assert!(!page(WARD).contains("\nstate "), "{}", page(WARD));
+    let text = WARD
+        .replace("key = \"bed\"", "key = \"bed\"\nevent_time = \"at\"")
+        .replace(
+            "[[features]]\nname = \"sex\"",
+            "[state]\nlateness = \"1h\"\nemit = { field = \"sex\", is = [\"m\"] }\n[[features]]\nname = \"beats\"\nkind = \"mean\"\n\
+             field = \"beats\"\nto = \"2h\"\n[[features]]\nname = \"sex\"",
+        );
+    let page = page(&text);
+    for part in [
+        "records of a key may come 1h late, later ones are dead letters; at most 10000 are kept; only where sex is m there is a vector",
+        "beats        mean     beats, last 2h  no",
+    ] {
+        assert!(page.contains(part), "{part}\n{page}");
+    }
+}
+
+#[test]
 fn a_pipeline_is_shown_with_what_null_and_absent_fields_mean() {
     let pipeline = Pipeline::parse("ward.toml", WARD).unwrap();
     let page = show::page(&pipeline);

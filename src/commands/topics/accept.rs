@@ -61,7 +61,7 @@ pub fn run(args: &Args) -> Result<(), Error> {
 
 fn accept(admin: &Admin, pipeline: &Pipeline, author: &Author) -> Result<Outcome, Error> {
     let name = pipeline.name();
-    let topics = admin.pipeline_topics(name)?;
+    let topics = admin.pipeline_topics(name, pipeline.keeps_state().into())?;
     let mut log = FactsLog::open(admin.cluster()).map_err(admin::Error::from)?;
     let Some(facts) = log.current(name) else {
         let facts = Facts::first(name, pipeline.hash(), &topics, &author.by())?;

@@ -31,7 +31,8 @@ pub fn run(args: &Args) -> Result<(), Error> {
     let mut listed = HashSet::new();
     let mut faults = Vec::new();
     for pipeline in &pipelines {
-        let survey = survey(&admin, TopicSpec::of_pipeline(pipeline.name(), 1, 0))?;
+        let state = pipeline.keeps_state().into();
+        let survey = survey(&admin, TopicSpec::of_pipeline(pipeline.name(), state, 1, 0))?;
         let mut found = survey.faults(pipeline.name());
         if !found.iter().any(admin::Error::is_missing) {
             found.extend(changed(&admin, pipeline)?);
@@ -87,6 +88,6 @@ pub fn changed(admin: &Admin, pipeline: &Pipeline) -> Result<Option<admin::Error
         }));
     }
     Ok(facts
-        .compare(&admin.pipeline_topics(pipeline.name())?)
+        .compare(&admin.pipeline_topics(pipeline.name(), pipeline.keeps_state().into())?)
         .err())
 }

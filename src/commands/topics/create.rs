@@ -117,7 +117,7 @@ fn show(lines: &[Line], output: Output) -> Result<(), Error> {
 fn remember(admin: &Admin, pipelines: &[Pipeline]) -> Result<(), Error> {
     let mut log = FactsLog::open(admin.cluster()).map_err(admin::Error::from)?;
     for pipeline in pipelines {
-        let topics = admin.pipeline_topics(pipeline.name())?;
+        let topics = admin.pipeline_topics(pipeline.name(), pipeline.keeps_state().into())?;
         let facts = match log.current(pipeline.name()) {
             Some(facts) => facts,
             None => {
@@ -140,7 +140,8 @@ fn to_create(
     args: &Args,
 ) -> Result<(Vec<TopicSpec>, Survey), Error> {
     let limit = args.message_bytes_max as usize;
-    let specs = |partitions| TopicSpec::of_pipeline(pipeline.name(), partitions, limit);
+    let state = pipeline.keeps_state().into();
+    let specs = |partitions| TopicSpec::of_pipeline(pipeline.name(), state, partitions, limit);
     let there = survey(admin, specs(1))?;
     if let Some(fault) = there.disagreements().into_iter().next() {
         return Err(fault.into());

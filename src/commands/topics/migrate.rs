@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use quadrille_choreography::{Admin, Facts, FactsLog, TopicState, admin};
 use quadrille_pipeline::Pipeline;
-use quadrille_proto::{STAGES, Service};
+use quadrille_proto::{KeyedState, STAGES, Service};
 use quadrille_service::Error;
 
 use super::{Author, Outcome, Which};
@@ -56,8 +56,9 @@ pub fn run(args: &Args) -> Result<(), Error> {
 }
 
 fn migrate(admin: &Admin, pipeline: &Pipeline, args: &Args) -> Result<Outcome, Error> {
-    let name = pipeline.name();
-    let topics = admin.pipeline_topics(name)?;
+    let (name, state) = (pipeline.name(), pipeline.keeps_state().into());
+    check_state(name, state)?;
+    let topics = admin.pipeline_topics(name, state)?;
     let target = target(&topics, args.partitions)?;
     let mut log = FactsLog::open(admin.cluster()).map_err(admin::Error::from)?;
     let facts = log.current(name);
@@ -82,7 +83,7 @@ fn migrate(admin: &Admin, pipeline: &Pipeline, args: &Args) -> Result<Outcome, E
     };
     wait_drained(admin, name, Duration::from_secs(args.within))?;
     admin.add_partitions(&topics, target)?;
-    let topics = admin.pipeline_topics(name)?;
+    let topics = admin.pipeline_topics(name, state)?;
     let next = draining.next(&topics, &args.author.by(), &args.author.reason)?;
     let facts = super::written(&mut log, &next)?;
     let text = format!(
@@ -90,6 +91,17 @@ fn migrate(admin: &Admin, pipeline: &Pipeline, args: &Args) -> Result<Outcome, E
         facts.partitions, facts.generation
     );
     Ok(Outcome { facts, text })
+}
+
+/// # Errors
+/// The pipeline keeps state by key, which would stay on the partitions that its keys leave.
+fn check_state(pipeline: &str, state: KeyedState) -> Result<(), Error> {
+    match state {
+        KeyedState::None => Ok(()),
+        KeyedState::Kept => Err(Error::Config(format!(
+            "pipeline {pipeline} keeps state by key, and that cannot be moved to other partitions; create new topics with the number you want, for a pipeline of another name, and send the records there"
+        ))),
+    }
 }
 
 /// # Errors
@@ -188,6 +200,13 @@ mod tests {
             partitions: *partitions,
         };
         partitions.iter().map(topic).collect()
+    }
+
+    #[test]
+    fn a_pipeline_that_keeps_state_is_not_migrated() {
+        check_state("p", KeyedState::None).unwrap();
+        let refused = check_state("p", KeyedState::Kept).unwrap_err();
+        assert!(refused.to_string().contains("keeps state by key"));
     }
 
     #[test]

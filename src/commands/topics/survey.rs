@@ -1,7 +1,7 @@
 //! A pipeline's topics as they should be, and as they are.
 
 use quadrille_choreography::{Admin, TopicSpec, admin, dead_letter_bytes_min};
-use quadrille_proto::{PipelineTopic, STAGES, dlq_of};
+use quadrille_proto::{KeyedState, PipelineTopic, STAGES, dlq_of};
 
 /// A topic as it should be, and what there is.
 #[derive(Debug)]
@@ -9,6 +9,8 @@ pub struct Found {
     pub spec: TopicSpec,
     pub partitions: Option<i32>,
     pub message_bytes_max: Option<usize>,
+    /// Of a changelog of state what readers rely on.
+    pub settings: Vec<(String, String)>,
 }
 
 /// The topics of a pipeline before anything is changed.
@@ -46,6 +48,8 @@ impl Survey {
         }
         faults.extend(self.disagreements());
         faults.extend(self.tight_limits(pipeline));
+        let unfit = |found: &Found| found.spec.unfit(&found.settings);
+        faults.extend(self.topics.iter().flat_map(unfit));
         faults
     }
 
@@ -69,7 +73,8 @@ impl Survey {
     /// Dead-letter topics that cannot hold every message of their source.
     fn tight_limits(&self, pipeline: &str) -> Vec<admin::Error> {
         let mut faults = Vec::new();
-        let topics = PipelineTopic::of(&STAGES, pipeline);
+        // State has no dead letters.
+        let topics = PipelineTopic::of(&STAGES, pipeline, KeyedState::None);
         for source in topics.iter().filter(|it| it.has_dead_letters) {
             let (source, dlq) = (&source.name, dlq_of(&source.name));
             let (Some(given), Some(limit)) = (self.limit(source), self.limit(&dlq)) else {
@@ -99,7 +104,12 @@ pub fn survey(admin: &Admin, specs: Vec<TopicSpec>) -> Result<Survey, admin::Err
             Some(_) => Some(admin.message_bytes_max(&spec.name)?),
             None => None,
         };
+        let settings = match partitions {
+            Some(_) => admin.settings(&spec)?,
+            None => Vec::new(),
+        };
         topics.push(Found {
+            settings,
             spec,
             partitions,
             message_bytes_max,
@@ -118,12 +128,13 @@ mod tests {
             let mut found = Found {
                 partitions: Some(spec.partitions),
                 message_bytes_max: Some(spec.message_bytes_max.unwrap_or(1_048_588)),
+                settings: Vec::new(),
                 spec,
             };
             change(&mut found);
             found
         };
-        let specs = TopicSpec::of_pipeline("p", 8, 1_048_588);
+        let specs = TopicSpec::of_pipeline("p", KeyedState::Kept, 8, 1_048_588);
         Survey {
             topics: specs.into_iter().map(found).collect(),
         }
@@ -161,6 +172,17 @@ mod tests {
             faults[0].contains("p.features.dlq has 4 partitions"),
             "{faults:?}"
         );
+    }
+
+    #[test]
+    fn a_changelog_of_state_that_deletes_by_age_is_named() {
+        let faults = faults(|found| {
+            if found.spec.name == "p.feature-state" {
+                found.settings = vec![("cleanup.policy".to_owned(), "delete".to_owned())];
+            }
+        });
+        assert_eq!(faults.len(), 1);
+        assert!(faults[0].contains("cleanup.policy is delete"), "{faults:?}");
     }
 
     #[test]

@@ -8,14 +8,17 @@ use quadrille_model::{
     package::{Labels, Training},
     train::Importances,
 };
-use quadrille_pipeline::{Decision, Pipeline, training::Remark};
+use quadrille_pipeline::{
+    Decision, Pipeline,
+    training::{Past, Remark},
+};
 use quadrille_service::Error;
 use serde_json::{Value, json};
 
 use crate::{
     output::{Table, counted},
     preview,
-    training::{Outcome, Skipped},
+    training::{self, Outcome, Skipped},
 };
 
 /// Features whose importance is shown; JSON has all.
@@ -44,6 +47,7 @@ pub struct Report<'a> {
     training: &'a Training,
     skipped: &'a Skipped,
     remarks: &'a [Remark],
+    past: Option<&'a Past>,
     importances: Option<&'a Importances>,
     names: Names<'a>,
     folds: String,
@@ -84,6 +88,7 @@ impl<'a> Report<'a> {
             training,
             skipped: &outcome.skipped,
             remarks: &outcome.remarks,
+            past: outcome.past.as_ref(),
             importances: held_out.importances.as_ref(),
             names: Names {
                 labels,
@@ -121,9 +126,6 @@ impl<'a> Report<'a> {
             json["score"] = json!(value);
             json
         });
-        let reasons = self.skipped.reasons.iter().map(|it| {
-            json!({ "class": it.class, "field": it.field, "rows": it.rows, "first_lines": it.lines, "reason": it.reason, "fix": it.fix })
-        });
         let remarks = self.remarks.iter().map(|it| {
             json!({ "class": it.class, "field": it.field, "rows": it.rows, "first_lines": it.lines, "reason": it.reason })
         });
@@ -134,7 +136,8 @@ impl<'a> Report<'a> {
             "rows": self.skipped.rows,
             "rows_used": self.training.rows,
             "rows_skipped": self.skipped.skipped,
-            "skipped": reasons.collect::<Vec<Value>>(),
+            "skipped": self.skipped.to_json(),
+            "replayed": training::past_json(self.past),
             "remarks": remarks.collect::<Vec<Value>>(),
             "held_out": {
                 "rows": metrics.rows,
@@ -459,7 +462,7 @@ mod tests {
     use quadrille_model::train::Algorithm;
 
     use super::*;
-    use crate::training::{self, Options};
+    use crate::training::Options;
 
     const DIABETES: &str = include_str!(concat!(
         env!("CARGO_MANIFEST_DIR"),

@@ -4,6 +4,7 @@ use std::{any::Any, mem::ManuallyDrop};
 
 use quadrille_choreography::{Admin, Cluster, EmbeddedBroker, TopicSpec};
 use quadrille_local::{Kafka, kafka::DataDir};
+use quadrille_pipeline::Pipeline;
 use quadrille_service::Error;
 
 use super::Args;
@@ -41,12 +42,14 @@ impl Broker {
     }
 }
 
-/// Starts or finds the broker, and makes the pipelines' topics.
-pub async fn start(args: &Args, pipelines: Vec<String>) -> Result<Broker, Error> {
-    let specs: Vec<TopicSpec> = pipelines
-        .iter()
-        .flat_map(|name| TopicSpec::of_pipeline(name, PARTITIONS, MESSAGE_BYTES_MAX))
-        .collect();
+/// The topics of a pipeline.
+pub fn topics(pipeline: &Pipeline) -> Vec<TopicSpec> {
+    let state = pipeline.keeps_state().into();
+    TopicSpec::of_pipeline(pipeline.name(), state, PARTITIONS, MESSAGE_BYTES_MAX)
+}
+
+/// Starts or finds the broker, and makes these topics.
+pub async fn start(args: &Args, specs: Vec<TopicSpec>) -> Result<Broker, Error> {
     if args.kafka {
         return local(args, specs).await;
     }

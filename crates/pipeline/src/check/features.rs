@@ -2,7 +2,9 @@
 
 use toml::de::DeValue;
 
-use super::{Named, Names};
+use super::sources::{Sources, Wants};
+use super::state::State;
+use super::{Named, Names, look_back};
 use crate::error::Error;
 use crate::example;
 use crate::keys::{self, KINDS};
@@ -13,12 +15,16 @@ use crate::table::{At, Spot, Table};
 pub(super) fn read<'a>(
     list: At<'a, DeValue<'a>>,
     record: &RecordSpec,
+    state: Option<&State<'_>>,
     warnings: &mut Vec<Error>,
 ) -> Result<Vec<Named>, Error> {
     let spot = list.spot.clone();
     let mut names = Names::new("is already the name of another feature");
     let mut features = Vec::new();
-    for mut table in list.tables(&keys::FEATURE)? {
+    let tables = list.tables(&keys::FEATURE)?;
+    let called = |table: &Table<'_>| table.peek_text("name").map(str::to_owned);
+    let all: Vec<String> = tables.iter().filter_map(called).collect();
+    for mut table in tables {
         let name = table.take_name("features")?;
         if name.value.contains('=') {
             let reason = format!("{} has an =", quote(&name.value));
@@ -27,7 +33,12 @@ pub(super) fn read<'a>(
                 .error(reason, "only outputs of one_hot features have one"));
         }
         names.add(&name, &name.value)?;
-        let kind = kind(&mut table, &record.fields)?;
+        let sources = Sources {
+            record,
+            earlier: &features,
+            all: &all,
+        };
+        let kind = kind(&mut table, &sources, state)?;
         warnings.extend(doubt(&kind, record, &table.spot));
         let spec = FeatureSpec {
             name: name.value.clone(),
@@ -43,20 +54,23 @@ pub(super) fn read<'a>(
     if features.is_empty() {
         return Err(spot.error("is empty", "describe at least one feature"));
     }
+    let looks_back = |it: &Named| matches!(it.spec.kind, FeatureKind::LookBack(_));
+    if let Some(state) = state
+        && !features.iter().any(looks_back)
+    {
+        let fix = "remove it, or add a feature of a kind that does, as `kind = \"count\"`";
+        return Err(state
+            .spot
+            .error("is kept for nothing: no feature looks back", fix));
+    }
     Ok(features)
 }
 
-/// What a feature needs of a field.
-#[derive(Clone, Copy, PartialEq)]
-enum Wants {
-    Anything,
-    /// Anything but a vector.
-    One,
-    Number,
-    Category,
-}
-
-fn kind(table: &mut Table<'_>, fields: &[FieldSpec]) -> Result<FeatureKind, Error> {
+fn kind(
+    table: &mut Table<'_>,
+    sources: &Sources<'_>,
+    state: Option<&State<'_>>,
+) -> Result<FeatureKind, Error> {
     let name = table.need("kind", "kind = \"pass\"")?.text()?;
     let Some(kind) = KINDS.iter().copied().find(|kind| *kind == name.value) else {
         let reason = format!("{} is no kind of feature", quote(&name.value));
@@ -64,38 +78,39 @@ fn kind(table: &mut Table<'_>, fields: &[FieldSpec]) -> Result<FeatureKind, Erro
         return Err(name.spot.error(reason, fix));
     };
     table.refuse_others(&keys::FEATURE, kind)?;
-    let mut field = |key: &str, wants| field(table, key, kind, wants, fields);
+    let mut value = |key: &str, wants| sources.value(table, key, kind, wants);
     Ok(match kind {
         "pass" => FeatureKind::Pass {
-            field: field("field", Wants::Anything)?,
-        },
-        "missing" => FeatureKind::Missing {
-            field: field("field", Wants::One)?,
+            field: sources.field(table, kind, Wants::Anything)?,
         },
         "one_hot" => FeatureKind::OneHot {
-            field: field("field", Wants::Category)?,
+            field: sources.field(table, kind, Wants::Category)?,
+        },
+        "missing" => FeatureKind::Missing {
+            field: value("field", Wants::One)?,
         },
         "log" => FeatureKind::Log {
-            field: field("field", Wants::Number)?,
+            field: value("field", Wants::Number)?,
         },
         "difference" => FeatureKind::Difference {
-            field: field("field", Wants::Number)?,
-            minus: field("minus", Wants::Number)?,
+            field: value("field", Wants::Number)?,
+            minus: value("minus", Wants::Number)?,
         },
         "ratio" => FeatureKind::Ratio {
-            field: field("field", Wants::Number)?,
-            over: field("over", Wants::Number)?,
+            field: value("field", Wants::Number)?,
+            over: value("over", Wants::Number)?,
         },
         "bucket" => {
-            let field = field("field", Wants::Number)?;
-            let edges = edges(table, fields, &field)?;
+            let field = value("field", Wants::Number)?;
+            let edges = edges(table, &sources.record.fields, &field)?;
             FeatureKind::Bucket { field, edges }
         }
-        _ => {
-            let field = field("field", Wants::Number)?;
+        "clip" => {
+            let field = value("field", Wants::Number)?;
             let (min, max) = limits(table)?;
             FeatureKind::Clip { field, min, max }
         }
+        _ => FeatureKind::LookBack(look_back::read(table, kind, sources, state)?),
     })
 }
 
@@ -144,44 +159,6 @@ fn beyond(edge: f64, range: &Range) -> Option<String> {
         (_, Some(max)) if edge > max => Some(format!("at most {max}")),
         _ => None,
     }
-}
-
-fn field(
-    table: &mut Table<'_>,
-    key: &str,
-    kind: &str,
-    wants: Wants,
-    fields: &[FieldSpec],
-) -> Result<String, Error> {
-    let name = table.need(key, &format!("{key} = \"…\""))?.text()?;
-    let Some(field) = fields.iter().find(|field| field.name == name.value) else {
-        // The path ends at the feature: `features.mass_log: unknown field "mas"`.
-        let mut spot = name.spot.clone();
-        spot.path.clone_from(&table.spot.path);
-        let known = fields.iter().map(|field| field.name.as_str());
-        let reason = format!("unknown field {}", quote(&name.value));
-        return Err(spot.error(reason, suggest(&name.value, "the fields are", known)));
-    };
-    let fits = match wants {
-        Wants::Anything => true,
-        Wants::One => !matches!(field.kind, FieldKind::Vector { .. }),
-        Wants::Number => field.kind.is_numeric(),
-        Wants::Category => matches!(field.kind, FieldKind::Category { .. }),
-    };
-    if fits {
-        return Ok(name.value);
-    }
-    let reason = format!(
-        "{kind} cannot be computed from {}, {}",
-        quote(&name.value),
-        field.kind.with_article()
-    );
-    let fix = match wants {
-        Wants::One => "use another field, or kind = \"pass\"",
-        Wants::Category => "use a field of type category, or kind = \"pass\" or \"bucket\"",
-        _ => "use a field of type number or integer, or kind = \"one_hot\" or \"pass\"",
-    };
-    Err(name.spot.error(reason, fix))
 }
 
 fn edges(table: &mut Table<'_>, fields: &[FieldSpec], name: &str) -> Result<Vec<f64>, Error> {

@@ -72,12 +72,6 @@ pub(super) struct Identities<'a> {
     remarks: Vec<Remark>,
 }
 
-/// The key and the event time of a row, as far as it has them.
-pub(super) struct Identity<'r> {
-    pub key: Option<&'r str>,
-    pub time_ms: Option<i64>,
-}
-
 impl<'a> Identities<'a> {
     pub fn new(pipeline: &'a Pipeline, header: &StringRecord, now_ms: Option<i64>) -> Self {
         let at = |field: &str| names(header).position(|name| name == field);
@@ -110,8 +104,8 @@ impl<'a> Identities<'a> {
         identities
     }
 
-    /// What this row is called, and when it was. It is remarked on, not refused.
-    pub fn of<'r>(&mut self, line: u64, row: &'r StringRecord) -> Identity<'r> {
+    /// Remarks on what this row is called and on when it was, which is the answer; nothing is refused.
+    pub fn of(&mut self, line: u64, row: &StringRecord) -> Option<i64> {
         let cell = |at: Option<usize>| row.get(at?).map(str::trim);
         if let Some(id) = cell(self.id) {
             self.id(line, id);
@@ -121,11 +115,7 @@ impl<'a> Identities<'a> {
             self.invalid(line, &invalid);
         }
         let time = cell(self.time).filter(|cell| !cell.is_empty());
-        let time_ms = time.and_then(|time| self.time(line, time));
-        Identity {
-            key: key.filter(|key| !key.is_empty()),
-            time_ms,
-        }
+        time.and_then(|time| self.time(line, time))
     }
 
     pub fn remarks(self) -> Vec<Remark> {

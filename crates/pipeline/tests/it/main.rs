@@ -6,6 +6,7 @@ mod file;
 mod generated;
 mod halves;
 mod json;
+mod keyed;
 mod properties;
 mod schema;
 mod vectors;

@@ -110,7 +110,7 @@ proptest! {
     ) {
         let pipeline = parse(&value, PLAIN);
         let (mut features, mut inputs) = (vec![1.0; 3], Vec::new());
-        pipeline.features(&values, &mut features);
+        pipeline.features_of(&values, &values, &mut features);
         prop_assert_eq!(features.len(), pipeline.feature_schema().fields.len());
         prop_assert!(features.iter().all(|feature| !feature.is_infinite()));
         pipeline.model_inputs(&features, &mut inputs);

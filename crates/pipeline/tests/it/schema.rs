@@ -29,7 +29,13 @@ fn fault(schema: &Value, value: &Value) -> Option<String> {
                 .find_map(|it| fault(it, value)),
             "const" => (rule != value).then(String::new),
             "enum" => (!rule.as_array().unwrap().contains(value)).then(String::new),
-            "type" => (!is(value, rule.as_str().unwrap())).then(String::new),
+            "type" => {
+                let kinds = rule
+                    .as_array()
+                    .map_or(std::slice::from_ref(rule), Vec::as_slice);
+                let fits = |kind: &Value| is(value, kind.as_str().unwrap());
+                (!kinds.iter().any(fits)).then(String::new)
+            }
             "properties" | "required" | "additionalProperties" => {
                 let entries = value.as_object();
                 entries.and_then(|it| of_object(rules, keyword, rule, it))
@@ -168,12 +174,26 @@ fn samples() -> Vec<Value> {
         { "name": "difference", "kind": "difference", "field": "n", "minus": "i" },
         { "name": "ratio", "kind": "ratio", "field": "n", "over": "i" },
     ]);
-    let file = |decision: Value, label: Value| {
+    let of = |features: &Value, decision: Value, label: Value| {
         json!({
             "format": 1, "name": "p", "record": record, "features": features,
             "model": { "inputs": ["pass", "one_hot"] }, "decision": decision, "label": label,
             "operate": { "latency_objective": "1s" },
         })
+    };
+    let file = |decision, label| of(&features, decision, label);
+    let looking_back = |features: Value| {
+        let mut file = of(
+            &features,
+            json!({ "threshold": 0.5, "positive": "p", "negative": "n" }),
+            json!({ "field": "l", "positive": "1", "negative": "0" }),
+        );
+        file["state"] = json!({
+            "lateness": "1h", "late": "absorb", "forget_after": "400d", "events_max": 100,
+            "emit": { "field": "c", "is": ["x"] }, "reset": { "field": "b", "is": [true] },
+        });
+        file["model"]["inputs"] = json!(["pass"]);
+        file
     };
     let mut old = file(
         json!({ "threshold": 0.5, "positive": "p", "negative": "n" }),
@@ -191,6 +211,26 @@ fn samples() -> Vec<Value> {
             json!({ "kind": "value", "values": ["v"], "edges": [1], "names": ["low", "high"] }),
             json!({ "field": "l" }),
         ),
+        looking_back(json!([
+            { "name": "pass", "kind": "pass", "field": "n" },
+            { "name": "count", "kind": "count", "from": "1d", "to": "8d", "current": false },
+            { "name": "sum", "kind": "sum", "field": "i", "from": "0s", "to": "8d" },
+            { "name": "rate", "kind": "rate", "from": "0s", "to": "8d", "per": "1h" },
+            { "name": "ewma", "kind": "ewma", "field": "n", "half_life": "1d" },
+            { "name": "time_since", "kind": "time_since", "where": { "field": "c", "is": ["x", "y"] } },
+            { "name": "lag", "kind": "lag", "field": "b", "from": "0s", "to": "8d", "n": 2 },
+            { "name": "ratio", "kind": "ratio", "field": "n", "over": "sum" },
+        ])),
+        looking_back(json!([
+            { "name": "pass", "kind": "pass", "field": "n" },
+            { "name": "mean", "kind": "mean", "field": "n", "newest": 3 },
+            { "name": "min", "kind": "min", "field": "n", "newest": 3 },
+            { "name": "max", "kind": "max", "field": "n", "newest": 3 },
+            { "name": "median", "kind": "median", "field": "n", "newest": 3 },
+            { "name": "stddev", "kind": "stddev", "field": "n", "newest": 3 },
+            { "name": "last", "kind": "last", "field": "c", "newest": 3 },
+            { "name": "distinct", "kind": "distinct", "field": "c", "newest": 3 },
+        ])),
     ]
 }
 

@@ -43,7 +43,7 @@ fn read(json: &str) -> Result<Reading, String> {
 
 fn inputs(pipeline: &Pipeline, reading: &Reading) -> Vec<f64> {
     let (mut features, mut inputs) = (vec![], vec![]);
-    pipeline.features(&reading.values, &mut features);
+    pipeline.features(&reading.values, &mut features).unwrap();
     pipeline.model_inputs(&features, &mut inputs);
     inputs
 }

@@ -1,5 +1,7 @@
 //! Why a question has no answer. Each transport has one place that says it in its own words.
 
+use quadrille_pipeline::NeedsHistory;
+
 use crate::{engine, serving, tensor};
 
 /// Why a question has no answer; each says what to change.
@@ -40,6 +42,14 @@ impl From<tensor::Error> for Error {
             tensor::Error::Invalid(message) => Error::Invalid(message),
             tensor::Error::TooLarge(message) => Error::TooLarge(message),
         }
+    }
+}
+
+impl From<NeedsHistory> for Error {
+    fn from(error: NeedsHistory) -> Self {
+        Error::Conflict(format!(
+            "{error}; send the features that the model reads instead, or the record to ingest"
+        ))
     }
 }
 

@@ -126,7 +126,7 @@ pub(super) fn computed(
                 1 => Error::Invalid(invalid.to_string()),
                 _ => Error::Invalid(format!("row {at}: {invalid}")),
             })?;
-        pipeline.features(&reading.values, &mut features);
+        pipeline.features(&reading.values, &mut features)?;
         pipeline.model_inputs(&features, &mut values);
         if keys.last() != Some(&reading.key) {
             keys.push(reading.key);

@@ -16,7 +16,7 @@ use quadrille_model::{
     train::{Algorithm, Dataset, TrainOptions, train},
 };
 use quadrille_pipeline::Pipeline;
-use quadrille_proto::Service;
+use quadrille_proto::{KeyedState, Service};
 use quadrille_service::Config;
 use tempfile::TempDir;
 
@@ -198,7 +198,7 @@ pub fn serve(
     let broker = EmbeddedBroker::start().expect("a broker");
     let mut specs: Vec<TopicSpec> = Vec::new();
     for pipeline in &pipelines {
-        for spec in TopicSpec::of_pipeline(pipeline.name(), 1, 1_048_588) {
+        for spec in TopicSpec::of_pipeline(pipeline.name(), KeyedState::None, 1, 1_048_588) {
             if specs.iter().all(|it| it.name != spec.name) {
                 specs.push(spec);
             }

@@ -1,0 +1,207 @@
+use super::*;
+
+const CARDS: &str = r#"name = "cards"
+[record]
+id = "id"
+key = "card"
+event_time = "at"
+[[record.fields]]
+name = "kind"
+type = "category"
+categories = ["purchase", "block"]
+[[record.fields]]
+name = "amount"
+type = "number"
+required = false
+[state]
+lateness = "1h"
+emit = { field = "kind", is = ["purchase"] }
+[[features]]
+name = "sum"
+kind = "sum"
+field = "amount"
+to = "1d"
+[[features]]
+name = "share"
+kind = "ratio"
+field = "amount"
+over = "sum"
+[model]
+inputs = ["share", "sum"]
+"#;
+
+const DATA: &str = "\
+id,card,at,came,kind,amount
+a,c-1,2026-01-31T12:00:00Z,1,purchase,0.1
+b,c-1,2026-01-31T11:30:00Z,2,purchase,0.2
+c,c-1,2026-01-31T09:00:00Z,4,purchase,5
+d,c-1,2026-01-31T12:10:00Z,3,block,7
+a,c-1,2026-01-31T12:00:00Z,5,purchase,0.1
+e,c-2,2026-01-31T12:00:00Z,6,purchase,
+";
+
+/// The command's result, and the file that it wrote.
+fn features(pipeline: &str, data: &str, more: &[&str]) -> (Result<Written, Error>, String) {
+    let folder = tempfile::tempdir().unwrap();
+    features_in(folder.path(), pipeline, data, more)
+}
+
+fn features_in(
+    folder: &Path,
+    pipeline: &str,
+    data: &str,
+    more: &[&str],
+) -> (Result<Written, Error>, String) {
+    let path = |name: &str| folder.join(name).display().to_string();
+    fs::write(path("p.toml"), pipeline).unwrap();
+    fs::write(path("x.csv"), data).unwrap();
+    let (file, csv, out) = (path("p.toml"), path("x.csv"), path("y.csv"));
+    let line = [
+        "quadrille",
+        "features",
+        "--pipeline",
+        &file,
+        "--data",
+        &csv,
+        "--out",
+        &out,
+    ];
+    let line = line.into_iter().chain(more.iter().copied());
+    let cli = <crate::Cli as clap::Parser>::try_parse_from(line).unwrap();
+    let Some(crate::commands::Command::Features(args)) = cli.command else {
+        panic!("another command");
+    };
+    let pipeline = args.pipeline.one().unwrap();
+    let written = write(&pipeline, &args);
+    assert!(!folder.join("y.csv.part").exists());
+    let text = fs::read_to_string(path("y.csv")).unwrap_or_default();
+    (written, text)
+}
+
+#[test]
+fn rows_are_written_in_the_order_of_their_times_with_what_they_saw() {
+    let (written, text) = features(CARDS, DATA, &["--max-skipped", "1"]);
+    let written = written.unwrap();
+    assert_eq!(
+        text,
+        "id,key,event_time,sum,share\n\
+         c,c-1,2026-01-31T09:00:00Z,5,1\n\
+         b,c-1,2026-01-31T11:30:00Z,5.2,0.038461538461538464\n\
+         a,c-1,2026-01-31T12:00:00Z,5.3,0.01886792452830189\n\
+         e,c-2,2026-01-31T12:00:00Z,0,\n"
+    );
+    assert_eq!(written.skipped.reasons[0].class, "duplicate");
+    assert_eq!(written.batch.past.as_ref().unwrap().state_only, 1);
+}
+
+#[test]
+fn rows_that_the_stream_would_refuse_are_told_and_nothing_is_written() {
+    let (refused, text) = features(CARDS, DATA, &["--arrived", "came"]);
+    let refused = refused.unwrap_err().to_string();
+    for part in [
+        "2 of 6 rows cannot have features",
+        "(line 4): field \"at\": the record comes 130m later than state.lateness (1h) allows",
+        "(line 6): field \"id\": a record of this key with the id \"a\" came before",
+        "so nothing was written",
+        "add --max-skipped 2",
+    ] {
+        assert!(refused.contains(part), "{part}\n{refused}");
+    }
+    assert_eq!(text, "");
+    let (written, text) = features(CARDS, DATA, &["--arrived", "came", "--max-skipped", "2"]);
+    let past = past(written.unwrap().batch.past.as_ref()).unwrap();
+    assert!(
+        past.contains(
+            "the rows of 2 keys were replayed in the order of the column \"came\"; 1 row is"
+        ),
+        "{past}"
+    );
+    let ids: Vec<&str> = text.lines().filter_map(|it| it.split(',').next()).collect();
+    assert_eq!(ids, ["id", "a", "b", "e"]);
+    let (refused, _) = features(CARDS, DATA, &["--arrived", "cam"]);
+    assert!(
+        refused
+            .unwrap_err()
+            .to_string()
+            .contains("did you mean \"came\"?")
+    );
+}
+
+#[test]
+fn a_pipeline_that_does_not_look_back_needs_neither_key_nor_time() {
+    let pipeline = include_str!(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/pipelines/diabetes.toml"
+    ));
+    let data = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/data/pima.csv"));
+    let (written, text) = features(pipeline, data, &[]);
+    assert_eq!(written.unwrap().batch.vectors, 768);
+    let mut lines = text.lines();
+    assert!(
+        lines
+            .next()
+            .unwrap()
+            .starts_with("id,key,event_time,pregnant,")
+    );
+    assert!(
+        lines
+            .next()
+            .unwrap()
+            .starts_with("1,,,6,148,72,35,,33.6,0.627,50"),
+        "{text}"
+    );
+}
+
+#[test]
+fn numbers_read_back_bit_for_bit() {
+    let third = 1.0 / 3.0;
+    for value in [
+        0.0,
+        -0.0,
+        0.1,
+        third,
+        1e-300,
+        5e-324,
+        f64::MAX,
+        -1e16,
+        123_456_789.25,
+    ] {
+        let mut cell = String::new();
+        number(value, &mut cell);
+        assert_eq!(
+            cell.parse::<f64>().unwrap().to_bits(),
+            value.to_bits(),
+            "{cell}"
+        );
+        assert!(cell.len() < 25, "{cell}");
+    }
+    let mut cell = String::new();
+    number(f64::NAN, &mut cell);
+    assert_eq!(cell, "");
+}
+
+#[test]
+fn a_file_that_is_there_is_replaced_only_if_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, text) = features_in(folder.path(), CARDS, DATA, &["--max-skipped", "1"]);
+    let (refused, same) = features_in(folder.path(), CARDS, DATA, &[]);
+    let refused = refused.unwrap_err().to_string();
+    assert!(refused.contains("y.csv exists already; choose another file, or add --replace"));
+    assert_eq!(same, text);
+    let fewer = DATA.lines().take(2).collect::<Vec<&str>>().join("\n");
+    let (written, text) = features_in(folder.path(), CARDS, &fewer, &["--replace"]);
+    assert_eq!(
+        (written.unwrap().batch.vectors, text.lines().count()),
+        (1, 2)
+    );
+}
+
+#[test]
+fn a_feature_of_the_name_of_another_column_is_refused() {
+    let (refused, _) = features(&CARDS.replace("\"share\"", "\"key\""), DATA, &[]);
+    let refused = refused.unwrap_err().to_string();
+    assert!(
+        refused.contains("feature \"key\" of pipeline \"cards\" has the name of another column"),
+        "{refused}"
+    );
+}

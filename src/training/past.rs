@@ -1,0 +1,45 @@
+//! How rows were replayed for features that look back, for people and for scripts.
+
+use quadrille_pipeline::{
+    quote::quote,
+    training::{Order, Past},
+};
+use serde_json::{Value, json};
+
+use crate::output::counted;
+
+/// How rows were replayed, in a sentence; None where no feature looks back.
+pub fn past(past: Option<&Past>) -> Option<String> {
+    let past = past?;
+    let order = match &past.order {
+        Order::Column(column) => format!("in the order of the column {}", quote(column)),
+        Order::EventTime => {
+            "in the order of their event times, as if none had come late (--arrived names the column that says how they came)".to_owned()
+        }
+        Order::File => "in the order of the file".to_owned(),
+    };
+    let keys = counted(past.keys, "key");
+    Some(match past.state_only {
+        0 => format!("features look back: the rows of {keys} were replayed {order}"),
+        rows => format!(
+            "features look back: the rows of {keys} were replayed {order}; {} only looked back on",
+            match rows {
+                1 => "1 row is".to_owned(),
+                rows => format!("{rows} rows are"),
+            }
+        ),
+    })
+}
+
+/// How rows were replayed, for scripts.
+pub fn past_json(past: Option<&Past>) -> Value {
+    let Some(past) = past else {
+        return Value::Null;
+    };
+    let (order, column) = match &past.order {
+        Order::Column(column) => ("column", Some(column)),
+        Order::EventTime => ("event_time", None),
+        Order::File => ("file", None),
+    };
+    json!({ "order": order, "column": column, "keys": past.keys, "state_only": past.state_only })
+}
