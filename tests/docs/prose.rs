@@ -249,7 +249,9 @@ fn every_reason_of_a_dead_letter_is_explained() {
 
 #[test]
 fn every_key_of_a_pipeline_file_is_on_its_page() {
-    let keys = read("crates/pipeline/src/keys.rs");
+    let files = ["keys.rs", "keys/features.rs", "keys/state.rs"];
+    let files = files.map(|file| read(&format!("crates/pipeline/src/{file}")));
+    let keys = files.concat();
     let named = ["need(", "may("]
         .into_iter()
         .flat_map(|call| keys.split(call).skip(1));

@@ -3,6 +3,7 @@
 mod bad_input;
 mod balancing;
 mod browsers;
+mod changelog;
 mod commands;
 mod compression;
 mod counter;
@@ -19,6 +20,7 @@ mod forgotten;
 mod frozen;
 mod hanging;
 mod harness;
+mod keyed;
 mod letters;
 mod lifecycle;
 mod models;

@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use futures_executor::block_on;
 use quadrille_choreography::{Cluster, Retention, TopicSpec};
 use quadrille_local::Kafka;
-use quadrille_proto::{Topics, dlq_of};
+use quadrille_proto::{KeyedState, Topics, dlq_of};
 use rdkafka::{
     ClientConfig, Message, Offset, TopicPartitionList,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
@@ -59,7 +59,8 @@ impl NewFlow {
 
     /// All topics of a pipeline.
     pub fn of_pipeline(pipeline: &str, retention_bytes: Option<u64>) -> Vec<NewFlow> {
-        let specs = TopicSpec::of_pipeline(pipeline, PARTITIONS, MESSAGE_BYTES_MAX);
+        let specs =
+            TopicSpec::of_pipeline(pipeline, KeyedState::None, PARTITIONS, MESSAGE_BYTES_MAX);
         let flow = |spec| NewFlow {
             spec,
             retention_bytes,

@@ -116,6 +116,7 @@ impl Member {
             let _ = stopped.await;
         };
         let given = Given {
+            state_dir: None,
             model: options.model.to_owned(),
             database_url: options.database_url.clone(),
         };

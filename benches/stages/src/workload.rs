@@ -94,7 +94,8 @@ impl Workload {
                 self.vector.id = id;
                 self.vector.key = key.to_owned();
                 self.vector.event_time_ms = EVENT_TIME_MS;
-                self.pipeline.features(values, &mut self.vector.values);
+                self.pipeline
+                    .features_of(values, &[], &mut self.vector.values);
                 seal_padded(self.bytes, &mut self.payload, |payload, pad| {
                     // A feature vector has no room but in its id.
                     self.vector.id.push_str(&"-".repeat(pad));

@@ -28,7 +28,9 @@ impl FeatureService for Features {
             .map_err(|invalid| invalid_argument(&invalid))?;
         let mut values = Vec::new();
         let step = self.tracing.step("features");
-        pipeline.features(&reading.values, &mut values);
+        pipeline
+            .features(&reading.values, &mut values)
+            .map_err(|error| Status::failed_precondition(error.to_string()))?;
         drop(step);
         let features = pipeline
             .feature_schema()

@@ -6,14 +6,62 @@
 mod args;
 mod grpc;
 mod stage;
+mod state;
 
-use std::sync::Arc;
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
+use quadrille_choreography::ChangelogReader;
+use quadrille_pipeline::Pipeline;
 use quadrille_proto::v1::feature_service_server::FeatureServiceServer;
-use quadrille_service::{Assembly, Boxed, Calls, Config, Context, Error, MessageMax, Requests};
+use quadrille_service::{
+    Assembly, Boxed, Calls, Context, Drain, Error, MessageMax, Requests, Task,
+};
+
+use crate::state::{CHANGELOG, Opener, Options};
+use quadrille_state::{Identity, Settings, Stores};
 
 pub use args::Cli;
 pub use stage::FeatureHandler;
+
+/// Of the memory for state, the part that is for histories in use; the rest is the stores'.
+const CACHE_SHARE: usize = 2;
+
+/// The layout of the changelog's rows: stores of another one are not read. What the rows mean is told by their epoch.
+const LAYOUT: [u8; 8] = *b"epochs-1";
+
+/// How long the store of a partition that moved away is kept.
+const STORES_KEPT: Duration = Duration::from_hours(24);
+const HOUSE_KEPT_EVERY: Duration = Duration::from_mins(10);
+const HOUSE_KEPT_WITHIN: Duration = Duration::from_secs(2);
+
+/// The service's settings.
+#[derive(Debug)]
+pub struct Config {
+    pub service: quadrille_service::Config,
+    pub state: StateSettings,
+}
+
+/// How the state of pipelines that look back is kept.
+#[derive(Debug, Clone)]
+pub struct StateSettings {
+    /// None: in memory alone.
+    pub folder: Option<PathBuf>,
+    /// Of all pipelines and partitions together.
+    pub memory_bytes: usize,
+}
+
+impl Default for StateSettings {
+    fn default() -> Self {
+        StateSettings {
+            folder: None,
+            memory_bytes: 256 << 20,
+        }
+    }
+}
 
 /// Runs the service until `shutdown`, then drains it.
 ///
@@ -28,15 +76,23 @@ fn boxed<'a>(config: Config, shutdown: Boxed<'a, ()>) -> Boxed<'a, Result<(), Er
 }
 
 async fn serve(config: Config, shutdown: Boxed<'_, ()>) -> Result<(), Error> {
-    quadrille_service::run(config, shutdown, assemble).await
+    let state = config.state;
+    quadrille_service::run(config.service, shutdown, |context| assemble(context, state)).await
 }
 
-async fn assemble(context: Context) -> Result<Assembly, Error> {
+async fn assemble(context: Context, state: StateSettings) -> Result<Assembly, Error> {
+    let looks_back = |it: &Arc<Pipeline>| it.state().is_some();
+    let stores = match &state.folder {
+        Some(folder) if context.config.pipelines.iter().any(looks_back) => {
+            Some(open_folder(folder, state.memory_bytes).await?)
+        }
+        _ => None,
+    };
     for pipeline in &context.config.pipelines {
-        let stage = context.stage(pipeline).await?;
-        context.run(stage, |_| {
-            FeatureHandler::new(Arc::clone(pipeline), context.schemas.clone())
-        })?;
+        run_stage(&context, pipeline, &state, stores.as_ref()).await?;
+    }
+    if let Some(stores) = stores {
+        keep_house(&context, stores);
     }
     let service = grpc::Features {
         pipelines: context.config.pipelines.clone(),
@@ -47,5 +103,95 @@ async fn assemble(context: Context) -> Result<Assembly, Error> {
         grpc: Calls::default().with(FeatureServiceServer::new(service)),
         message_max: MessageMax::default(),
         requests: Requests::OutliveKafka,
+    })
+}
+
+/// Opens the folder of all stores of this replica.
+async fn open_folder(folder: &Path, memory_bytes: usize) -> Result<Stores, Error> {
+    let settings = Settings::new(folder, memory_bytes - memory_bytes / CACHE_SHARE);
+    let opened = tokio::task::spawn_blocking(|| Stores::open_folder(settings)).await;
+    let opened = opened.map_err(|error| Error::Failed(error.to_string()))?;
+    opened.map_err(|error| Error::Config(format!("QUADRILLE_STATE_DIR: {error}")))
+}
+
+/// Deletes the stores of partitions that moved away long ago.
+fn keep_house(context: &Context, stores: Stores) {
+    let task = Task::new("state", Drain::AfterStages, HOUSE_KEPT_WITHIN);
+    context.spawn(task, |mut stop| async move {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(HOUSE_KEPT_EVERY) => {}
+                () = stop.requested() => return Ok(()),
+            }
+            let stores = stores.clone();
+            let swept =
+                tokio::task::spawn_blocking(move || stores.sweep(STORES_KEPT, state::now_ms()));
+            match swept.await {
+                Ok(Ok(0)) => {}
+                Ok(Ok(count)) => {
+                    tracing::info!(count, "deleted state of partitions that moved away")
+                }
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "state of partitions that moved away not deleted")
+                }
+                Err(error) => return Err(Error::Failed(error.to_string())),
+            }
+        }
+    });
+}
+
+async fn run_stage(
+    context: &Context,
+    pipeline: &Arc<Pipeline>,
+    state: &StateSettings,
+    stores: Option<&Stores>,
+) -> Result<(), Error> {
+    let stage = context.stage(pipeline).await?;
+    let schemas = context.schemas.clone();
+    let changelog = stage.config.outputs.iter().find(|it| it.name == CHANGELOG);
+    let Some(changelog) = changelog.map(|it| it.topic.clone()) else {
+        return context.run(stage, |_| {
+            FeatureHandler::new(Arc::clone(pipeline), schemas.clone())
+        });
+    };
+    let cluster = context.config.cluster.clone();
+    let options = Options {
+        pipeline: Arc::clone(pipeline),
+        opener: opener(context, pipeline, &changelog, stores).await?,
+        cache_bytes: state.memory_bytes / CACHE_SHARE / stage.config.lanes.max(1),
+    };
+    context.run(stage, |_| {
+        let reader = ChangelogReader::new(&cluster, &changelog);
+        FeatureHandler::with_state(options.clone(), reader, schemas.clone())
+    })
+}
+
+/// Where the rows of a pipeline's partitions are kept.
+async fn opener(
+    context: &Context,
+    pipeline: &Pipeline,
+    changelog: &str,
+    stores: Option<&Stores>,
+) -> Result<Opener, Error> {
+    let Some(stores) = stores else {
+        return Ok(Opener::Memory);
+    };
+    let topic = context.topic_identity(changelog).await?;
+    let Some(topic_id) = topic.topic_id else {
+        // A topic that was deleted and made again could not be told from the one that the rows on disk are of.
+        tracing::warn!(
+            topic = changelog,
+            "the broker gives topics no ids: state is kept in memory alone"
+        );
+        return Ok(Opener::Memory);
+    };
+    Ok(Opener::Disk {
+        stores: stores.clone(),
+        identity: Arc::new(Identity {
+            pipeline: pipeline.name().to_owned(),
+            cluster: topic.cluster_id,
+            topic_id,
+            definition: LAYOUT,
+        }),
     })
 }

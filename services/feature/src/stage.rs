@@ -1,15 +1,21 @@
-//! The stream's handler: a record in, its feature vector out. State kept by key will live here.
+//! The stream's handler: a record in, its feature vector out; for a pipeline that looks back, by way of the state of its key.
 
 use std::{sync::Arc, time::Instant};
 
 use prost::Message;
-use quadrille_choreography::{Handler, Incoming, Item, Output, Schemas, handler};
-use quadrille_pipeline::Pipeline;
+use quadrille_choreography::{
+    ChangelogReader, Delivered, Destination, Handler, Incoming, Item, Output, OutputKey, Restore,
+    Schemas, handler,
+};
+use quadrille_history::Definition;
+use quadrille_pipeline::{Arrival, Invalid, Late, Pipeline, Scratch, Taken};
 use quadrille_proto::{
     seal,
     v1::{FeatureVector, Record},
 };
 use quadrille_service::sealed::{Opener, malformed};
+
+use crate::state::{CHANGELOG, KEY_LEN_MAX, Options, Partition, States, Unusable};
 
 /// Computes the features of a pipeline's records.
 pub struct FeatureHandler {
@@ -17,17 +23,169 @@ pub struct FeatureHandler {
     opener: Opener,
     /// Reused for every record.
     vector: FeatureVector,
+    scratch: Scratch,
+    /// Of a pipeline that looks back.
+    states: Option<States>,
 }
 
 impl FeatureHandler {
+    /// Of a pipeline whose features are computed from each record alone.
     pub fn new(pipeline: Arc<Pipeline>, schemas: Schemas) -> Self {
         let opener = Opener::new(schemas, pipeline.record_schema());
         FeatureHandler {
             pipeline,
             opener,
             vector: FeatureVector::default(),
+            scratch: Scratch::default(),
+            states: None,
         }
     }
+
+    /// Of a pipeline that looks back, or of any other.
+    pub(crate) fn with_state(options: Options, reader: ChangelogReader, schemas: Schemas) -> Self {
+        let stateless = FeatureHandler::new(Arc::clone(&options.pipeline), schemas);
+        FeatureHandler {
+            states: States::new(options, reader),
+            ..stateless
+        }
+    }
+
+    fn each_state(&mut self, change: impl FnOnce(&mut States)) {
+        if let Some(states) = &mut self.states {
+            change(states);
+        }
+    }
+
+    fn compute(&mut self, item: &Item<'_, Record>, output: &mut Output) {
+        let vector = &mut self.vector;
+        vector.id.clone_from(&item.record.id);
+        vector.key.clone_from(&item.record.key);
+        vector.event_time_ms = item.record.event_time_ms;
+        let Some(states) = &mut self.states else {
+            let values = &item.record.values;
+            return match self.pipeline.features(values, &mut vector.values) {
+                Ok(()) => self.emit(output),
+                Err(error) => output.fail(handler::Error::fatal("state", error.to_string())),
+            };
+        };
+        let number = item.incoming.partition;
+        let mut taken = states
+            .of(number)
+            .map(|partition| take(&self.pipeline, partition, item, &mut self.scratch, vector));
+        if let Ok(Err(why)) = &taken {
+            // Not this record's fault: its rows cannot be read.
+            taken = states.rebuild(number, why, output).and_then(|()| {
+                let partition = states.of(number)?;
+                Ok(take(
+                    &self.pipeline,
+                    partition,
+                    item,
+                    &mut self.scratch,
+                    vector,
+                ))
+            });
+        }
+        match taken {
+            Ok(Ok((taken, before))) => self.decide(item, taken, before, output),
+            Ok(Err(why)) => output.fail(handler::Error::fatal("state", why.to_string())),
+            Err(error) => output.fail(error),
+        }
+    }
+
+    fn emit(&self, output: &mut Output) {
+        let schema = self.pipeline.feature_schema_id();
+        output.emit(|payload| seal(schema, &self.vector, payload));
+    }
+
+    fn decide(
+        &mut self,
+        item: &Item<'_, Record>,
+        taken: Taken,
+        before: usize,
+        output: &mut Output,
+    ) {
+        let late = self.pipeline.state().map(|state| state.late());
+        match taken {
+            Taken::Vector => self.emit(output),
+            Taken::StateOnly => output.absorb("state_only"),
+            Taken::Duplicate => output.absorb("duplicate"),
+            Taken::Late { .. } if late == Some(Late::Absorb) => output.absorb("late"),
+            Taken::Late { .. } | Taken::TooMany => {
+                let refusal = self.pipeline.refusal(taken, &item.record.id);
+                return output.fail(refused(refusal));
+            }
+        }
+        let (Some(states), Some(state)) = (&mut self.states, self.pipeline.state()) else {
+            return;
+        };
+        let number = item.incoming.partition;
+        let definition = state.definition();
+        if let Err(error) = send_changes(states, number, item, before, definition, output) {
+            tracing::debug!(partition = number, %error, "the sweep of state has to wait");
+        }
+    }
+}
+
+fn refused(refusal: Option<Invalid>) -> handler::Error {
+    match refusal {
+        Some(invalid) => handler::Error::dead_letter(invalid.class(), invalid.to_string()),
+        // Whatever is refused has a reason.
+        None => handler::Error::fatal(
+            "state",
+            "a record was refused without a reason; this is a bug",
+        ),
+    }
+}
+
+/// Applies a record to its key's history; what is computed goes to the vector.
+fn take(
+    pipeline: &Pipeline,
+    partition: &mut Partition,
+    item: &Item<'_, Record>,
+    scratch: &mut Scratch,
+    vector: &mut FeatureVector,
+) -> Result<(Taken, usize), Unusable> {
+    let Some(state) = pipeline.state() else {
+        return Ok((Taken::StateOnly, 0));
+    };
+    let record = item.record;
+    let arrival = Arrival {
+        id: &record.id,
+        key: &record.key,
+        time_ms: record.event_time_ms,
+        values: &record.values,
+    };
+    partition.update(state.definition(), record.key.as_bytes(), |history| {
+        state.take(history, &arrival, scratch, &mut vector.values)
+    })
+}
+
+/// Sends what changed with the record in hand, and sweeps a little.
+fn send_changes(
+    states: &mut States,
+    number: i32,
+    item: &Item<'_, Record>,
+    before: usize,
+    definition: &Definition,
+    output: &mut Output,
+) -> Result<(), Unusable> {
+    let Ok(partition) = states.of(number) else {
+        return Ok(());
+    };
+    partition.advance(item.incoming.offset + 1, item.record.event_time_ms);
+    let swept = partition.sweep_now_and_then(definition);
+    for (key, row) in partition.changes(before) {
+        let change = Destination {
+            output: Some(CHANGELOG),
+            key: OutputKey::OnInputPartition(key),
+            headers: &[],
+        };
+        match row {
+            Some(row) => output.with(change, |payload| payload.extend_from_slice(row)),
+            None => output.with_tombstone(change),
+        }
+    }
+    swept
 }
 
 impl Handler for FeatureHandler {
@@ -44,21 +202,49 @@ impl Handler for FeatureHandler {
         if record.id.is_empty() || record.key.is_empty() {
             return Err(malformed("id or key is empty"));
         }
+        if record.key.len() > KEY_LEN_MAX {
+            return Err(malformed("the key is longer than any that ingest accepts"));
+        }
         self.opener.project(schema, &mut record.values)
     }
 
+    fn begin(&mut self) {
+        self.each_state(States::begin);
+    }
+
     fn handle(&mut self, items: &[Item<'_, Record>], output: &mut Output) {
-        let schema = self.pipeline.feature_schema_id();
-        let vector = &mut self.vector;
         let start = Instant::now();
+        self.each_state(States::save);
         for item in items {
-            vector.id.clone_from(&item.record.id);
-            vector.key.clone_from(&item.record.key);
-            vector.event_time_ms = item.record.event_time_ms;
-            self.pipeline
-                .features(&item.record.values, &mut vector.values);
-            output.emit(|payload| seal(schema, vector, payload));
+            self.compute(item, output);
         }
         output.step("features", start);
+    }
+
+    fn keeps_state(&self) -> bool {
+        self.states.is_some()
+    }
+
+    fn restore(&mut self, partition: i32, next: Option<i64>) -> Result<Restore, handler::Error> {
+        match &mut self.states {
+            Some(states) => states.restore(partition, next),
+            None => Ok(Restore::Done),
+        }
+    }
+
+    fn revoked(&mut self, partitions: &[i32]) {
+        self.each_state(|states| states.revoked(partitions));
+    }
+
+    fn committed(&mut self, delivered: &Delivered) {
+        self.each_state(|states| states.committed(delivered));
+    }
+
+    fn aborted(&mut self) {
+        self.each_state(States::aborted);
+    }
+
+    fn panicked(&mut self) {
+        self.each_state(States::panicked);
     }
 }

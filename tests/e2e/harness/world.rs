@@ -100,6 +100,17 @@ impl World {
         Self::of(name, &text, folder.join("package"), broker::bootstrap(), 2)
     }
 
+    /// A pipeline of the test's own, of this name in its text. Its model is another's: only ingest and feature run.
+    pub fn pipeline(name: &str, text: &str, partitions: i32) -> Self {
+        Self::of(name, text, model().clone(), broker::bootstrap(), partitions)
+    }
+
+    /// Its pipeline file, read.
+    pub fn parsed(&self) -> Pipeline {
+        let text = std::fs::read_to_string(self.pipeline_file()).expect("the pipeline file");
+        Pipeline::parse("pipeline.toml", &text).expect("a pipeline")
+    }
+
     fn of(name: &str, text: &str, model: PathBuf, bootstrap: String, partitions: i32) -> Self {
         let world = Self::untouched(name, text, model, bootstrap, partitions);
         world.create(MESSAGE_BYTES_MAX);
@@ -115,7 +126,12 @@ impl World {
 
     /// Its topics, as they are created.
     pub fn specs(&self, message_bytes_max: usize) -> Vec<TopicSpec> {
-        TopicSpec::of_pipeline(&self.pipeline, self.partitions, message_bytes_max)
+        TopicSpec::of_pipeline(
+            &self.pipeline,
+            self.parsed().keeps_state().into(),
+            self.partitions,
+            message_bytes_max,
+        )
     }
 
     /// Without topics.

@@ -1,0 +1,252 @@
+//! What the stage remembers by key: the state of each partition that a lane holds, restored from the changelog
+//! `<p>.feature-state` and changed in the transaction of the features.
+
+mod cache;
+mod disk;
+mod layout;
+mod partition;
+mod pending;
+mod rows;
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use quadrille_choreography::{ChangelogReader, Delivered, Output, Restore, changelog, handler};
+use quadrille_pipeline::Pipeline;
+
+pub(crate) use self::{
+    disk::now_ms,
+    layout::KEY_LEN_MAX,
+    partition::{Partition, Unusable},
+    rows::Opener,
+};
+use self::{pending::Pending, rows::Rows};
+
+/// The output that is the changelog.
+pub(crate) const CHANGELOG: &str = "feature-state";
+
+/// How long a store that was found damaged may take to be restored while Kafka fails.
+const REBUILT_WITHIN: Duration = Duration::from_secs(60);
+
+const REBUILD_AGAIN_AFTER: Duration = Duration::from_millis(100);
+
+/// What the lanes of a pipeline's stage have in common.
+#[derive(Clone)]
+pub(crate) struct Options {
+    pub pipeline: Arc<Pipeline>,
+    pub opener: Opener,
+    /// Of histories in memory, for each lane.
+    pub cache_bytes: usize,
+}
+
+/// The states of one lane.
+pub(crate) struct States {
+    options: Options,
+    definition: [u8; 8],
+    reader: ChangelogReader,
+    partitions: BTreeMap<i32, Partition>,
+    restoring: BTreeMap<i32, Restoring>,
+}
+
+struct Restoring {
+    rows: Box<dyn Rows>,
+    changes: Pending,
+    since: Instant,
+    records: u64,
+}
+
+impl States {
+    /// Of a pipeline that looks back; None for any other.
+    pub fn new(options: Options, reader: ChangelogReader) -> Option<Self> {
+        let definition = options.pipeline.state()?.fingerprint();
+        Some(States {
+            options,
+            definition,
+            reader,
+            partitions: BTreeMap::new(),
+            restoring: BTreeMap::new(),
+        })
+    }
+
+    /// The state of a partition that is restored.
+    ///
+    /// # Errors
+    /// It is not: a bug, since records wait until it is.
+    pub fn of(&mut self, partition: i32) -> Result<&mut Partition, handler::Error> {
+        self.partitions.get_mut(&partition).ok_or_else(|| {
+            let message =
+                format!("the state of partition {partition} is not restored; this is a bug");
+            handler::Error::fatal("state", message)
+        })
+    }
+
+    pub fn begin(&mut self) {
+        self.partitions.values_mut().for_each(Partition::begin);
+    }
+
+    pub fn save(&mut self) {
+        self.partitions.values_mut().for_each(Partition::save);
+    }
+
+    pub fn panicked(&mut self) {
+        self.partitions.values_mut().for_each(Partition::panicked);
+    }
+
+    pub fn aborted(&mut self) {
+        self.partitions.values_mut().for_each(Partition::aborted);
+    }
+
+    pub fn committed(&mut self, delivered: &Delivered) {
+        for (number, partition) in &mut self.partitions {
+            if let Err(error) = partition.apply(delivered.next(CHANGELOG, *number)) {
+                // Found again, and mended, by the next record of the partition.
+                tracing::warn!(partition = number, %error, "the state on disk is unusable");
+            }
+        }
+    }
+
+    pub fn revoked(&mut self, partitions: &[i32]) {
+        for number in partitions {
+            self.reader.forget(*number);
+            self.restoring.remove(number);
+            if let Some(partition) = self.partitions.remove(number) {
+                partition.close();
+            }
+        }
+        self.share_memory();
+    }
+
+    /// Reads on in the changelog of a partition that was assigned.
+    ///
+    /// # Errors
+    /// As [`quadrille_choreography::Handler::restore`].
+    pub fn restore(
+        &mut self,
+        number: i32,
+        input_next: Option<i64>,
+    ) -> Result<Restore, handler::Error> {
+        let (progress, restored) = self.read_on(number)?;
+        let Some(restoring) = restored else {
+            return Ok(progress);
+        };
+        let ms = restoring.since.elapsed().as_millis() as u64;
+        let records = restoring.records;
+        tracing::info!(partition = number, records, ms, "state restored");
+        let partition = Partition::new(restoring.rows, self.definition, input_next);
+        let partition = partition.map_err(|error| self.discard(number, &error))?;
+        self.partitions.insert(number, partition);
+        self.share_memory();
+        Ok(Restore::Done)
+    }
+
+    /// One step; with the rows, once they stand for the end of the changelog.
+    fn read_on(&mut self, number: i32) -> Result<(Restore, Option<Restoring>), handler::Error> {
+        if !self.restoring.contains_key(&number) {
+            let restoring = Restoring {
+                rows: self.options.opener.open(number).map_err(unopened)?,
+                changes: Pending::default(),
+                since: Instant::now(),
+                records: 0,
+            };
+            self.restoring.insert(number, restoring);
+        }
+        let Some(restoring) = self.restoring.get_mut(&number) else {
+            return Ok((Restore::Done, None));
+        };
+        let Restoring { rows, changes, .. } = restoring;
+        changes.clear();
+        let mut next = None;
+        let from = rows.next_offset();
+        let read = self.reader.read(number, from, |change| {
+            changes.push(change.key, change.payload);
+            next = Some(change.offset + 1);
+        });
+        let progress = match read {
+            Ok(progress) => progress,
+            Err(error) if error.begins_anew() => return Err(self.discard(number, &error)),
+            Err(error) => return Err(error.into()),
+        };
+        restoring.records += changes.len() as u64;
+        if let changelog::Progress::Done { next: end } = progress {
+            next = Some(end);
+        }
+        if let Some(next) = next
+            && let Err(error) = rows.apply(changes, next)
+        {
+            return Err(self.discard(number, &error));
+        }
+        let restored = match progress {
+            changelog::Progress::Done { .. } => {
+                rows.caught_up();
+                self.restoring.remove(&number)
+            }
+            changelog::Progress::Pending { .. } => None,
+        };
+        Ok((progress.into(), restored))
+    }
+
+    /// Gives up a store that cannot be used; the next step begins anew.
+    fn discard(&mut self, number: i32, error: &dyn std::error::Error) -> handler::Error {
+        tracing::warn!(partition = number, %error, "the state is restored from the beginning of its changelog");
+        self.reader.forget(number);
+        self.restoring.remove(&number);
+        match self.options.opener.discard(number) {
+            Ok(()) => handler::Error::retry("state", error.to_string()),
+            Err(error) => unopened(error),
+        }
+    }
+
+    /// Restores a partition whose rows turned out to be damaged, between two records.
+    ///
+    /// # Errors
+    /// Kafka fails for too long, or the rows are as unusable as before.
+    pub fn rebuild(
+        &mut self,
+        number: i32,
+        why: &Unusable,
+        output: &Output,
+    ) -> Result<(), handler::Error> {
+        let started = Instant::now();
+        // What stands in the way of another store of this partition.
+        if let Some(partition) = self.partitions.get_mut(&number) {
+            partition.replace_rows(Box::new(rows::Broken(rows::Damaged(why.to_string()))));
+        }
+        let mut last = self.discard(number, why);
+        while started.elapsed() < REBUILT_WITHIN {
+            output.report_progress();
+            match self.read_on(number) {
+                Ok((_, Some(restoring))) => {
+                    if let Some(partition) = self.partitions.get_mut(&number) {
+                        partition.replace_rows(restoring.rows);
+                    }
+                    return Ok(());
+                }
+                Ok(_) => {}
+                Err(handler::Error::Retry(cause)) => {
+                    last = handler::Error::Retry(cause);
+                    thread::sleep(REBUILD_AGAIN_AFTER);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let (handler::Error::Retry(cause)
+        | handler::Error::DeadLetter(cause)
+        | handler::Error::Fatal(cause)) = last;
+        Err(handler::Error::Fatal(cause))
+    }
+
+    fn share_memory(&mut self) {
+        let each = self.options.cache_bytes / self.partitions.len().max(1);
+        for partition in self.partitions.values_mut() {
+            partition.set_cache_bytes(each);
+        }
+    }
+}
+
+fn unopened(error: rows::OpenError) -> handler::Error {
+    handler::Error::fatal("state", error.to_string())
+}

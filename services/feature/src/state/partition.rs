@@ -1,0 +1,375 @@
+//! The state of one partition: histories by key, over rows that stand for what is committed.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use quadrille_history::{Corrupt, Definition, History};
+
+use super::{
+    cache::Cache,
+    layout::{self, MARKER, Marker, RowKey},
+    pending::Pending,
+    rows::{Broken, Damaged, Rows},
+};
+
+/// Rows of earlier epochs that are deleted with one record.
+const STALE_AT_ONCE: usize = 20;
+
+/// Records from one sweep to the next: a sweep reads one key's rows.
+const SWEEP_EVERY: u32 = 8;
+
+/// A key is forgotten in the store once the partition's time is this much beyond what the key's own records could still
+/// change, in ms: keys of one partition do not come in the order of their times.
+const FORGET_SLACK_MS: i64 = 24 * 3_600 * 1_000;
+
+/// What is committed: the lane's, and read by requests.
+pub(crate) struct Committed {
+    pub rows: Box<dyn Rows>,
+    pub marker: Option<Marker>,
+    /// The offset of the input behind the last record that the rows know of.
+    pub input_next: Option<i64>,
+}
+
+/// Shared with whoever answers requests; never locked for longer than one key's rows are read or a batch's are applied.
+pub(crate) type SharedCommitted = Arc<Mutex<Committed>>;
+
+/// The state of one partition, owned by a lane.
+pub(crate) struct Partition {
+    committed: SharedCommitted,
+    epoch: u32,
+    definition: [u8; 8],
+    cache: Cache,
+    pending: Pending,
+    /// Keys whose histories the batch has changed.
+    touched: Vec<Box<[u8]>>,
+    marker_is_pending: bool,
+    savepoint: Savepoint,
+    /// The newest event time of this partition's records since it was taken over.
+    time_ms: i64,
+    /// Where the sweep goes on.
+    cursor: Vec<u8>,
+    /// Used again for every record.
+    prefix: Vec<u8>,
+    input_next: Option<i64>,
+    /// Nothing is left to sweep: no row of an earlier epoch, and keys are kept for ever.
+    is_swept: bool,
+    records: u32,
+}
+
+#[derive(Default)]
+struct Savepoint {
+    pending: usize,
+    touched: usize,
+    marker_is_pending: bool,
+}
+
+/// Why a history cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unusable {
+    #[error(transparent)]
+    Damaged(#[from] Damaged),
+    #[error("a row of the state cannot be read: {0}")]
+    Corrupt(#[from] Corrupt),
+}
+
+pub(crate) fn lock(committed: &SharedCommitted) -> MutexGuard<'_, Committed> {
+    // Whoever panicked was reading.
+    committed
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+impl Partition {
+    /// Over restored rows. A definition that is not the one they were written under begins an epoch of its own.
+    ///
+    /// # Errors
+    /// The marker cannot be read.
+    pub fn new(
+        rows: Box<dyn Rows>,
+        definition: [u8; 8],
+        input_next: Option<i64>,
+    ) -> Result<Self, Damaged> {
+        let mut marker = None;
+        rows.scan(&MARKER, &mut |_, value| marker = Marker::read(value))?;
+        let epoch = match marker {
+            Some(marker) if marker.definition == definition => marker.epoch,
+            Some(marker) => marker.epoch.saturating_add(1),
+            None => 1,
+        };
+        Ok(Partition {
+            committed: Arc::new(Mutex::new(Committed {
+                rows,
+                marker,
+                input_next,
+            })),
+            epoch,
+            definition,
+            cache: Cache::new(0),
+            pending: Pending::default(),
+            touched: Vec::new(),
+            marker_is_pending: false,
+            savepoint: Savepoint::default(),
+            time_ms: i64::MIN,
+            cursor: Vec::new(),
+            prefix: Vec::new(),
+            input_next,
+            is_swept: false,
+            records: 0,
+        })
+    }
+
+    /// How much memory histories may take from the next batch on.
+    pub fn set_cache_bytes(&mut self, bytes_max: usize) {
+        self.cache.set_bytes_max(bytes_max);
+    }
+
+    /// Puts restored rows in the place of damaged ones. What is pending and what is in memory stays as it is.
+    pub fn replace_rows(&mut self, rows: Box<dyn Rows>) {
+        lock(&self.committed).rows = rows;
+    }
+
+    /// A batch begins, or is handled again.
+    pub fn begin(&mut self) {
+        self.undo_from(&Savepoint::default());
+        self.cache.trim();
+    }
+
+    /// What comes now is undone by [`Partition::panicked`].
+    pub fn save(&mut self) {
+        self.savepoint = Savepoint {
+            pending: self.pending.len(),
+            touched: self.touched.len(),
+            marker_is_pending: self.marker_is_pending,
+        };
+    }
+
+    /// Undoes what changed since [`Partition::save`].
+    pub fn panicked(&mut self) {
+        let savepoint = std::mem::take(&mut self.savepoint);
+        self.undo_from(&savepoint);
+        // A history that was taken out when it came to the panic is in neither place: it is loaded again.
+    }
+
+    /// Undoes all that changed since [`Partition::begin`].
+    pub fn aborted(&mut self) {
+        self.undo_from(&Savepoint::default());
+    }
+
+    fn undo_from(&mut self, savepoint: &Savepoint) {
+        if self.pending.len() > savepoint.pending {
+            // The sweep passed rows whose deletion is undone.
+            self.cursor.clear();
+            self.is_swept = false;
+        }
+        self.pending.truncate(savepoint.pending);
+        for key in self.touched.drain(savepoint.touched..) {
+            self.cache.take(&key);
+        }
+        self.marker_is_pending = savepoint.marker_is_pending;
+    }
+
+    /// All changes are durable, the last of them before the changelog's offset `next`.
+    ///
+    /// # Errors
+    /// The rows are damaged; what was committed is in the changelog.
+    pub fn apply(&mut self, next: Option<i64>) -> Result<(), Damaged> {
+        let mut committed = lock(&self.committed);
+        committed.input_next = self.input_next;
+        self.touched.clear();
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        let applied = match next {
+            Some(next) => committed.rows.apply(&self.pending, next),
+            None => Err(Damaged("its place in the changelog is lost".to_owned())),
+        };
+        if let Err(error) = applied {
+            // They lack what is committed, and would be read all the same.
+            committed.rows = Box::new(Broken(error.clone()));
+            return Err(error);
+        }
+        // Nobody else writes this partition of the changelog.
+        committed.rows.caught_up();
+        if std::mem::take(&mut self.marker_is_pending) {
+            committed.marker = Some(self.marker());
+        }
+        self.pending.clear();
+        Ok(())
+    }
+
+    fn marker(&self) -> Marker {
+        Marker {
+            definition: self.definition,
+            epoch: self.epoch,
+        }
+    }
+
+    /// Has `change` work on a key's history; what it changes there becomes a part of the batch. Returns what `change` does, and
+    /// how many changes were pending before.
+    ///
+    /// # Errors
+    /// The history cannot be had; nothing has changed.
+    pub fn update<T>(
+        &mut self,
+        definition: &Definition,
+        key: &[u8],
+        change: impl FnOnce(&mut History) -> T,
+    ) -> Result<(T, usize), Unusable> {
+        let before = self.pending.len();
+        let (key, mut history) = match self.cache.take(key) {
+            Some(found) => found,
+            None => (key.into(), self.load(definition, key)?),
+        };
+        let result = change(&mut history);
+        layout::prefix_into(self.epoch, &key, &mut self.prefix);
+        let length = self.prefix.len();
+        let (prefix, pending) = (&mut self.prefix, &mut self.pending);
+        history.changes(definition, |bucket, row| {
+            prefix.truncate(length);
+            prefix.extend(bucket.to_be_bytes());
+            pending.push(prefix, row);
+        });
+        if self.pending.len() > before {
+            self.touched.push(key.clone());
+        }
+        self.cache.put(key, history);
+        Ok((result, before))
+    }
+
+    /// A key's history as of what is committed and what is pending.
+    fn load(&mut self, definition: &Definition, key: &[u8]) -> Result<History, Unusable> {
+        layout::prefix_into(self.epoch, key, &mut self.prefix);
+        let prefix = &self.prefix;
+        let mut rows = std::collections::BTreeMap::new();
+        let mut add = |key: &[u8], value: Option<&[u8]>| {
+            let Some(bucket) = layout::bucket(key, prefix.len()) else {
+                return;
+            };
+            match value {
+                Some(value) => rows.insert(bucket, value.to_vec()),
+                None => rows.remove(&bucket),
+            };
+        };
+        lock(&self.committed)
+            .rows
+            .scan(prefix, &mut |key, value| add(key, Some(value)))?;
+        for (key, value) in self.pending.iter() {
+            if key.starts_with(prefix) {
+                add(key, value);
+            }
+        }
+        let rows = rows.iter().map(|(bucket, row)| (*bucket, &row[..]));
+        Ok(History::load(definition, rows)?)
+    }
+
+    /// What is to be sent beside the record in hand: its own changes are pending from `before` on. Adds the marker to the first
+    /// change of an epoch.
+    pub fn changes(&mut self, before: usize) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
+        let marker = self.marker();
+        let is_new = !self.marker_is_pending && lock(&self.committed).marker != Some(marker);
+        if is_new && self.pending.len() > before {
+            self.pending.push(&MARKER, Some(&marker.write()));
+            self.marker_is_pending = true;
+        }
+        self.pending.iter().skip(before)
+    }
+
+    /// A record was handled: where the input goes on, and the partition's time.
+    pub fn advance(&mut self, input_next: i64, time_ms: i64) {
+        self.input_next = Some(input_next);
+        self.time_ms = self.time_ms.max(time_ms);
+    }
+
+    /// [`Partition::sweep`], after every few records.
+    ///
+    /// # Errors
+    /// As [`Partition::sweep`].
+    pub fn sweep_now_and_then(&mut self, definition: &Definition) -> Result<(), Unusable> {
+        self.records = self.records.wrapping_add(1);
+        match self.records % SWEEP_EVERY {
+            0 if !self.is_swept => self.sweep(definition),
+            _ => Ok(()),
+        }
+    }
+
+    /// Deletes rows of earlier epochs, and the next key's if it is forgotten: a few rows at a time, so that neither the
+    /// store nor the changelog grows for ever.
+    ///
+    /// # Errors
+    /// The rows are damaged, or one cannot be read.
+    fn sweep(&mut self, definition: &Definition) -> Result<(), Unusable> {
+        for _ in 0..STALE_AT_ONCE {
+            if self.cursor.is_empty() {
+                self.cursor.extend(layout::FIRST_ROW);
+            }
+            let Some(row) = lock(&self.committed).rows.first_from(&self.cursor)? else {
+                self.cursor.clear();
+                return Ok(());
+            };
+            let Some(at) = RowKey::read(&row) else {
+                return Err(Damaged("a row has a key that is none".to_owned()).into());
+            };
+            if at.epoch >= self.epoch {
+                return match definition.settings().forget_after_ms {
+                    Some(after_ms) => self.forget(definition, after_ms, &row, at.key),
+                    None => {
+                        self.is_swept = true;
+                        Ok(())
+                    }
+                };
+            }
+            // Once it is deleted in this batch, it is not to be found again in it.
+            self.cursor.clone_from(&row);
+            self.cursor.push(0);
+            self.pending.push(&row, None);
+        }
+        Ok(())
+    }
+
+    /// Deletes a key's rows where none of its records can matter any more.
+    fn forget(
+        &mut self,
+        definition: &Definition,
+        forget_after_ms: i64,
+        row: &[u8],
+        key: &[u8],
+    ) -> Result<(), Unusable> {
+        layout::after_key(row, &mut self.cursor);
+        let (key, history) = match self.cache.take(key) {
+            Some(found) => found,
+            None => (key.into(), self.load(definition, key)?),
+        };
+        let limit = forget_after_ms.saturating_add(FORGET_SLACK_MS);
+        let since = |newest: i64| self.time_ms.saturating_sub(newest);
+        let is_over = history.newest_ms().is_none_or(|it| since(it) > limit);
+        if self.time_ms == i64::MIN || !is_over {
+            self.cache.put(key, history);
+            return Ok(());
+        }
+        layout::prefix_into(self.epoch, &key, &mut self.prefix);
+        let mut rows: Vec<Vec<u8>> = Vec::new();
+        let mut add = |key: &[u8]| rows.push(key.to_vec());
+        lock(&self.committed)
+            .rows
+            .scan(&self.prefix, &mut |key, _| add(key))?;
+        // Rows of this batch as well, which are not in the store yet.
+        let own = self.pending.iter().map(|(key, _)| key);
+        let own: Vec<Vec<u8>> = own
+            .filter(|key| key.starts_with(&self.prefix))
+            .map(<[u8]>::to_vec)
+            .collect();
+        for row in rows.iter().chain(&own) {
+            self.pending.push(row, None);
+        }
+        // A history without events, should the key come again; and after an abort the rows as they were.
+        self.touched.push(key);
+        Ok(())
+    }
+
+    /// The partition was given up: what is in memory goes to where the rows are kept.
+    pub fn close(self) {
+        lock(&self.committed).rows.persist();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,323 @@
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use quadrille_history::{
+    Aggregate, Current, Definition, Event, Function, History, Pushed, Settings, Window,
+};
+
+use super::*;
+use crate::state::rows::Memory;
+
+fn definition(forget_after_ms: Option<i64>) -> Definition {
+    let aggregate = |function, column, window| Aggregate {
+        function,
+        column,
+        window,
+        filter: None,
+        current: Current::Seen,
+    };
+    let window = Window::Time {
+        from_ms: 0,
+        to_ms: 50_000,
+    };
+    let settings = Settings {
+        columns: 1,
+        aggregates: vec![
+            aggregate(Function::Count, None, Window::All),
+            aggregate(Function::Sum, Some(0), window),
+            aggregate(Function::Last, Some(0), Window::All),
+        ],
+        lateness_ms: 0,
+        forget_after_ms,
+        events_max: 100,
+    };
+    Definition::new(settings).expect("a definition")
+}
+
+fn partition(rows: Box<dyn Rows>, definition: &Definition) -> Partition {
+    let mut partition = Partition::new(rows, definition.fingerprint(), None).expect("readable");
+    partition.set_cache_bytes(10_000);
+    partition
+}
+
+fn event(number: i64, seconds: i64, value: &f64) -> Event<'_> {
+    Event {
+        id: i128::from(number).to_be_bytes(),
+        time_ms: seconds * 1_000,
+        reset: false,
+        values: std::slice::from_ref(value),
+    }
+}
+
+type Changes = Vec<(Vec<u8>, Option<Vec<u8>>)>;
+
+/// A record of a key: its number is its id and value. Returns what goes to the changelog.
+fn record(
+    partition: &mut Partition,
+    definition: &Definition,
+    key: &str,
+    number: i64,
+    seconds: i64,
+) -> Changes {
+    let pushed = partition.update(definition, key.as_bytes(), |history| {
+        history.push(definition, &event(number, seconds, &(number as f64)))
+    });
+    let (pushed, before) = pushed.expect("readable");
+    assert!(matches!(pushed, Pushed::New(_)), "{pushed:?}");
+    partition.advance(number + 1, seconds * 1_000);
+    partition.sweep_now_and_then(definition).expect("readable");
+    let changes = partition.changes(before);
+    changes
+        .map(|(key, row)| (key.to_vec(), row.map(<[u8]>::to_vec)))
+        .collect()
+}
+
+/// Count, sum of the window and last, as of the newest of the key's records; nothing where there is none.
+fn look(partition: &mut Partition, definition: &Definition, key: &str) -> Vec<f64> {
+    let history = partition.load(definition, key.as_bytes());
+    seen(&history.expect("readable"), definition)
+}
+
+fn seen(history: &History, definition: &Definition) -> Vec<f64> {
+    let mut out = Vec::new();
+    if let Some(newest) = history.newest_ms() {
+        let looked = history.look_at(definition, newest, &mut out);
+        looked.expect("the newest is not too old");
+    }
+    out
+}
+
+/// Rows as they are in the changelog: of each key the newest, without those that are deleted.
+#[derive(Default)]
+struct Changelog {
+    rows: BTreeMap<Vec<u8>, Vec<u8>>,
+    next: i64,
+}
+
+impl Changelog {
+    fn write(&mut self, changes: Changes) {
+        for (key, row) in changes {
+            self.next += 1;
+            match row {
+                Some(row) => self.rows.insert(key, row),
+                None => self.rows.remove(&key),
+            };
+        }
+    }
+
+    fn restored(&self) -> Box<dyn Rows> {
+        let mut pending = Pending::default();
+        for (key, row) in &self.rows {
+            pending.push(key, Some(row));
+        }
+        let mut rows = Memory::default();
+        rows.apply(&pending, self.next).expect("memory");
+        Box::new(rows)
+    }
+}
+
+#[test]
+fn what_a_batch_changed_is_there_once_it_is_committed_and_gone_once_it_is_aborted() {
+    let definition = definition(None);
+    let mut partition = partition(Box::new(Memory::default()), &definition);
+    partition.begin();
+    record(&mut partition, &definition, "a", 1, 1);
+    partition.apply(Some(2)).expect("memory");
+    partition.begin();
+    record(&mut partition, &definition, "a", 2, 2);
+    record(&mut partition, &definition, "b", 3, 3);
+    assert_eq!(look(&mut partition, &definition, "a"), [2.0, 3.0, 2.0]);
+    partition.aborted();
+    assert_eq!(look(&mut partition, &definition, "a"), [1.0, 1.0, 1.0]);
+    assert!(look(&mut partition, &definition, "b").is_empty());
+    assert_eq!(lock(&partition.committed).rows.next_offset(), Some(2));
+    // Handled again.
+    partition.begin();
+    record(&mut partition, &definition, "a", 2, 2);
+    partition.apply(Some(4)).expect("memory");
+    assert_eq!(look(&mut partition, &definition, "a"), [2.0, 3.0, 2.0]);
+}
+
+#[test]
+fn a_record_that_panics_leaves_no_trace_and_those_before_it_stay() {
+    let definition = definition(None);
+    let mut partition = partition(Box::new(Memory::default()), &definition);
+    partition.begin();
+    partition.save();
+    let first = record(&mut partition, &definition, "a", 1, 1);
+    assert_eq!(first.len(), 2, "a row and the marker: {first:?}");
+    partition.save();
+    record(&mut partition, &definition, "a", 2, 2);
+    partition.panicked();
+    partition.save();
+    let third = record(&mut partition, &definition, "a", 3, 3);
+    assert_eq!(third.len(), 1, "the marker was sent");
+    partition.apply(Some(3)).expect("memory");
+    assert_eq!(look(&mut partition, &definition, "a"), [2.0, 4.0, 3.0]);
+}
+
+#[test]
+fn the_marker_comes_again_where_the_record_that_brought_it_is_undone() {
+    let definition = definition(None);
+    let mut partition = partition(Box::new(Memory::default()), &definition);
+    for _ in 0..3 {
+        partition.begin();
+        partition.save();
+        let changes = record(&mut partition, &definition, "a", 1, 1);
+        assert!(changes.iter().any(|(key, _)| *key == MARKER));
+        partition.aborted();
+    }
+    partition.begin();
+    record(&mut partition, &definition, "a", 1, 1);
+    partition.apply(Some(2)).expect("memory");
+    partition.begin();
+    let later = record(&mut partition, &definition, "a", 2, 2);
+    assert!(later.iter().all(|(key, _)| *key != MARKER));
+}
+
+#[test]
+fn another_definition_begins_with_nothing_and_deletes_what_was_there() {
+    let (one, other) = (definition(None), definition(Some(1_000_000_000)));
+    let mut changelog = Changelog::default();
+    let mut first = partition(changelog.restored(), &one);
+    for n in 0..50 {
+        changelog.write(record(&mut first, &one, &format!("k{n}"), n, n));
+    }
+    let mut second = partition(changelog.restored(), &other);
+    assert!(look(&mut second, &other, "k1").is_empty());
+    for n in 50..60 {
+        changelog.write(record(&mut second, &other, "k1", n, n));
+    }
+    second.apply(Some(changelog.next)).expect("memory");
+    assert_eq!(look(&mut second, &other, "k1")[0], 10.0);
+
+    // Back again: what was missed meanwhile would be missing in what it had.
+    let mut third = partition(changelog.restored(), &one);
+    assert!(look(&mut third, &one, "k1").is_empty());
+    for n in 60..200 {
+        changelog.write(record(&mut third, &one, "k2", n, n));
+        third.apply(Some(changelog.next)).expect("memory");
+        third.begin();
+    }
+    let epochs = changelog.rows.keys().filter_map(|key| RowKey::read(key));
+    let epochs: Vec<u32> = epochs.map(|it| it.epoch).collect();
+    assert!(epochs.iter().all(|epoch| *epoch == 3), "{epochs:?}");
+}
+
+#[test]
+fn a_key_that_is_forgotten_leaves_the_changelog() {
+    let definition = definition(Some(60_000));
+    let mut changelog = Changelog::default();
+    let mut partition = partition(changelog.restored(), &definition);
+    let day = 24 * 3_600;
+    for n in 0..100 {
+        changelog.write(record(&mut partition, &definition, &format!("k{n}"), n, n));
+        partition.apply(Some(changelog.next)).expect("memory");
+        partition.begin();
+    }
+    assert_eq!(changelog.rows.len(), 101);
+    for n in 100..2_000 {
+        let changes = record(&mut partition, &definition, "busy", n, 2 * day + n);
+        changelog.write(changes);
+        partition.apply(Some(changelog.next)).expect("memory");
+        partition.begin();
+    }
+    let keys = changelog.rows.keys().filter_map(|key| RowKey::read(key));
+    assert!(keys.map(|it| it.key).all(|key| key == b"busy"));
+    let Committed { rows, .. } = &*lock(&partition.committed);
+    let mut left = 0;
+    rows.scan(&[], &mut |_, _| left += 1).expect("memory");
+    assert_eq!(left, changelog.rows.len(), "the store is as the changelog");
+}
+
+#[test]
+fn rows_that_could_not_be_changed_are_not_read_until_they_are_restored() {
+    let definition = definition(None);
+    let mut changelog = Changelog::default();
+    let mut partition = partition(changelog.restored(), &definition);
+    // Nothing stays in memory.
+    partition.set_cache_bytes(0);
+    partition.begin();
+    changelog.write(record(&mut partition, &definition, "a", 1, 1));
+    // Where it stands in the changelog is not known: as when the disk is full.
+    assert!(partition.apply(None).is_err());
+    partition.begin();
+    partition.begin();
+    let read = partition.update(&definition, b"b", |_| ());
+    assert!(matches!(read, Err(Unusable::Damaged(_))));
+    partition.replace_rows(changelog.restored());
+    assert_eq!(look(&mut partition, &definition, "a"), [1.0, 1.0, 1.0]);
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Record { key: u8, gap: i64 },
+    Panic { key: u8 },
+    Commit,
+    Abort,
+    TakeOver,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        8 => (0..6u8, 0..30i64).prop_map(|(key, gap)| Step::Record { key, gap }),
+        1 => (0..6u8).prop_map(|key| Step::Panic { key }),
+        3 => Just(Step::Commit),
+        1 => Just(Step::Abort),
+        1 => Just(Step::TakeOver),
+    ]
+}
+
+proptest! {
+    /// Whatever is aborted, panics or moves to another lane: each key's history is what its committed records make of it.
+    #[test]
+    fn the_state_is_that_of_the_committed_records(steps in prop::collection::vec(step(), 1..150)) {
+        let definition = definition(None);
+        let mut model: BTreeMap<String, History> = BTreeMap::new();
+        let mut batch: Vec<(String, i64, i64)> = Vec::new();
+        let mut changes = Vec::new();
+        let mut changelog = Changelog::default();
+        let mut state = partition(changelog.restored(), &definition);
+        let (mut number, mut time) = (0, 0);
+        state.begin();
+        for step in steps {
+            match step {
+                Step::Record { key, gap } => {
+                    let key = format!("k{key}");
+                    (number, time) = (number + 1, time + gap);
+                    state.save();
+                    changes.extend(record(&mut state, &definition, &key, number, time));
+                    batch.push((key, number, time));
+                }
+                Step::Panic { key } => {
+                    state.save();
+                    record(&mut state, &definition, &format!("k{key}"), number + 1, time);
+                    state.panicked();
+                }
+                Step::Commit => {
+                    changelog.write(std::mem::take(&mut changes));
+                    state.apply(Some(changelog.next)).expect("memory");
+                    for (key, number, time) in batch.drain(..) {
+                        let value = number as f64;
+                        let history = model.entry(key).or_default();
+                        let pushed = history.push(&definition, &event(number, time, &value));
+                        prop_assert!(matches!(pushed, Pushed::New(_)));
+                    }
+                    state.begin();
+                }
+                Step::Abort => state.aborted(),
+                Step::TakeOver => state = partition(changelog.restored(), &definition),
+            }
+            if matches!(step, Step::Abort | Step::TakeOver) {
+                changes.clear();
+                batch.clear();
+                state.begin();
+            }
+            if batch.is_empty() {
+                for (key, history) in &model {
+                    prop_assert_eq!(look(&mut state, &definition, key), seen(history, &definition));
+                }
+            }
+        }
+    }
+}

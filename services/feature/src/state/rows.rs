@@ -1,0 +1,150 @@
+//! Where a partition's rows are kept: a cache of the changelog, which can be lost at any time but must never be wrong.
+
+use std::{
+    collections::BTreeMap,
+    ops::Bound::{Included, Unbounded},
+    sync::Arc,
+};
+
+use quadrille_state::{Identity, Stores};
+
+use super::{disk, pending::Pending};
+
+/// A partition's rows as of a changelog offset.
+pub(crate) trait Rows: Send {
+    /// All rows whose keys begin with `prefix`, in their order.
+    ///
+    /// # Errors
+    /// The rows are damaged: nothing that was read may be used.
+    fn scan(&self, prefix: &[u8], each: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), Damaged>;
+
+    /// The key of the first row that is not before `from`.
+    ///
+    /// # Errors
+    /// As [`Rows::scan`].
+    fn first_from(&self, from: &[u8]) -> Result<Option<Vec<u8>>, Damaged>;
+
+    /// Applies changes that are durable in the changelog; `next` is the offset behind them.
+    ///
+    /// # Errors
+    /// As [`Rows::scan`].
+    fn apply(&mut self, changes: &Pending, next: i64) -> Result<(), Damaged>;
+
+    /// The changelog's offset that the rows stand for; None: they stand for nothing yet.
+    fn next_offset(&self) -> Option<i64>;
+
+    /// The changelog has nothing from [`Rows::next_offset`] on.
+    fn caught_up(&mut self) {}
+
+    /// Brings to disk what is in memory alone. Where that fails, more is read again from the changelog.
+    fn persist(&mut self) {}
+}
+
+/// The rows cannot be read: they are to be restored from the changelog.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the store is damaged: {0}")]
+pub(crate) struct Damaged(pub String);
+
+/// Rows that were found to lack something: whoever reads them is told to restore them.
+pub(crate) struct Broken(pub Damaged);
+
+impl Rows for Broken {
+    fn scan(&self, _: &[u8], _: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), Damaged> {
+        Err(self.0.clone())
+    }
+
+    fn first_from(&self, _: &[u8]) -> Result<Option<Vec<u8>>, Damaged> {
+        Err(self.0.clone())
+    }
+
+    fn apply(&mut self, _: &Pending, _: i64) -> Result<(), Damaged> {
+        Err(self.0.clone())
+    }
+
+    fn next_offset(&self) -> Option<i64> {
+        None
+    }
+}
+
+/// Rows in memory alone.
+#[derive(Debug, Default)]
+pub(crate) struct Memory {
+    rows: BTreeMap<Box<[u8]>, Box<[u8]>>,
+    next: Option<i64>,
+}
+
+impl Rows for Memory {
+    fn scan(&self, prefix: &[u8], each: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), Damaged> {
+        let from = (Included(prefix), Unbounded);
+        for (key, value) in self.rows.range::<[u8], _>(from) {
+            if !key.starts_with(prefix) {
+                break;
+            }
+            each(key, value);
+        }
+        Ok(())
+    }
+
+    fn first_from(&self, from: &[u8]) -> Result<Option<Vec<u8>>, Damaged> {
+        let mut rows = self.rows.range::<[u8], _>((Included(from), Unbounded));
+        Ok(rows.next().map(|(key, _)| key.to_vec()))
+    }
+
+    fn apply(&mut self, changes: &Pending, next: i64) -> Result<(), Damaged> {
+        for (key, value) in changes.iter() {
+            match value {
+                Some(value) => {
+                    self.rows.insert(key.into(), value.into());
+                }
+                None => {
+                    self.rows.remove(key);
+                }
+            }
+        }
+        self.next = Some(next);
+        Ok(())
+    }
+
+    fn next_offset(&self) -> Option<i64> {
+        self.next
+    }
+}
+
+/// Opens the rows of partitions.
+#[derive(Clone)]
+pub(crate) enum Opener {
+    Memory,
+    Disk {
+        stores: Stores,
+        identity: Arc<Identity>,
+    },
+}
+
+/// Rows cannot be kept where the settings say.
+#[derive(Debug, thiserror::Error)]
+#[error("QUADRILLE_STATE_DIR: {0}")]
+pub(crate) struct OpenError(#[from] quadrille_state::Error);
+
+impl Opener {
+    /// The rows of a partition as they were kept, or none.
+    ///
+    /// # Errors
+    /// The folder cannot be used.
+    pub fn open(&self, partition: i32) -> Result<Box<dyn Rows>, OpenError> {
+        match self {
+            Opener::Memory => Ok(Box::new(Memory::default())),
+            Opener::Disk { stores, identity } => disk::open(stores, identity, partition),
+        }
+    }
+
+    /// Deletes the rows of a partition: they stand for nothing.
+    ///
+    /// # Errors
+    /// As [`Opener::open`].
+    pub fn discard(&self, partition: i32) -> Result<(), OpenError> {
+        match self {
+            Opener::Memory => Ok(()),
+            Opener::Disk { stores, identity } => Ok(stores.discard(&identity.pipeline, partition)?),
+        }
+    }
+}
