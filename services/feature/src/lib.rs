@@ -21,8 +21,9 @@ use quadrille_service::{
     Assembly, Boxed, Calls, Context, Drain, Error, MessageMax, Requests, Task,
 };
 
-use crate::state::{CHANGELOG, Opener, Options};
 use quadrille_state::{Identity, Settings, Stores};
+
+use crate::state::{CHANGELOG, Opener, Options};
 
 pub use args::Cli;
 pub use stage::FeatureHandler;
@@ -81,15 +82,15 @@ async fn serve(config: Config, shutdown: Boxed<'_, ()>) -> Result<(), Error> {
 }
 
 async fn assemble(context: Context, state: StateSettings) -> Result<Assembly, Error> {
-    let looks_back = |it: &Arc<Pipeline>| it.state().is_some();
+    let pipelines = context.config.pipelines.iter();
+    let looking_back = pipelines.filter(|it| it.keeps_state()).count();
     let stores = match &state.folder {
-        Some(folder) if context.config.pipelines.iter().any(looks_back) => {
-            Some(open_folder(folder, state.memory_bytes).await?)
-        }
+        Some(folder) if looking_back > 0 => Some(open_folder(folder, state.memory_bytes).await?),
         _ => None,
     };
+    let cache_bytes = state.memory_bytes / CACHE_SHARE / looking_back.max(1);
     for pipeline in &context.config.pipelines {
-        run_stage(&context, pipeline, &state, stores.as_ref()).await?;
+        run_stage(&context, pipeline, cache_bytes, stores.as_ref()).await?;
     }
     if let Some(stores) = stores {
         keep_house(&context, stores);
@@ -143,7 +144,7 @@ fn keep_house(context: &Context, stores: Stores) {
 async fn run_stage(
     context: &Context,
     pipeline: &Arc<Pipeline>,
-    state: &StateSettings,
+    cache_bytes: usize,
     stores: Option<&Stores>,
 ) -> Result<(), Error> {
     let stage = context.stage(pipeline).await?;
@@ -158,7 +159,7 @@ async fn run_stage(
     let options = Options {
         pipeline: Arc::clone(pipeline),
         opener: opener(context, pipeline, &changelog, stores).await?,
-        cache_bytes: state.memory_bytes / CACHE_SHARE / stage.config.lanes.max(1),
+        cache_bytes: cache_bytes / stage.config.lanes.max(1),
     };
     context.run(stage, |_| {
         let reader = ChangelogReader::new(&cluster, &changelog);

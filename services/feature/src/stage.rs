@@ -172,7 +172,7 @@ fn send_changes(
     let Ok(partition) = states.of(number) else {
         return Ok(());
     };
-    partition.advance(item.incoming.offset + 1, item.record.event_time_ms);
+    partition.advance(item.record.event_time_ms);
     let swept = partition.sweep_now_and_then(definition);
     for (key, row) in partition.changes(before) {
         let change = Destination {
@@ -225,9 +225,9 @@ impl Handler for FeatureHandler {
         self.states.is_some()
     }
 
-    fn restore(&mut self, partition: i32, next: Option<i64>) -> Result<Restore, handler::Error> {
+    fn restore(&mut self, partition: i32, _: Option<i64>) -> Result<Restore, handler::Error> {
         match &mut self.states {
-            Some(states) => states.restore(partition, next),
+            Some(states) => states.restore(partition),
             None => Ok(Restore::Done),
         }
     }

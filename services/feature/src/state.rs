@@ -29,8 +29,8 @@ use self::{pending::Pending, rows::Rows};
 /// The output that is the changelog.
 pub(crate) const CHANGELOG: &str = "feature-state";
 
-/// How long a store that was found damaged may take to be restored while Kafka fails.
-const REBUILT_WITHIN: Duration = Duration::from_secs(60);
+/// How long the restore of a store that was found damaged may stand still.
+const STANDS_STILL_MAX: Duration = Duration::from_secs(60);
 
 const REBUILD_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
@@ -55,8 +55,6 @@ pub(crate) struct States {
 struct Restoring {
     rows: Box<dyn Rows>,
     changes: Pending,
-    since: Instant,
-    records: u64,
 }
 
 impl States {
@@ -103,8 +101,8 @@ impl States {
     pub fn committed(&mut self, delivered: &Delivered) {
         for (number, partition) in &mut self.partitions {
             if let Err(error) = partition.apply(delivered.next(CHANGELOG, *number)) {
-                // Found again, and mended, by the next record of the partition.
-                tracing::warn!(partition = number, %error, "the state on disk is unusable");
+                // The next record whose history is not in memory has it restored.
+                tracing::warn!(partition = number, %error, "the partition's state is to be restored from its changelog");
             }
         }
     }
@@ -124,19 +122,12 @@ impl States {
     ///
     /// # Errors
     /// As [`quadrille_choreography::Handler::restore`].
-    pub fn restore(
-        &mut self,
-        number: i32,
-        input_next: Option<i64>,
-    ) -> Result<Restore, handler::Error> {
+    pub fn restore(&mut self, number: i32) -> Result<Restore, handler::Error> {
         let (progress, restored) = self.read_on(number)?;
         let Some(restoring) = restored else {
             return Ok(progress);
         };
-        let ms = restoring.since.elapsed().as_millis() as u64;
-        let records = restoring.records;
-        tracing::info!(partition = number, records, ms, "state restored");
-        let partition = Partition::new(restoring.rows, self.definition, input_next);
+        let partition = Partition::new(restoring.rows, self.definition);
         let partition = partition.map_err(|error| self.discard(number, &error))?;
         self.partitions.insert(number, partition);
         self.share_memory();
@@ -149,8 +140,6 @@ impl States {
             let restoring = Restoring {
                 rows: self.options.opener.open(number).map_err(unopened)?,
                 changes: Pending::default(),
-                since: Instant::now(),
-                records: 0,
             };
             self.restoring.insert(number, restoring);
         }
@@ -170,7 +159,6 @@ impl States {
             Err(error) if error.begins_anew() => return Err(self.discard(number, &error)),
             Err(error) => return Err(error.into()),
         };
-        restoring.records += changes.len() as u64;
         if let changelog::Progress::Done { next: end } = progress {
             next = Some(end);
         }
@@ -210,13 +198,13 @@ impl States {
         why: &Unusable,
         output: &Output,
     ) -> Result<(), handler::Error> {
-        let started = Instant::now();
+        let (mut moved_at, mut before) = (Instant::now(), None);
         // What stands in the way of another store of this partition.
         if let Some(partition) = self.partitions.get_mut(&number) {
             partition.replace_rows(Box::new(rows::Broken(rows::Damaged(why.to_string()))));
         }
         let mut last = self.discard(number, why);
-        while started.elapsed() < REBUILT_WITHIN {
+        while moved_at.elapsed() < STANDS_STILL_MAX {
             output.report_progress();
             match self.read_on(number) {
                 Ok((_, Some(restoring))) => {
@@ -225,7 +213,10 @@ impl States {
                     }
                     return Ok(());
                 }
-                Ok(_) => {}
+                Ok((progress, None)) if before != Some(progress) => {
+                    (moved_at, before) = (Instant::now(), Some(progress));
+                }
+                Ok(_) => thread::sleep(REBUILD_AGAIN_AFTER),
                 Err(handler::Error::Retry(cause)) => {
                     last = handler::Error::Retry(cause);
                     thread::sleep(REBUILD_AGAIN_AFTER);
@@ -248,5 +239,9 @@ impl States {
 }
 
 fn unopened(error: rows::OpenError) -> handler::Error {
-    handler::Error::fatal("state", error.to_string())
+    match error.is_open_elsewhere() {
+        // By a lane of this process that has lost the partition and has not noticed yet: it was frozen, as this one may have been.
+        true => handler::Error::retry("state", error.to_string()),
+        false => handler::Error::fatal("state", error.to_string()),
+    }
 }

@@ -125,6 +125,13 @@ pub(crate) enum Opener {
 #[error("QUADRILLE_STATE_DIR: {0}")]
 pub(crate) struct OpenError(#[from] quadrille_state::Error);
 
+impl OpenError {
+    /// Another lane of this process has the partition's store open.
+    pub fn is_open_elsewhere(&self) -> bool {
+        matches!(self.0, quadrille_state::Error::AlreadyOpen { .. })
+    }
+}
+
 impl Opener {
     /// The rows of a partition as they were kept, or none.
     ///
