@@ -77,6 +77,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
     let request = PredictRequest {
         pipeline,
         record: Some(given.record.clone()),
+        ..PredictRequest::default()
     };
     let answer = PredictServiceClient::new(channel).predict(request).await;
     let answer = answer.map_err(|status| {

@@ -103,6 +103,7 @@ fn question() -> PredictRequest {
     PredictRequest {
         pipeline: "diabetes".to_owned(),
         record: Some(structure(&record("any", "any", 148))),
+        ..PredictRequest::default()
     }
 }
 

@@ -321,6 +321,7 @@ fn a_deployment_that_is_waited_for_is_ready_when_every_replica_says_so() {
             revisions: [(pipeline.clone(), revision)].into(),
             models_offset: 0,
             deployments_offset: 0,
+            ..Replica::default()
         };
         runtime
             .block_on(reporter.report(&replica))

@@ -95,6 +95,7 @@ fn run(example: &str, records: &[(String, String)]) {
             let request = PredictRequest {
                 pipeline: world.pipeline.clone(),
                 record: Some(structure(record)),
+                ..PredictRequest::default()
             };
             let answer = predict
                 .predict(request)

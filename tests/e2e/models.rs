@@ -182,6 +182,7 @@ async fn call(stop: &AtomicBool, asked: &AtomicU32, pipeline: &str, urls: &[Stri
         let request = PredictRequest {
             pipeline: pipeline.to_owned(),
             record: Some(structure(&record("r", &key, 100))),
+            ..PredictRequest::default()
         };
         let client = n as usize % clients.len();
         let answer = clients[client].predict(request).await;

@@ -27,6 +27,7 @@ fn predicts(replica: &Process, pipeline: &str) -> String {
         let request = PredictRequest {
             pipeline: pipeline.to_owned(),
             record: Some(structure(&record("r", "p", 100))),
+            ..PredictRequest::default()
         };
         let answer = client.expect("connected").predict(request).await;
         answer.expect("an answer").into_inner().version

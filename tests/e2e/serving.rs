@@ -134,6 +134,7 @@ fn ask(
                 let request = PredictRequest {
                     pipeline: pipeline.clone(),
                     record: Some(structure(&record("asked", &key, 100))),
+                    ..PredictRequest::default()
                 };
                 let answer = client.predict(request).await.expect("no call fails");
                 *answers.entry(answer.into_inner().version).or_default() += 1;

@@ -271,6 +271,7 @@ fn predict_and_the_stream_give_the_same_answer() {
         let request = PredictRequest {
             pipeline: pipeline.clone(),
             record: Some(fields.clone()),
+            ..PredictRequest::default()
         };
         let answer = predict
             .predict(request)
@@ -310,6 +311,7 @@ fn predict_and_the_stream_give_the_same_answer() {
         let request = PredictRequest {
             pipeline: pipeline.clone(),
             record: Some(fields.clone()),
+            ..PredictRequest::default()
         };
         let status = predict.predict(request).await.expect_err("refused");
         assert_eq!(status.code(), Code::InvalidArgument);
@@ -319,7 +321,11 @@ fn predict_and_the_stream_give_the_same_answer() {
             .await
             .expect("connected");
         let record = Some(structure(&record("x", "p-1", 0)));
-        let request = GetFeaturesRequest { pipeline, record };
+        let request = GetFeaturesRequest {
+            pipeline,
+            record,
+            ..GetFeaturesRequest::default()
+        };
         let answer = features
             .get_features(request)
             .await

@@ -261,6 +261,7 @@ fn requests_over_http_and_grpc_are_the_roots_of_what_they_cause() {
         let mut request = Request::new(PredictRequest {
             pipeline: world.pipeline.clone(),
             record: Some(structure(&record("asked", "p-3", 148))),
+            ..PredictRequest::default()
         });
         request.metadata_mut().insert("traceparent", call(3));
         predict.predict(request).await.expect("an answer");

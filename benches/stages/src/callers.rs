@@ -54,6 +54,7 @@ impl Callers {
             let request = PredictRequest {
                 pipeline: self.pipeline.clone(),
                 record: Some(record(n, rows[n as usize % rows.len()])?),
+                ..PredictRequest::default()
             };
             let mut client = client.clone();
             calls.push(tokio::spawn(async move {

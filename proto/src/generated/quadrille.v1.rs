@@ -31,6 +31,9 @@ pub struct FeatureVector {
     /// One value a feature, in the schema's order. Missing is NaN.
     #[prost(double, repeated, tag = "4")]
     pub values: ::prost::alloc::vec::Vec<f64>,
+    /// Of the record it was computed for, in the same partition of `<p>.records`.
+    #[prost(int64, optional, tag = "5")]
+    pub records_offset: ::core::option::Option<i64>,
 }
 /// What a model said of one feature vector. Topic `<p>.predictions`.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -206,6 +209,28 @@ pub struct ReplicaStatus {
     pub models_offset: i64,
     #[prost(int64, tag = "7")]
     pub deployments_offset: i64,
+    /// Where its siblings can ask it: host:port. Empty where there is nothing to ask.
+    #[prost(string, tag = "8")]
+    pub address: ::prost::alloc::string::String,
+    /// The keyed state that it can answer for.
+    #[prost(message, repeated, tag = "9")]
+    pub held: ::prost::alloc::vec::Vec<HeldState>,
+}
+/// The partitions of a pipeline whose state a replica holds, restored.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct HeldState {
+    #[prost(string, tag = "1")]
+    pub pipeline: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "2")]
+    pub partitions: ::prost::alloc::vec::Vec<HeldPartition>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HeldPartition {
+    #[prost(int32, tag = "1")]
+    pub partition: i32,
+    /// Since when, in milliseconds since the Unix epoch: of two replicas that claim a partition, the later one has it.
+    #[prost(int64, tag = "2")]
+    pub since_ms: i64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReplicaModel {
@@ -846,15 +871,38 @@ pub mod ingest_service_server {
 pub struct GetFeaturesRequest {
     #[prost(string, tag = "1")]
     pub pipeline: ::prost::alloc::string::String,
-    /// A record with the pipeline's field names; id and key may be left out.
+    /// A record with the pipeline's field names; id and key may be left out. Where the pipeline looks back, it is taken as the
+    /// newest of its key and is not kept.
     #[prost(message, optional, tag = "2")]
     pub record: ::core::option::Option<::prost_types::Struct>,
+    /// The entity, where the pipeline looks back; a record may name it instead.
+    #[prost(string, tag = "3")]
+    pub key: ::prost::alloc::string::String,
+    /// As of this event time, in milliseconds since the Unix epoch. Absent: as of the record, or of the key's newest event.
+    #[prost(int64, optional, tag = "4")]
+    pub at_ms: ::core::option::Option<i64>,
+    /// The vector that the stream computed for this record; nothing else of the request counts then but the pipeline.
+    #[prost(message, optional, tag = "5")]
+    pub position: ::core::option::Option<RecordPosition>,
+    /// A replica asks another one, which answers or refuses but asks nobody.
+    #[prost(bool, tag = "6")]
+    pub forwarded: bool,
+}
+/// Where a record lies in `<p>.records`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RecordPosition {
+    #[prost(int32, tag = "1")]
+    pub partition: i32,
+    #[prost(int64, tag = "2")]
+    pub offset: i64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct GetFeaturesResponse {
     /// In the pipeline's order.
     #[prost(message, repeated, tag = "1")]
     pub features: ::prost::alloc::vec::Vec<Feature>,
+    #[prost(message, optional, tag = "2")]
+    pub as_of: ::core::option::Option<AsOf>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Feature {
@@ -863,6 +911,67 @@ pub struct Feature {
     /// Absent where it could not be computed from what the record holds.
     #[prost(double, optional, tag = "2")]
     pub value: ::core::option::Option<f64>,
+}
+/// What an answer takes into account.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AsOf {
+    #[prost(enumeration = "FeaturesSource", tag = "1")]
+    pub source: i32,
+    /// The replica that computed it.
+    #[prost(string, tag = "2")]
+    pub instance: ::prost::alloc::string::String,
+    /// Of `<p>.records`, and so of the key's state. 0 where the features are of the record alone.
+    #[prost(int32, tag = "3")]
+    pub partition: i32,
+    /// All records of the partition before this offset are in it, and none from there on. Absent where no record was applied yet, and
+    /// where the features are of the record alone.
+    #[prost(int64, optional, tag = "4")]
+    pub records_offset: ::core::option::Option<i64>,
+    /// Of the key, before the request's own record. Absent where the key has no history.
+    #[prost(int64, optional, tag = "5")]
+    pub newest_event_time_ms: ::core::option::Option<i64>,
+    /// The time of the look, in milliseconds since the Unix epoch.
+    #[prost(int64, tag = "6")]
+    pub event_time_ms: i64,
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum FeaturesSource {
+    Unspecified = 0,
+    /// The replica that owns the partition.
+    Owner = 1,
+    /// A replica that follows the owner's changes, and may be behind.
+    Standby = 2,
+    /// The record alone: the pipeline does not look back.
+    Computed = 3,
+    /// What the stream wrote to `<p>.features`.
+    Stored = 4,
+}
+impl FeaturesSource {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "FEATURES_SOURCE_UNSPECIFIED",
+            Self::Owner => "FEATURES_SOURCE_OWNER",
+            Self::Standby => "FEATURES_SOURCE_STANDBY",
+            Self::Computed => "FEATURES_SOURCE_COMPUTED",
+            Self::Stored => "FEATURES_SOURCE_STORED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "FEATURES_SOURCE_UNSPECIFIED" => Some(Self::Unspecified),
+            "FEATURES_SOURCE_OWNER" => Some(Self::Owner),
+            "FEATURES_SOURCE_STANDBY" => Some(Self::Standby),
+            "FEATURES_SOURCE_COMPUTED" => Some(Self::Computed),
+            "FEATURES_SOURCE_STORED" => Some(Self::Stored),
+            _ => None,
+        }
+    }
 }
 /// Generated client implementations.
 pub mod feature_service_client {
@@ -956,6 +1065,8 @@ pub mod feature_service_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
+        /// Any replica answers for any key: it asks the one that holds the key's history.
+        /// UNAVAILABLE while nobody holds it; the metadata grpc-retry-pushback-ms says when to ask again. An answer is never a guess.
         pub async fn get_features(
             &mut self,
             request: impl tonic::IntoRequest<super::GetFeaturesRequest>,
@@ -995,6 +1106,8 @@ pub mod feature_service_server {
     /// Generated trait containing gRPC methods that should be implemented for use with FeatureServiceServer.
     #[async_trait]
     pub trait FeatureService: std::marker::Send + std::marker::Sync + 'static {
+        /// Any replica answers for any key: it asks the one that holds the key's history.
+        /// UNAVAILABLE while nobody holds it; the metadata grpc-retry-pushback-ms says when to ask again. An answer is never a guess.
         async fn get_features(
             &self,
             request: tonic::Request<super::GetFeaturesRequest>,
@@ -1173,6 +1286,12 @@ pub struct PredictRequest {
     /// A record with the pipeline's field names; id and key may be left out.
     #[prost(message, optional, tag = "2")]
     pub record: ::core::option::Option<::prost_types::Struct>,
+    /// In place of a record: its features, as GetFeatures answers them. All that the model reads are named; one without a value is missing.
+    #[prost(message, repeated, tag = "3")]
+    pub features: ::prost::alloc::vec::Vec<Feature>,
+    /// The entity that the features are of, for the choice of the variant; a record names it itself.
+    #[prost(string, tag = "4")]
+    pub key: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PredictResponse {

@@ -114,6 +114,7 @@ impl World {
                     key: key.clone(),
                     event_time_ms: 1,
                     values: values.clone(),
+                    ..FeatureVector::default()
                 };
                 let mut payload = Vec::new();
                 seal(pipeline().feature_schema_id(), &vector, &mut payload);

@@ -145,6 +145,7 @@ mod tests {
                 .collect(),
             models_offset: 0,
             deployments_offset: 0,
+            ..Replica::default()
         }
     }
 

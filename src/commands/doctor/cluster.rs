@@ -311,6 +311,7 @@ mod tests {
             revisions: [("p".to_owned(), 2)].into(),
             models_offset: 0,
             deployments_offset: 0,
+            ..Replica::default()
         };
         let why = "wrong shape".to_owned();
         for (replicas, status, found) in [

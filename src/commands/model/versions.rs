@@ -134,6 +134,7 @@ mod tests {
             revisions: BTreeMap::new(),
             models_offset: 0,
             deployments_offset: 0,
+            ..Replica::default()
         }
     }
 

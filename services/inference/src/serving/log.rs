@@ -73,6 +73,7 @@ impl Log {
             revisions,
             models_offset,
             deployments_offset,
+            ..Replica::default()
         }
     }
 }

@@ -833,6 +833,7 @@ async fn predict_says_which_variant_answered_and_agrees_with_the_protocol() {
         record: Some(prost_types::Struct {
             fields: fields.into(),
         }),
+        ..PredictRequest::default()
     };
     let answer = predict
         .predict(request.clone())

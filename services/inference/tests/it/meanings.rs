@@ -83,6 +83,7 @@ async fn an_answer_that_is_no_number_is_refused_by_predict_with_the_missing_inpu
             record: Some(prost_types::Struct {
                 fields: fields.collect(),
             }),
+            ..PredictRequest::default()
         }
     };
     let refused = predict.predict(record(&[("x1", 2.0)])).await;

@@ -81,6 +81,7 @@ fn a_route_counts_the_rows_it_answered_and_nothing_else() {
         let request = PredictRequest {
             pipeline: "animals".to_owned(),
             record: Some(animal()),
+            ..PredictRequest::default()
         };
         let mut client = client.expect("a connection");
         client.predict(request).await.expect("an answer");
