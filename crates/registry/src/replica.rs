@@ -1,4 +1,4 @@
-//! A replica's report: the models it has, and how far it has read.
+//! A replica's report: the models it has, how far it has read, and the state it can answer for.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -34,8 +34,11 @@ pub struct ReplicaModel {
     pub state: ModelState,
 }
 
+/// The partitions of a pipeline whose state a replica holds, each with the time since when, in milliseconds since the Unix epoch.
+pub type HeldPartitions = BTreeMap<i32, i64>;
+
 /// A replica's report.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Replica {
     pub service: String,
     /// The name of the replica; with the service it is the report's key.
@@ -49,12 +52,21 @@ pub struct Replica {
     /// As [`crate::Follower::offsets`].
     pub models_offset: i64,
     pub deployments_offset: i64,
+    /// Where its siblings can ask it, as `host:port`; empty where there is nothing to ask.
+    pub address: String,
+    /// The restored state that it holds, by pipeline.
+    pub held: BTreeMap<String, HeldPartitions>,
 }
 
 impl Replica {
     pub fn state(&self, id: &ModelId) -> Option<&ModelState> {
         let model = self.models.iter().find(|model| model.id == *id);
         model.map(|model| &model.state)
+    }
+
+    /// Since when it holds a partition's state; None if it does not say so.
+    pub fn holds_since(&self, pipeline: &str, partition: i32) -> Option<i64> {
+        self.held.get(pipeline)?.get(&partition).copied()
     }
 
     /// Whether it has not reported for too long.

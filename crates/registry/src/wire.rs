@@ -1,6 +1,8 @@
 //! Conversion between protobuf messages and domain types. Unknown fields of a deployment are refused, not skipped: they may
 //! decide which route gets which keys.
 
+mod status;
+
 use prost::{
     Message,
     bytes::Buf,
@@ -8,13 +10,12 @@ use prost::{
 };
 use quadrille_proto::v1::{
     CanaryRoute, DeploymentAction, DeploymentEvent, DeploymentRanges, DeploymentRoute, LiveRoute,
-    ModelManifest, ReplicaModel as WireReplicaModel, ReplicaModelState, ReplicaStatus, ShadowRoute,
-    deployment_route,
+    ModelManifest, ShadowRoute, deployment_route,
 };
 
+pub(crate) use self::status::{decode_replica, encode_replica};
 use crate::{
-    Action, Deployment, KeyRange, KeyRanges, ModelId, ModelState, Replica, ReplicaModel, Role,
-    Route, Sha256Hex, Uri, key::PushKey,
+    Action, Deployment, KeyRange, KeyRanges, ModelId, Role, Route, Sha256Hex, Uri, key::PushKey,
 };
 
 /// The algorithm by which a deployment's record assigns keys to routes; without it the formula of the first version does.
@@ -248,64 +249,6 @@ pub(crate) fn decode_manifest(key: &PushKey, value: &[u8]) -> Result<Pushed, Str
     })
 }
 
-pub(crate) fn encode_replica(replica: &Replica) -> Vec<u8> {
-    let model = |model: &ReplicaModel| {
-        let (state, why) = match &model.state {
-            ModelState::Wanted => (ReplicaModelState::Wanted, ""),
-            ModelState::Loading => (ReplicaModelState::Loading, ""),
-            ModelState::Ready => (ReplicaModelState::Ready, ""),
-            ModelState::Failed { why } => (ReplicaModelState::Failed, why.as_str()),
-        };
-        WireReplicaModel {
-            name: model.id.name.clone(),
-            version: model.id.version.clone(),
-            state: state.into(),
-            why: why.to_owned(),
-        }
-    };
-    let status = ReplicaStatus {
-        service: replica.service.clone(),
-        instance: replica.instance.clone(),
-        at_ms: replica.at_ms,
-        models: replica.models.iter().map(model).collect(),
-        revisions: replica.revisions.clone().into_iter().collect(),
-        models_offset: replica.models_offset,
-        deployments_offset: replica.deployments_offset,
-    };
-    status.encode_to_vec()
-}
-
-/// # Errors
-/// The value is not a status.
-pub(crate) fn decode_replica(value: &[u8]) -> Result<Replica, String> {
-    let status = ReplicaStatus::decode(value)
-        .map_err(|error| format!("the value is not a status: {error}"))?;
-    let model = |model: WireReplicaModel| ReplicaModel {
-        id: ModelId {
-            name: model.name,
-            version: model.version,
-        },
-        state: match ReplicaModelState::try_from(model.state) {
-            Ok(ReplicaModelState::Wanted) => ModelState::Wanted,
-            Ok(ReplicaModelState::Loading) => ModelState::Loading,
-            Ok(ReplicaModelState::Ready) => ModelState::Ready,
-            Ok(ReplicaModelState::Failed) => ModelState::Failed { why: model.why },
-            Ok(ReplicaModelState::Unspecified) | Err(_) => ModelState::Failed {
-                why: format!("state {} is not known to this version", model.state),
-            },
-        },
-    };
-    Ok(Replica {
-        service: status.service,
-        instance: status.instance,
-        at_ms: status.at_ms,
-        models: status.models.into_iter().map(model).collect(),
-        revisions: status.revisions.into_iter().collect(),
-        models_offset: status.models_offset,
-        deployments_offset: status.deployments_offset,
-    })
-}
-
 /// The message of a push.
 pub(crate) fn encode_manifest(manifest: ModelManifest) -> Vec<u8> {
     manifest.encode_to_vec()
@@ -457,34 +400,5 @@ mod tests {
             }
         }
         assert!(decode(u64::MAX, "s3://bucket/model.bin").is_err());
-    }
-
-    #[test]
-    fn a_status_is_read_as_it_was_written() {
-        let model = |version: &str, state| ReplicaModel {
-            id: id("m", version),
-            state,
-        };
-        let replica = Replica {
-            service: "inference".to_owned(),
-            instance: "a:1".to_owned(),
-            at_ms: 5,
-            models: vec![
-                model("1", ModelState::Wanted),
-                model("2", ModelState::Loading),
-                model("3", ModelState::Ready),
-                model(
-                    "4",
-                    ModelState::Failed {
-                        why: "no".to_owned(),
-                    },
-                ),
-            ],
-            revisions: [("p".to_owned(), 3)].into(),
-            models_offset: 7,
-            deployments_offset: 9,
-        };
-        assert_eq!(decode_replica(&encode_replica(&replica)), Ok(replica));
-        assert!(decode_replica(b"garbage").is_err());
     }
 }

@@ -354,6 +354,7 @@ fn the_last_report_of_a_replica_is_seen_until_it_is_withdrawn() {
         revisions: [("p".to_owned(), 1)].into(),
         models_offset: 0,
         deployments_offset: 0,
+        ..Replica::default()
     };
     runtime
         .block_on(reporter.report(&replica))
