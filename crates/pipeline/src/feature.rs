@@ -58,6 +58,23 @@ pub(crate) fn compute(features: &[Feature], of: Of<'_>, out: &mut Vec<f64>) {
     }
 }
 
+/// As [`compute`], without a record: what depends on one is NaN, also where its being missing would be a value of its own.
+pub(crate) fn compute_without_record(features: &[Feature], aggregates: &[f64], out: &mut Vec<f64>) {
+    out.clear();
+    let values = &[];
+    // Of each output so far.
+    let mut of_record = Vec::new();
+    for feature in features {
+        let first = out.len();
+        feature.compute(Of { values, aggregates }, out);
+        let reads_record = feature.reads_record(&of_record);
+        of_record.resize(out.len(), reads_record);
+        if reads_record {
+            out[first..].fill(f64::NAN);
+        }
+    }
+}
+
 /// The features of a pipeline, in its order.
 pub(crate) fn resolve(specs: &[FeatureSpec], record: &RecordSpec) -> Vec<Feature> {
     let mut resolver = Resolver {
@@ -161,6 +178,25 @@ impl Feature {
         } else {
             f64::NAN
         });
+    }
+
+    /// Whether it depends on the record in hand; `of_record` says it of the outputs before.
+    fn reads_record(&self, of_record: &[bool]) -> bool {
+        let reads = |input: &Input| match input {
+            Input::Value(_) => true,
+            Input::Feature(at) => of_record.get(*at).copied().unwrap_or(true),
+        };
+        match self {
+            Feature::Pass { .. } | Feature::OneHot { .. } => true,
+            Feature::Aggregate { .. } => false,
+            Feature::Missing { at }
+            | Feature::Bucket { at, .. }
+            | Feature::Clip { at, .. }
+            | Feature::Log { at } => reads(at),
+            Feature::Difference { at, minus: other } | Feature::Ratio { at, over: other } => {
+                reads(at) || reads(other)
+            }
+        }
     }
 
     /// The one output of a feature that is arithmetic alone.

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use crate::check::{self, Checked};
 use crate::csv_row::{CsvColumns, Use};
 use crate::error::Error;
-use crate::feature::{Feature, Of, compute, outputs, resolve};
+use crate::feature::{Feature, Of, compute, compute_without_record, outputs, resolve};
 use crate::invalid::Invalid;
 use crate::json;
 use crate::record::{Draft, Found, NeedKey, Reading, Slots};
@@ -465,6 +465,11 @@ impl Pipeline {
     /// Whether it keeps state by key.
     pub fn keeps_state(&self) -> bool {
         self.inner.state.is_some()
+    }
+
+    /// As [`Pipeline::features_of`], of a key without a record in hand: what depends on one is missing.
+    pub fn features_without_record(&self, aggregates: &[f64], out: &mut Vec<f64>) {
+        compute_without_record(&self.inner.features, aggregates, out);
     }
 
     /// What is kept of a key's records; None where no feature looks back.

@@ -8,6 +8,7 @@ mod halves;
 mod json;
 mod keyed;
 mod properties;
+mod recordless;
 mod schema;
 mod vectors;
 
