@@ -64,7 +64,7 @@ pub use stage::{RunningStage, Stage};
 pub use stage_topics::StageTopics;
 pub use status::Health;
 pub use table::{
-    TableEvent, TableReader, TableRecord, TableState, TableWrite, fetch_record, fetch_records,
-    read_table, write_table,
+    Seeker, Sought, TableEvent, TableReader, TableRecord, TableState, TableWrite, fetch_record,
+    fetch_records, read_table, write_table,
 };
 pub use topic_state::TopicState;

@@ -4,6 +4,7 @@
 //! everything, says why where it cannot, and begins again when the topic was deleted and recreated.
 
 pub mod fetch;
+pub mod seek;
 pub mod write;
 
 use std::{
@@ -20,6 +21,7 @@ use rdkafka::{
 };
 
 pub use fetch::{fetch_record, fetch_records};
+pub use seek::{Seeker, Sought};
 pub use write::{TableWrite, write_table};
 
 use crate::{

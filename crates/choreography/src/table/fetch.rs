@@ -21,7 +21,7 @@ const SKIP_RECORDS_MAX: i64 = 16;
 pub enum Error {
     #[error("{topic}: the record at offset {offset} no longer exists")]
     Gone { topic: String, offset: i64 },
-    #[error("{topic}: no answer within {} s while fetching offset {offset}", PROGRESS_WITHIN.as_secs())]
+    #[error("{topic}: no answer in time while fetching offset {offset}")]
     Stalled { topic: String, offset: i64 },
     #[error("{topic} at offset {offset}: {source}")]
     Kafka {
