@@ -47,6 +47,7 @@ const GROUPS: [(&str, &[&str]); 3] = [
         "The port",
         &[
             "listen",
+            "advertise",
             "drain_delay",
             "connections",
             "requests",

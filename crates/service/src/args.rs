@@ -7,7 +7,7 @@ use quadrille_choreography::{Cluster, Delivery, LANES_MAX, Limits};
 use quadrille_pipeline::Pipeline;
 use quadrille_proto::Service;
 
-use crate::{Config, Error, HttpArgs};
+use crate::{Config, Error, HttpArgs, advertise, config};
 
 /// How outputs and progress are made durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -52,6 +52,11 @@ pub struct Args {
     /// Where HTTP and gRPC are served, on one port [default: 127.0.0.1 and the service's port].
     #[arg(long, env = "QUADRILLE_LISTEN", value_name = "ADDRESS:PORT")]
     pub listen: Option<SocketAddr>,
+
+    /// Where other replicas of this service reach this one: what they ask about keys that it holds, they ask here. The host needs no
+    /// place in QUADRILLE_ALLOWED_HOSTS [default: the address it listens on, or host name and port where that is a wildcard].
+    #[arg(long, env = "QUADRILLE_ADVERTISE", value_name = "HOST:PORT")]
+    pub advertise: Option<String>,
 
     /// Stable name of this replica; a restarted process finds its transactions by it [default: host name and port].
     #[arg(long, env = "QUADRILLE_INSTANCE", value_name = "NAME")]
@@ -158,6 +163,11 @@ impl Args {
         listen: SocketAddr,
     ) -> Result<Config, Error> {
         self.check_ranges()?;
+        let advertise = self.advertise.as_deref();
+        let advertise = advertise.map(advertise::read).transpose()?;
+        let mut http = self.http.resolve()?;
+        let address = config::advertised(advertise.as_deref(), listen);
+        http.own_host = advertise::host(&address).map(str::to_owned);
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         Ok(Config {
             service,
@@ -165,6 +175,7 @@ impl Args {
             pipelines,
             listen,
             listener: None,
+            advertise,
             instance: self.instance.clone(),
             lanes: self.lanes.unwrap_or_else(|| lanes_of(cores)),
             delivery: match self.delivery {
@@ -179,7 +190,7 @@ impl Args {
             },
             create_topics: self.create_topics,
             drain_delay: Duration::from_secs(self.drain_delay),
-            http: self.http.resolve()?,
+            http,
         })
     }
 

@@ -25,6 +25,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Already bound, for callers that need to know the port.
     pub listener: Option<TcpListener>,
+    /// Where other replicas reach this one; by default where it listens.
+    pub advertise: Option<String>,
     /// Stable name of this replica; by default host name and port.
     pub instance: Option<String>,
     /// Lanes of each stage, 1 to 64.
@@ -57,6 +59,7 @@ impl Config {
             pipelines,
             listen: listener.local_addr()?,
             listener: Some(listener),
+            advertise: None,
             instance: None,
             lanes: 1,
             delivery: Delivery::default(),
@@ -113,6 +116,11 @@ impl Config {
         instance.unwrap_or_else(|| default_instance(self.listen))
     }
 
+    /// Where other replicas of this service reach this one: `host:port`. Once the port is bound.
+    pub fn advertised(&self) -> String {
+        advertised(self.advertise.as_deref(), self.listen)
+    }
+
     /// How many partitions topics get that are created now.
     pub fn partitions_to_create(&self) -> i32 {
         self.create_topics.unwrap_or(PARTITIONS_DEFAULT)
@@ -124,6 +132,15 @@ impl Config {
         let address = listener.local_addr();
         self.listen = address.map_err(|error| Error::Failed(format!("own address: {error}")))?;
         Ok(listener)
+    }
+}
+
+/// Where others reach what listens there.
+pub(crate) fn advertised(given: Option<&str>, listen: SocketAddr) -> String {
+    match given {
+        Some(address) => address.to_owned(),
+        None if listen.ip().is_unspecified() => default_instance(listen),
+        None => listen.to_string(),
     }
 }
 

@@ -78,11 +78,6 @@ fn to_json(value: &Value) -> serde_json::Value {
     }
 }
 
-/// `INVALID_ARGUMENT` that names the field and the fix.
-pub fn invalid_argument(invalid: &Invalid) -> Status {
-    Status::invalid_argument(invalid.to_string())
-}
-
 /// The pipeline of a request; the name may be omitted if there is only one pipeline.
 ///
 /// # Errors

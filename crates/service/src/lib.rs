@@ -2,6 +2,7 @@
 //!
 //! This crate does not know what any of the services does.
 
+mod advertise;
 mod answer;
 mod args;
 mod blocking;

@@ -25,6 +25,8 @@ pub struct HttpConfig {
     pub ping_interval: Duration,
     /// Accepted names in `Host`, besides IP addresses and localhost.
     pub allowed_hosts: Vec<String>,
+    /// The name by which other replicas call, accepted as well.
+    pub own_host: Option<String>,
     /// Origins of other sites whose pages may call the service.
     pub allowed_origins: Vec<String>,
 }
@@ -44,6 +46,7 @@ impl Default for HttpConfig {
             idle_timeout: Duration::from_secs(300),
             ping_interval: Duration::from_secs(30),
             allowed_hosts: Vec::new(),
+            own_host: None,
             allowed_origins: Vec::new(),
         }
     }
@@ -141,6 +144,7 @@ impl HttpArgs {
             idle_timeout: seconds(self.idle_timeout),
             ping_interval: seconds(self.ping_interval),
             allowed_hosts: listed(&self.allowed_hosts, host)?,
+            own_host: None,
             allowed_origins: listed(&self.allowed_origins, origin)?,
         })
     }

@@ -37,6 +37,7 @@ pub(crate) enum Foreign {
 #[derive(Debug)]
 pub(crate) struct Rules {
     hosts: Vec<String>,
+    own_host: Option<String>,
     origins: Vec<String>,
 }
 
@@ -44,6 +45,7 @@ impl Rules {
     pub fn new(config: &HttpConfig) -> Self {
         Rules {
             hosts: config.allowed_hosts.clone(),
+            own_host: config.own_host.clone(),
             origins: config.allowed_origins.clone(),
         }
     }
@@ -100,7 +102,8 @@ impl Rules {
             Some(end) => ends(end),
             None => pattern.eq_ignore_ascii_case(name),
         };
-        local || is_address() || self.hosts.iter().any(allowed)
+        let mut names = self.hosts.iter().chain(&self.own_host);
+        local || is_address() || names.any(allowed)
     }
 }
 
@@ -164,6 +167,7 @@ mod tests {
         let owned = |list: &[&str]| list.iter().map(|it| (*it).to_owned()).collect();
         Rules {
             hosts: owned(hosts),
+            own_host: None,
             origins: owned(origins),
         }
     }
@@ -219,6 +223,13 @@ mod tests {
             assert!(!host(&rules, "cluster.local", loopback));
             assert!(!host(&rules, "evil.example", loopback));
         }
+        let named = Rules {
+            own_host: Some("feature-0".to_owned()),
+            ..self::rules(&[], &[])
+        };
+        assert!(host(&named, "feature-0:7002", true), "another replica");
+        assert!(host(&named, "any.example", false), "it restricts nothing");
+        assert!(!host(&named, "any.example", true));
         let every = self::rules(&["*"], &[]);
         assert!(host(&every, "anything", true));
     }
