@@ -16,7 +16,7 @@ const ADDRESS_DEFAULT: &str = "http://127.0.0.1";
 /// The flag of commands that ask a service.
 #[derive(Debug, clap::Args)]
 pub struct AddressArg {
-    /// Where the service listens: http://HOST, or http://HOST:PORT where the port is not the service's own (inference 7003,
+    /// Where the service listens: http://HOST, or http://HOST:PORT where the port is not the service's own (feature 7002, inference 7003,
     /// results 7004).
     #[arg(
         long,

@@ -1,9 +1,11 @@
-//! `quadrille predict`: one question to the inference service.
+//! `quadrille predict`: one question to the inference service; about a key, with the features that the feature service has of it.
 
+mod key;
 mod record;
 
 use std::{io::stdin, path::Path};
 
+use jiff::Timestamp;
 use prost_types::Struct;
 use quadrille_proto::{
     Service,
@@ -12,9 +14,9 @@ use quadrille_proto::{
 };
 use quadrille_service::Error;
 use serde_json::json;
-use tonic::transport::Channel;
+use tonic::{Status, transport::Channel};
 
-use self::record::Given;
+use self::{key::Keyed, record::Given};
 use crate::{
     files,
     grpc::{self, AddressArg},
@@ -22,6 +24,7 @@ use crate::{
     output::{self, Output, OutputArg, hex},
     pipelines,
     preview::cell,
+    time,
 };
 
 /// gRPC's usual limit of a message.
@@ -34,21 +37,35 @@ Examples:
   quadrille predict \"Amount (EUR)=259.5\" online=true category=travel distance=null
   quadrille predict --json '{\"pregnant\": 6, \"glucose\": 148, …}' --output json
   quadrille predict --pipeline diabetes --json record.json --address http://inference:7003
+  quadrille predict --pipeline cards --key c083
+  quadrille predict --pipeline cards --key c083 amount=120 merchant=hotel place=Oslo
 
 The fields are those of the pipeline file; id, key and time may be left out, and so may fields that are not required. null, or nothing \
 behind the =, is a missing value. Truths are true or false. The answer is the decision of the pipeline's threshold, and the probability of the positive \
-class. Nothing is stored.";
+class. Nothing is stored.
+
+With --key the features come from the feature service, whose pipeline remembers the records of the key: with a record, as if it came \
+now; without one, those of the key alone, where what depends on a record is missing. Both services are asked, so that \
+--address names a host alone, or something that leads to both.";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
     /// The record, field by field, a field with spaces in quotes. Numbers, true, false and null are that, nothing is null, other values are texts.
-    #[arg(value_name = "FIELD=VALUE", required_unless_present = "json")]
+    #[arg(value_name = "FIELD=VALUE", required_unless_present_any = ["json", "key"])]
     fields: Vec<String>,
 
     /// The record as a JSON object: the text itself, a file, or - for standard input.
     #[arg(long, value_name = "JSON|FILE|-", conflicts_with = "fields")]
     json: Option<String>,
+
+    /// The entity whose history the pipeline looks back on.
+    #[arg(long, value_name = "KEY")]
+    key: Option<String>,
+
+    /// As of this event time, RFC 3339 or a day [default: the record's, or that of the key's newest event].
+    #[arg(long, value_name = "TIME", value_parser = time::parse, requires = "key")]
+    at: Option<Timestamp>,
 
     /// The pipeline's name [default: the only one the server runs].
     #[arg(long, value_name = "NAME")]
@@ -69,30 +86,75 @@ pub async fn run(args: Args) -> Result<(), Error> {
         None => String::new(),
     };
     let given = match args.json {
-        Some(given) => Given::from(blocking(move || read(&given)).await?),
-        None => record::from_pairs(&args.fields)?,
+        Some(given) => Some(Given::from(blocking(move || read(&given)).await?)),
+        None if args.fields.is_empty() => None,
+        None => Some(record::from_pairs(&args.fields)?),
+    };
+    let keyed = match args.key {
+        Some(key) => {
+            let asked = key::Asked {
+                pipeline: pipeline.clone(),
+                key,
+                record: given.as_ref().map(|given| given.record.clone()),
+                at_ms: args.at.map(Timestamp::as_millisecond),
+            };
+            let answer = asked.features(&args.address).await;
+            Some(answer.map_err(|refused| hinted(refused, given.as_ref()))?)
+        }
+        None => None,
+    };
+    let request = match &keyed {
+        Some(keyed) => PredictRequest {
+            pipeline,
+            features: keyed.features.clone(),
+            key: keyed.key.clone(),
+            ..PredictRequest::default()
+        },
+        None => PredictRequest {
+            pipeline,
+            record: given.as_ref().map(|given| given.record.clone()),
+            ..PredictRequest::default()
+        },
     };
     let channel = args.address.connect(Service::Inference).await?;
     let metadata = GrpcInferenceServiceClient::new(channel.clone());
-    let request = PredictRequest {
-        pipeline,
-        record: Some(given.record.clone()),
-        ..PredictRequest::default()
-    };
     let answer = PredictServiceClient::new(channel).predict(request).await;
     let answer = answer.map_err(|status| {
-        let refused = grpc::refused("inference", &status);
-        match given.hint(status.message()) {
-            Some(hint) => Error::Failed(format!("{refused} ({hint})")),
-            None => refused,
-        }
+        let refused = Refused::by("inference", &status);
+        hinted(refused, given.as_ref())
     })?;
     let answer = answer.into_inner();
-    for note in passed_over(metadata, &answer.pipeline, &given).await {
-        output::note(note);
+    if let Some(given) = &given {
+        for note in passed_over(metadata, &answer.pipeline, given).await {
+            output::note(note);
+        }
     }
-    let _ = output::print(show(&answer, args.output.get()))?;
+    let _ = output::print(show(&answer, keyed.as_ref(), args.output.get()))?;
     Ok(())
+}
+
+/// A service's refusal, in its own words and in ours.
+struct Refused {
+    message: String,
+    error: Error,
+}
+
+impl Refused {
+    fn by(service: &str, status: &Status) -> Self {
+        Refused {
+            message: status.message().to_owned(),
+            error: grpc::refused(service, status),
+        }
+    }
+}
+
+/// With what may have been meant, where a doubtful field was refused.
+fn hinted(refused: Refused, given: Option<&Given>) -> Error {
+    let Refused { message, error } = refused;
+    match given.and_then(|given| given.hint(&message)) {
+        Some(hint) => Error::Failed(format!("{error} ({hint})")),
+        None => error,
+    }
 }
 
 /// A pipeline may keep fields that it does not name (`unknown_fields = "keep"`): a misspelt one is passed over then, and what it was
@@ -129,9 +191,9 @@ fn read(given: &str) -> Result<Struct, Error> {
     record::from_json(&text)
 }
 
-fn show(answer: &PredictResponse, output: Output) -> String {
+fn show(answer: &PredictResponse, keyed: Option<&Keyed>, output: Output) -> String {
     if output == Output::Json {
-        return json!({
+        let mut value = json!({
             "pipeline": answer.pipeline,
             "probability": answer.probability,
             "decision": answer.decision,
@@ -139,11 +201,18 @@ fn show(answer: &PredictResponse, output: Output) -> String {
             "version": answer.version,
             "variant": answer.variant,
             "config_hash": hex(&answer.config_hash),
-        })
-        .to_string();
+        });
+        if let Some(keyed) = keyed {
+            value["features"] = keyed.features_json();
+            value["as_of"] = keyed.as_of_json();
+        }
+        return value.to_string();
     }
+    let as_of = keyed.map_or_else(String::new, |keyed| {
+        format!("\nas of     {}", keyed.as_of())
+    });
     format!(
-        "{}, probability {:.4}\n\npipeline  {}\nmodel     {} {} as {}\nconfig    {}",
+        "{}, probability {:.4}\n\npipeline  {}\nmodel     {} {} as {}\nconfig    {}{as_of}",
         cell(&answer.decision),
         answer.probability,
         cell(&answer.pipeline),
@@ -179,8 +248,8 @@ mod tests {
             config_hash: vec![0xab],
             variant: "canary".into(),
         };
-        assert!(show(&answer, Output::Text).starts_with("diabetic, probability 0.7312\n"));
-        let json: serde_json::Value = show(&answer, Output::Json).parse().unwrap();
+        assert!(show(&answer, None, Output::Text).starts_with("diabetic, probability 0.7312\n"));
+        let json: serde_json::Value = show(&answer, None, Output::Json).parse().unwrap();
         assert_eq!(json["config_hash"], "ab");
     }
 }

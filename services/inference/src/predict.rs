@@ -1,15 +1,17 @@
 //! `quadrille.v1.PredictService`: the stream's features and model, on request.
 
+mod asked;
+
 use std::time::Instant;
 
-use quadrille_pipeline::NeedKey;
 use quadrille_proto::v1::{
     PredictRequest, PredictResponse,
     predict_service_server::{PredictService, PredictServiceServer},
 };
-use quadrille_service::fields::{invalid_argument, pick, read_struct};
+use quadrille_service::fields::pick;
 use tonic::{Request, Response, Status};
 
+use self::asked::Asked;
 use crate::{
     scoring::{Error, Prepared, Scorer},
     serving::Choice,
@@ -34,22 +36,16 @@ impl PredictService for Predict {
         let variant = variant(request.metadata())?;
         let request = request.into_inner();
         let pipeline = pick(scorer.serving.pipelines(), &request.pipeline)?;
-        let record = request.record.unwrap_or_default();
-        let reading = read_struct(pipeline, &record, NeedKey::Optional)
-            .map_err(|invalid| invalid_argument(&invalid))?;
-        let key = (!reading.key.is_empty()).then_some(reading.key.as_str());
+        let asked_at = Instant::now();
+        let step = scorer.tracing.step("features");
+        let asked = Asked::read(pipeline, request)?;
+        drop(step);
         let choice = scorer
             .serving
-            .choose(pipeline.name(), key, variant.as_deref())
+            .choose(pipeline.name(), asked.key.as_deref(), variant.as_deref())
             .map_err(Error::from)?;
-        let asked_at = Instant::now();
-        let (mut features, mut rows) = (Vec::new(), Vec::new());
-        let step = scorer.tracing.step("features");
-        pipeline
-            .features(&reading.values, &mut features)
-            .map_err(Error::from)?;
-        pipeline.model_inputs(&features, &mut rows);
-        drop(step);
+        let mut rows = Vec::new();
+        pipeline.model_inputs(&asked.features, &mut rows);
         let Choice {
             variant,
             loaded,
