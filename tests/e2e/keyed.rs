@@ -20,12 +20,12 @@ use crate::harness::{
     world::World,
 };
 
-const PARTITIONS: i32 = 4;
-const KEYS: usize = 40;
+pub(crate) const PARTITIONS: i32 = 4;
+pub(crate) const KEYS: usize = 40;
 /// The shortest session that a broker allows by default: who is killed is soon missed.
-const SHORT: &str = "session.timeout.ms=6000";
+pub(crate) const SHORT: &str = "session.timeout.ms=6000";
 
-const PIPELINE: &str = r#"
+pub(crate) const PIPELINE: &str = r#"
 name = "cards"
 
 [record]
@@ -115,7 +115,7 @@ inputs = ["payments", "spent", "usual", "middle", "spread", "smooth", "before", 
 
 /// The n-th record as a user sends it: keys in turn, kinds and amounts mixed, some out of order, some far too late, some with
 /// the id of the one before of their key.
-fn record(n: usize, start_ms: i64) -> (String, String) {
+pub(crate) fn record(n: usize, start_ms: i64) -> (String, String) {
     let key = format!("c{}", n % KEYS);
     let turn = n / KEYS;
     let mixed = (n as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33;
@@ -145,7 +145,7 @@ fn record(n: usize, start_ms: i64) -> (String, String) {
     (key, json)
 }
 
-fn start_ms() -> i64 {
+pub(crate) fn start_ms() -> i64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     now.expect("after 1970").as_millis() as i64 - 20 * 24 * 3_600_000
 }
@@ -155,7 +155,7 @@ fn start(world: &World, instance: &str) -> Process {
     launch.env("KAFKA_PROPERTIES", SHORT).start()
 }
 
-fn decode<M: prost::Message + Default>(message: &OwnedMessage) -> M {
+pub(crate) fn decode<M: prost::Message + Default>(message: &OwnedMessage) -> M {
     let (_, body) = open(message.payload().expect("a payload")).expect("sealed");
     M::decode(body).expect("decodes")
 }
@@ -169,7 +169,7 @@ struct Outcomes {
     letters: BTreeSet<(i32, i64)>,
 }
 
-fn bits(values: &[f64]) -> Vec<u64> {
+pub(crate) fn bits(values: &[f64]) -> Vec<u64> {
     values.iter().map(|value| value.to_bits()).collect()
 }
 
@@ -223,7 +223,7 @@ impl Outcomes {
 }
 
 /// Waits until as many outcomes are there as a replay has, and compares each.
-fn check(world: &World, pipeline: &Pipeline, client: &Client, records: usize) {
+pub(crate) fn check(world: &World, pipeline: &Pipeline, client: &Client, records: usize) {
     eventually_or_show("ingest has passed on all", PATIENCE, || {
         let passed = client.read(&world.topics().records).len();
         match passed >= records {

@@ -29,6 +29,7 @@ mod outputs;
 mod packages;
 mod protocols;
 mod pushes;
+mod queries;
 mod redrive;
 mod registry;
 mod rolling;

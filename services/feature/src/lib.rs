@@ -5,6 +5,8 @@
 
 mod args;
 mod grpc;
+mod ownership;
+mod query;
 mod stage;
 mod state;
 
@@ -20,10 +22,13 @@ use quadrille_proto::v1::feature_service_server::FeatureServiceServer;
 use quadrille_service::{
     Assembly, Boxed, Calls, Context, Drain, Error, MessageMax, Requests, Task,
 };
-
 use quadrille_state::{Identity, Settings, Stores};
+use tokio::sync::watch;
 
-use crate::state::{CHANGELOG, Opener, Options};
+use crate::{
+    query::{Query, Served, Vectors},
+    state::{CHANGELOG, Opener, Options, Shared},
+};
 
 pub use args::Cli;
 pub use stage::FeatureHandler;
@@ -89,15 +94,25 @@ async fn assemble(context: Context, state: StateSettings) -> Result<Assembly, Er
         _ => None,
     };
     let cache_bytes = state.memory_bytes / CACHE_SHARE / looking_back.max(1);
+    let changes = watch::Sender::new(0);
+    let mut served = Vec::new();
     for pipeline in &context.config.pipelines {
-        run_stage(&context, pipeline, cache_bytes, stores.as_ref()).await?;
+        let shared = Shared::new(changes.clone());
+        served.push(run_stage(&context, pipeline, shared, cache_bytes, stores.as_ref()).await?);
     }
     if let Some(stores) = stores {
         keep_house(&context, stores);
     }
+    let siblings = ownership::start(&context, &served, changes.subscribe())?;
     let service = grpc::Features {
         pipelines: context.config.pipelines.clone(),
-        tracing: context.tracing.clone(),
+        query: Query {
+            served,
+            instance: context.config.instance(),
+            siblings,
+            vectors: Vectors::new(context.config.cluster.clone(), context.schemas.clone()),
+            tracing: context.tracing.clone(),
+        },
     };
     Ok(Assembly {
         http: axum::Router::new(),
@@ -144,27 +159,36 @@ fn keep_house(context: &Context, stores: Stores) {
 async fn run_stage(
     context: &Context,
     pipeline: &Arc<Pipeline>,
+    shared: Shared,
     cache_bytes: usize,
     stores: Option<&Stores>,
-) -> Result<(), Error> {
+) -> Result<Served, Error> {
     let stage = context.stage(pipeline).await?;
+    let served = Served {
+        pipeline: Arc::clone(pipeline),
+        partitions: stage.topics.partitions,
+        shared: shared.clone(),
+    };
     let schemas = context.schemas.clone();
     let changelog = stage.config.outputs.iter().find(|it| it.name == CHANGELOG);
     let Some(changelog) = changelog.map(|it| it.topic.clone()) else {
-        return context.run(stage, |_| {
+        context.run(stage, |_| {
             FeatureHandler::new(Arc::clone(pipeline), schemas.clone())
-        });
+        })?;
+        return Ok(served);
     };
     let cluster = context.config.cluster.clone();
     let options = Options {
         pipeline: Arc::clone(pipeline),
         opener: opener(context, pipeline, &changelog, stores).await?,
+        shared,
         cache_bytes: cache_bytes / stage.config.lanes.max(1),
     };
     context.run(stage, |_| {
         let reader = ChangelogReader::new(&cluster, &changelog);
         FeatureHandler::with_state(options.clone(), reader, schemas.clone())
-    })
+    })?;
+    Ok(served)
 }
 
 /// Where the rows of a pipeline's partitions are kept.

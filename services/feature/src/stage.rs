@@ -61,6 +61,7 @@ impl FeatureHandler {
         vector.id.clone_from(&item.record.id);
         vector.key.clone_from(&item.record.key);
         vector.event_time_ms = item.record.event_time_ms;
+        vector.records_offset = Some(item.incoming.offset);
         let Some(states) = &mut self.states else {
             let values = &item.record.values;
             return match self.pipeline.features(values, &mut vector.values) {
@@ -69,9 +70,10 @@ impl FeatureHandler {
             };
         };
         let number = item.incoming.partition;
-        let mut taken = states
-            .of(number)
-            .map(|partition| take(&self.pipeline, partition, item, &mut self.scratch, vector));
+        let mut taken = states.of(number).map(|partition| {
+            partition.handled(item.incoming.offset);
+            take(&self.pipeline, partition, item, &mut self.scratch, vector)
+        });
         if let Ok(Err(why)) = &taken {
             // Not this record's fault: its rows cannot be read.
             taken = states.rebuild(number, why, output).and_then(|()| {
@@ -225,9 +227,9 @@ impl Handler for FeatureHandler {
         self.states.is_some()
     }
 
-    fn restore(&mut self, partition: i32, _: Option<i64>) -> Result<Restore, handler::Error> {
+    fn restore(&mut self, partition: i32, next: Option<i64>) -> Result<Restore, handler::Error> {
         match &mut self.states {
-            Some(states) => states.restore(partition),
+            Some(states) => states.restore(partition, next),
             None => Ok(Restore::Done),
         }
     }
@@ -246,5 +248,9 @@ impl Handler for FeatureHandler {
 
     fn panicked(&mut self) {
         self.each_state(States::panicked);
+    }
+
+    fn tick(&mut self) {
+        self.each_state(States::tick);
     }
 }

@@ -4,9 +4,12 @@
 mod cache;
 mod disk;
 mod layout;
+mod life;
 mod partition;
+mod past;
 mod pending;
 mod rows;
+mod shared;
 
 use std::{
     collections::BTreeMap,
@@ -21,8 +24,11 @@ use quadrille_pipeline::Pipeline;
 pub(crate) use self::{
     disk::now_ms,
     layout::KEY_LEN_MAX,
+    life::{Life, Moment},
     partition::{Partition, Unusable},
+    past::{Past, Unread},
     rows::Opener,
+    shared::Shared,
 };
 use self::{pending::Pending, rows::Rows};
 
@@ -39,6 +45,8 @@ const REBUILD_AGAIN_AFTER: Duration = Duration::from_millis(100);
 pub(crate) struct Options {
     pub pipeline: Arc<Pipeline>,
     pub opener: Opener,
+    /// What is committed, for requests.
+    pub shared: Shared,
     /// Of histories in memory, for each lane.
     pub cache_bytes: usize,
 }
@@ -50,6 +58,7 @@ pub(crate) struct States {
     reader: ChangelogReader,
     partitions: BTreeMap<i32, Partition>,
     restoring: BTreeMap<i32, Restoring>,
+    life: Arc<Life>,
 }
 
 struct Restoring {
@@ -67,6 +76,7 @@ impl States {
             reader,
             partitions: BTreeMap::new(),
             restoring: BTreeMap::new(),
+            life: Arc::new(Life::new(Moment::now())),
         })
     }
 
@@ -80,6 +90,11 @@ impl States {
                 format!("the state of partition {partition} is not restored; this is a bug");
             handler::Error::fatal("state", message)
         })
+    }
+
+    /// The lane is at work.
+    pub fn tick(&mut self) {
+        self.life.beat(Moment::now());
     }
 
     pub fn begin(&mut self) {
@@ -109,6 +124,7 @@ impl States {
 
     pub fn revoked(&mut self, partitions: &[i32]) {
         for number in partitions {
+            self.options.shared.remove(*number);
             self.reader.forget(*number);
             self.restoring.remove(number);
             if let Some(partition) = self.partitions.remove(number) {
@@ -122,13 +138,20 @@ impl States {
     ///
     /// # Errors
     /// As [`quadrille_choreography::Handler::restore`].
-    pub fn restore(&mut self, number: i32) -> Result<Restore, handler::Error> {
+    pub fn restore(
+        &mut self,
+        number: i32,
+        input_next: Option<i64>,
+    ) -> Result<Restore, handler::Error> {
         let (progress, restored) = self.read_on(number)?;
         let Some(restoring) = restored else {
             return Ok(progress);
         };
-        let partition = Partition::new(restoring.rows, self.definition);
+        let partition = Partition::new(restoring.rows, self.definition, input_next);
         let partition = partition.map_err(|error| self.discard(number, &error))?;
+        self.tick();
+        let shared = &self.options.shared;
+        shared.insert(number, partition.committed(), &self.life);
         self.partitions.insert(number, partition);
         self.share_memory();
         Ok(Restore::Done)
@@ -234,6 +257,15 @@ impl States {
         let each = self.options.cache_bytes / self.partitions.len().max(1);
         for partition in self.partitions.values_mut() {
             partition.set_cache_bytes(each);
+        }
+    }
+}
+
+impl Drop for States {
+    /// A lane that ends holds nothing.
+    fn drop(&mut self) {
+        for number in self.partitions.keys() {
+            self.options.shared.remove(*number);
         }
     }
 }

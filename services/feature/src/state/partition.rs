@@ -1,5 +1,7 @@
 //! The state of one partition: histories by key, over rows that stand for what is committed.
 
+use std::sync::{Arc, Mutex, MutexGuard};
+
 use quadrille_history::{Corrupt, Definition, History};
 
 use super::{
@@ -19,12 +21,20 @@ const SWEEP_EVERY: u32 = 8;
 /// change, in ms: keys of one partition do not come in the order of their times.
 const FORGET_SLACK_MS: i64 = 24 * 3_600 * 1_000;
 
+/// What is committed: the lane's, and read by requests.
+pub(crate) struct Committed {
+    pub rows: Box<dyn Rows>,
+    pub marker: Option<Marker>,
+    /// The offset of the input behind the last record that the rows know of.
+    pub input_next: Option<i64>,
+}
+
+/// Shared with whoever answers requests; never locked for longer than one key's rows are read or a batch's are applied.
+pub(crate) type SharedCommitted = Arc<Mutex<Committed>>;
+
 /// The state of one partition, owned by a lane.
 pub(crate) struct Partition {
-    /// As of what is committed.
-    rows: Box<dyn Rows>,
-    /// The epoch's, once it is committed.
-    marker: Option<Marker>,
+    committed: SharedCommitted,
     epoch: u32,
     definition: [u8; 8],
     cache: Cache,
@@ -39,6 +49,8 @@ pub(crate) struct Partition {
     cursor: Vec<u8>,
     /// Used again for every record.
     prefix: Vec<u8>,
+    /// Behind the last record of the batch.
+    input_next: Option<i64>,
     /// Nothing is left to sweep: no row of an earlier epoch, and keys are kept for ever.
     is_swept: bool,
     records: u32,
@@ -60,12 +72,23 @@ pub(crate) enum Unusable {
     Corrupt(#[from] Corrupt),
 }
 
+pub(crate) fn lock(committed: &SharedCommitted) -> MutexGuard<'_, Committed> {
+    // Whoever panicked was reading.
+    committed
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
 impl Partition {
     /// Over restored rows. A definition that is not the one they were written under begins an epoch of its own.
     ///
     /// # Errors
     /// The marker cannot be read.
-    pub fn new(rows: Box<dyn Rows>, definition: [u8; 8]) -> Result<Self, Damaged> {
+    pub fn new(
+        rows: Box<dyn Rows>,
+        definition: [u8; 8],
+        input_next: Option<i64>,
+    ) -> Result<Self, Damaged> {
         let mut marker = None;
         rows.scan(&MARKER, &mut |_, value| marker = Marker::read(value))?;
         let epoch = match marker {
@@ -74,8 +97,11 @@ impl Partition {
             None => 1,
         };
         Ok(Partition {
-            rows,
-            marker,
+            committed: Arc::new(Mutex::new(Committed {
+                rows,
+                marker,
+                input_next,
+            })),
             epoch,
             definition,
             cache: Cache::new(0),
@@ -86,9 +112,15 @@ impl Partition {
             time_ms: i64::MIN,
             cursor: Vec::new(),
             prefix: Vec::new(),
+            input_next,
             is_swept: false,
             records: 0,
         })
+    }
+
+    /// For requests.
+    pub fn committed(&self) -> &SharedCommitted {
+        &self.committed
     }
 
     /// How much memory histories may take from the next batch on.
@@ -98,12 +130,13 @@ impl Partition {
 
     /// Puts restored rows in the place of damaged ones. What is pending and what is in memory stays as it is.
     pub fn replace_rows(&mut self, rows: Box<dyn Rows>) {
-        self.rows = rows;
+        lock(&self.committed).rows = rows;
     }
 
     /// A batch begins, or is handled again.
     pub fn begin(&mut self) {
         self.undo_from(&Savepoint::default());
+        self.input_next = lock(&self.committed).input_next;
         self.cache.trim();
     }
 
@@ -146,23 +179,25 @@ impl Partition {
     /// # Errors
     /// The rows are damaged; what was committed is in the changelog.
     pub fn apply(&mut self, next: Option<i64>) -> Result<(), Damaged> {
+        let mut committed = lock(&self.committed);
+        committed.input_next = self.input_next;
         self.touched.clear();
         if self.pending.is_empty() {
             return Ok(());
         }
         let applied = match next {
-            Some(next) => self.rows.apply(&self.pending, next),
+            Some(next) => committed.rows.apply(&self.pending, next),
             None => Err(Damaged("its place in the changelog is lost".to_owned())),
         };
         if let Err(error) = applied {
             // They lack what is committed, and would be read all the same.
-            self.rows = Box::new(Broken(error.clone()));
+            committed.rows = Box::new(Broken(error.clone()));
             return Err(error);
         }
         // Nobody else writes this partition of the changelog.
-        self.rows.caught_up();
+        committed.rows.caught_up();
         if std::mem::take(&mut self.marker_is_pending) {
-            self.marker = Some(self.marker());
+            committed.marker = Some(self.marker());
         }
         self.pending.clear();
         Ok(())
@@ -221,7 +256,8 @@ impl Partition {
                 None => rows.remove(&bucket),
             };
         };
-        self.rows
+        lock(&self.committed)
+            .rows
             .scan(prefix, &mut |key, value| add(key, Some(value)))?;
         for (key, value) in self.pending.iter() {
             if key.starts_with(prefix) {
@@ -236,7 +272,7 @@ impl Partition {
     /// change of an epoch.
     pub fn changes(&mut self, before: usize) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
         let marker = self.marker();
-        let is_new = !self.marker_is_pending && self.marker != Some(marker);
+        let is_new = !self.marker_is_pending && lock(&self.committed).marker != Some(marker);
         if is_new && self.pending.len() > before {
             self.pending.push(&MARKER, Some(&marker.write()));
             self.marker_is_pending = true;
@@ -244,7 +280,12 @@ impl Partition {
         self.pending.iter().skip(before)
     }
 
-    /// A record of this event time was handled.
+    /// The input's record at `offset` is handled now, whatever becomes of it.
+    pub fn handled(&mut self, offset: i64) {
+        self.input_next = Some(offset + 1);
+    }
+
+    /// A record of this event time was taken.
     pub fn advance(&mut self, time_ms: i64) {
         self.time_ms = self.time_ms.max(time_ms);
     }
@@ -271,7 +312,7 @@ impl Partition {
             if self.cursor.is_empty() {
                 self.cursor.extend(layout::FIRST_ROW);
             }
-            let Some(row) = self.rows.first_from(&self.cursor)? else {
+            let Some(row) = lock(&self.committed).rows.first_from(&self.cursor)? else {
                 self.cursor.clear();
                 return Ok(());
             };
@@ -318,7 +359,9 @@ impl Partition {
         layout::prefix_into(self.epoch, &key, &mut self.prefix);
         let mut rows: Vec<Vec<u8>> = Vec::new();
         let mut add = |key: &[u8]| rows.push(key.to_vec());
-        self.rows.scan(&self.prefix, &mut |key, _| add(key))?;
+        lock(&self.committed)
+            .rows
+            .scan(&self.prefix, &mut |key, _| add(key))?;
         // Rows of this batch as well, which are not in the store yet.
         let own = self.pending.iter().map(|(key, _)| key);
         let own: Vec<Vec<u8>> = own
@@ -334,8 +377,8 @@ impl Partition {
     }
 
     /// The partition was given up: what is in memory goes to where the rows are kept.
-    pub fn close(mut self) {
-        self.rows.persist();
+    pub fn close(self) {
+        lock(&self.committed).rows.persist();
     }
 }
 

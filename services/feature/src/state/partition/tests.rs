@@ -35,7 +35,7 @@ fn definition(forget_after_ms: Option<i64>) -> Definition {
 }
 
 fn partition(rows: Box<dyn Rows>, definition: &Definition) -> Partition {
-    let mut partition = Partition::new(rows, definition.fingerprint()).expect("readable");
+    let mut partition = Partition::new(rows, definition.fingerprint(), None).expect("readable");
     partition.set_cache_bytes(10_000);
     partition
 }
@@ -64,6 +64,7 @@ fn record(
     });
     let (pushed, before) = pushed.expect("readable");
     assert!(matches!(pushed, Pushed::New(_)), "{pushed:?}");
+    partition.handled(number);
     partition.advance(seconds * 1_000);
     partition.sweep_now_and_then(definition).expect("readable");
     let changes = partition.changes(before);
@@ -130,7 +131,7 @@ fn what_a_batch_changed_is_there_once_it_is_committed_and_gone_once_it_is_aborte
     partition.aborted();
     assert_eq!(look(&mut partition, &definition, "a"), [1.0, 1.0, 1.0]);
     assert!(look(&mut partition, &definition, "b").is_empty());
-    assert_eq!(partition.rows.next_offset(), Some(2));
+    assert_eq!(lock(&partition.committed).rows.next_offset(), Some(2));
     // Handled again.
     partition.begin();
     record(&mut partition, &definition, "a", 2, 2);
@@ -224,11 +225,9 @@ fn a_key_that_is_forgotten_leaves_the_changelog() {
     }
     let keys = changelog.rows.keys().filter_map(|key| RowKey::read(key));
     assert!(keys.map(|it| it.key).all(|key| key == b"busy"));
+    let Committed { rows, .. } = &*lock(&partition.committed);
     let mut left = 0;
-    partition
-        .rows
-        .scan(&[], &mut |_, _| left += 1)
-        .expect("memory");
+    rows.scan(&[], &mut |_, _| left += 1).expect("memory");
     assert_eq!(left, changelog.rows.len(), "the store is as the changelog");
 }
 

@@ -1,0 +1,125 @@
+//! Whether a lane still is what it was: a process that was frozen wakes up with partitions that another replica has taken over, and
+//! answers requests before its lane learns of it.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use quadrille_service::fields::now_ms;
+
+/// A member of the group that is silent for longer may have lost its partitions: a second less than the session's timeout by
+/// default.
+const SILENT_MAX: Duration = Duration::from_secs(5);
+
+/// How long after such a silence the lane surely knows what it lost: the client finds the session expired by its own clock within
+/// a second, and its next heartbeat is answered.
+const KNOWS_AFTER: Duration = Duration::from_secs(2);
+
+/// A moment by two clocks: of a machine that was suspended one of them stood still.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Moment {
+    pub at: Instant,
+    pub wall_ms: i64,
+}
+
+impl Moment {
+    pub fn now() -> Self {
+        Moment {
+            at: Instant::now(),
+            wall_ms: now_ms(),
+        }
+    }
+
+    /// By the clock that says more.
+    fn since(&self, earlier: &Moment) -> Duration {
+        let wall = self.wall_ms.saturating_sub(earlier.wall_ms).max(0);
+        let by_wall = Duration::from_millis(wall.unsigned_abs());
+        self.at.saturating_duration_since(earlier.at).max(by_wall)
+    }
+}
+
+/// One lane's signs of life.
+pub(crate) struct Life(Mutex<Signs>);
+
+struct Signs {
+    last: Moment,
+    /// After a silence: when it ended.
+    woke: Option<Moment>,
+}
+
+impl Life {
+    pub fn new(now: Moment) -> Self {
+        Life(Mutex::new(Signs {
+            last: now,
+            woke: None,
+        }))
+    }
+
+    /// The lane works.
+    pub fn beat(&self, now: Moment) {
+        let mut signs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if now.since(&signs.last) > SILENT_MAX {
+            signs.woke = Some(now);
+        }
+        signs.last = now;
+    }
+
+    /// Whether the lane has been at work long enough to know which partitions it holds.
+    pub fn is_certain(&self, now: Moment) -> bool {
+        let signs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let knows = |woke: &Moment| now.since(woke) > KNOWS_AFTER;
+        now.since(&signs.last) <= SILENT_MAX && signs.woke.as_ref().is_none_or(knows)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Moments by both clocks, in ms after a common start.
+    fn clocks() -> impl Fn(u64, i64) -> Moment {
+        let start = Instant::now();
+        move |ms, wall_ms| Moment {
+            at: start + Duration::from_millis(ms),
+            wall_ms,
+        }
+    }
+
+    #[test]
+    fn a_lane_that_ticks_is_certain_and_one_that_is_silent_is_not() {
+        let moment = clocks();
+        let life = Life::new(moment(0, 0));
+        for ms in (0..60_000).step_by(100) {
+            life.beat(moment(ms, ms as i64));
+            assert!(life.is_certain(moment(ms + 50, ms as i64 + 50)));
+        }
+        assert!(life.is_certain(moment(64_900, 64_900)));
+        assert!(!life.is_certain(moment(64_901, 64_901)));
+    }
+
+    #[test]
+    fn one_that_wakes_up_is_certain_only_once_it_knows_what_it_lost() {
+        let moment = clocks();
+        let life = Life::new(moment(0, 0));
+        let frozen = moment(60_000, 60_000);
+        assert!(!life.is_certain(frozen), "asked before it ticks");
+        life.beat(frozen);
+        assert!(!life.is_certain(frozen), "asked right after its first tick");
+        life.beat(moment(62_000, 62_000));
+        assert!(!life.is_certain(moment(62_000, 62_000)));
+        assert!(life.is_certain(moment(62_001, 62_001)));
+    }
+
+    #[test]
+    fn a_suspended_machine_is_noticed_by_the_clock_that_went_on() {
+        let moment = clocks();
+        let life = Life::new(moment(0, 0));
+        assert!(!life.is_certain(moment(1, 60_000)));
+        life.beat(moment(1, 60_000));
+        assert!(!life.is_certain(moment(2, 60_001)));
+        // A wall clock that is set back stops nothing.
+        life.beat(moment(3_000, 1_000));
+        assert!(life.is_certain(moment(3_001, 1_001)));
+    }
+}

@@ -1,0 +1,101 @@
+//! The committed state of all partitions that a replica holds, for requests and for the reports that lead them here.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use quadrille_pipeline::State;
+use quadrille_registry::HeldPartitions;
+use quadrille_service::fields::now_ms;
+use tokio::sync::watch;
+
+use super::{
+    life::{Life, Moment},
+    partition::SharedCommitted,
+    past::{self, Past, Unread},
+};
+
+/// By partition, of one pipeline. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Shared(Arc<Inner>);
+
+struct Inner {
+    held: Mutex<BTreeMap<i32, Held>>,
+    changes: watch::Sender<u64>,
+}
+
+#[derive(Clone)]
+struct Held {
+    committed: SharedCommitted,
+    since_ms: i64,
+    /// Of the lane that has the partition.
+    life: Arc<Life>,
+}
+
+impl Shared {
+    /// `changes` counts when partitions come and go.
+    pub fn new(changes: watch::Sender<u64>) -> Self {
+        Shared(Arc::new(Inner {
+            held: Mutex::default(),
+            changes,
+        }))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<i32, Held>> {
+        let held = self.0.held.lock();
+        held.unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// A partition is restored, by the lane with these signs of life.
+    pub fn insert(&self, partition: i32, committed: &SharedCommitted, life: &Arc<Life>) {
+        let held = Held {
+            committed: Arc::clone(committed),
+            since_ms: now_ms(),
+            life: Arc::clone(life),
+        };
+        self.lock().insert(partition, held);
+        self.0.changes.send_modify(|count| *count += 1);
+    }
+
+    pub fn remove(&self, partition: i32) {
+        if self.lock().remove(&partition).is_some() {
+            self.0.changes.send_modify(|count| *count += 1);
+        }
+    }
+
+    /// What this replica can answer for, since when.
+    pub fn held(&self) -> HeldPartitions {
+        let held = self.lock();
+        held.iter().map(|(at, held)| (*at, held.since_ms)).collect()
+    }
+
+    /// Whether a partition is here, restored, and surely not another replica's by now.
+    ///
+    /// # Errors
+    /// It is not.
+    pub fn check(&self, partition: i32, now: Moment) -> Result<(), Unread> {
+        self.of(partition, now).map(drop)
+    }
+
+    fn of(&self, partition: i32, now: Moment) -> Result<Held, Unread> {
+        let held = self.lock().get(&partition).cloned();
+        let held = held.ok_or(Unread::NotHeld)?;
+        match held.life.is_certain(now) {
+            true => Ok(held),
+            false => Err(Unread::Silent),
+        }
+    }
+
+    /// A key's history as of the last commit. Blocks while that is applied, and while the store reads.
+    ///
+    /// # Errors
+    /// It cannot be had here, or not now.
+    pub fn read(&self, partition: i32, key: &[u8], state: &State) -> Result<Past, Unread> {
+        let held = self.of(partition, Moment::now())?;
+        let past = past::read(&held.committed, state, key)?;
+        // It may have been frozen meanwhile.
+        self.check(partition, Moment::now())?;
+        Ok(past)
+    }
+}

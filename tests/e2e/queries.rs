@@ -1,0 +1,310 @@
+//! Questions about a key to any replica, while its partitions move: an answer is what a replay of the records before the offset that it
+//! states has of the key, or there is none.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use quadrille_history::History;
+use quadrille_pipeline::{Arrival, Pipeline, Scratch};
+use quadrille_proto::{
+    Service,
+    v1::{
+        Feature, FeatureVector, FeaturesSource, GetFeaturesRequest, GetFeaturesResponse, Record,
+        RecordPosition, feature_service_client::FeatureServiceClient,
+    },
+};
+use rdkafka::Message;
+use tokio::runtime::Runtime;
+use tonic::{Code, Status};
+
+use crate::{
+    harness::{
+        PATIENCE,
+        client::{Client, Raw},
+        eventually, eventually_or_show,
+        process::Process,
+        world::World,
+    },
+    keyed::{self, KEYS, PARTITIONS, PIPELINE, SHORT, bits, decode, record, start_ms},
+};
+
+const RECORDS: usize = 3_000;
+/// Records a second.
+const RATE: u32 = 150;
+const STORM_AT: usize = RECORDS / 3;
+/// As long as a session and some seconds more.
+const STORM: usize = 9 * RATE as usize;
+/// One question for so many records.
+const ASKED_EVERY: usize = 3;
+
+/// Its store is in a folder of its own, which outlives it.
+fn start(world: &World, instance: &str) -> Process {
+    let folder = world.folder.path().join(instance);
+    let launch = world.launch(Service::Feature, instance);
+    launch
+        .env("KAFKA_PROPERTIES", SHORT)
+        .env("QUADRILLE_STATE_DIR", &folder.display().to_string())
+        .start()
+}
+
+/// Asks, once.
+struct Asker {
+    runtime: Runtime,
+    pipeline: String,
+}
+
+impl Asker {
+    fn new(world: &World) -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        Asker {
+            runtime: runtime.expect("a runtime"),
+            pipeline: world.pipeline.clone(),
+        }
+    }
+
+    fn ask(
+        &self,
+        address: SocketAddr,
+        request: GetFeaturesRequest,
+    ) -> Result<GetFeaturesResponse, Status> {
+        let mut request = tonic::Request::new(GetFeaturesRequest {
+            pipeline: self.pipeline.clone(),
+            ..request
+        });
+        request.set_timeout(Duration::from_secs(5));
+        self.runtime.block_on(async {
+            let client = FeatureServiceClient::connect(format!("http://{address}")).await;
+            let mut client = client.map_err(|error| Status::unavailable(error.to_string()))?;
+            Ok(client.get_features(request).await?.into_inner())
+        })
+    }
+
+    /// The key as of its newest event.
+    fn key(&self, address: SocketAddr, key: &str) -> Result<GetFeaturesResponse, Status> {
+        let request = GetFeaturesRequest {
+            key: key.to_owned(),
+            ..GetFeaturesRequest::default()
+        };
+        self.ask(address, request)
+    }
+
+    /// The same, as a client asks that does as it is told when the answer is to come later.
+    #[track_caller]
+    fn key_patiently(&self, address: SocketAddr, key: &str) -> GetFeaturesResponse {
+        eventually_or_show("an answer", PATIENCE, || {
+            self.key(address, key).map_err(|status| {
+                assert!(may_be_asked_again(&status), "{key}: {status}");
+                status.to_string()
+            })
+        })
+    }
+}
+
+fn may_be_asked_again(status: &Status) -> bool {
+    status.code() == Code::Unavailable && status.metadata().contains_key("grpc-retry-pushback-ms")
+}
+
+/// By key, and how many records of its partition the answer takes into account.
+type Answers = Vec<(String, GetFeaturesResponse)>;
+
+fn values(features: &[Feature]) -> Vec<f64> {
+    let values = features.iter().map(|it| it.value);
+    values.map(|value| value.unwrap_or(f64::NAN)).collect()
+}
+
+/// Compares each answer with a replay up to the offset that it states.
+fn check(world: &World, pipeline: &Pipeline, client: &Client, answers: &Answers) {
+    let state = pipeline.state().expect("it looks back");
+    let mut open: BTreeMap<(i32, i64), Vec<&(String, GetFeaturesResponse)>> = BTreeMap::new();
+    for answer in answers {
+        let as_of = answer.1.as_of.as_ref().expect("it says as of when");
+        let offset = as_of.records_offset.expect("records were applied");
+        open.entry((as_of.partition, offset))
+            .or_default()
+            .push(answer);
+    }
+    let mut histories: BTreeMap<String, History> = BTreeMap::new();
+    let (mut scratch, mut features, mut aggregates) = (Scratch::default(), vec![], vec![]);
+    let mut compare = |histories: &BTreeMap<String, History>, from: (i32, i64), to: (i32, i64)| {
+        for (place, answers) in open.range(from..=to) {
+            for (key, answer) in answers {
+                let history = histories.get(key).expect("the key came before");
+                let newest_ms = history.newest_ms().expect("it has events");
+                let as_of = answer.as_of.as_ref().expect("checked before");
+                assert_eq!(
+                    as_of.newest_event_time_ms,
+                    Some(newest_ms),
+                    "{key} {place:?}"
+                );
+                aggregates.clear();
+                let looked = history.look_at(state.definition(), newest_ms, &mut aggregates);
+                looked.expect("the newest");
+                pipeline.features_without_record(&aggregates, &mut features);
+                assert_eq!(
+                    bits(&features),
+                    bits(&values(&answer.features)),
+                    "{key} {place:?}"
+                );
+            }
+        }
+        open.retain(|place, _| *place < from || *place > to);
+    };
+    let mut last = (-1, -1);
+    let mut vector = vec![];
+    for message in client.read(&world.topics().records) {
+        let place = (message.partition(), message.offset());
+        let from = match last.0 == place.0 {
+            true => last,
+            false => (place.0, 0),
+        };
+        compare(&histories, from, place);
+        last = (place.0, place.1 + 1);
+        let record: Record = decode(&message);
+        let arrival = Arrival {
+            id: &record.id,
+            key: &record.key,
+            time_ms: record.event_time_ms,
+            values: &record.values,
+        };
+        let history = histories.entry(record.key.clone()).or_default();
+        let _ = state.take(history, &arrival, &mut scratch, &mut vector);
+        // Markers of transactions follow, which are no records.
+        compare(&histories, last, last);
+    }
+    assert!(
+        open.is_empty(),
+        "of offsets that no record has: {:?}",
+        open.keys()
+    );
+}
+
+#[test]
+fn any_replica_answers_for_any_key_as_of_the_offset_that_it_states_although_one_is_killed() {
+    let world = World::pipeline("cards", PIPELINE, PARTITIONS);
+    let (pipeline, client, asker) = (world.parsed(), Client::new(&world), Asker::new(&world));
+    let mut ingest = world.start(Service::Ingest, "a");
+    let mut replicas = ["a", "b"].map(|instance| start(&world, instance));
+    ingest.ready();
+    replicas.iter_mut().for_each(|it| {
+        it.ready();
+    });
+    let key = |n: usize| format!("c{}", n % KEYS);
+    let (started, start_ms) = (Instant::now(), start_ms());
+    let mut answers = Answers::new();
+    let (mut refused, mut asked, mut forwarded) = (0, 0, 0);
+    for n in 0..RECORDS {
+        let due = started + Duration::from_secs(1) * n as u32 / RATE;
+        if let Some(early) = due.checked_duration_since(Instant::now()) {
+            // The load's pace, not a wait for a condition.
+            std::thread::park_timeout(early);
+        }
+        let (card, json) = record(n, start_ms);
+        client.send(&world.topics().inbox, &Raw::json(&card, json));
+        if n + 1 == 4 * KEYS {
+            // From here on each key is known.
+            client.flush();
+            for n in 0..KEYS {
+                eventually("the key is known", PATIENCE, || {
+                    asker.key(replicas[0].address(), &key(n)).ok()
+                });
+            }
+        }
+        if n == STORM_AT {
+            replicas[0].kill();
+            replicas[0] = start(&world, "a");
+            replicas[0].address();
+        }
+        if n < 4 * KEYS || n % ASKED_EVERY != 0 {
+            continue;
+        }
+        let turn = n / ASKED_EVERY;
+        let (replica, key) = (&replicas[turn % 2], key(turn * 7));
+        let in_storm = (STORM_AT..STORM_AT + STORM).contains(&n);
+        let answer = match in_storm {
+            true => asker.key(replica.address(), &key),
+            false => Ok(asker.key_patiently(replica.address(), &key)),
+        };
+        asked += 1;
+        match answer {
+            Ok(answer) => {
+                let as_of = answer.as_of.as_ref().expect("it says as of when");
+                assert_eq!(as_of.source(), FeaturesSource::Owner);
+                let own = format!("{}-{}", world.pipeline, ["a", "b"][turn % 2]);
+                forwarded += usize::from(as_of.instance != own);
+                answers.push((key, answer));
+            }
+            Err(status) => {
+                // Of the replica that is starting as well.
+                assert!(
+                    in_storm && status.code() == Code::Unavailable,
+                    "{n}: {status}"
+                );
+                refused += 1;
+            }
+        }
+    }
+    client.flush();
+    check(&world, &pipeline, &client, &answers);
+    eprintln!("{asked} questions, {forwarded} answered by the other replica, {refused} not");
+    assert!(
+        forwarded > asked / 10,
+        "{forwarded} of {asked} were another replica's"
+    );
+    assert!(refused * 2 < asked, "{refused} of {asked} had no answer");
+}
+
+#[test]
+fn a_past_record_has_the_vector_of_then_and_one_that_is_not_there_has_none() {
+    let world = World::pipeline("cards", PIPELINE, PARTITIONS);
+    let (client, asker) = (Client::new(&world), Asker::new(&world));
+    let mut ingest = world.start(Service::Ingest, "a");
+    let mut feature = start(&world, "a");
+    ingest.ready();
+    feature.ready();
+    let start_ms = start_ms();
+    for n in 0..400 {
+        let (card, json) = record(n, start_ms);
+        client.send(&world.topics().inbox, &Raw::json(&card, json));
+    }
+    client.flush();
+    let ids = |topic: &str| -> Vec<(i32, i64, String)> {
+        let read = client.read(topic).into_iter();
+        read.map(|it| (it.partition(), it.offset(), decode::<Record>(&it).id))
+            .collect()
+    };
+    keyed::check(&world, &world.parsed(), &client, 400);
+    let mut vectors = BTreeMap::new();
+    for message in client.read(&world.topics().features) {
+        let vector: FeatureVector = decode(&message);
+        let offset = vector.records_offset.expect("its record's place");
+        vectors.insert((message.partition(), offset), vector);
+    }
+    let ask = |partition: i32, offset: i64| {
+        let request = GetFeaturesRequest {
+            position: Some(RecordPosition { partition, offset }),
+            ..GetFeaturesRequest::default()
+        };
+        asker.ask(feature.address(), request)
+    };
+    for (partition, offset, _) in ids(&world.topics().records).into_iter().step_by(13) {
+        match (vectors.get(&(partition, offset)), ask(partition, offset)) {
+            (Some(vector), Ok(answer)) => {
+                assert_eq!(bits(&vector.values), bits(&values(&answer.features)));
+                let as_of = answer.as_of.expect("it says as of when");
+                assert_eq!(as_of.source(), FeaturesSource::Stored);
+                assert_eq!(as_of.event_time_ms, vector.event_time_ms);
+            }
+            (None, Err(status)) => assert_eq!(status.code(), Code::NotFound, "{status}"),
+            (expected, found) => panic!("{partition} {offset}: {expected:?}, {found:?}"),
+        }
+    }
+    for (partition, offset) in [(0, 1_000_000), (PARTITIONS, 0), (-1, 0), (0, -1)] {
+        let status = ask(partition, offset).expect_err("no such record");
+        assert_eq!(status.code(), Code::NotFound, "{status}");
+    }
+}
