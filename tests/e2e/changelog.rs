@@ -321,3 +321,30 @@ fn a_changelog_is_read_without_what_was_aborted_and_an_open_transaction_holds_up
     });
     has_ended.recv_timeout(PATIENCE).expect("its client ends");
 }
+
+#[test]
+fn partitions_are_read_back_one_after_the_other_without_waiting_between_them() {
+    const MANY: i32 = 12;
+    let world = World::new(MANY);
+    let topic = world.topics().records;
+    let writer = producer(&world, "writer");
+    for partition in 0..MANY {
+        write(&writer, &topic, partition, 0..10);
+        writer.commit_transaction(PATIENCE).expect("committed");
+    }
+    let mut reader = ChangelogReader::new(&world.cluster(), &topic);
+    let (mut open, mut found) = ((0..MANY).collect(), BTreeMap::new());
+    let (began, mut longest) = (Instant::now(), Duration::ZERO);
+    eventually_or_show("all are read", PATIENCE, || {
+        pass(&mut reader, &mut open, &mut found, &mut longest);
+        match open.is_empty() {
+            true => Ok(()),
+            false => Err(format!("{open:?}")),
+        }
+    });
+    let took = began.elapsed();
+    println!("{MANY} partitions were read in {took:?}");
+    assert_eq!(found.len(), 10 * MANY as usize);
+    // A fetch that waits in vain takes half a second by default, and would for each partition.
+    assert!(took < Duration::from_secs(3), "{took:?}");
+}

@@ -31,6 +31,9 @@ const QUIET_MAX: Duration = Duration::from_secs(2);
 const QUEUE_KIB_MAX: &str = "16384";
 const FETCH_BYTES_MAX: &str = "4194304";
 
+/// How long the broker may wait for something to come. While an open transaction holds up a partition, it is asked so often.
+const FETCH_WAIT_MS_MAX: &str = "10";
+
 /// The partition that the client reads.
 struct Turn {
     partition: i32,
@@ -78,10 +81,10 @@ impl Session {
             .set("fetch.message.max.bytes", FETCH_BYTES_MAX)
             .set("queued.max.messages.kbytes", QUEUE_KIB_MAX)
             // A full queue is looked at again soon: by default the rest of a second passes.
-            .set("fetch.queue.backoff.ms", "5");
-        if cluster.is_embedded() {
-            settings.set("fetch.wait.max.ms", "10");
-        }
+            .set("fetch.queue.backoff.ms", "5")
+            // Where one partition ends, a fetch of what may come there is under way already, and the first fetch of the next
+            // one waits for its answer: by default half a second with each partition.
+            .set("fetch.wait.max.ms", FETCH_WAIT_MS_MAX);
         Ok(Session {
             query: None,
             consumer: settings.create_with_context(LoggingContext)?,
