@@ -200,6 +200,11 @@ impl Health {
     /// What it waits for.
     pub fn ready(&self) -> Result<(), String> {
         self.wait_for(|lane| &lane.joined)?;
+        self.has_first_state()
+    }
+
+    /// Of all lanes: one may have nothing to restore, and another one for an hour.
+    fn has_first_state(&self) -> Result<(), String> {
         let awaits = |lane: &Arc<LaneStatus>| lane.awaits_state.load(Ordering::Acquire);
         match self.lanes.iter().any(awaits) {
             true => Err(format!("pipeline {}: {}", self.pipeline, self.waits_for())),
@@ -207,12 +212,14 @@ impl Health {
         }
     }
 
-    /// Whether the group has given this replica its share at any time, whatever has become of it.
+    /// Whether the group has given this replica its share at any time, whatever has become of it, and the state of the first one
+    /// was restored.
     ///
     /// # Errors
     /// What it waits for.
     pub fn has_been_ready(&self) -> Result<(), String> {
-        self.wait_for(|lane| &lane.has_joined)
+        self.wait_for(|lane| &lane.has_joined)?;
+        self.has_first_state()
     }
 
     fn wait_for(&self, sign: impl Fn(&LaneStatus) -> &AtomicBool) -> Result<(), String> {
@@ -261,6 +268,24 @@ impl Health {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lane_without_partitions_makes_no_replica_ready_while_another_restores() {
+        let lanes = [(); 2].map(|()| Arc::new(LaneStatus::new()));
+        let health = Health::new("p", lanes.clone().into());
+        let [restoring, empty] = lanes;
+        restoring.awaits_state();
+        restoring.restores(3, 1, 4);
+        empty.restored_all();
+        assert!(health.ready().is_err() && health.has_been_ready().is_err());
+        restoring.restored_all();
+        assert_eq!((health.ready(), health.has_been_ready()), (Ok(()), Ok(())));
+        // Without Kafka it is as ready as it was, if that is asked.
+        restoring.left();
+        empty.left();
+        assert!(health.ready().is_err());
+        assert_eq!(health.has_been_ready(), Ok(()));
+    }
 
     #[test]
     fn only_the_first_restore_keeps_a_replica_from_being_ready() {
