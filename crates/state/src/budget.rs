@@ -37,6 +37,17 @@ impl State {
     }
 }
 
+/// What should be flushed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// Whatever gives back most memory.
+    Memory,
+    /// All: it is time.
+    All,
+    /// Nothing any more.
+    Nothing,
+}
+
 /// A wait ended because a flush failed.
 #[derive(Debug)]
 pub(crate) struct FlushFailed;
@@ -99,28 +110,30 @@ impl Budget {
         self.changed.notify_all();
     }
 
-    /// Waits until something should be flushed; false: never again.
-    pub fn flush_wanted(&self) -> bool {
+    /// Waits until something should be flushed; all at `all_at`.
+    pub fn flush_wanted(&self, all_at: Instant) -> Wanted {
         let mut state = self.lock();
         loop {
             if state.stopped {
-                return false;
-            }
-            if state.waiting > 0 && state.rows() > 0 {
-                return true;
-            }
-            if !self.is_flush_due(&state) {
-                state = self.wait(state);
-                continue;
+                return Wanted::Nothing;
             }
             let now = Instant::now();
-            match state.retry_at.filter(|at| *at > now) {
-                Some(at) => {
-                    let waited = self.changed.wait_timeout(state, at - now);
-                    state = waited.unwrap_or_else(PoisonError::into_inner).0;
-                }
-                None => return true,
+            if all_at <= now {
+                return Wanted::All;
             }
+            if state.waiting > 0 && state.rows() > 0 {
+                return Wanted::Memory;
+            }
+            let at = match self.is_flush_due(&state) {
+                true => state.retry_at.filter(|at| *at > now),
+                false => Some(all_at),
+            };
+            let Some(at) = at else {
+                return Wanted::Memory;
+            };
+            let wait = at.min(all_at).saturating_duration_since(now);
+            let waited = self.changed.wait_timeout(state, wait);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 

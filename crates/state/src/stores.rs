@@ -38,16 +38,21 @@ pub struct Settings {
     /// A store that was last caught up longer ago begins anew. Well below the changelog's `delete.retention.ms`, a day by
     /// default: in what is between, the store must have caught up.
     pub age_max: Duration,
+    /// What a killed process has to read again comes from this time, and its stores are older by no more.
+    pub flush_every: Duration,
 }
 
 impl Settings {
     pub const AGE_MAX: Duration = Duration::from_secs(12 * 60 * 60);
+    /// A flush is a few syncs, and every fourth one merges: some MB, a hundred at most.
+    pub const FLUSH_EVERY: Duration = Duration::from_secs(60);
 
     pub fn new(folder: impl Into<PathBuf>, memory_bytes: usize) -> Self {
         Self {
             folder: folder.into(),
             memory_bytes,
             age_max: Self::AGE_MAX,
+            flush_every: Self::FLUSH_EVERY,
         }
     }
 }
@@ -145,7 +150,7 @@ impl Registry {
         }
     }
 
-    fn open(&self) -> Vec<Arc<Inner>> {
+    pub fn open(&self) -> Vec<Arc<Inner>> {
         let stores = self.lock();
         let open = stores.values().filter_map(|slot| match slot {
             Slot::Open(store) => Some(store.clone()),
@@ -179,7 +184,8 @@ impl Stores {
         }
         let budget = Arc::new(Budget::new(settings.memory_bytes));
         let registry = Arc::<Registry>::default();
-        let workers = Workers::start(budget.clone(), registry.clone()).map_err(failed)?;
+        let workers = Workers::start(budget.clone(), registry.clone(), settings.flush_every);
+        let workers = workers.map_err(failed)?;
         let cache_bytes = Budget::cache_bytes(settings.memory_bytes);
         let process = Process {
             settings,

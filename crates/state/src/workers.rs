@@ -1,13 +1,20 @@
-//! The two threads of a process: one writes rows to disk when memory runs short, one merges what was written.
+//! The two threads of a process: one writes rows to disk when memory runs short, and now and then anyway, one merges what was
+//! written.
 
 use std::{
     collections::VecDeque,
     io,
     sync::{Arc, Condvar, Mutex, PoisonError, Weak},
     thread::{self, JoinHandle},
+    time::{Duration, Instant},
 };
 
-use crate::{Error, budget::Budget, inner::Inner, stores::Registry};
+use crate::{
+    Error,
+    budget::{Budget, Wanted},
+    inner::Inner,
+    stores::Registry,
+};
 
 pub(crate) struct Workers {
     budget: Arc<Budget>,
@@ -59,7 +66,11 @@ impl Merges {
 }
 
 impl Workers {
-    pub fn start(budget: Arc<Budget>, registry: Arc<Registry>) -> io::Result<Self> {
+    pub fn start(
+        budget: Arc<Budget>,
+        registry: Arc<Registry>,
+        flush_every: Duration,
+    ) -> io::Result<Self> {
         let merges = Arc::<Merges>::default();
         let mut workers = Self {
             budget: budget.clone(),
@@ -68,7 +79,7 @@ impl Workers {
         };
         let flushes = {
             let merges = merges.clone();
-            move || flush_largest(&budget, &registry, &merges)
+            move || flush(&budget, &registry, &merges, flush_every)
         };
         workers.spawn("state-flush", flushes)?;
         workers.spawn("state-merge", move || merge(&merges))?;
@@ -93,21 +104,34 @@ impl Drop for Workers {
     }
 }
 
-fn flush_largest(budget: &Budget, registry: &Registry, merges: &Merges) {
-    while budget.flush_wanted() {
-        let Some(store) = registry.largest() else {
-            // Nothing is held by a store that is open: its last rows are about to be given back.
-            thread::yield_now();
-            continue;
-        };
-        match store.flush() {
-            Ok(MergeDue::Yes) => merges.push(&store),
-            Ok(MergeDue::No) => {}
-            Err(Error::Closed { .. }) => {}
-            Err(error) => {
-                tracing::warn!(store = %store.name, error = &error as &dyn std::error::Error, "keyed state not flushed");
-                budget.flush_failed();
+fn flush(budget: &Budget, registry: &Registry, merges: &Merges, every: Duration) {
+    let mut all_at = Instant::now() + every;
+    loop {
+        match budget.flush_wanted(all_at) {
+            Wanted::Nothing => return,
+            Wanted::All => {
+                for store in registry.open() {
+                    flush_one(&store, budget, merges);
+                }
+                all_at = Instant::now() + every;
             }
+            Wanted::Memory => match registry.largest() {
+                Some(store) => flush_one(&store, budget, merges),
+                // Nothing is held by a store that is open: its last rows are about to be given back.
+                None => thread::yield_now(),
+            },
+        }
+    }
+}
+
+fn flush_one(store: &Arc<Inner>, budget: &Budget, merges: &Merges) {
+    match store.flush() {
+        Ok(MergeDue::Yes) => merges.push(store),
+        Ok(MergeDue::No) => {}
+        Err(Error::Closed { .. }) => {}
+        Err(error) => {
+            tracing::warn!(store = %store.name, error = &error as &dyn std::error::Error, "keyed state not flushed");
+            budget.flush_failed();
         }
     }
 }

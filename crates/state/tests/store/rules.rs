@@ -1,10 +1,13 @@
 //! What is kept, what is not, and what is refused.
 
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use quadrille_state::{Batch, Error, Identity, Opened, Settings, Stores, Why};
 
-use crate::{MIB, Model, NOW_MS, all, identity, open, put, stores};
+use crate::{MIB, Model, NOW_MS, all, copy, identity, open, put, stores};
 
 const HOUR_MS: i64 = 3_600_000;
 
@@ -127,6 +130,29 @@ fn what_was_not_persisted_is_forgotten_with_its_offset() {
     store.apply(&batch, 101).unwrap();
     drop(store);
     let (store, opened) = open(&stores);
+    assert_eq!(opened, Opened::Kept { next_offset: 100 });
+    assert_eq!(all(&store).unwrap(), model);
+}
+
+/// A process that is killed has what it had at most that long before.
+#[test]
+fn what_is_applied_is_on_disk_after_a_while_without_being_persisted() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut settings = Settings::new(folder.path(), MIB);
+    settings.flush_every = Duration::from_millis(10);
+    let stores = Stores::open_folder(settings).unwrap();
+    let (store, _) = open(&stores);
+    let (mut batch, mut model) = (Batch::new(), Model::new());
+    put(&mut batch, &mut model, 5, 1);
+    store.apply(&batch, 100).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while stores.usage().disk_bytes == 0 {
+        assert!(Instant::now() < deadline, "it stays in memory");
+        std::thread::yield_now();
+    }
+    let killed = tempfile::tempdir().unwrap();
+    copy(folder.path(), killed.path());
+    let (store, opened) = open(&crate::stores(killed.path(), MIB));
     assert_eq!(opened, Opened::Kept { next_offset: 100 });
     assert_eq!(all(&store).unwrap(), model);
 }
