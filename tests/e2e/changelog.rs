@@ -8,7 +8,7 @@ use std::{
 
 use quadrille_choreography::{
     Admin, ChangelogReader, Cluster, CommitMode, Delivered, Destination, Handler, Incoming, Item,
-    Limits, Output, OutputKey, OutputTopic, Retention, Stage, StageConfig, TopicSpec,
+    Limits, Output, OutputKey, OutputTopic, Restore, Retention, Stage, StageConfig, TopicSpec,
     changelog::Progress, handler,
 };
 use quadrille_local::proxy::{self, Verdict};
@@ -127,6 +127,75 @@ fn stage(world: &World, bootstrap: &str) -> Stage {
     let topics = admin.prepare(&config).expect("the topics fit");
     let metrics = LoopMetrics::register(&Registry::default());
     Stage::new(config, topics, &metrics, Tracing::off())
+}
+
+/// Its first partition cannot be restored; the others take some steps.
+struct Unrestored {
+    steps: BTreeMap<i32, u32>,
+    handled: mpsc::Sender<i32>,
+}
+
+impl Handler for Unrestored {
+    type Record = ();
+
+    fn decode(&mut self, _: &Incoming<'_>, (): &mut ()) -> Result<(), handler::Error> {
+        Ok(())
+    }
+
+    fn handle(&mut self, items: &[Item<'_, ()>], output: &mut Output) {
+        for item in items {
+            output.absorb("handled");
+            self.handled.send(item.incoming.partition).expect("a test");
+        }
+    }
+
+    fn keeps_state(&self) -> bool {
+        true
+    }
+
+    fn restore(&mut self, partition: i32, _: Option<i64>) -> Result<Restore, handler::Error> {
+        const STEPS: u32 = 500;
+        if partition == 0 {
+            return Err(handler::Error::retry("state", "never"));
+        }
+        let done = self.steps.entry(partition).or_default();
+        *done += 1;
+        Ok(match *done {
+            STEPS.. => Restore::Done,
+            done => Restore::Pending {
+                done: done.into(),
+                total: STEPS.into(),
+            },
+        })
+    }
+}
+
+#[test]
+fn a_partition_that_cannot_be_restored_holds_up_no_other_one() {
+    let world = World::new(PARTITIONS);
+    create(&world);
+    let (sender, handled) = mpsc::channel();
+    let running = stage(&world, &world.bootstrap).run(|_| Unrestored {
+        steps: BTreeMap::new(),
+        handled: sender.clone(),
+    });
+    let running = running.expect("it starts");
+    let client = Client::new(&world);
+    for partition in 0..PARTITIONS {
+        let raw = Raw {
+            partition: Some(partition),
+            ..Raw::json("k", "1".to_owned())
+        };
+        client.send(&format!("{}.changes", world.pipeline), &raw);
+    }
+    client.flush();
+    let mut found: Vec<i32> = (1..PARTITIONS)
+        .map(|_| handled.recv_timeout(PATIENCE).expect("a record"))
+        .collect();
+    found.sort_unstable();
+    assert_eq!(found, [1, 2]);
+    running.stop();
+    running.join().expect("it drains");
 }
 
 /// Responses to sends are lost, so that they are sent again; once nobody says whether a transaction was committed, and another

@@ -35,6 +35,9 @@ struct OpeningGate {
     /// Of the last record before it, where that is known.
     epoch: Option<i32>,
     is_restored: bool,
+    /// Of a restore that fails: that of another partition goes on.
+    backoff: Backoff,
+    restore_at: Instant,
 }
 
 /// Partitions on their way to be opened.
@@ -45,9 +48,6 @@ pub(super) struct Claims {
     opening: Vec<OpeningGate>,
     /// A seek was refused and is to be retried.
     seek_pending: bool,
-    /// Of restores that fail.
-    restores: Backoff,
-    restore_at: Instant,
     seek_at: Instant,
     backoff: Backoff,
     seeks: Backoff,
@@ -60,8 +60,6 @@ impl Default for Claims {
             asked: Vec::new(),
             opening: Vec::new(),
             seek_pending: false,
-            restores: Backoff::new(AGAIN_FIRST, AGAIN_MAX),
-            restore_at: Instant::now(),
             seek_at: Instant::now(),
             backoff: Backoff::new(AGAIN_FIRST, AGAIN_MAX),
             seeks: Backoff::new(SEEK_AGAIN_FIRST, SEEK_AGAIN_MAX),
@@ -143,6 +141,8 @@ impl<H: Handler> Lane<H> {
                             next: *next,
                             epoch: *epoch,
                             is_restored: false,
+                            backoff: Backoff::new(AGAIN_FIRST, AGAIN_MAX),
+                            restore_at: Instant::now(),
                         }));
                 }
                 Ok(())
@@ -157,7 +157,7 @@ impl<H: Handler> Lane<H> {
 
     /// Has the state of partitions restored, and opens the gates of those that have it.
     fn restore(&mut self, consumer: &LaneConsumer, claims: &mut Claims) -> Result<(), SessionEnd> {
-        if claims.opening.is_empty() || Instant::now() < claims.restore_at {
+        if claims.opening.is_empty() {
             consumer.is_restoring.set(false);
             return Ok(());
         }
@@ -171,10 +171,9 @@ impl<H: Handler> Lane<H> {
                 self.restores.given_up(&[partition]);
                 continue;
             }
-            if !opening.is_restored {
+            if !opening.is_restored && now >= opening.restore_at {
                 match self.handler.restore(partition, opening.next) {
                     Ok(Restore::Done) => {
-                        claims.restores.reset();
                         if self.handler.keeps_state() {
                             self.restores.done(partition);
                         }
@@ -184,9 +183,9 @@ impl<H: Handler> Lane<H> {
                         advances |= self.restores.pending(partition, done, total);
                     }
                     Err(failure) => {
-                        let restores = &mut claims.restores;
-                        let wait = self.retry_wait(restores, failure, &[partition], UNRESTORED)?;
-                        claims.restore_at = now + wait;
+                        let backoff = &mut opening.backoff;
+                        let wait = self.retry_wait(backoff, failure, &[partition], UNRESTORED)?;
+                        opening.restore_at = now + wait;
                     }
                 }
             }
