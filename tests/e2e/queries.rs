@@ -20,15 +20,13 @@ use rdkafka::Message;
 use tokio::runtime::Runtime;
 use tonic::{Code, Status};
 
-use crate::{
-    harness::{
-        PATIENCE,
-        client::{Client, Raw},
-        eventually, eventually_or_show,
-        process::Process,
-        world::World,
-    },
-    keyed::{self, KEYS, PARTITIONS, PIPELINE, SHORT, bits, decode, record, start_ms},
+use crate::harness::{
+    PATIENCE,
+    cards::{self, KEYS, PARTITIONS, PIPELINE, SHORT, bits, decode, record, start_ms},
+    client::{Client, Raw},
+    eventually, eventually_or_show,
+    process::Process,
+    world::World,
 };
 
 const RECORDS: usize = 3_000;
@@ -164,7 +162,7 @@ fn check(world: &World, pipeline: &Pipeline, client: &Client, answers: &Answers)
         };
         compare(&histories, from, place);
         last = (place.0, place.1 + 1);
-        let record: Record = decode(&message);
+        let record: Record = decode(&message).expect("a record");
         let arrival = Arrival {
             id: &record.id,
             key: &record.key,
@@ -274,13 +272,19 @@ fn a_past_record_has_the_vector_of_then_and_one_that_is_not_there_has_none() {
     client.flush();
     let ids = |topic: &str| -> Vec<(i32, i64, String)> {
         let read = client.read(topic).into_iter();
-        read.map(|it| (it.partition(), it.offset(), decode::<Record>(&it).id))
-            .collect()
+        read.map(|it| {
+            (
+                it.partition(),
+                it.offset(),
+                decode::<Record>(&it).expect("a record").id,
+            )
+        })
+        .collect()
     };
-    keyed::check(&world, &world.parsed(), &client, 400);
+    cards::check(&world, &world.parsed(), &client, 400);
     let mut vectors = BTreeMap::new();
     for message in client.read(&world.topics().features) {
-        let vector: FeatureVector = decode(&message);
+        let vector: FeatureVector = decode(&message).expect("a vector");
         let offset = vector.records_offset.expect("its record's place");
         vectors.insert((message.partition(), offset), vector);
     }

@@ -2,6 +2,7 @@
 
 pub mod broker;
 pub mod bucket;
+pub mod cards;
 pub mod cli;
 pub mod client;
 pub mod collector;

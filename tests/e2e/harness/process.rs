@@ -100,6 +100,25 @@ impl Process {
         String::from_utf8_lossy(&bytes[(self.begins as usize).min(bytes.len())..]).into_owned()
     }
 
+    /// What it has logged under this message.
+    pub fn events(&self, message: &str) -> Vec<serde_json::Value> {
+        let log = self.log();
+        let events = log
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok());
+        events
+            .filter(|event: &serde_json::Value| event["message"] == message)
+            .collect()
+    }
+
+    /// SIGTERM; it drains.
+    #[track_caller]
+    pub fn drain(&mut self) {
+        self.signal("TERM");
+        let status = self.wait();
+        assert_eq!(status.code(), Some(0), "it drains:\n{}", self.log());
+    }
+
     /// The address it says it listens on.
     #[track_caller]
     pub fn address(&self) -> SocketAddr {

@@ -43,22 +43,26 @@ pub fn model() -> &'static PathBuf {
         };
         let mut options = TrainOptions::new(Algorithm::RandomForest);
         options.trees = 20;
-        let trained = train(&data, &options, &mut |_| {}).expect("training");
-        let identity = Identity {
-            name: "diabetes-forest".to_owned(),
-            version: "1".to_owned(),
-            labels: Labels {
-                negative: "neg".to_owned(),
-                positive: "pos".to_owned(),
-            },
-            data_sha256: Digest::of(PIMA),
-            created_at: "2026-01-01T00:00:00Z".to_owned(),
-        };
-        let package = trained.into_package(identity).expect("a package");
-        package.save(&path, Overwrite::Refuse).expect("saved");
+        save_model(&path, "diabetes-forest", &data, &options);
         (folder, path)
     });
     path
+}
+
+fn save_model(path: &Path, name: &str, data: &Dataset, options: &TrainOptions) {
+    let trained = train(data, options, &mut |_| {}).expect("training");
+    let identity = Identity {
+        name: name.to_owned(),
+        version: "1".to_owned(),
+        labels: Labels {
+            negative: "neg".to_owned(),
+            positive: "pos".to_owned(),
+        },
+        data_sha256: Digest::of(PIMA),
+        created_at: "2026-01-01T00:00:00Z".to_owned(),
+    };
+    let package = trained.into_package(identity).expect("a package");
+    package.save(path, Overwrite::Refuse).expect("saved");
 }
 
 /// Of a failed test, what each of its services logged last.
@@ -105,6 +109,11 @@ impl World {
         Self::of(name, text, model().clone(), broker::bootstrap(), partitions)
     }
 
+    /// The same on a broker of the test's own.
+    pub fn pipeline_on(bootstrap: String, name: &str, text: &str, partitions: i32) -> Self {
+        Self::of(name, text, model().clone(), bootstrap, partitions)
+    }
+
     /// Its pipeline file, read.
     pub fn parsed(&self) -> Pipeline {
         let text = std::fs::read_to_string(self.pipeline_file()).expect("the pipeline file");
@@ -122,6 +131,22 @@ impl World {
         admin
             .create(&self.specs(message_bytes_max))
             .expect("topics");
+    }
+
+    /// With a model of its own, which has learned next to nothing.
+    pub fn with_model(mut self) -> Self {
+        const ROWS: usize = 40;
+        let inputs = self.parsed().inputs().to_vec();
+        let values = |row: usize| (0..inputs.len()).map(move |at| ((row * 7 + at) % 11) as f64);
+        let data = Dataset {
+            rows: (0..ROWS).flat_map(values).collect(),
+            labels: (0..ROWS).map(|row| (row % 2) as f64).collect(),
+            inputs,
+        };
+        let options = TrainOptions::new(Algorithm::LogisticRegression);
+        self.model = self.folder.path().join("model");
+        save_model(&self.model, "cards-line", &data, &options);
+        self
     }
 
     /// Its topics, as they are created.

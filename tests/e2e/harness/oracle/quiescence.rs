@@ -14,32 +14,38 @@ use crate::harness::{PATIENCE, eventually_or_show, world::World};
 pub fn wait(world: &World) {
     let topics = world.topics();
     for (stage, topic) in Service::ALL.iter().zip(topics.flow()) {
-        let group = stage.group(&world.pipeline);
-        let (all, stable) = (reader(world, &group, false), reader(world, &group, true));
-        let what = format!("{group} has committed the end of {topic}");
-        eventually_or_show(&what, PATIENCE, || {
-            let ends = ends(&all, topic, world.partitions)?;
-            if ends != self::ends(&stable, topic, world.partitions)? {
-                return Err(format!("a transaction is open on {topic}"));
-            }
-            let committed = committed(&stable, topic, world.partitions)?;
-            let at_end = |(end, next): (&i64, &i64)| *end == 0 || next == end;
-            match ends.iter().zip(&committed).all(at_end) {
-                true => Ok(()),
-                false => Err(format!("the ends are {ends:?}, committed is {committed:?}")),
-            }
-        });
-        let dlq = dlq_of(topic);
-        eventually_or_show(
-            &format!("no transaction is open on {dlq}"),
-            PATIENCE,
-            || {
-                let open =
-                    ends(&all, &dlq, world.partitions)? != ends(&stable, &dlq, world.partitions)?;
-                if open { Err(String::new()) } else { Ok(()) }
-            },
-        );
+        wait_for(world, *stage, topic);
     }
+}
+
+/// The same of one service alone, which reads this topic.
+#[track_caller]
+pub fn wait_for(world: &World, stage: Service, topic: &str) {
+    let group = stage.group(&world.pipeline);
+    let (all, stable) = (reader(world, &group, false), reader(world, &group, true));
+    let what = format!("{group} has committed the end of {topic}");
+    eventually_or_show(&what, PATIENCE, || {
+        let ends = ends(&all, topic, world.partitions)?;
+        if ends != self::ends(&stable, topic, world.partitions)? {
+            return Err(format!("a transaction is open on {topic}"));
+        }
+        let committed = committed(&stable, topic, world.partitions)?;
+        let at_end = |(end, next): (&i64, &i64)| *end == 0 || next == end;
+        match ends.iter().zip(&committed).all(at_end) {
+            true => Ok(()),
+            false => Err(format!("the ends are {ends:?}, committed is {committed:?}")),
+        }
+    });
+    let dlq = dlq_of(topic);
+    eventually_or_show(
+        &format!("no transaction is open on {dlq}"),
+        PATIENCE,
+        || {
+            let open =
+                ends(&all, &dlq, world.partitions)? != ends(&stable, &dlq, world.partitions)?;
+            if open { Err(String::new()) } else { Ok(()) }
+        },
+    );
 }
 
 fn reader(world: &World, group: &str, committed_only: bool) -> BaseConsumer {
