@@ -1,7 +1,7 @@
 //! A stage's changelog on a real broker: where each commit says that it ended, and how it is read back.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, mpsc},
     time::{Duration, Instant},
 };
@@ -285,7 +285,12 @@ fn each_commit_says_where_its_changes_ended_whatever_is_lost_on_the_way() {
         .map(|(partition, batch, next)| ((*partition, *batch), next.expect("an offset")))
         .collect();
     assert_eq!(said.len(), told.len(), "each commit once");
-    assert!(said.len() > 10, "{} commits", said.len());
+    assert!(said.len() > 3, "{} commits", said.len());
+    // Of the batch whose commit was in doubt nothing is said: it is read again.
+    let unsaid = ended.keys().filter(|at| !said.contains_key(at));
+    let unsaid: BTreeSet<u64> = unsaid.map(|(_, batch)| *batch).collect();
+    assert!(unsaid.len() <= 1, "{unsaid:?}");
+    ended.retain(|(_, batch), _| !unsaid.contains(batch));
     assert_eq!(said, ended);
 }
 

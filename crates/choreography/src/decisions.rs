@@ -18,6 +18,14 @@ use crate::{
     status::LaneStatus,
 };
 
+/// Why a batch is not decided: what failed is not a record's.
+#[derive(Debug)]
+pub(crate) enum Undecided {
+    Fatal(Cause),
+    /// The lane begins again.
+    Restart(Cause),
+}
+
 /// Records whose dead letters are confirmed, by partition and offset, and why: they are decided for good, however often
 /// their batch is tried.
 pub(crate) type ConfirmedLetters = HashMap<(i32, i64), (Cause, FailedAt)>;
@@ -92,13 +100,13 @@ impl<R: Default> Decisions<R> {
     /// Decides a batch, but for what is known of it already.
     ///
     /// # Errors
-    /// The first fatal failure.
+    /// The first failure that is not a record's.
     pub fn decide<H: Handler<Record = R>>(
         &mut self,
         handler: &mut H,
         incoming: &[Incoming<'_>],
         known: KnownFailures<'_>,
-    ) -> Result<(), Cause> {
+    ) -> Result<(), Undecided> {
         if self.records.len() < incoming.len() {
             self.records.resize_with(incoming.len(), R::default);
         }
@@ -131,7 +139,7 @@ impl<R: Default> Decisions<R> {
         handler: &mut H,
         incoming: &[Incoming<'_>],
         known: KnownFailures<'_>,
-    ) -> Result<(), Cause> {
+    ) -> Result<(), Undecided> {
         let first = self.output.outcomes.len();
         let mut next = first;
         for (one, record) in incoming.iter().zip(&mut self.records) {
@@ -144,7 +152,8 @@ impl<R: Default> Decisions<R> {
                     next += 1;
                     RecordResult::Handled(next - 1)
                 }
-                Err(handler::Error::Fatal(cause)) => return Err(cause),
+                Err(handler::Error::Fatal(cause)) => return Err(Undecided::Fatal(cause)),
+                Err(handler::Error::Restart(cause)) => return Err(Undecided::Restart(cause)),
                 Err(failure) => RecordResult::Failed(failure, FailedAt::Decode),
             };
             self.results.push(result);
@@ -166,22 +175,26 @@ impl<R: Default> Decisions<R> {
         if decided != expected {
             let message =
                 format!("the handler decided {decided} of {expected} records; this is a bug");
-            return Err(Cause {
+            return Err(Undecided::Fatal(Cause {
                 class: "handler",
                 message,
-            });
+            }));
         }
         self.collect_failures()
     }
 
-    /// Failures of `handle` become verdicts; a fatal one ends the batch.
-    fn collect_failures(&mut self) -> Result<(), Cause> {
+    /// Failures of `handle` become verdicts; one that is not the record's ends the batch.
+    fn collect_failures(&mut self) -> Result<(), Undecided> {
         for result in &mut self.results {
             if let RecordResult::Handled(index) = result
                 && let Some(Outcome::Fail(failure)) = self.output.outcomes.get(*index)
             {
-                if let handler::Error::Fatal(cause) = failure {
-                    return Err(cause.clone());
+                match failure {
+                    handler::Error::Fatal(cause) => return Err(Undecided::Fatal(cause.clone())),
+                    handler::Error::Restart(cause) => {
+                        return Err(Undecided::Restart(cause.clone()));
+                    }
+                    handler::Error::Retry(_) | handler::Error::DeadLetter(_) => {}
                 }
                 *result = RecordResult::Failed(failure.clone(), FailedAt::Handle);
             }
@@ -195,7 +208,7 @@ impl<R: Default> Decisions<R> {
         handler: &mut H,
         one: &Incoming<'_>,
         known: KnownFailures<'_>,
-    ) -> Result<(), Cause> {
+    ) -> Result<(), Undecided> {
         let (results, outcomes) = (self.results.len(), self.output.outcomes.len());
         self.is_handling = false;
         let result = catch_unwind(AssertUnwindSafe(|| {
@@ -227,6 +240,7 @@ impl<R: Default> Decisions<R> {
                 RecordResult::Failed(
                     handler::Error::Retry(cause)
                     | handler::Error::DeadLetter(cause)
+                    | handler::Error::Restart(cause)
                     | handler::Error::Fatal(cause),
                     _,
                 ) => Some((index, cause)),
@@ -261,6 +275,7 @@ impl<R: Default> Decisions<R> {
             RecordResult::Failed(
                 handler::Error::Retry(cause)
                 | handler::Error::DeadLetter(cause)
+                | handler::Error::Restart(cause)
                 | handler::Error::Fatal(cause),
                 at,
             ) => Decision::Dead { cause, at: *at },
@@ -306,6 +321,7 @@ impl<R: Default> Decisions<R> {
                 RecordResult::Failed(
                     handler::Error::Retry(c)
                     | handler::Error::DeadLetter(c)
+                    | handler::Error::Restart(c)
                     | handler::Error::Fatal(c),
                     _,
                 ) => (&mut dead, c.class),

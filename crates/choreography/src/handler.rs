@@ -41,6 +41,9 @@ pub enum Error {
     Retry(Cause),
     /// It never will: the record is dead-lettered.
     DeadLetter(Cause),
+    /// Not the record's fault: nothing of the batch is kept, and the lane begins again from the committed offsets, with what it had
+    /// restored once more.
+    Restart(Cause),
     /// The service cannot go on: it stops with exit code 1.
     Fatal(Cause),
 }
@@ -55,6 +58,13 @@ impl Error {
 
     pub fn dead_letter(class: &'static str, message: impl Into<String>) -> Self {
         Error::DeadLetter(Cause {
+            class,
+            message: message.into(),
+        })
+    }
+
+    pub fn restart(class: &'static str, message: impl Into<String>) -> Self {
+        Error::Restart(Cause {
             class,
             message: message.into(),
         })

@@ -29,6 +29,7 @@ impl Handler for Picky {
                 b"panic" => panic!("boom"),
                 b"retry" => output.fail(handler::Error::retry("busy", "later")),
                 b"absorb" => output.absorb("late"),
+                b"restart" => output.fail(handler::Error::restart("state", "again")),
                 b"fatal" => output.fail(handler::Error::fatal("broken", "stop")),
                 b"dead with two" => {
                     output.fail(handler::Error::dead_letter("poison", "no"));
@@ -202,8 +203,17 @@ fn a_retriable_failure_is_seen() {
 #[test]
 fn a_fatal_failure_ends_the_batch() {
     let mut decisions = Decisions::default();
-    let cause = decisions
+    let undecided = decisions
         .decide(&mut Picky, &batch(&[Some("a"), Some("fatal")]), nothing())
         .unwrap_err();
-    assert_eq!(cause.class, "broken");
+    assert!(matches!(undecided, Undecided::Fatal(cause) if cause.class == "broken"));
+}
+
+#[test]
+fn a_failure_that_is_no_records_ends_the_batch_and_makes_no_dead_letter() {
+    let mut decisions = Decisions::default();
+    let undecided = decisions
+        .decide(&mut Picky, &batch(&[Some("a"), Some("restart")]), nothing())
+        .unwrap_err();
+    assert!(matches!(undecided, Undecided::Restart(cause) if cause.class == "state"));
 }

@@ -221,7 +221,7 @@ impl<H: Handler> Lane<H> {
         message: &'static str,
     ) -> Result<Duration, SessionEnd> {
         let cause = match failure {
-            handler::Error::Retry(cause) => cause,
+            handler::Error::Retry(cause) | handler::Error::Restart(cause) => cause,
             handler::Error::DeadLetter(cause) | handler::Error::Fatal(cause) => {
                 return Err(SessionEnd::Fatal(cause));
             }
@@ -323,7 +323,9 @@ impl<H: Handler> Lane<H> {
                 tracing::warn!(lane = self.task, %cause, partition, "the truncation of the log is not stored yet; retrying");
                 Ok(false)
             }
-            Err(handler::Error::DeadLetter(cause)) => Err(SessionEnd::restart(cause)),
+            Err(handler::Error::DeadLetter(cause) | handler::Error::Restart(cause)) => {
+                Err(SessionEnd::restart(cause))
+            }
             Err(handler::Error::Fatal(cause)) => Err(SessionEnd::Fatal(cause)),
         }
     }

@@ -220,6 +220,13 @@ impl<H: Handler> Lane<H> {
         self.status.progress();
         tracing::info!(lane = self.task, reason, was_committed, "{DOUBT_ENDED}");
         match was_committed {
+            // Perhaps by another member, which handled the same records after this lane's were aborted: what a handler keeps is
+            // read again.
+            true if self.handler.keeps_state() => {
+                Err(CommitError::End(SessionEnd::restart(format!(
+                    "{reason}; the batch is committed, by this lane or by another one, and its state is read again"
+                ))))
+            }
             true => {
                 consumer.note_committed(offsets);
                 Ok(())
@@ -408,7 +415,9 @@ pub(super) fn confirmed(producer: &LaneProducer) -> Result<(), Undelivered> {
 fn store_failure(failure: handler::Error) -> CommitError {
     match failure {
         handler::Error::Retry(cause) => CommitError::Aborted(cause.to_string()),
-        handler::Error::DeadLetter(cause) => CommitError::End(SessionEnd::restart(cause)),
+        handler::Error::DeadLetter(cause) | handler::Error::Restart(cause) => {
+            CommitError::End(SessionEnd::restart(cause))
+        }
         handler::Error::Fatal(cause) => CommitError::End(SessionEnd::Fatal(cause)),
     }
 }

@@ -12,7 +12,7 @@ use rdkafka::{Message, message::BorrowedMessage};
 use super::{Lane, ages::Ages, commit::CommitError, session::SessionEnd};
 use crate::{
     Backoff, CommitMode, Handler, Headers, Incoming, batch::Batch, consumer::LaneConsumer,
-    producer::LaneProducer,
+    decisions::Undecided, producer::LaneProducer,
 };
 
 /// Commits over which that duration is smoothed.
@@ -47,13 +47,15 @@ impl<H: Handler> Lane<H> {
             .collect();
         self.spans
             .begin_batch(&incoming, batch.first_at, batch.polled_at);
-        if let Err(cause) =
-            self.decisions
-                .decide(&mut self.handler, &incoming, self.known.failures())
-        {
+        let decided = self
+            .decisions
+            .decide(&mut self.handler, &incoming, self.known.failures());
+        if let Err(undecided) = decided {
+            let (Undecided::Fatal(cause) | Undecided::Restart(cause)) = &undecided;
             self.spans
                 .end_failed(&incoming, cause.class, &cause.message);
-            return Err(SessionEnd::Fatal(cause));
+            self.handler.aborted();
+            return Err(undecided.into());
         }
         self.spans
             .failures(&incoming, batch.polled_at, self.decisions.failures());

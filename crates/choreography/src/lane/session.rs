@@ -8,6 +8,7 @@ use super::Lane;
 use crate::{
     Backoff, Cause, Delivered, Handler,
     consumer::LaneConsumer,
+    decisions::Undecided,
     producer::{Ends, LaneProducer},
 };
 
@@ -20,6 +21,15 @@ pub(super) enum SessionEnd {
         fenced: bool,
     },
     Fatal(Cause),
+}
+
+impl From<Undecided> for SessionEnd {
+    fn from(undecided: Undecided) -> Self {
+        match undecided {
+            Undecided::Fatal(cause) => SessionEnd::Fatal(cause),
+            Undecided::Restart(cause) => SessionEnd::restart(cause),
+        }
+    }
 }
 
 impl SessionEnd {

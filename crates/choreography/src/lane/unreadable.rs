@@ -261,7 +261,7 @@ impl<H: Handler> Lane<H> {
         // Nothing of it was handled, so what a handler keeps is to be empty.
         self.decisions
             .decide(&mut self.handler, &[], self.known.failures())
-            .map_err(|cause| CommitError::End(SessionEnd::Fatal(cause)))?;
+            .map_err(|undecided| CommitError::End(undecided.into()))?;
         let next = last + 1;
         let polled = consumer.position_of(partition).map_err(restart)?;
         // What lies behind it was polled and committed already: there is no way back.
