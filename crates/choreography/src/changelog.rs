@@ -183,7 +183,8 @@ impl ChangelogReader {
     ///
     /// # Errors
     /// Where the log does not continue the store ([`Error::begins_anew`]), the store is to be dropped, and the next call
-    /// with None begins anew. After any other error the next call reads on.
+    /// with None begins anew. After any other error the next call reads on: what was handed over before it counts, and does not come
+    /// again.
     pub fn read(
         &mut self,
         partition: i32,

@@ -239,7 +239,11 @@ impl Session {
         loop {
             let message = match self.consumer.poll(Duration::ZERO) {
                 Some(Ok(message)) => message,
-                Some(Err(error)) => return Err(self.failure(partition, next, &error)),
+                Some(Err(error)) => {
+                    // The client may go on behind records that it could not read: it is assigned anew, at the first that is missing.
+                    self.turn = None;
+                    return Err(self.failure(partition, next, &error));
+                }
                 None => {
                     let client = self.consumer.client();
                     let position = native::position(client, &self.topic_name, partition);
