@@ -67,7 +67,8 @@ pub(crate) fn touch(at: &Path, now_ms: i64) -> io::Result<()> {
 pub(crate) fn list(folder: &Path) -> io::Result<Vec<(Name, i64)>> {
     let mut stores = vec![];
     for pipeline in entries(folder)? {
-        let Some(decoded) = decode(&pipeline) else {
+        // Whatever else is there (lost+found) is not ours, and may not be ours to read.
+        let Some(decoded) = decode(&pipeline).filter(|it| encode(it) == pipeline) else {
             continue;
         };
         for partition in entries(&folder.join(&pipeline))? {

@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use quadrille_choreography::ChangelogReader;
+use quadrille_choreography::{ChangelogReader, changelog::TOMBSTONES_KEPT};
 use quadrille_pipeline::Pipeline;
 use quadrille_proto::v1::feature_service_server::FeatureServiceServer;
 use quadrille_service::{
@@ -124,7 +124,9 @@ async fn assemble(context: Context, state: StateSettings) -> Result<Assembly, Er
 
 /// Opens the folder of all stores of this replica.
 async fn open_folder(folder: &Path, memory_bytes: usize) -> Result<Stores, Error> {
-    let settings = Settings::new(folder, memory_bytes - memory_bytes / CACHE_SHARE);
+    let mut settings = Settings::new(folder, memory_bytes - memory_bytes / CACHE_SHARE);
+    // What is older may lack deletions that the changelog does not tell any more.
+    settings.age_max = TOMBSTONES_KEPT.saturating_sub(Duration::from_hours(24));
     let opened = tokio::task::spawn_blocking(|| Stores::open_folder(settings)).await;
     let opened = opened.map_err(|error| Error::Failed(error.to_string()))?;
     opened.map_err(|error| Error::Config(format!("QUADRILLE_STATE_DIR: {error}")))

@@ -15,7 +15,7 @@ use quadrille_proto::{
 };
 use quadrille_service::sealed::{Opener, malformed};
 
-use crate::state::{CHANGELOG, KEY_LEN_MAX, Options, Partition, States, Unusable};
+use crate::state::{CHANGELOG, KEY_LEN_MAX, Options, Partition, States, Unusable, now_ms};
 
 /// Computes the features of a pipeline's records.
 pub struct FeatureHandler {
@@ -24,6 +24,8 @@ pub struct FeatureHandler {
     /// Reused for every record.
     vector: FeatureVector,
     scratch: Scratch,
+    /// When the records in hand came.
+    now_ms: i64,
     /// Of a pipeline that looks back.
     states: Option<States>,
 }
@@ -37,6 +39,7 @@ impl FeatureHandler {
             opener,
             vector: FeatureVector::default(),
             scratch: Scratch::default(),
+            now_ms: 0,
             states: None,
         }
     }
@@ -70,26 +73,14 @@ impl FeatureHandler {
             };
         };
         let number = item.incoming.partition;
-        let mut taken = states.of(number).map(|partition| {
+        let taken = states.of(number).map(|partition| {
             partition.handled(item.incoming.offset);
             take(&self.pipeline, partition, item, &mut self.scratch, vector)
         });
-        if let Ok(Err(why)) = &taken {
-            // Not this record's fault: its rows cannot be read.
-            taken = states.rebuild(number, why, output).and_then(|()| {
-                let partition = states.of(number)?;
-                Ok(take(
-                    &self.pipeline,
-                    partition,
-                    item,
-                    &mut self.scratch,
-                    vector,
-                ))
-            });
-        }
         match taken {
             Ok(Ok((taken, before))) => self.decide(item, taken, before, output),
-            Ok(Err(why)) => output.fail(handler::Error::fatal("state", why.to_string())),
+            // Not this record's fault: the rows of its key cannot be read.
+            Ok(Err(why)) => output.fail(states.unusable(number, &why)),
             Err(error) => output.fail(error),
         }
     }
@@ -121,8 +112,8 @@ impl FeatureHandler {
             return;
         };
         let number = item.incoming.partition;
-        let definition = state.definition();
-        if let Err(error) = send_changes(states, number, item, before, definition, output) {
+        let sweep = (state.definition(), self.now_ms);
+        if let Err(error) = send_changes(states, number, item, before, sweep, output) {
             tracing::debug!(partition = number, %error, "the sweep of state has to wait");
         }
     }
@@ -168,13 +159,14 @@ fn send_changes(
     number: i32,
     item: &Item<'_, Record>,
     before: usize,
-    definition: &Definition,
+    (definition, now_ms): (&Definition, i64),
     output: &mut Output,
 ) -> Result<(), Unusable> {
     let Ok(partition) = states.of(number) else {
         return Ok(());
     };
-    partition.advance(item.record.event_time_ms);
+    // A clock that is ahead does not make all other keys old.
+    partition.advance(item.record.event_time_ms.min(now_ms));
     let swept = partition.sweep_now_and_then(definition);
     for (key, row) in partition.changes(before) {
         let change = Destination {
@@ -216,6 +208,7 @@ impl Handler for FeatureHandler {
 
     fn handle(&mut self, items: &[Item<'_, Record>], output: &mut Output) {
         let start = Instant::now();
+        self.now_ms = now_ms();
         self.each_state(States::save);
         for item in items {
             self.compute(item, output);

@@ -11,21 +11,16 @@ mod pending;
 mod rows;
 mod shared;
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, sync::Arc};
 
-use quadrille_choreography::{ChangelogReader, Delivered, Output, Restore, changelog, handler};
+use quadrille_choreography::{ChangelogReader, Delivered, Restore, changelog, handler};
 use quadrille_pipeline::Pipeline;
 
 pub(crate) use self::{
     disk::now_ms,
     layout::KEY_LEN_MAX,
     life::{Life, Moment},
-    partition::{Partition, Unusable},
+    partition::{NoEpoch, Partition, Unusable},
     past::{Past, Unread},
     rows::Opener,
     shared::Shared,
@@ -34,11 +29,6 @@ use self::{pending::Pending, rows::Rows};
 
 /// The output that is the changelog.
 pub(crate) const CHANGELOG: &str = "feature-state";
-
-/// How long the restore of a store that was found damaged may stand still.
-const STANDS_STILL_MAX: Duration = Duration::from_secs(60);
-
-const REBUILD_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// What the lanes of a pipeline's stage have in common.
 #[derive(Clone)]
@@ -147,8 +137,14 @@ impl States {
         let Some(restoring) = restored else {
             return Ok(progress);
         };
-        let partition = Partition::new(restoring.rows, self.definition, input_next);
-        let partition = partition.map_err(|error| self.discard(number, &error))?;
+        let partition = match Partition::new(restoring.rows, self.definition, input_next) {
+            Ok(partition) => partition,
+            Err(NoEpoch::Rows(fault)) => return Err(self.unusable(number, &fault.into())),
+            Err(error @ NoEpoch::Marker { .. }) => {
+                let message = format!("{}, partition {number}: {error}", self.reader.topic());
+                return Err(handler::Error::fatal("state", message));
+            }
+        };
         self.tick();
         let shared = &self.options.shared;
         shared.insert(number, partition.committed(), &self.life);
@@ -177,19 +173,21 @@ impl States {
             changes.push(change.key, change.payload);
             next = Some(change.offset + 1);
         });
-        let progress = match read {
-            Ok(progress) => progress,
-            Err(error) if error.begins_anew() => return Err(self.discard(number, &error)),
-            Err(error) => return Err(error.into()),
-        };
-        if let changelog::Progress::Done { next: end } = progress {
+        if let Err(error) = &read
+            && error.begins_anew()
+        {
+            return Err(self.discard(number, error));
+        }
+        if let Ok(changelog::Progress::Done { next: end }) = read {
             next = Some(end);
         }
+        // Also what came before an error: it does not come again.
         if let Some(next) = next
             && let Err(error) = rows.apply(changes, next)
         {
             return Err(self.discard(number, &error));
         }
+        let progress = read?;
         let restored = match progress {
             changelog::Progress::Done { .. } => {
                 rows.caught_up();
@@ -211,46 +209,20 @@ impl States {
         }
     }
 
-    /// Restores a partition whose rows turned out to be damaged, between two records.
-    ///
-    /// # Errors
-    /// Kafka fails for too long, or the rows are as unusable as before.
-    pub fn rebuild(
-        &mut self,
-        number: i32,
-        why: &Unusable,
-        output: &Output,
-    ) -> Result<(), handler::Error> {
-        let (mut moved_at, mut before) = (Instant::now(), None);
+    /// What becomes of the batch in hand where a partition's rows cannot be had: the lane begins again, and with damaged rows their
+    /// restore.
+    pub fn unusable(&mut self, number: i32, why: &Unusable) -> handler::Error {
+        if !why.is_damage() {
+            return handler::Error::restart("state", why.to_string());
+        }
         // What stands in the way of another store of this partition.
         if let Some(partition) = self.partitions.get_mut(&number) {
-            partition.replace_rows(Box::new(rows::Broken(rows::Damaged(why.to_string()))));
+            partition.break_rows(why);
         }
-        let mut last = self.discard(number, why);
-        while moved_at.elapsed() < STANDS_STILL_MAX {
-            output.report_progress();
-            match self.read_on(number) {
-                Ok((_, Some(restoring))) => {
-                    if let Some(partition) = self.partitions.get_mut(&number) {
-                        partition.replace_rows(restoring.rows);
-                    }
-                    return Ok(());
-                }
-                Ok((progress, None)) if before != Some(progress) => {
-                    (moved_at, before) = (Instant::now(), Some(progress));
-                }
-                Ok(_) => thread::sleep(REBUILD_AGAIN_AFTER),
-                Err(handler::Error::Retry(cause)) => {
-                    last = handler::Error::Retry(cause);
-                    thread::sleep(REBUILD_AGAIN_AFTER);
-                }
-                Err(error) => return Err(error),
-            }
+        match self.discard(number, why) {
+            handler::Error::Retry(cause) => handler::Error::Restart(cause),
+            error => error,
         }
-        let (handler::Error::Retry(cause)
-        | handler::Error::DeadLetter(cause)
-        | handler::Error::Fatal(cause)) = last;
-        Err(handler::Error::Fatal(cause))
     }
 
     fn share_memory(&mut self) {
@@ -271,8 +243,8 @@ impl Drop for States {
 }
 
 fn unopened(error: rows::OpenError) -> handler::Error {
-    match error.is_open_elsewhere() {
-        // By a lane of this process that has lost the partition and has not noticed yet: it was frozen, as this one may have been.
+    match error.may_pass() {
+        // A lane of this process that has lost the partition may not have noticed yet: it was frozen, as this one may have been.
         true => handler::Error::retry("state", error.to_string()),
         false => handler::Error::fatal("state", error.to_string()),
     }

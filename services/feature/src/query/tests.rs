@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tonic::Code;
 
 use super::*;
-use crate::state::{Life, Moment, Opener, Partition};
+use crate::state::{Life, Moment, Opener, Partition, Unusable};
 
 const FILE: &str = r#"
 name = "p"
@@ -369,8 +369,8 @@ async fn rows_that_are_being_replaced_answer_nothing() {
     let mut world = World::new();
     world.take("k1", "a", 0, 2.0);
     world.commit();
-    let empty = Opener::Memory.open(0).unwrap();
-    world.partition.replace_rows(empty);
+    let damage = Unusable::Corrupt(quadrille_history::Corrupt { row: 0, why: "cut" });
+    world.partition.break_rows(&damage);
     assert_eq!(world.refused(&key("k1")).await.0, Code::Unavailable);
 }
 

@@ -44,7 +44,7 @@ impl Cache {
         self.young.histories.insert(key, history);
     }
 
-    /// Lets go of what is too much: to be called where no history is needed, between batches.
+    /// Lets go of what is too much.
     pub fn trim(&mut self) {
         if self.young.bytes > self.bytes_max / 2 {
             self.old = mem::take(&mut self.young);
@@ -52,7 +52,7 @@ impl Cache {
     }
 
     #[cfg(test)]
-    fn bytes(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         self.young.bytes + self.old.bytes
     }
 }

@@ -27,11 +27,16 @@ pub(crate) const KEY_LEN_MAX: usize = 32_768;
 /// Where the rows begin, those of the oldest epoch first.
 pub(super) const FIRST_ROW: [u8; 2] = [ROW, 0];
 
-/// What the keys of all rows of a record's key begin with.
-pub(super) fn prefix_into(epoch: u32, key: &[u8], to: &mut Vec<u8>) {
+/// What the keys of all rows of an epoch begin with.
+pub(super) fn epoch_into(epoch: u32, to: &mut Vec<u8>) {
     to.clear();
     to.push(ROW);
     to.extend(epoch.to_be_bytes());
+}
+
+/// What the keys of all rows of a record's key begin with.
+pub(super) fn prefix_into(epoch: u32, key: &[u8], to: &mut Vec<u8>) {
+    epoch_into(epoch, to);
     // Bounded by KEY_LEN_MAX.
     to.extend((key.len() as u16).to_be_bytes());
     to.extend_from_slice(key);
@@ -91,6 +96,7 @@ impl Marker {
         bytes
     }
 
+    /// None for what is no marker.
     pub fn read(bytes: &[u8]) -> Option<Self> {
         let (definition, epoch) = bytes.split_at_checked(8)?;
         Some(Marker {

@@ -1,6 +1,10 @@
 //! The state of one partition: histories by key, over rows that stand for what is committed.
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::{
+    collections::HashSet,
+    hash::{BuildHasher, RandomState},
+    sync::{Arc, Mutex, MutexGuard},
+};
 
 use quadrille_history::{Corrupt, Definition, History};
 
@@ -8,17 +12,20 @@ use super::{
     cache::Cache,
     layout::{self, MARKER, Marker, RowKey},
     pending::Pending,
-    rows::{Broken, Damaged, Rows},
+    rows::{Broken, Fault, Rows},
 };
 
 /// Rows of earlier epochs that are deleted with one record.
 const STALE_AT_ONCE: usize = 20;
 
-/// Records from one sweep to the next: a sweep reads one key's rows.
+/// Records from one sweep to the next, where that found nothing to delete: a sweep reads one key's rows.
 const SWEEP_EVERY: u32 = 8;
 
-/// A key is forgotten in the store once the partition's time is this much beyond what the key's own records could still
-/// change, in ms: keys of one partition do not come in the order of their times.
+/// Forgotten keys that one sweep deletes: with a sweep after each record that is more than records can bring.
+const FORGOTTEN_AT_ONCE: usize = 8;
+
+/// A key is forgotten in the store once the partition's time is at least this much beyond what the key's own records could still
+/// change, in ms, and as much as records may be late: keys of one partition do not come in the order of their times.
 const FORGET_SLACK_MS: i64 = 24 * 3_600 * 1_000;
 
 /// What is committed: the lane's, and read by requests.
@@ -41,8 +48,12 @@ pub(crate) struct Partition {
     pending: Pending,
     /// Keys whose histories the batch has changed.
     touched: Vec<Box<[u8]>>,
+    touched_hashes: HashSet<u64>,
+    hasher: RandomState,
     marker_is_pending: bool,
     savepoint: Savepoint,
+    /// Where the batch in hand began.
+    begun: Savepoint,
     /// The newest event time of this partition's records since it was taken over.
     time_ms: i64,
     /// Where the sweep goes on.
@@ -53,23 +64,45 @@ pub(crate) struct Partition {
     input_next: Option<i64>,
     /// Nothing is left to sweep: no row of an earlier epoch, and keys are kept for ever.
     is_swept: bool,
+    /// Until the next sweep.
     records: u32,
 }
 
-#[derive(Default)]
+#[derive(Default, Clone)]
 struct Savepoint {
     pending: usize,
     touched: usize,
     marker_is_pending: bool,
+    cursor: Vec<u8>,
+    is_swept: bool,
 }
 
 /// Why a history cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unusable {
     #[error(transparent)]
-    Damaged(#[from] Damaged),
+    Rows(#[from] Fault),
     #[error("a row of the state cannot be read: {0}")]
     Corrupt(#[from] Corrupt),
+}
+
+impl Unusable {
+    /// Whether the rows are to be restored from the changelog.
+    pub fn is_damage(&self) -> bool {
+        !matches!(self, Unusable::Rows(Fault::Unread(_)))
+    }
+}
+
+/// What the epoch's marker says cannot be known.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NoEpoch {
+    #[error(transparent)]
+    Rows(#[from] Fault),
+    #[error(
+        "the marker of the state's definition has {bytes} bytes, not 12: a later version of Quadrille wrote it; run that one, or delete \
+         the topic to begin anew"
+    )]
+    Marker { bytes: usize },
 }
 
 pub(crate) fn lock(committed: &SharedCommitted) -> MutexGuard<'_, Committed> {
@@ -83,18 +116,33 @@ impl Partition {
     /// Over restored rows. A definition that is not the one they were written under begins an epoch of its own.
     ///
     /// # Errors
-    /// The marker cannot be read.
+    /// The rows or the marker cannot be read.
     pub fn new(
         rows: Box<dyn Rows>,
         definition: [u8; 8],
         input_next: Option<i64>,
-    ) -> Result<Self, Damaged> {
-        let mut marker = None;
-        rows.scan(&MARKER, &mut |_, value| marker = Marker::read(value))?;
+    ) -> Result<Self, NoEpoch> {
+        let mut found: Option<Vec<u8>> = None;
+        rows.scan(&MARKER, &mut |_, value| found = Some(value.to_vec()))?;
+        let read = |bytes: &[u8]| {
+            let bytes_found = bytes.len();
+            Marker::read(bytes).ok_or(NoEpoch::Marker { bytes: bytes_found })
+        };
+        let marker = found.as_deref().map(read).transpose()?;
         let epoch = match marker {
             Some(marker) if marker.definition == definition => marker.epoch,
-            Some(marker) => marker.epoch.saturating_add(1),
-            None => 1,
+            Some(marker) => {
+                tracing::warn!(
+                    epoch = marker.epoch.saturating_add(1),
+                    "the state of the pipeline is defined anew: histories of this partition begin empty"
+                );
+                marker.epoch.saturating_add(1)
+            }
+            None => newest_epoch(&*rows)?.map_or(1, |epoch| {
+                // Whose rows they are is not known any more.
+                tracing::error!(epoch, "the state's marker is gone from the changelog: histories of this partition begin empty");
+                epoch.saturating_add(1)
+            }),
         };
         Ok(Partition {
             committed: Arc::new(Mutex::new(Committed {
@@ -107,8 +155,11 @@ impl Partition {
             cache: Cache::new(0),
             pending: Pending::default(),
             touched: Vec::new(),
+            touched_hashes: HashSet::new(),
+            hasher: RandomState::new(),
             marker_is_pending: false,
             savepoint: Savepoint::default(),
+            begun: Savepoint::default(),
             time_ms: i64::MIN,
             cursor: Vec::new(),
             prefix: Vec::new(),
@@ -128,25 +179,31 @@ impl Partition {
         self.cache.set_bytes_max(bytes_max);
     }
 
-    /// Puts restored rows in the place of damaged ones. What is pending and what is in memory stays as it is.
-    pub fn replace_rows(&mut self, rows: Box<dyn Rows>) {
-        lock(&self.committed).rows = rows;
+    /// The rows are of no use any more, and what they were in is free.
+    pub fn break_rows(&mut self, why: &Unusable) {
+        lock(&self.committed).rows = Box::new(Broken(Fault::Damaged(why.to_string())));
     }
 
     /// A batch begins, or is handled again.
     pub fn begin(&mut self) {
-        self.undo_from(&Savepoint::default());
+        self.aborted();
+        self.begun = self.now();
         self.input_next = lock(&self.committed).input_next;
-        self.cache.trim();
     }
 
     /// What comes now is undone by [`Partition::panicked`].
     pub fn save(&mut self) {
-        self.savepoint = Savepoint {
+        self.savepoint = self.now();
+    }
+
+    fn now(&self) -> Savepoint {
+        Savepoint {
             pending: self.pending.len(),
             touched: self.touched.len(),
             marker_is_pending: self.marker_is_pending,
-        };
+            cursor: self.cursor.clone(),
+            is_swept: self.is_swept,
+        }
     }
 
     /// Undoes what changed since [`Partition::save`].
@@ -158,19 +215,25 @@ impl Partition {
 
     /// Undoes all that changed since [`Partition::begin`].
     pub fn aborted(&mut self) {
-        self.undo_from(&Savepoint::default());
+        let begun = std::mem::take(&mut self.begun);
+        self.undo_from(&begun);
+        self.begun = begun;
     }
 
     fn undo_from(&mut self, savepoint: &Savepoint) {
         if self.pending.len() > savepoint.pending {
             // The sweep passed rows whose deletion is undone.
-            self.cursor.clear();
-            self.is_swept = false;
+            self.cursor.clone_from(&savepoint.cursor);
+            self.is_swept = savepoint.is_swept;
         }
         self.pending.truncate(savepoint.pending);
         for key in self.touched.drain(savepoint.touched..) {
             self.cache.take(&key);
         }
+        self.touched_hashes.clear();
+        let left = self.touched.iter();
+        self.touched_hashes
+            .extend(left.map(|key| self.hasher.hash_one(&**key)));
         self.marker_is_pending = savepoint.marker_is_pending;
     }
 
@@ -178,16 +241,20 @@ impl Partition {
     ///
     /// # Errors
     /// The rows are damaged; what was committed is in the changelog.
-    pub fn apply(&mut self, next: Option<i64>) -> Result<(), Damaged> {
+    pub fn apply(&mut self, next: Option<i64>) -> Result<(), Fault> {
+        self.begun = Savepoint::default();
         let mut committed = lock(&self.committed);
         committed.input_next = self.input_next;
         self.touched.clear();
+        self.touched_hashes.clear();
         if self.pending.is_empty() {
             return Ok(());
         }
         let applied = match next {
             Some(next) => committed.rows.apply(&self.pending, next),
-            None => Err(Damaged("its place in the changelog is lost".to_owned())),
+            None => Err(Fault::Damaged(
+                "its place in the changelog is lost".to_owned(),
+            )),
         };
         if let Err(error) = applied {
             // They lack what is committed, and would be read all the same.
@@ -236,9 +303,12 @@ impl Partition {
             pending.push(prefix, row);
         });
         if self.pending.len() > before {
+            self.touched_hashes.insert(self.hasher.hash_one(&*key));
             self.touched.push(key.clone());
         }
         self.cache.put(key, history);
+        // Also within a batch, whose keys may be more than there is memory for: what is pending of them is loaded as well.
+        self.cache.trim();
         Ok((result, before))
     }
 
@@ -259,9 +329,12 @@ impl Partition {
         lock(&self.committed)
             .rows
             .scan(prefix, &mut |key, value| add(key, Some(value)))?;
-        for (key, value) in self.pending.iter() {
-            if key.starts_with(prefix) {
-                add(key, value);
+        // Most keys that are not in memory are not of this batch.
+        if self.touched_hashes.contains(&self.hasher.hash_one(key)) {
+            for (row, value) in self.pending.iter_from(0) {
+                if row.starts_with(prefix) {
+                    add(row, value);
+                }
             }
         }
         let rows = rows.iter().map(|(bucket, row)| (*bucket, &row[..]));
@@ -277,7 +350,7 @@ impl Partition {
             self.pending.push(&MARKER, Some(&marker.write()));
             self.marker_is_pending = true;
         }
-        self.pending.iter().skip(before)
+        self.pending.iter_from(before)
     }
 
     /// The input's record at `offset` is handled now, whatever becomes of it.
@@ -295,19 +368,30 @@ impl Partition {
     /// # Errors
     /// As [`Partition::sweep`].
     pub fn sweep_now_and_then(&mut self, definition: &Definition) -> Result<(), Unusable> {
-        self.records = self.records.wrapping_add(1);
-        match self.records % SWEEP_EVERY {
-            0 if !self.is_swept => self.sweep(definition),
-            _ => Ok(()),
+        if self.is_swept {
+            return Ok(());
         }
+        if self.records > 1 {
+            self.records -= 1;
+            return Ok(());
+        }
+        let before = self.pending.len();
+        self.sweep(definition)?;
+        // Where there is something to delete, there is more.
+        self.records = match self.pending.len() > before {
+            true => 1,
+            false => SWEEP_EVERY,
+        };
+        Ok(())
     }
 
-    /// Deletes rows of earlier epochs, and the next key's if it is forgotten: a few rows at a time, so that neither the
+    /// Deletes rows of earlier epochs, and those of the next keys that are forgotten: a few at a time, so that neither the
     /// store nor the changelog grows for ever.
     ///
     /// # Errors
     /// The rows are damaged, or one cannot be read.
     fn sweep(&mut self, definition: &Definition) -> Result<(), Unusable> {
+        let mut forgotten = 0;
         for _ in 0..STALE_AT_ONCE {
             if self.cursor.is_empty() {
                 self.cursor.extend(layout::FIRST_ROW);
@@ -317,16 +401,19 @@ impl Partition {
                 return Ok(());
             };
             let Some(at) = RowKey::read(&row) else {
-                return Err(Damaged("a row has a key that is none".to_owned()).into());
+                return Err(Fault::Damaged("a row has a key that is none".to_owned()).into());
             };
             if at.epoch >= self.epoch {
-                return match definition.settings().forget_after_ms {
-                    Some(after_ms) => self.forget(definition, after_ms, &row, at.key),
-                    None => {
-                        self.is_swept = true;
-                        Ok(())
-                    }
+                let Some(after_ms) = definition.settings().forget_after_ms else {
+                    self.is_swept = true;
+                    return Ok(());
                 };
+                let is_forgotten = self.forget(definition, after_ms, &row, at.key)?;
+                forgotten += usize::from(is_forgotten);
+                if !is_forgotten || forgotten == FORGOTTEN_AT_ONCE {
+                    return Ok(());
+                }
+                continue;
             }
             // Once it is deleted in this batch, it is not to be found again in it.
             self.cursor.clone_from(&row);
@@ -336,26 +423,32 @@ impl Partition {
         Ok(())
     }
 
-    /// Deletes a key's rows where none of its records can matter any more.
+    /// Deletes a key's rows where none of its records can matter any more; whether it did.
     fn forget(
         &mut self,
         definition: &Definition,
         forget_after_ms: i64,
         row: &[u8],
         key: &[u8],
-    ) -> Result<(), Unusable> {
+    ) -> Result<bool, Unusable> {
         layout::after_key(row, &mut self.cursor);
-        let (key, history) = match self.cache.take(key) {
-            Some(found) => found,
-            None => (key.into(), self.load(definition, key)?),
+        let slack_ms = FORGET_SLACK_MS.max(definition.settings().lateness_ms);
+        let limit = forget_after_ms.saturating_add(slack_ms);
+        let time_ms = self.time_ms;
+        let is_over = |history: &History| {
+            let since = |newest: i64| time_ms.saturating_sub(newest);
+            time_ms != i64::MIN && history.newest_ms().is_none_or(|it| since(it) > limit)
         };
-        let limit = forget_after_ms.saturating_add(FORGET_SLACK_MS);
-        let since = |newest: i64| self.time_ms.saturating_sub(newest);
-        let is_over = history.newest_ms().is_none_or(|it| since(it) > limit);
-        if self.time_ms == i64::MIN || !is_over {
-            self.cache.put(key, history);
-            return Ok(());
-        }
+        // One that is not in memory does not take the place of one that is in use.
+        let key: Box<[u8]> = match self.cache.take(key) {
+            Some((key, history)) if !is_over(&history) => {
+                self.cache.put(key, history);
+                return Ok(false);
+            }
+            Some((key, _)) => key,
+            None if is_over(&self.load(definition, key)?) => key.into(),
+            None => return Ok(false),
+        };
         layout::prefix_into(self.epoch, &key, &mut self.prefix);
         let mut rows: Vec<Vec<u8>> = Vec::new();
         let mut add = |key: &[u8]| rows.push(key.to_vec());
@@ -363,7 +456,7 @@ impl Partition {
             .rows
             .scan(&self.prefix, &mut |key, _| add(key))?;
         // Rows of this batch as well, which are not in the store yet.
-        let own = self.pending.iter().map(|(key, _)| key);
+        let own = self.pending.iter_from(0).map(|(key, _)| key);
         let own: Vec<Vec<u8>> = own
             .filter(|key| key.starts_with(&self.prefix))
             .map(<[u8]>::to_vec)
@@ -372,14 +465,31 @@ impl Partition {
             self.pending.push(row, None);
         }
         // A history without events, should the key come again; and after an abort the rows as they were.
+        self.touched_hashes.insert(self.hasher.hash_one(&*key));
         self.touched.push(key);
-        Ok(())
+        Ok(true)
     }
 
     /// The partition was given up: what is in memory goes to where the rows are kept.
     pub fn close(self) {
         lock(&self.committed).rows.persist();
     }
+}
+
+/// The epoch of the newest rows; None: there are none.
+fn newest_epoch(rows: &dyn Rows) -> Result<Option<u32>, Fault> {
+    let (mut from, mut newest) = (layout::FIRST_ROW.to_vec(), None);
+    while let Some(row) = rows.first_from(&from)? {
+        let Some(at) = RowKey::read(&row) else {
+            return Err(Fault::Damaged("a row has a key that is none".to_owned()));
+        };
+        newest = Some(at.epoch);
+        let Some(next) = at.epoch.checked_add(1) else {
+            break;
+        };
+        layout::epoch_into(next, &mut from);
+    }
+    Ok(newest)
 }
 
 #[cfg(test)]

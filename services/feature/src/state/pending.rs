@@ -10,6 +10,10 @@ pub(crate) struct Pending {
     changes: Vec<Span>,
 }
 
+/// Of a batch's buffer, what is kept for the next one.
+const BYTES_KEPT: usize = 1 << 20;
+const CHANGES_KEPT: usize = 1 << 14;
+
 struct Span {
     key: Range<usize>,
     /// None: the row is deleted.
@@ -29,10 +33,17 @@ impl Pending {
         start..self.bytes.len()
     }
 
-    /// In the order they were pushed.
+    /// All, in the order they were pushed.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
+        self.iter_from(0)
+    }
+
+    /// Those behind the first `len`.
+    pub fn iter_from(&self, len: usize) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
         let of = |range: &Range<usize>| &self.bytes[range.clone()];
         self.changes
+            .get(len..)
+            .unwrap_or_default()
             .iter()
             .map(move |it| (of(&it.key), it.value.as_ref().map(of)))
     }
@@ -54,8 +65,11 @@ impl Pending {
         self.changes.truncate(len);
     }
 
+    /// A batch that was larger than others leaves no buffer as large as it was.
     pub fn clear(&mut self) {
         self.truncate(0);
+        self.bytes.shrink_to(BYTES_KEPT);
+        self.changes.shrink_to(CHANGES_KEPT);
     }
 }
 

@@ -15,20 +15,21 @@ pub(crate) trait Rows: Send {
     /// All rows whose keys begin with `prefix`, in their order.
     ///
     /// # Errors
-    /// The rows are damaged: nothing that was read may be used.
-    fn scan(&self, prefix: &[u8], each: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), Damaged>;
+    /// The rows cannot be read: nothing that was read may be used.
+    fn scan(&self, prefix: &[u8], each: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), Fault>;
 
     /// The key of the first row that is not before `from`.
     ///
     /// # Errors
     /// As [`Rows::scan`].
-    fn first_from(&self, from: &[u8]) -> Result<Option<Vec<u8>>, Damaged>;
+    fn first_from(&self, from: &[u8]) -> Result<Option<Vec<u8>>, Fault>;
 
-    /// Applies changes that are durable in the changelog; `next` is the offset behind them.
+    /// Applies changes that are durable in the changelog; `next` is the offset behind them. Where there is no room on the disk they
+    /// are kept in memory.
     ///
     /// # Errors
-    /// As [`Rows::scan`].
-    fn apply(&mut self, changes: &Pending, next: i64) -> Result<(), Damaged>;
+    /// The rows are damaged.
+    fn apply(&mut self, changes: &Pending, next: i64) -> Result<(), Fault>;
 
     /// The changelog's offset that the rows stand for; None: they stand for nothing yet.
     fn next_offset(&self) -> Option<i64>;
@@ -40,24 +41,30 @@ pub(crate) trait Rows: Send {
     fn persist(&mut self) {}
 }
 
-/// The rows cannot be read: they are to be restored from the changelog.
+/// Why rows cannot be had.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the store is damaged: {0}")]
-pub(crate) struct Damaged(pub String);
+pub(crate) enum Fault {
+    /// They are to be restored from the changelog.
+    #[error("the store is damaged: {0}")]
+    Damaged(String),
+    /// They are right, and the disk does not give them now.
+    #[error("the store cannot be read now: {0}")]
+    Unread(String),
+}
 
 /// Rows that were found to lack something: whoever reads them is told to restore them.
-pub(crate) struct Broken(pub Damaged);
+pub(crate) struct Broken(pub Fault);
 
 impl Rows for Broken {
-    fn scan(&self, _: &[u8], _: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), Damaged> {
+    fn scan(&self, _: &[u8], _: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), Fault> {
         Err(self.0.clone())
     }
 
-    fn first_from(&self, _: &[u8]) -> Result<Option<Vec<u8>>, Damaged> {
+    fn first_from(&self, _: &[u8]) -> Result<Option<Vec<u8>>, Fault> {
         Err(self.0.clone())
     }
 
-    fn apply(&mut self, _: &Pending, _: i64) -> Result<(), Damaged> {
+    fn apply(&mut self, _: &Pending, _: i64) -> Result<(), Fault> {
         Err(self.0.clone())
     }
 
@@ -74,7 +81,7 @@ pub(crate) struct Memory {
 }
 
 impl Rows for Memory {
-    fn scan(&self, prefix: &[u8], each: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), Damaged> {
+    fn scan(&self, prefix: &[u8], each: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), Fault> {
         let from = (Included(prefix), Unbounded);
         for (key, value) in self.rows.range::<[u8], _>(from) {
             if !key.starts_with(prefix) {
@@ -85,12 +92,12 @@ impl Rows for Memory {
         Ok(())
     }
 
-    fn first_from(&self, from: &[u8]) -> Result<Option<Vec<u8>>, Damaged> {
+    fn first_from(&self, from: &[u8]) -> Result<Option<Vec<u8>>, Fault> {
         let mut rows = self.rows.range::<[u8], _>((Included(from), Unbounded));
         Ok(rows.next().map(|(key, _)| key.to_vec()))
     }
 
-    fn apply(&mut self, changes: &Pending, next: i64) -> Result<(), Damaged> {
+    fn apply(&mut self, changes: &Pending, next: i64) -> Result<(), Fault> {
         for (key, value) in changes.iter() {
             match value {
                 Some(value) => {
@@ -126,9 +133,13 @@ pub(crate) enum Opener {
 pub(crate) struct OpenError(#[from] quadrille_state::Error);
 
 impl OpenError {
-    /// Another lane of this process has the partition's store open.
-    pub fn is_open_elsewhere(&self) -> bool {
-        matches!(self.0, quadrille_state::Error::AlreadyOpen { .. })
+    /// It may go better later: another lane of this process has the store open, or the disk is full.
+    pub fn may_pass(&self) -> bool {
+        use quadrille_state::Error;
+        matches!(
+            self.0,
+            Error::AlreadyOpen { .. } | Error::Io { .. } | Error::Folder { .. }
+        )
     }
 }
 

@@ -245,9 +245,103 @@ fn rows_that_could_not_be_changed_are_not_read_until_they_are_restored() {
     partition.begin();
     partition.begin();
     let read = partition.update(&definition, b"b", |_| ());
-    assert!(matches!(read, Err(Unusable::Damaged(_))));
-    partition.replace_rows(changelog.restored());
+    assert!(matches!(read, Err(Unusable::Rows(_))));
+    let mut partition = self::partition(changelog.restored(), &definition);
     assert_eq!(look(&mut partition, &definition, "a"), [1.0, 1.0, 1.0]);
+}
+
+#[test]
+fn a_batch_with_more_keys_than_there_is_memory_for_stays_within_it() {
+    let definition = definition(None);
+    let mut partition = partition(Box::new(Memory::default()), &definition);
+    partition.begin();
+    for number in 0..2_000 {
+        // Some keys come again, when their history is in memory no more.
+        record(
+            &mut partition,
+            &definition,
+            &format!("k{}", number % 700),
+            number,
+            number,
+        );
+        assert!(
+            partition.cache.bytes() <= 20_000,
+            "{}",
+            partition.cache.bytes()
+        );
+    }
+    partition.apply(Some(2_000)).expect("memory");
+    let seen = look(&mut partition, &definition, "k0");
+    assert_eq!((seen[0], seen[2]), (3.0, 1_400.0));
+}
+
+/// Rows after so many records, each of a new key and a minute after the one before; every batch of `aborted` is handled twice.
+fn rows_of_passing_keys(aborted: i64) -> usize {
+    let definition = definition(Some(60_000));
+    let mut partition = partition(Box::new(Memory::default()), &definition);
+    for number in 0..8_000 {
+        if number % 50 == 0 {
+            partition.begin();
+        }
+        record(
+            &mut partition,
+            &definition,
+            &format!("k{number:05}"),
+            number,
+            number * 60,
+        );
+        if number % 50 == 49 {
+            if (number / 50) % aborted == 0 {
+                partition.aborted();
+                partition.begin();
+                for number in number - 49..=number {
+                    record(
+                        &mut partition,
+                        &definition,
+                        &format!("k{number:05}"),
+                        number,
+                        number * 60,
+                    );
+                }
+            }
+            partition.apply(Some(number)).expect("memory");
+        }
+    }
+    let mut left = 0;
+    lock(&partition.committed)
+        .rows
+        .scan(&[], &mut |_, _| left += 1)
+        .expect("memory");
+    left
+}
+
+#[test]
+fn keys_of_which_nothing_comes_any_more_do_not_pile_up_however_many_there_are() {
+    // Of two rows, a bucket and a prefix, at most: those of the minute and the day that are kept, and as many again.
+    let kept = 2 * 2 * (24 * 60 + 2);
+    for aborted in [1_000, 3] {
+        let left = rows_of_passing_keys(aborted);
+        assert!(left <= kept, "{left} rows of {kept}");
+    }
+}
+
+#[test]
+fn a_marker_that_cannot_be_read_is_an_error_and_without_one_old_rows_count_for_nothing() {
+    let definition = definition(None);
+    let mut changelog = Changelog::default();
+    let mut first = partition(changelog.restored(), &definition);
+    first.begin();
+    changelog.write(record(&mut first, &definition, "a", 1, 1));
+    let marker = changelog.rows.remove(&MARKER[..]).expect("a marker");
+    let mut partition = self::partition(changelog.restored(), &definition);
+    assert!(look(&mut partition, &definition, "a").is_empty());
+    partition.begin();
+    changelog.write(record(&mut partition, &definition, "a", 2, 2));
+    assert_eq!(look(&mut partition, &definition, "a"), [1.0, 2.0, 2.0]);
+    let newer = [&marker[..], b"more"].concat();
+    changelog.rows.insert(MARKER.to_vec(), newer);
+    let refused = Partition::new(changelog.restored(), definition.fingerprint(), None);
+    assert!(matches!(refused, Err(NoEpoch::Marker { bytes: 16 })));
 }
 
 #[derive(Debug, Clone)]
@@ -272,13 +366,17 @@ fn step() -> impl Strategy<Value = Step> {
 proptest! {
     /// Whatever is aborted, panics or moves to another lane: each key's history is what its committed records make of it.
     #[test]
-    fn the_state_is_that_of_the_committed_records(steps in prop::collection::vec(step(), 1..150)) {
+    fn the_state_is_that_of_the_committed_records(
+        steps in prop::collection::vec(step(), 1..150),
+        cache_bytes in prop_oneof![Just(0), Just(10_000)],
+    ) {
         let definition = definition(None);
         let mut model: BTreeMap<String, History> = BTreeMap::new();
         let mut batch: Vec<(String, i64, i64)> = Vec::new();
         let mut changes = Vec::new();
         let mut changelog = Changelog::default();
         let mut state = partition(changelog.restored(), &definition);
+        state.set_cache_bytes(cache_bytes);
         let (mut number, mut time) = (0, 0);
         state.begin();
         for step in steps {
