@@ -462,6 +462,21 @@ impl Pipeline {
         compute(&self.inner.features, Of { values, aggregates }, out);
     }
 
+    /// The timestamp that Kafka has of a record without an event time. Where records have a place in a history by it, it has to be as
+    /// believable as event times are.
+    ///
+    /// # Errors
+    /// It is not.
+    pub fn check_timestamp(&self, timestamp_ms: i64, now_ms: i64) -> Result<i64, Invalid> {
+        match self.keeps_state() {
+            true => {
+                let bounds = self.record_spec().time_bounds(now_ms);
+                bounds.check("timestamp of the Kafka record", timestamp_ms)
+            }
+            false => Ok(timestamp_ms),
+        }
+    }
+
     /// Whether it keeps state by key.
     pub fn keeps_state(&self) -> bool {
         self.inner.state.is_some()

@@ -130,14 +130,20 @@ impl FieldKind {
         matches!(self, FieldKind::Number(_) | FieldKind::Integer(_))
     }
 
-    fn has_markers(&self) -> bool {
+    /// The values that stand for "not measured".
+    pub(crate) fn markers(&self) -> (&[f64], &[String]) {
         match self {
             FieldKind::Number(range)
             | FieldKind::Integer(range)
-            | FieldKind::Vector { range, .. } => !range.missing.is_empty(),
-            FieldKind::Boolean => false,
-            FieldKind::Category { missing, .. } => !missing.is_empty(),
+            | FieldKind::Vector { range, .. } => (&range.missing, &[]),
+            FieldKind::Boolean => (&[], &[]),
+            FieldKind::Category { missing, .. } => (&[], missing),
         }
+    }
+
+    fn has_markers(&self) -> bool {
+        let (numbers, texts) = self.markers();
+        !numbers.is_empty() || !texts.is_empty()
     }
 }
 

@@ -212,8 +212,8 @@ impl Condition {
     }
 }
 
-/// The definition knows columns and numbers; a column is another one, too, once its field, its categories or what counts as
-/// missing in it is.
+/// The definition knows columns and numbers; a column is another one, too, once its field, its type or what counts as missing in it
+/// is. A category that is appended, a limit or a requirement changes no number that is kept.
 fn fingerprint(
     spec: &Spec,
     state: &StateSpec,
@@ -224,10 +224,14 @@ fn fingerprint(
     let named = |name: &str| columns.names.contains(&name) || reset == Some(name);
     let fields = spec.record.fields.iter().filter(|it| named(&it.name));
     let record = &spec.record;
+    let fields = fields.map(|it| (&it.name, it.kind.with_article(), it.kind.markers()));
     let meaning = (
         (&record.id, &record.key, &record.event_time),
         fields.collect::<Vec<_>>(),
-        &state.reset,
+        state
+            .reset
+            .as_ref()
+            .map(|it| (&it.field, values(it, record))),
         definition.fingerprint(),
     );
     // Strings, finite numbers and lists: there is nothing JSON could not hold.
@@ -380,7 +384,6 @@ mod tests {
                 "name = \"amount\"\n        type = \"number\"",
                 "name = \"amount\"\n        type = \"number\"\nmissing = [0]",
             ),
-            ("[\"payment\", \"close\"]", "[\"close\", \"payment\"]"),
             ("is = [\"close\"]", "is = [\"payment\"]"),
             ("key = \"card\"", "key = \"account\""),
             ("event_time = \"time\"", "event_time = \"at\""),
@@ -399,6 +402,11 @@ mod tests {
             ("name = \"spent\"", "name = \"total\""),
             ("lateness = \"1h\"", "lateness = \"1h\"\nlate = \"absorb\""),
             ("name = \"tip\"", "name = \"bonus\""),
+            ("\"close\"]", "\"close\", \"note\"]"),
+            (
+                "name = \"amount\"\n        type = \"number\"",
+                "name = \"amount\"\n        type = \"number\"\nrequired = false\nmin = 0\nmax = 9",
+            ),
             (
                 "[model]",
                 "[[features]]\nname = \"tip\"\nkind = \"pass\"\nfield = \"tip\"\n[model]",

@@ -69,10 +69,20 @@ impl Handler for InboxHandler {
                 None => record.id = place_of(incoming, generation),
             }
             record.key.clone_from(&reading.key);
-            record.event_time_ms = reading
-                .event_time_ms
-                .or(incoming.timestamp_ms)
-                .unwrap_or_else(now_ms);
+            record.event_time_ms = match (reading.event_time_ms, incoming.timestamp_ms) {
+                (Some(time_ms), _) => time_ms,
+                (None, None) => now_ms(),
+                (None, Some(timestamp_ms)) => {
+                    match self.pipeline.check_timestamp(timestamp_ms, now_ms()) {
+                        Ok(time_ms) => time_ms,
+                        Err(invalid) => {
+                            let (class, why) = (invalid.class(), invalid.to_string());
+                            output.fail(handler::Error::dead_letter(class, why));
+                            continue;
+                        }
+                    }
+                }
+            };
             record.values.clone_from(&reading.values);
             record.extra.clone_from(&reading.extra);
             output.emit_keyed(reading.key.as_bytes(), |payload| {

@@ -135,15 +135,14 @@ fn window(table: &mut Table<'_>, kind: &str, state: &State<'_>) -> Result<Window
                 return Err(spot.error(reason, fix));
             }
             if let (Some(forget), Some(after_ms)) = (&state.forget, state.spec.forget_after_ms)
-                && after_ms < to_ms
+                && after_ms < to_ms.saturating_add(state.spec.lateness_ms)
             {
                 let reason = format!(
-                    "is shorter than the window of {}, {}",
+                    "is shorter than the window of {}, {}, and lateness together",
                     table.spot.path,
                     duration_text(to_ms)
                 );
-                let fix =
-                    "a key would be forgotten while its records are in the window: forget later";
+                let fix = "a key would be forgotten while a record that comes late has others in its window: forget later";
                 return Err(forget.error(reason, fix));
             }
             Ok(Window::Time { from_ms, to_ms })

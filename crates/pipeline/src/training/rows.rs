@@ -130,6 +130,8 @@ struct Own {
     arrived: Option<(usize, String)>,
     /// Without a key and a time a row has no place in a history.
     is_strict: bool,
+    /// Of the clock, where its times are to be believed.
+    now_ms: Option<i64>,
 }
 
 impl Own {
@@ -149,6 +151,7 @@ impl Own {
             time: pipeline.event_time_field().and_then(at),
             arrived: arrived.transpose()?,
             is_strict: pipeline.state().is_some(),
+            now_ms: options.now_ms,
         };
         let needed = [
             (Some(pipeline.key_field()), own.key),
@@ -306,11 +309,14 @@ impl Own {
             Ok(number) => number,
             Err(_) => parse_rfc3339(field, time)?,
         };
-        // Long ago the clock stood there: only times that no clock ever had are refused.
-        let bounds = Bounds {
-            now_ms: time_ms,
-            future_ms_max: 0,
-            past_ms_max: 0,
+        let bounds = match self.now_ms {
+            // What the stream would not believe has no place in a history either: seconds taken for milliseconds, placeholders.
+            Some(now_ms) => pipeline.record_spec().time_bounds(now_ms),
+            None => Bounds {
+                now_ms: time_ms,
+                future_ms_max: 0,
+                past_ms_max: 0,
+            },
         };
         let time_ms = Some(bounds.check(field, time_ms)?);
         Ok(Identity {

@@ -210,7 +210,7 @@ fn what_is_wrong_with_a_window_is_told_with_its_line() {
         .to_string();
     assert!(
         fault.contains(
-            "cards.toml:25: state.forget_after: is shorter than the window of features.mean_7d, 7d"
+            "cards.toml:25: state.forget_after: is shorter than the window of features.mean_7d, 7d, and lateness together"
         ),
         "{fault}"
     );
