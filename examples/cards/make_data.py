@@ -16,9 +16,9 @@ CARDS, DAYS, FRAUDS = 90, 75, 60
 PLACES = ["Amsterdam", "Berlin", "Lisbon", "London", "Madrid", "Oslo", "Paris", "Prague", "Rome", "Vienna", "Warsaw", "Zurich"]
 MERCHANTS = ["airline", "bakery", "books", "cinema", "clothes", "electronics", "fuel", "furniture", "games", "garden",
              "groceries", "hotel", "jewellery", "pharmacy", "restaurant", "shoes", "sports", "taxi", "toys", "train"]
-START = datetime(2026, 7, 1, tzinfo=timezone.utc)
+START = datetime(2025, 9, 1, tzinfo=timezone.utc)
 
-r = random.Random(20260701)
+r = random.Random(20250901)
 
 
 def payments():
@@ -41,7 +41,7 @@ def payments():
             yield at, card, amount * r.lognormvariate(0, 0.45), merchant, place, False
     for card in r.sample(range(CARDS), FRAUDS):
         amount, home, _, _ = usual[card]
-        at = r.uniform(20, DAYS - 1)
+        at = r.uniform(8, DAYS - 1)
         place = r.choice(PLACES)
         for _ in range(r.randint(4, 9)):
             at += r.expovariate(24 * 60 / 12)

@@ -1,8 +1,12 @@
 //! The shipped examples as a user meets them: records over HTTP and Kafka, Predict, stored results.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
-use quadrille_proto::v1::{PredictRequest, predict_service_client::PredictServiceClient};
+use quadrille_proto::{
+    open,
+    v1::{FeatureVector, PredictRequest, predict_service_client::PredictServiceClient},
+};
+use rdkafka::Message;
 use serde_json::{Map, Value, json};
 use tokio::runtime::Runtime;
 
@@ -142,4 +146,114 @@ fn digits_are_read() {
         object(json!({"id": format!("i-{n}"), "scanner": "s", "pixels": pixels}))
     });
     run("digits", &records);
+}
+
+/// Each record's features by id, as `quadrille features` computes them of the file; bit by bit.
+fn replayed(cli: &Cli, world: &World, data: &str) -> BTreeMap<String, Vec<u64>> {
+    let out = world.folder.path().join("features.csv");
+    let (pipeline, out) = (world.pipeline_file(), out.display().to_string());
+    let pipeline = pipeline.display().to_string();
+    cli.good(&[
+        "features",
+        "--pipeline",
+        &pipeline,
+        "--data",
+        data,
+        "--out",
+        &out,
+    ]);
+    let text = std::fs::read_to_string(out).expect("its output");
+    let row = |line: &str| {
+        let mut cells = line.split(',');
+        let id = cells.next().expect("an id").to_owned();
+        // Key and event time come next; a feature that is missing is empty.
+        let values = cells.skip(2).map(|cell| match cell {
+            "" => f64::NAN,
+            cell => cell.parse().expect("a number"),
+        });
+        (id, values.map(bits).collect())
+    };
+    text.lines().skip(1).map(row).collect()
+}
+
+/// All missing values are one.
+fn bits(value: f64) -> u64 {
+    match value.is_nan() {
+        true => f64::NAN.to_bits(),
+        false => value.to_bits(),
+    }
+}
+
+/// What the feature service made of the records.
+fn streamed(client: &Client, world: &World) -> BTreeMap<String, Vec<u64>> {
+    let vector = |message: rdkafka::message::OwnedMessage| {
+        let (_, body) = open(message.payload().expect("a payload")).expect("sealed");
+        let vector: FeatureVector = prost::Message::decode(body).expect("a vector");
+        (vector.id, vector.values.into_iter().map(bits).collect())
+    };
+    let messages = client.read(&world.topics().features);
+    messages.into_iter().map(vector).collect()
+}
+
+/// Some payments as CSV over HTTP, the others to Kafka. The stream and a replay of the file see the same past of each card.
+#[test]
+fn cards_are_remembered() {
+    /// Rows over HTTP, in one request.
+    const PUSHED: usize = 400;
+    let world = World::example("cards");
+    let services = world.start_all();
+    let data = concat!(env!("CARGO_MANIFEST_DIR"), "/data/cards.csv");
+    let text = std::fs::read_to_string(data).expect("the data");
+    let lines: Vec<&str> = text.lines().collect();
+    let (pushed, produced) = lines[1..].split_at(PUSHED);
+    let with_header = |rows: &[&str]| format!("{}\n{}\n", lines[0], rows.join("\n"));
+
+    let kind = ("Content-Type", "text/csv");
+    let (status, body) = http::post(
+        services[0].address(),
+        &records_path(&world),
+        &[kind],
+        with_header(pushed).as_bytes(),
+    );
+    assert_eq!(status, 200, "{body}");
+    let rest = world.folder.path().join("rest.csv");
+    std::fs::write(&rest, with_header(produced)).expect("written");
+    let cli = Cli(world.bootstrap.clone());
+    let (pipeline, rest) = (world.pipeline_file(), rest.display().to_string());
+    let pipeline = pipeline.display().to_string();
+    cli.good(&["produce", &rest, "--pipeline", &pipeline]);
+    oracle::stored(&world, services[3].address(), lines.len() - 1);
+
+    let client = Client::new(&world);
+    let expected = replayed(&cli, &world, data);
+    let found = streamed(&client, &world);
+    assert_eq!(
+        (expected.len(), found.len()),
+        (lines.len() - 1, lines.len() - 1)
+    );
+    for (id, vector) in &expected {
+        assert_eq!(found.get(id), Some(vector), "{id}");
+    }
+
+    // Thieves are blocked, and few others.
+    let results = services[3].address();
+    let blocked = |row: &str| {
+        let id = row.split(',').next().expect("an id");
+        let path = format!("/v1/pipelines/{}/predictions/{id}", world.pipeline);
+        let (status, body) = http::get(results, &path);
+        assert_eq!(status, 200, "{body}");
+        let stored: Value = serde_json::from_str(&body).expect("JSON");
+        stored["decision"] == "block"
+    };
+    let (thieves, owners): (Vec<&str>, Vec<&str>) =
+        lines[1..].iter().partition(|row| row.ends_with(",yes"));
+    let caught = thieves.iter().filter(|row| blocked(row)).count();
+    let asked = owners.iter().step_by(10).filter(|row| blocked(row)).count();
+    assert!(caught * 10 > thieves.len() * 8, "{caught} are caught");
+    assert!(asked * 100 < owners.len() / 10 * 5, "{asked} are not let");
+
+    for mut service in services {
+        service.signal("TERM");
+        assert_eq!(service.wait().code(), Some(0));
+    }
 }
