@@ -200,7 +200,8 @@ async fn plan(
         pipelines,
         given: Given {
             model,
-            state_dir: Some(home.join("state")),
+            // A folder of state is of no use without the changelog that it is a cache of.
+            state_dir: broker.keeps().then(|| home.join("state")),
             database_url: database_url.unwrap_or_else(|| format!("sqlite:{}", database.display())),
         },
         port: args.port,

@@ -86,10 +86,11 @@ fn port(plan: &Plan, service: Service) -> u16 {
 fn greet(plan: &Plan, broker: &Broker) -> Result<(), Error> {
     let names: Vec<&str> = plan.pipelines.iter().map(|p| p.name()).collect();
     let text = format!(
-        "kafka      {} ({})\npipelines  {}\npush       http://127.0.0.1:{}/v1/pipelines/{}/records\npredict    grpc 127.0.0.1:{} quadrille.v1.PredictService/Predict\ndashboard  http://127.0.0.1:{}/\nCtrl-C drains and ends",
+        "kafka      {} ({})\npipelines  {}\n{}push       http://127.0.0.1:{}/v1/pipelines/{}/records\npredict    grpc 127.0.0.1:{} quadrille.v1.PredictService/Predict\ndashboard  http://127.0.0.1:{}/\nCtrl-C drains and ends",
         broker.address(),
         broker.kind(),
         names.join(", "),
+        remembered(plan),
         port(plan, Service::Ingest),
         names.first().unwrap_or(&""),
         port(plan, Service::Inference),
@@ -97,6 +98,20 @@ fn greet(plan: &Plan, broker: &Broker) -> Result<(), Error> {
     );
     let _ = output::print(&text)?;
     Ok(())
+}
+
+/// Where what pipelines remember of their keys is kept, if one does.
+fn remembered(plan: &Plan) -> String {
+    if !plan.pipelines.iter().any(|it| it.keeps_state()) {
+        return String::new();
+    }
+    match &plan.given.state_dir {
+        Some(folder) => format!(
+            "state      {}, a cache of the topics <p>.feature-state\n",
+            folder.display()
+        ),
+        None => "state      in memory: the next start remembers no record of this one\n".to_owned(),
+    }
 }
 
 async fn connect(address: &str) -> ResultsServiceClient<Channel> {
