@@ -9,8 +9,10 @@ mod state;
 
 use std::collections::HashSet;
 
+use quadrille_history::definition;
 use toml::de::DeValue;
 
+use self::features::Notes;
 use crate::error::Error;
 use crate::feature::output_names;
 use crate::keys::{self, DECISIONS, FORMAT_MAX, PIPELINE_NAME_LEN_MAX};
@@ -19,20 +21,44 @@ use crate::spec::{
     Argmax, Bands, Decision, FeatureSpec, Label, ModelSpec, Operate, PAST_MAX_DEFAULT, RecordSpec,
     Spec, Threshold, Truth, UnknownFields,
 };
-use crate::table::{At, Source, Table};
+use crate::table::{At, Source, Spot, Table};
 use crate::time::duration_ms;
 
 const FUTURE_MAX_DEFAULT: &str = "5m";
 
 /// A file's two halves, and what is allowed in it but hardly meant.
-pub(crate) struct Checked {
+pub(crate) struct Checked<'a> {
     pub spec: Spec,
     pub operate: Operate,
     pub warnings: Vec<Error>,
+    pub places: Places<'a>,
+}
+
+/// Where that stands of which only the whole shows whether it can be kept.
+#[derive(Default)]
+pub(crate) struct Places<'a> {
+    state: Option<Spot<'a>>,
+    looking_back: Vec<Spot<'a>>,
+}
+
+impl Places<'_> {
+    /// A fault of what is to be kept, at the feature that it is of, or at `[state]`.
+    pub fn error(&self, fault: &definition::Error) -> Option<Error> {
+        let mut reason = fault.to_string();
+        let number = fault.aggregate();
+        if let Some(number) = number
+            && let Some(rest) = reason.strip_prefix(&format!("aggregate {number}: "))
+        {
+            reason = rest.to_owned();
+        }
+        let spot = number.and_then(|it| self.looking_back.get(it));
+        let spot = spot.or(self.state.as_ref())?;
+        Some(spot.error(reason, "see [state] and the features that look back"))
+    }
 }
 
 /// Reads and checks a whole file.
-pub(crate) fn file(source: Source<'_>) -> Result<Checked, Error> {
+pub(crate) fn file(source: Source<'_>) -> Result<Checked<'_>, Error> {
     let root = source.root()?;
     // First: what a newer format has beside it is not a mistake of its author's.
     root.peek("format").map(format).transpose()?;
@@ -40,14 +66,14 @@ pub(crate) fn file(source: Source<'_>) -> Result<Checked, Error> {
     root.take("format");
     let example = format!("name = {:?}", suggested_name(root.spot.file_stem()));
     let name = pipeline_name(&root.need("name", &example)?.text()?)?;
-    let mut warnings = Vec::new();
+    let mut notes = Notes::default();
     let record = record(root.need("record", "[record]")?)?;
     let state = root
         .take("state")
         .map(|table| state::read(table, &record))
         .transpose()?;
     let features = root.need("features", "[[features]]")?;
-    let features = features::read(features, &record, state.as_ref(), &mut warnings)?;
+    let features = features::read(features, &record, state.as_ref(), &mut notes)?;
     let model = model(root.need("model", "[model]")?, &features)?;
     let decision = root
         .take("decision")
@@ -58,18 +84,26 @@ pub(crate) fn file(source: Source<'_>) -> Result<Checked, Error> {
         .transpose()?;
     let operate = operate::read(&mut root)?;
     let features = features.into_iter().map(|feature| feature.spec).collect();
+    let (state, state_spot) = match state {
+        Some(state) => (Some(state.spec), Some(state.spot)),
+        None => (None, None),
+    };
     Ok(Checked {
         spec: Spec {
             name,
             record,
-            state: state.map(|state| state.spec),
+            state,
             features,
             model,
             decision,
             label,
         },
         operate,
-        warnings,
+        warnings: notes.warnings,
+        places: Places {
+            state: state_spot,
+            looking_back: notes.looking_back,
+        },
     })
 }
 

@@ -102,21 +102,23 @@ impl Pipeline {
     /// # Errors
     /// Anything wrong with the file, with its line and what to do.
     pub fn parse(file_name: &str, text: &str) -> Result<Self, Error> {
-        let checked = check::file(Source {
+        let mut checked = check::file(Source {
             file: file_name,
             text,
         })?;
-        Self::new(checked, text).map_err(|error| {
-            let fix = "see [state] and the features that look back";
-            Error::of_file(file_name, format!("state: {error}"), fix)
+        let places = std::mem::take(&mut checked.places);
+        Self::new(checked, text).map_err(|fault| {
+            (places.error(&fault))
+                .unwrap_or_else(|| Error::of_file(file_name, fault.to_string(), ""))
         })
     }
 
-    fn new(checked: Checked, text: &str) -> Result<Self, definition::Error> {
+    fn new(checked: Checked<'_>, text: &str) -> Result<Self, definition::Error> {
         let Checked {
             spec,
             operate,
             warnings,
+            ..
         } = checked;
         let schema = |kind, fields| {
             let schema = Schema {

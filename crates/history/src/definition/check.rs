@@ -63,6 +63,30 @@ pub enum Error {
     Row { bytes: usize, max: usize },
 }
 
+impl Error {
+    /// Which aggregate it is about, in the order of the settings; None if it is about them all.
+    pub fn aggregate(&self) -> Option<usize> {
+        match *self {
+            Error::NoColumn { aggregate, .. }
+            | Error::ColumnNeeded(aggregate)
+            | Error::Time(aggregate)
+            | Error::Newest(aggregate)
+            | Error::Lag(aggregate)
+            | Error::Unbounded(aggregate)
+            | Error::Rate(aggregate)
+            | Error::Ewma(aggregate)
+            | Error::Duration(aggregate)
+            | Error::Filter(aggregate) => Some(aggregate),
+            Error::Aggregates(_)
+            | Error::Columns(_)
+            | Error::Lateness(_)
+            | Error::ForgetAfter(_)
+            | Error::EventsMax(_)
+            | Error::Row { .. } => None,
+        }
+    }
+}
+
 pub(super) fn check(settings: &Settings) -> Result<(), Error> {
     if settings.aggregates.len() > AGGREGATES_MAX {
         return Err(Error::Aggregates(settings.aggregates.len()));

@@ -12,11 +12,19 @@ use crate::quote::{quote, suggest};
 use crate::spec::{FeatureKind, FeatureSpec, FieldKind, FieldSpec, Range, RecordSpec};
 use crate::table::{At, Spot, Table};
 
+/// What is found on the way.
+#[derive(Default)]
+pub(super) struct Notes<'a> {
+    pub warnings: Vec<Error>,
+    /// Where the features that look back stand, in their order.
+    pub looking_back: Vec<Spot<'a>>,
+}
+
 pub(super) fn read<'a>(
     list: At<'a, DeValue<'a>>,
     record: &RecordSpec,
     state: Option<&State<'_>>,
-    warnings: &mut Vec<Error>,
+    notes: &mut Notes<'a>,
 ) -> Result<Vec<Named>, Error> {
     let spot = list.spot.clone();
     let mut names = Names::new("is already the name of another feature");
@@ -39,7 +47,10 @@ pub(super) fn read<'a>(
             all: &all,
         };
         let kind = kind(&mut table, &sources, state)?;
-        warnings.extend(doubt(&kind, record, &table.spot));
+        notes.warnings.extend(doubt(&kind, record, &table.spot));
+        if matches!(kind, FeatureKind::LookBack(_)) {
+            notes.looking_back.push(table.spot.clone());
+        }
         let spec = FeatureSpec {
             name: name.value.clone(),
             kind,

@@ -352,3 +352,24 @@ fn a_record_alone_has_no_features_that_look_back() {
     cards().features_of(&[0.0, 6.0], &[3.0, 0.5], &mut features);
     assert_eq!(features, [6.0, 3.0, 2.0, 0.5]);
 }
+
+/// What only the whole of it shows: the definition of what is kept has limits of its own.
+#[test]
+fn what_cannot_be_kept_is_told_with_the_line_of_the_feature_or_of_the_state() {
+    let fault_of = |new: &str| fault(MEAN, &format!("{new}current = false\n"));
+    let long = fault_of("kind = \"mean\"\nfield = \"amount\"\nto = \"400000d\"\n");
+    assert!(
+        long.starts_with("cards.toml:29: features.mean_7d: a window of time starts at 0 or more"),
+        "{long}"
+    );
+    let long = fault_of("kind = \"ewma\"\nfield = \"amount\"\nhalf_life = \"400000d\"\n");
+    assert!(
+        long.starts_with("cards.toml:29: features.mean_7d: a rate's unit and a half-life are longer than 0 and at most 1,000 years"),
+        "{long}"
+    );
+    let late = fault("lateness = \"1h\"", "lateness = \"400000d\"");
+    assert!(
+        late.starts_with("cards.toml:23: state: lateness is 34560000000000 ms"),
+        "{late}"
+    );
+}
