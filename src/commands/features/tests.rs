@@ -152,6 +152,33 @@ fn a_pipeline_that_does_not_look_back_needs_neither_key_nor_time() {
     );
 }
 
+/// The truth is for training: what comes is not known yet.
+#[test]
+fn a_file_needs_no_column_of_the_label_and_one_that_is_there_changes_nothing() {
+    let label = "[label]\nfield = \"fraud\"\npositive = \"yes\"\nnegative = \"no\"\n";
+    let pipeline = format!("{CARDS}{label}");
+    let (plain, without) = features(&pipeline, DATA, &["--max-skipped", "1"]);
+    assert_eq!(plain.unwrap().batch.vectors, 4);
+    let labelled: Vec<String> = DATA
+        .lines()
+        .zip(["fraud", "yes", "no", "", "no", "?", "yes"])
+        .map(|(line, label)| format!("{line},{label}"))
+        .collect();
+    let (written, with) = features(&pipeline, &labelled.join("\n"), &["--max-skipped", "1"]);
+    assert!(written.is_ok());
+    assert_eq!(with, without);
+    let diabetes = include_str!(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/pipelines/diabetes.toml"
+    ));
+    let data = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/data/pima.csv"));
+    let cut = |line: &str| line.rsplit_once(',').map(|(fields, _)| fields.to_owned());
+    let unlabelled: Vec<String> = data.lines().filter_map(cut).collect();
+    let (written, text) = features(diabetes, &unlabelled.join("\n"), &[]);
+    assert_eq!(written.unwrap().batch.vectors, 768);
+    assert_eq!(text, features(diabetes, data, &[]).1);
+}
+
 #[test]
 fn numbers_read_back_bit_for_bit() {
     let third = 1.0 / 3.0;
