@@ -13,6 +13,7 @@ use rdkafka::{
     client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer},
     error::{KafkaError, RDKafkaErrorCode},
+    message::BorrowedMessage,
 };
 
 use crate::process;
@@ -57,10 +58,18 @@ impl NewFlow {
         ]
     }
 
-    /// All topics of a pipeline.
+    /// All topics of a pipeline that does not look back.
     pub fn of_pipeline(pipeline: &str, retention_bytes: Option<u64>) -> Vec<NewFlow> {
-        let specs =
-            TopicSpec::of_pipeline(pipeline, KeyedState::None, PARTITIONS, MESSAGE_BYTES_MAX);
+        Self::all_of(pipeline, KeyedState::None, retention_bytes)
+    }
+
+    /// All topics of one that does.
+    pub fn of_stateful_pipeline(pipeline: &str) -> Vec<NewFlow> {
+        Self::all_of(pipeline, KeyedState::Kept, None)
+    }
+
+    fn all_of(pipeline: &str, state: KeyedState, retention_bytes: Option<u64>) -> Vec<NewFlow> {
+        let specs = TopicSpec::of_pipeline(pipeline, state, PARTITIONS, MESSAGE_BYTES_MAX);
         let flow = |spec| NewFlow {
             spec,
             retention_bytes,
@@ -70,9 +79,18 @@ impl NewFlow {
 
     /// Schemas of all pipelines.
     pub fn schemas() -> NewFlow {
+        NewFlow::compacted(Topics::SCHEMAS, 1)
+    }
+
+    /// A changelog of state. Short runs fill no segment, so that nothing is compacted while they last.
+    pub fn changelog(name: &str) -> NewFlow {
+        NewFlow::compacted(name, PARTITIONS)
+    }
+
+    fn compacted(name: &str, partitions: i32) -> NewFlow {
         let spec = TopicSpec {
-            name: Topics::SCHEMAS.to_owned(),
-            partitions: 1,
+            name: name.to_owned(),
+            partitions,
             retention: Retention::Compacted,
             message_bytes_max: None,
         };
@@ -207,8 +225,28 @@ impl Broker {
         self.groups.push(group.to_owned());
     }
 
-    /// Records of a topic that a `read_committed` reader sees, and the bytes of their payloads.
-    fn count(&self, topic: &str) -> anyhow::Result<(u64, u64)> {
+    /// Hands over each record of a topic that a `read_committed` reader sees, in its partition's order.
+    pub fn read(
+        &self,
+        topic: &str,
+        mut each: impl FnMut(&BorrowedMessage<'_>),
+    ) -> anyhow::Result<()> {
+        let consumer = self.reader(topic)?;
+        let mut open = PARTITIONS;
+        while open > 0 {
+            match consumer.poll(READ_WITHIN) {
+                Some(Ok(message)) if message.topic() == topic => each(&message),
+                Some(Ok(message)) => bail!("a record of {} was read", message.topic()),
+                Some(Err(KafkaError::PartitionEOF(_))) => open -= 1,
+                Some(Err(error)) => return Err(error).with_context(|| format!("reading {topic}")),
+                None => bail!("{topic} was not read to its end"),
+            }
+        }
+        Ok(())
+    }
+
+    /// A consumer of all of a topic, from its beginning; it says where a partition ends.
+    pub fn reader(&self, topic: &str) -> anyhow::Result<BaseConsumer> {
         let consumer: BaseConsumer = client(&self.servers)
             // Never joined; the client wants a name.
             .set("group.id", format!("{topic}.count"))
@@ -223,32 +261,26 @@ impl Broker {
             all.add_partition_offset(topic, partition, Offset::Beginning)?;
         }
         consumer.assign(&all)?;
-        let (mut count, mut bytes, mut open) = (0, 0, PARTITIONS);
-        while open > 0 {
-            match consumer.poll(READ_WITHIN) {
-                Some(Ok(message)) if message.topic() == topic => {
-                    count += 1;
-                    bytes += message.payload_len() as u64;
-                }
-                Some(Ok(message)) => bail!("a record of {} was read", message.topic()),
-                Some(Err(KafkaError::PartitionEOF(_))) => open -= 1,
-                Some(Err(error)) => return Err(error).context("counting"),
-                None => bail!("{topic} was not read to its end: {count} records so far"),
-            }
-        }
-        Ok((count, bytes))
+        Ok(consumer)
     }
 
-    /// Fails unless the topic holds `expected` records and its source no dead letters; returns the
-    /// mean payload's bytes.
-    pub fn verify(&self, topic: &str, source: &str, expected: u64) -> anyhow::Result<f64> {
-        let (found, bytes) = self.count(topic)?;
+    /// What a `read_committed` reader sees of a topic.
+    pub fn contents(&self, topic: &str) -> anyhow::Result<Contents> {
+        let mut contents = Contents::default();
+        self.read(topic, |message| contents.add(message))?;
+        Ok(contents)
+    }
+
+    /// Fails unless the topic holds `expected` records and its source no dead letters.
+    pub fn verify(&self, topic: &str, source: &str, expected: u64) -> anyhow::Result<Contents> {
+        let contents = self.contents(topic)?;
+        let found = contents.records;
         if found != expected {
             bail!("{topic} holds {found} records, {expected} went in");
         }
-        match self.count(&dlq_of(source))? {
-            (0, _) => Ok(bytes as f64 / expected.max(1) as f64),
-            (dead, _) => bail!("{dead} records of {source} were dead-lettered"),
+        match self.contents(&dlq_of(source))?.records {
+            0 => Ok(contents),
+            dead => bail!("{dead} records of {source} were dead-lettered"),
         }
     }
 
@@ -276,6 +308,32 @@ impl Drop for Broker {
         {
             eprintln!("left behind on {}: {error:#}", self.servers);
         }
+    }
+}
+
+/// What a topic holds.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Contents {
+    pub records: u64,
+    pub key_bytes: u64,
+    pub payload_bytes: u64,
+}
+
+impl Contents {
+    fn add(&mut self, message: &BorrowedMessage<'_>) {
+        self.records += 1;
+        self.key_bytes += message.key_len() as u64;
+        self.payload_bytes += message.payload_len() as u64;
+    }
+
+    /// Of one record's key, on average.
+    pub fn key_mean(&self) -> f64 {
+        self.key_bytes as f64 / self.records.max(1) as f64
+    }
+
+    /// Of one record, on average.
+    pub fn payload_mean(&self) -> f64 {
+        self.payload_bytes as f64 / self.records.max(1) as f64
     }
 }
 

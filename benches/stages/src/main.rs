@@ -8,20 +8,25 @@
 
 mod broker;
 mod callers;
+mod cgroup;
 mod changes;
+mod contest;
 mod forest;
 mod http;
 mod idle;
 mod inbox;
+mod keys;
 mod latency;
 mod process;
 mod quartet;
 mod reference;
 mod report;
+mod restore;
 mod scaling;
 mod services;
 mod sink;
 mod stages;
+mod stateful;
 mod watcher;
 mod workload;
 
@@ -41,6 +46,12 @@ struct Cli {
 enum Bench {
     /// Throughput and CPU of the feature and the inference stage, against a raw librdkafka copy pump
     Stages(stages::Options),
+    /// The feature stage with state, against a pump that writes as much and a store that is asked as much
+    Stateful(stateful::Options),
+    /// Restore of state from its changelog, against a bare poll loop; and from a folder that was kept
+    Restore(restore::Options),
+    /// The feature service with more keys than its memory holds: memory, disk, rate, and its return after kill -9
+    Keys(keys::Options),
     /// Latency from the inbox to SQL through all four services, at a fixed rate
     Latency(latency::Options),
     /// Start-up time, idle CPU and memory of each service's process, and memory under load
@@ -58,6 +69,9 @@ impl Bench {
     fn run(&self) -> anyhow::Result<()> {
         match self {
             Bench::Stages(options) => stages::run(options),
+            Bench::Stateful(options) => stateful::run(options),
+            Bench::Restore(options) => restore::run(options),
+            Bench::Keys(options) => keys::run(options),
             Bench::Latency(options) => latency::run(options),
             Bench::Idle(options) => idle::run(options),
             Bench::Scaling(options) => scaling::run(options),
@@ -72,9 +86,11 @@ fn main() -> anyhow::Result<()> {
     quadrille_telemetry::logs::init("warn").map_err(anyhow::Error::msg)?;
     match cli.bench {
         Some(bench) => bench.run(),
-        None => ["stages", "latency", "idle", "scaling", "changes"]
-            .into_iter()
-            .filter_map(|name| Cli::parse_from(["bench-stages", name]).bench)
-            .try_for_each(|bench| bench.run()),
+        None => [
+            "stages", "stateful", "restore", "latency", "idle", "scaling", "changes",
+        ]
+        .into_iter()
+        .filter_map(|name| Cli::parse_from(["bench-stages", name]).bench)
+        .try_for_each(|bench| bench.run()),
     }
 }

@@ -3,8 +3,9 @@
 //! Lanes as the stages have them: a thread with one group member and one transactional producer,
 //! whose events a thread of its own serves in long polls; deliveries are counted in the producer's
 //! context, and the lane waits for the last one before it commits (any other way of waiting costs
-//! 100 ms a commit, or a core). It copies key and payload to the same partition and nothing else:
-//! no decoding, no headers, no timestamps, no limits, no recovery. Any error ends it.
+//! 100 ms a commit, or a core). It copies key and payload to the same partition, or as many bytes as
+//! a stage with state writes there and to its changelog, and does nothing else: no decoding, no headers,
+//! no timestamps, no limits, no recovery. Any error ends it.
 
 use std::{
     sync::{
@@ -42,6 +43,34 @@ pub struct Pump<'a> {
     pub group: &'a str,
     pub lanes: usize,
     pub records: u64,
+    pub writes: Writes,
+}
+
+/// What is written for a record.
+#[derive(Debug, Clone)]
+pub enum Writes {
+    /// The record.
+    Copies,
+    Sized(Sizes),
+}
+
+/// As many records and bytes as another contender wrote; their content is the input's, cut or filled.
+#[derive(Debug, Clone)]
+pub struct Sizes {
+    pub payload_bytes: usize,
+    pub changelog: String,
+    /// Of each record, on average.
+    pub changes: f64,
+    pub change_key_bytes: usize,
+    pub change_payload_bytes: usize,
+}
+
+/// What is too short is replaced by this.
+static FILLER: [u8; 64 << 10] = [b'-'; 64 << 10];
+
+fn sized(bytes: Option<&[u8]>, size: usize) -> &[u8] {
+    let own = bytes.and_then(|bytes| bytes.get(..size));
+    own.unwrap_or_else(|| &FILLER[..size.min(FILLER.len())])
 }
 
 /// Shared by the lanes.
@@ -110,6 +139,7 @@ impl Pump<'_> {
             consumer,
             input: self.input.to_owned(),
             output: self.output.to_owned(),
+            writes: self.writes.clone(),
         })
     }
 }
@@ -119,6 +149,7 @@ struct Lane {
     consumer: BaseConsumer,
     input: String,
     output: String,
+    writes: Writes,
 }
 
 impl Lane {
@@ -165,13 +196,23 @@ impl Lane {
         }
         progress.meter.first_record();
         producer.client.begin_transaction()?;
-        producer.outstanding.add(batch.len());
+        let mut due = 0.0;
         for message in &batch {
-            let mut record = BaseRecord::to(&self.output).partition(message.partition());
-            record.key = message.key();
-            record.payload = message.payload();
-            if let Err((error, _)) = producer.client.send(record) {
-                return Err(error).context("the reference sends");
+            let (key, payload) = (message.key(), message.payload());
+            let partition = message.partition();
+            match &self.writes {
+                Writes::Copies => producer.send(&self.output, partition, key, payload)?,
+                Writes::Sized(sizes) => {
+                    let vector = Some(sized(payload, sizes.payload_bytes));
+                    producer.send(&self.output, partition, key, vector)?;
+                    due += sizes.changes;
+                    while due >= 1.0 {
+                        let key = Some(sized(payload, sizes.change_key_bytes));
+                        let row = Some(sized(payload, sizes.change_payload_bytes));
+                        producer.send(&sizes.changelog, partition, key, row)?;
+                        due -= 1.0;
+                    }
+                }
             }
             let next = next.get_mut(message.partition() as usize);
             *next.context("a partition too many")? = Some(message.offset() + 1);
@@ -288,6 +329,25 @@ impl Events {
             outstanding,
             stop,
         })
+    }
+}
+
+impl Events {
+    fn send(
+        &self,
+        topic: &str,
+        partition: i32,
+        key: Option<&[u8]>,
+        payload: Option<&[u8]>,
+    ) -> anyhow::Result<()> {
+        let mut record = BaseRecord::to(topic).partition(partition);
+        record.key = key;
+        record.payload = payload;
+        self.outstanding.add(1);
+        match self.client.send(record) {
+            Ok(()) => Ok(()),
+            Err((error, _)) => Err(error).context("the reference sends"),
+        }
     }
 }
 

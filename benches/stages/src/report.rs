@@ -78,6 +78,18 @@ pub fn percentile(sorted: &[Duration], share: f64) -> Duration {
     sorted.get(at).copied().unwrap_or_default()
 }
 
+/// The broker's CPU seconds per million, the median of rounds; a dash where it runs elsewhere.
+pub fn broker_text(measured: &[Measured]) -> String {
+    let values: Vec<f64> = measured
+        .iter()
+        .filter_map(|m| m.broker_per_million)
+        .collect();
+    match values.is_empty() {
+        true => "-".to_owned(),
+        false => format!("{:.2}", median(values)),
+    }
+}
+
 /// "met" or "missed", for the last column.
 pub fn verdict(met: bool) -> &'static str {
     if met { "met" } else { "MISSED" }

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use quadrille_proto::Service;
 
-use crate::{broker::wait_until, http};
+use crate::{broker::wait_until, cgroup::Cgroup, http};
 
 const READY_WITHIN: Duration = Duration::from_secs(30);
 const DRAINED_WITHIN: Duration = Duration::from_secs(20);
@@ -25,6 +25,21 @@ pub struct Process {
     pub ready: Duration,
 }
 
+/// What a process is started with.
+pub struct Start<'a> {
+    pub service: Service,
+    pub binaries: &'a Path,
+    pub servers: &'a str,
+    /// Of the pipeline's file and the model.
+    pub folder: &'a Path,
+    /// Beside the address, Kafka and the pipeline.
+    pub arguments: &'a [String],
+    pub cgroup: Option<&'a Cgroup>,
+}
+
+/// Joins a cgroup and becomes the program.
+const JOIN: &str = r#"echo $$ > "$0" && exec "$@""#;
+
 impl Process {
     /// `arguments` beside the address, Kafka and the pipeline of `folder`.
     pub fn start(
@@ -34,9 +49,39 @@ impl Process {
         folder: &Path,
         arguments: &[String],
     ) -> anyhow::Result<Self> {
+        Self::launch(&Start {
+            service,
+            binaries,
+            servers,
+            folder,
+            arguments,
+            cgroup: None,
+        })
+    }
+
+    pub fn launch(start: &Start<'_>) -> anyhow::Result<Self> {
+        let Start {
+            service,
+            binaries,
+            servers,
+            folder,
+            arguments,
+            cgroup,
+        } = *start;
         let address = free_address()?;
         let log = folder.join(format!("{}-{}.log", service.name(), address.port()));
-        let mut command = Command::new(binaries.join(service.name()));
+        let program = binaries.join(service.name());
+        let mut command = match cgroup {
+            Some(cgroup) => {
+                let mut command = Command::new("sh");
+                command
+                    .args(["-c", JOIN])
+                    .arg(cgroup.members())
+                    .arg(program);
+                command
+            }
+            None => Command::new(program),
+        };
         // What the caller's environment says is not what is measured.
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("QUADRILLE_")) {
             command.env_remove(name);
@@ -85,17 +130,29 @@ impl Process {
 
     /// Records it has committed, by its own metrics.
     pub fn consumed(&self) -> anyhow::Result<u64> {
+        Ok(self.metric("messaging_client_consumed_messages_total")? as u64)
+    }
+
+    /// The sum of all lines of a metric.
+    pub fn metric(&self, name: &str) -> anyhow::Result<f64> {
         let (status, page) = http::get(self.address, "/metrics")?;
         ensure!(status == 200, "/metrics answers {status}");
-        let lines = page
-            .lines()
-            .filter(|l| l.starts_with("messaging_client_consumed_messages_total"));
-        Ok(lines
-            .filter_map(|l| l.rsplit_once(' ')?.1.parse::<u64>().ok())
-            .sum())
+        let lines = page.lines().filter(|line| line.starts_with(name));
+        let value = |line: &str| line.rsplit_once(' ')?.1.parse::<f64>().ok();
+        Ok(lines.filter_map(value).sum())
+    }
+
+    /// Without any warning.
+    pub fn kill(mut self) -> anyhow::Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
     }
 
     fn end(&mut self) -> anyhow::Result<()> {
+        if self.child.try_wait()?.is_some() {
+            return Ok(());
+        }
         // The standard library sends no SIGTERM.
         let pid = self.pid().to_string();
         Command::new("kill").args(["-TERM", &pid]).status()?;

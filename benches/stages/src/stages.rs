@@ -3,27 +3,21 @@
 use std::{sync::Arc, time::Duration};
 
 use inference::serving::Serving;
-use quadrille_choreography::{
-    Admin, Cluster, CommitMode, Handler, Incoming, Item, Limits, OffsetStore, Output, Schemas,
-    StageConfig, handler,
-};
+use quadrille_choreography::{Cluster, CommitMode, Handler, Limits, Schemas, StageConfig};
 use quadrille_pipeline::Pipeline;
 use quadrille_proto::Service;
-use quadrille_telemetry::{
-    Registry, Tracing,
-    metrics::{LoopMetrics, ServingMetrics},
-};
+use quadrille_telemetry::{Registry, Tracing, metrics::ServingMetrics};
 
 use crate::{
-    broker::{Broker, NewFlow, tag, wait_until},
+    broker::{Broker, NewFlow, tag},
+    contest::Contest,
     forest,
-    reference::Pump,
-    report::{Measured, Meter, median, verdict},
+    reference::{Pump, Writes},
+    report::{self, Measured, median, verdict},
     sink::Sink,
     workload::{self, Workload},
 };
 
-const ROUND_WITHIN: Duration = Duration::from_secs(600);
 /// Clients that were dropped end within this: their threads' last poll.
 const SETTLE: Duration = Duration::from_millis(1_500);
 
@@ -225,20 +219,21 @@ impl Arena<'_> {
                 group: &group,
                 lanes: self.options.lanes as usize,
                 records: self.options.records,
+                writes: Writes::Copies,
             }
             .run()?,
             _ => self.stage(contender, self.config(&input, &output, &group))?,
         };
         std::thread::sleep(SETTLE);
         let records = self.options.records;
-        let out_bytes = self.broker.verify(&output, &input, records)?;
+        let out_bytes = self.broker.verify(&output, &input, records)?.payload_mean();
         self.broker.delete(&[&output])?;
         println!(
             "{round:>5}  {:<10} {:>10.0}  {:>7.2}  {:>14}  {out_bytes:>9.0}",
             contender.name(),
             measured.per_second,
             measured.cpu_per_million,
-            broker_text(&[measured]),
+            report::broker_text(&[measured]),
         );
         Ok(measured)
     }
@@ -294,26 +289,14 @@ impl Arena<'_> {
             Some(sink) => sink.tracing(&registry)?,
             None => Tracing::off(),
         };
-        let topics = Admin::connect(&self.cluster)?.prepare(&config)?;
-        let loop_metrics = LoopMetrics::register(&registry);
-        let metrics = loop_metrics.stage(&config.pipeline, &config.group, &config.input);
-        let meter = Arc::new(Meter::start(&self.broker)?);
-        let stage = quadrille_choreography::Stage {
+        let measured = Contest {
+            broker: &self.broker,
             config,
-            topics,
-            metrics: metrics.clone(),
-            tracing: tracing.clone(),
-        };
-        let stage = stage.run(|_| Timed {
-            handler: make(),
-            meter: Arc::clone(&meter),
-        })?;
-        let done = wait_until("the stage", ROUND_WITHIN, Duration::from_millis(1), || {
-            Ok(stage.has_ended() || metrics.consumed_total() >= self.options.records)
-        });
-        let measured = meter.finish(&self.broker, self.options.records);
-        stage.stop();
-        stage.join()?;
+            records: self.options.records,
+            registry: &registry,
+            tracing: &tracing,
+        }
+        .run(make);
         tracing.shutdown();
         if traced {
             for line in registry
@@ -324,38 +307,7 @@ impl Arena<'_> {
                 println!("       {line}");
             }
         }
-        done.and(measured)
-    }
-}
-
-/// Notes when the first record is handled.
-struct Timed<H> {
-    handler: H,
-    meter: Arc<Meter>,
-}
-
-impl<H: Handler> Handler for Timed<H> {
-    type Record = H::Record;
-
-    fn begin(&mut self) {
-        self.meter.first_record();
-        self.handler.begin();
-    }
-
-    fn decode(
-        &mut self,
-        incoming: &Incoming<'_>,
-        record: &mut H::Record,
-    ) -> Result<(), handler::Error> {
-        self.handler.decode(incoming, record)
-    }
-
-    fn handle(&mut self, items: &[Item<'_, H::Record>], output: &mut Output) {
-        self.handler.handle(items, output);
-    }
-
-    fn store(&mut self) -> Option<&mut dyn OffsetStore> {
-        self.handler.store()
+        measured
     }
 }
 
@@ -364,17 +316,6 @@ type Round = (Contender, Measured);
 fn of(rounds: &[Round], contender: Contender) -> Vec<Measured> {
     let own = rounds.iter().filter(|(who, _)| *who == contender);
     own.map(|(_, measured)| *measured).collect()
-}
-
-fn broker_text(measured: &[Measured]) -> String {
-    let values: Vec<f64> = measured
-        .iter()
-        .filter_map(|m| m.broker_per_million)
-        .collect();
-    match values.is_empty() {
-        true => "-".to_owned(),
-        false => format!("{:.2}", median(values)),
-    }
 }
 
 /// Medians, and medians of the ratios to the reference, or to traces-off, of the same round.
@@ -405,7 +346,7 @@ fn print_summary(contenders: &[Contender], rounds: &[Round]) {
             contender.name(),
             median(own.iter().map(|m| m.per_second)),
             median(own.iter().map(|m| m.cpu_per_million)),
-            broker_text(&own),
+            report::broker_text(&own),
         );
     }
 }

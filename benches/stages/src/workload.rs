@@ -12,7 +12,7 @@ use quadrille_proto::{
 use rdkafka::{
     error::KafkaError,
     message::{Header, OwnedHeaders},
-    producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer},
+    producer::{BaseRecord, DefaultProducerContext, Producer as _, ThreadedProducer},
 };
 
 use crate::broker::{PARTITIONS, client};
@@ -72,7 +72,7 @@ impl Workload {
         Ok(Workload {
             pipeline,
             rows,
-            keys: keys(),
+            keys: keys(KEYS_PER_PARTITION),
             bytes,
             record: Record::default(),
             vector: FeatureVector::default(),
@@ -134,7 +134,7 @@ impl Workload {
     /// As [`Workload::preload`], by a producer that is there already.
     pub fn feed(
         &mut self,
-        producer: &ThreadedProducer<DefaultProducerContext>,
+        producer: &Producer,
         topic: &str,
         service: Service,
         range: std::ops::Range<u64>,
@@ -153,17 +153,33 @@ impl Workload {
                 let sampled = n.checked_rem(every) == Some(0);
                 record = record.headers(traceparent(n, sampled));
             }
-            while let Err((error, rejected)) = producer.send(record) {
-                anyhow::ensure!(is_queue_full(&error), "preloading {topic}: {error}");
-                record = rejected;
-                std::thread::sleep(std::time::Duration::from_millis(2));
-            }
+            send(producer, record).with_context(|| format!("preloading {topic}"))?;
         }
-        producer
-            .flush(std::time::Duration::from_secs(60))
-            .with_context(|| format!("preloading {topic}"))?;
+        flush(producer, topic)?;
         Ok(bytes as f64 / (to - from).max(1) as f64)
     }
+}
+
+type Producer = ThreadedProducer<DefaultProducerContext>;
+
+/// Sends when there is room.
+pub fn send(producer: &Producer, record: BaseRecord<'_, str, [u8]>) -> Result<(), KafkaError> {
+    let mut record = record;
+    while let Err((error, rejected)) = producer.send(record) {
+        if !is_queue_full(&error) {
+            return Err(error);
+        }
+        record = rejected;
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    Ok(())
+}
+
+/// Waits until all is delivered.
+pub fn flush(producer: &Producer, topic: &str) -> anyhow::Result<()> {
+    producer
+        .flush(std::time::Duration::from_secs(60))
+        .with_context(|| format!("preloading {topic}"))
 }
 
 /// A context of its own for each record.
@@ -176,7 +192,7 @@ fn traceparent(n: u64, sampled: bool) -> OwnedHeaders {
 }
 
 /// Seals once to learn the size, and again with padding where it is too small.
-fn seal_padded(bytes: usize, payload: &mut Vec<u8>, mut seal: impl FnMut(&mut Vec<u8>, usize)) {
+pub fn seal_padded(bytes: usize, payload: &mut Vec<u8>, mut seal: impl FnMut(&mut Vec<u8>, usize)) {
     seal(payload, 0);
     let pad = bytes.saturating_sub(payload.len());
     if pad > 0 {
@@ -189,24 +205,27 @@ pub fn is_queue_full(error: &KafkaError) -> bool {
     error.rdkafka_error_code() == Some(rdkafka::types::RDKafkaErrorCode::QueueFull)
 }
 
-fn keys() -> Vec<Vec<String>> {
+/// For each partition, so many keys that belong there.
+pub fn keys(per_partition: usize) -> Vec<Vec<String>> {
     let mut keys = vec![Vec::new(); PARTITIONS as usize];
+    let mut open = keys.len();
     for n in 0_u64.. {
-        if keys
-            .iter()
-            .all(|keys: &Vec<_>| keys.len() >= KEYS_PER_PARTITION)
-        {
+        if open == 0 {
             break;
         }
         let key = format!("patient-{n:06}");
         let partition = partition_of(key.as_bytes(), PARTITIONS);
-        keys[partition as usize].push(key);
+        let own: &mut Vec<String> = &mut keys[partition as usize];
+        if own.len() < per_partition {
+            own.push(key);
+            open -= usize::from(own.len() == per_partition);
+        }
     }
     keys
 }
 
 /// A producer for large portions.
-pub fn producer(servers: &str) -> anyhow::Result<ThreadedProducer<DefaultProducerContext>> {
+pub fn producer(servers: &str) -> anyhow::Result<Producer> {
     Ok(client(servers)
         .set("linger.ms", "20")
         .set("batch.num.messages", "10000")

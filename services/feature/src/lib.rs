@@ -5,6 +5,7 @@
 
 mod args;
 mod grpc;
+mod handlers;
 mod ownership;
 mod query;
 mod stage;
@@ -31,6 +32,7 @@ use crate::{
 };
 
 pub use args::Cli;
+pub use handlers::Handlers;
 pub use stage::FeatureHandler;
 
 /// Of the memory for state, the part that is for histories in use; the rest is the stores'.
