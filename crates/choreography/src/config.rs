@@ -5,6 +5,7 @@ mod cluster;
 use std::time::Duration;
 
 pub use self::cluster::Cluster;
+pub(crate) use self::cluster::{SESSION_TIMEOUT, SESSION_TIMEOUT_DEFAULT};
 
 /// The most that a client receives in one answer. A larger one closes the connection, for all partitions on it. Its other
 /// meaning: with zstd, and zstd alone, what does not decompress into that is not read (2.12.1); gzip is decompressed

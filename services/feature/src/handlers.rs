@@ -45,6 +45,7 @@ impl Handlers {
                 opener,
                 // Nobody asks.
                 shared: Shared::new(watch::Sender::new(0)),
+                session: cluster.session_timeout(),
                 cache_bytes,
             },
             cluster: cluster.clone(),

@@ -186,6 +186,7 @@ async fn run_stage(
         pipeline: Arc::clone(pipeline),
         opener: opener(context, pipeline, &changelog, stores).await?,
         shared,
+        session: cluster.session_timeout(),
         cache_bytes: cache_bytes / stage.config.lanes.max(1),
     };
     context.run(stage, |_| {

@@ -11,7 +11,7 @@ mod pending;
 mod rows;
 mod shared;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use quadrille_choreography::{ChangelogReader, Delivered, Restore, changelog, handler};
 use quadrille_pipeline::Pipeline;
@@ -37,6 +37,8 @@ pub(crate) struct Options {
     pub opener: Opener,
     /// What is committed, for requests.
     pub shared: Shared,
+    /// After how long without a sign of life a lane's partitions are another's.
+    pub session: Duration,
     /// Of histories in memory, for each lane.
     pub cache_bytes: usize,
 }
@@ -60,13 +62,14 @@ impl States {
     /// Of a pipeline that looks back; None for any other.
     pub fn new(options: Options, reader: ChangelogReader) -> Option<Self> {
         let definition = options.pipeline.state()?.fingerprint();
+        let life = Life::new(options.session, Moment::now());
         Some(States {
             options,
             definition,
             reader,
             partitions: BTreeMap::new(),
             restoring: BTreeMap::new(),
-            life: Arc::new(Life::new(Moment::now())),
+            life: Arc::new(life),
         })
     }
 

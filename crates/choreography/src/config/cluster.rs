@@ -1,6 +1,6 @@
 //! The Kafka cluster to talk to, and the extra settings of its clients.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use rdkafka::{ClientConfig, error::KafkaError};
 
@@ -127,6 +127,14 @@ impl Cluster {
         config
     }
 
+    /// After how long without a sign of life a member's partitions are another's: as it is set, or Quadrille's default. With the
+    /// protocol of KIP-848 the brokers set it, to 45 s by default, and never below this default.
+    pub fn session_timeout(&self) -> Duration {
+        let set = self.properties.get(SESSION_TIMEOUT);
+        let set = set.and_then(|ms| ms.parse().ok());
+        set.map_or(SESSION_TIMEOUT_DEFAULT, Duration::from_millis)
+    }
+
     /// What a client may receive in one answer, where that was set.
     pub(super) fn receive_bytes_max(&self) -> Option<usize> {
         self.properties.get(RECEIVE)?.parse().ok()
@@ -134,6 +142,9 @@ impl Cluster {
 }
 
 const CHECK: &str = "check.crcs";
+pub(crate) const SESSION_TIMEOUT: &str = "session.timeout.ms";
+/// The shortest that brokers allow by default: how long a killed replica's partitions stand still.
+pub(crate) const SESSION_TIMEOUT_DEFAULT: Duration = Duration::from_secs(6);
 /// librdkafka's default of `fetch.max.bytes`.
 const FETCH_BYTES_DEFAULT: usize = 50 << 20;
 
@@ -228,6 +239,18 @@ mod tests {
                 "{shown}"
             );
         }
+    }
+
+    #[test]
+    fn the_session_lasts_as_long_as_it_is_set_to() {
+        let session =
+            |properties| Cluster::new("localhost:1", properties).map(|it| it.session_timeout());
+        assert_eq!(session(""), Ok(Duration::from_secs(6)));
+        assert_eq!(
+            session("session.timeout.ms=45000"),
+            Ok(Duration::from_secs(45))
+        );
+        assert!(session("session.timeout.ms=soon").is_err());
     }
 
     #[test]

@@ -2,7 +2,10 @@
 
 use rdkafka::config::ClientConfig;
 
-use crate::{StageConfig, config::RECEIVE};
+use crate::{
+    StageConfig,
+    config::{RECEIVE, SESSION_TIMEOUT, SESSION_TIMEOUT_DEFAULT},
+};
 
 /// Of a partition; with that many in the queue no more are fetched.
 const QUEUED_RECORDS_MIN: &str = "10000";
@@ -31,12 +34,13 @@ pub(super) fn consumer(config: &StageConfig, lane: usize, input_bytes_max: usize
         .set("queued.min.messages", QUEUED_RECORDS_MIN)
         // The default second would be waited out each time the bounded queue is full: large values would crawl.
         .set("fetch.queue.backoff.ms", "2");
+    let session_ms = SESSION_TIMEOUT_DEFAULT.as_millis().to_string();
     let defaults = [
         // A new partition's offset is asked for again while its last transaction is being finished.
         ("retry.backoff.ms", "20"),
         ("retry.backoff.max.ms", "250"),
         ("partition.assignment.strategy", "cooperative-sticky"),
-        ("session.timeout.ms", "6000"),
+        (SESSION_TIMEOUT, session_ms.as_str()),
         ("heartbeat.interval.ms", "100"),
         // On the embedded broker a waiting fetch is not woken by new data.
         (
@@ -58,7 +62,7 @@ pub(super) fn consumer(config: &StageConfig, lane: usize, input_bytes_max: usize
         // With KIP-848 these are the broker's to set.
         for key in [
             "partition.assignment.strategy",
-            "session.timeout.ms",
+            SESSION_TIMEOUT,
             "heartbeat.interval.ms",
         ] {
             settings.remove(key);

@@ -64,6 +64,8 @@ field = "amount"
 inputs = ["amount"]
 "#;
 
+const SESSION: Duration = Duration::from_secs(6);
+
 /// A replica that holds the one partition of a pipeline, as a lane works on it.
 struct World {
     pipeline: Arc<Pipeline>,
@@ -83,7 +85,7 @@ impl World {
         let fingerprint = pipeline.state().unwrap().fingerprint();
         let partition = Partition::new(rows, fingerprint, None).unwrap();
         let shared = Shared::new(watch::Sender::new(0));
-        let life = Arc::new(Life::new(Moment::now()));
+        let life = Arc::new(Life::new(SESSION, Moment::now()));
         shared.insert(0, partition.committed(), &life);
         let cluster = Cluster::new("127.0.0.1:1", "").unwrap();
         let served = [&pipeline, &stateless].map(|pipeline| Served {
@@ -357,7 +359,7 @@ async fn a_lane_that_was_frozen_does_not_answer_before_it_knows_what_it_lost() {
         at: Instant::now() - Duration::from_secs(10),
         wall_ms: now_ms() - 10_000,
     };
-    let life = Arc::new(Life::new(frozen));
+    let life = Arc::new(Life::new(SESSION, frozen));
     world.shared.insert(0, world.partition.committed(), &life);
     assert_eq!(world.refused(&key("k1")).await.0, Code::Unavailable);
     life.beat(Moment::now());

@@ -2,15 +2,14 @@
 //! answers requests before its lane learns of it.
 
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use quadrille_service::fields::now_ms;
 
-/// A member of the group that is silent for longer may have lost its partitions: a second less than the session's timeout by
-/// default.
-const SILENT_MAX: Duration = Duration::from_secs(5);
+/// A lane gives itself up by so much earlier than the coordinator does, or by a quarter of its session where that is less.
+const EARLIER_BY: Duration = Duration::from_secs(1);
 
 /// How long after such a silence the lane surely knows what it lost: the client finds the session expired by its own clock within
 /// a second, and its next heartbeat is answered.
@@ -40,7 +39,11 @@ impl Moment {
 }
 
 /// One lane's signs of life.
-pub(crate) struct Life(Mutex<Signs>);
+pub(crate) struct Life {
+    /// A member of the group that is silent for longer may have lost its partitions.
+    silent_max: Duration,
+    signs: Mutex<Signs>,
+}
 
 struct Signs {
     last: Moment,
@@ -49,17 +52,25 @@ struct Signs {
 }
 
 impl Life {
-    pub fn new(now: Moment) -> Self {
-        Life(Mutex::new(Signs {
-            last: now,
-            woke: None,
-        }))
+    /// Of a member whose session ends after this time of silence.
+    pub fn new(session: Duration, now: Moment) -> Self {
+        Life {
+            silent_max: session.saturating_sub(EARLIER_BY.min(session / 4)),
+            signs: Mutex::new(Signs {
+                last: now,
+                woke: None,
+            }),
+        }
+    }
+
+    fn signs(&self) -> MutexGuard<'_, Signs> {
+        self.signs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The lane works.
     pub fn beat(&self, now: Moment) {
-        let mut signs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if now.since(&signs.last) > SILENT_MAX {
+        let mut signs = self.signs();
+        if now.since(&signs.last) > self.silent_max {
             signs.woke = Some(now);
         }
         signs.last = now;
@@ -67,15 +78,17 @@ impl Life {
 
     /// Whether the lane has been at work long enough to know which partitions it holds.
     pub fn is_certain(&self, now: Moment) -> bool {
-        let signs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let signs = self.signs();
         let knows = |woke: &Moment| now.since(woke) > KNOWS_AFTER;
-        now.since(&signs.last) <= SILENT_MAX && signs.woke.as_ref().is_none_or(knows)
+        now.since(&signs.last) <= self.silent_max && signs.woke.as_ref().is_none_or(knows)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const SESSION: Duration = Duration::from_secs(6);
 
     /// Moments by both clocks, in ms after a common start.
     fn clocks() -> impl Fn(u64, i64) -> Moment {
@@ -89,7 +102,7 @@ mod tests {
     #[test]
     fn a_lane_that_ticks_is_certain_and_one_that_is_silent_is_not() {
         let moment = clocks();
-        let life = Life::new(moment(0, 0));
+        let life = Life::new(SESSION, moment(0, 0));
         for ms in (0..60_000).step_by(100) {
             life.beat(moment(ms, ms as i64));
             assert!(life.is_certain(moment(ms + 50, ms as i64 + 50)));
@@ -99,9 +112,22 @@ mod tests {
     }
 
     #[test]
+    fn it_is_silent_for_too_long_before_its_session_is_over_whatever_that_is_set_to() {
+        let moment = clocks();
+        for (session_ms, silent_ms) in [(1_000, 750), (3_000, 2_250), (45_000, 44_000)] {
+            let life = Life::new(Duration::from_millis(session_ms), moment(0, 0));
+            assert!(life.is_certain(moment(silent_ms, 0)), "{session_ms} ms");
+            assert!(
+                !life.is_certain(moment(silent_ms + 1, 0)),
+                "{session_ms} ms"
+            );
+        }
+    }
+
+    #[test]
     fn one_that_wakes_up_is_certain_only_once_it_knows_what_it_lost() {
         let moment = clocks();
-        let life = Life::new(moment(0, 0));
+        let life = Life::new(SESSION, moment(0, 0));
         let frozen = moment(60_000, 60_000);
         assert!(!life.is_certain(frozen), "asked before it ticks");
         life.beat(frozen);
@@ -114,7 +140,7 @@ mod tests {
     #[test]
     fn a_suspended_machine_is_noticed_by_the_clock_that_went_on() {
         let moment = clocks();
-        let life = Life::new(moment(0, 0));
+        let life = Life::new(SESSION, moment(0, 0));
         assert!(!life.is_certain(moment(1, 60_000)));
         life.beat(moment(1, 60_000));
         assert!(!life.is_certain(moment(2, 60_001)));
