@@ -30,7 +30,7 @@ pub use follower::{FRESH_WITHIN, Follower};
 pub use package::{ARTEFACT_BYTES_MAX, CHUNK_BYTES, PackageBytes, Sha256Hex};
 pub use ranges::{KeyRange, KeyRanges};
 pub use registry::{Deleted, Pushed, Registry};
-pub use replica::{HeldPartitions, ModelState, Replica, ReplicaModel, SILENT_AFTER};
+pub use replica::{HeldPartitions, HoldingLanes, ModelState, Replica, ReplicaModel, SILENT_AFTER};
 pub use split::{Pick, Split};
 pub use status::{REPORT_EVERY, Replicas, Reporter};
 pub use store::{S3Settings, Store, Uri};

@@ -37,6 +37,9 @@ pub struct ReplicaModel {
 /// The partitions of a pipeline whose state a replica holds, each with the time since when, in milliseconds since the Unix epoch.
 pub type HeldPartitions = BTreeMap<i32, i64>;
 
+/// The lanes of a replica that have partitions of a pipeline, by these.
+pub type HoldingLanes = BTreeMap<i32, u32>;
+
 /// A replica's report.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Replica {
@@ -56,6 +59,8 @@ pub struct Replica {
     pub address: String,
     /// The restored state that it holds, by pipeline.
     pub held: BTreeMap<String, HeldPartitions>,
+    /// By pipeline, the lanes of what it holds.
+    pub lanes: BTreeMap<String, HoldingLanes>,
 }
 
 impl Replica {
@@ -67,6 +72,11 @@ impl Replica {
     /// Since when it holds a partition's state; None if it does not say so.
     pub fn holds_since(&self, pipeline: &str, partition: i32) -> Option<i64> {
         self.held.get(pipeline)?.get(&partition).copied()
+    }
+
+    /// The lane that holds a partition's state, if it says so.
+    pub fn lane_of(&self, pipeline: &str, partition: i32) -> Option<u32> {
+        self.lanes.get(pipeline)?.get(&partition).copied()
     }
 
     /// Whether it has not reported for too long.

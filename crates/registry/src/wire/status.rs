@@ -5,7 +5,7 @@ use quadrille_proto::v1::{
     HeldPartition, HeldState, ReplicaModel as WireReplicaModel, ReplicaModelState, ReplicaStatus,
 };
 
-use crate::{HeldPartitions, ModelId, ModelState, Replica, ReplicaModel};
+use crate::{HeldPartitions, HoldingLanes, ModelId, ModelState, Replica, ReplicaModel};
 
 pub(crate) fn encode_replica(replica: &Replica) -> Vec<u8> {
     let model = |model: &ReplicaModel| {
@@ -31,20 +31,26 @@ pub(crate) fn encode_replica(replica: &Replica) -> Vec<u8> {
         models_offset: replica.models_offset,
         deployments_offset: replica.deployments_offset,
         address: replica.address.clone(),
-        held: replica.held.iter().map(encode_held).collect(),
+        held: encode_held(replica),
     };
     status.encode_to_vec()
 }
 
-fn encode_held((pipeline, partitions): (&String, &HeldPartitions)) -> HeldState {
-    let partition = |(partition, since_ms): (&i32, &i64)| HeldPartition {
-        partition: *partition,
-        since_ms: *since_ms,
-    };
-    HeldState {
-        pipeline: pipeline.clone(),
-        partitions: partitions.iter().map(partition).collect(),
-    }
+fn encode_held(replica: &Replica) -> Vec<HeldState> {
+    let held = replica.held.iter().map(|(pipeline, partitions)| {
+        let partitions = partitions
+            .iter()
+            .map(|(partition, since_ms)| HeldPartition {
+                partition: *partition,
+                since_ms: *since_ms,
+                lane: replica.lane_of(pipeline, *partition),
+            });
+        HeldState {
+            pipeline: pipeline.clone(),
+            partitions: partitions.collect(),
+        }
+    });
+    held.collect()
 }
 
 /// # Errors
@@ -67,6 +73,12 @@ pub(crate) fn decode_replica(value: &[u8]) -> Result<Replica, String> {
             },
         },
     };
+    let lane = |it: &HeldPartition| Some((it.partition, it.lane?));
+    let lanes = |it: &HeldState| {
+        let lanes: HoldingLanes = it.partitions.iter().filter_map(lane).collect();
+        (!lanes.is_empty()).then(|| (it.pipeline.clone(), lanes))
+    };
+    let lanes = status.held.iter().filter_map(lanes).collect();
     let partition = |it: HeldPartition| (it.partition, it.since_ms);
     let held = |it: HeldState| {
         let partitions = it.partitions.into_iter().map(partition);
@@ -82,6 +94,7 @@ pub(crate) fn decode_replica(value: &[u8]) -> Result<Replica, String> {
         deployments_offset: status.deployments_offset,
         address: status.address,
         held: status.held.into_iter().map(held).collect(),
+        lanes,
     })
 }
 
@@ -116,6 +129,7 @@ mod tests {
             deployments_offset: 9,
             address: "a.example:7002".to_owned(),
             held: [("p".to_owned(), [(0, 5), (7, 9)].into())].into(),
+            lanes: [("p".to_owned(), [(7, 1)].into())].into(),
         };
         assert_eq!(decode_replica(&encode_replica(&replica)), Ok(replica));
         assert!(decode_replica(b"garbage").is_err());
