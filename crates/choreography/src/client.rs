@@ -86,6 +86,13 @@ impl ClientContext for LoggingContext {
 
 impl rdkafka::consumer::ConsumerContext for LoggingContext {}
 
+/// Of a producer that sends nothing.
+impl rdkafka::producer::ProducerContext for LoggingContext {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, _: &rdkafka::producer::DeliveryResult<'_>, (): ()) {}
+}
+
 /// The context of a client that asks and is not polled otherwise: why its connections fail. Its errors wait for a poll,
 /// and its calls say "transport failure" whatever the reason, a wrong password or an untrusted certificate included.
 #[derive(Debug, Default)]

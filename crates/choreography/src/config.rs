@@ -130,6 +130,15 @@ pub struct OutputTopic {
     pub topic: String,
 }
 
+/// A lane of one of a stage's replicas.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LaneId {
+    /// As [`StageConfig::instance`].
+    pub instance: String,
+    /// From 0.
+    pub index: usize,
+}
+
 /// One stage of one pipeline.
 #[derive(Debug, Clone)]
 pub struct StageConfig {
@@ -180,6 +189,17 @@ impl StageConfig {
             return out("QUADRILLE_MEMORY", value, "at least 8 MiB");
         }
         Ok(())
+    }
+
+    /// The name of a lane of any replica of this stage: of its clients, in its group among other places, and of its transactions.
+    pub(crate) fn name_of(&self, lane: &LaneId) -> String {
+        format!("{}-{}-{}", self.group, lane.instance, lane.index)
+    }
+
+    /// The same of a lane of this replica.
+    pub(crate) fn lane_name(&self, index: usize) -> String {
+        let instance = self.instance.clone();
+        self.name_of(&LaneId { instance, index })
     }
 
     /// Bytes each of a lane's buffers may hold.

@@ -37,7 +37,7 @@ use rdkafka::{
 };
 
 use self::callbacks::{ConsumerEvents, lock};
-pub(crate) use self::offsets::StartOffset;
+pub(crate) use self::offsets::{COMMITTED_WAIT, StartOffset};
 use crate::{Cluster, StageConfig, StageIdentity, gates::Gates, native, status::LaneStatus};
 
 /// How long a poll waits when there is nothing: bounds how late a stop or a change of the group is noticed.

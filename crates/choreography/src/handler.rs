@@ -17,7 +17,7 @@ pub use self::{
     delivered::Delivered,
     output::{Destination, Output, OutputKey},
 };
-use crate::{OffsetRange, native};
+use crate::{LaneId, OffsetRange, native};
 
 /// Why a record could not be handled: in a dead letter's headers, and as a label of its metric.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -230,6 +230,15 @@ pub trait Handler: Send + 'static {
     fn restore(&mut self, partition: i32, next: Option<i64>) -> Result<Restore, Error> {
         let _ = (partition, next);
         Ok(Restore::Done)
+    }
+
+    /// Lanes, of this replica and of others, that have said of themselves that they hold the state of this partition; this lane may be
+    /// among them. Asked while the partition's restore comes no further: such a lane may have died within a transaction, which holds up
+    /// what the restore waits for. It is ended at once, unless the lane is a member of the group; with none it is waited for until Kafka
+    /// ends it.
+    fn claimants(&self, partition: i32) -> Vec<LaneId> {
+        let _ = partition;
+        Vec::new()
     }
 
     /// These partitions were revoked: their state belongs to another lane now.

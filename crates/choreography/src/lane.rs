@@ -7,11 +7,13 @@
 //! One producer, for a second one gains nothing: sending the next batch while the first is being committed breaks the order
 //! of a key unless it waits for the first one's deliveries, and then as much time has passed. More lanes do help.
 
+mod abandoned;
 mod ages;
 mod claims;
 mod commit;
 mod dead_letter_log;
 mod known_records;
+mod opening;
 mod poll;
 mod process;
 mod restores;
@@ -28,7 +30,7 @@ use std::{
 use quadrille_telemetry::{StageMetrics, Tracing};
 
 use self::{
-    claims::Claims, dead_letter_log::DeadLetterLog, known_records::KnownRecords,
+    dead_letter_log::DeadLetterLog, known_records::KnownRecords, opening::Claims,
     process::BatchResult, restores::Restores, send::Suspects, session::SessionEnd,
     unreadable::ReadErrors,
 };
@@ -50,7 +52,7 @@ const TICK_EVERY: Duration = Duration::from_millis(100);
 const IDLE_COMMIT_EVERY: Duration = Duration::from_secs(1);
 /// How often what is left to read is written down.
 const LAG_EVERY: Duration = Duration::from_secs(1);
-/// Restarts because another client took the transactional id, before the service gives up.
+/// Restarts because another client took the transactional id of a lane at work, before the service gives up.
 const FENCED_MAX: u32 = 5;
 pub(crate) struct LaneOptions {
     pub config: Arc<StageConfig>,

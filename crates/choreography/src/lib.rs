@@ -43,7 +43,9 @@ pub use admin::{Admin, Retention, TopicIdentity, TopicSpec};
 pub use backoff::Backoff;
 pub use batch::OffsetRange;
 pub use changelog::{Change, ChangelogReader};
-pub use config::{Cluster, CommitMode, Delivery, LANES_MAX, Limits, OutputTopic, StageConfig};
+pub use config::{
+    Cluster, CommitMode, Delivery, LANES_MAX, LaneId, Limits, OutputTopic, StageConfig,
+};
 pub use dlq::{ATTEMPTS_HEADER, ORIGIN_HEADER, dead_letter_bytes_min};
 pub use embedded::EmbeddedBroker;
 pub use facts::{

@@ -4,6 +4,7 @@
 
 mod bounds;
 mod events;
+mod members;
 mod topic;
 
 use std::{
@@ -24,6 +25,7 @@ use rdkafka::{
 use crate::topic_state::TopicState;
 pub(crate) use bounds::{Bound, Bounds, BoundsQuery, position};
 pub(crate) use events::{Event, next_event};
+pub(crate) use members::group_members;
 pub(crate) use topic::TopicSettings;
 
 fn raw(headers: &BorrowedHeaders) -> *const ffi::rd_kafka_headers_t {

@@ -83,6 +83,8 @@ pub(crate) struct LaneProducer {
     begun: Cell<Option<Instant>>,
     /// Not to be used again.
     unusable: Cell<bool>,
+    /// A transaction that has been open for this long may have been ended by who took the lane's partitions over.
+    succeeded_after: Duration,
     /// The most bytes of payload that wait for Kafka, but for one larger record.
     queue_bytes_max: usize,
     /// Sent since nothing was outstanding.
@@ -100,7 +102,7 @@ impl LaneProducer {
         ends: Ends,
     ) -> KafkaResult<Self> {
         let mut settings = config.cluster.client_config();
-        let name = format!("{}-{}-{lane}", config.group, config.instance);
+        let name = config.lane_name(lane);
         let queue_bytes_max = config.lane_buffer_bytes() * 2;
         let message_bytes_max = message_bytes_max.max(dlq::LETTER_WIRE_BYTES_MAX);
         // A record larger than the client's whole queue is refused as "queue full" forever; what waits in it is bounded by
@@ -142,6 +144,7 @@ impl LaneProducer {
         }
         let mut producer = Self::start_noting(&settings, &format!("events-{lane}"), ends)?;
         producer.queue_bytes_max = queue_bytes_max;
+        producer.succeeded_after = config.cluster.session_timeout();
         let dlq_topic = quadrille_proto::dlq_of(&config.input);
         let topic = TopicSettings::compressed(producer.producer.client(), &dlq_topic);
         producer
@@ -184,6 +187,7 @@ impl LaneProducer {
             thread: Some(thread),
             begun: Cell::new(None),
             unusable: Cell::new(false),
+            succeeded_after: Duration::MAX,
             queue_bytes_max: usize::MAX,
             queued_bytes: Cell::new(0),
         })
@@ -228,6 +232,14 @@ impl LaneProducer {
     pub fn is_fenced_by_other(&self, error: &KafkaError) -> bool {
         let open_for = self.begun.get().map(|begun| begun.elapsed());
         transaction::is_fenced_by_other(error, open_for, TRANSACTION_TIMEOUT)
+    }
+
+    /// Whether an error says that two clients contend for this producer's id: neither did Kafka end a transaction that took too long, nor
+    /// a lane that of one which is no member of the group any more.
+    pub fn is_fenced_by_rival(&self, error: &KafkaError) -> bool {
+        let open_for = self.begun.get().map(|begun| begun.elapsed());
+        let within = TRANSACTION_TIMEOUT.min(self.succeeded_after);
+        transaction::is_fenced_by_other(error, open_for, within)
     }
 
     /// What an error means here: Kafka says "fenced" also of a transaction that it ended by its timeout.

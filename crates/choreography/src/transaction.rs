@@ -7,6 +7,8 @@
 //! again**. Another one of the same id takes its place: `init_transactions` bumps the epoch, and what is late is
 //! refused.
 
+mod successor;
+
 use std::time::Duration;
 
 use rdkafka::{
@@ -15,6 +17,8 @@ use rdkafka::{
     consumer::{BaseConsumer, Consumer, ConsumerContext},
     error::{KafkaError, KafkaResult, RDKafkaErrorCode},
 };
+
+pub(crate) use self::successor::Successor;
 
 /// What the client waits before it sends a request again: 80 to 120 % of this, doubled with each time
 /// (`rd_kafka_broker_buf_retry`). Offsets it sends again after 500 ms in any case (`rd_kafka_txn_handle_TxnOffsetCommit`).

@@ -12,7 +12,7 @@ pub(super) const GENERATION: &str = "generation=";
 /// How long the client may take to begin a seek; its main thread answers at once, unless it is gone.
 pub(super) const SEEK_WAIT: Duration = Duration::from_millis(500);
 /// How long other partitions wait while a new one's offset is asked for.
-pub(super) const COMMITTED_WAIT: Duration = Duration::from_millis(500);
+pub(crate) const COMMITTED_WAIT: Duration = Duration::from_millis(500);
 
 /// A partition, where it goes on, and the leader epoch of the last record before that, as far as they are known.
 pub(crate) type StartOffset = (i32, Option<i64>, Option<i32>);
@@ -98,11 +98,20 @@ impl LaneConsumer {
 
     /// The same of several partitions, each with the leader epoch of its last record; of what this lane committed itself no coordinator may know less.
     pub fn committed_offsets_of(&self, partitions: &[i32]) -> KafkaResult<Vec<StartOffset>> {
+        self.committed_offsets_within(partitions, COMMITTED_WAIT)
+    }
+
+    /// As [`LaneConsumer::committed_offsets_of`], with patience of the caller's.
+    pub fn committed_offsets_within(
+        &self,
+        partitions: &[i32],
+        within: Duration,
+    ) -> KafkaResult<Vec<StartOffset>> {
         let mut list = TopicPartitionList::with_capacity(partitions.len());
         for partition in partitions {
             list.add_partition(&self.topic, *partition);
         }
-        let committed = self.client.committed_offsets(list, COMMITTED_WAIT)?;
+        let committed = self.client.committed_offsets(list, within)?;
         let topic = CString::new(&*self.topic)?;
         let assigned = lock(&self.client.context().assigned);
         let own = |partition: i32| assigned.get(&partition)?.committed;

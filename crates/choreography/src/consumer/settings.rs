@@ -16,10 +16,7 @@ pub(super) fn consumer(config: &StageConfig, lane: usize, input_bytes_max: usize
     let limits = config.fetch_limits(input_bytes_max);
     let mut settings = config.cluster.consumer_config();
     settings
-        .set(
-            "client.id",
-            format!("{}-{}-{lane}", config.group, config.instance),
-        )
+        .set("client.id", config.lane_name(lane))
         .set("group.id", &config.group)
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")

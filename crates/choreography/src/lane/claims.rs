@@ -6,7 +6,12 @@ use std::time::{Duration, Instant};
 
 use rdkafka::Offset;
 
-use super::{Lane, commit::STORE_ENDS_WITHIN, session::SessionEnd};
+use super::{
+    Lane,
+    commit::STORE_ENDS_WITHIN,
+    opening::{AGAIN_FIRST, Claims, OpeningGate},
+    session::SessionEnd,
+};
 use crate::{
     Backoff, CommitMode, Handler, Restore,
     batch::Batch,
@@ -15,12 +20,6 @@ use crate::{
     handler,
 };
 
-/// Waits between questions to a store that fails.
-const AGAIN_FIRST: Duration = Duration::from_millis(100);
-const AGAIN_MAX: Duration = Duration::from_secs(2);
-/// Waits between seeks that the client does not begin: mostly it does not read the partition yet, for some milliseconds.
-const SEEK_AGAIN_FIRST: Duration = Duration::from_millis(5);
-const SEEK_AGAIN_MAX: Duration = Duration::from_millis(500);
 /// Failed questions before the log calls it a trouble: the first ones are part of any restart of a database.
 const QUIET_FAILURES: u32 = 2;
 
@@ -28,52 +27,13 @@ const UNKNOWN: &str = "partitions not started yet: their start offsets could not
 
 const UNRESTORED: &str = "partitions not started yet: their state could not be restored; retrying";
 
-/// A partition on its way to be opened.
-struct OpeningGate {
-    gate: ClosedGate,
-    next: Option<i64>,
-    /// Of the last record before it, where that is known.
-    epoch: Option<i32>,
-    is_restored: bool,
-    /// Of a restore that fails: that of another partition goes on.
-    backoff: Backoff,
-    restore_at: Instant,
-}
-
-/// Partitions on their way to be opened.
-pub(super) struct Claims {
-    /// What the store is asked about now; empty where it is not.
-    asked: Vec<ClosedGate>,
-    /// Those whose start offsets are known.
-    opening: Vec<OpeningGate>,
-    /// A seek was refused and is to be retried.
-    seek_pending: bool,
-    seek_at: Instant,
-    backoff: Backoff,
-    seeks: Backoff,
-    again_at: Instant,
-}
-
-impl Default for Claims {
-    fn default() -> Self {
-        Claims {
-            asked: Vec::new(),
-            opening: Vec::new(),
-            seek_pending: false,
-            seek_at: Instant::now(),
-            backoff: Backoff::new(AGAIN_FIRST, AGAIN_MAX),
-            seeks: Backoff::new(SEEK_AGAIN_FIRST, SEEK_AGAIN_MAX),
-            again_at: Instant::now(),
-        }
-    }
-}
-
 /// What the group has committed. Stable: an offset that is being committed by a transaction is waited for.
 fn committed(
     consumer: &LaneConsumer,
     partitions: &[i32],
+    within: Duration,
 ) -> Result<Vec<StartOffset>, handler::Error> {
-    let committed = consumer.committed_offsets_of(partitions);
+    let committed = consumer.committed_offsets_within(partitions, within);
     committed.map_err(|error| handler::Error::retry("kafka", error.to_string()))
 }
 
@@ -90,7 +50,10 @@ impl<H: Handler> Lane<H> {
         }
         self.request_offsets(consumer, claims)?;
         self.restore(consumer, claims)?;
-        let waits = !claims.asked.is_empty() || !claims.opening.is_empty() || claims.seek_pending;
+        let held_up = claims.held_up();
+        self.end_abandoned(&mut claims.abandoned, &held_up);
+        let asks = !claims.asked.is_empty() || !claims.unanswered.is_empty();
+        let waits = asks || !claims.opening.is_empty() || claims.seek_pending;
         consumer.is_claiming.set(waits);
         if !waits && consumer.closed().is_empty() {
             consumer.report_restored();
@@ -113,6 +76,7 @@ impl<H: Handler> Lane<H> {
             let known = |gate: &ClosedGate| claims.opening.iter().any(|known| known.gate == *gate);
             claims.asked.retain(|gate| !known(gate));
             if claims.asked.is_empty() {
+                claims.unanswered.clear();
                 return Ok(());
             }
         }
@@ -123,7 +87,7 @@ impl<H: Handler> Lane<H> {
                 let known = |(partition, next)| (partition, next, None);
                 claimed.map(|all| all.into_iter().map(known).collect())
             }),
-            None => Some(committed(consumer, &partitions)),
+            None => Some(committed(consumer, &partitions, claims.patience())),
         };
         let Some(answer) = answer else {
             return Ok(());
@@ -132,24 +96,18 @@ impl<H: Handler> Lane<H> {
         match answer {
             Ok(claimed) => {
                 claims.backoff.reset();
+                claims.unanswered.clear();
                 for gate in asked {
                     let found = claimed.iter().find(|it| it.0 == gate.partition);
-                    claims
-                        .opening
-                        .extend(found.map(|(_, next, epoch)| OpeningGate {
-                            gate,
-                            next: *next,
-                            epoch: *epoch,
-                            is_restored: false,
-                            backoff: Backoff::new(AGAIN_FIRST, AGAIN_MAX),
-                            restore_at: Instant::now(),
-                        }));
+                    let opening = found.map(|it| OpeningGate::new(gate, (it.1, it.2)));
+                    claims.opening.extend(opening);
                 }
                 Ok(())
             }
             Err(failure) => {
                 let wait = self.retry_wait(&mut claims.backoff, failure, &partitions, UNKNOWN)?;
                 claims.again_at = Instant::now() + wait;
+                claims.unanswered = partitions;
                 Ok(())
             }
         }
@@ -180,7 +138,10 @@ impl<H: Handler> Lane<H> {
                         opening.is_restored = true;
                     }
                     Ok(Restore::Pending { done, total }) => {
-                        advances |= self.restores.pending(partition, done, total);
+                        if self.restores.pending(partition, done, total) {
+                            advances = true;
+                            opening.moved_at = now;
+                        }
                     }
                     Err(failure) => {
                         let backoff = &mut opening.backoff;

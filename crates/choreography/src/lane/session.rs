@@ -44,7 +44,7 @@ impl SessionEnd {
     pub fn of(error: &KafkaError, producer: &LaneProducer) -> Self {
         SessionEnd::Restart {
             reason: error.to_string(),
-            fenced: producer.is_fenced_by_other(error),
+            fenced: producer.is_fenced_by_rival(error),
         }
     }
 }

@@ -46,7 +46,7 @@ pub(super) fn clients(config: &StageConfig, lane: usize, group: bool) -> Attribu
     if group {
         attributes.push("messaging.consumer.group.name", Value::Text(&config.group));
     }
-    let client = format!("{}-{}-{lane}", config.group, config.instance);
+    let client = config.lane_name(lane);
     attributes.push("messaging.client.id", Value::Text(&client));
     let (host, port) = server(config.cluster.bootstrap_servers());
     attributes.push("server.address", Value::Text(host));

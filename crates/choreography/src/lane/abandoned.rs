@@ -1,0 +1,122 @@
+//! Transactions that a lane left open when it died, or in which it stands still. While one is open, what it wrote holds up the
+//! readers of its topics, and its offsets hold up whoever asks for them: the restore of the partitions that another lane has now.
+//! Kafka ends it by its timeout, and the scan after that, 10 to 20 s after it began. So whoever waits for it ends it: by another
+//! producer of the same id, as the lane itself does when it begins again.
+//!
+//! A lane that is at work would be fenced as well. That costs it a session, and nothing else; but the group is asked before, and its
+//! members are spared.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use super::Lane;
+use crate::{Backoff, Handler, StageConfig, transaction::Successor};
+
+/// A restore that has come no further for this long may be held up; where Kafka answers it takes some milliseconds.
+pub(super) const HELD_UP_AFTER: Duration = Duration::from_millis(100);
+/// Waits before it is looked at again what holds up a restore that goes on to be held up.
+const AGAIN_FIRST: Duration = Duration::from_secs(1);
+const AGAIN_MAX: Duration = Duration::from_secs(10);
+/// Each has a thread and a client of its own.
+const AT_ONCE_MAX: usize = 8;
+/// How often one is tried to be ended: by then Kafka has, or something else holds up the restore.
+const TRIES_MAX: u32 = 5;
+
+/// What a lane does about them.
+pub(super) struct Abandoned {
+    ending: Vec<JoinHandle<()>>,
+    /// How often the transactions of each id were to be ended since nothing was held up.
+    tries: BTreeMap<String, u32>,
+    backoff: Backoff,
+    again_at: Instant,
+}
+
+impl Default for Abandoned {
+    fn default() -> Self {
+        Abandoned {
+            ending: Vec::new(),
+            tries: BTreeMap::new(),
+            backoff: Backoff::new(AGAIN_FIRST, AGAIN_MAX),
+            again_at: Instant::now(),
+        }
+    }
+}
+
+impl<H: Handler> Lane<H> {
+    /// Ends the transactions that may hold up the restore of these partitions. Does not wait for it. To be called between two polls.
+    pub(super) fn end_abandoned(&self, abandoned: &mut Abandoned, held_up: &[i32]) {
+        if held_up.is_empty() || self.config.cluster.is_embedded() {
+            return abandoned.forget();
+        }
+        if Instant::now() < abandoned.again_at {
+            return;
+        }
+        let own = self.config.lane_name(self.index);
+        let claimants = held_up.iter().flat_map(|it| self.handler.claimants(*it));
+        let ids = claimants.map(|lane| self.config.name_of(&lane));
+        let ids = ids.filter(|id| *id != own && abandoned.may_try(id));
+        let ids: BTreeSet<String> = ids.collect();
+        let wait = match ids.is_empty() {
+            // Reports may be on their way.
+            true => HELD_UP_AFTER,
+            false => abandoned.backoff.next_wait(),
+        };
+        abandoned.again_at = Instant::now() + wait;
+        for id in ids {
+            abandoned.end(&self.config, &own, id);
+        }
+    }
+}
+
+impl Abandoned {
+    /// Nothing is held up.
+    fn forget(&mut self) {
+        self.tries.clear();
+        self.backoff.reset();
+        self.again_at = Instant::now();
+    }
+
+    fn may_try(&self, id: &str) -> bool {
+        self.tries.get(id).is_none_or(|tries| *tries < TRIES_MAX)
+    }
+
+    fn end(&mut self, config: &StageConfig, own: &str, id: String) {
+        self.ending.retain(|thread| !thread.is_finished());
+        if self.ending.len() >= AT_ONCE_MAX {
+            return;
+        }
+        let tries = self.tries.entry(id.clone()).or_default();
+        *tries += 1;
+        let successor = Successor {
+            cluster: config.cluster.clone(),
+            group: config.group.clone(),
+            own: own.to_owned(),
+            id,
+            is_repeated: *tries > 1,
+        };
+        let thread = thread::Builder::new().name("end-transaction".to_owned());
+        match thread.spawn(move || successor.end_transaction()) {
+            Ok(thread) => self.ending.push(thread),
+            Err(error) => tracing::debug!(%error, "no thread to end a transaction on"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_is_tried_a_few_times_and_again_once_something_else_is_held_up() {
+        let mut abandoned = Abandoned::default();
+        abandoned.tries.insert("a".to_owned(), TRIES_MAX - 1);
+        abandoned.tries.insert("b".to_owned(), TRIES_MAX);
+        assert!(abandoned.may_try("a") && abandoned.may_try("c"));
+        assert!(!abandoned.may_try("b"));
+        abandoned.forget();
+        assert!(abandoned.may_try("b"));
+    }
+}
