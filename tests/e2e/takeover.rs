@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use quadrille_local::proxy::{self, Held, Request, Verdict};
+use quadrille_local::{
+    kafka::Options,
+    proxy::{self, Held, Request, Verdict},
+};
 use quadrille_proto::Service;
 
 use crate::harness::{
@@ -10,12 +13,14 @@ use crate::harness::{
     cards::{Cards, PARTITIONS, PIPELINE, SHORT},
     client::Watch,
     eventually, eventually_or_show,
-    process::Process,
+    process::{Launch, Process},
     world::World,
 };
 
 const PRODUCE: i16 = 0;
+const INIT: i16 = 22;
 const END: i16 = 26;
+const SEND_OFFSETS: i16 = 28;
 
 /// Records a second.
 const RATE: u32 = 200;
@@ -107,36 +112,114 @@ fn partitions_go_on_soon_after_their_owner_left_died_or_stood_still() {
     cards.check();
     a.drain();
     b.drain();
-    // A loaded machine is given more than the second, and the session and a second, that it takes.
+    // A loaded machine is given more than the second, and the session and a second, that it takes; but not the time that Kafka
+    // leaves a transaction open.
     assert!(left < Duration::from_secs(5), "{left:?}");
-    assert!(died < Duration::from_secs(25), "{died:?}");
+    assert!(died < Duration::from_secs(10), "{died:?}");
 }
 
-/// Replicas of which `a` talks to Kafka through a proxy.
-fn behind_a_proxy(partitions: i32) -> (proxy::Proxy, quadrille_local::Kafka, Cards) {
-    let (proxy, kafka) = proxy::before(broker::options()).expect("Apache Kafka starts");
+/// Replicas that may talk to Kafka through a proxy.
+fn behind_a_proxy(
+    options: Options,
+    partitions: i32,
+) -> (proxy::Proxy, quadrille_local::Kafka, Cards) {
+    let (proxy, kafka) = proxy::before(options).expect("Apache Kafka starts");
     let servers = kafka.bootstrap_servers();
     let cards = Cards::of(World::pipeline_on(servers, "cards", PIPELINE, partitions));
     (proxy, kafka, cards)
 }
 
-/// Whether a request of this kind is one of a's producers.
-fn is_of_a(cards: &Cards, api_key: i16) -> impl Fn(&Request) -> bool + Send + 'static {
+/// A replica that does.
+fn through(proxy: &proxy::Proxy, cards: &Cards, instance: &str) -> Launch {
+    let launch = cards.replica_on_disk(instance);
+    launch.env("KAFKA_BOOTSTRAP_SERVERS", &proxy.bootstrap_servers())
+}
+
+/// Whether a request is of this kind, and of this replica.
+fn is_of(
+    cards: &Cards,
+    instance: &str,
+    api_key: i16,
+) -> impl Fn(&Request) -> bool + Send + 'static {
     let group = Service::Feature.group(&cards.world.pipeline);
-    let producer = format!("{group}-{}-a-", cards.world.pipeline);
-    move |request| request.api_key == api_key && request.client_id.starts_with(&producer)
+    let lanes = format!("{group}-{}-{instance}-", cards.world.pipeline);
+    move |request| request.api_key == api_key && request.client_id.starts_with(&lanes)
+}
+
+/// A broker that ends no transaction by itself for as long as a test takes.
+fn patient() -> Options {
+    let interval = "transaction.abort.timed.out.transaction.cleanup.interval.ms";
+    let mut options = broker::options();
+    options
+        .extra
+        .push((interval.to_owned(), "3600000".to_owned()));
+    options
+}
+
+/// What an owner left open is ended by who has its partitions: its offsets, or only the rows on the changelog, would be waited for
+/// without end.
+#[test]
+fn a_transaction_of_an_owner_that_died_or_stands_still_is_ended_by_its_successor() {
+    let (proxy, _kafka, mut cards) = behind_a_proxy(patient(), PARTITIONS);
+    let launch = through(&proxy, &cards, "a");
+    let mut b = cards.replica_on_disk("b").start();
+    let half = |found| found == f64::from(PARTITIONS / 2);
+    for (open_at, signal) in [(END, "KILL"), (SEND_OFFSETS, "KILL"), (END, "STOP")] {
+        let mut a = launch.start();
+        a.ready();
+        b.ready();
+        assigned(&cards, &a, half);
+        assigned(&cards, &b, half);
+        cards.send(200, RATE, |_| {});
+        cards.check();
+
+        let before = given(&a);
+        let (late, mut is_it) = (Held::new(), Some(is_of(&cards, "a", open_at)));
+        let watch = Watch::start(&cards.world, &cards.world.topics().features);
+        let mut at = Instant::now();
+        cards.send(400, RATE, |n| match n {
+            100 => {
+                let (late, is_it) = (late.clone(), is_it.take().expect("once"));
+                proxy.rule(move |request| match is_it(request) {
+                    true => Verdict::Hold(late.clone()),
+                    false => Verdict::Pass,
+                });
+            }
+            200 => {
+                assert!(late.came(PATIENCE), "a transaction is open");
+                a.signal(signal);
+                at = Instant::now();
+            }
+            _ => {}
+        });
+        cards.check();
+        let pause = watch.longest_pause(at);
+        println!("longest pause of a partition, {open_at} held back, {signal}: {pause:?}");
+        // What comes now is refused.
+        proxy.no_rule();
+        late.release();
+        match signal {
+            "STOP" => {
+                a.signal("CONT");
+                takes_part_again(&a, before);
+                cards.send(200, RATE, |_| {});
+                cards.check();
+                a.drain();
+            }
+            _ => {
+                a.wait();
+            }
+        }
+    }
+    b.drain();
 }
 
 /// What the owner's last batch left is on the changelog and its offsets are sent, but the end of its transaction is still on the
 /// way when another one has its partitions: the batch is a part of the state all the same.
 #[test]
 fn a_commit_that_comes_after_the_takeover_is_part_of_the_state() {
-    let (proxy, _kafka, mut cards) = behind_a_proxy(PARTITIONS);
-    let through = proxy.bootstrap_servers();
-    let launch = cards.replica_on_disk("a");
-    let launch = launch.env("KAFKA_BOOTSTRAP_SERVERS", &through);
-    let mut a = launch.start();
-    let mut b = cards.replica_on_disk("b").start();
+    let (proxy, _kafka, mut cards) = behind_a_proxy(broker::options(), PARTITIONS);
+    let [mut a, mut b] = ["a", "b"].map(|instance| through(&proxy, &cards, instance).start());
     a.ready();
     b.ready();
     let half = |found| found == f64::from(PARTITIONS / 2);
@@ -144,11 +227,14 @@ fn a_commit_that_comes_after_the_takeover_is_part_of_the_state() {
     cards.send(600, 400, |_| {});
     cards.check();
 
-    let (end, is_end) = (Held::new(), is_of_a(&cards, END));
+    let (end, is_end) = (Held::new(), is_of(&cards, "a", END));
+    let is_init = is_of(&cards, "b", INIT);
     let mut once = Some(end.clone());
     proxy.rule(move |request| match is_end(request) {
         // It must not come again by another connection.
         true => once.take().map_or(Verdict::Lose, Verdict::Late),
+        // The successor would end the transaction.
+        false if is_init(request) => Verdict::Lose,
         false => Verdict::Pass,
     });
     cards.send(40, 400, |_| {});
@@ -160,8 +246,8 @@ fn a_commit_that_comes_after_the_takeover_is_part_of_the_state() {
     cards.send(200, 400, |_| {});
     end.release();
     assert!(end.is_answered(PATIENCE), "it is committed");
-    cards.check();
     proxy.no_rule();
+    cards.check();
     a.signal("CONT");
     takes_part_again(&a, before);
     cards.send(200, 400, |_| {});
@@ -173,18 +259,15 @@ fn a_commit_that_comes_after_the_takeover_is_part_of_the_state() {
 /// The other lane of the process has the store open still.
 #[test]
 fn a_lane_that_stands_still_gives_its_store_to_the_other_lane_of_its_process() {
-    let (proxy, _kafka, mut cards) = behind_a_proxy(2);
+    let (proxy, _kafka, mut cards) = behind_a_proxy(patient(), 2);
     let properties = format!("{SHORT},max.poll.interval.ms=6500");
-    let launch = cards.replica_on_disk("a");
-    let launch = launch
-        .env("KAFKA_BOOTSTRAP_SERVERS", &proxy.bootstrap_servers())
-        .env("KAFKA_PROPERTIES", &properties);
-    let mut a = launch.start();
+    let launch = through(&proxy, &cards, "a");
+    let mut a = launch.env("KAFKA_PROPERTIES", &properties).start();
     a.ready();
     cards.send(400, 400, |_| {});
     cards.check();
 
-    let (send, is_send) = (Held::new(), is_of_a(&cards, PRODUCE));
+    let (send, is_send) = (Held::new(), is_of(&cards, "a", PRODUCE));
     let mut once = Some(send.clone());
     proxy.rule(move |request| {
         let held = once.take_if(|_| is_send(request));

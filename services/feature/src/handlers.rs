@@ -45,6 +45,7 @@ impl Handlers {
                 opener,
                 // Nobody asks.
                 shared: Shared::new(watch::Sender::new(0)),
+                claimants: Arc::new(|_| Vec::new()),
                 session: cluster.session_timeout(),
                 cache_bytes,
             },
@@ -57,6 +58,6 @@ impl Handlers {
     /// Of one lane.
     pub fn make(&self) -> FeatureHandler {
         let reader = ChangelogReader::new(&self.cluster, &self.changelog);
-        FeatureHandler::with_state(self.options.clone(), reader, self.schemas.clone())
+        FeatureHandler::with_state(self.options.clone(), 0, reader, self.schemas.clone())
     }
 }

@@ -27,7 +27,7 @@ use quadrille_state::{Identity, Settings, Stores};
 use tokio::sync::watch;
 
 use crate::{
-    query::{Query, Served, Vectors},
+    query::{Query, Reports, Served, Vectors},
     state::{CHANGELOG, Opener, Options, Shared},
 };
 
@@ -91,21 +91,30 @@ async fn serve(config: Config, shutdown: Boxed<'_, ()>) -> Result<(), Error> {
 async fn assemble(context: Context, state: StateSettings) -> Result<Assembly, Error> {
     let pipelines = context.config.pipelines.iter();
     let looking_back = pipelines.filter(|it| it.keeps_state()).count();
-    let stores = match &state.folder {
-        Some(folder) if looking_back > 0 => Some(open_folder(folder, state.memory_bytes).await?),
-        _ => None,
+    let common = Common {
+        stores: match &state.folder {
+            Some(folder) if looking_back > 0 => {
+                Some(open_folder(folder, state.memory_bytes).await?)
+            }
+            _ => None,
+        },
+        reports: match looking_back {
+            0 => None,
+            _ => Some(ownership::follow(&context.config.cluster)?),
+        },
+        cache_bytes: state.memory_bytes / CACHE_SHARE / looking_back.max(1),
     };
-    let cache_bytes = state.memory_bytes / CACHE_SHARE / looking_back.max(1);
     let changes = watch::Sender::new(0);
     let mut served = Vec::new();
     for pipeline in &context.config.pipelines {
         let shared = Shared::new(changes.clone());
-        served.push(run_stage(&context, pipeline, shared, cache_bytes, stores.as_ref()).await?);
+        served.push(run_stage(&context, pipeline, shared, &common).await?);
     }
-    if let Some(stores) = stores {
+    if let Some(stores) = common.stores {
         keep_house(&context, stores);
     }
-    let siblings = ownership::start(&context, &served, changes.subscribe())?;
+    let start = |reports| ownership::start(&context, &served, changes.subscribe(), reports);
+    let siblings = common.reports.map(start).transpose()?;
     let service = grpc::Features {
         pipelines: context.config.pipelines.clone(),
         query: Query {
@@ -160,12 +169,21 @@ fn keep_house(context: &Context, stores: Stores) {
     });
 }
 
+/// What the pipelines that look back have in common.
+struct Common {
+    /// None: rows are kept in memory.
+    stores: Option<Stores>,
+    /// There where any looks back.
+    reports: Option<Reports>,
+    /// Of histories in use, for each pipeline.
+    cache_bytes: usize,
+}
+
 async fn run_stage(
     context: &Context,
     pipeline: &Arc<Pipeline>,
     shared: Shared,
-    cache_bytes: usize,
-    stores: Option<&Stores>,
+    common: &Common,
 ) -> Result<Served, Error> {
     let stage = context.stage(pipeline).await?;
     let served = Served {
@@ -184,14 +202,18 @@ async fn run_stage(
     let cluster = context.config.cluster.clone();
     let options = Options {
         pipeline: Arc::clone(pipeline),
-        opener: opener(context, pipeline, &changelog, stores).await?,
+        opener: opener(context, pipeline, &changelog, common.stores.as_ref()).await?,
         shared,
+        claimants: match &common.reports {
+            Some(reports) => ownership::claimants(Arc::clone(reports), pipeline.name()),
+            None => Arc::new(|_| Vec::new()),
+        },
         session: cluster.session_timeout(),
-        cache_bytes: cache_bytes / stage.config.lanes.max(1),
+        cache_bytes: common.cache_bytes / stage.config.lanes.max(1),
     };
-    context.run(stage, |_| {
+    context.run(stage, |lane| {
         let reader = ChangelogReader::new(&cluster, &changelog);
-        FeatureHandler::with_state(options.clone(), reader, schemas.clone())
+        FeatureHandler::with_state(options.clone(), lane, reader, schemas.clone())
     })?;
     Ok(served)
 }

@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Instant};
 
 use prost::Message;
 use quadrille_choreography::{
-    ChangelogReader, Delivered, Destination, Handler, Incoming, Item, Output, OutputKey, Restore,
-    Schemas, handler,
+    ChangelogReader, Delivered, Destination, Handler, Incoming, Item, LaneId, Output, OutputKey,
+    Restore, Schemas, handler,
 };
 use quadrille_history::Definition;
 use quadrille_pipeline::{Arrival, Invalid, Late, Pipeline, Scratch, Taken};
@@ -44,11 +44,16 @@ impl FeatureHandler {
         }
     }
 
-    /// Of a pipeline that looks back, or of any other.
-    pub(crate) fn with_state(options: Options, reader: ChangelogReader, schemas: Schemas) -> Self {
+    /// Of a lane of a pipeline that looks back, or of any other.
+    pub(crate) fn with_state(
+        options: Options,
+        lane: usize,
+        reader: ChangelogReader,
+        schemas: Schemas,
+    ) -> Self {
         let stateless = FeatureHandler::new(Arc::clone(&options.pipeline), schemas);
         FeatureHandler {
-            states: States::new(options, reader),
+            states: States::new(options, lane, reader),
             ..stateless
         }
     }
@@ -225,6 +230,11 @@ impl Handler for FeatureHandler {
             Some(states) => states.restore(partition, next),
             None => Ok(Restore::Done),
         }
+    }
+
+    fn claimants(&self, partition: i32) -> Vec<LaneId> {
+        let states = self.states.as_ref();
+        states.map_or_else(Vec::new, |it| it.claimants(partition))
     }
 
     fn revoked(&mut self, partitions: &[i32]) {

@@ -13,7 +13,7 @@ mod shared;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use quadrille_choreography::{ChangelogReader, Delivered, Restore, changelog, handler};
+use quadrille_choreography::{ChangelogReader, Delivered, LaneId, Restore, changelog, handler};
 use quadrille_pipeline::Pipeline;
 
 pub(crate) use self::{
@@ -23,12 +23,15 @@ pub(crate) use self::{
     partition::{NoEpoch, Partition, Unusable},
     past::{Past, Unread},
     rows::Opener,
-    shared::Shared,
+    shared::{Holder, Shared},
 };
 use self::{pending::Pending, rows::Rows};
 
 /// The output that is the changelog.
 pub(crate) const CHANGELOG: &str = "feature-state";
+
+/// The lanes, of this replica and of others, that say that they hold a partition.
+pub(crate) type Claimants = Arc<dyn Fn(i32) -> Vec<LaneId> + Send + Sync>;
 
 /// What the lanes of a pipeline's stage have in common.
 #[derive(Clone)]
@@ -37,6 +40,7 @@ pub(crate) struct Options {
     pub opener: Opener,
     /// What is committed, for requests.
     pub shared: Shared,
+    pub claimants: Claimants,
     /// After how long without a sign of life a lane's partitions are another's.
     pub session: Duration,
     /// Of histories in memory, for each lane.
@@ -50,7 +54,7 @@ pub(crate) struct States {
     reader: ChangelogReader,
     partitions: BTreeMap<i32, Partition>,
     restoring: BTreeMap<i32, Restoring>,
-    life: Arc<Life>,
+    holder: Holder,
 }
 
 struct Restoring {
@@ -59,17 +63,20 @@ struct Restoring {
 }
 
 impl States {
-    /// Of a pipeline that looks back; None for any other.
-    pub fn new(options: Options, reader: ChangelogReader) -> Option<Self> {
+    /// Those of a lane, of a pipeline that looks back; None for any other.
+    pub fn new(options: Options, lane: usize, reader: ChangelogReader) -> Option<Self> {
         let definition = options.pipeline.state()?.fingerprint();
         let life = Life::new(options.session, Moment::now());
         Some(States {
+            holder: Holder {
+                lane: u32::try_from(lane).unwrap_or(u32::MAX),
+                life: Arc::new(life),
+            },
             options,
             definition,
             reader,
             partitions: BTreeMap::new(),
             restoring: BTreeMap::new(),
-            life: Arc::new(life),
         })
     }
 
@@ -87,7 +94,7 @@ impl States {
 
     /// The lane is at work.
     pub fn tick(&mut self) {
-        self.life.beat(Moment::now());
+        self.holder.life.beat(Moment::now());
     }
 
     pub fn begin(&mut self) {
@@ -117,7 +124,7 @@ impl States {
 
     pub fn revoked(&mut self, partitions: &[i32]) {
         for number in partitions {
-            self.options.shared.remove(*number);
+            self.options.shared.remove(*number, &self.holder);
             self.reader.forget(*number);
             self.restoring.remove(number);
             if let Some(partition) = self.partitions.remove(number) {
@@ -125,6 +132,11 @@ impl States {
             }
         }
         self.share_memory();
+    }
+
+    /// As [`quadrille_choreography::Handler::claimants`].
+    pub fn claimants(&self, number: i32) -> Vec<LaneId> {
+        (self.options.claimants)(number)
     }
 
     /// Reads on in the changelog of a partition that was assigned.
@@ -150,7 +162,7 @@ impl States {
         };
         self.tick();
         let shared = &self.options.shared;
-        shared.insert(number, partition.committed(), &self.life);
+        shared.insert(number, partition.committed(), &self.holder);
         self.partitions.insert(number, partition);
         self.share_memory();
         Ok(Restore::Done)
@@ -240,7 +252,7 @@ impl Drop for States {
     /// A lane that ends holds nothing.
     fn drop(&mut self) {
         for number in self.partitions.keys() {
-            self.options.shared.remove(*number);
+            self.options.shared.remove(*number, &self.holder);
         }
     }
 }

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tonic::Code;
 
 use super::*;
-use crate::state::{Life, Moment, Opener, Partition, Unusable};
+use crate::state::{Holder, Life, Moment, Opener, Partition, Unusable};
 
 const FILE: &str = r#"
 name = "p"
@@ -64,7 +64,13 @@ field = "amount"
 inputs = ["amount"]
 "#;
 
-const SESSION: Duration = Duration::from_secs(6);
+/// A lane that last gave a sign of life then.
+fn lane(lane: u32, then: Moment) -> Holder {
+    Holder {
+        lane,
+        life: Arc::new(Life::new(Duration::from_secs(6), then)),
+    }
+}
 
 /// A replica that holds the one partition of a pipeline, as a lane works on it.
 struct World {
@@ -72,6 +78,7 @@ struct World {
     stateless: Arc<Pipeline>,
     partition: Partition,
     shared: Shared,
+    holder: Holder,
     query: Query,
     start_ms: i64,
     offset: i64,
@@ -85,8 +92,8 @@ impl World {
         let fingerprint = pipeline.state().unwrap().fingerprint();
         let partition = Partition::new(rows, fingerprint, None).unwrap();
         let shared = Shared::new(watch::Sender::new(0));
-        let life = Arc::new(Life::new(SESSION, Moment::now()));
-        shared.insert(0, partition.committed(), &life);
+        let holder = lane(0, Moment::now());
+        shared.insert(0, partition.committed(), &holder);
         let cluster = Cluster::new("127.0.0.1:1", "").unwrap();
         let served = [&pipeline, &stateless].map(|pipeline| Served {
             pipeline: Arc::clone(pipeline),
@@ -98,6 +105,7 @@ impl World {
             stateless,
             partition,
             shared,
+            holder,
             query: Query {
                 served: served.into(),
                 instance: "own".to_owned(),
@@ -337,7 +345,7 @@ async fn a_question_without_a_key_or_with_two_is_refused() {
 #[tokio::test]
 async fn a_replica_that_does_not_hold_the_key_says_so_to_another_one() {
     let world = World::new();
-    world.shared.remove(0);
+    world.shared.remove(0, &world.holder);
     let forwarded = GetFeaturesRequest {
         forwarded: true,
         ..key("k1")
@@ -359,11 +367,26 @@ async fn a_lane_that_was_frozen_does_not_answer_before_it_knows_what_it_lost() {
         at: Instant::now() - Duration::from_secs(10),
         wall_ms: now_ms() - 10_000,
     };
-    let life = Arc::new(Life::new(SESSION, frozen));
-    world.shared.insert(0, world.partition.committed(), &life);
+    let frozen = lane(0, frozen);
+    world.shared.insert(0, world.partition.committed(), &frozen);
     assert_eq!(world.refused(&key("k1")).await.0, Code::Unavailable);
-    life.beat(Moment::now());
+    frozen.life.beat(Moment::now());
     assert_eq!(world.refused(&key("k1")).await.0, Code::Unavailable);
+}
+
+#[tokio::test]
+async fn a_lane_that_stood_still_does_not_take_a_partition_from_the_one_that_has_it_now() {
+    let mut world = World::new();
+    world.take("k1", "a", 0, 2.0);
+    world.commit();
+    let [one, other] = [lane(0, Moment::now()), lane(1, Moment::now())];
+    world.shared.insert(0, world.partition.committed(), &one);
+    world.shared.insert(0, world.partition.committed(), &other);
+    world.shared.remove(0, &one);
+    assert_eq!(world.shared.held()[0].lane, 1);
+    assert!(world.ask(&key("k1")).await.is_ok());
+    world.shared.remove(0, &other);
+    assert!(world.shared.held().is_empty());
 }
 
 #[tokio::test]

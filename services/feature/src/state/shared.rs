@@ -6,7 +6,6 @@ use std::{
 };
 
 use quadrille_pipeline::State;
-use quadrille_registry::HeldPartitions;
 use quadrille_service::fields::now_ms;
 use tokio::sync::watch;
 
@@ -25,12 +24,26 @@ struct Inner {
     changes: watch::Sender<u64>,
 }
 
+/// A lane of this replica.
+#[derive(Clone)]
+pub(crate) struct Holder {
+    pub lane: u32,
+    pub life: Arc<Life>,
+}
+
 #[derive(Clone)]
 struct Held {
     committed: SharedCommitted,
     since_ms: i64,
-    /// Of the lane that has the partition.
-    life: Arc<Life>,
+    by: Holder,
+}
+
+/// A partition that this replica can answer for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Holding {
+    pub partition: i32,
+    pub since_ms: i64,
+    pub lane: u32,
 }
 
 impl Shared {
@@ -47,27 +60,38 @@ impl Shared {
         held.unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// A partition is restored, by the lane with these signs of life.
-    pub fn insert(&self, partition: i32, committed: &SharedCommitted, life: &Arc<Life>) {
+    /// A partition is restored by a lane.
+    pub fn insert(&self, partition: i32, committed: &SharedCommitted, by: &Holder) {
         let held = Held {
             committed: Arc::clone(committed),
             since_ms: now_ms(),
-            life: Arc::clone(life),
+            by: by.clone(),
         };
         self.lock().insert(partition, held);
         self.0.changes.send_modify(|count| *count += 1);
     }
 
-    pub fn remove(&self, partition: i32) {
-        if self.lock().remove(&partition).is_some() {
-            self.0.changes.send_modify(|count| *count += 1);
+    /// A lane has given a partition up. It may have stood still: then another lane of this replica may have it by now.
+    pub fn remove(&self, partition: i32, by: &Holder) {
+        let mut all = self.lock();
+        let is_its = |held: &Held| Arc::ptr_eq(&held.by.life, &by.life);
+        if !all.get(&partition).is_some_and(is_its) {
+            return;
         }
+        all.remove(&partition);
+        drop(all);
+        self.0.changes.send_modify(|count| *count += 1);
     }
 
-    /// What this replica can answer for, since when.
-    pub fn held(&self) -> HeldPartitions {
+    /// What this replica can answer for.
+    pub fn held(&self) -> Vec<Holding> {
         let held = self.lock();
-        held.iter().map(|(at, held)| (*at, held.since_ms)).collect()
+        let holding = held.iter().map(|(partition, held)| Holding {
+            partition: *partition,
+            since_ms: held.since_ms,
+            lane: held.by.lane,
+        });
+        holding.collect()
     }
 
     /// Whether a partition is here, restored, and surely not another replica's by now.
@@ -81,7 +105,7 @@ impl Shared {
     fn of(&self, partition: i32, now: Moment) -> Result<Held, Unread> {
         let held = self.lock().get(&partition).cloned();
         let held = held.ok_or(Unread::NotHeld)?;
-        match held.life.is_certain(now) {
+        match held.by.life.is_certain(now) {
             true => Ok(held),
             false => Err(Unread::Silent),
         }
