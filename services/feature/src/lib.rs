@@ -21,7 +21,7 @@ use quadrille_choreography::{ChangelogReader, changelog::TOMBSTONES_KEPT};
 use quadrille_pipeline::Pipeline;
 use quadrille_proto::v1::feature_service_server::FeatureServiceServer;
 use quadrille_service::{
-    Assembly, Boxed, Calls, Context, Drain, Error, MessageMax, Requests, Task,
+    Assembly, Boxed, Calls, Context, Drain, Error, MessageMax, Requests, Task, fields::now_ms,
 };
 use quadrille_state::{Identity, Settings, Stores};
 use tokio::sync::watch;
@@ -153,8 +153,7 @@ fn keep_house(context: &Context, stores: Stores) {
                 () = stop.requested() => return Ok(()),
             }
             let stores = stores.clone();
-            let swept =
-                tokio::task::spawn_blocking(move || stores.sweep(STORES_KEPT, state::now_ms()));
+            let swept = tokio::task::spawn_blocking(move || stores.sweep(STORES_KEPT, now_ms()));
             match swept.await {
                 Ok(Ok(0)) => {}
                 Ok(Ok(count)) => {

@@ -13,9 +13,12 @@ use quadrille_proto::{
     seal,
     v1::{FeatureVector, Record},
 };
-use quadrille_service::sealed::{Opener, malformed};
+use quadrille_service::{
+    fields::now_ms,
+    sealed::{Opener, malformed},
+};
 
-use crate::state::{CHANGELOG, KEY_LEN_MAX, Options, Partition, States, Unusable, now_ms};
+use crate::state::{CHANGELOG, KEY_LEN_MAX, Options, Partition, States, Unusable};
 
 /// Computes the features of a pipeline's records.
 pub struct FeatureHandler {

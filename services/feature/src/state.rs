@@ -17,7 +17,6 @@ use quadrille_choreography::{ChangelogReader, Delivered, LaneId, Restore, change
 use quadrille_pipeline::Pipeline;
 
 pub(crate) use self::{
-    disk::now_ms,
     layout::KEY_LEN_MAX,
     life::{Life, Moment},
     partition::{NoEpoch, Partition, Unusable},

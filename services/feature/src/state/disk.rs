@@ -3,9 +3,10 @@
 use std::{
     collections::BTreeMap,
     ops::Bound::{Included, Unbounded},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
+use quadrille_service::fields::now_ms;
 use quadrille_state::{Batch, Identity, Opened, Store, Stores};
 
 use super::{
@@ -68,12 +69,6 @@ pub(super) fn open(
         batch: Batch::new(),
         ahead: None,
     }))
-}
-
-/// The wall clock, in ms since 1970.
-pub(crate) fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.unwrap_or_default().as_millis() as i64
 }
 
 impl Disk {
