@@ -15,6 +15,9 @@ pub use topics::{
     dlq_of,
 };
 
+/// When to ask again, in milliseconds, in the trailers of a refusal: gRPC's own name, which clients with a retry policy obey.
+pub const RETRY_PUSHBACK_MS: &str = "grpc-retry-pushback-ms";
+
 /// The generated messages, clients and servers of `inference`: the Open Inference Protocol.
 pub mod oip {
     #![allow(

@@ -10,7 +10,7 @@ use std::{
 use quadrille_history::History;
 use quadrille_pipeline::{Arrival, Pipeline, Scratch};
 use quadrille_proto::{
-    Service,
+    RETRY_PUSHBACK_MS, Service,
     v1::{
         Feature, FeatureVector, FeaturesSource, GetFeaturesRequest, GetFeaturesResponse, Record,
         RecordPosition, feature_service_client::FeatureServiceClient,
@@ -104,7 +104,7 @@ impl Asker {
 }
 
 fn may_be_asked_again(status: &Status) -> bool {
-    status.code() == Code::Unavailable && status.metadata().contains_key("grpc-retry-pushback-ms")
+    status.code() == Code::Unavailable && status.metadata().contains_key(RETRY_PUSHBACK_MS)
 }
 
 /// By key, and how many records of its partition the answer takes into account.

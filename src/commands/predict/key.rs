@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use prost_types::Struct;
 use quadrille_proto::{
-    Service,
+    RETRY_PUSHBACK_MS, Service,
     v1::{
         AsOf, Feature, FeaturesSource, GetFeaturesRequest, GetFeaturesResponse,
         feature_service_client::FeatureServiceClient,
@@ -20,7 +20,6 @@ const SERVICE: &str = "feature";
 
 /// A partition that moves is somewhere again by then.
 const ASKED_AGAIN_FOR: Duration = Duration::from_secs(15);
-const RETRY_MS: &str = "grpc-retry-pushback-ms";
 /// Whatever a service says.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
@@ -83,7 +82,7 @@ fn pause(status: &Status) -> Option<Duration> {
     if status.code() != Code::Unavailable {
         return None;
     }
-    let ms = status.metadata().get(RETRY_MS)?.to_str().ok()?;
+    let ms = status.metadata().get(RETRY_PUSHBACK_MS)?.to_str().ok()?;
     Some(Duration::from_millis(ms.parse().ok()?).min(PAUSE_MAX))
 }
 
@@ -189,7 +188,7 @@ mod tests {
         let with = |code, hint: Option<&'static str>| {
             let mut metadata = MetadataMap::new();
             if let Some(hint) = hint {
-                metadata.insert(RETRY_MS, hint.parse().unwrap());
+                metadata.insert(RETRY_PUSHBACK_MS, hint.parse().unwrap());
             }
             pause(&Status::with_metadata(code, "", metadata))
         };

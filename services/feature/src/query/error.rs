@@ -1,10 +1,9 @@
 //! Why a question has no answer, and how gRPC says it.
 
 use quadrille_pipeline::quote::message;
+use quadrille_proto::RETRY_PUSHBACK_MS;
 use tonic::{Code, Status, metadata::MetadataValue};
 
-/// When to ask again, in the trailers of a refusal: gRPC's own name, which clients with a retry policy obey.
-const RETRY_MS: &str = "grpc-retry-pushback-ms";
 /// Why a replica refuses another one's question.
 const REASON: &str = "quadrille-reason";
 const NOT_OWNER: &str = "NOT_OWNER";
@@ -61,7 +60,7 @@ impl From<Error> for Status {
             }
             Error::Unavailable(_) => {
                 let ms = MetadataValue::from(RETRY_MS_DEFAULT);
-                status.metadata_mut().insert(RETRY_MS, ms);
+                status.metadata_mut().insert(RETRY_PUSHBACK_MS, ms);
             }
             _ => {}
         }
@@ -77,7 +76,7 @@ pub(super) fn is_not_owner(status: &Status) -> bool {
 
 /// Whether the replica itself says that it cannot answer now: what is between here and there does not know this header.
 pub(super) fn is_busy_replica(status: &Status) -> bool {
-    status.code() == Code::Unavailable && status.metadata().contains_key(RETRY_MS)
+    status.code() == Code::Unavailable && status.metadata().contains_key(RETRY_PUSHBACK_MS)
 }
 
 #[cfg(test)]
@@ -89,7 +88,7 @@ mod tests {
         let status = Status::from(Error::Unavailable("moving".to_owned()));
         assert_eq!(status.code(), Code::Unavailable);
         assert!(is_busy_replica(&status) && !is_not_owner(&status));
-        let hint = status.metadata().get(RETRY_MS).expect("a hint");
+        let hint = status.metadata().get(RETRY_PUSHBACK_MS).expect("a hint");
         assert_eq!(hint, "250");
     }
 
