@@ -7,7 +7,6 @@ use quadrille_choreography::{
     ChangelogReader, Delivered, Destination, Handler, Incoming, Item, LaneId, Output, OutputKey,
     Restore, Schemas, handler,
 };
-use quadrille_history::Definition;
 use quadrille_pipeline::{Arrival, Invalid, Late, Pipeline, Scratch, Taken};
 use quadrille_proto::{
     seal,
@@ -106,23 +105,45 @@ impl FeatureHandler {
         output: &mut Output,
     ) {
         let late = self.pipeline.state().map(|state| state.late());
-        match taken {
-            Taken::Vector => self.emit(output),
-            Taken::StateOnly => output.absorb("state_only"),
-            Taken::Duplicate => output.absorb("duplicate"),
-            Taken::Late { .. } if late == Some(Late::Absorb) => output.absorb("late"),
+        let absorbed = match taken {
+            Taken::Vector => None,
+            Taken::StateOnly => Some("state_only"),
+            Taken::Duplicate => Some("duplicate"),
+            Taken::Late { .. } if late == Some(Late::Absorb) => Some("late"),
             Taken::Late { .. } | Taken::TooMany => {
                 let refusal = self.pipeline.refusal(taken, &item.record.id);
                 return output.fail(refused(refusal));
             }
+        };
+        // Before the record's outcome, of which there is one alone.
+        if let Err(damage) = self.sweep(item) {
+            return output.fail(damage);
         }
+        match absorbed {
+            None => self.emit(output),
+            Some(reason) => output.absorb(reason),
+        }
+        if let Some(states) = &mut self.states {
+            send_changes(states, item.incoming.partition, before, output);
+        }
+    }
+
+    /// Looks for what may be forgotten in the record's partition.
+    fn sweep(&mut self, item: &Item<'_, Record>) -> Result<(), handler::Error> {
         let (Some(states), Some(state)) = (&mut self.states, self.pipeline.state()) else {
-            return;
+            return Ok(());
         };
         let number = item.incoming.partition;
-        let sweep = (state.definition(), self.now_ms);
-        if let Err(error) = send_changes(states, number, item, before, sweep, output) {
-            tracing::debug!(partition = number, %error, "the sweep of state has to wait");
+        let partition = states.of(number)?;
+        // A clock that is ahead does not make all other keys old.
+        partition.advance(item.record.event_time_ms.min(self.now_ms));
+        match partition.sweep_now_and_then(state.definition()) {
+            Ok(()) => Ok(()),
+            Err(damage) if damage.is_damage() => Err(states.unusable(number, &damage)),
+            Err(error) => {
+                tracing::debug!(partition = number, %error, "the sweep of state has to wait");
+                Ok(())
+            }
         }
     }
 }
@@ -161,21 +182,11 @@ fn take(
     })
 }
 
-/// Sends what changed with the record in hand, and sweeps a little.
-fn send_changes(
-    states: &mut States,
-    number: i32,
-    item: &Item<'_, Record>,
-    before: usize,
-    (definition, now_ms): (&Definition, i64),
-    output: &mut Output,
-) -> Result<(), Unusable> {
+/// Sends what changed with the record in hand.
+fn send_changes(states: &mut States, number: i32, before: usize, output: &mut Output) {
     let Ok(partition) = states.of(number) else {
-        return Ok(());
+        return;
     };
-    // A clock that is ahead does not make all other keys old.
-    partition.advance(item.record.event_time_ms.min(now_ms));
-    let swept = partition.sweep_now_and_then(definition);
     for (key, row) in partition.changes(before) {
         let change = Destination {
             output: Some(CHANGELOG),
@@ -187,7 +198,6 @@ fn send_changes(
             None => output.with_tombstone(change),
         }
     }
-    swept
 }
 
 impl Handler for FeatureHandler {
@@ -258,5 +268,91 @@ impl Handler for FeatureHandler {
 
     fn tick(&mut self) {
         self.each_state(States::tick);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use quadrille_choreography::{Cluster, Headers};
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::state::{Opener, Shared};
+
+    const FILE: &str = r#"
+name = "p"
+[record]
+id = "id"
+key = "card"
+event_time = "time"
+[[record.fields]]
+name = "amount"
+type = "number"
+[state]
+lateness = "1h"
+forget_after = "1d"
+[[features]]
+name = "sum"
+kind = "sum"
+field = "amount"
+to = "1h"
+[model]
+inputs = ["sum"]
+"#;
+
+    /// Of one partition, of which these rows are kept.
+    fn handler(rows: &[(&[u8], &[u8])]) -> FeatureHandler {
+        let pipeline = Arc::new(Pipeline::parse("p.toml", FILE).unwrap());
+        let cluster = Cluster::new("127.0.0.1:1", "").unwrap();
+        let options = Options {
+            pipeline: Arc::clone(&pipeline),
+            opener: Opener::Memory,
+            shared: Shared::new(watch::Sender::new(0)),
+            claimants: Arc::new(|_| Vec::new()),
+            session: Duration::from_secs(6),
+            cache_bytes: 1 << 20,
+        };
+        let reader = ChangelogReader::new(&cluster, "p.feature-state");
+        let mut handler = FeatureHandler::with_state(options, 0, reader, Schemas::new(&cluster));
+        let states = handler.states.as_mut().unwrap();
+        states.hold(0, rows);
+        handler
+    }
+
+    #[test]
+    fn a_damaged_row_that_the_sweep_meets_has_the_partition_restored() {
+        let incoming = Incoming {
+            topic: "p.records",
+            partition: 0,
+            offset: 7,
+            key: None,
+            payload: None,
+            timestamp_ms: None,
+            headers: Headers::default(),
+            polled_at: Instant::now(),
+        };
+        let record = Record {
+            id: "a".to_owned(),
+            key: "k".to_owned(),
+            event_time_ms: now_ms(),
+            values: vec![1.0],
+            ..Record::default()
+        };
+        let item = Item {
+            record: &record,
+            incoming: &incoming,
+        };
+        // What begins like a row and is none.
+        for (rows, is_damaged) in [(&[][..], false), (&[(&[1_u8, 0, 0][..], &[][..])], true)] {
+            let (mut handler, mut output) = (handler(rows), Output::default());
+            handler.begin();
+            handler.handle(std::slice::from_ref(&item), &mut output);
+            let failure = output.failure(0);
+            let restarts = matches!(failure, Some(handler::Error::Restart(_)));
+            assert_eq!(restarts, is_damaged, "{failure:?}");
+            assert_eq!(output.payload(0).is_some(), !is_damaged);
+        }
     }
 }

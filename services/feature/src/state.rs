@@ -239,6 +239,25 @@ impl States {
         }
     }
 
+    /// A partition of which these rows were restored.
+    #[cfg(test)]
+    pub fn hold(&mut self, number: i32, rows: &[(&[u8], &[u8])]) {
+        let mut kept = self.options.opener.open(number).unwrap();
+        let mut changes = Pending::default();
+        let marker = layout::Marker {
+            definition: self.definition,
+            epoch: 1,
+        };
+        changes.push(&layout::MARKER, Some(&marker.write()));
+        for (key, row) in rows {
+            changes.push(key, Some(row));
+        }
+        kept.apply(&changes, 1).unwrap();
+        let partition = Partition::new(kept, self.definition, None).unwrap();
+        self.partitions.insert(number, partition);
+        self.share_memory();
+    }
+
     fn share_memory(&mut self) {
         let each = self.options.cache_bytes / self.partitions.len().max(1);
         for partition in self.partitions.values_mut() {
