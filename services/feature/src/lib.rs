@@ -27,7 +27,7 @@ use quadrille_state::{Identity, Settings, Stores};
 use tokio::sync::watch;
 
 use crate::{
-    query::{Query, Reports, Served, Vectors},
+    query::{Query, Reads, Reports, Served, Vectors},
     state::{CHANGELOG, Opener, Options, Shared},
 };
 
@@ -121,6 +121,7 @@ async fn assemble(context: Context, state: StateSettings) -> Result<Assembly, Er
             served,
             instance: context.config.instance(),
             siblings,
+            reads: Reads::default(),
             vectors: Vectors::new(context.config.cluster.clone(), context.schemas.clone()),
             tracing: context.tracing.clone(),
         },

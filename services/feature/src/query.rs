@@ -10,6 +10,7 @@
 mod error;
 mod peers;
 mod question;
+mod reads;
 mod route;
 mod siblings;
 mod stored;
@@ -26,6 +27,7 @@ use tonic::metadata::MetadataMap;
 pub(crate) use self::{
     error::Error,
     peers::Peers,
+    reads::Reads,
     siblings::{Reports, Siblings},
     stored::Vectors,
 };
@@ -53,6 +55,7 @@ pub(crate) struct Query {
     pub instance: String,
     /// None where no pipeline has state.
     pub siblings: Option<Siblings>,
+    pub reads: Reads,
     pub vectors: Vectors,
     pub tracing: Tracing,
 }
@@ -132,7 +135,9 @@ impl Query {
         let served =
             served.ok_or_else(|| Error::Broken("the pipeline is not served".to_owned()))?;
         let partition = partition_of(question.key.as_bytes(), served.partitions);
-        match read(served, partition, &question.key).await? {
+        let reads = &self.reads;
+        let past = reads.read(served, partition, &question.key, call.deadline);
+        match past.await? {
             Ok(past) => self.answer_of(pipeline, &question, partition, past),
             Err(Unread::NotHeld) => match &self.siblings {
                 Some(siblings) if !request.forwarded => {
@@ -175,17 +180,6 @@ impl Query {
         };
         Ok(response(pipeline, &answer.values, as_of))
     }
-}
-
-/// The key's history, off the threads that serve requests: the store may read from disk, and a lane may be applying a batch.
-async fn read(served: &Served, partition: i32, key: &str) -> Result<Result<Past, Unread>, Error> {
-    let (pipeline, shared) = (Arc::clone(&served.pipeline), served.shared.clone());
-    let key = key.as_bytes().to_vec();
-    let read = tokio::task::spawn_blocking(move || {
-        let state = pipeline.state().ok_or(Unread::NotHeld)?;
-        shared.read(partition, &key, state)
-    });
-    read.await.map_err(|error| Error::Broken(error.to_string()))
 }
 
 fn response(pipeline: &Pipeline, values: &[f64], as_of: AsOf) -> GetFeaturesResponse {

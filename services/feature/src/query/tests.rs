@@ -110,6 +110,7 @@ impl World {
                 served: served.into(),
                 instance: "own".to_owned(),
                 siblings: None,
+                reads: Reads::default(),
                 vectors: Vectors::new(cluster.clone(), Schemas::new(&cluster)),
                 tracing: Tracing::off(),
             },
