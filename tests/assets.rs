@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use quadrille_telemetry::{
     Registry,
-    metrics::{LoopMetrics, PortMetrics, RequestMetrics, ServingMetrics},
+    metrics::{LoopMetrics, PortMetrics, RequestMetrics, ServingMetrics, StateMetrics},
 };
 
 const RULES: &str = "deploy/prometheus/rules/quadrille.yml";
@@ -68,6 +68,7 @@ fn rules_and_dashboards_name_metrics_that_the_services_have() {
     RequestMetrics::register(&registry);
     ServingMetrics::register(&registry);
     PortMetrics::register(&registry);
+    StateMetrics::register(&registry);
     let mut known: BTreeSet<String> = registry.names().into_iter().collect();
     // Labels that begin as metrics do.
     known.extend(

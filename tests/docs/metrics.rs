@@ -10,6 +10,7 @@ use quadrille_telemetry::{
     Registry,
     metrics::{
         Committed, LoopMetrics, Missed, ModelState, PortMetrics, RequestMetrics, ServingMetrics,
+        StateMetrics,
     },
 };
 
@@ -22,11 +23,12 @@ under OpenTelemetry's names (with dots, without the unit) where [one is set](con
 No label holds the id or the key of a record, so the number of series follows from the pipelines, partitions, lanes and model versions alone.
 ";
 
-const GROUPS: [&str; 4] = [
+const GROUPS: [&str; 5] = [
     "Records, batches and lag: every service",
     "Requests: every service",
     "The port: every service",
     "Models and deployments: inference",
+    "State of pipelines that look back: feature",
 ];
 
 /// Registered only where traces are exported, which a test does not do.
@@ -48,9 +50,9 @@ struct Family {
 }
 
 /// One group each: what is registered, with a sample in every family, since a family without one is not shown.
-fn registries() -> [Registry; 4] {
+fn registries() -> [Registry; 5] {
     let all = std::array::from_fn(|_| Registry::default());
-    let [of_loop, of_requests, of_port, of_models] = &all;
+    let [of_loop, of_requests, of_port, of_models, of_state] = &all;
     let stage = LoopMetrics::register(of_loop).stage("p", "g", "t");
     stage.committed(&Committed {
         age: Some(Duration::ZERO),
@@ -81,6 +83,8 @@ fn registries() -> [Registry; 4] {
     variant.missed(Missed::Budget, 1);
     serving.times("m", "1").compute(Duration::ZERO);
     serving.queue("m", "1").closed("size", 1, Duration::ZERO);
+
+    StateMetrics::register(of_state).pipeline("p");
     all
 }
 

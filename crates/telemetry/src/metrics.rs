@@ -5,11 +5,13 @@
 pub(crate) mod exposition;
 mod models;
 mod serving;
+mod state;
 
 pub use models::{
     Missed, ModelState, QueueMetrics, ServingMetrics, VariantMetrics, VariantRecords,
 };
 pub use serving::{ModelMetrics, ModelTimes, PortMetrics, RequestMetrics, RpcDurations};
+pub use state::{PipelineStateMetrics, StateMetrics, StateUsage};
 
 use std::{
     collections::BTreeMap,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use quadrille_choreography::{ChangelogReader, Cluster, Schemas};
 use quadrille_pipeline::Pipeline;
 use quadrille_state::{Identity, Stores};
+use quadrille_telemetry::metrics::PipelineStateMetrics;
 use tokio::sync::watch;
 
 use crate::{
@@ -48,6 +49,7 @@ impl Handlers {
                 claimants: Arc::new(|_| Vec::new()),
                 session: cluster.session_timeout(),
                 cache_bytes,
+                metrics: PipelineStateMetrics::unregistered(),
             },
             cluster: cluster.clone(),
             changelog: changelog.to_owned(),

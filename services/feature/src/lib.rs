@@ -10,6 +10,7 @@ mod ownership;
 mod query;
 mod stage;
 mod state;
+mod usage;
 
 use std::{
     path::{Path, PathBuf},
@@ -24,6 +25,7 @@ use quadrille_service::{
     Assembly, Boxed, Calls, Context, Drain, Error, MessageMax, Requests, Task, fields::now_ms,
 };
 use quadrille_state::{Identity, Settings, Stores};
+use quadrille_telemetry::metrics::StateMetrics;
 use tokio::sync::watch;
 
 use crate::{
@@ -103,6 +105,7 @@ async fn assemble(context: Context, state: StateSettings) -> Result<Assembly, Er
             _ => Some(ownership::follow(&context.config.cluster)?),
         },
         cache_bytes: state.memory_bytes / CACHE_SHARE / looking_back.max(1),
+        metrics: StateMetrics::register(&context.registry),
     };
     let changes = watch::Sender::new(0);
     let mut served = Vec::new();
@@ -111,6 +114,10 @@ async fn assemble(context: Context, state: StateSettings) -> Result<Assembly, Er
         served.push(run_stage(&context, pipeline, shared, &common).await?);
     }
     if let Some(stores) = common.stores {
+        let with_state = context.config.pipelines.iter().filter(|it| it.keeps_state());
+        let names = with_state.map(|it| it.name().to_owned());
+        let metrics = names.map(|name| (name.clone(), common.metrics.pipeline(&name)));
+        usage::show(&context, stores.clone(), metrics.collect());
         keep_house(&context, stores);
     }
     let start = |reports| ownership::start(&context, &served, changes.subscribe(), reports);
@@ -177,6 +184,7 @@ struct Common {
     reports: Option<Reports>,
     /// Of histories in use, for each pipeline.
     cache_bytes: usize,
+    metrics: StateMetrics,
 }
 
 async fn run_stage(
@@ -210,6 +218,7 @@ async fn run_stage(
         },
         session: cluster.session_timeout(),
         cache_bytes: common.cache_bytes / stage.config.lanes.max(1),
+        metrics: common.metrics.pipeline(pipeline.name()),
     };
     context.run(stage, |lane| {
         let reader = ChangelogReader::new(&cluster, &changelog);

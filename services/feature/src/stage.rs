@@ -276,6 +276,7 @@ mod tests {
     use std::time::Duration;
 
     use quadrille_choreography::{Cluster, Headers};
+    use quadrille_telemetry::metrics::PipelineStateMetrics;
     use tokio::sync::watch;
 
     use super::*;
@@ -313,6 +314,7 @@ inputs = ["sum"]
             claimants: Arc::new(|_| Vec::new()),
             session: Duration::from_secs(6),
             cache_bytes: 1 << 20,
+            metrics: PipelineStateMetrics::unregistered(),
         };
         let reader = ChangelogReader::new(&cluster, "p.feature-state");
         let mut handler = FeatureHandler::with_state(options, 0, reader, Schemas::new(&cluster));

@@ -5,6 +5,7 @@ mod cache;
 mod disk;
 mod layout;
 mod life;
+mod meter;
 mod partition;
 mod past;
 mod pending;
@@ -15,6 +16,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use quadrille_choreography::{ChangelogReader, Delivered, LaneId, Restore, changelog, handler};
 use quadrille_pipeline::Pipeline;
+use quadrille_telemetry::metrics::{PipelineStateMetrics, StateUsage};
 
 pub(crate) use self::{
     layout::KEY_LEN_MAX,
@@ -24,7 +26,7 @@ pub(crate) use self::{
     rows::Opener,
     shared::{Holder, Shared},
 };
-use self::{pending::Pending, rows::Rows};
+use self::{meter::Meter, pending::Pending, rows::Rows};
 
 /// The output that is the changelog.
 pub(crate) const CHANGELOG: &str = "feature-state";
@@ -44,6 +46,7 @@ pub(crate) struct Options {
     pub session: Duration,
     /// Of histories in memory, for each lane.
     pub cache_bytes: usize,
+    pub metrics: PipelineStateMetrics,
 }
 
 /// The states of one lane.
@@ -54,6 +57,7 @@ pub(crate) struct States {
     partitions: BTreeMap<i32, Partition>,
     restoring: BTreeMap<i32, Restoring>,
     holder: Holder,
+    meter: Meter,
 }
 
 struct Restoring {
@@ -71,6 +75,7 @@ impl States {
                 lane: u32::try_from(lane).unwrap_or(u32::MAX),
                 life: Arc::new(life),
             },
+            meter: Meter::new(options.metrics.clone()),
             options,
             definition,
             reader,
@@ -94,6 +99,21 @@ impl States {
     /// The lane is at work.
     pub fn tick(&mut self) {
         self.holder.life.beat(Moment::now());
+        if self.meter.is_due() {
+            self.measure();
+        }
+    }
+
+    fn measure(&mut self) {
+        let mut usage = StateUsage::default();
+        for partition in self.partitions.values_mut() {
+            usage += partition.usage();
+            self.meter.count(partition.take_counts());
+        }
+        for restoring in self.restoring.values() {
+            usage += restoring.rows.usage();
+        }
+        self.meter.show(usage);
     }
 
     pub fn begin(&mut self) {
@@ -126,7 +146,8 @@ impl States {
             self.options.shared.remove(*number, &self.holder);
             self.reader.forget(*number);
             self.restoring.remove(number);
-            if let Some(partition) = self.partitions.remove(number) {
+            if let Some(mut partition) = self.partitions.remove(number) {
+                self.meter.count(partition.take_counts());
                 partition.close();
             }
         }

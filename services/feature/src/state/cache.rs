@@ -13,6 +13,8 @@ pub(super) struct Cache {
     young: Generation,
     old: Generation,
     bytes_max: usize,
+    /// Histories let go so far.
+    evicted: u64,
 }
 
 #[derive(Default)]
@@ -27,6 +29,7 @@ impl Cache {
             young: Generation::default(),
             old: Generation::default(),
             bytes_max,
+            evicted: 0,
         }
     }
 
@@ -47,13 +50,18 @@ impl Cache {
     /// Lets go of what is too much.
     pub fn trim(&mut self) {
         if self.young.bytes > self.bytes_max / 2 {
-            self.old = mem::take(&mut self.young);
+            let gone = mem::replace(&mut self.old, mem::take(&mut self.young));
+            self.evicted += gone.histories.len() as u64;
         }
     }
 
-    #[cfg(test)]
     pub fn bytes(&self) -> usize {
         self.young.bytes + self.old.bytes
+    }
+
+    /// How many histories were let go since the last call.
+    pub fn take_evicted(&mut self) -> u64 {
+        mem::take(&mut self.evicted)
     }
 }
 
@@ -84,6 +92,7 @@ mod tests {
             cache.trim();
             assert!(cache.bytes() <= 11 * one, "{} bytes", cache.bytes());
         }
+        assert!((80..100).contains(&cache.take_evicted()), "all but some");
         assert!(cache.take(b"k01").is_none());
         assert!(cache.take(b"k99").is_some());
     }

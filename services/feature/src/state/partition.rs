@@ -7,6 +7,7 @@ use std::{
 };
 
 use quadrille_history::{Corrupt, Definition, History};
+use quadrille_telemetry::metrics::StateUsage;
 
 use super::{
     cache::Cache,
@@ -66,6 +67,9 @@ pub(crate) struct Partition {
     is_swept: bool,
     /// Until the next sweep.
     records: u32,
+    /// Keys that the batch in hand forgets, and those forgotten for good.
+    forgets: u64,
+    forgotten: u64,
 }
 
 #[derive(Default, Clone)]
@@ -75,6 +79,7 @@ struct Savepoint {
     marker_is_pending: bool,
     cursor: Vec<u8>,
     is_swept: bool,
+    forgets: u64,
 }
 
 /// Why a history cannot be had.
@@ -166,6 +171,8 @@ impl Partition {
             input_next,
             is_swept: false,
             records: 0,
+            forgets: 0,
+            forgotten: 0,
         })
     }
 
@@ -203,6 +210,7 @@ impl Partition {
             marker_is_pending: self.marker_is_pending,
             cursor: self.cursor.clone(),
             is_swept: self.is_swept,
+            forgets: self.forgets,
         }
     }
 
@@ -226,6 +234,7 @@ impl Partition {
             self.cursor.clone_from(&savepoint.cursor);
             self.is_swept = savepoint.is_swept;
         }
+        self.forgets = savepoint.forgets;
         self.pending.truncate(savepoint.pending);
         for key in self.touched.drain(savepoint.touched..) {
             self.cache.take(&key);
@@ -243,6 +252,7 @@ impl Partition {
     /// The rows are damaged; what was committed is in the changelog.
     pub fn apply(&mut self, next: Option<i64>) -> Result<(), Fault> {
         self.begun = Savepoint::default();
+        self.forgotten += std::mem::take(&mut self.forgets);
         let mut committed = lock(&self.committed);
         committed.input_next = self.input_next;
         self.touched.clear();
@@ -464,10 +474,26 @@ impl Partition {
         for row in rows.iter().chain(&own) {
             self.pending.push(row, None);
         }
+        self.forgets += 1;
         // A history without events, should the key come again; and after an abort the rows as they were.
         self.touched_hashes.insert(self.hasher.hash_one(&*key));
         self.touched.push(key);
         Ok(true)
+    }
+
+    /// What the state takes, but for stores on disk.
+    pub fn usage(&self) -> StateUsage {
+        let mut usage = lock(&self.committed).rows.usage();
+        usage.histories += self.cache.bytes();
+        usage
+    }
+
+    /// How many histories were let go, and how many keys forgotten, since the last call.
+    pub fn take_counts(&mut self) -> (u64, u64) {
+        (
+            self.cache.take_evicted(),
+            std::mem::take(&mut self.forgotten),
+        )
     }
 
     /// The partition was given up: what is in memory goes to where the rows are kept.

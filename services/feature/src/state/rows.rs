@@ -7,6 +7,7 @@ use std::{
 };
 
 use quadrille_state::{Identity, Stores};
+use quadrille_telemetry::metrics::StateUsage;
 
 use super::{disk, pending::Pending};
 
@@ -33,6 +34,11 @@ pub(crate) trait Rows: Send {
 
     /// The changelog's offset that the rows stand for; None: they stand for nothing yet.
     fn next_offset(&self) -> Option<i64>;
+
+    /// What they take, but for stores on disk.
+    fn usage(&self) -> StateUsage {
+        StateUsage::default()
+    }
 
     /// The changelog has nothing from [`Rows::next_offset`] on.
     fn caught_up(&mut self) {}
@@ -73,10 +79,14 @@ impl Rows for Broken {
     }
 }
 
+/// Of a row in a map, beside its bytes: two slots of a node that is two thirds full, and the allocator's headers, roughly.
+pub(super) const ROW_OVERHEAD: usize = 112;
+
 /// Rows in memory alone.
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
     rows: BTreeMap<Box<[u8]>, Box<[u8]>>,
+    bytes: usize,
     next: Option<i64>,
 }
 
@@ -99,17 +109,25 @@ impl Rows for Memory {
 
     fn apply(&mut self, changes: &Pending, next: i64) -> Result<(), Fault> {
         for (key, value) in changes.iter() {
-            match value {
+            let size = |value: &[u8]| ROW_OVERHEAD + key.len() + value.len();
+            let before = match value {
                 Some(value) => {
-                    self.rows.insert(key.into(), value.into());
+                    self.bytes += size(value);
+                    self.rows.insert(key.into(), value.into())
                 }
-                None => {
-                    self.rows.remove(key);
-                }
-            }
+                None => self.rows.remove(key),
+            };
+            self.bytes -= before.map_or(0, |before| size(&before));
         }
         self.next = Some(next);
         Ok(())
+    }
+
+    fn usage(&self) -> StateUsage {
+        StateUsage {
+            rows: self.bytes,
+            ..StateUsage::default()
+        }
     }
 
     fn next_offset(&self) -> Option<i64> {
