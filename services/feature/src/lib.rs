@@ -13,6 +13,7 @@ mod state;
 mod usage;
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -114,10 +115,16 @@ async fn assemble(context: Context, state: StateSettings) -> Result<Assembly, Er
         served.push(run_stage(&context, pipeline, shared, &common).await?);
     }
     if let Some(stores) = common.stores {
-        let with_state = context.config.pipelines.iter().filter(|it| it.keeps_state());
+        let with_state = context
+            .config
+            .pipelines
+            .iter()
+            .filter(|it| it.keeps_state());
         let names = with_state.map(|it| it.name().to_owned());
         let metrics = names.map(|name| (name.clone(), common.metrics.pipeline(&name)));
-        usage::show(&context, stores.clone(), metrics.collect());
+        let metrics: BTreeMap<_, _> = metrics.collect();
+        usage::check(&context, state.memory_bytes, metrics.clone());
+        usage::show(&context, stores.clone(), metrics);
         keep_house(&context, stores);
     }
     let start = |reports| ownership::start(&context, &served, changes.subscribe(), reports);

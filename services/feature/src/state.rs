@@ -31,6 +31,8 @@ use self::{meter::Meter, pending::Pending, rows::Rows};
 /// The output that is the changelog.
 pub(crate) const CHANGELOG: &str = "feature-state";
 
+const TO_BE_RESTORED: &str = "the partition's state is to be restored from its changelog";
+
 /// The lanes, of this replica and of others, that say that they hold a partition.
 pub(crate) type Claimants = Arc<dyn Fn(i32) -> Vec<LaneId> + Send + Sync>;
 
@@ -100,7 +102,16 @@ impl States {
     pub fn tick(&mut self) {
         self.holder.life.beat(Moment::now());
         if self.meter.is_due() {
+            self.tend();
             self.measure();
+        }
+    }
+
+    fn tend(&mut self) {
+        for (number, partition) in &mut self.partitions {
+            if let Err(error) = partition.tend() {
+                tracing::warn!(partition = number, %error, "{TO_BE_RESTORED}");
+            }
         }
     }
 
@@ -136,7 +147,7 @@ impl States {
         for (number, partition) in &mut self.partitions {
             if let Err(error) = partition.apply(delivered.next(CHANGELOG, *number)) {
                 // The next record whose history is not in memory has it restored.
-                tracing::warn!(partition = number, %error, "the partition's state is to be restored from its changelog");
+                tracing::warn!(partition = number, %error, "{TO_BE_RESTORED}");
             }
         }
     }

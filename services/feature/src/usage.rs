@@ -39,6 +39,29 @@ pub(crate) fn show(
     });
 }
 
+/// The service is not ready while more waits for room on the disk than state may take in memory: what it holds is right, and stays so for as
+/// long as there is memory. `metrics`: as they are shown.
+pub(crate) fn check(
+    context: &Context,
+    memory_bytes: usize,
+    metrics: BTreeMap<String, PipelineStateMetrics>,
+) {
+    context.check("state", move || {
+        let unwritten = metrics.values().map(PipelineStateMetrics::unwritten_bytes);
+        fits(unwritten.sum(), memory_bytes as u64)
+    });
+}
+
+fn fits(unwritten_bytes: u64, memory_bytes: u64) -> Result<(), String> {
+    match unwritten_bytes > memory_bytes {
+        true => Err(format!(
+            "{} MiB of state wait in memory for room on the disk, more than QUADRILLE_STATE_MEMORY_MB; make room in QUADRILLE_STATE_DIR",
+            unwritten_bytes >> 20
+        )),
+        false => Ok(()),
+    }
+}
+
 fn by_pipeline(stores: &Stores) -> BTreeMap<String, StateUsage> {
     let mut all: BTreeMap<String, StateUsage> = BTreeMap::new();
     for store in stores.usage().stores {
@@ -50,4 +73,19 @@ fn by_pipeline(stores: &Stores) -> BTreeMap<String, StateUsage> {
         *all.entry(store.name.pipeline).or_default() += usage;
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_for_the_disk_may_take_as_much_as_state_does() {
+        assert_eq!(fits(8 << 20, 8 << 20), Ok(()));
+        let why = fits(9 << 20, 8 << 20).unwrap_err();
+        assert!(
+            why.starts_with("9 MiB") && why.contains("QUADRILLE_STATE_DIR"),
+            "{why}"
+        );
+    }
 }

@@ -8,10 +8,11 @@ use std::{
 
 use quadrille_service::fields::now_ms;
 use quadrille_state::{Batch, Identity, Opened, Store, Stores};
+use quadrille_telemetry::metrics::StateUsage;
 
 use super::{
     pending::Pending,
-    rows::{Fault, OpenError, Rows},
+    rows::{Fault, OpenError, ROW_OVERHEAD, Rows},
 };
 
 /// Rows of the store that are looked at in one go, deleted ones among them.
@@ -19,6 +20,12 @@ const ROWS_AT_ONCE: usize = 32;
 
 /// How often it is tried to write what the disk had no room for.
 const WRITTEN_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// How much of it is offered to the store at once: all of it would be copied in vain, again and again.
+const PIECE_BYTES: usize = 256 << 10;
+/// Pieces that are written between two batches.
+const PIECES_AT_ONCE: usize = 32;
+/// While there is no room, the log says so.
+const WARNED_AGAIN_AFTER: Duration = Duration::from_mins(1);
 
 /// Rows of one partition.
 struct Disk {
@@ -32,9 +39,12 @@ struct Disk {
 struct Ahead {
     /// None: the row is deleted.
     rows: BTreeMap<Box<[u8]>, Option<Box<[u8]>>>,
+    /// That they take in memory.
+    bytes: usize,
     /// The changelog's offset behind them.
     next: i64,
     tried_at: Instant,
+    warned_at: Instant,
 }
 
 impl From<quadrille_state::Error> for Fault {
@@ -54,6 +64,10 @@ pub(super) fn open(
     identity: &Identity,
     partition: i32,
 ) -> Result<Box<dyn Rows>, OpenError> {
+    Ok(Box::new(opened(stores, identity, partition)?))
+}
+
+fn opened(stores: &Stores, identity: &Identity, partition: i32) -> Result<Disk, OpenError> {
     let (store, opened) = stores.open(identity, partition, now_ms())?;
     match opened {
         Opened::Kept { next_offset } => {
@@ -64,11 +78,11 @@ pub(super) fn open(
             tracing::info!(partition, %why, "the state on disk cannot be used; restoring it from the changelog");
         }
     }
-    Ok(Box::new(Disk {
+    Ok(Disk {
         store,
         batch: Batch::new(),
         ahead: None,
-    }))
+    })
 }
 
 impl Disk {
@@ -103,41 +117,103 @@ impl Disk {
         }
     }
 
-    /// Whether nothing is ahead of the store any more.
-    fn catch_up(&mut self) -> Result<bool, Fault> {
-        let Some(ahead) = &mut self.ahead else {
-            return Ok(true);
-        };
-        ahead.tried_at = Instant::now();
-        let next = ahead.next;
-        self.batch.clear();
-        for (key, row) in &ahead.rows {
-            match row {
-                Some(row) => self.batch.put(key, row),
-                None => self.batch.delete(key),
+    /// Writes at most so many pieces of what is ahead of the store. Whether nothing is any more.
+    fn catch_up(&mut self, pieces_max: usize) -> Result<bool, Fault> {
+        for _ in 0..pieces_max {
+            let Some(ahead) = &mut self.ahead else {
+                break;
+            };
+            ahead.tried_at = Instant::now();
+            let is_all = ahead.copy_piece(&mut self.batch);
+            // Until all of it is there the store stands for what it stood for: should the rest be lost, the changelog is read from
+            // there, and what comes from it lies over rows that are newer.
+            let next = match is_all {
+                true => ahead.next,
+                false => self.store.next_offset().unwrap_or(0),
+            };
+            if !self.write(next)? {
+                return Ok(false);
+            }
+            match (&mut self.ahead, is_all) {
+                (Some(ahead), false) => ahead.drop_first(self.batch.len()),
+                _ => {
+                    self.ahead = None;
+                    tracing::info!(store = %self.store.name(), "state is written to disk again");
+                }
             }
         }
-        if !self.write(next)? {
-            return Ok(false);
+        Ok(self.ahead.is_none())
+    }
+
+    /// Tries again to write what is ahead of the store, if it is time to.
+    fn try_again(&mut self) -> Result<(), Fault> {
+        let is_due = |ahead: &Ahead| ahead.tried_at.elapsed() >= WRITTEN_AGAIN_AFTER;
+        if self.ahead.as_ref().is_some_and(is_due) {
+            self.catch_up(PIECES_AT_ONCE)?;
         }
-        self.ahead = None;
-        tracing::info!(store = %self.store.name(), "state is written to disk again");
-        Ok(true)
+        if let Some(ahead) = &mut self.ahead
+            && ahead.warned_at.elapsed() >= WARNED_AGAIN_AFTER
+        {
+            ahead.warned_at = Instant::now();
+            let (store, bytes) = (self.store.name(), ahead.bytes);
+            tracing::warn!(%store, bytes, "state still stays in memory: there is no room on the disk, or it cannot be written");
+        }
+        Ok(())
     }
 }
 
 impl Ahead {
+    fn new(changes: &Pending, next: i64) -> Self {
+        let mut ahead = Ahead {
+            rows: BTreeMap::new(),
+            bytes: 0,
+            next,
+            tried_at: Instant::now(),
+            warned_at: Instant::now(),
+        };
+        ahead.add(changes, next);
+        ahead
+    }
+
     fn add(&mut self, changes: &Pending, next: i64) {
         for (key, row) in changes.iter() {
-            self.rows.insert(key.into(), row.map(Into::into));
+            self.bytes += size(key, row);
+            let before = self.rows.insert(key.into(), row.map(Into::into));
+            self.bytes -= before.map_or(0, |before| size(key, before.as_deref()));
         }
         self.next = next;
+    }
+
+    /// The first rows, one at least where there is one. Whether these are all.
+    fn copy_piece(&self, to: &mut Batch) -> bool {
+        to.clear();
+        for (key, row) in &self.rows {
+            if to.bytes() >= PIECE_BYTES {
+                return false;
+            }
+            match row {
+                Some(row) => to.put(key, row),
+                None => to.delete(key),
+            }
+        }
+        true
+    }
+
+    fn drop_first(&mut self, rows: usize) {
+        for _ in 0..rows {
+            let first = self.rows.pop_first();
+            self.bytes -= first.map_or(0, |(key, row)| size(&key, row.as_deref()));
+        }
     }
 
     fn from<'a>(&'a self, from: &'a [u8]) -> impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)> {
         let rows = self.rows.range::<[u8], _>((Included(from), Unbounded));
         rows.map(|(key, row)| (&**key, row.as_deref()))
     }
+}
+
+fn size(key: &[u8], row: Option<&[u8]>) -> usize {
+    ROW_OVERHEAD + key.len() + row.map_or(0, <[u8]>::len)
 }
 
 impl Rows for Disk {
@@ -183,10 +259,7 @@ impl Rows for Disk {
     fn apply(&mut self, changes: &Pending, next: i64) -> Result<(), Fault> {
         if let Some(ahead) = &mut self.ahead {
             ahead.add(changes, next);
-            if ahead.tried_at.elapsed() >= WRITTEN_AGAIN_AFTER {
-                self.catch_up()?;
-            }
-            return Ok(());
+            return self.try_again();
         }
         self.batch.clear();
         for (key, row) in changes.iter() {
@@ -196,13 +269,7 @@ impl Rows for Disk {
             }
         }
         if !self.write(next)? {
-            let mut ahead = Ahead {
-                rows: BTreeMap::new(),
-                next,
-                tried_at: Instant::now(),
-            };
-            ahead.add(changes, next);
-            self.ahead = Some(ahead);
+            self.ahead = Some(Ahead::new(changes, next));
         }
         Ok(())
     }
@@ -212,6 +279,17 @@ impl Rows for Disk {
         ahead.or_else(|| self.store.next_offset())
     }
 
+    fn tend(&mut self) -> Result<(), Fault> {
+        self.try_again()
+    }
+
+    fn usage(&self) -> StateUsage {
+        StateUsage {
+            unwritten: self.ahead.as_ref().map_or(0, |ahead| ahead.bytes),
+            ..StateUsage::default()
+        }
+    }
+
     fn caught_up(&mut self) {
         if self.ahead.is_none() {
             self.store.caught_up(now_ms());
@@ -219,7 +297,7 @@ impl Rows for Disk {
     }
 
     fn persist(&mut self) {
-        let persisted = match self.catch_up() {
+        let persisted = match self.catch_up(usize::MAX) {
             Ok(true) => self.store.persist().map_err(Fault::from),
             Ok(false) => Ok(()),
             Err(fault) => Err(fault),

@@ -481,6 +481,17 @@ impl Partition {
         Ok(true)
     }
 
+    /// To be called now and then.
+    ///
+    /// # Errors
+    /// As [`Partition::apply`].
+    pub fn tend(&mut self) -> Result<(), Fault> {
+        let mut committed = lock(&self.committed);
+        committed.rows.tend().inspect_err(|error| {
+            committed.rows = Box::new(Broken(error.clone()));
+        })
+    }
+
     /// What the state takes, but for stores on disk.
     pub fn usage(&self) -> StateUsage {
         let mut usage = lock(&self.committed).rows.usage();

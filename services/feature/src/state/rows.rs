@@ -40,6 +40,14 @@ pub(crate) trait Rows: Send {
         StateUsage::default()
     }
 
+    /// To be called now and then, whether changes come or not.
+    ///
+    /// # Errors
+    /// As [`Rows::apply`].
+    fn tend(&mut self) -> Result<(), Fault> {
+        Ok(())
+    }
+
     /// The changelog has nothing from [`Rows::next_offset`] on.
     fn caught_up(&mut self) {}
 

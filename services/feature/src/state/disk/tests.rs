@@ -141,9 +141,11 @@ fn rows_that_the_disk_has_no_room_for_are_there_all_the_same_and_written_once_th
     }
     // More than the memory of stores: some of it is ahead of this one.
     rows.persist();
+    assert!(rows.usage().unwritten > 0);
     tables.unblock();
     let model = put(&mut rows, 40);
     rows.persist();
+    assert_eq!(rows.usage(), StateUsage::default());
     assert_eq!(scanned(&*rows, "k"), model);
     drop(rows);
     tables.put_back();
@@ -152,4 +154,35 @@ fn rows_that_the_disk_has_no_room_for_are_there_all_the_same_and_written_once_th
         (rows.next_offset(), scanned(&*rows, "k")),
         (Some(41), model)
     );
+}
+
+#[test]
+fn a_store_stands_for_what_was_ahead_of_it_only_once_it_has_all_of_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let stores = stores(folder.path());
+    let row = "x".repeat(1_000);
+    let keys: Vec<String> = (0..1_000).map(|n| format!("k{n:04}")).collect();
+    let all: Vec<_> = keys.iter().map(|key| (&**key, Some(&*row))).collect();
+    let mut disk = opened(&stores, &identity(), 0).expect("open");
+    disk.apply(&pending(&[("k0000", Some("old"))]), 5)
+        .expect("room");
+    disk.ahead = Some(Ahead::new(&pending(&all), 1_005));
+    let bytes = disk.usage().unwritten;
+    assert!(!disk.catch_up(1).expect("room"), "it is more than a piece");
+    assert!((bytes / 2..bytes).contains(&disk.usage().unwritten));
+    assert_eq!(disk.next_offset(), Some(1_005));
+    assert_eq!(scanned(&disk, "k").len(), 1_000);
+    // The rest is lost.
+    disk.store.persist().expect("room");
+    drop(disk);
+    let mut disk = opened(&stores, &identity(), 0).expect("open");
+    assert_eq!(disk.next_offset(), Some(5));
+    disk.ahead = Some(Ahead::new(&pending(&all), 1_005));
+    assert!(disk.catch_up(usize::MAX).expect("room"));
+    assert_eq!(disk.usage().unwritten, 0);
+    disk.store.persist().expect("room");
+    drop(disk);
+    let disk = opened(&stores, &identity(), 0).expect("open");
+    assert_eq!(disk.next_offset(), Some(1_005));
+    assert_eq!(scanned(&disk, "k").len(), 1_000);
 }
