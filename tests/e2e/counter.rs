@@ -3,9 +3,8 @@
 use std::{
     collections::BTreeMap,
     fs::File,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, Stdio},
-    sync::OnceLock,
     time::{Duration, Instant},
 };
 
@@ -17,6 +16,7 @@ use crate::harness::{
     PATIENCE,
     client::{Client, Raw},
     eventually_or_show,
+    process::binaries,
     world::World,
 };
 
@@ -27,21 +27,8 @@ const WORDS: usize = 1_500;
 const RATE: u32 = 150;
 const INSTANCES: [&str; 3] = ["a", "b", "c"];
 
-fn binary() -> &'static Path {
-    static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| {
-        let quadrille = PathBuf::from(env!("CARGO_BIN_EXE_quadrille"));
-        let mut build = Command::new(env!("CARGO"));
-        let example = ["-p", "quadrille-choreography", "--example", "counter"];
-        build.args(["build", "--quiet"]).args(example);
-        let folder = quadrille.parent().expect("a folder");
-        if folder.ends_with("release") {
-            build.arg("--release");
-        }
-        let status = build.current_dir(env!("CARGO_MANIFEST_DIR")).status();
-        assert!(status.is_ok_and(|it| it.success()), "the example builds");
-        folder.join("examples").join("counter")
-    })
+fn binary() -> PathBuf {
+    binaries().join("examples").join("counter")
 }
 
 /// A process of the stage. It ends when its standard input is closed.

@@ -14,9 +14,13 @@ use quadrille_proto::Service;
 
 use super::{PATIENCE, eventually, http};
 
-/// The folder of the binaries under test. `cargo test` builds only the root package's: the services' are
-/// built here, once a run, which takes a moment when nothing has changed.
-fn binaries() -> &'static Path {
+/// Tests of each service, for which Cargo builds its binary.
+const OF_SERVICES: [&str; 3] = ["openapi", "refusals", "stage"];
+
+/// The folder of the binaries under test. `cargo test` builds only the root package's: the services', and the examples, are
+/// built here, once a run. As dependencies of tests of the whole workspace: `cargo test --workspace` has built the same already,
+/// while `cargo build` with other features would build nearly everything again.
+pub fn binaries() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
         let quadrille = PathBuf::from(env!("CARGO_BIN_EXE_quadrille"));
@@ -25,12 +29,9 @@ fn binaries() -> &'static Path {
             .expect("a binary lies in a folder")
             .to_owned();
         let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--quiet", "--bins"]);
-        build.args(
-            Service::ALL
-                .iter()
-                .flat_map(|stage| ["--package", stage.name()]),
-        );
+        build.args(["test", "--quiet", "--no-run", "--workspace"]);
+        build.args(OF_SERVICES.iter().flat_map(|test| ["--test", test]));
+        build.args(["--example", "counter"]);
         if folder.ends_with("release") {
             build.arg("--release");
         }
@@ -39,6 +40,10 @@ fn binaries() -> &'static Path {
             build.status().is_ok_and(|status| status.success()),
             "the services build"
         );
+        for stage in Service::ALL {
+            let path = folder.join(stage.name());
+            assert!(path.exists(), "{} is built", path.display());
+        }
         folder
     })
 }
