@@ -33,9 +33,17 @@ pub fn bootstrap() -> String {
         return servers;
     }
     static BROKER: OnceLock<Kafka> = OnceLock::new();
-    BROKER
-        .get_or_init(|| options().start().expect("Apache Kafka starts"))
-        .bootstrap_servers()
+    let start = || {
+        let mut options = options();
+        // It is never restarted. On a machine that is busy for seconds its own controller would take it for dead, and with it all
+        // that tests rely on.
+        let session = ("broker.session.timeout.ms", "60000");
+        options
+            .extra
+            .push((session.0.to_owned(), session.1.to_owned()));
+        options.start().expect("Apache Kafka starts")
+    };
+    BROKER.get_or_init(start).bootstrap_servers()
 }
 
 /// The run's one PostgreSQL. Worlds share its database: rows and offsets carry their pipeline's name.

@@ -19,7 +19,7 @@ use quadrille_proto::{Service, Topics};
 use tempfile::TempDir;
 
 use super::{
-    broker,
+    PATIENCE, broker, eventually_or_show,
     process::{Launch, Process},
 };
 
@@ -128,9 +128,11 @@ impl World {
 
     fn create(&self, message_bytes_max: usize) {
         let admin = Admin::connect(&self.cluster()).expect("a client");
-        admin
-            .create(&self.specs(message_bytes_max))
-            .expect("topics");
+        let specs = self.specs(message_bytes_max);
+        // A broker whose disk is busy takes longer than a person would wait.
+        eventually_or_show("topics", PATIENCE, || {
+            admin.create(&specs).map_err(|error| format!("{error:?}"))
+        });
     }
 
     /// With a model of its own, which has learned next to nothing.
