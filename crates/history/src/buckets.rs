@@ -360,13 +360,19 @@ impl Buckets {
         self.changed_from = u64::MAX;
     }
 
-    /// As if all had the summaries that the one in the middle has: counting would take longer than a push.
+    /// As if all had the summaries that one in the middle or one of the newest has: counting would take longer than a push.
     pub(crate) fn bytes(&self) -> usize {
-        let Some(bucket) = self.list.get(self.list.len() / 2) else {
-            return 0;
-        };
-        let summaries = bucket.summary.get().map_or(0, |s| size_of_val(&**s));
-        let before = bucket.before.get().map_or(0, |ewmas| size_of_val(&**ewmas));
-        self.list.capacity() * size_of::<Bucket>() + self.list.len() * (summaries + before)
+        let length = self.list.len();
+        // A short window makes summaries of the newest alone.
+        let looked_at = [length / 2, length.saturating_sub(2)];
+        let buckets = looked_at.iter().filter_map(|at| self.list.get(*at));
+        let summaries = buckets.clone().filter_map(|it| it.summary.get());
+        let summaries = summaries.map(|it| size_of_val(&**it)).max().unwrap_or(0);
+        let before = buckets.filter_map(|it| it.before.get());
+        let before = before.map(|it| size_of_val(&**it)).max().unwrap_or(0);
+        let blocks: usize = self.blocks.iter().map(VecDeque::len).sum();
+        self.list.capacity() * size_of::<Bucket>()
+            + length * (summaries + before)
+            + blocks * summaries
     }
 }

@@ -312,11 +312,34 @@ fn median(values: &mut [f64]) -> f64 {
         return upper;
     }
     let lower = below.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    // Halved first: the sum of two large values could overflow.
-    lower / 2.0 + upper / 2.0
+    let sum = lower + upper;
+    // Halved last, as half of the smallest numbers is none, and first where the sum overflows: so it is rounded once.
+    match sum.is_finite() {
+        true => sum / 2.0,
+        false => lower / 2.0 + upper / 2.0,
+    }
 }
 
 fn distinct(values: &mut [f64]) -> f64 {
     values.sort_unstable_by(f64::total_cmp);
     values.chunk_by(|a, b| a == b).count() as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::median;
+
+    #[test]
+    fn a_median_between_two_is_rounded_once_however_small_or_large_they_are() {
+        let least = f64::from_bits(1);
+        for (two, expected) in [
+            ([least, least], least),
+            ([3.0 * least, 3.0 * least], 3.0 * least),
+            ([f64::MAX, f64::MAX], f64::MAX),
+            ([-f64::MAX, f64::MAX], 0.0),
+            ([1.0, 2.0], 1.5),
+        ] {
+            assert_eq!(median(&mut two.clone()), expected, "{two:?}");
+        }
+    }
 }

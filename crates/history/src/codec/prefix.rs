@@ -126,6 +126,10 @@ fn read_exact(reader: &mut Reader<'_>) -> Option<Exact> {
     for _ in 0..parts {
         exact.add(reader.finite()?);
     }
+    // What has overflowed is not finite any more, and would be nothing once it is canonical.
+    if !exact.value().is_finite() {
+        return None;
+    }
     // As it was written: adding may leave a tie between two parts otherwise.
     exact.make_canonical();
     exact.value().is_finite().then_some(exact)

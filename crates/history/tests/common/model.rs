@@ -204,7 +204,7 @@ fn value(aggregate: &Aggregate, seen: &[(i64, f64)], time_ms: i64) -> Value {
             match values.len() {
                 0 => f64::NAN,
                 n if n % 2 == 1 => values[middle],
-                _ => values[middle - 1] / 2.0 + values[middle] / 2.0,
+                _ => half_of_sum(values[middle - 1], values[middle]),
             }
         }
         Function::Distinct => {
@@ -213,6 +213,14 @@ fn value(aggregate: &Aggregate, seen: &[(i64, f64)], time_ms: i64) -> Value {
             values.len() as f64
         }
     })
+}
+
+/// Without a sum that overflows: of numbers this large, half is exact.
+fn half_of_sum(lower: f64, upper: f64) -> f64 {
+    match lower.abs().max(upper.abs()) > 1e300 {
+        true => lower / 2.0 + upper / 2.0,
+        false => (lower + upper) / 2.0,
+    }
 }
 
 fn standard_deviation(values: &[f64]) -> Value {
