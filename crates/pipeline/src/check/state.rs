@@ -37,10 +37,10 @@ pub(super) fn read<'a>(
     let forget_spot = forget.as_ref().map(|it| it.spot.clone());
     let forget_after_ms = forget.map(positive).transpose()?;
     if let (Some(spot), Some(after)) = (&forget_spot, forget_after_ms)
-        && after < lateness_ms
+        && (after < lateness_ms || after == lateness_ms && lateness_ms > 0)
     {
-        let fix = "a late record would find nothing left to belong to: forget later";
-        return Err(spot.error("is shorter than lateness", fix));
+        let fix = "a late record, or one that comes twice, would find nothing left to belong to: forget later";
+        return Err(spot.error("is not longer than lateness", fix));
     }
     let events_max = (table.take("events_max"))
         .map(|it| whole(it, EVENTS_MAX_MAX))

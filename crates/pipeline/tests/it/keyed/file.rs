@@ -237,7 +237,11 @@ fn what_is_wrong_with_state_is_told_with_its_line() {
         ),
         (
             "lateness = \"2h\"\nforget_after = \"1h\"",
-            "state.forget_after: is shorter than lateness",
+            "state.forget_after: is not longer than lateness",
+        ),
+        (
+            "lateness = \"1h\"\nforget_after = \"1h\"",
+            "state.forget_after: is not longer than lateness",
         ),
         (
             "emit = { field = \"knd\", is = [\"block\"] }",
