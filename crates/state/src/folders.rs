@@ -1,7 +1,7 @@
 //! Where stores lie: `<pipeline>/<partition>/<generation>/`.
 //!
-//! A store that is discarded is replaced by one of the next generation, and only then deleted: if that is interrupted the
-//! newest counts. Beside the generations lies an empty file whose time says when the store was last in use.
+//! A store that is replaced by one of the next generation is deleted only then: if that is interrupted the newest counts. One that is
+//! given up without another is renamed first. Beside the generations lies an empty file whose time says when the store was last in use.
 
 use std::{
     fs::{self, File},
@@ -14,6 +14,8 @@ use crate::Name;
 
 pub(crate) const LOCK: &str = "lock";
 const TOUCHED: &str = "touched";
+/// What the names of generations end with that count no more.
+const GIVEN_UP: &str = ".gone";
 
 /// Of a partition.
 pub(crate) fn of(folder: &Path, name: &Name) -> PathBuf {
@@ -41,21 +43,27 @@ pub(crate) fn begin(folder: &Path) -> io::Result<()> {
 pub(crate) fn remove_others(at: &Path, folder: &Path) -> io::Result<()> {
     for name in entries(at)? {
         let path = at.join(&name);
-        if name.parse::<u64>().is_ok() && path != folder {
+        if (name.parse::<u64>().is_ok() || name.ends_with(GIVEN_UP)) && path != folder {
             fs::remove_dir_all(path)?;
         }
     }
     Ok(())
 }
 
-/// A whole store; what is left of it after an interruption cannot be taken for one.
+/// A whole store; what is left of it after an interruption cannot be taken for one. Nothing is made for it: there may be no room.
 pub(crate) fn remove(folder: &Path, name: &Name) -> io::Result<()> {
     let at = of(folder, name);
     if let Some(generation) = newest(&at)? {
-        begin(&at.join((generation + 1).to_string()))?;
-        fs::remove_dir_all(&at)?;
+        let newest = at.join(generation.to_string());
+        // First, or one of them would count.
+        remove_others(&at, &newest)?;
+        fs::rename(&newest, at.join(format!("{generation}{GIVEN_UP}")))?;
+        File::open(&at)?.sync_all()?;
     }
-    Ok(())
+    match fs::remove_dir_all(&at) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
 }
 
 pub(crate) fn touch(at: &Path, now_ms: i64) -> io::Result<()> {

@@ -142,3 +142,23 @@ fn a_store_that_was_never_begun_or_half_deleted_is_new() {
     assert_eq!(all(&store).unwrap(), Model::new());
     assert!(!after.path().join("fraud/0/0").exists());
 }
+
+#[test]
+fn a_store_that_was_given_up_halfway_is_new_and_leaves_nothing() {
+    let (_, after) = {
+        let folder = tempfile::tempdir().unwrap();
+        flush(folder.path(), 0)
+    };
+    let at = after.path().join("fraud/0");
+    fs::rename(at.join("0"), at.join("0.gone")).unwrap();
+    {
+        let stores = stores(after.path(), MIB);
+        let (store, opened) = open(&stores);
+        assert_eq!(opened, Opened::New);
+        assert_eq!(all(&store).unwrap(), Model::new());
+        assert!(!at.join("0.gone").exists());
+        drop(store);
+        stores.discard("fraud", 0).unwrap();
+    }
+    assert!(!at.exists());
+}
