@@ -346,8 +346,9 @@ inputs = ["sum"]
             record: &record,
             incoming: &incoming,
         };
-        // What begins like a row and is none.
-        for (rows, is_damaged) in [(&[][..], false), (&[(&[1_u8, 0, 0][..], &[][..])], true)] {
+        // Of key "x" in epoch 1: no bucket looks like that.
+        let row: (&[u8], &[u8]) = (b"\x01\0\0\0\x01\0\x01x\0\0\0\x01", b"cut");
+        for (rows, is_damaged) in [(&[][..], false), (&[row], true)] {
             let (mut handler, mut output) = (handler(rows), Output::default());
             handler.begin();
             handler.handle(std::slice::from_ref(&item), &mut output);

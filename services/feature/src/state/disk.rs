@@ -256,6 +256,11 @@ impl Rows for Disk {
         })
     }
 
+    /// Passes over what is ahead of the store, which then is looked at the next time.
+    fn skip(&self, from: &[u8], rows: usize) -> Result<Option<Vec<u8>>, Fault> {
+        Ok(self.store.scan_from(from, rows, |_, _| {})?)
+    }
+
     fn apply(&mut self, changes: &Pending, next: i64) -> Result<(), Fault> {
         if let Some(ahead) = &mut self.ahead {
             ahead.add(changes, next);

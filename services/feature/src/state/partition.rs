@@ -1,7 +1,7 @@
 //! The state of one partition: histories by key, over rows that stand for what is committed.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeSet, HashSet},
     hash::{BuildHasher, RandomState},
     sync::{Arc, Mutex, MutexGuard},
 };
@@ -22,6 +22,11 @@ const STALE_AT_ONCE: usize = 20;
 /// Records from one sweep to the next, where that found nothing to delete: a sweep reads one key's rows.
 const SWEEP_EVERY: u32 = 8;
 
+/// Rows that a sweep passes over behind a key that is still needed, half of it at least: more than records bring between two sweeps.
+/// Without it the sweep would run along the edge of what is forgotten, where keys come in the order of their names, and never begin
+/// anew.
+const PASSED_OVER_MAX: usize = 64;
+
 /// Forgotten keys that one sweep deletes: with a sweep after each record that is more than records can bring.
 const FORGOTTEN_AT_ONCE: usize = 8;
 
@@ -35,6 +40,8 @@ pub(crate) struct Committed {
     pub marker: Option<Marker>,
     /// The offset of the input behind the last record that the rows know of.
     pub input_next: Option<i64>,
+    /// Why the rows are to be restored, once somebody has found that they are.
+    pub fault: Option<Fault>,
 }
 
 /// Shared with whoever answers requests; never locked for longer than one key's rows are read or a batch's are applied.
@@ -70,9 +77,11 @@ pub(crate) struct Partition {
     /// Keys that the batch in hand forgets, and those forgotten for good.
     forgets: u64,
     forgotten: u64,
+    /// As found when the batch began.
+    fault: Option<Fault>,
 }
 
-#[derive(Default, Clone)]
+#[derive(Clone)]
 struct Savepoint {
     pending: usize,
     touched: usize,
@@ -80,6 +89,22 @@ struct Savepoint {
     cursor: Vec<u8>,
     is_swept: bool,
     forgets: u64,
+    time_ms: i64,
+}
+
+impl Default for Savepoint {
+    /// Of a batch that has not begun.
+    fn default() -> Self {
+        Savepoint {
+            pending: 0,
+            touched: 0,
+            marker_is_pending: false,
+            cursor: Vec::new(),
+            is_swept: false,
+            forgets: 0,
+            time_ms: i64::MIN,
+        }
+    }
 }
 
 /// Why a history cannot be had.
@@ -154,6 +179,7 @@ impl Partition {
                 rows,
                 marker,
                 input_next,
+                fault: None,
             })),
             epoch,
             definition,
@@ -173,6 +199,7 @@ impl Partition {
             records: 0,
             forgets: 0,
             forgotten: 0,
+            fault: None,
         })
     }
 
@@ -188,14 +215,18 @@ impl Partition {
 
     /// The rows are of no use any more, and what they were in is free.
     pub fn break_rows(&mut self, why: &Unusable) {
-        lock(&self.committed).rows = Box::new(Broken(Fault::Damaged(why.to_string())));
+        let fault = Fault::Damaged(why.to_string());
+        lock(&self.committed).rows = Box::new(Broken(fault));
     }
 
     /// A batch begins, or is handled again.
     pub fn begin(&mut self) {
         self.aborted();
         self.begun = self.now();
-        self.input_next = lock(&self.committed).input_next;
+        let committed = lock(&self.committed);
+        self.input_next = committed.input_next;
+        // Also keys that are in memory must wait: what is committed of them has nowhere to go.
+        self.fault.clone_from(&committed.fault);
     }
 
     /// What comes now is undone by [`Partition::panicked`].
@@ -211,6 +242,7 @@ impl Partition {
             cursor: self.cursor.clone(),
             is_swept: self.is_swept,
             forgets: self.forgets,
+            time_ms: self.time_ms,
         }
     }
 
@@ -244,6 +276,8 @@ impl Partition {
         self.touched_hashes
             .extend(left.map(|key| self.hasher.hash_one(&**key)));
         self.marker_is_pending = savepoint.marker_is_pending;
+        // Also of a record that has changed no row: it must not make other keys old.
+        self.time_ms = savepoint.time_ms;
     }
 
     /// All changes are durable, the last of them before the changelog's offset `next`.
@@ -251,13 +285,16 @@ impl Partition {
     /// # Errors
     /// The rows are damaged; what was committed is in the changelog.
     pub fn apply(&mut self, next: Option<i64>) -> Result<(), Fault> {
-        self.begun = Savepoint::default();
+        self.begun = Savepoint {
+            time_ms: self.time_ms,
+            ..Savepoint::default()
+        };
         self.forgotten += std::mem::take(&mut self.forgets);
         let mut committed = lock(&self.committed);
-        committed.input_next = self.input_next;
         self.touched.clear();
         self.touched_hashes.clear();
         if self.pending.is_empty() {
+            committed.input_next = self.input_next;
             return Ok(());
         }
         let applied = match next {
@@ -269,8 +306,10 @@ impl Partition {
         if let Err(error) = applied {
             // They lack what is committed, and would be read all the same.
             committed.rows = Box::new(Broken(error.clone()));
+            committed.fault = Some(error.clone());
             return Err(error);
         }
+        committed.input_next = self.input_next;
         // Nobody else writes this partition of the changelog.
         committed.rows.caught_up();
         if std::mem::take(&mut self.marker_is_pending) {
@@ -298,6 +337,9 @@ impl Partition {
         key: &[u8],
         change: impl FnOnce(&mut History) -> T,
     ) -> Result<(T, usize), Unusable> {
+        if let Some(fault) = &self.fault {
+            return Err(fault.clone().into());
+        }
         let before = self.pending.len();
         let (key, mut history) = match self.cache.take(key) {
             Some(found) => found,
@@ -411,16 +453,21 @@ impl Partition {
                 return Ok(());
             };
             let Some(at) = RowKey::read(&row) else {
-                return Err(Fault::Damaged("a row has a key that is none".to_owned()).into());
+                // Somebody else's.
+                self.cursor.clone_from(&row);
+                self.cursor.push(0);
+                continue;
             };
             if at.epoch >= self.epoch {
                 let Some(after_ms) = definition.settings().forget_after_ms else {
                     self.is_swept = true;
                     return Ok(());
                 };
-                let is_forgotten = self.forget(definition, after_ms, &row, at.key)?;
-                forgotten += usize::from(is_forgotten);
-                if !is_forgotten || forgotten == FORGOTTEN_AT_ONCE {
+                if !self.forget(definition, after_ms, &row, at.key)? {
+                    return self.pass_over();
+                }
+                forgotten += 1;
+                if forgotten == FORGOTTEN_AT_ONCE {
                     return Ok(());
                 }
                 continue;
@@ -429,6 +476,17 @@ impl Partition {
             self.cursor.clone_from(&row);
             self.cursor.push(0);
             self.pending.push(&row, None);
+        }
+        Ok(())
+    }
+
+    /// Goes on some rows ahead, not as many each time, so that each key's turn comes.
+    fn pass_over(&mut self) -> Result<(), Unusable> {
+        let chance = self.hasher.hash_one((&self.cursor, self.time_ms)) as usize;
+        let rows = PASSED_OVER_MAX / 2 + chance % (PASSED_OVER_MAX / 2);
+        match lock(&self.committed).rows.skip(&self.cursor, rows)? {
+            Some(next) => self.cursor = next,
+            None => self.cursor.clear(),
         }
         Ok(())
     }
@@ -460,18 +518,25 @@ impl Partition {
             None => return Ok(false),
         };
         layout::prefix_into(self.epoch, &key, &mut self.prefix);
-        let mut rows: Vec<Vec<u8>> = Vec::new();
-        let mut add = |key: &[u8]| rows.push(key.to_vec());
+        let mut rows: BTreeSet<Vec<u8>> = BTreeSet::new();
+        let mut add = |key: &[u8]| rows.insert(key.to_vec());
         lock(&self.committed)
             .rows
-            .scan(&self.prefix, &mut |key, _| add(key))?;
-        // Rows of this batch as well, which are not in the store yet.
-        let own = self.pending.iter_from(0).map(|(key, _)| key);
-        let own: Vec<Vec<u8>> = own
-            .filter(|key| key.starts_with(&self.prefix))
-            .map(<[u8]>::to_vec)
-            .collect();
-        for row in rows.iter().chain(&own) {
+            .scan(&self.prefix, &mut |key, _| {
+                add(key);
+            })?;
+        // As this batch leaves them: its rows are not in the store yet, and those that it has deleted still are.
+        let own = self.pending.iter_from(0);
+        for (row, value) in own.filter(|(row, _)| row.starts_with(&self.prefix)) {
+            match value {
+                Some(_) => rows.insert(row.to_vec()),
+                None => rows.remove(row),
+            };
+        }
+        if rows.is_empty() {
+            return Ok(false);
+        }
+        for row in &rows {
             self.pending.push(row, None);
         }
         self.forgets += 1;
@@ -489,6 +554,7 @@ impl Partition {
         let mut committed = lock(&self.committed);
         committed.rows.tend().inspect_err(|error| {
             committed.rows = Box::new(Broken(error.clone()));
+            committed.fault = Some(error.clone());
         })
     }
 
@@ -518,7 +584,10 @@ fn newest_epoch(rows: &dyn Rows) -> Result<Option<u32>, Fault> {
     let (mut from, mut newest) = (layout::FIRST_ROW.to_vec(), None);
     while let Some(row) = rows.first_from(&from)? {
         let Some(at) = RowKey::read(&row) else {
-            return Err(Fault::Damaged("a row has a key that is none".to_owned()));
+            // Somebody else's.
+            from = row;
+            from.push(0);
+            continue;
         };
         newest = Some(at.epoch);
         let Some(next) = at.epoch.checked_add(1) else {

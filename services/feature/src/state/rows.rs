@@ -25,6 +25,12 @@ pub(crate) trait Rows: Send {
     /// As [`Rows::scan`].
     fn first_from(&self, from: &[u8]) -> Result<Option<Vec<u8>>, Fault>;
 
+    /// The key to go on from behind this many rows, deleted ones among them, from `from` on; None: there are no more.
+    ///
+    /// # Errors
+    /// As [`Rows::scan`].
+    fn skip(&self, from: &[u8], rows: usize) -> Result<Option<Vec<u8>>, Fault>;
+
     /// Applies changes that are durable in the changelog; `next` is the offset behind them. Where there is no room on the disk they
     /// are kept in memory.
     ///
@@ -78,6 +84,10 @@ impl Rows for Broken {
         Err(self.0.clone())
     }
 
+    fn skip(&self, _: &[u8], _: usize) -> Result<Option<Vec<u8>>, Fault> {
+        Err(self.0.clone())
+    }
+
     fn apply(&mut self, _: &Pending, _: i64) -> Result<(), Fault> {
         Err(self.0.clone())
     }
@@ -113,6 +123,11 @@ impl Rows for Memory {
     fn first_from(&self, from: &[u8]) -> Result<Option<Vec<u8>>, Fault> {
         let mut rows = self.rows.range::<[u8], _>((Included(from), Unbounded));
         Ok(rows.next().map(|(key, _)| key.to_vec()))
+    }
+
+    fn skip(&self, from: &[u8], rows: usize) -> Result<Option<Vec<u8>>, Fault> {
+        let mut behind = self.rows.range::<[u8], _>((Included(from), Unbounded));
+        Ok(behind.nth(rows).map(|(key, _)| key.to_vec()))
     }
 
     fn apply(&mut self, changes: &Pending, next: i64) -> Result<(), Fault> {

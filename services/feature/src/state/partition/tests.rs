@@ -232,6 +232,67 @@ fn a_key_that_is_forgotten_leaves_the_changelog() {
 }
 
 #[test]
+fn a_record_that_is_undone_makes_no_other_key_old() {
+    let definition = definition(Some(60_000));
+    let mut partition = partition(Box::new(Memory::default()), &definition);
+    let day = 24 * 3_600;
+    partition.begin();
+    record(&mut partition, &definition, "old", 1, 1);
+    partition.apply(Some(1)).expect("memory");
+    partition.begin();
+    record(&mut partition, &definition, "new", 2, 3 * day);
+    partition.aborted();
+    partition.begin();
+    for number in 3..40 {
+        record(&mut partition, &definition, "other", number, number);
+    }
+    partition.apply(Some(40)).expect("memory");
+    assert_eq!(look(&mut partition, &definition, "old"), [1.0, 1.0, 1.0]);
+}
+
+#[test]
+fn what_somebody_else_wrote_between_the_rows_does_not_stop_the_sweep() {
+    let definition = definition(Some(60_000));
+    let mut foreign = Pending::default();
+    for key in [&b"\x01"[..], b"\x01junk", b"test"] {
+        foreign.push(key, Some(b"what"));
+    }
+    let mut rows = Memory::default();
+    rows.apply(&foreign, 1).expect("memory");
+    let mut partition = partition(Box::new(rows), &definition);
+    partition.begin();
+    record(&mut partition, &definition, "old", 1, 1);
+    partition.apply(Some(2)).expect("memory");
+    partition.begin();
+    for number in 2..100 {
+        record(&mut partition, &definition, "new", number, 200_000 + number);
+    }
+    partition.apply(Some(100)).expect("memory");
+    assert!(look(&mut partition, &definition, "old").is_empty());
+}
+
+#[test]
+fn a_key_is_forgotten_once_in_a_batch_however_often_the_sweep_comes_by() {
+    let definition = definition(Some(60_000));
+    let mut partition = partition(Box::new(Memory::default()), &definition);
+    partition.begin();
+    record(&mut partition, &definition, "old", 1, 1);
+    partition.apply(Some(2)).expect("memory");
+    partition.begin();
+    let mut deleted = 0;
+    for number in 2..200 {
+        let changes = record(&mut partition, &definition, "new", number, 200_000 + number);
+        let of_old = |key: &[u8]| RowKey::read(key).is_some_and(|it| it.key == b"old");
+        let gone = changes
+            .iter()
+            .filter(|(key, row)| row.is_none() && of_old(key));
+        deleted += gone.count();
+        assert!(partition.pending.len() < 1_000);
+    }
+    assert_eq!(deleted, 1);
+}
+
+#[test]
 fn rows_that_could_not_be_changed_are_not_read_until_they_are_restored() {
     let definition = definition(None);
     let mut changelog = Changelog::default();
@@ -275,18 +336,18 @@ fn a_batch_with_more_keys_than_there_is_memory_for_stays_within_it() {
     assert_eq!((seen[0], seen[2]), (3.0, 1_400.0));
 }
 
-/// Rows after so many records, each of a new key and a minute after the one before; every batch of `aborted` is handled twice.
-fn rows_of_passing_keys(aborted: i64) -> usize {
+/// Rows after so many records, so many of each key and a minute after the one before; every batch of `aborted` is handled twice.
+fn rows_of_passing_keys(records: i64, of_each: i64, aborted: i64) -> usize {
     let definition = definition(Some(60_000));
     let mut partition = partition(Box::new(Memory::default()), &definition);
-    for number in 0..8_000 {
+    for number in 0..records {
         if number % 50 == 0 {
             partition.begin();
         }
         record(
             &mut partition,
             &definition,
-            &format!("k{number:05}"),
+            &format!("k{:06}", number / of_each),
             number,
             number * 60,
         );
@@ -298,7 +359,7 @@ fn rows_of_passing_keys(aborted: i64) -> usize {
                     record(
                         &mut partition,
                         &definition,
-                        &format!("k{number:05}"),
+                        &format!("k{:06}", number / of_each),
                         number,
                         number * 60,
                     );
@@ -319,9 +380,17 @@ fn rows_of_passing_keys(aborted: i64) -> usize {
 fn keys_of_which_nothing_comes_any_more_do_not_pile_up_however_many_there_are() {
     // Of two rows, a bucket and a prefix, at most: those of the minute and the day that are kept, and as many again.
     let kept = 2 * 2 * (24 * 60 + 2);
-    for aborted in [1_000, 3] {
-        let left = rows_of_passing_keys(aborted);
-        assert!(left <= kept, "{left} rows of {kept}");
+    for (records, of_each, aborted) in [
+        (8_000, 1, 3),
+        (60_000, 1, 1_000),
+        (60_000, 2, 1_000),
+        (60_000, 6, 1_000),
+    ] {
+        let left = rows_of_passing_keys(records, of_each, aborted);
+        assert!(
+            left <= kept,
+            "{left} rows of {kept}: {records} records, {of_each} of each key"
+        );
     }
 }
 
