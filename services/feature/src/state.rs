@@ -12,12 +12,19 @@ mod pending;
 mod rows;
 mod shared;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use quadrille_choreography::{ChangelogReader, Delivered, LaneId, Restore, changelog, handler};
 use quadrille_pipeline::Pipeline;
 use quadrille_telemetry::metrics::{PipelineStateMetrics, StateUsage};
 
+use self::meter::Meter;
+pub(crate) use self::pending::Pending;
+use self::rows::Rows;
 pub(crate) use self::{
     layout::KEY_LEN_MAX,
     life::{Life, Moment},
@@ -26,7 +33,6 @@ pub(crate) use self::{
     rows::Opener,
     shared::{Holder, Shared},
 };
-use self::{meter::Meter, pending::Pending, rows::Rows};
 
 /// The output that is the changelog.
 pub(crate) const CHANGELOG: &str = "feature-state";
@@ -58,12 +64,16 @@ pub(crate) struct States {
     reader: ChangelogReader,
     partitions: BTreeMap<i32, Partition>,
     restoring: BTreeMap<i32, Restoring>,
+    /// Those whose rows were all read from the changelog when they were last restored.
+    read_whole: BTreeSet<i32>,
     holder: Holder,
     meter: Meter,
 }
 
 struct Restoring {
     rows: Box<dyn Rows>,
+    /// From the changelog's beginning.
+    is_whole: bool,
     changes: Pending,
 }
 
@@ -83,6 +93,7 @@ impl States {
             reader,
             partitions: BTreeMap::new(),
             restoring: BTreeMap::new(),
+            read_whole: BTreeSet::new(),
         })
     }
 
@@ -153,15 +164,18 @@ impl States {
     }
 
     pub fn revoked(&mut self, partitions: &[i32]) {
+        let mut given_up = Vec::new();
         for number in partitions {
-            self.options.shared.remove(*number, &self.holder);
             self.reader.forget(*number);
             self.restoring.remove(number);
             if let Some(mut partition) = self.partitions.remove(number) {
+                self.options.shared.remove(*number, partition.committed());
                 self.meter.count(partition.take_counts());
-                partition.close();
+                given_up.push(partition);
             }
         }
+        // That may take a while, in which another replica may answer for any of them already.
+        given_up.into_iter().for_each(Partition::close);
         self.share_memory();
     }
 
@@ -183,6 +197,10 @@ impl States {
         let Some(restoring) = restored else {
             return Ok(progress);
         };
+        match restoring.is_whole {
+            true => self.read_whole.insert(number),
+            false => self.read_whole.remove(&number),
+        };
         let partition = match Partition::new(restoring.rows, self.definition, input_next) {
             Ok(partition) => partition,
             Err(NoEpoch::Rows(fault)) => return Err(self.unusable(number, &fault.into())),
@@ -202,8 +220,10 @@ impl States {
     /// One step; with the rows, once they stand for the end of the changelog.
     fn read_on(&mut self, number: i32) -> Result<(Restore, Option<Restoring>), handler::Error> {
         if !self.restoring.contains_key(&number) {
+            let rows = self.options.opener.open(number).map_err(unopened)?;
             let restoring = Restoring {
-                rows: self.options.opener.open(number).map_err(unopened)?,
+                is_whole: rows.next_offset().is_none(),
+                rows,
                 changes: Pending::default(),
             };
             self.restoring.insert(number, restoring);
@@ -261,6 +281,15 @@ impl States {
         if !why.is_damage() {
             return handler::Error::restart("state", why.to_string());
         }
+        if matches!(why, Unusable::Corrupt(_)) && self.read_whole.contains(&number) {
+            // It would be read again, and found again, for ever.
+            let topic = self.reader.topic();
+            let message = format!(
+                "{topic}, partition {number}: {why}; it is so in the topic itself: a later version of Quadrille wrote it, or something else did. \
+                 Run that version, or delete the topic to begin anew"
+            );
+            return handler::Error::fatal("state", message);
+        }
         // What stands in the way of another store of this partition.
         if let Some(partition) = self.partitions.get_mut(&number) {
             partition.break_rows(why);
@@ -301,8 +330,8 @@ impl States {
 impl Drop for States {
     /// A lane that ends holds nothing.
     fn drop(&mut self) {
-        for number in self.partitions.keys() {
-            self.options.shared.remove(*number, &self.holder);
+        for (number, partition) in &self.partitions {
+            self.options.shared.remove(*number, partition.committed());
         }
     }
 }

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tonic::Code;
 
 use super::*;
-use crate::state::{Holder, Life, Moment, Opener, Partition, Unusable};
+use crate::state::{Holder, Life, Moment, Opener, Partition, Pending, Unusable};
 
 const FILE: &str = r#"
 name = "p"
@@ -78,7 +78,6 @@ struct World {
     stateless: Arc<Pipeline>,
     partition: Partition,
     shared: Shared,
-    holder: Holder,
     query: Query,
     start_ms: i64,
     offset: i64,
@@ -88,12 +87,13 @@ impl World {
     fn new() -> Self {
         let parse = |file| Arc::new(Pipeline::parse("p.toml", file).unwrap());
         let (pipeline, stateless) = (parse(FILE), parse(STATELESS));
-        let rows = Opener::Memory.open(0).unwrap();
+        let mut rows = Opener::Memory.open(0).unwrap();
+        // As a restore leaves them.
+        rows.apply(&Pending::default(), 0).unwrap();
         let fingerprint = pipeline.state().unwrap().fingerprint();
         let partition = Partition::new(rows, fingerprint, None).unwrap();
         let shared = Shared::new(watch::Sender::new(0));
-        let holder = lane(0, Moment::now());
-        shared.insert(0, partition.committed(), &holder);
+        shared.insert(0, partition.committed(), &lane(0, Moment::now()));
         let cluster = Cluster::new("127.0.0.1:1", "").unwrap();
         let served = [&pipeline, &stateless].map(|pipeline| Served {
             pipeline: Arc::clone(pipeline),
@@ -105,7 +105,6 @@ impl World {
             stateless,
             partition,
             shared,
-            holder,
             query: Query {
                 served: served.into(),
                 instance: "own".to_owned(),
@@ -346,7 +345,7 @@ async fn a_question_without_a_key_or_with_two_is_refused() {
 #[tokio::test]
 async fn a_replica_that_does_not_hold_the_key_says_so_to_another_one() {
     let world = World::new();
-    world.shared.remove(0, &world.holder);
+    world.shared.remove(0, world.partition.committed());
     let forwarded = GetFeaturesRequest {
         forwarded: true,
         ..key("k1")
@@ -376,21 +375,6 @@ async fn a_lane_that_was_frozen_does_not_answer_before_it_knows_what_it_lost() {
 }
 
 #[tokio::test]
-async fn a_lane_that_stood_still_does_not_take_a_partition_from_the_one_that_has_it_now() {
-    let mut world = World::new();
-    world.take("k1", "a", 0, 2.0);
-    world.commit();
-    let [one, other] = [lane(0, Moment::now()), lane(1, Moment::now())];
-    world.shared.insert(0, world.partition.committed(), &one);
-    world.shared.insert(0, world.partition.committed(), &other);
-    world.shared.remove(0, &one);
-    assert_eq!(world.shared.held()[0].lane, 1);
-    assert!(world.ask(&key("k1")).await.is_ok());
-    world.shared.remove(0, &other);
-    assert!(world.shared.held().is_empty());
-}
-
-#[tokio::test]
 async fn rows_that_are_being_replaced_answer_nothing() {
     let mut world = World::new();
     world.take("k1", "a", 0, 2.0);
@@ -398,6 +382,60 @@ async fn rows_that_are_being_replaced_answer_nothing() {
     let damage = Unusable::Corrupt(quadrille_history::Corrupt { row: 0, why: "cut" });
     world.partition.break_rows(&damage);
     assert_eq!(world.refused(&key("k1")).await.0, Code::Unavailable);
+}
+
+#[tokio::test]
+async fn a_first_batch_whose_rows_are_lost_answers_nothing_and_stops_the_lane() {
+    let mut world = World::new();
+    world.partition.begin();
+    world.take("k1", "a", 0, 2.0);
+    // Where they stand in the changelog is not known.
+    world.partition.apply(None).unwrap_err();
+    assert_eq!(world.refused(&key("k1")).await.0, Code::Unavailable);
+    let record = world.payment(60, 1.0);
+    assert_eq!(world.refused(&record).await.0, Code::Unavailable);
+    world.partition.begin();
+    let state = world.pipeline.state().unwrap();
+    let in_memory = (world.partition).update(state.definition(), b"k1", |_| ());
+    assert!(in_memory.is_err(), "also a key that is in memory");
+}
+
+#[tokio::test]
+async fn a_damaged_row_that_a_question_meets_is_restored_by_the_lane() {
+    let mut world = World::new();
+    world.take("k1", "a", 0, 2.0);
+    world.commit();
+    let mut cut = Pending::default();
+    let mut row = Vec::new();
+    let add = &mut |key: &[u8], _: &[u8]| row = key.to_vec();
+    let committed = world.partition.committed();
+    committed.lock().unwrap().rows.scan(&[1], add).unwrap();
+    cut.push(&row, Some(b"cut"));
+    committed.lock().unwrap().rows.apply(&cut, 2).unwrap();
+    assert_eq!(world.refused(&key("k1")).await.0, Code::Unavailable);
+    world.partition.begin();
+    let state = world.pipeline.state().unwrap();
+    let next = (world.partition).update(state.definition(), b"k1", |_| ());
+    assert!(next.is_err_and(|why| why.is_damage()));
+}
+
+#[tokio::test]
+async fn a_lane_that_notices_late_takes_nothing_from_the_one_that_has_its_partition() {
+    let mut world = World::new();
+    world.take("k1", "a", 0, 2.0);
+    world.commit();
+    let other = World::new();
+    let its = lane(1, Moment::now());
+    world.shared.insert(0, other.partition.committed(), &its);
+    world.shared.remove(0, world.partition.committed());
+    assert_eq!(world.shared.held()[0].lane, 1);
+    assert_eq!(
+        world.refused(&key("k1")).await.0,
+        Code::NotFound,
+        "of the other lane"
+    );
+    world.shared.remove(0, other.partition.committed());
+    assert!(world.shared.held().is_empty());
 }
 
 #[tokio::test]

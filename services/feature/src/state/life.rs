@@ -79,7 +79,8 @@ impl Life {
     /// Whether the lane has been at work long enough to know which partitions it holds.
     pub fn is_certain(&self, now: Moment) -> bool {
         let signs = self.signs();
-        let knows = |woke: &Moment| now.since(woke) > KNOWS_AFTER;
+        // By the clock that nobody sets: one that is set forward right after a machine woke up has waited for nothing.
+        let knows = |woke: &Moment| now.at.saturating_duration_since(woke.at) > KNOWS_AFTER;
         now.since(&signs.last) <= self.silent_max && signs.woke.as_ref().is_none_or(knows)
     }
 }
@@ -97,6 +98,17 @@ mod tests {
             at: start + Duration::from_millis(ms),
             wall_ms,
         }
+    }
+
+    #[test]
+    fn a_clock_that_is_set_forward_does_not_shorten_the_wait_after_a_silence() {
+        let moment = clocks();
+        let life = Life::new(SESSION, moment(0, 0));
+        life.beat(moment(60_000, 60_000));
+        assert!(!life.is_certain(moment(60_001, 63_000)));
+        life.beat(moment(61_000, 64_000));
+        life.beat(moment(62_000, 65_000));
+        assert!(life.is_certain(moment(62_001, 65_001)));
     }
 
     #[test]

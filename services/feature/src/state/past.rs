@@ -6,6 +6,7 @@ use quadrille_pipeline::State;
 use super::{
     layout,
     partition::{SharedCommitted, Unusable, lock},
+    rows::Fault,
 };
 
 /// A history, and what it takes into account.
@@ -31,12 +32,28 @@ pub(crate) enum Unread {
 /// # Errors
 /// The rows cannot be read, or stand for nothing.
 pub(super) fn read(committed: &SharedCommitted, state: &State, key: &[u8]) -> Result<Past, Unread> {
+    let past = look(committed, state, key);
+    if let Err(Unread::Unusable(why)) = &past
+        && why.is_damage()
+    {
+        // The lane has them restored with its next batch.
+        let mut committed = lock(committed);
+        committed
+            .fault
+            .get_or_insert(Fault::Damaged(why.to_string()));
+    }
+    past
+}
+
+fn look(committed: &SharedCommitted, state: &State, key: &[u8]) -> Result<Past, Unread> {
     let mut rows: Vec<(u32, Vec<u8>)> = Vec::new();
     let input_next = {
         let committed = lock(committed);
+        // They were found damaged, and are being replaced.
+        if committed.fault.is_some() || committed.rows.next_offset().is_none() {
+            return Err(Unread::Restoring);
+        }
         match committed.marker {
-            // Rows that were found damaged are being replaced.
-            Some(_) if committed.rows.next_offset().is_none() => return Err(Unread::Restoring),
             Some(marker) if marker.definition == state.fingerprint() => {
                 let mut prefix = Vec::new();
                 layout::prefix_into(marker.epoch, key, &mut prefix);

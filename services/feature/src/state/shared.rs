@@ -20,7 +20,9 @@ use super::{
 pub(crate) struct Shared(Arc<Inner>);
 
 struct Inner {
-    held: Mutex<BTreeMap<i32, Held>>,
+    /// Of each partition the one that came last is at the end. A lane that was frozen notices late that another lane of this process has
+    /// its partition.
+    held: Mutex<BTreeMap<i32, Vec<Held>>>,
     changes: watch::Sender<u64>,
 }
 
@@ -55,7 +57,7 @@ impl Shared {
         }))
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<i32, Held>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<i32, Vec<Held>>> {
         let held = self.0.held.lock();
         held.unwrap_or_else(|poisoned| poisoned.into_inner())
     }
@@ -67,43 +69,44 @@ impl Shared {
             since_ms: now_ms(),
             by: by.clone(),
         };
-        self.lock().insert(partition, held);
+        self.lock().entry(partition).or_default().push(held);
         self.0.changes.send_modify(|count| *count += 1);
     }
 
-    /// A lane has given a partition up. It may have stood still: then another lane of this replica may have it by now.
-    pub fn remove(&self, partition: i32, by: &Holder) {
-        let mut all = self.lock();
-        let is_its = |held: &Held| Arc::ptr_eq(&held.by.life, &by.life);
-        if !all.get(&partition).is_some_and(is_its) {
+    /// The lane that inserted this state of the partition does not hold it any more.
+    pub fn remove(&self, partition: i32, committed: &SharedCommitted) {
+        let mut held = self.lock();
+        let Some(of_partition) = held.get_mut(&partition) else {
             return;
+        };
+        of_partition.retain(|it| !Arc::ptr_eq(&it.committed, committed));
+        if of_partition.is_empty() {
+            held.remove(&partition);
         }
-        all.remove(&partition);
-        drop(all);
+        drop(held);
         self.0.changes.send_modify(|count| *count += 1);
     }
 
     /// What this replica can answer for.
     pub fn held(&self) -> Vec<Holding> {
         let held = self.lock();
-        let holding = held.iter().map(|(partition, held)| Holding {
-            partition: *partition,
-            since_ms: held.since_ms,
-            lane: held.by.lane,
+        let newest = held.iter().filter_map(|(partition, of_partition)| {
+            let held = of_partition.last()?;
+            Some(Holding {
+                partition: *partition,
+                since_ms: held.since_ms,
+                lane: held.by.lane,
+            })
         });
-        holding.collect()
+        newest.collect()
     }
 
-    /// Whether a partition is here, restored, and surely not another replica's by now.
-    ///
-    /// # Errors
-    /// It is not.
-    pub fn check(&self, partition: i32, now: Moment) -> Result<(), Unread> {
-        self.of(partition, now).map(drop)
-    }
-
+    /// A partition that is here, restored, and surely not another replica's by now.
     fn of(&self, partition: i32, now: Moment) -> Result<Held, Unread> {
-        let held = self.lock().get(&partition).cloned();
+        let held = self
+            .lock()
+            .get(&partition)
+            .and_then(|it| it.last().cloned());
         let held = held.ok_or(Unread::NotHeld)?;
         match held.by.life.is_certain(now) {
             true => Ok(held),
@@ -118,8 +121,11 @@ impl Shared {
     pub fn read(&self, partition: i32, key: &[u8], state: &State) -> Result<Past, Unread> {
         let held = self.of(partition, Moment::now())?;
         let past = past::read(&held.committed, state, key)?;
-        // It may have been frozen meanwhile.
-        self.check(partition, Moment::now())?;
-        Ok(past)
+        // It may have been frozen meanwhile, and have lost the partition.
+        let now = self.of(partition, Moment::now())?;
+        match Arc::ptr_eq(&now.committed, &held.committed) {
+            true => Ok(past),
+            false => Err(Unread::Silent),
+        }
     }
 }
