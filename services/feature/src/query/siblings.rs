@@ -66,10 +66,33 @@ impl Siblings {
         };
         let within = within(deadline, now.at);
         let answer = self.peers.ask(&claim.address, request, within).await;
-        answer.map_err(|status| self.refused(claim, &status, &reports))
+        match answer {
+            Ok(answer) if is_of(&claim, &answer) => Ok(answer),
+            Ok(_) => Err(self.misled(claim, &reports)),
+            Err(status) => Err(self.refused(claim, &status, within, &reports)),
+        }
     }
 
-    fn refused(&self, claim: Claim, status: &Status, reports: &[Replica]) -> Error {
+    /// Something else is reached at the replica's address by now: it may be of another cluster.
+    fn misled(&self, claim: Claim, reports: &[Replica]) -> Error {
+        let Claim {
+            instance, address, ..
+        } = &claim;
+        let why = format!(
+            "not replica {instance} but another one answers at {address}: if it lasts, check their QUADRILLE_ADVERTISE"
+        );
+        let doubt = Doubt::Silent { at: Instant::now() };
+        self.doubts.add(claim, doubt, reports);
+        Error::Unavailable(why)
+    }
+
+    fn refused(
+        &self,
+        claim: Claim,
+        status: &Status,
+        within: Duration,
+        reports: &[Replica],
+    ) -> Error {
         let Claim {
             partition,
             instance,
@@ -87,6 +110,17 @@ impl Siblings {
             return Error::Unavailable(format!("replica {instance}: {said}"));
         }
         let why = match status.code() {
+            // Not the replica is slow: the caller has no time.
+            Code::DeadlineExceeded | Code::Cancelled if within < ANSWER_WITHIN => {
+                return Error::Unavailable(format!(
+                    "replica {instance}, which holds partition {partition}, did not answer within {} ms; give the call more time",
+                    within.as_millis()
+                ));
+            }
+            // Of this question; it may answer all others.
+            Code::Internal | Code::OutOfRange | Code::DataLoss => {
+                return Error::Broken(format!("replica {instance}: {said}"));
+            }
             Code::InvalidArgument
             | Code::NotFound
             | Code::FailedPrecondition
@@ -104,6 +138,12 @@ impl Siblings {
         self.doubts.add(claim, doubt, reports);
         Error::Unavailable(why)
     }
+}
+
+/// Whether it is the claimant's.
+fn is_of(claim: &Claim, answer: &GetFeaturesResponse) -> bool {
+    let as_of = answer.as_of.as_ref();
+    as_of.is_some_and(|as_of| as_of.instance == claim.instance)
 }
 
 /// Less than the caller waits, so that it hears why there is no answer.
@@ -285,6 +325,36 @@ mod tests {
         assert!(is_busy_replica(&busy) && busy.message().contains("woke up"));
         world.answers("a", by("a"));
         assert!(world.ask(None).await.is_ok(), "none of it is a doubt");
+    }
+
+    #[tokio::test]
+    async fn a_caller_without_time_and_a_question_that_breaks_are_no_doubts_of_the_replica() {
+        let world = World::new(&[("a", 10)]);
+        world.answers("a", Err(Status::deadline_exceeded("no answer in time")));
+        let soon = Instant::now() + Duration::from_millis(20);
+        let status = world.ask(Some(soon)).await.unwrap_err();
+        assert!(is_busy_replica(&status), "{status}");
+        world.answers("a", Err(Status::internal("a row")));
+        let status = world.ask(None).await.unwrap_err();
+        assert_eq!(status.code(), Code::Internal, "{status}");
+        world.answers("a", by("a"));
+        assert_eq!(world.ask(None).await.unwrap(), by("a").unwrap());
+        // One that takes as long as any answer may is passed over.
+        world.answers("a", Err(Status::deadline_exceeded("no answer in time")));
+        assert!(is_busy_replica(&world.ask(None).await.unwrap_err()));
+        world.answers("a", by("a"));
+        assert!(is_busy_replica(&world.ask(None).await.unwrap_err()));
+    }
+
+    #[tokio::test]
+    async fn what_another_than_the_claimant_answers_is_not_passed_on() {
+        let world = World::new(&[("a", 10)]);
+        world.answers("a", by("z"));
+        let status = world.ask(None).await.unwrap_err();
+        assert!(is_busy_replica(&status), "{status}");
+        assert!(status.message().contains("QUADRILLE_ADVERTISE"), "{status}");
+        assert!(world.ask(None).await.is_err());
+        assert_eq!(world.asked(), ["a"], "it is passed over for a while");
     }
 
     #[tokio::test]
