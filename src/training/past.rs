@@ -19,16 +19,16 @@ pub fn past(past: Option<&Past>) -> Option<String> {
         Order::File => "in the order of the file".to_owned(),
     };
     let keys = counted(past.keys, "key");
-    Some(match past.state_only {
-        0 => format!("features look back: the rows of {keys} were replayed {order}"),
-        rows => format!(
-            "features look back: the rows of {keys} were replayed {order}; {} only looked back on",
-            match rows {
-                1 => "1 row is".to_owned(),
-                rows => format!("{rows} rows are"),
-            }
-        ),
-    })
+    let mut text = format!("features look back: the rows of {keys} were replayed {order}");
+    if past.newest_first {
+        text += "; the file has the newest rows first, so equal ones were taken from its end";
+    }
+    match past.state_only {
+        0 => {}
+        1 => text += "; 1 row is only looked back on",
+        rows => text += &format!("; {rows} rows are only looked back on"),
+    }
+    Some(text)
 }
 
 /// How rows were replayed, for scripts.
@@ -41,5 +41,11 @@ pub fn past_json(past: Option<&Past>) -> Value {
         Order::EventTime => ("event_time", None),
         Order::File => ("file", None),
     };
-    json!({ "order": order, "column": column, "keys": past.keys, "state_only": past.state_only })
+    json!({
+        "order": order,
+        "column": column,
+        "newest_first": past.newest_first,
+        "keys": past.keys,
+        "state_only": past.state_only,
+    })
 }

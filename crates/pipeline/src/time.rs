@@ -36,15 +36,19 @@ pub(crate) fn duration_text(ms: i64) -> String {
 
 /// Milliseconds since the epoch of an RFC 3339 text.
 pub(crate) fn parse_rfc3339(field: &str, text: &str) -> Result<i64, Invalid> {
-    match text.parse::<Timestamp>() {
-        Ok(time) => Ok(time.as_millisecond()),
-        Err(_) => Err(Invalid::new(
+    rfc3339(field, text).map(Timestamp::as_millisecond)
+}
+
+/// The time of an RFC 3339 text, as precise as it is.
+pub(crate) fn rfc3339(field: &str, text: &str) -> Result<Timestamp, Invalid> {
+    text.parse().map_err(|_| {
+        Invalid::new(
             InvalidKind::BadTime,
             field,
             format!("{} is not a time with an offset", quote(text)),
             "send RFC 3339, as in \"2026-01-31T12:00:00Z\", or milliseconds since 1970 as a number",
-        )),
-    }
+        )
+    })
 }
 
 /// The times that a record may bring.

@@ -67,7 +67,8 @@ pub struct Options {
     /// Event times that the services would not believe at this moment are remarked on.
     pub now_ms: Option<i64>,
     /// The column that says in which order the rows came, by times or numbers. Without it, rows of features that look back come
-    /// in the order of their event times, others as the file has them.
+    /// in the order of their event times, others as the file has them. Equal ones come as the file has them, or from its end where
+    /// it has the newest rows first.
     pub arrived: Option<String>,
 }
 
@@ -84,6 +85,8 @@ pub enum Order {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Past {
     pub order: Order,
+    /// In the file the times of a key never rise: rows of equal ones were replayed from its end.
+    pub newest_first: bool,
     /// Keys that the rows are of.
     pub keys: usize,
     /// Rows that have no vector and are only looked back on.

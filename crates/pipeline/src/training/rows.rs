@@ -5,7 +5,7 @@ use std::io::Read;
 
 use csv::{ByteRecord, ReaderBuilder, StringRecord, Trim};
 
-use super::arrived::{self, Arrived};
+use super::arrived::{self, Arrived, Turns};
 use super::quotes::{Quotes, Watched};
 use super::remark::{Breaks, Identities, Remark};
 use super::{Error, Options, Order, Past};
@@ -17,7 +17,7 @@ use crate::quote::{quote, suggest};
 use crate::record::{Reading, check_id};
 use crate::replay::Replay;
 use crate::state::{Arrival, Taken};
-use crate::time::{Bounds, parse_rfc3339};
+use crate::time::{Bounds, rfc3339};
 
 /// A row that has a feature vector.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -171,6 +171,7 @@ impl Own {
 struct Identity<'r> {
     key: &'r str,
     time_ms: Option<i64>,
+    /// None where the row has its turn at once.
     arrived: Option<Arrived>,
 }
 
@@ -208,17 +209,12 @@ impl Rows<'_> {
             time_ms: identity.time_ms,
             truth,
         };
-        if self.own.is_strict || self.own.arrived.is_some() {
-            self.waiting
-                .push(&row, identity.arrived, &self.reading.values);
-        } else {
-            self.state_only += turn(
-                &mut self.replay,
-                self.pipeline,
-                &row,
-                &self.reading.values,
-                sink,
-            );
+        let values = &self.reading.values;
+        match identity.arrived {
+            Some(arrived) => self.waiting.push(&row, arrived, values),
+            None => {
+                self.state_only += turn(&mut self.replay, self.pipeline, &row, values, sink);
+            }
         }
     }
 
@@ -228,7 +224,8 @@ impl Rows<'_> {
             (None, true) => Order::EventTime,
             (None, false) => Order::File,
         };
-        for at in self.waiting.order() {
+        let turns = self.waiting.turns();
+        for at in turns.order {
             let (row, values) = self.waiting.row(at);
             self.state_only += turn(&mut self.replay, self.pipeline, &row, values, sink);
         }
@@ -236,6 +233,7 @@ impl Rows<'_> {
         remarks.extend(self.breaks.remarks());
         let past = Past {
             order,
+            newest_first: turns.newest_first,
             keys: self.replay.keys(),
             state_only: self.state_only,
         };
@@ -305,9 +303,12 @@ impl Own {
                 fix,
             ));
         }
-        let time_ms = match time.parse() {
-            Ok(number) => number,
-            Err(_) => parse_rfc3339(field, time)?,
+        let (time_ms, at) = match time.parse() {
+            Ok(number) => (number, Arrived::at_ms(number)),
+            Err(_) => {
+                let time = rfc3339(field, time)?;
+                (time.as_millisecond(), Arrived::at(time))
+            }
         };
         let bounds = match self.now_ms {
             // What the stream would not believe has no place in a history either: seconds taken for milliseconds, placeholders.
@@ -322,7 +323,7 @@ impl Own {
         Ok(Identity {
             key,
             time_ms,
-            arrived,
+            arrived: arrived.or(Some(at)),
         })
     }
 }
@@ -340,12 +341,12 @@ struct WaitingRow {
     id: Box<str>,
     key: Box<str>,
     time_ms: Option<i64>,
-    arrived: Option<Arrived>,
+    arrived: Arrived,
     truth: Box<str>,
 }
 
 impl Waiting {
-    fn push(&mut self, row: &Row<'_>, arrived: Option<Arrived>, values: &[f64]) {
+    fn push(&mut self, row: &Row<'_>, arrived: Arrived, values: &[f64]) {
         self.width = values.len();
         self.values.extend_from_slice(values);
         self.rows.push(WaitingRow {
@@ -358,15 +359,9 @@ impl Waiting {
         });
     }
 
-    /// The rows as their turn comes; of equal ones as the file has them.
-    fn order(&self) -> Vec<usize> {
-        let mut order: Vec<usize> = (0..self.rows.len()).collect();
-        let arrived: Option<Vec<Arrived>> = self.rows.iter().map(|it| it.arrived).collect();
-        match arrived {
-            Some(arrived) => arrived::sort(&mut order, &arrived),
-            None => order.sort_by_key(|at| self.rows[*at].time_ms),
-        }
-        order
+    fn turns(&self) -> Turns {
+        let rows = self.rows.iter().map(|it| (&*it.key, it.arrived));
+        Turns::of(&rows.collect::<Vec<_>>())
     }
 
     fn row(&self, at: usize) -> (Row<'_>, &[f64]) {

@@ -51,6 +51,47 @@ b,x,2000,3,purchase,4,,,yes
     assert_eq!(training.past.unwrap().order, Order::Column("came".into()));
 }
 
+/// The ids in the order in which the rows of a file are replayed.
+fn replayed(rows: &[&str], arrived: Option<&str>) -> (Vec<String>, bool) {
+    let mut ids = Vec::new();
+    let options = Options {
+        now_ms: None,
+        arrived: arrived.map(str::to_owned),
+    };
+    let csv = format!("{HEADER}{}", rows.join("\n"));
+    let batch = cards().read_features(csv.as_bytes(), &options, &mut |row, _| {
+        ids.push(row.id.to_owned());
+    });
+    (ids, batch.unwrap().past.unwrap().newest_first)
+}
+
+#[test]
+fn rows_of_equal_times_are_replayed_from_the_end_of_a_file_that_has_the_newest_first() {
+    let oldest_first = [
+        "a,x,1000,,purchase,1,,,no",
+        "b,y,1000,,purchase,1,,,no",
+        "c,x,1000,,purchase,2,,,no",
+        "d,x,2000,,purchase,4,,,no",
+        "e,y,2000,,purchase,4,,,no",
+    ];
+    let mut newest_first = oldest_first;
+    newest_first.reverse();
+    let expected = ["a", "b", "c", "d", "e"].map(str::to_owned).to_vec();
+    assert_eq!(replayed(&oldest_first, None), (expected.clone(), false));
+    assert_eq!(replayed(&newest_first, None), (expected, true));
+}
+
+#[test]
+fn rows_of_one_millisecond_are_replayed_as_their_times_say_all_the_same() {
+    let rows = [
+        "a,x,2026-01-31T12:00:00.000003Z,2026-01-31T12:00:00.000000002Z,purchase,1,,,no",
+        "b,x,2026-01-31T12:00:00.000001Z,2026-01-31T12:00:00.000000003Z,purchase,1,,,no",
+        "c,x,2026-01-31T12:00:00.000002Z,2026-01-31T12:00:00.000000001Z,purchase,1,,,no",
+    ];
+    assert_eq!(replayed(&rows, None).0, ["b", "c", "a"]);
+    assert_eq!(replayed(&rows, Some("came")).0, ["c", "a", "b"]);
+}
+
 #[test]
 fn rows_without_a_vector_need_no_label_and_are_not_left_out() {
     let emit = "lateness = \"1h\"\nemit = { field = \"kind\", is = [\"purchase\"] }";
@@ -131,13 +172,13 @@ fn a_file_without_key_time_or_the_column_of_arrival_is_refused() {
 
 #[test]
 fn without_an_id_the_number_of_the_row_stands_for_it() {
-    let csv = "card,at,kind\nx,2000,purchase\nx,1000,purchase\nx,1000,purchase\n";
+    let csv = "card,at,kind\nx,2000,purchase\nx,1000,purchase\nx,1000,purchase\nx,3000,purchase\n";
     let mut ids = Vec::new();
     let batch = cards().read_features(csv.as_bytes(), &Options::default(), &mut |row, features| {
         ids.push((row.id.to_owned(), row.line, features.len()));
     });
-    assert_eq!(batch.unwrap().vectors, 3);
-    let expected = [("2", 3, 4), ("3", 4, 4), ("1", 2, 4)];
+    assert_eq!(batch.unwrap().vectors, 4);
+    let expected = [("2", 3, 4), ("3", 4, 4), ("1", 2, 4), ("4", 5, 4)];
     assert_eq!(
         ids,
         expected.map(|(id, line, width)| (id.to_owned(), line, width))
