@@ -13,7 +13,7 @@ use std::{
 };
 
 use quadrille_proto::v1::{PredictRequest, predict_service_client::PredictServiceClient};
-use tokio::runtime::Runtime;
+use tokio::{runtime::Runtime, time::MissedTickBehavior};
 
 use crate::harness::client::{record, structure};
 
@@ -111,7 +111,10 @@ async fn predict(address: SocketAddr, stop: &AtomicBool) -> Predicted {
     let client = PredictServiceClient::connect(format!("http://{address}")).await;
     let mut client = client.expect("a connection");
     let mut predicted = Predicted::default();
+    let mut pace = tokio::time::interval(EVERY);
+    pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while !stop.load(Ordering::Relaxed) {
+        pace.tick().await;
         let began = Instant::now();
         match tokio::time::timeout(ANSWER_WITHIN, client.predict(question())).await {
             Ok(Ok(_)) => predicted.answers += 1,
@@ -119,7 +122,6 @@ async fn predict(address: SocketAddr, stop: &AtomicBool) -> Predicted {
             Err(_) => predicted.failures.push("no answer in time".to_owned()),
         }
         predicted.longest = predicted.longest.max(began.elapsed());
-        tokio::time::sleep(EVERY.saturating_sub(began.elapsed())).await;
     }
     predicted
 }

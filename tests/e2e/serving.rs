@@ -16,7 +16,7 @@ use quadrille_proto::{
     v1::{PredictRequest, Prediction, predict_service_client::PredictServiceClient},
 };
 use quadrille_registry::{Action, Deployment, ModelId, PackageBytes, Registry, Role, Route};
-use tokio::runtime::Runtime;
+use tokio::{runtime::Runtime, time::MissedTickBehavior};
 
 use crate::harness::{
     PATIENCE,
@@ -126,7 +126,11 @@ fn ask(
         Runtime::new().expect("a runtime").block_on(async {
             let client = PredictServiceClient::connect(url).await;
             let (mut client, mut answers) = (client.expect("connected"), BTreeMap::new());
+            // The cores are for the stream, too.
+            let mut pace = tokio::time::interval(Duration::from_millis(2));
+            pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
             for n in 0.. {
+                pace.tick().await;
                 if over.load(Ordering::Acquire) {
                     break;
                 }
@@ -138,8 +142,6 @@ fn ask(
                 };
                 let answer = client.predict(request).await.expect("no call fails");
                 *answers.entry(answer.into_inner().version).or_default() += 1;
-                // A pace, not a wait: the cores are for the stream, too.
-                tokio::time::sleep(Duration::from_millis(2)).await;
             }
             answers
         })
