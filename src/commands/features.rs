@@ -1,8 +1,12 @@
 //! `quadrille features`: the features of a file's records, as the stream would have computed them.
 
+mod csv;
+mod parquet;
+mod part;
+
 use std::{
-    fs::{self, File},
-    io::{BufWriter, Write},
+    fs::File,
+    io,
     path::{Path, PathBuf},
 };
 
@@ -14,6 +18,7 @@ use quadrille_pipeline::{
 use quadrille_service::Error;
 use serde_json::{Value, json};
 
+use self::{csv::Csv, parquet::Parquet, part::Part};
 use crate::{
     kafka::blocking,
     output::{self, Output, OutputArg, counted},
@@ -29,14 +34,16 @@ const EXAMPLES: &str = "\
 Examples:
   quadrille features --pipeline cards.toml --data cards.csv --out features.csv
   quadrille features --pipeline cards.toml --data cards.csv --arrived received_at \\
-      --out features.csv --max-skipped 1%
+      --out features.parquet --max-skipped 1%
 
 The file is read as the services read records. Where features look back, the records are replayed: each row has what the stream \
 would have computed in its turn, of the records that had come by then. Without --arrived their turn is by their event times, so none \
-comes late.
+comes late. Of equal ones the upper row comes first; the lower one where the file has the newest first, and that is said.
 
 What is written: id (the number of the row where the file has none), key, event_time, and a column for each feature; a row for each \
-record that has a vector, in the order replayed. A cell is empty where a feature is missing. Numbers read back exactly as they were.
+record that has a vector, in the order replayed. A cell is empty, in Parquet null, where a feature is missing. Numbers read back exactly \
+as they were. In Parquet id and key are strings, event_time is a timestamp (milliseconds, UTC), and features are doubles; it is not \
+compressed.
 
 Exit codes: 0 written, 64 wrong usage or pipeline, 1 the data cannot be used, or more rows would be left out than --max-skipped.";
 
@@ -50,9 +57,13 @@ pub struct Args {
     #[arg(long, value_name = "FILE.csv")]
     data: PathBuf,
 
-    /// The CSV file to write.
-    #[arg(long, value_name = "FILE.csv")]
+    /// The file to write, CSV or Parquet. It appears under its name once it is whole.
+    #[arg(long, value_name = "FILE")]
     out: PathBuf,
+
+    /// The form of what is written [default: parquet where --out ends in .parquet, else csv].
+    #[arg(long, value_enum)]
+    format: Option<Format>,
 
     /// Replace the file that is there.
     #[arg(long)]
@@ -70,6 +81,55 @@ pub struct Args {
 
     #[command(flatten)]
     output: OutputArg,
+}
+
+/// The form of a file of features.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    Csv,
+    Parquet,
+}
+
+impl Args {
+    fn format(&self) -> Format {
+        let extension = self.out.extension();
+        self.format.unwrap_or(match extension {
+            Some(extension) if extension.eq_ignore_ascii_case("parquet") => Format::Parquet,
+            _ => Format::Csv,
+        })
+    }
+}
+
+/// A file that is being written.
+enum Table<'a> {
+    Csv(Box<Csv<'a>>),
+    Parquet(Box<Parquet<'a>>),
+}
+
+impl<'a> Table<'a> {
+    fn new(format: Format, file: &'a File, header: &[&str]) -> io::Result<Self> {
+        Ok(match format {
+            Format::Csv => Table::Csv(Box::new(Csv::new(file, header)?)),
+            Format::Parquet => {
+                let features = header.get(OWN.len()..).unwrap_or_default();
+                Table::Parquet(Box::new(Parquet::new(file, features)?))
+            }
+        })
+    }
+
+    fn row(&mut self, row: &Row<'_>, features: &[f64]) -> io::Result<()> {
+        match self {
+            Table::Csv(csv) => csv.row(row, features),
+            Table::Parquet(parquet) => parquet.row(row, features),
+        }
+    }
+
+    fn finish(self) -> io::Result<()> {
+        match self {
+            Table::Csv(csv) => csv.finish(),
+            Table::Parquet(parquet) => parquet.finish(),
+        }
+    }
 }
 
 /// # Errors
@@ -115,17 +175,18 @@ fn write(pipeline: &Pipeline, args: &Args) -> Result<Written, Error> {
     }
     let data = File::open(&args.data).map_err(|error| unreadable(&args.data, &error))?;
     let part = Part::create(&args.out)?;
-    let mut csv = csv::Writer::from_writer(BufWriter::new(&part.file));
-    let mut result = csv.write_record(&header);
-    let mut cells = Vec::with_capacity(header.len());
+    let unwritable =
+        |error: io::Error| Error::Failed(format!("--out: {}: {error}", args.out.display()));
+    let table = Table::new(args.format(), &part.file, &header);
+    let mut table = table.map_err(unwritable)?;
+    let mut result = Ok(());
     let options = training::Options {
         now_ms: Some(Timestamp::now().as_millisecond()),
         arrived: args.arrived.clone(),
     };
     let mut each = |row: &Row<'_>, features: &[f64]| {
         if result.is_ok() {
-            fill(&mut cells, row, features);
-            result = csv.write_record(&cells);
+            result = table.row(row, features);
         }
     };
     let batch = pipeline.read_features(data, &options, &mut each);
@@ -133,15 +194,10 @@ fn write(pipeline: &Pipeline, args: &Args) -> Result<Written, Error> {
         training::Error::NoArrivedColumn { .. } => Error::Config(format!("--arrived: {error}")),
         error => Error::Failed(format!("{}: {error}", args.data.display())),
     })?;
-    let unwritable = |error: &dyn std::fmt::Display| {
-        Error::Failed(format!("--out: {}: {error}", args.out.display()))
-    };
-    result.map_err(|error| unwritable(&error))?;
-    csv.flush().map_err(|error| unwritable(&error))?;
-    drop(csv);
+    result.and_then(|()| table.finish()).map_err(unwritable)?;
     let skipped = Skipped::of_features(pipeline, &batch);
     skipped.check(args.max_skipped).map_err(Error::Failed)?;
-    part.keep().map_err(|error| unwritable(&error))?;
+    part.keep().map_err(unwritable)?;
     Ok(Written {
         batch,
         skipped,
@@ -163,78 +219,6 @@ fn header(pipeline: &Pipeline) -> Result<Vec<&str>, Error> {
 
 fn unreadable(path: &Path, error: &dyn std::fmt::Display) -> Error {
     Error::Config(format!("--data: {}: {error}", path.display()))
-}
-
-/// The cells of a row, in strings that are used again.
-fn fill(cells: &mut Vec<String>, row: &Row<'_>, features: &[f64]) {
-    use std::fmt::Write;
-    cells.resize_with(OWN.len() + features.len(), String::new);
-    let mut next = cells.iter_mut();
-    let mut cell = |write: &dyn Fn(&mut String)| {
-        if let Some(cell) = next.next() {
-            cell.clear();
-            write(cell);
-        }
-    };
-    cell(&|it| it.push_str(row.id));
-    cell(&|it| it.push_str(row.key));
-    cell(&|it| {
-        if let Some(ms) = row.time_ms {
-            // A String takes everything.
-            let _ = match Timestamp::from_millisecond(ms) {
-                Ok(time) => write!(it, "{time}"),
-                Err(_) => write!(it, "{ms}"),
-            };
-        }
-    });
-    for feature in features {
-        cell(&|it| number(*feature, it));
-    }
-}
-
-/// The shortest text that reads back as the same number; nothing where it is missing.
-fn number(value: f64, cell: &mut String) {
-    use std::fmt::Write;
-    let size = value.abs();
-    let _ = match value {
-        value if value.is_nan() => Ok(()),
-        value if size != 0.0 && !(1e-5..1e16).contains(&size) => write!(cell, "{value:e}"),
-        value => write!(cell, "{value}"),
-    };
-}
-
-/// A file that is not there yet under its name: it is removed unless it is kept.
-struct Part<'a> {
-    file: File,
-    path: PathBuf,
-    out: &'a Path,
-}
-
-impl<'a> Part<'a> {
-    fn create(out: &'a Path) -> Result<Self, Error> {
-        let name = out
-            .file_name()
-            .ok_or_else(|| Error::Config(format!("--out: {} names no file", out.display())))?;
-        let mut part = name.to_owned();
-        part.push(".part");
-        let path = out.with_file_name(part);
-        let file = File::create(&path)
-            .map_err(|error| Error::Config(format!("--out: {}: {error}", path.display())))?;
-        Ok(Part { file, path, out })
-    }
-
-    fn keep(mut self) -> std::io::Result<()> {
-        self.file.flush()?;
-        self.file.sync_all()?;
-        fs::rename(&self.path, self.out)
-    }
-}
-
-impl Drop for Part<'_> {
-    fn drop(&mut self) {
-        // Once it is kept, there is no such file.
-        let _ = fs::remove_file(&self.path);
-    }
 }
 
 impl Written {

@@ -1,3 +1,10 @@
+use std::fs;
+
+use ::parquet::{
+    file::reader::{FileReader, SerializedFileReader},
+    record::Field,
+};
+
 use super::*;
 
 const CARDS: &str = r#"name = "cards"
@@ -52,10 +59,22 @@ fn features_in(
     data: &str,
     more: &[&str],
 ) -> (Result<Written, Error>, String) {
+    let written = features_to(folder, "y.csv", pipeline, data, more);
+    let text = fs::read_to_string(folder.join("y.csv")).unwrap_or_default();
+    (written, text)
+}
+
+fn features_to(
+    folder: &Path,
+    out: &str,
+    pipeline: &str,
+    data: &str,
+    more: &[&str],
+) -> Result<Written, Error> {
     let path = |name: &str| folder.join(name).display().to_string();
     fs::write(path("p.toml"), pipeline).unwrap();
     fs::write(path("x.csv"), data).unwrap();
-    let (file, csv, out) = (path("p.toml"), path("x.csv"), path("y.csv"));
+    let (file, csv, to) = (path("p.toml"), path("x.csv"), path(out));
     let line = [
         "quadrille",
         "features",
@@ -64,7 +83,7 @@ fn features_in(
         "--data",
         &csv,
         "--out",
-        &out,
+        &to,
     ];
     let line = line.into_iter().chain(more.iter().copied());
     let cli = <crate::Cli as clap::Parser>::try_parse_from(line).unwrap();
@@ -73,9 +92,8 @@ fn features_in(
     };
     let pipeline = args.pipeline.one().unwrap();
     let written = write(&pipeline, &args);
-    assert!(!folder.join("y.csv.part").exists());
-    let text = fs::read_to_string(path("y.csv")).unwrap_or_default();
-    (written, text)
+    assert!(!folder.join(format!("{out}.part")).exists());
+    written
 }
 
 #[test]
@@ -179,32 +197,144 @@ fn a_file_needs_no_column_of_the_label_and_one_that_is_there_changes_nothing() {
     assert_eq!(text, features(diabetes, data, &[]).1);
 }
 
-#[test]
-fn numbers_read_back_bit_for_bit() {
-    let third = 1.0 / 3.0;
-    for value in [
-        0.0,
-        -0.0,
-        0.1,
-        third,
-        1e-300,
-        5e-324,
-        f64::MAX,
-        -1e16,
-        123_456_789.25,
-    ] {
-        let mut cell = String::new();
-        number(value, &mut cell);
-        assert_eq!(
-            cell.parse::<f64>().unwrap().to_bits(),
-            value.to_bits(),
-            "{cell}"
-        );
-        assert!(cell.len() < 25, "{cell}");
+/// What is read from a file of Parquet: the columns with their types, and the rows.
+fn read_parquet(path: &Path) -> (Vec<String>, Vec<Vec<Field>>) {
+    let reader = SerializedFileReader::new(File::open(path).unwrap()).unwrap();
+    let schema = reader.metadata().file_metadata().schema_descr();
+    let columns = schema.columns().iter();
+    let columns = columns.map(|it| {
+        let (kind, logical) = (it.physical_type(), it.logical_type_ref());
+        format!("{} {kind} {logical:?}", it.name())
+    });
+    let rows = reader.get_row_iter(None).unwrap();
+    let rows = rows.map(|row| {
+        let cells = row.unwrap().into_columns().into_iter();
+        cells.map(|(_, cell)| cell).collect()
+    });
+    (columns.collect(), rows.collect())
+}
+
+/// A cell of the CSV file says the same.
+fn assert_same(field: &Field, cell: &str) {
+    match field {
+        Field::Null => assert_eq!(cell, ""),
+        Field::Str(text) => assert_eq!(text, cell),
+        Field::TimestampMillis(ms) => {
+            let time: Timestamp = cell.parse().unwrap();
+            assert_eq!(*ms, time.as_millisecond());
+        }
+        Field::Double(number) => {
+            assert_eq!(number.to_bits(), cell.parse::<f64>().unwrap().to_bits());
+        }
+        other => panic!("{other:?}"),
     }
-    let mut cell = String::new();
-    number(f64::NAN, &mut cell);
-    assert_eq!(cell, "");
+}
+
+/// Both forms of the features of a file; what they hold is the same.
+fn both(pipeline: &str, data: &str, more: &[&str]) -> (Vec<String>, usize) {
+    let folder = tempfile::tempdir().unwrap();
+    let (written, text) = features_in(folder.path(), pipeline, data, more);
+    written.unwrap();
+    let written = features_to(folder.path(), "y.parquet", pipeline, data, more);
+    assert_eq!(
+        written.unwrap().batch.vectors as usize + 1,
+        text.lines().count()
+    );
+    let (columns, rows) = read_parquet(&folder.path().join("y.parquet"));
+    let mut csv = ::csv::Reader::from_reader(text.as_bytes());
+    let header = csv.headers().unwrap().clone();
+    let names: Vec<&str> = columns
+        .iter()
+        .map(|it| it.split(' ').next().unwrap())
+        .collect();
+    assert_eq!(names, header.iter().collect::<Vec<_>>());
+    let mut count = 0;
+    for (line, row) in csv.records().zip(&rows) {
+        let line = line.unwrap();
+        assert_eq!(line.len(), row.len());
+        line.iter()
+            .zip(row)
+            .for_each(|(cell, field)| assert_same(field, cell));
+        count += 1;
+    }
+    assert_eq!(count, rows.len());
+    (columns, count)
+}
+
+#[test]
+fn parquet_holds_what_the_csv_holds_bit_for_bit_and_knows_its_types() {
+    let (columns, rows) = both(CARDS, DATA, &["--max-skipped", "1"]);
+    assert_eq!(
+        columns,
+        [
+            "id BYTE_ARRAY Some(String)",
+            "key BYTE_ARRAY Some(String)",
+            "event_time INT64 Some(Timestamp(TimestampType { is_adjusted_to_u_t_c: true, unit: MILLIS }))",
+            "sum DOUBLE None",
+            "share DOUBLE None",
+        ]
+    );
+    assert_eq!(rows, 4);
+    // Without keys and times; numbers of many kinds, and missing ones.
+    let diabetes = include_str!(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/pipelines/diabetes.toml"
+    ));
+    let data = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/data/pima.csv"));
+    assert_eq!(both(diabetes, data, &[]).1, 768);
+    let header = "id,card,at,came,kind,amount";
+    let amounts = [
+        "-0.0",
+        "5e-324",
+        "1.7976931348623157e308",
+        "0.1",
+        "",
+        "-1e16",
+    ];
+    let rows = amounts.iter().enumerate();
+    let rows = rows.map(|(n, it)| format!("{n},é{n},{n},{n},purchase,{it}"));
+    let data = [header.to_owned()].into_iter().chain(rows);
+    let data = data.collect::<Vec<String>>().join("\n");
+    let spec = CARDS.replace(
+        "event_time = \"at\"",
+        "event_time = \"at\"\npast_max = \"40000d\"",
+    );
+    assert_eq!(both(&spec, &data, &[]).1, amounts.len());
+}
+
+#[test]
+fn the_form_follows_the_name_unless_it_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let begins = |out: &str, more: &[&str]| {
+        let more = [&["--max-skipped", "1"], more].concat();
+        let written = features_to(folder.path(), out, CARDS, DATA, &more);
+        written.unwrap();
+        fs::read(folder.path().join(out)).unwrap()[..4].to_vec()
+    };
+    assert_eq!(begins("a.parquet", &[]), b"PAR1");
+    assert_eq!(begins("b.PARQUET", &[]), b"PAR1");
+    assert_eq!(begins("c.txt", &[]), b"id,k");
+    assert_eq!(begins("d.csv", &["--format", "parquet"]), b"PAR1");
+    assert_eq!(begins("e.parquet", &["--format", "csv"]), b"id,k");
+}
+
+#[test]
+fn a_parquet_file_is_there_whole_or_not_at_all() {
+    let folder = tempfile::tempdir().unwrap();
+    let refused = features_to(folder.path(), "y.parquet", CARDS, DATA, &[]);
+    assert!(
+        refused
+            .unwrap_err()
+            .to_string()
+            .contains("nothing was written")
+    );
+    assert!(!folder.path().join("y.parquet").exists());
+    // No row is no fault: a file without rows.
+    let none = DATA.lines().next().unwrap();
+    let written = features_to(folder.path(), "y.parquet", CARDS, none, &[]);
+    assert_eq!(written.unwrap().batch.vectors, 0);
+    let (columns, rows) = read_parquet(&folder.path().join("y.parquet"));
+    assert_eq!((columns.len(), rows.len()), (5, 0));
 }
 
 #[test]

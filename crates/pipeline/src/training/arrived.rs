@@ -93,7 +93,7 @@ pub(super) struct Turns {
 
 impl Turns {
     /// Of rows with their keys, as the file has them.
-    pub fn of<'k>(rows: &[(&'k str, Arrived)]) -> Self {
+    pub fn of(rows: &[(&str, Arrived)]) -> Self {
         let places = places(rows.iter().map(|(_, arrived)| *arrived));
         let keys = rows.iter().map(|(key, _)| *key);
         let newest_first = are_newest_first(keys.zip(places.iter().copied()));
