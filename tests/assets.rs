@@ -4,7 +4,9 @@ use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use quadrille_telemetry::{
     Registry,
-    metrics::{LoopMetrics, PortMetrics, RequestMetrics, ServingMetrics, StateMetrics},
+    metrics::{
+        FeatureMetrics, LoopMetrics, PortMetrics, RequestMetrics, ServingMetrics, StateMetrics,
+    },
 };
 
 const RULES: &str = "deploy/prometheus/rules/quadrille.yml";
@@ -69,6 +71,7 @@ fn rules_and_dashboards_name_metrics_that_the_services_have() {
     ServingMetrics::register(&registry);
     PortMetrics::register(&registry);
     StateMetrics::register(&registry);
+    FeatureMetrics::register(&registry);
     let mut known: BTreeSet<String> = registry.names().into_iter().collect();
     // Labels that begin as metrics do.
     known.extend(

@@ -9,8 +9,8 @@ use std::{
 use quadrille_telemetry::{
     Registry,
     metrics::{
-        Committed, LoopMetrics, Missed, ModelState, PortMetrics, RequestMetrics, ServingMetrics,
-        StateMetrics,
+        AskedBy, Committed, FeatureMetrics, LoopMetrics, Missed, ModelState, PortMetrics,
+        RequestMetrics, ServingMetrics, StateMetrics,
     },
 };
 
@@ -23,10 +23,11 @@ under OpenTelemetry's names (with dots, without the unit) where [one is set](con
 No label holds the id or the key of a record, so the number of series follows from the pipelines, partitions, lanes and model versions alone.
 ";
 
-const GROUPS: [&str; 5] = [
+const GROUPS: [&str; 6] = [
     "Records, batches and lag: every service",
     "Requests: every service",
     "The port: every service",
+    "Features on request, and lost histories: feature",
     "Models and deployments: inference",
     "State of pipelines that look back: feature",
 ];
@@ -50,9 +51,9 @@ struct Family {
 }
 
 /// One group each: what is registered, with a sample in every family, since a family without one is not shown.
-fn registries() -> [Registry; 5] {
+fn registries() -> [Registry; 6] {
     let all = std::array::from_fn(|_| Registry::default());
-    let [of_loop, of_requests, of_port, of_models, of_state] = &all;
+    let [of_loop, of_requests, of_port, of_features, of_models, of_state] = &all;
     let stage = LoopMetrics::register(of_loop).stage("p", "g", "t");
     stage.committed(&Committed {
         age: Some(Duration::ZERO),
@@ -71,6 +72,10 @@ fn registries() -> [Registry; 5] {
     let port = PortMetrics::register(of_port);
     port.connections(0);
     port.refused("r");
+
+    let features = FeatureMetrics::register(of_features);
+    features.request("p", AskedBy::Client, "o");
+    features.begun_anew("p");
 
     let serving = ServingMetrics::register(of_models);
     serving.state("m", "1", Some(ModelState::Ready));

@@ -3,10 +3,12 @@
 //! or free text.
 
 pub(crate) mod exposition;
+mod features;
 mod models;
 mod serving;
 mod state;
 
+pub use features::{AskedBy, FeatureMetrics};
 pub use models::{
     Missed, ModelState, QueueMetrics, ServingMetrics, VariantMetrics, VariantRecords,
 };

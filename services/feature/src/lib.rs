@@ -26,7 +26,7 @@ use quadrille_service::{
     Assembly, Boxed, Calls, Context, Drain, Error, MessageMax, Requests, Task, fields::now_ms,
 };
 use quadrille_state::{Identity, Settings, Stores};
-use quadrille_telemetry::metrics::StateMetrics;
+use quadrille_telemetry::metrics::{FeatureMetrics, StateMetrics};
 use tokio::sync::watch;
 
 use crate::{
@@ -94,6 +94,7 @@ async fn serve(config: Config, shutdown: Boxed<'_, ()>) -> Result<(), Error> {
 async fn assemble(context: Context, state: StateSettings) -> Result<Assembly, Error> {
     let pipelines = context.config.pipelines.iter();
     let looking_back = pipelines.filter(|it| it.keeps_state()).count();
+    let metrics = FeatureMetrics::register(&context.registry);
     let common = Common {
         stores: match &state.folder {
             Some(folder) if looking_back > 0 => {
@@ -107,10 +108,12 @@ async fn assemble(context: Context, state: StateSettings) -> Result<Assembly, Er
         },
         cache_bytes: state.memory_bytes / CACHE_SHARE / looking_back.max(1),
         metrics: StateMetrics::register(&context.registry),
+        lost: metrics.clone(),
     };
     let changes = watch::Sender::new(0);
     let mut served = Vec::new();
     for pipeline in &context.config.pipelines {
+        metrics.begin(pipeline.name());
         let shared = Shared::new(changes.clone());
         served.push(run_stage(&context, pipeline, shared, &common).await?);
     }
@@ -139,6 +142,7 @@ async fn assemble(context: Context, state: StateSettings) -> Result<Assembly, Er
             vectors: Vectors::new(context.config.cluster.clone(), context.schemas.clone()),
             tracing: context.tracing.clone(),
         },
+        metrics,
     };
     Ok(Assembly {
         http: axum::Router::new(),
@@ -192,6 +196,7 @@ struct Common {
     /// Of histories in use, for each pipeline.
     cache_bytes: usize,
     metrics: StateMetrics,
+    lost: FeatureMetrics,
 }
 
 async fn run_stage(
@@ -226,6 +231,7 @@ async fn run_stage(
         session: cluster.session_timeout(),
         cache_bytes: common.cache_bytes / stage.config.lanes.max(1),
         metrics: common.metrics.pipeline(pipeline.name()),
+        lost: common.lost.clone(),
     };
     context.run(stage, |lane| {
         let reader = ChangelogReader::new(&cluster, &changelog);

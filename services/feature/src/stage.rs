@@ -276,7 +276,7 @@ mod tests {
     use std::time::Duration;
 
     use quadrille_choreography::{Cluster, Headers};
-    use quadrille_telemetry::metrics::PipelineStateMetrics;
+    use quadrille_telemetry::metrics::{FeatureMetrics, PipelineStateMetrics};
     use tokio::sync::watch;
 
     use super::*;
@@ -315,6 +315,7 @@ inputs = ["sum"]
             session: Duration::from_secs(6),
             cache_bytes: 1 << 20,
             metrics: PipelineStateMetrics::unregistered(),
+            lost: FeatureMetrics::default(),
         };
         let reader = ChangelogReader::new(&cluster, "p.feature-state");
         let mut handler = FeatureHandler::with_state(options, 0, reader, Schemas::new(&cluster));

@@ -20,7 +20,7 @@ use std::{
 
 use quadrille_choreography::{ChangelogReader, Delivered, LaneId, Restore, changelog, handler};
 use quadrille_pipeline::Pipeline;
-use quadrille_telemetry::metrics::{PipelineStateMetrics, StateUsage};
+use quadrille_telemetry::metrics::{FeatureMetrics, PipelineStateMetrics, StateUsage};
 
 use self::meter::Meter;
 pub(crate) use self::pending::Pending;
@@ -55,6 +55,8 @@ pub(crate) struct Options {
     /// Of histories in memory, for each lane.
     pub cache_bytes: usize,
     pub metrics: PipelineStateMetrics,
+    /// Where histories begin empty.
+    pub lost: FeatureMetrics,
 }
 
 /// The states of one lane.
@@ -209,6 +211,10 @@ impl States {
                 return Err(handler::Error::fatal("state", message));
             }
         };
+        if partition.begins_anew() {
+            let pipeline = self.options.pipeline.name();
+            self.options.lost.begun_anew(pipeline);
+        }
         self.tick();
         let shared = &self.options.shared;
         shared.insert(number, partition.committed(), &self.holder);

@@ -39,11 +39,9 @@ pub(crate) enum Error {
     Passed(Status),
 }
 
-impl From<Error> for Status {
-    fn from(error: Error) -> Self {
-        let text = message(error.to_string());
-        let code = match error {
-            Error::Passed(status) => return status,
+impl Error {
+    fn code(&self) -> Code {
+        match self {
             Error::Invalid(_) => Code::InvalidArgument,
             Error::Unknown(_) => Code::NotFound,
             Error::Refused(_) | Error::NotOwner(_) => Code::FailedPrecondition,
@@ -51,8 +49,33 @@ impl From<Error> for Status {
             Error::TooMuch(_) => Code::ResourceExhausted,
             Error::Unavailable(_) => Code::Unavailable,
             Error::Broken(_) => Code::Internal,
-        };
-        let mut status = Status::new(code, text);
+            Error::Passed(status) => status.code(),
+        }
+    }
+
+    /// As metrics say it: the code's name, and which replica does not hold what another one asks for.
+    pub fn outcome(&self) -> &'static str {
+        if let Error::NotOwner(_) = self {
+            return "not_owner";
+        }
+        match self.code() {
+            Code::InvalidArgument => "invalid_argument",
+            Code::NotFound => "not_found",
+            Code::FailedPrecondition => "failed_precondition",
+            Code::AlreadyExists => "already_exists",
+            Code::ResourceExhausted => "resource_exhausted",
+            Code::Unavailable => "unavailable",
+            _ => "internal",
+        }
+    }
+}
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Self {
+        if let Error::Passed(status) = error {
+            return status;
+        }
+        let mut status = Status::new(error.code(), message(error.to_string()));
         match error {
             Error::NotOwner(_) => {
                 let reason = MetadataValue::from_static(NOT_OWNER);

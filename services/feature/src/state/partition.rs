@@ -203,6 +203,12 @@ impl Partition {
         })
     }
 
+    /// Whether it begins empty over the rows of another definition.
+    pub fn begins_anew(&self) -> bool {
+        let marker = lock(&self.committed).marker;
+        self.epoch > 1 && marker.is_none_or(|marker| marker.epoch != self.epoch)
+    }
+
     /// For requests.
     pub fn committed(&self) -> &SharedCommitted {
         &self.committed

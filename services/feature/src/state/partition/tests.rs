@@ -181,10 +181,13 @@ fn another_definition_begins_with_nothing_and_deletes_what_was_there() {
     let (one, other) = (definition(None), definition(Some(1_000_000_000)));
     let mut changelog = Changelog::default();
     let mut first = partition(changelog.restored(), &one);
+    assert!(!first.begins_anew(), "nothing was there");
     for n in 0..50 {
         changelog.write(record(&mut first, &one, &format!("k{n}"), n, n));
     }
+    assert!(!partition(changelog.restored(), &one).begins_anew());
     let mut second = partition(changelog.restored(), &other);
+    assert!(second.begins_anew());
     assert!(look(&mut second, &other, "k1").is_empty());
     for n in 50..60 {
         changelog.write(record(&mut second, &other, "k1", n, n));
@@ -403,6 +406,7 @@ fn a_marker_that_cannot_be_read_is_an_error_and_without_one_old_rows_count_for_n
     changelog.write(record(&mut first, &definition, "a", 1, 1));
     let marker = changelog.rows.remove(&MARKER[..]).expect("a marker");
     let mut partition = self::partition(changelog.restored(), &definition);
+    assert!(partition.begins_anew());
     assert!(look(&mut partition, &definition, "a").is_empty());
     partition.begin();
     changelog.write(record(&mut partition, &definition, "a", 2, 2));
