@@ -48,15 +48,13 @@ pub(crate) struct Emission {
     /// None: a tombstone.
     pub payload: Option<Range<usize>>,
     pub key: KeyRange,
-    /// Where it goes somewhere else than to the first output, or brings headers.
-    pub routing: Option<Box<Routing>>,
+    /// None: the first.
+    pub output: Option<&'static str>,
+    /// Rare, and an emission is made for every record.
+    pub headers: Option<Box<OwnedHeaders>>,
 }
 
-#[derive(Debug, Clone)]
-pub(crate) struct Routing {
-    pub output: Option<&'static str>,
-    pub headers: Vec<(String, Vec<u8>)>,
-}
+pub(crate) type OwnedHeaders = Vec<(String, Vec<u8>)>;
 
 /// An output record beside an outcome.
 #[derive(Debug, Clone)]
@@ -127,17 +125,15 @@ impl Output {
         };
         let start = self.bytes.len();
         write(&mut self.bytes);
-        let routing = (output.is_some() || !headers.is_empty()).then(|| {
+        let headers = (!headers.is_empty()).then(|| {
             let owned = |(name, value): &(&str, &[u8])| ((*name).to_owned(), value.to_vec());
-            Box::new(Routing {
-                output,
-                headers: headers.iter().map(owned).collect(),
-            })
+            Box::new(headers.iter().map(owned).collect())
         });
         Emission {
             payload: Some(start..self.bytes.len()),
             key,
-            routing,
+            output,
+            headers,
         }
     }
 
@@ -182,16 +178,15 @@ impl Output {
 
     pub(crate) fn emitted<'a>(&'a self, emission: &'a Emission, is_required: bool) -> Emitted<'a> {
         let of = |range: &Range<usize>| &self.bytes[range.clone()];
-        let routing = emission.routing.as_deref();
         Emitted {
-            output: routing.and_then(|routing| routing.output),
+            output: emission.output,
             payload: emission.payload.as_ref().map(of),
             key: match &emission.key {
                 KeyRange::Input => OutputKey::Input,
                 KeyRange::Partitioned(key) => OutputKey::Partitioned(of(key)),
                 KeyRange::OnInputPartition(key) => OutputKey::OnInputPartition(of(key)),
             },
-            headers: routing.map_or(&[], |routing| &routing.headers),
+            headers: emission.headers.as_deref().map_or(&[], |headers| headers),
             is_required,
         }
     }
