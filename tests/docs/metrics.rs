@@ -53,7 +53,14 @@ struct Family {
 /// One group each: what is registered, with a sample in every family, since a family without one is not shown.
 fn registries() -> [Registry; 6] {
     let all = std::array::from_fn(|_| Registry::default());
-    let [of_loop, of_requests, of_port, of_features, of_models, of_state] = &all;
+    let [
+        of_loop,
+        of_requests,
+        of_port,
+        of_features,
+        of_models,
+        of_state,
+    ] = &all;
     let stage = LoopMetrics::register(of_loop).stage("p", "g", "t");
     stage.committed(&Committed {
         age: Some(Duration::ZERO),

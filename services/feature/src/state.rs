@@ -2,6 +2,7 @@
 //! `<p>.feature-state` and changed in the transaction of the features.
 
 mod cache;
+mod changed;
 mod disk;
 mod layout;
 mod life;

@@ -15,11 +15,20 @@ pub(super) struct Cache {
     bytes_max: usize,
     /// Histories let go so far.
     evicted: u64,
+    /// The young generation has become the old one since [`Cache::mark`].
+    has_turned: bool,
 }
 
 #[derive(Default)]
 struct Generation {
-    histories: HashMap<Box<[u8]>, History>,
+    /// In boxes, so that a table with room to grow is small.
+    entries: HashMap<Box<[u8]>, Box<Entry>>,
+    bytes: usize,
+}
+
+pub(super) struct Entry {
+    pub history: History,
+    /// As they were counted last.
     bytes: usize,
 }
 
@@ -30,6 +39,7 @@ impl Cache {
             old: Generation::default(),
             bytes_max,
             evicted: 0,
+            has_turned: false,
         }
     }
 
@@ -37,22 +47,56 @@ impl Cache {
         self.bytes_max = bytes_max;
     }
 
-    /// Takes a key's history out, to be put back after use.
-    pub fn take(&mut self, key: &[u8]) -> Option<(Box<[u8]>, History)> {
-        self.young.take(key).or_else(|| self.old.take(key))
+    /// A key's history, where it was used of late; where not, [`Cache::take_old`] may have it. Once it is changed,
+    /// [`Cache::recount`] must be called.
+    pub fn get(&mut self, key: &[u8]) -> Option<&mut Entry> {
+        self.young.entries.get_mut(key).map(|entry| &mut **entry)
     }
 
-    pub fn put(&mut self, key: Box<[u8]>, history: History) {
-        self.young.bytes += size(&key, &history);
-        self.young.histories.insert(key, history);
+    /// Takes out a history that was not used for a while, to be put back.
+    pub fn take_old(&mut self, key: &[u8]) -> Option<History> {
+        self.old.take(key).map(|entry| entry.history)
     }
 
-    /// Lets go of what is too much.
-    pub fn trim(&mut self) {
-        if self.young.bytes > self.bytes_max / 2 {
-            let gone = mem::replace(&mut self.old, mem::take(&mut self.young));
-            self.evicted += gone.histories.len() as u64;
+    /// Adds a history that neither [`Cache::get`] nor [`Cache::take_old`] has.
+    pub fn put(&mut self, key: Box<[u8]>, history: History) -> &mut Entry {
+        let bytes = size(&key, &history);
+        self.young.bytes += bytes;
+        let entry = Box::new(Entry { history, bytes });
+        self.young.entries.entry(key).insert_entry(entry).into_mut()
+    }
+
+    /// The history that [`Cache::get`] gave takes so much memory more, or less, than before.
+    pub fn recount(&mut self, more: isize) {
+        self.young.bytes = self.young.bytes.saturating_add_signed(more);
+    }
+
+    /// A key's history, without counting as a use of it.
+    pub fn peek(&self, key: &[u8]) -> Option<&History> {
+        let young = self.young.entries.get(key);
+        let entry = young.or_else(|| self.old.entries.get(key))?;
+        Some(&entry.history)
+    }
+
+    /// Lets go of a key's history.
+    pub fn remove(&mut self, key: &[u8]) {
+        drop(self.young.take(key));
+        drop(self.old.take(key));
+    }
+
+    /// From here on, [`Cache::trim`] tells of what is used and let go again.
+    pub fn mark(&mut self) {
+        self.has_turned = false;
+    }
+
+    /// Lets go of what is too much; whether histories may be among it that were used since [`Cache::mark`].
+    pub fn trim(&mut self) -> bool {
+        if self.young.bytes <= self.bytes_max / 2 {
+            return false;
         }
+        let gone = mem::replace(&mut self.old, mem::take(&mut self.young));
+        self.evicted += gone.entries.len() as u64;
+        mem::replace(&mut self.has_turned, true)
     }
 
     pub fn bytes(&self) -> usize {
@@ -66,10 +110,18 @@ impl Cache {
 }
 
 impl Generation {
-    fn take(&mut self, key: &[u8]) -> Option<(Box<[u8]>, History)> {
-        let (key, history) = self.histories.remove_entry(key)?;
-        self.bytes = self.bytes.saturating_sub(size(&key, &history));
-        Some((key, history))
+    fn take(&mut self, key: &[u8]) -> Option<Box<Entry>> {
+        let entry = self.entries.remove(key)?;
+        self.bytes = self.bytes.saturating_sub(entry.bytes);
+        Some(entry)
+    }
+}
+
+impl Entry {
+    /// How much more memory it takes, or less, than when this was asked last.
+    pub fn count(&mut self, key: &[u8]) -> isize {
+        let before = mem::replace(&mut self.bytes, size(key, &self.history));
+        self.bytes as isize - before as isize
     }
 }
 
@@ -81,20 +133,29 @@ fn size(key: &[u8], history: &History) -> usize {
 mod tests {
     use super::*;
 
+    fn uses(cache: &mut Cache, key: &[u8]) -> bool {
+        if cache.get(key).is_some() {
+            return true;
+        }
+        let history = cache.take_old(key);
+        history.is_some_and(|history| cache.put(key.into(), history).bytes > 0)
+    }
+
     #[test]
     fn what_is_used_stays_and_the_rest_is_let_go() {
         let one = size(b"k00", &History::new());
         let mut cache = Cache::new(10 * one);
         for n in 0..100 {
             cache.put(format!("k{n:02}").into_bytes().into(), History::new());
-            let (key, history) = cache.take(b"k00").expect("it is used all the time");
-            cache.put(key, history);
+            assert!(uses(&mut cache, b"k00"), "it is used all the time");
             cache.trim();
             assert!(cache.bytes() <= 11 * one, "{} bytes", cache.bytes());
         }
         assert!((80..100).contains(&cache.take_evicted()), "all but some");
-        assert!(cache.take(b"k01").is_none());
-        assert!(cache.take(b"k99").is_some());
+        assert!(cache.peek(b"k01").is_none());
+        assert!(!uses(&mut cache, b"k01"));
+        assert!(cache.peek(b"k99").is_some());
+        assert!(uses(&mut cache, b"k99"));
     }
 
     #[test]
@@ -103,7 +164,26 @@ mod tests {
         for n in 0..100u8 {
             cache.put([n].into(), History::new());
         }
-        assert!((0..100u8).all(|n| cache.take(&[n]).is_some()));
+        assert!((0..100u8).all(|n| uses(&mut cache, &[n])));
+        (0..100u8).for_each(|n| cache.remove(&[n]));
         assert_eq!(cache.bytes(), 0);
+    }
+
+    #[test]
+    fn letting_go_of_what_was_used_since_the_mark_is_told() {
+        let one = size(b"0", &History::new());
+        let mut cache = Cache::new(4 * one);
+        let mut let_go = Vec::new();
+        for n in 0..9u8 {
+            if n == 4 {
+                cache.mark();
+            }
+            cache.put([n].into(), History::new());
+            let_go.push(cache.trim());
+        }
+        // Of 0, 1, 2 and then 3, 4, 5, which began before the mark, nothing was used since it but 4 and 5: they go with the second turn.
+        let told = [2, 5, 8].map(|n| let_go[n]);
+        assert_eq!(told, [false, false, true], "{let_go:?}");
+        assert!(cache.peek(&[4]).is_none() && cache.peek(&[8]).is_some());
     }
 }

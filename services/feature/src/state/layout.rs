@@ -71,11 +71,15 @@ pub(super) fn bucket(row_key: &[u8], prefix_len: usize) -> Option<u32> {
     Some(u32::from_be_bytes(bucket.try_into().ok()?))
 }
 
+/// Of a row's key, what the keys of all rows of the record's key begin with.
+pub(super) fn prefix_of(row_key: &[u8]) -> &[u8] {
+    &row_key[..row_key.len().saturating_sub(BUCKET_LEN)]
+}
+
 /// The row after all rows of the record's key that this row belongs to.
 pub(super) fn after_key(row_key: &[u8], to: &mut Vec<u8>) {
     to.clear();
-    let end = row_key.len().saturating_sub(BUCKET_LEN);
-    to.extend_from_slice(&row_key[..end]);
+    to.extend_from_slice(prefix_of(row_key));
     to.extend([u8::MAX; BUCKET_LEN]);
     // A key that begins with another one is longer, and so sorts elsewhere: this is between them.
     to.push(0);

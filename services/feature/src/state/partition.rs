@@ -1,7 +1,7 @@
 //! The state of one partition: histories by key, over rows that stand for what is committed.
 
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::BTreeSet,
     hash::{BuildHasher, RandomState},
     sync::{Arc, Mutex, MutexGuard},
 };
@@ -11,6 +11,7 @@ use quadrille_telemetry::metrics::StateUsage;
 
 use super::{
     cache::Cache,
+    changed::Changed,
     layout::{self, MARKER, Marker, RowKey},
     pending::Pending,
     rows::{Broken, Fault, Rows},
@@ -54,10 +55,11 @@ pub(crate) struct Partition {
     definition: [u8; 8],
     cache: Cache,
     pending: Pending,
-    /// Keys whose histories the batch has changed.
-    touched: Vec<Box<[u8]>>,
-    touched_hashes: HashSet<u64>,
-    hasher: RandomState,
+    changed: Changed,
+    /// The cache may lack keys that the batch has changed.
+    lacks_changed: bool,
+    /// The key whose history is being changed; empty between records.
+    in_hand: Vec<u8>,
     marker_is_pending: bool,
     savepoint: Savepoint,
     /// Where the batch in hand began.
@@ -79,12 +81,13 @@ pub(crate) struct Partition {
     forgotten: u64,
     /// As found when the batch began.
     fault: Option<Fault>,
+    /// By how much sweeps pass over keys that are still needed.
+    chance: RandomState,
 }
 
 #[derive(Clone)]
 struct Savepoint {
     pending: usize,
-    touched: usize,
     marker_is_pending: bool,
     cursor: Vec<u8>,
     is_swept: bool,
@@ -97,7 +100,6 @@ impl Default for Savepoint {
     fn default() -> Self {
         Savepoint {
             pending: 0,
-            touched: 0,
             marker_is_pending: false,
             cursor: Vec::new(),
             is_swept: false,
@@ -185,9 +187,9 @@ impl Partition {
             definition,
             cache: Cache::new(0),
             pending: Pending::default(),
-            touched: Vec::new(),
-            touched_hashes: HashSet::new(),
-            hasher: RandomState::new(),
+            changed: Changed::default(),
+            lacks_changed: false,
+            in_hand: Vec::new(),
             marker_is_pending: false,
             savepoint: Savepoint::default(),
             begun: Savepoint::default(),
@@ -200,6 +202,7 @@ impl Partition {
             forgets: 0,
             forgotten: 0,
             fault: None,
+            chance: RandomState::new(),
         })
     }
 
@@ -243,7 +246,6 @@ impl Partition {
     fn now(&self) -> Savepoint {
         Savepoint {
             pending: self.pending.len(),
-            touched: self.touched.len(),
             marker_is_pending: self.marker_is_pending,
             cursor: self.cursor.clone(),
             is_swept: self.is_swept,
@@ -256,7 +258,6 @@ impl Partition {
     pub fn panicked(&mut self) {
         let savepoint = std::mem::take(&mut self.savepoint);
         self.undo_from(&savepoint);
-        // A history that was taken out when it came to the panic is in neither place: it is loaded again.
     }
 
     /// Undoes all that changed since [`Partition::begin`].
@@ -273,17 +274,32 @@ impl Partition {
             self.is_swept = savepoint.is_swept;
         }
         self.forgets = savepoint.forgets;
-        self.pending.truncate(savepoint.pending);
-        for key in self.touched.drain(savepoint.touched..) {
-            self.cache.take(&key);
+        // What a panic left half changed.
+        if !self.in_hand.is_empty() {
+            self.cache.remove(&self.in_hand);
+            self.in_hand.clear();
         }
-        self.touched_hashes.clear();
-        let left = self.touched.iter();
-        self.touched_hashes
-            .extend(left.map(|key| self.hasher.hash_one(&**key)));
+        let undone = self.pending.iter_from(savepoint.pending);
+        for row in undone.filter_map(|(row, _)| RowKey::read(row)) {
+            self.cache.remove(row.key);
+        }
+        self.pending.truncate(savepoint.pending);
+        self.changed.clear();
+        match self.pending.is_empty() {
+            true => self.forget_changed(),
+            // Some that went are changed by what is left.
+            false => self.lacks_changed = true,
+        }
         self.marker_is_pending = savepoint.marker_is_pending;
         // Also of a record that has changed no row: it must not make other keys old.
         self.time_ms = savepoint.time_ms;
+    }
+
+    /// Nothing is pending.
+    fn forget_changed(&mut self) {
+        self.changed.clear();
+        self.lacks_changed = false;
+        self.cache.mark();
     }
 
     /// All changes are durable, the last of them before the changelog's offset `next`.
@@ -297,8 +313,6 @@ impl Partition {
         };
         self.forgotten += std::mem::take(&mut self.forgets);
         let mut committed = lock(&self.committed);
-        self.touched.clear();
-        self.touched_hashes.clear();
         if self.pending.is_empty() {
             committed.input_next = self.input_next;
             return Ok(());
@@ -321,7 +335,9 @@ impl Partition {
         if std::mem::take(&mut self.marker_is_pending) {
             committed.marker = Some(self.marker());
         }
+        drop(committed);
         self.pending.clear();
+        self.forget_changed();
         Ok(())
     }
 
@@ -347,26 +363,31 @@ impl Partition {
             return Err(fault.clone().into());
         }
         let before = self.pending.len();
-        let (key, mut history) = match self.cache.take(key) {
-            Some(found) => found,
-            None => (key.into(), self.load(definition, key)?),
+        let entry = match self.cache.get(key) {
+            Some(entry) => entry,
+            None => {
+                let history = match self.cache.take_old(key) {
+                    Some(history) => history,
+                    None => self.load(definition, key)?,
+                };
+                self.cache.put(key.into(), history)
+            }
         };
-        let result = change(&mut history);
-        layout::prefix_into(self.epoch, &key, &mut self.prefix);
+        self.in_hand.extend_from_slice(key);
+        let result = change(&mut entry.history);
+        layout::prefix_into(self.epoch, key, &mut self.prefix);
         let length = self.prefix.len();
         let (prefix, pending) = (&mut self.prefix, &mut self.pending);
-        history.changes(definition, |bucket, row| {
+        entry.history.changes(definition, |bucket, row| {
             prefix.truncate(length);
             prefix.extend(bucket.to_be_bytes());
             pending.push(prefix, row);
         });
-        if self.pending.len() > before {
-            self.touched_hashes.insert(self.hasher.hash_one(&*key));
-            self.touched.push(key.clone());
-        }
-        self.cache.put(key, history);
+        let more = entry.count(key);
+        self.cache.recount(more);
+        self.in_hand.clear();
         // Also within a batch, whose keys may be more than there is memory for: what is pending of them is loaded as well.
-        self.cache.trim();
+        self.lacks_changed |= self.cache.trim();
         Ok((result, before))
     }
 
@@ -374,21 +395,24 @@ impl Partition {
     fn load(&mut self, definition: &Definition, key: &[u8]) -> Result<History, Unusable> {
         layout::prefix_into(self.epoch, key, &mut self.prefix);
         let prefix = &self.prefix;
-        let mut rows = std::collections::BTreeMap::new();
+        // In the order of their buckets; most keys have few.
+        let mut rows: Vec<(u32, Vec<u8>)> = Vec::new();
         let mut add = |key: &[u8], value: Option<&[u8]>| {
             let Some(bucket) = layout::bucket(key, prefix.len()) else {
                 return;
             };
-            match value {
-                Some(value) => rows.insert(bucket, value.to_vec()),
-                None => rows.remove(&bucket),
-            };
+            let place = rows.binary_search_by_key(&bucket, |(bucket, _)| *bucket);
+            match (place, value) {
+                (Ok(place), Some(value)) => rows[place].1 = value.to_vec(),
+                (Err(place), Some(value)) => rows.insert(place, (bucket, value.to_vec())),
+                (Ok(place), None) => drop(rows.remove(place)),
+                (Err(_), None) => {}
+            }
         };
         lock(&self.committed)
             .rows
             .scan(prefix, &mut |key, value| add(key, Some(value)))?;
-        // Most keys that are not in memory are not of this batch.
-        if self.touched_hashes.contains(&self.hasher.hash_one(key)) {
+        if self.lacks_changed && self.changed.may_hold(&self.pending, prefix) {
             for (row, value) in self.pending.iter_from(0) {
                 if row.starts_with(prefix) {
                     add(row, value);
@@ -488,7 +512,7 @@ impl Partition {
 
     /// Goes on some rows ahead, not as many each time, so that each key's turn comes.
     fn pass_over(&mut self) -> Result<(), Unusable> {
-        let chance = self.hasher.hash_one((&self.cursor, self.time_ms)) as usize;
+        let chance = self.chance.hash_one((&self.cursor, self.time_ms)) as usize;
         let rows = PASSED_OVER_MAX / 2 + chance % (PASSED_OVER_MAX / 2);
         match lock(&self.committed).rows.skip(&self.cursor, rows)? {
             Some(next) => self.cursor = next,
@@ -514,16 +538,14 @@ impl Partition {
             time_ms != i64::MIN && history.newest_ms().is_none_or(|it| since(it) > limit)
         };
         // One that is not in memory does not take the place of one that is in use.
-        let key: Box<[u8]> = match self.cache.take(key) {
-            Some((key, history)) if !is_over(&history) => {
-                self.cache.put(key, history);
-                return Ok(false);
-            }
-            Some((key, _)) => key,
-            None if is_over(&self.load(definition, key)?) => key.into(),
-            None => return Ok(false),
+        let is_over = match self.cache.peek(key) {
+            Some(history) => is_over(history),
+            None => is_over(&self.load(definition, key)?),
         };
-        layout::prefix_into(self.epoch, &key, &mut self.prefix);
+        if !is_over {
+            return Ok(false);
+        }
+        layout::prefix_into(self.epoch, key, &mut self.prefix);
         let mut rows: BTreeSet<Vec<u8>> = BTreeSet::new();
         let mut add = |key: &[u8]| rows.insert(key.to_vec());
         lock(&self.committed)
@@ -546,9 +568,9 @@ impl Partition {
             self.pending.push(row, None);
         }
         self.forgets += 1;
-        // A history without events, should the key come again; and after an abort the rows as they were.
-        self.touched_hashes.insert(self.hasher.hash_one(&*key));
-        self.touched.push(key);
+        // Should the key come again, it is loaded: without events now, and after an abort as it was.
+        self.cache.remove(key);
+        self.lacks_changed = true;
         Ok(true)
     }
 

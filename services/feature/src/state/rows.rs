@@ -133,14 +133,20 @@ impl Rows for Memory {
     fn apply(&mut self, changes: &Pending, next: i64) -> Result<(), Fault> {
         for (key, value) in changes.iter() {
             let size = |value: &[u8]| ROW_OVERHEAD + key.len() + value.len();
-            let before = match value {
-                Some(value) => {
-                    self.bytes += size(value);
-                    self.rows.insert(key.into(), value.into())
-                }
-                None => self.rows.remove(key),
+            let Some(value) = value else {
+                let before = self.rows.remove(key);
+                self.bytes -= before.map_or(0, |before| size(&before));
+                continue;
             };
-            self.bytes -= before.map_or(0, |before| size(&before));
+            self.bytes += size(value);
+            // Most rows are there already: no key is made for them.
+            match self.rows.get_mut(key) {
+                Some(row) => {
+                    self.bytes -= size(row);
+                    *row = value.into();
+                }
+                None => drop(self.rows.insert(key.into(), value.into())),
+            }
         }
         self.next = Some(next);
         Ok(())
