@@ -5,6 +5,7 @@
 //! there, makes way for the next. Nothing here waits for Kafka.
 
 mod error;
+mod follower;
 mod session;
 
 use std::{
@@ -12,12 +13,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use self::error::Error;
 use self::session::{Polled, Session};
+pub use self::{
+    error::Error,
+    follower::{ChangelogFollower, Place},
+};
 use crate::{Cluster, Restore};
 
 /// How long one call reads, but for the record in hand: the lane polls between the calls.
 const CALL_TAKES: Duration = Duration::from_millis(5);
+/// How long the broker may wait for something to come. While an open transaction holds up a partition, it is asked so often.
+/// Where one partition ends, a fetch of what may come there is under way already, and the first fetch of the next one waits for
+/// its answer: by default half a second with each partition.
+const FETCH_WAIT_MS_MAX: &str = "10";
 /// Records between two looks at the clock.
 const CLOCK_EVERY: u32 = 64;
 
@@ -113,6 +121,16 @@ struct Reading {
 }
 
 impl Reading {
+    fn new(number: u64, from: Option<i64>) -> Self {
+        Reading {
+            number,
+            from,
+            range: None,
+            is_known: false,
+            next: 0,
+        }
+    }
+
     fn progress(&self, range: Range) -> Progress {
         match self.next >= range.end {
             true => Progress::Done { next: self.next },
@@ -225,7 +243,7 @@ impl ChangelogReader {
         let session = match &mut self.session {
             Some(session) => session,
             None => {
-                let connected = Session::connect(&self.cluster, &self.topic);
+                let connected = Session::connect(&self.cluster, &self.topic, FETCH_WAIT_MS_MAX);
                 let connected = connected.map_err(|e| error::kafka(&self.topic, partition, &e))?;
                 self.session.insert(connected)
             }
@@ -233,13 +251,7 @@ impl ChangelogReader {
         let begun = &mut self.begun;
         self.readings.entry(partition).or_insert_with(|| {
             *begun += 1;
-            Reading {
-                number: *begun,
-                from,
-                range: None,
-                is_known: false,
-                next: 0,
-            }
+            Reading::new(*begun, from)
         });
         session.look_up(&mut self.readings, partition)?;
         let Some(reading) = self.readings.get_mut(&partition) else {

@@ -42,7 +42,7 @@ mod unreadable;
 pub use admin::{Admin, Retention, TopicIdentity, TopicSpec};
 pub use backoff::Backoff;
 pub use batch::OffsetRange;
-pub use changelog::{Change, ChangelogReader};
+pub use changelog::{Change, ChangelogFollower, ChangelogReader};
 pub use config::{
     Cluster, CommitMode, Delivery, LANES_MAX, LaneId, Limits, OutputTopic, StageConfig,
 };

@@ -6,7 +6,7 @@ use std::{
 };
 
 use quadrille_choreography::{
-    ChangelogReader, EmbeddedBroker, Retention, TopicSpec,
+    ChangelogFollower, ChangelogReader, EmbeddedBroker, Retention, TopicSpec,
     changelog::{Error, Progress},
 };
 use rdkafka::{
@@ -219,4 +219,76 @@ fn a_topic_that_is_not_there_is_an_error_that_names_it_and_may_be_tried_again() 
     };
     assert!(!error.begins_anew());
     assert!(error.to_string().contains("nowhere [0]"), "{error}");
+}
+
+/// Reads on until it is as far in these partitions as `ends` says, and knows that this is all.
+fn follow(
+    follower: &mut ChangelogFollower,
+    found: &mut BTreeMap<i32, Rows>,
+    ends: &[(i32, i64)],
+) -> Result<(), Error> {
+    let deadline = Instant::now() + PATIENCE;
+    let is_there = |follower: &ChangelogFollower, (partition, end): &(i32, i64)| {
+        let place = follower.place(*partition);
+        place.is_some_and(|it| it.next == *end && it.end == Some(*end))
+    };
+    while !ends.iter().all(|end| is_there(follower, end)) {
+        assert!(Instant::now() < deadline, "all is read");
+        follower.read(Duration::from_millis(10), |partition, change| {
+            let rows = found.entry(partition).or_default();
+            match change.payload {
+                Some(value) => rows.insert(change.key.to_vec(), value.to_vec()),
+                None => rows.remove(change.key),
+            };
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn partitions_are_followed_beyond_their_ends_while_others_come_and_go() {
+    let changelog = Changelog::new();
+    let cluster = changelog.broker.cluster().unwrap();
+    let mut follower = ChangelogFollower::new(&cluster, "state");
+    let (mut found, end) = (BTreeMap::new(), ROWS as i64);
+    assert!(follower.is_idle() && follower.place(0).is_none());
+    follower.follow(0, None);
+    follow(&mut follower, &mut found, &[(0, end)]).unwrap();
+    follower.follow(1, None);
+    follower.follow(2, Some(end - 1));
+    follow(&mut follower, &mut found, &[(0, end), (1, end), (2, end)]).unwrap();
+    assert_eq!((&found[&0], &found[&1]), (&rows(0), &rows(1)));
+    assert_eq!(found[&2].len(), 1, "what is behind the store");
+    assert_eq!(follower.place(1).unwrap().end_at_start, end);
+
+    follower.forget(1);
+    for partition in 0..PARTITIONS {
+        changelog.write(partition, [(ROWS, Some("more".to_owned()))].into_iter());
+    }
+    follow(&mut follower, &mut found, &[(0, end + 1), (2, end + 1)]).unwrap();
+    assert_eq!(found[&0].len(), ROWS + 1);
+    assert_eq!((&found[&1], found[&2].len()), (&rows(1), 2));
+    assert_eq!(follower.place(1), None);
+
+    // Back again, as a lane left it.
+    follower.follow(1, Some(end));
+    follow(&mut follower, &mut found, &[(1, end + 1)]).unwrap();
+    assert_eq!(found[&1].len(), ROWS + 1);
+}
+
+#[test]
+fn a_followed_store_that_the_log_does_not_continue_is_told_of_and_the_others_go_on() {
+    let changelog = Changelog::new();
+    let cluster = changelog.broker.cluster().unwrap();
+    let mut follower = ChangelogFollower::new(&cluster, "state");
+    let (mut found, end) = (BTreeMap::new(), ROWS as i64);
+    follower.follow(0, None);
+    follower.follow(1, Some(5_000));
+    let ends = [(0, end), (1, end)];
+    let error = follow(&mut follower, &mut found, &ends).unwrap_err();
+    assert!(error.begins_anew() && error.partition() == 1, "{error}");
+    assert_eq!(follower.place(1), None, "it is not read any more");
+    follower.follow(1, None);
+    follow(&mut follower, &mut found, &ends).unwrap();
+    assert_eq!((&found[&0], &found[&1]), (&rows(0), &rows(1)));
 }

@@ -51,6 +51,14 @@ impl Error {
     pub fn begins_anew(&self) -> bool {
         !matches!(self, Error::Kafka { .. })
     }
+
+    pub fn partition(&self) -> i32 {
+        let (Error::Truncated { partition, .. }
+        | Error::Ahead { partition, .. }
+        | Error::Outdated { partition, .. }
+        | Error::Kafka { partition, .. }) = self;
+        *partition
+    }
 }
 
 /// Kafka's answer, as the topic's.

@@ -11,6 +11,7 @@ use rdkafka::{
     Message, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer},
     error::{KafkaError, KafkaResult, RDKafkaErrorCode},
+    message::BorrowedMessage,
 };
 
 use super::{CLOCKS_DIFFER, Change, Error, Range, Reading, TOMBSTONES_KEPT, error};
@@ -30,9 +31,6 @@ const QUIET_MAX: Duration = Duration::from_secs(2);
 /// What is fetched ahead of the handler: some milliseconds' worth.
 const QUEUE_KIB_MAX: &str = "16384";
 const FETCH_BYTES_MAX: &str = "4194304";
-
-/// How long the broker may wait for something to come. While an open transaction holds up a partition, it is asked so often.
-const FETCH_WAIT_MS_MAX: &str = "10";
 
 /// The partition that the client reads.
 struct Turn {
@@ -70,7 +68,7 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub fn connect(cluster: &Cluster, topic: &str) -> KafkaResult<Self> {
+    pub fn connect(cluster: &Cluster, topic: &str, fetch_wait_ms_max: &str) -> KafkaResult<Self> {
         let mut settings = cluster.consumer_config();
         settings
             .set("group.id", READER_GROUP)
@@ -82,9 +80,7 @@ impl Session {
             .set("queued.max.messages.kbytes", QUEUE_KIB_MAX)
             // A full queue is looked at again soon: by default the rest of a second passes.
             .set("fetch.queue.backoff.ms", "5")
-            // Where one partition ends, a fetch of what may come there is under way already, and the first fetch of the next
-            // one waits for its answer: by default half a second with each partition.
-            .set("fetch.wait.max.ms", FETCH_WAIT_MS_MAX);
+            .set("fetch.wait.max.ms", fetch_wait_ms_max);
         Ok(Session {
             query: None,
             consumer: settings.create_with_context(LoggingContext)?,
@@ -215,18 +211,45 @@ impl Session {
                 false => (self.patience * 2).min(QUIET_MAX),
             };
         }
-        let mut list = TopicPartitionList::with_capacity(1);
-        let listed = list.add_partition_offset(&self.topic, partition, Offset::Offset(next));
-        // Always the whole assignment: a consumer that was left with incremental ones is never destroyed, for
-        // rd_kafka_destroy waits for ever (librdkafka 2.12.1).
-        let assigned = listed.and_then(|()| self.consumer.assign(&list));
-        assigned.map_err(|error| error::kafka(&self.topic, partition, &error))?;
+        self.assign(&[(partition, next)])?;
         self.turn = Some(Turn {
             partition,
             quiet_since: Instant::now(),
             brought: false,
         });
         Ok(true)
+    }
+
+    /// Reads these partitions from these offsets, and no others.
+    pub fn assign(&self, places: &[(i32, i64)]) -> Result<(), Error> {
+        let mut list = TopicPartitionList::with_capacity(places.len());
+        let listed = places.iter().try_for_each(|(partition, next)| {
+            list.add_partition_offset(&self.topic, *partition, Offset::Offset(*next))
+        });
+        // Always the whole assignment: a consumer that was left with incremental ones is never destroyed, for
+        // rd_kafka_destroy waits for ever (librdkafka 2.12.1).
+        let assigned = listed.and_then(|()| self.consumer.assign(&list));
+        let first = places.first().map(|(partition, _)| *partition);
+        assigned.map_err(|error| error::kafka(&self.topic, first.unwrap_or_default(), &error))
+    }
+
+    /// The next record of any partition, waited for so long.
+    pub fn next(&self, wait: Duration) -> Option<KafkaResult<Polling<'_>>> {
+        let message = self.consumer.poll(wait)?;
+        Some(message.map(|message| Polling {
+            partition: message.partition(),
+            message,
+        }))
+    }
+
+    /// The offset behind what was polled of a partition, markers included; None where nothing was since it was assigned.
+    pub fn position(&self, partition: i32) -> Option<i64> {
+        native::position(self.consumer.client(), &self.topic_name, partition)
+    }
+
+    /// Where a partition ends, by the last fetch.
+    pub fn end(&self, partition: i32) -> Option<i64> {
+        native::cached_end(self.consumer.client(), &self.topic_name, partition)
     }
 
     /// Takes the next record of the partition whose turn it is, if one is there; all before `next` is read.
@@ -245,8 +268,7 @@ impl Session {
                     return Err(self.failure(partition, next, &error));
                 }
                 None => {
-                    let client = self.consumer.client();
-                    let position = native::position(client, &self.topic_name, partition);
+                    let position = self.position(partition);
                     if position.is_some_and(|position| position > next) {
                         self.note_brought();
                     }
@@ -256,12 +278,7 @@ impl Session {
             if message.partition() != partition || message.offset() < next {
                 continue;
             }
-            each(Change {
-                offset: message.offset(),
-                key: message.key().unwrap_or_default(),
-                payload: message.payload(),
-                timestamp_ms: message.timestamp().to_millis(),
-            });
+            each(change(&message));
             let next = message.offset() + 1;
             drop(message);
             self.note_brought();
@@ -288,6 +305,27 @@ impl Session {
             from: next,
             begin: begin.map_or(0, |(begin, _)| begin),
         }
+    }
+}
+
+/// A record of some partition.
+pub(super) struct Polling<'a> {
+    pub partition: i32,
+    message: BorrowedMessage<'a>,
+}
+
+impl Polling<'_> {
+    pub fn change(&self) -> Change<'_> {
+        change(&self.message)
+    }
+}
+
+fn change<'a>(message: &'a BorrowedMessage<'_>) -> Change<'a> {
+    Change {
+        offset: message.offset(),
+        key: message.key().unwrap_or_default(),
+        payload: message.payload(),
+        timestamp_ms: message.timestamp().to_millis(),
     }
 }
 
