@@ -158,6 +158,31 @@ impl Output {
         self.add_extra(emission, true);
     }
 
+    /// As [`Output::with`], beside an earlier outcome, counted from 0 as [`Output::decided`] does: after all that is beside it, and
+    /// before what is beside later ones.
+    pub fn with_earlier(
+        &mut self,
+        outcome: usize,
+        to: Destination<'_>,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) {
+        debug_assert!(outcome < self.outcomes.len(), "there is no such outcome");
+        let extra = Extra {
+            outcome,
+            emission: self.emission(to, write),
+            is_required: true,
+        };
+        let at = self
+            .extras
+            .partition_point(|extra| extra.outcome <= outcome);
+        self.extras.insert(at, extra);
+    }
+
+    /// How many outcomes there are so far, those of earlier calls of [`super::Handler::handle`] for the same batch included.
+    pub fn decided(&self) -> usize {
+        self.outcomes.len()
+    }
+
     /// As [`Output::with`], but a tombstone: a compacted topic forgets the key.
     pub fn with_tombstone(&mut self, to: Destination<'_>) {
         let emission = Emission {
