@@ -61,6 +61,8 @@ pub struct Replica {
     pub held: BTreeMap<String, HeldPartitions>,
     /// By pipeline, the lanes of what it holds.
     pub lanes: BTreeMap<String, HoldingLanes>,
+    /// The state that it keeps up with, and can answer for while its owner cannot.
+    pub standing_by: BTreeMap<String, HeldPartitions>,
 }
 
 impl Replica {
@@ -77,6 +79,11 @@ impl Replica {
     /// The lane that holds a partition's state, if it says so.
     pub fn lane_of(&self, pipeline: &str, partition: i32) -> Option<u32> {
         self.lanes.get(pipeline)?.get(&partition).copied()
+    }
+
+    /// Since when it stands by for a partition; None if it does not say so.
+    pub fn stands_by_since(&self, pipeline: &str, partition: i32) -> Option<i64> {
+        self.standing_by.get(pipeline)?.get(&partition).copied()
     }
 
     /// Whether it has not reported for too long.

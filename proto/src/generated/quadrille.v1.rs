@@ -212,9 +212,12 @@ pub struct ReplicaStatus {
     /// Where its siblings can ask it: host:port. Empty where there is nothing to ask.
     #[prost(string, tag = "8")]
     pub address: ::prost::alloc::string::String,
-    /// The keyed state that it can answer for.
+    /// The keyed state that it can answer for as its owner.
     #[prost(message, repeated, tag = "9")]
     pub held: ::prost::alloc::vec::Vec<HeldState>,
+    /// And as a standby, which follows what the owner writes and may be behind.
+    #[prost(message, repeated, tag = "10")]
+    pub standing_by: ::prost::alloc::vec::Vec<HeldState>,
 }
 /// The partitions of a pipeline whose state a replica holds, restored.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -944,7 +947,7 @@ pub enum FeaturesSource {
     Unspecified = 0,
     /// The replica that owns the partition.
     Owner = 1,
-    /// A replica that follows the owner's changes, and may be behind.
+    /// A replica that follows the owner's changes, and may be behind; `records_offset` is exact all the same.
     Standby = 2,
     /// The record alone: the pipeline does not look back.
     Computed = 3,

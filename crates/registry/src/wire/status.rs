@@ -1,5 +1,7 @@
 //! What a replica says of itself.
 
+use std::collections::BTreeMap;
+
 use prost::Message;
 use quadrille_proto::v1::{
     HeldPartition, HeldState, ReplicaModel as WireReplicaModel, ReplicaModelState, ReplicaStatus,
@@ -31,19 +33,24 @@ pub(crate) fn encode_replica(replica: &Replica) -> Vec<u8> {
         models_offset: replica.models_offset,
         deployments_offset: replica.deployments_offset,
         address: replica.address.clone(),
-        held: encode_held(replica),
+        held: encode_held(&replica.held, &replica.lanes),
+        standing_by: encode_held(&replica.standing_by, &BTreeMap::new()),
     };
     status.encode_to_vec()
 }
 
-fn encode_held(replica: &Replica) -> Vec<HeldState> {
-    let held = replica.held.iter().map(|(pipeline, partitions)| {
+fn encode_held(
+    held: &BTreeMap<String, HeldPartitions>,
+    lanes: &BTreeMap<String, HoldingLanes>,
+) -> Vec<HeldState> {
+    let held = held.iter().map(|(pipeline, partitions)| {
+        let lanes = lanes.get(pipeline);
         let partitions = partitions
             .iter()
             .map(|(partition, since_ms)| HeldPartition {
                 partition: *partition,
                 since_ms: *since_ms,
-                lane: replica.lane_of(pipeline, *partition),
+                lane: lanes.and_then(|lanes| lanes.get(partition).copied()),
             });
         HeldState {
             pipeline: pipeline.clone(),
@@ -95,6 +102,7 @@ pub(crate) fn decode_replica(value: &[u8]) -> Result<Replica, String> {
         address: status.address,
         held: status.held.into_iter().map(held).collect(),
         lanes,
+        standing_by: status.standing_by.into_iter().map(held).collect(),
     })
 }
 
@@ -130,6 +138,7 @@ mod tests {
             address: "a.example:7002".to_owned(),
             held: [("p".to_owned(), [(0, 5), (7, 9)].into())].into(),
             lanes: [("p".to_owned(), [(7, 1)].into())].into(),
+            standing_by: [("p".to_owned(), [(1, 6)].into())].into(),
         };
         assert_eq!(decode_replica(&encode_replica(&replica)), Ok(replica));
         assert!(decode_replica(b"garbage").is_err());
