@@ -5,7 +5,8 @@ use std::{collections::BTreeSet, fs, path::PathBuf};
 use quadrille_telemetry::{
     Registry,
     metrics::{
-        FeatureMetrics, LoopMetrics, PortMetrics, RequestMetrics, ServingMetrics, StateMetrics,
+        FeatureMetrics, LoopMetrics, PortMetrics, RequestMetrics, ServingMetrics, StandbysMetrics,
+        StateMetrics,
     },
 };
 
@@ -72,6 +73,7 @@ fn rules_and_dashboards_name_metrics_that_the_services_have() {
     PortMetrics::register(&registry);
     StateMetrics::register(&registry);
     FeatureMetrics::register(&registry);
+    StandbysMetrics::register(&registry);
     let mut known: BTreeSet<String> = registry.names().into_iter().collect();
     // Labels that begin as metrics do.
     known.extend(

@@ -10,7 +10,7 @@ use quadrille_telemetry::{
     Registry,
     metrics::{
         AskedBy, Committed, FeatureMetrics, LoopMetrics, Missed, ModelState, PortMetrics,
-        RequestMetrics, ServingMetrics, StateMetrics,
+        RequestMetrics, ServingMetrics, StandbysMetrics, StateMetrics,
     },
 };
 
@@ -23,13 +23,14 @@ under OpenTelemetry's names (with dots, without the unit) where [one is set](con
 No label holds the id or the key of a record, so the number of series follows from the pipelines, partitions, lanes and model versions alone.
 ";
 
-const GROUPS: [&str; 6] = [
+const GROUPS: [&str; 7] = [
     "Records, batches and lag: every service",
     "Requests: every service",
     "The port: every service",
     "Features on request, and lost histories: feature",
     "Models and deployments: inference",
     "State of pipelines that look back: feature",
+    "Standbys: feature, where QUADRILLE_STANDBY is all",
 ];
 
 /// Registered only where traces are exported, which a test does not do.
@@ -51,7 +52,7 @@ struct Family {
 }
 
 /// One group each: what is registered, with a sample in every family, since a family without one is not shown.
-fn registries() -> [Registry; 6] {
+fn registries() -> [Registry; 7] {
     let all = std::array::from_fn(|_| Registry::default());
     let [
         of_loop,
@@ -60,6 +61,7 @@ fn registries() -> [Registry; 6] {
         of_features,
         of_models,
         of_state,
+        of_standbys,
     ] = &all;
     let stage = LoopMetrics::register(of_loop).stage("p", "g", "t");
     stage.committed(&Committed {
@@ -97,6 +99,9 @@ fn registries() -> [Registry; 6] {
     serving.queue("m", "1").closed("size", 1, Duration::ZERO);
 
     StateMetrics::register(of_state).pipeline("p");
+    let standbys = StandbysMetrics::register(of_standbys).pipeline("p");
+    standbys.partitions(0, 0);
+    standbys.lag(0, 0);
     all
 }
 

@@ -6,6 +6,7 @@ pub(crate) mod exposition;
 mod features;
 mod models;
 mod serving;
+mod standbys;
 mod state;
 
 pub use features::{AskedBy, FeatureMetrics};
@@ -13,6 +14,7 @@ pub use models::{
     Missed, ModelState, QueueMetrics, ServingMetrics, VariantMetrics, VariantRecords,
 };
 pub use serving::{ModelMetrics, ModelTimes, PortMetrics, RequestMetrics, RpcDurations};
+pub use standbys::{StandbyMetrics, StandbysMetrics};
 pub use state::{PipelineStateMetrics, StateMetrics, StateUsage};
 
 use std::{
