@@ -38,6 +38,7 @@ mod rolling;
 mod secured;
 mod serving;
 mod stages;
+mod standbys;
 mod stores;
 mod surface;
 mod takeover;

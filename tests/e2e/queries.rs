@@ -49,13 +49,13 @@ fn start(world: &World, instance: &str) -> Process {
 }
 
 /// Asks, once.
-struct Asker {
+pub(crate) struct Asker {
     runtime: Runtime,
     pipeline: String,
 }
 
 impl Asker {
-    fn new(world: &World) -> Self {
+    pub fn new(world: &World) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build();
@@ -83,7 +83,7 @@ impl Asker {
     }
 
     /// The key as of its newest event.
-    fn key(&self, address: SocketAddr, key: &str) -> Result<GetFeaturesResponse, Status> {
+    pub fn key(&self, address: SocketAddr, key: &str) -> Result<GetFeaturesResponse, Status> {
         let request = GetFeaturesRequest {
             key: key.to_owned(),
             ..GetFeaturesRequest::default()
@@ -108,7 +108,7 @@ fn may_be_asked_again(status: &Status) -> bool {
 }
 
 /// By key, and how many records of its partition the answer takes into account.
-type Answers = Vec<(String, GetFeaturesResponse)>;
+pub(crate) type Answers = Vec<(String, GetFeaturesResponse)>;
 
 fn values(features: &[Feature]) -> Vec<f64> {
     let values = features.iter().map(|it| it.value);
@@ -116,7 +116,7 @@ fn values(features: &[Feature]) -> Vec<f64> {
 }
 
 /// Compares each answer with a replay up to the offset that it states.
-fn check(world: &World, pipeline: &Pipeline, client: &Client, answers: &Answers) {
+pub(crate) fn check(world: &World, pipeline: &Pipeline, client: &Client, answers: &Answers) {
     let state = pipeline.state().expect("it looks back");
     let mut open: BTreeMap<(i32, i64), Vec<&(String, GetFeaturesResponse)>> = BTreeMap::new();
     for answer in answers {

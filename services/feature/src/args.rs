@@ -6,7 +6,7 @@ use clap::Parser;
 use quadrille_proto::Service;
 use quadrille_service::{Args, Error};
 
-use crate::{Config, StateSettings};
+use crate::{Config, Standby, StateSettings};
 
 /// Computes features: consumes `<pipeline>.records`, produces `<pipeline>.features`, answers FeatureService.
 #[derive(Debug, Parser)]
@@ -25,6 +25,19 @@ pub struct Cli {
     /// QUADRILLE_STATE_DIR the state itself comes on top of it.
     #[arg(long, env = "QUADRILLE_STATE_MEMORY_MB", default_value_t = 256, value_name = "MIB", value_parser = clap::value_parser!(u32).range(8..=1 << 20))]
     state_memory_mb: u32,
+
+    /// Whether each replica also keeps up with the state of partitions that other replicas own, of pipelines that look back. With
+    /// `all`, GetFeatures is answered while a partition moves, and its next owner goes on at once; it takes as much disk (or memory,
+    /// without QUADRILLE_STATE_DIR) in each replica as the state of all partitions, and the work of writing it.
+    #[arg(long, env = "QUADRILLE_STANDBY", value_enum, default_value_t = StandbyArg::None)]
+    standby: StandbyArg,
+}
+
+/// As [`Standby`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum StandbyArg {
+    None,
+    All,
 }
 
 impl Cli {
@@ -38,6 +51,10 @@ impl Cli {
             state: StateSettings {
                 folder: self.state_dir,
                 memory_bytes: (self.state_memory_mb as usize) << 20,
+                standby: match self.standby {
+                    StandbyArg::None => Standby::None,
+                    StandbyArg::All => Standby::All,
+                },
             },
         })
     }

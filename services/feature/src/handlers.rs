@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use crate::{
     FeatureHandler,
-    state::{Opener, Options, Shared},
+    state::{Opener, Options, Shared, Standby, Standbys},
 };
 
 /// Makes the handlers of all lanes of a stage whose pipeline looks back. The stage's outputs are the features, and under the name
@@ -40,12 +40,12 @@ impl Handlers {
             },
             None => Opener::Memory,
         };
+        // Nobody asks.
+        let shared = Shared::new(Standby::None, watch::Sender::new(0));
         Handlers {
             options: Options {
                 pipeline,
-                opener,
-                // Nobody asks.
-                shared: Shared::new(watch::Sender::new(0)),
+                standbys: Standbys::new(Standby::None, opener, shared, 0),
                 claimants: Arc::new(|_| Vec::new()),
                 session: cluster.session_timeout(),
                 cache_bytes,

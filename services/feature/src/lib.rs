@@ -15,28 +15,30 @@ mod usage;
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, mpsc},
+    thread,
     time::Duration,
 };
 
-use quadrille_choreography::{ChangelogReader, changelog::TOMBSTONES_KEPT};
+use quadrille_choreography::{ChangelogFollower, ChangelogReader, changelog::TOMBSTONES_KEPT};
 use quadrille_pipeline::Pipeline;
 use quadrille_proto::v1::feature_service_server::FeatureServiceServer;
 use quadrille_service::{
     Assembly, Boxed, Calls, Context, Drain, Error, MessageMax, Requests, Task, fields::now_ms,
 };
 use quadrille_state::{Identity, Settings, Stores};
-use quadrille_telemetry::metrics::{FeatureMetrics, StateMetrics};
-use tokio::sync::watch;
+use quadrille_telemetry::metrics::{FeatureMetrics, StandbysMetrics, StateMetrics};
+use tokio::sync::{oneshot, watch};
 
 use crate::{
     query::{Query, Reads, Reports, Served, Vectors},
-    state::{CHANGELOG, Opener, Options, Shared},
+    state::{CHANGELOG, Following, Opener, Options, Shared, Standbys},
 };
 
 pub use args::Cli;
 pub use handlers::Handlers;
 pub use stage::FeatureHandler;
+pub use state::Standby;
 
 /// Of the memory for state, the part that is for histories in use; the rest is the stores'.
 const CACHE_SHARE: usize = 2;
@@ -48,6 +50,8 @@ const LAYOUT: [u8; 8] = *b"epochs-1";
 const STORES_KEPT: Duration = Duration::from_hours(24);
 const HOUSE_KEPT_EVERY: Duration = Duration::from_mins(10);
 const HOUSE_KEPT_WITHIN: Duration = Duration::from_secs(2);
+/// What standbys have in memory is written to disk before they end; where that takes longer it is read again.
+const STANDBYS_END_WITHIN: Duration = Duration::from_secs(3);
 
 /// The service's settings.
 #[derive(Debug)]
@@ -63,6 +67,7 @@ pub struct StateSettings {
     pub folder: Option<PathBuf>,
     /// Of all pipelines and partitions together.
     pub memory_bytes: usize,
+    pub standby: Standby,
 }
 
 impl Default for StateSettings {
@@ -70,6 +75,7 @@ impl Default for StateSettings {
         StateSettings {
             folder: None,
             memory_bytes: 256 << 20,
+            standby: Standby::None,
         }
     }
 }
@@ -96,6 +102,7 @@ async fn assemble(context: Context, state: StateSettings) -> Result<Assembly, Er
     let looking_back = pipelines.filter(|it| it.keeps_state()).count();
     let metrics = FeatureMetrics::register(&context.registry);
     let common = Common {
+        standby: state.standby,
         stores: match &state.folder {
             Some(folder) if looking_back > 0 => {
                 Some(open_folder(folder, state.memory_bytes).await?)
@@ -108,13 +115,15 @@ async fn assemble(context: Context, state: StateSettings) -> Result<Assembly, Er
         },
         cache_bytes: state.memory_bytes / CACHE_SHARE / looking_back.max(1),
         metrics: StateMetrics::register(&context.registry),
+        standbys: (state.standby == Standby::All && looking_back > 0)
+            .then(|| StandbysMetrics::register(&context.registry)),
         lost: metrics.clone(),
     };
     let changes = watch::Sender::new(0);
     let mut served = Vec::new();
     for pipeline in &context.config.pipelines {
         metrics.begin(pipeline.name());
-        let shared = Shared::new(changes.clone());
+        let shared = Shared::new(state.standby, changes.clone());
         served.push(run_stage(&context, pipeline, shared, &common).await?);
     }
     if let Some(stores) = common.stores {
@@ -189,6 +198,7 @@ fn keep_house(context: &Context, stores: Stores) {
 
 /// What the pipelines that look back have in common.
 struct Common {
+    standby: Standby,
     /// None: rows are kept in memory.
     stores: Option<Stores>,
     /// There where any looks back.
@@ -196,6 +206,8 @@ struct Common {
     /// Of histories in use, for each pipeline.
     cache_bytes: usize,
     metrics: StateMetrics,
+    /// There where anything is kept up with.
+    standbys: Option<StandbysMetrics>,
     lost: FeatureMetrics,
 }
 
@@ -220,10 +232,23 @@ async fn run_stage(
         return Ok(served);
     };
     let cluster = context.config.cluster.clone();
+    let opener = opener(context, pipeline, &changelog, common.stores.as_ref()).await?;
+    let standbys = Standbys::new(common.standby, opener, shared, stage.topics.partitions);
+    if let (Some(metrics), Some(state)) = (&common.standbys, pipeline.state()) {
+        let following = Following::new(
+            standbys.clone(),
+            state.fingerprint(),
+            ChangelogFollower::new(&cluster, &changelog),
+            (
+                metrics.pipeline(pipeline.name()),
+                common.metrics.pipeline(pipeline.name()),
+            ),
+        );
+        stand_by(context, pipeline, following);
+    }
     let options = Options {
         pipeline: Arc::clone(pipeline),
-        opener: opener(context, pipeline, &changelog, common.stores.as_ref()).await?,
-        shared,
+        standbys,
         claimants: match &common.reports {
             Some(reports) => ownership::claimants(Arc::clone(reports), pipeline.name()),
             None => Arc::new(|_| Vec::new()),
@@ -238,6 +263,39 @@ async fn run_stage(
         FeatureHandler::with_state(options.clone(), lane, reader, schemas.clone())
     })?;
     Ok(served)
+}
+
+/// Keeps up with what other replicas own, on a thread of its own.
+fn stand_by(context: &Context, pipeline: &Pipeline, following: Following) {
+    let (stop, stopped) = mpsc::channel::<()>();
+    let (ended, end) = oneshot::channel::<()>();
+    let name = format!("standby-{}", pipeline.name());
+    let thread = thread::Builder::new().name(name).spawn(move || {
+        following.run(&stopped);
+        let _ = ended.send(());
+    });
+    let pipeline = pipeline.name().to_owned();
+    // Lanes give their partitions back first.
+    let task = Task::new("standby", Drain::AfterStages, STANDBYS_END_WITHIN);
+    context.spawn(task, |mut asked| async move {
+        let mut end = end;
+        tokio::select! {
+            _ = &mut end => {
+                let failure = thread.err().map(|error| error.to_string());
+                tracing::error!(
+                    pipeline,
+                    failure,
+                    "the standby has ended; partitions that move are restored without it"
+                );
+                asked.requested().await;
+            }
+            () = asked.requested() => {
+                drop(stop);
+                let _ = (&mut end).await;
+            }
+        }
+        Ok(())
+    });
 }
 
 /// Where the rows of a pipeline's partitions are kept.

@@ -142,6 +142,10 @@ impl Ownership {
             ..Replica::default()
         };
         for (pipeline, shared) in &self.shared {
+            let standing = shared.standing();
+            if !standing.is_empty() {
+                replica.standing_by.insert(pipeline.clone(), standing);
+            }
             let held = shared.held();
             if held.is_empty() {
                 continue;

@@ -1,7 +1,7 @@
 //! Features on request: of a record alone, or of a key with its history, which this replica or another one holds.
 //!
 //! ```text
-//!   grpc ──► query ──► question ──► state (here)
+//!   grpc ──► query ──► question ──► state (here, as the owner or as a standby)
 //!              │
 //!              ├─────► siblings ──► route, peers (another replica)
 //!              └─────► stored (what the stream computed then)
@@ -31,7 +31,7 @@ pub(crate) use self::{
     siblings::{Reports, Siblings},
     stored::Vectors,
 };
-use self::{peers::forwarded, question::Question};
+use self::{peers::forwarded, question::Question, route::Role};
 use crate::state::{Past, Shared, Unread};
 
 /// A pipeline that this replica runs.
@@ -136,42 +136,79 @@ impl Query {
             served.ok_or_else(|| Error::Broken("the pipeline is not served".to_owned()))?;
         let partition = partition_of(question.key.as_bytes(), served.partitions);
         let reads = &self.reads;
-        let past = reads.read(served, partition, &question.key, call.deadline);
-        match past.await? {
-            Ok(past) => self.answer_of(pipeline, &question, partition, past),
-            Err(Unread::NotHeld) => match &self.siblings {
-                Some(siblings) if !request.forwarded => {
-                    let request = forwarded(request, call.metadata);
-                    let place = (pipeline.name(), partition);
-                    siblings.ask(place, request, call.deadline).await
-                }
-                _ => Err(Error::NotOwner(format!(
-                    "replica {} does not hold partition {partition}",
-                    self.instance
-                ))),
-            },
-            Err(why) => Err(Error::Unavailable(format!(
+        let read = |from| reads.read(served, from, partition, &question.key, call.deadline);
+        let own = read(Shared::read).await?;
+        let place = (FeaturesSource::Owner, partition);
+        let why = match own {
+            Ok(past) => return self.answer_of(pipeline, &question, place, past),
+            Err(why) => why,
+        };
+        // The owner's answer is the newest.
+        let asked = (pipeline.name(), partition);
+        let elsewhere = self.ask(Role::Owner, asked, request, call).await;
+        let refused = match elsewhere {
+            Some(Err(Error::Unavailable(refused))) => Some(refused),
+            Some(answered) => return answered,
+            None => None,
+        };
+        let place = (FeaturesSource::Standby, partition);
+        if let Ok(past) = read(Shared::read_standing).await? {
+            return self.answer_of(pipeline, &question, place, past);
+        }
+        match self.ask(Role::Standby, asked, request, call).await {
+            Some(Err(Error::Unavailable(_))) | None => {}
+            Some(answered) => return answered,
+        }
+        Err(match (why, refused) {
+            (Unread::NotHeld, Some(refused)) => Error::Unavailable(refused),
+            (Unread::NotHeld, None) => Error::NotOwner(format!(
+                "replica {} does not hold partition {partition}",
+                self.instance
+            )),
+            (why, _) => Error::Unavailable(format!(
                 "partition {partition} of {}.records: {why}; ask again",
                 pipeline.name()
-            ))),
-        }
+            )),
+        })
+    }
+
+    /// Another replica. None where that is not to be done: one that is asked by another asks nobody.
+    async fn ask(
+        &self,
+        role: Role,
+        (pipeline, partition): (&str, i32),
+        request: &GetFeaturesRequest,
+        call: &Call<'_>,
+    ) -> Option<Result<GetFeaturesResponse, Error>> {
+        let siblings = self.siblings.as_ref().filter(|_| !request.forwarded)?;
+        let request = forwarded(request, call.metadata);
+        let place = (role, pipeline, partition);
+        Some(siblings.ask(place, request, call.deadline).await)
     }
 
     fn answer_of(
         &self,
         pipeline: &Pipeline,
         question: &Question,
-        partition: i32,
+        (source, partition): (FeaturesSource, i32),
         past: Past,
     ) -> Result<GetFeaturesResponse, Error> {
         let Some(state) = pipeline.state() else {
             return Err(Error::Broken("the pipeline has no state".to_owned()));
         };
         let step = self.tracing.step("features");
-        let answer = question.answer(pipeline, state, past.history)?;
+        let answer = question.answer(pipeline, state, past.history);
+        let answer = answer.map_err(|error| match (error, source, past.input_next) {
+            // Its answer says as of when; its refusal does as well.
+            (Error::Unknown(why), FeaturesSource::Standby, Some(offset)) => Error::Unknown(format!(
+                "{why} (by a standby: as of offset {offset} of partition {partition} of {}.records)",
+                pipeline.name()
+            )),
+            (error, ..) => error,
+        })?;
         drop(step);
         let as_of = AsOf {
-            source: FeaturesSource::Owner.into(),
+            source: source.into(),
             partition,
             records_offset: past.input_next,
             newest_event_time_ms: answer.newest_ms,

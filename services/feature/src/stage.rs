@@ -187,15 +187,36 @@ fn send_changes(states: &mut States, number: i32, before: usize, output: &mut Ou
     let Ok(partition) = states.of(number) else {
         return;
     };
+    let mut sent = false;
     for (key, row) in partition.changes(before) {
-        let change = Destination {
-            output: Some(CHANGELOG),
-            key: OutputKey::OnInputPartition(key),
-            headers: &[],
-        };
         match row {
-            Some(row) => output.with(change, |payload| payload.extend_from_slice(row)),
-            None => output.with_tombstone(change),
+            Some(row) => output.with(change(key), |payload| payload.extend_from_slice(row)),
+            None => output.with_tombstone(change(key)),
+        }
+        sent = true;
+    }
+    if sent {
+        partition.changed(output.decided().saturating_sub(1));
+    }
+}
+
+/// A row of the changelog.
+fn change(key: &[u8]) -> Destination<'_> {
+    Destination {
+        output: Some(CHANGELOG),
+        key: OutputKey::OnInputPartition(key),
+        headers: &[],
+    }
+}
+
+/// Ends what the records in hand have changed of each partition, so that who reads the changelog knows what it stands for.
+fn send_progress(states: &mut States, output: &mut Output) {
+    for partition in states.all() {
+        if let Some((outcome, key, progress)) = partition.end_changes() {
+            let row = progress.write();
+            output.with_earlier(outcome, change(&key), |payload| {
+                payload.extend_from_slice(&row);
+            });
         }
     }
 }
@@ -231,6 +252,7 @@ impl Handler for FeatureHandler {
         for item in items {
             self.compute(item, output);
         }
+        self.each_state(|states| send_progress(states, output));
         output.step("features", start);
     }
 
@@ -280,7 +302,7 @@ mod tests {
     use tokio::sync::watch;
 
     use super::*;
-    use crate::state::{Opener, Shared};
+    use crate::state::{Opener, Shared, Standby, Standbys};
 
     const FILE: &str = r#"
 name = "p"
@@ -307,10 +329,10 @@ inputs = ["sum"]
     fn handler(rows: &[(&[u8], &[u8])]) -> FeatureHandler {
         let pipeline = Arc::new(Pipeline::parse("p.toml", FILE).unwrap());
         let cluster = Cluster::new("127.0.0.1:1", "").unwrap();
+        let shared = Shared::new(Standby::None, watch::Sender::new(0));
         let options = Options {
             pipeline: Arc::clone(&pipeline),
-            opener: Opener::Memory,
-            shared: Shared::new(watch::Sender::new(0)),
+            standbys: Standbys::new(Standby::None, Opener::Memory, shared, 1),
             claimants: Arc::new(|_| Vec::new()),
             session: Duration::from_secs(6),
             cache_bytes: 1 << 20,

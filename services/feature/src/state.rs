@@ -4,6 +4,8 @@
 mod cache;
 mod changed;
 mod disk;
+mod follow;
+mod following;
 mod layout;
 mod life;
 mod meter;
@@ -12,28 +14,35 @@ mod past;
 mod pending;
 mod rows;
 mod shared;
+mod standby;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use quadrille_choreography::{ChangelogReader, Delivered, LaneId, Restore, changelog, handler};
 use quadrille_pipeline::Pipeline;
 use quadrille_telemetry::metrics::{FeatureMetrics, PipelineStateMetrics, StateUsage};
 
-use self::meter::Meter;
-pub(crate) use self::pending::Pending;
-use self::rows::Rows;
+pub use self::standby::Standby;
 pub(crate) use self::{
+    following::Following,
     layout::KEY_LEN_MAX,
     life::{Life, Moment},
     partition::{NoEpoch, Partition, Unusable},
     past::{Past, Unread},
     rows::Opener,
     shared::{Holder, Shared},
+    standby::Standbys,
 };
+use self::{
+    meter::Meter,
+    partition::{CountedBeyond, lock},
+    rows::Fault,
+    standby::{LaneToken, NotTaken, Standing},
+};
+#[cfg(test)]
+pub(crate) use self::{partition::SharedCommitted, pending::Pending};
+
+const COUNTED_TWICE: &str = "the group's offset was reset or lost, but the state was kept: records between these offsets count twice";
 
 /// The output that is the changelog.
 pub(crate) const CHANGELOG: &str = "feature-state";
@@ -47,9 +56,8 @@ pub(crate) type Claimants = Arc<dyn Fn(i32) -> Vec<LaneId> + Send + Sync>;
 #[derive(Clone)]
 pub(crate) struct Options {
     pub pipeline: Arc<Pipeline>,
-    pub opener: Opener,
-    /// What is committed, for requests.
-    pub shared: Shared,
+    /// Where rows come from, and go to.
+    pub standbys: Standbys,
     pub claimants: Claimants,
     /// After how long without a sign of life a lane's partitions are another's.
     pub session: Duration,
@@ -66,18 +74,10 @@ pub(crate) struct States {
     definition: [u8; 8],
     reader: ChangelogReader,
     partitions: BTreeMap<i32, Partition>,
-    restoring: BTreeMap<i32, Restoring>,
-    /// Those whose rows were all read from the changelog when they were last restored.
-    read_whole: BTreeSet<i32>,
+    restoring: BTreeMap<i32, Standing>,
     holder: Holder,
     meter: Meter,
-}
-
-struct Restoring {
-    rows: Box<dyn Rows>,
-    /// From the changelog's beginning.
-    is_whole: bool,
-    changes: Pending,
+    lane: LaneToken,
 }
 
 impl States {
@@ -91,12 +91,12 @@ impl States {
                 life: Arc::new(life),
             },
             meter: Meter::new(options.metrics.clone()),
+            lane: options.standbys.lane(),
             options,
             definition,
             reader,
             partitions: BTreeMap::new(),
             restoring: BTreeMap::new(),
-            read_whole: BTreeSet::new(),
         })
     }
 
@@ -110,6 +110,11 @@ impl States {
                 format!("the state of partition {partition} is not restored; this is a bug");
             handler::Error::fatal("state", message)
         })
+    }
+
+    /// The states of all partitions that are restored.
+    pub fn all(&mut self) -> impl Iterator<Item = &mut Partition> {
+        self.partitions.values_mut()
     }
 
     /// The lane is at work.
@@ -136,7 +141,7 @@ impl States {
             self.meter.count(partition.take_counts());
         }
         for restoring in self.restoring.values() {
-            usage += restoring.rows.usage();
+            usage += lock(&restoring.committed).rows.usage();
         }
         self.meter.show(usage);
     }
@@ -167,18 +172,29 @@ impl States {
     }
 
     pub fn revoked(&mut self, partitions: &[i32]) {
-        let mut given_up = Vec::new();
+        let (standbys, lane) = (&self.options.standbys, self.lane);
+        let (mut given_up, mut unrestored) = (Vec::new(), Vec::new());
         for number in partitions {
             self.reader.forget(*number);
-            self.restoring.remove(number);
+            if let Some(standing) = self.restoring.remove(number) {
+                unrestored.push((*number, standing));
+            }
             if let Some(mut partition) = self.partitions.remove(number) {
-                self.options.shared.remove(*number, partition.committed());
+                standbys.shared().release(*number, partition.committed());
                 self.meter.count(partition.take_counts());
-                given_up.push(partition);
+                given_up.push((*number, partition.into_committed()));
             }
         }
         // That may take a while, in which another replica may answer for any of them already.
-        given_up.into_iter().for_each(Partition::close);
+        for (number, committed) in given_up {
+            standbys.give_back(number, lane, committed);
+        }
+        for (number, standing) in unrestored {
+            standbys.give_back_unrestored(number, lane, standing);
+        }
+        for number in partitions {
+            standbys.free(*number, lane);
+        }
         self.share_memory();
     }
 
@@ -197,16 +213,16 @@ impl States {
         input_next: Option<i64>,
     ) -> Result<Restore, handler::Error> {
         let (progress, restored) = self.read_on(number)?;
-        let Some(restoring) = restored else {
+        let Some(restored) = restored else {
             return Ok(progress);
         };
-        match restoring.is_whole {
-            true => self.read_whole.insert(number),
-            false => self.read_whole.remove(&number),
-        };
-        let partition = match Partition::new(restoring.rows, self.definition, input_next) {
+        let committed = Arc::clone(&restored.committed);
+        let partition = match Partition::new(committed, self.definition, input_next) {
             Ok(partition) => partition,
-            Err(NoEpoch::Rows(fault)) => return Err(self.unusable(number, &fault.into())),
+            Err(NoEpoch::Rows(fault)) => {
+                self.restoring.insert(number, restored);
+                return Err(self.unusable(number, &fault.into()));
+            }
             Err(error @ NoEpoch::Marker { .. }) => {
                 let message = format!("{}, partition {number}: {error}", self.reader.topic());
                 return Err(handler::Error::fatal("state", message));
@@ -216,34 +232,68 @@ impl States {
             let pipeline = self.options.pipeline.name();
             self.options.lost.begun_anew(pipeline);
         }
+        self.warn_of_what_counts_twice(number, partition.counted_beyond());
         self.tick();
-        let shared = &self.options.shared;
+        let shared = self.options.standbys.shared();
         shared.insert(number, partition.committed(), &self.holder);
         self.partitions.insert(number, partition);
         self.share_memory();
         Ok(Restore::Done)
     }
 
+    /// Where the records that come are in the state already: the group's offsets were reset, or lost.
+    fn warn_of_what_counts_twice(&self, partition: i32, beyond: Option<CountedBeyond>) {
+        let Some(CountedBeyond {
+            committed,
+            counted_to,
+        }) = beyond
+        else {
+            return;
+        };
+        let changelog = self.reader.topic();
+        let input = self.options.pipeline.name();
+        let advice = format!(
+            "stop all replicas; then set the group's offset to {counted_to}, to go on, or delete {changelog} and create it again, to \
+             compute everything anew"
+        );
+        tracing::error!(
+            topic = format!("{input}.records"),
+            partition,
+            committed,
+            counted_to,
+            advice,
+            "{COUNTED_TWICE}"
+        );
+    }
+
     /// One step; with the rows, once they stand for the end of the changelog.
-    fn read_on(&mut self, number: i32) -> Result<(Restore, Option<Restoring>), handler::Error> {
+    fn read_on(&mut self, number: i32) -> Result<(Restore, Option<Standing>), handler::Error> {
         if !self.restoring.contains_key(&number) {
-            let rows = self.options.opener.open(number).map_err(unopened)?;
-            let restoring = Restoring {
-                is_whole: rows.next_offset().is_none(),
-                rows,
-                changes: Pending::default(),
+            let taken = self.options.standbys.take(number, self.lane);
+            let standing = match taken {
+                Ok(standing) => standing,
+                Err(NotTaken::Open(error)) => return Err(unopened(error)),
+                Err(NotTaken::Rows(fault)) => return Err(self.faulty(number, &fault)),
             };
-            self.restoring.insert(number, restoring);
+            self.restoring.insert(number, standing);
         }
-        let Some(restoring) = self.restoring.get_mut(&number) else {
+        let Some(Standing {
+            committed, follow, ..
+        }) = self.restoring.get_mut(&number)
+        else {
             return Ok((Restore::Done, None));
         };
-        let Restoring { rows, changes, .. } = restoring;
-        changes.clear();
+        let (from, fault) = {
+            let committed = lock(committed);
+            (committed.rows.next_offset(), committed.fault.clone())
+        };
+        if let Some(fault) = fault {
+            // Whoever asked the standby has found it.
+            return Err(self.discard(number, &fault));
+        }
         let mut next = None;
-        let from = rows.next_offset();
         let read = self.reader.read(number, from, |change| {
-            changes.push(change.key, change.payload);
+            follow.push(change.offset, change.key, change.payload);
             next = Some(change.offset + 1);
         });
         if let Err(error) = &read
@@ -251,19 +301,19 @@ impl States {
         {
             return Err(self.discard(number, error));
         }
-        if let Ok(changelog::Progress::Done { next: end }) = read {
-            next = Some(end);
-        }
         // Also what came before an error: it does not come again.
-        if let Some(next) = next
-            && let Err(error) = rows.apply(changes, next)
-        {
-            return Err(self.discard(number, &error));
+        let applied = match read {
+            Ok(changelog::Progress::Done { next }) => follow.finish(&mut lock(committed), next),
+            _ if next.is_some() => follow.apply(&mut lock(committed), next),
+            _ => Ok(()),
+        };
+        if let Err(fault) = applied {
+            return Err(self.faulty(number, &fault));
         }
         let progress = read?;
         let restored = match progress {
             changelog::Progress::Done { .. } => {
-                rows.caught_up();
+                lock(committed).rows.caught_up();
                 self.restoring.remove(&number)
             }
             changelog::Progress::Pending { .. } => None,
@@ -271,12 +321,23 @@ impl States {
         Ok((progress.into(), restored))
     }
 
+    /// Rows that are damaged are given up; those that cannot be read now are tried again.
+    fn faulty(&mut self, number: i32, fault: &Fault) -> handler::Error {
+        match fault {
+            Fault::Damaged(_) => self.discard(number, fault),
+            Fault::Unread(why) => handler::Error::retry("state", why.clone()),
+        }
+    }
+
     /// Gives up a store that cannot be used; the next step begins anew.
     fn discard(&mut self, number: i32, error: &dyn std::error::Error) -> handler::Error {
         tracing::warn!(partition = number, %error, "the state is restored from the beginning of its changelog");
         self.reader.forget(number);
-        self.restoring.remove(&number);
-        match self.options.opener.discard(number) {
+        let standbys = &self.options.standbys;
+        if let Some(standing) = self.restoring.remove(&number) {
+            standbys.shared().remove(number, &standing.committed);
+        }
+        match standbys.discard(number) {
             Ok(()) => handler::Error::retry("state", error.to_string()),
             Err(error) => unopened(error),
         }
@@ -288,7 +349,9 @@ impl States {
         if !why.is_damage() {
             return handler::Error::restart("state", why.to_string());
         }
-        if matches!(why, Unusable::Corrupt(_)) && self.read_whole.contains(&number) {
+        let partition = self.partitions.get(&number);
+        let is_whole = partition.is_some_and(|it| lock(it.committed()).is_whole);
+        if matches!(why, Unusable::Corrupt(_)) && is_whole {
             // It would be read again, and found again, for ever.
             let topic = self.reader.topic();
             let message = format!(
@@ -310,8 +373,8 @@ impl States {
     /// A partition of which these rows were restored.
     #[cfg(test)]
     pub fn hold(&mut self, number: i32, rows: &[(&[u8], &[u8])]) {
-        let mut kept = self.options.opener.open(number).unwrap();
-        let mut changes = Pending::default();
+        let committed = self.options.standbys.open(number).unwrap().committed;
+        let mut changes = pending::Pending::default();
         let marker = layout::Marker {
             definition: self.definition,
             epoch: 1,
@@ -320,8 +383,12 @@ impl States {
         for (key, row) in rows {
             changes.push(key, Some(row));
         }
-        kept.apply(&changes, 1).unwrap();
-        let partition = Partition::new(kept, self.definition, None).unwrap();
+        let mut kept = lock(&committed);
+        kept.rows.apply(&changes, 1).unwrap();
+        // As if they had been found on the disk.
+        kept.is_whole = false;
+        drop(kept);
+        let partition = Partition::new(committed, self.definition, None).unwrap();
         self.partitions.insert(number, partition);
         self.share_memory();
     }
@@ -337,9 +404,14 @@ impl States {
 impl Drop for States {
     /// A lane that ends holds nothing.
     fn drop(&mut self) {
-        for (number, partition) in &self.partitions {
-            self.options.shared.remove(*number, partition.committed());
+        let standbys = &self.options.standbys;
+        for (number, partition) in std::mem::take(&mut self.partitions) {
+            standbys.shared().remove(number, partition.committed());
         }
+        for (number, standing) in std::mem::take(&mut self.restoring) {
+            standbys.shared().remove(number, &standing.committed);
+        }
+        standbys.release(self.lane);
     }
 }
 

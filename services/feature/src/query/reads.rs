@@ -5,15 +5,18 @@ use std::{
     time::{Duration, Instant},
 };
 
+use quadrille_pipeline::State;
 use tokio::sync::Semaphore;
 
 use super::{Served, error::Error};
-use crate::state::{Past, Unread};
+use crate::state::{Past, Shared, Unread};
 
 /// Each has a thread while it reads, mostly for less than a millisecond; the others wait for their turn.
 const AT_ONCE_MAX: usize = 32;
 /// Whoever waits longer for it is better told so: the disk is slow, or there are too many.
 const TURN_WITHIN: Duration = Duration::from_secs(2);
+
+type Read = fn(&Shared, i32, &[u8], &State) -> Result<Past, Unread>;
 
 /// Bounds what is read at once.
 pub(crate) struct Reads(Arc<Semaphore>);
@@ -25,13 +28,14 @@ impl Default for Reads {
 }
 
 impl Reads {
-    /// A key's history, if it is here. The store may read from disk, and a lane may be applying a batch.
+    /// A key's history, if it is here: `from` is [`Shared::read`], or [`Shared::read_standing`]. The store may read from disk, and a lane may be applying a batch.
     ///
     /// # Errors
     /// There are too many questions.
     pub async fn read(
         &self,
         served: &Served,
+        from: Read,
         partition: i32,
         key: &str,
         deadline: Option<Instant>,
@@ -40,7 +44,7 @@ impl Reads {
         let key = key.as_bytes().to_vec();
         self.run(deadline, move || {
             let state = pipeline.state().ok_or(Unread::NotHeld)?;
-            shared.read(partition, &key, state)
+            from(&shared, partition, &key, state)
         })
         .await
     }

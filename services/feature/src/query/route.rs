@@ -14,9 +14,27 @@ const PASSED_OVER: Duration = Duration::from_secs(5);
 /// Claims in doubt that are kept; with more, those that are in no report any more are let go.
 const DOUBTS_MAX: usize = 1_024;
 
-/// That a replica holds a partition.
+/// As what a replica can answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Role {
+    Owner,
+    Standby,
+}
+
+impl Role {
+    /// Since when a replica says that it is that of a partition.
+    fn since(self, replica: &Replica, pipeline: &str, partition: i32) -> Option<i64> {
+        match self {
+            Role::Owner => replica.holds_since(pipeline, partition),
+            Role::Standby => replica.stands_by_since(pipeline, partition),
+        }
+    }
+}
+
+/// That a replica holds a partition, or stands by for it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Claim {
+    pub role: Role,
     pub pipeline: String,
     pub partition: i32,
     /// In milliseconds since the Unix epoch, by the replica's clock; with it a later claim of the same replica is another one.
@@ -45,8 +63,8 @@ impl Doubts {
             doubts.retain(|claim, _| {
                 let mut claims = reports.iter();
                 claims.any(|it| {
-                    it.instance == claim.instance
-                        && it.holds_since(&claim.pipeline, claim.partition) == Some(claim.since_ms)
+                    let since = claim.role.since(it, &claim.pipeline, claim.partition);
+                    it.instance == claim.instance && since == Some(claim.since_ms)
                 })
             });
         }
@@ -70,12 +88,12 @@ pub(crate) struct Now {
     pub wall_ms: i64,
 }
 
-/// The newest claim of a partition by another replica that reports and was not caught being wrong. Which of two is newer is said by
+/// The newest claim in this role by another replica that reports and was not caught being wrong. Which of two is newer is said by
 /// the clocks of their replicas; where these mislead, the one that is asked denies, and the other is asked the next time.
 pub(crate) fn newest(
     reports: &[Replica],
     own_instance: &str,
-    (pipeline, partition): (&str, i32),
+    (role, pipeline, partition): (Role, &str, i32),
     doubts: &Doubts,
     now: Now,
 ) -> Option<Claim> {
@@ -87,9 +105,10 @@ pub(crate) fn newest(
     });
     let claims = siblings.filter_map(|it| {
         Some(Claim {
+            role,
             pipeline: pipeline.to_owned(),
             partition,
-            since_ms: it.holds_since(pipeline, partition)?,
+            since_ms: role.since(it, pipeline, partition)?,
             instance: it.instance.clone(),
             address: it.address.clone(),
         })
@@ -135,7 +154,7 @@ mod tests {
                 at: self.start + Duration::from_millis(ms),
                 wall_ms: WALL_MS + ms as i64,
             };
-            newest(reports, "own", ("p", 3), &self.doubts, now)
+            newest(reports, "own", (Role::Owner, "p", 3), &self.doubts, now)
         }
 
         fn asks(&self, reports: &[Replica], ms: u64) -> Option<String> {

@@ -13,7 +13,7 @@ use tonic::{Code, Request, Status};
 use super::{
     error::{Error, is_busy_replica, is_not_owner},
     peers::Ask,
-    route::{Claim, Doubt, Doubts, Now, newest},
+    route::{Claim, Doubt, Doubts, Now, Role, newest},
 };
 
 /// An answer that takes longer is none: the partition has moved in the meantime, or its replica hangs.
@@ -41,13 +41,13 @@ impl Siblings {
         }
     }
 
-    /// The answer of whoever holds the partition.
+    /// The answer of whoever holds the partition, or stands by for it.
     ///
     /// # Errors
     /// Nobody is known to, or the one that is asked has no answer.
     pub async fn ask(
         &self,
-        place: (&str, i32),
+        (role, pipeline, partition): (Role, &str, i32),
         request: Request<GetFeaturesRequest>,
         deadline: Option<Instant>,
     ) -> Result<GetFeaturesResponse, Error> {
@@ -56,9 +56,9 @@ impl Siblings {
             at: Instant::now(),
             wall_ms: now_ms(),
         };
-        let claim = newest(&reports, &self.instance, place, &self.doubts, now);
+        let of = (role, pipeline, partition);
+        let claim = newest(&reports, &self.instance, of, &self.doubts, now);
         let Some(claim) = claim else {
-            let (pipeline, partition) = place;
             return Err(Error::Unavailable(format!(
                 "no replica reports that it holds partition {partition} of {pipeline}.records now; it may be moving or being restored: \
                  ask again"
@@ -154,10 +154,11 @@ fn within(deadline: Option<Instant>, now: Instant) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use std::{collections::BTreeMap, sync::Mutex};
 
     use quadrille_proto::v1::AsOf;
     use quadrille_service::Boxed;
+    use tonic::metadata::MetadataMap;
 
     use super::*;
     use crate::query::peers::forwarded;
@@ -233,8 +234,10 @@ mod tests {
                 key: "k".to_owned(),
                 ..GetFeaturesRequest::default()
             };
-            let request = forwarded(&question, &tonic::metadata::MetadataMap::new());
-            let answer = self.siblings.ask(("p", 3), request, deadline).await;
+            let request = forwarded(&question, &MetadataMap::new());
+            let siblings = &self.siblings;
+            let answer = siblings.ask((Role::Owner, "p", 3), request, deadline);
+            let answer = answer.await;
             answer.map_err(Status::from)
         }
 
@@ -355,6 +358,27 @@ mod tests {
         assert!(status.message().contains("QUADRILLE_ADVERTISE"), "{status}");
         assert!(world.ask(None).await.is_err());
         assert_eq!(world.asked(), ["a"], "it is passed over for a while");
+    }
+
+    #[tokio::test]
+    async fn standbys_are_asked_apart_from_owners() {
+        let world = World::new(&[("a", 10)]);
+        let standby = Replica {
+            instance: "b".to_owned(),
+            address: "b".to_owned(),
+            held: BTreeMap::new(),
+            standing_by: [("p".to_owned(), [(3, 5)].into())].into(),
+            ..world.reports.lock().unwrap()[0].clone()
+        };
+        world.reports.lock().unwrap().push(standby);
+        world.answers("b", by("b"));
+        // The owner is unreachable.
+        assert!(is_busy_replica(&world.ask(None).await.unwrap_err()));
+        assert_eq!(world.asked(), ["a"]);
+        let request = forwarded(&GetFeaturesRequest::default(), &MetadataMap::new());
+        let place = (Role::Standby, "p", 3);
+        let answer = world.siblings.ask(place, request, None).await;
+        assert_eq!(answer.map_err(Status::from).unwrap(), by("b").unwrap());
     }
 
     #[tokio::test]

@@ -8,7 +8,9 @@ use tokio::sync::watch;
 use tonic::Code;
 
 use super::*;
-use crate::state::{Holder, Life, Moment, Opener, Partition, Pending, Unusable};
+use crate::state::{
+    Holder, Life, Moment, Opener, Partition, Pending, SharedCommitted, Standby, Standbys, Unusable,
+};
 
 const FILE: &str = r#"
 name = "p"
@@ -85,14 +87,24 @@ struct World {
 
 impl World {
     fn new() -> Self {
+        Self::with(Standby::None)
+    }
+
+    fn with(standby: Standby) -> Self {
         let parse = |file| Arc::new(Pipeline::parse("p.toml", file).unwrap());
         let (pipeline, stateless) = (parse(FILE), parse(STATELESS));
-        let mut rows = Opener::Memory.open(0).unwrap();
+        let shared = Shared::new(standby, watch::Sender::new(0));
+        let standbys = Standbys::new(standby, Opener::Memory, shared.clone(), 1);
+        let committed = standbys.open(0).unwrap().committed;
         // As a restore leaves them.
-        rows.apply(&Pending::default(), 0).unwrap();
+        committed
+            .lock()
+            .unwrap()
+            .rows
+            .apply(&Pending::default(), 0)
+            .unwrap();
         let fingerprint = pipeline.state().unwrap().fingerprint();
-        let partition = Partition::new(rows, fingerprint, None).unwrap();
-        let shared = Shared::new(watch::Sender::new(0));
+        let partition = Partition::new(committed, fingerprint, None).unwrap();
         shared.insert(0, partition.committed(), &lane(0, Moment::now()));
         let cluster = Cluster::new("127.0.0.1:1", "").unwrap();
         let served = [&pipeline, &stateless].map(|pipeline| Served {
@@ -375,6 +387,83 @@ async fn a_lane_that_was_frozen_does_not_answer_before_it_knows_what_it_lost() {
 }
 
 #[tokio::test]
+async fn a_standby_answers_as_of_what_it_knows_and_says_so() {
+    let mut world = World::new();
+    world.take("k1", "a", 0, 2.0);
+    world.commit();
+    let committed = Arc::clone(world.partition.committed());
+    world.shared.stand_by(0, &committed);
+    let forwarded = GetFeaturesRequest {
+        forwarded: true,
+        ..key("k1")
+    };
+    for asked in [key("k1"), forwarded] {
+        let answer = world.ask(&asked).await.unwrap();
+        assert_eq!(values(&answer)[..2], [Some(2.0), Some(1.0)]);
+        let as_of = answer.as_of.unwrap();
+        assert_eq!(as_of.source(), FeaturesSource::Standby);
+        assert_eq!(as_of.records_offset, Some(1));
+    }
+    let (code, why) = world.refused(&key("k2")).await;
+    assert_eq!(code, Code::NotFound);
+    assert!(why.contains("as of offset 1 of partition 0"), "{why}");
+    // While its rows are of no one moment it knows nothing.
+    committed.lock().unwrap().input_next = None;
+    let (code, _) = world.refused(&key("k1")).await;
+    assert_eq!(code, Code::FailedPrecondition);
+}
+
+#[tokio::test]
+async fn a_damaged_row_that_a_question_to_a_standby_meets_has_it_begin_anew_or_is_the_topics() {
+    for is_whole in [false, true] {
+        let mut world = World::new();
+        world.take("k1", "a", 0, 2.0);
+        world.commit();
+        let committed = Arc::clone(world.partition.committed());
+        cut_row(&committed);
+        world.take("k2", "b", 0, 2.0);
+        world.commit();
+        committed.lock().unwrap().is_whole = is_whole;
+        world.shared.stand_by(0, &committed);
+        assert!(world.ask(&key("k1")).await.is_err());
+        let other = world.ask(&key("k2")).await;
+        assert_eq!(other.is_ok(), is_whole, "{other:?}");
+        let committed = committed.lock().unwrap();
+        assert_eq!(committed.fault.is_none(), is_whole);
+        assert_eq!(committed.unreadable.is_some(), is_whole);
+    }
+}
+
+/// Damages the first row.
+fn cut_row(committed: &SharedCommitted) {
+    let mut committed = committed.lock().unwrap();
+    let mut row = Vec::new();
+    let add = &mut |key: &[u8], _: &[u8]| row = key.to_vec();
+    committed.rows.scan(&[1], add).unwrap();
+    let mut cut = Pending::default();
+    cut.push(&row, Some(b"cut"));
+    let next = committed.rows.next_offset().unwrap();
+    committed.rows.apply(&cut, next).unwrap();
+}
+
+#[tokio::test]
+async fn a_lane_that_was_frozen_answers_as_a_standby_where_these_are_asked_for() {
+    let mut world = World::with(Standby::All);
+    world.take("k1", "a", 0, 2.0);
+    world.commit();
+    let frozen = Moment {
+        at: Instant::now() - Duration::from_secs(10),
+        wall_ms: now_ms() - 10_000,
+    };
+    let frozen = lane(0, frozen);
+    world.shared.insert(0, world.partition.committed(), &frozen);
+    let answer = world.ask(&key("k1")).await.unwrap();
+    let as_of = answer.as_of.unwrap();
+    assert_eq!(as_of.source(), FeaturesSource::Standby);
+    assert_eq!(as_of.records_offset, Some(1));
+}
+
+#[tokio::test]
 async fn rows_that_are_being_replaced_answer_nothing() {
     let mut world = World::new();
     world.take("k1", "a", 0, 2.0);
@@ -405,13 +494,7 @@ async fn a_damaged_row_that_a_question_meets_is_restored_by_the_lane() {
     let mut world = World::new();
     world.take("k1", "a", 0, 2.0);
     world.commit();
-    let mut cut = Pending::default();
-    let mut row = Vec::new();
-    let add = &mut |key: &[u8], _: &[u8]| row = key.to_vec();
-    let committed = world.partition.committed();
-    committed.lock().unwrap().rows.scan(&[1], add).unwrap();
-    cut.push(&row, Some(b"cut"));
-    committed.lock().unwrap().rows.apply(&cut, 2).unwrap();
+    cut_row(world.partition.committed());
     assert_eq!(world.refused(&key("k1")).await.0, Code::Unavailable);
     world.partition.begin();
     let state = world.pipeline.state().unwrap();

@@ -3,17 +3,25 @@
 //! | key | value |
 //! | --- | --- |
 //! | `00 00` | the marker of the epoch: fingerprint of the state's definition (8 bytes), epoch (4 bytes) |
+//! | `00 01` | progress: the input's next offset (8), its own number (8), rows since the one before (4); in a store also the changelog's offset behind it (8) |
 //! | `01`, epoch (4), length of the record's key (2), the key, bucket (4) | one row of the key's history |
 //!
 //! Numbers are big-endian, so that an epoch's rows and a key's rows are ranges. An **epoch** is the time under one definition of the
 //! state: whoever takes a partition over with another definition begins the next epoch, and with it empty histories. The
 //! rows of earlier epochs are deleted bit by bit; a definition that comes back does not find what it left, which would
 //! lack the records handled meanwhile.
+//!
+//! A **progress row** ends what a batch changed in a partition: the rows before it are the state of all records of the input before
+//! the offset that it names, and of no other. Progress rows are numbered, and each says how many rows it ends. So a reader knows
+//! where the cleaner of the topic has taken something out, which leaves rows of different moments side by side.
 
 use std::ops::Range;
 
 /// The key of the epoch's marker.
 pub(super) const MARKER: [u8; 2] = [0, 0];
+
+/// The key of the progress row.
+pub(super) const PROGRESS: [u8; 2] = [0, 1];
 
 const ROW: u8 = 1;
 const EPOCH: Range<usize> = 1..5;
@@ -110,6 +118,54 @@ impl Marker {
     }
 }
 
+/// A progress row's value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Progress {
+    /// All records of the input before this offset are in the state, and none from there on.
+    pub input_next: i64,
+    /// One more than that of the progress row before.
+    pub number: u64,
+    /// Rows since that one, without this.
+    pub rows: u32,
+}
+
+const PROGRESS_LEN: usize = 20;
+
+impl Progress {
+    /// As on the changelog.
+    pub fn write(self) -> [u8; PROGRESS_LEN] {
+        let mut bytes = [0; PROGRESS_LEN];
+        bytes[..8].copy_from_slice(&self.input_next.to_be_bytes());
+        bytes[8..16].copy_from_slice(&self.number.to_be_bytes());
+        bytes[16..].copy_from_slice(&self.rows.to_be_bytes());
+        bytes
+    }
+
+    /// As in a store: no row is between it and the changelog's offset `next`.
+    pub fn write_stored(self, next: i64) -> [u8; PROGRESS_LEN + 8] {
+        let mut bytes = [0; PROGRESS_LEN + 8];
+        bytes[..PROGRESS_LEN].copy_from_slice(&self.write());
+        bytes[PROGRESS_LEN..].copy_from_slice(&next.to_be_bytes());
+        bytes
+    }
+
+    /// None for what is no progress. A later version may add to it.
+    pub fn read(bytes: &[u8]) -> Option<Self> {
+        Some(Progress {
+            input_next: i64::from_be_bytes(bytes.get(..8)?.try_into().ok()?),
+            number: u64::from_be_bytes(bytes.get(8..16)?.try_into().ok()?),
+            rows: u32::from_be_bytes(bytes.get(16..PROGRESS_LEN)?.try_into().ok()?),
+        })
+    }
+
+    /// Of a store's, the changelog's offset that no row lies before but those that it ends; None where a store has it as it was on
+    /// the changelog.
+    pub fn stored_next(bytes: &[u8]) -> Option<i64> {
+        let next = bytes.get(PROGRESS_LEN..)?;
+        Some(i64::from_be_bytes(next.try_into().ok()?))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -164,6 +220,22 @@ mod tests {
         assert!(row(1, b"zzz", 9) < row(2, b"", 0));
         assert!(FIRST_ROW[..] < row(0, b"", 0)[..]);
         assert!(MARKER[..] < FIRST_ROW[..]);
+    }
+
+    #[test]
+    fn progress_is_read_as_it_was_written_and_in_a_store_says_where_it_lies() {
+        let progress = Progress {
+            input_next: 1 << 40,
+            number: 7,
+            rows: 3,
+        };
+        assert_eq!(Progress::read(&progress.write()), Some(progress));
+        assert_eq!(Progress::stored_next(&progress.write()), None);
+        let stored = progress.write_stored(99);
+        assert_eq!(Progress::read(&stored), Some(progress));
+        assert_eq!(Progress::stored_next(&stored), Some(99));
+        assert_eq!(Progress::read(&stored[..19]), None);
+        assert!(MARKER < PROGRESS && PROGRESS[..] < FIRST_ROW[..]);
     }
 
     #[test]

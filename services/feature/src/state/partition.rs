@@ -12,7 +12,7 @@ use quadrille_telemetry::metrics::StateUsage;
 use super::{
     cache::Cache,
     changed::Changed,
-    layout::{self, MARKER, Marker, RowKey},
+    layout::{self, MARKER, Marker, PROGRESS, Progress, RowKey},
     pending::Pending,
     rows::{Broken, Fault, Rows},
 };
@@ -43,10 +43,46 @@ pub(crate) struct Committed {
     pub input_next: Option<i64>,
     /// Why the rows are to be restored, once somebody has found that they are.
     pub fault: Option<Fault>,
+    /// All rows were read from the changelog, by this process: what is wrong with one of them is wrong there.
+    pub is_whole: bool,
+    /// What is, as a question to a standby has found.
+    pub unreadable: Option<String>,
 }
 
 /// Shared with whoever answers requests; never locked for longer than one key's rows are read or a batch's are applied.
 pub(crate) type SharedCommitted = Arc<Mutex<Committed>>;
+
+impl Committed {
+    /// Over rows of which nothing is known yet.
+    pub fn over(rows: Box<dyn Rows>) -> SharedCommitted {
+        Arc::new(Mutex::new(Committed {
+            is_whole: rows.next_offset().is_none(),
+            rows,
+            marker: None,
+            input_next: None,
+            fault: None,
+            unreadable: None,
+        }))
+    }
+
+    /// To be called now and then.
+    ///
+    /// # Errors
+    /// The rows are damaged.
+    pub fn tend(&mut self) -> Result<(), Fault> {
+        let tended = self.rows.tend();
+        if let Err(error) = &tended {
+            self.break_rows(error);
+        }
+        tended
+    }
+
+    /// They lack what is committed, and would be read all the same.
+    fn break_rows(&mut self, fault: &Fault) {
+        self.rows = Box::new(Broken(fault.clone()));
+        self.fault = Some(fault.clone());
+    }
+}
 
 /// The state of one partition, owned by a lane.
 pub(crate) struct Partition {
@@ -61,6 +97,15 @@ pub(crate) struct Partition {
     /// The key whose history is being changed; empty between records.
     in_hand: Vec<u8>,
     marker_is_pending: bool,
+    counted_beyond: Option<CountedBeyond>,
+    /// The newest progress row that is committed.
+    progress: Option<Progress>,
+    /// And the newest of the batch.
+    progress_pending: Option<Progress>,
+    /// So many pending rows end with that one.
+    ended: usize,
+    /// The last outcome beside which rows were sent since then.
+    changed_at: Option<usize>,
     savepoint: Savepoint,
     /// Where the batch in hand began.
     begun: Savepoint,
@@ -89,6 +134,8 @@ pub(crate) struct Partition {
 struct Savepoint {
     pending: usize,
     marker_is_pending: bool,
+    progress_pending: Option<Progress>,
+    ended: usize,
     cursor: Vec<u8>,
     is_swept: bool,
     forgets: u64,
@@ -101,12 +148,23 @@ impl Default for Savepoint {
         Savepoint {
             pending: 0,
             marker_is_pending: false,
+            progress_pending: None,
+            ended: 0,
             cursor: Vec::new(),
             is_swept: false,
             forgets: 0,
             time_ms: i64::MIN,
         }
     }
+}
+
+/// The state counts records from the offset on that the group has committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct CountedBeyond {
+    /// None: the group has no offset.
+    pub committed: Option<i64>,
+    /// Up to here, without it.
+    pub counted_to: i64,
 }
 
 /// Why a history cannot be had.
@@ -150,18 +208,22 @@ impl Partition {
     /// # Errors
     /// The rows or the marker cannot be read.
     pub fn new(
-        rows: Box<dyn Rows>,
+        committed: SharedCommitted,
         definition: [u8; 8],
         input_next: Option<i64>,
     ) -> Result<Self, NoEpoch> {
-        let mut found: Option<Vec<u8>> = None;
-        rows.scan(&MARKER, &mut |_, value| found = Some(value.to_vec()))?;
+        let mut guard = lock(&committed);
+        let Committed { rows, marker, .. } = &mut *guard;
         let read = |bytes: &[u8]| {
             let bytes_found = bytes.len();
             Marker::read(bytes).ok_or(NoEpoch::Marker { bytes: bytes_found })
         };
-        let marker = found.as_deref().map(read).transpose()?;
-        let epoch = match marker {
+        *marker = value(&**rows, &MARKER)?.as_deref().map(read).transpose()?;
+        let progress = value(&**rows, &PROGRESS)?;
+        let progress = progress.as_deref().and_then(Progress::read);
+        let counted_to = progress.map(|it| it.input_next);
+        let counted_beyond = counted_to.filter(|it| input_next.is_none_or(|next| next < *it));
+        let epoch = match *marker {
             Some(marker) if marker.definition == definition => marker.epoch,
             Some(marker) => {
                 tracing::warn!(
@@ -170,19 +232,16 @@ impl Partition {
                 );
                 marker.epoch.saturating_add(1)
             }
-            None => newest_epoch(&*rows)?.map_or(1, |epoch| {
+            None => newest_epoch(&**rows)?.map_or(1, |epoch| {
                 // Whose rows they are is not known any more.
                 tracing::error!(epoch, "the state's marker is gone from the changelog: histories of this partition begin empty");
                 epoch.saturating_add(1)
             }),
         };
+        guard.input_next = input_next;
+        drop(guard);
         Ok(Partition {
-            committed: Arc::new(Mutex::new(Committed {
-                rows,
-                marker,
-                input_next,
-                fault: None,
-            })),
+            committed,
             epoch,
             definition,
             cache: Cache::new(0),
@@ -191,6 +250,14 @@ impl Partition {
             lacks_changed: false,
             in_hand: Vec::new(),
             marker_is_pending: false,
+            counted_beyond: counted_beyond.map(|counted_to| CountedBeyond {
+                committed: input_next,
+                counted_to,
+            }),
+            progress,
+            progress_pending: None,
+            ended: 0,
+            changed_at: None,
             savepoint: Savepoint::default(),
             begun: Savepoint::default(),
             time_ms: i64::MIN,
@@ -212,6 +279,11 @@ impl Partition {
         self.epoch > 1 && marker.is_none_or(|marker| marker.epoch != self.epoch)
     }
 
+    /// Whether records come again that are in the state.
+    pub fn counted_beyond(&self) -> Option<CountedBeyond> {
+        self.counted_beyond
+    }
+
     /// For requests.
     pub fn committed(&self) -> &SharedCommitted {
         &self.committed
@@ -225,7 +297,7 @@ impl Partition {
     /// The rows are of no use any more, and what they were in is free.
     pub fn break_rows(&mut self, why: &Unusable) {
         let fault = Fault::Damaged(why.to_string());
-        lock(&self.committed).rows = Box::new(Broken(fault));
+        lock(&self.committed).break_rows(&fault);
     }
 
     /// A batch begins, or is handled again.
@@ -247,6 +319,8 @@ impl Partition {
         Savepoint {
             pending: self.pending.len(),
             marker_is_pending: self.marker_is_pending,
+            progress_pending: self.progress_pending,
+            ended: self.ended,
             cursor: self.cursor.clone(),
             is_swept: self.is_swept,
             forgets: self.forgets,
@@ -291,6 +365,9 @@ impl Partition {
             false => self.lacks_changed = true,
         }
         self.marker_is_pending = savepoint.marker_is_pending;
+        self.progress_pending = savepoint.progress_pending;
+        self.ended = savepoint.ended;
+        self.changed_at = None;
         // Also of a record that has changed no row: it must not make other keys old.
         self.time_ms = savepoint.time_ms;
     }
@@ -313,20 +390,29 @@ impl Partition {
         };
         self.forgotten += std::mem::take(&mut self.forgets);
         let mut committed = lock(&self.committed);
+        self.ended = 0;
+        self.changed_at = None;
+        let ended = self.progress_pending.take();
+        self.progress = ended.or(self.progress);
         if self.pending.is_empty() {
             committed.input_next = self.input_next;
             return Ok(());
         }
         let applied = match next {
-            Some(next) => committed.rows.apply(&self.pending, next),
+            Some(next) => {
+                // It ended the batch: what is on the disk ends with it as well.
+                if let Some(progress) = ended {
+                    let row = progress.write_stored(next);
+                    self.pending.push(&PROGRESS, Some(&row));
+                }
+                committed.rows.apply(&self.pending, next)
+            }
             None => Err(Fault::Damaged(
                 "its place in the changelog is lost".to_owned(),
             )),
         };
         if let Err(error) = applied {
-            // They lack what is committed, and would be read all the same.
-            committed.rows = Box::new(Broken(error.clone()));
-            committed.fault = Some(error.clone());
+            committed.break_rows(&error);
             return Err(error);
         }
         committed.input_next = self.input_next;
@@ -433,6 +519,28 @@ impl Partition {
             self.marker_is_pending = true;
         }
         self.pending.iter_from(before)
+    }
+
+    /// Rows were sent beside this outcome.
+    pub fn changed(&mut self, outcome: usize) {
+        self.changed_at = Some(outcome);
+    }
+
+    /// Ends what was sent since this was last called: the last outcome beside which there was a row, and the progress row to be sent
+    /// beside it. None: no row was. Records behind that one have changed nothing, and so it speaks for them too.
+    pub fn end_changes(&mut self) -> Option<(usize, [u8; 2], Progress)> {
+        let outcome = self.changed_at.take()?;
+        let before = self.progress_pending.or(self.progress);
+        let rows = self.pending.len().saturating_sub(self.ended);
+        let progress = Progress {
+            input_next: self.input_next?,
+            number: before.map_or(0, |it| it.number).saturating_add(1),
+            rows: u32::try_from(rows).unwrap_or(u32::MAX),
+        };
+        self.pending.push(&PROGRESS, Some(&progress.write()));
+        self.progress_pending = Some(progress);
+        self.ended = self.pending.len();
+        Some((outcome, PROGRESS, progress))
     }
 
     /// The input's record at `offset` is handled now, whatever becomes of it.
@@ -579,11 +687,7 @@ impl Partition {
     /// # Errors
     /// As [`Partition::apply`].
     pub fn tend(&mut self) -> Result<(), Fault> {
-        let mut committed = lock(&self.committed);
-        committed.rows.tend().inspect_err(|error| {
-            committed.rows = Box::new(Broken(error.clone()));
-            committed.fault = Some(error.clone());
-        })
+        lock(&self.committed).tend()
     }
 
     /// What the state takes, but for stores on disk.
@@ -601,10 +705,21 @@ impl Partition {
         )
     }
 
-    /// The partition was given up: what is in memory goes to where the rows are kept.
-    pub fn close(self) {
-        lock(&self.committed).rows.persist();
+    /// The partition was given up.
+    pub fn into_committed(self) -> SharedCommitted {
+        self.committed
     }
+}
+
+/// The value of one row that is not a key's.
+pub(super) fn value(rows: &dyn Rows, key: &[u8]) -> Result<Option<Vec<u8>>, Fault> {
+    let mut found = None;
+    rows.scan(key, &mut |row, value| {
+        if row == key {
+            found = Some(value.to_vec());
+        }
+    })?;
+    Ok(found)
 }
 
 /// The epoch of the newest rows; None: there are none.

@@ -4,8 +4,8 @@ use quadrille_history::History;
 use quadrille_pipeline::State;
 
 use super::{
-    layout,
-    partition::{SharedCommitted, Unusable, lock},
+    layout::{self, Marker},
+    partition::{Committed, SharedCommitted, Unusable, lock},
     rows::Fault,
 };
 
@@ -33,46 +33,107 @@ pub(crate) enum Unread {
 /// The rows cannot be read, or stand for nothing.
 pub(super) fn read(committed: &SharedCommitted, state: &State, key: &[u8]) -> Result<Past, Unread> {
     let past = look(committed, state, key);
-    if let Err(Unread::Unusable(why)) = &past
-        && why.is_damage()
-    {
+    if let Some(why) = damage(&past) {
         // The lane has them restored with its next batch.
-        let mut committed = lock(committed);
-        committed
-            .fault
-            .get_or_insert(Fault::Damaged(why.to_string()));
+        let fault = Fault::Damaged(why.to_string());
+        lock(committed).fault.get_or_insert(fault);
     }
     past
 }
 
+fn damage(past: &Result<Past, Unread>) -> Option<&Unusable> {
+    match past {
+        Err(Unread::Unusable(why)) if why.is_damage() => Some(why),
+        _ => None,
+    }
+}
+
 fn look(committed: &SharedCommitted, state: &State, key: &[u8]) -> Result<Past, Unread> {
-    let mut rows: Vec<(u32, Vec<u8>)> = Vec::new();
-    let input_next = {
+    let (rows, input_next) = {
         let committed = lock(committed);
-        // They were found damaged, and are being replaced.
-        if committed.fault.is_some() || committed.rows.next_offset().is_none() {
+        if !stand_for_something(&committed) {
             return Err(Unread::Restoring);
         }
-        match committed.marker {
+        let rows = match committed.marker {
             Some(marker) if marker.definition == state.fingerprint() => {
-                let mut prefix = Vec::new();
-                layout::prefix_into(marker.epoch, key, &mut prefix);
-                let mut add = |row: &[u8], value: &[u8]| {
-                    let bucket = layout::bucket(row, prefix.len());
-                    rows.extend(bucket.map(|bucket| (bucket, value.to_vec())));
-                };
-                let scanned = committed.rows.scan(&prefix, &mut add);
-                scanned.map_err(Unusable::from)?;
+                rows_of(&committed, marker, key)?
             }
             // Nothing is committed yet under this definition.
-            Some(_) | None => {}
-        }
-        committed.input_next
+            Some(_) | None => Vec::new(),
+        };
+        (rows, committed.input_next)
     };
-    let rows = rows.iter().map(|(bucket, row)| (*bucket, &row[..]));
-    let history = History::load(state.definition(), rows).map_err(Unusable::from)?;
     Ok(Past {
-        history,
+        history: load(state, &rows)?,
         input_next,
     })
+}
+
+/// Not those that were found damaged and are being replaced, nor those that have not been read yet.
+fn stand_for_something(committed: &Committed) -> bool {
+    committed.fault.is_none() && committed.rows.next_offset().is_some()
+}
+
+/// Of rows that a standby keeps up with: where they are not those of one moment, or not of this definition, they say nothing.
+///
+/// # Errors
+/// As [`read`].
+pub(super) fn read_standing(
+    committed: &SharedCommitted,
+    state: &State,
+    key: &[u8],
+) -> Result<Past, Unread> {
+    let past = look_standing(committed, state, key);
+    if let Some(why) = damage(&past) {
+        let mut committed = lock(committed);
+        match why {
+            // It would be read again, and found again; all other keys can be answered for.
+            Unusable::Corrupt(_) if committed.is_whole => {
+                committed.unreadable.get_or_insert(why.to_string());
+            }
+            // The standby begins anew, or the lane has them restored.
+            _ => {
+                let fault = Fault::Damaged(why.to_string());
+                committed.fault.get_or_insert(fault);
+            }
+        }
+    }
+    past
+}
+
+fn look_standing(committed: &SharedCommitted, state: &State, key: &[u8]) -> Result<Past, Unread> {
+    let (rows, input_next) = {
+        let committed = lock(committed);
+        if !stand_for_something(&committed) {
+            return Err(Unread::Restoring);
+        }
+        let marker = committed.marker;
+        let marker = marker.filter(|it| it.definition == state.fingerprint());
+        let (Some(marker), Some(input_next)) = (marker, committed.input_next) else {
+            return Err(Unread::Restoring);
+        };
+        (rows_of(&committed, marker, key)?, input_next)
+    };
+    Ok(Past {
+        history: load(state, &rows)?,
+        input_next: Some(input_next),
+    })
+}
+
+type KeyRows = Vec<(u32, Vec<u8>)>;
+
+fn rows_of(committed: &Committed, marker: Marker, key: &[u8]) -> Result<KeyRows, Unusable> {
+    let (mut rows, mut prefix) = (KeyRows::new(), Vec::new());
+    layout::prefix_into(marker.epoch, key, &mut prefix);
+    let mut add = |row: &[u8], value: &[u8]| {
+        let bucket = layout::bucket(row, prefix.len());
+        rows.extend(bucket.map(|bucket| (bucket, value.to_vec())));
+    };
+    committed.rows.scan(&prefix, &mut add)?;
+    Ok(rows)
+}
+
+fn load(state: &State, rows: &[(u32, Vec<u8>)]) -> Result<History, Unusable> {
+    let rows = rows.iter().map(|(bucket, row)| (*bucket, &row[..]));
+    Ok(History::load(state.definition(), rows)?)
 }

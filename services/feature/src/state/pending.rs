@@ -57,6 +57,23 @@ impl Pending {
         self.changes.is_empty()
     }
 
+    /// Of keys and values.
+    pub fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Takes what `other` has, behind its own.
+    pub fn append(&mut self, other: &mut Pending) {
+        if self.is_empty() {
+            std::mem::swap(self, other);
+        } else {
+            for (key, value) in other.iter() {
+                self.push(key, value);
+            }
+        }
+        other.clear();
+    }
+
     /// Undoes all but the first `len`.
     pub fn truncate(&mut self, len: usize) {
         if let Some(first) = self.changes.get(len) {

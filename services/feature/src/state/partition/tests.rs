@@ -35,7 +35,9 @@ fn definition(forget_after_ms: Option<i64>) -> Definition {
 }
 
 fn partition(rows: Box<dyn Rows>, definition: &Definition) -> Partition {
-    let mut partition = Partition::new(rows, definition.fingerprint(), None).expect("readable");
+    let committed = Committed::over(rows);
+    let partition = Partition::new(committed, definition.fingerprint(), None);
+    let mut partition = partition.expect("readable");
     partition.set_cache_bytes(10_000);
     partition
 }
@@ -177,6 +179,82 @@ fn the_marker_comes_again_where_the_record_that_brought_it_is_undone() {
     partition.begin();
     let later = record(&mut partition, &definition, "a", 2, 2);
     assert!(later.iter().all(|(key, _)| *key != MARKER));
+}
+
+#[test]
+fn a_progress_row_ends_what_a_batch_changed_and_says_how_much_that_is() {
+    let definition = definition(None);
+    let mut partition = partition(Box::new(Memory::default()), &definition);
+    let ended = |partition: &mut Partition| {
+        let ended = partition.end_changes()?;
+        let (outcome, key, progress) = ended;
+        assert_eq!(key, PROGRESS);
+        Some((outcome, progress.input_next, progress.number, progress.rows))
+    };
+    partition.begin();
+    assert_eq!(ended(&mut partition), None, "nothing has changed");
+    partition.save();
+    assert_eq!(record(&mut partition, &definition, "a", 1, 1).len(), 2);
+    partition.changed(4);
+    // What comes behind it and changes nothing is told of as well.
+    partition.handled(9);
+    assert_eq!(ended(&mut partition), Some((4, 10, 1, 2)));
+    assert_eq!(ended(&mut partition), None, "until something changes again");
+    // As when records are handled one by one, one of which panics.
+    partition.save();
+    record(&mut partition, &definition, "a", 10, 2);
+    partition.changed(5);
+    partition.panicked();
+    assert_eq!(ended(&mut partition), None);
+    partition.save();
+    record(&mut partition, &definition, "a", 11, 3);
+    partition.changed(6);
+    assert_eq!(ended(&mut partition), Some((6, 12, 2, 1)));
+    partition.aborted();
+    // Handled again.
+    partition.begin();
+    record(&mut partition, &definition, "a", 1, 1);
+    partition.changed(0);
+    assert_eq!(ended(&mut partition), Some((0, 2, 1, 2)));
+    partition.apply(Some(7)).expect("memory");
+    let stored = value(&*lock(&partition.committed).rows, &PROGRESS);
+    let stored = stored.expect("memory").expect("a progress row");
+    assert_eq!(Progress::stored_next(&stored), Some(7));
+    partition.begin();
+    record(&mut partition, &definition, "a", 3, 3);
+    partition.changed(0);
+    assert_eq!(ended(&mut partition), Some((0, 4, 2, 1)));
+}
+
+#[test]
+fn records_that_would_count_twice_are_noticed_when_a_partition_is_taken_over() {
+    let definition = definition(None);
+    let mut first = partition(Box::new(Memory::default()), &definition);
+    first.begin();
+    record(&mut first, &definition, "a", 41, 1);
+    first.changed(0);
+    first.end_changes();
+    first.apply(Some(3)).expect("memory");
+    assert_eq!(first.counted_beyond(), None);
+    let committed = first.into_committed();
+    let taken_over = |next: Option<i64>| {
+        let taken = Partition::new(Arc::clone(&committed), definition.fingerprint(), next);
+        taken.expect("readable").counted_beyond()
+    };
+    assert_eq!(taken_over(Some(42)), None);
+    assert_eq!(
+        taken_over(Some(43)),
+        None,
+        "what came since changed nothing"
+    );
+    for committed in [None, Some(41)] {
+        let counted_to = 42;
+        let beyond = CountedBeyond {
+            committed,
+            counted_to,
+        };
+        assert_eq!(taken_over(committed), Some(beyond));
+    }
 }
 
 #[test]
@@ -416,7 +494,8 @@ fn a_marker_that_cannot_be_read_is_an_error_and_without_one_old_rows_count_for_n
     assert_eq!(look(&mut partition, &definition, "a"), [1.0, 2.0, 2.0]);
     let newer = [&marker[..], b"more"].concat();
     changelog.rows.insert(MARKER.to_vec(), newer);
-    let refused = Partition::new(changelog.restored(), definition.fingerprint(), None);
+    let committed = Committed::over(changelog.restored());
+    let refused = Partition::new(committed, definition.fingerprint(), None);
     assert!(matches!(refused, Err(NoEpoch::Marker { bytes: 16 })));
 }
 
