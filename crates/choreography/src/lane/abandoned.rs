@@ -27,7 +27,8 @@ const TRIES_MAX: u32 = 5;
 
 /// What a lane does about them.
 pub(super) struct Abandoned {
-    ending: Vec<JoinHandle<()>>,
+    /// By the ids of whom they end.
+    ending: BTreeMap<String, JoinHandle<()>>,
     /// How often the transactions of each id were to be ended since nothing was held up.
     tries: BTreeMap<String, u32>,
     backoff: Backoff,
@@ -37,7 +38,7 @@ pub(super) struct Abandoned {
 impl Default for Abandoned {
     fn default() -> Self {
         Abandoned {
-            ending: Vec::new(),
+            ending: BTreeMap::new(),
             tries: BTreeMap::new(),
             backoff: Backoff::new(AGAIN_FIRST, AGAIN_MAX),
             again_at: Instant::now(),
@@ -84,8 +85,9 @@ impl Abandoned {
     }
 
     fn end(&mut self, config: &StageConfig, own: &str, id: String) {
-        self.ending.retain(|thread| !thread.is_finished());
-        if self.ending.len() >= AT_ONCE_MAX {
+        self.ending.retain(|_, thread| !thread.is_finished());
+        // On a busy machine the first try may take longer than it is waited for.
+        if self.ending.len() >= AT_ONCE_MAX || self.ending.contains_key(&id) {
             return;
         }
         let tries = self.tries.entry(id.clone()).or_default();
@@ -94,12 +96,14 @@ impl Abandoned {
             cluster: config.cluster.clone(),
             group: config.group.clone(),
             own: own.to_owned(),
-            id,
+            id: id.clone(),
             is_repeated: *tries > 1,
         };
         let thread = thread::Builder::new().name("end-transaction".to_owned());
         match thread.spawn(move || successor.end_transaction()) {
-            Ok(thread) => self.ending.push(thread),
+            Ok(thread) => {
+                self.ending.insert(id, thread);
+            }
             Err(error) => tracing::debug!(%error, "no thread to end a transaction on"),
         }
     }
