@@ -235,7 +235,7 @@ pub struct HeldPartition {
     #[prost(int64, tag = "2")]
     pub since_ms: i64,
     /// Which of its lanes, from 0, has it: whoever takes the partition over can end the transaction that a dead lane left open, as
-    /// quadrille.<service>.<p>-<instance>-<lane>.
+    /// `quadrille.<service>.<p>-<instance>-<lane>`.
     #[prost(uint32, optional, tag = "3")]
     pub lane: ::core::option::Option<u32>,
 }
