@@ -1,22 +1,30 @@
 //! The process around a service: logs, runtime, signals, exit code.
 
-use std::{io::Write, process::ExitCode};
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
 
 use clap::Parser;
 use quadrille_telemetry::logs;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::Error;
 
 /// Invalid settings: `EX_USAGE` of sysexits.
 const EXIT_CONFIG: u8 = 64;
 
-/// Resolves at the first SIGTERM or SIGINT; the second one exits the process immediately.
-pub async fn shutdown_signal() {
+/// Resolves at the first SIGTERM or SIGINT; the second one exits the process immediately. They are listened for from this call on, not
+/// only once somebody waits: one that comes while the service starts would end it as it stands. Within a runtime.
+pub fn shutdown_signal() -> impl Future<Output = ()> + Send + 'static {
     let signals = (
         signal(SignalKind::terminate()),
         signal(SignalKind::interrupt()),
     );
+    first_of(signals)
+}
+
+async fn first_of(signals: (io::Result<Signal>, io::Result<Signal>)) {
     let (mut terminate, mut interrupt) = match signals {
         (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
         (Err(error), _) | (_, Err(error)) => {
