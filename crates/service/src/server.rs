@@ -74,10 +74,13 @@ fn verbose(checks: &[(String, Condition)]) -> String {
 }
 
 async fn dispatch(probe: Probe, mounted: Mounted, request: Request) -> Response {
-    let Some(routed) = mounted.get() else {
-        let why = probe.ready().err().unwrap_or_default();
+    let is_grpc = is_grpc(request.headers());
+    // A call of gRPC only comes here before anything is mounted; where that was done in between, its method is not unknown.
+    let Some(routed) = mounted.get().filter(|_| !is_grpc) else {
+        let why = probe.ready().err();
+        let why = why.unwrap_or_else(|| "ask again".to_owned());
         let why = format!("the service is starting: {why}");
-        if is_grpc(request.headers()) {
+        if is_grpc {
             // Not 200, which gRPC sends with every status: so that a proxy that only knows HTTP tries another replica.
             let mut response = Status::unavailable(why).into_http();
             *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
