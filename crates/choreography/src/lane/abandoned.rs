@@ -48,11 +48,14 @@ impl Default for Abandoned {
 
 impl<H: Handler> Lane<H> {
     /// Ends the transactions that may hold up the restore of these partitions. Does not wait for it. To be called between two polls.
-    pub(super) fn end_abandoned(&self, abandoned: &mut Abandoned, held_up: &[i32]) {
-        if held_up.is_empty() || self.config.cluster.is_embedded() {
-            return abandoned.forget();
+    /// `are_done`: nothing is to be restored any more, and with the next partition it begins anew.
+    pub(super) fn end_abandoned(&self, abandoned: &mut Abandoned, held_up: &[i32], are_done: bool) {
+        if are_done {
+            abandoned.forget();
         }
-        if Instant::now() < abandoned.again_at {
+        // One that moves by fits and starts does not begin anew each time.
+        let is_embedded = self.config.cluster.is_embedded();
+        if held_up.is_empty() || is_embedded || Instant::now() < abandoned.again_at {
             return;
         }
         let own = self.config.lane_name(self.index);
@@ -66,7 +69,7 @@ impl<H: Handler> Lane<H> {
             false => abandoned.backoff.next_wait(),
         };
         abandoned.again_at = Instant::now() + wait;
-        for id in ids {
+        for id in abandoned.in_turn(ids) {
             abandoned.end(&self.config, &own, id);
         }
     }
@@ -78,6 +81,13 @@ impl Abandoned {
         self.tries.clear();
         self.backoff.reset();
         self.again_at = Instant::now();
+    }
+
+    /// Those first that were tried the least: not all have room at once.
+    fn in_turn(&self, ids: BTreeSet<String>) -> Vec<String> {
+        let mut ids: Vec<String> = ids.into_iter().collect();
+        ids.sort_by_key(|id| self.tries.get(id).copied().unwrap_or_default());
+        ids
     }
 
     fn may_try(&self, id: &str) -> bool {
@@ -112,6 +122,14 @@ impl Abandoned {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_was_not_tried_yet_comes_first() {
+        let mut abandoned = Abandoned::default();
+        abandoned.tries.extend((0..8).map(|n| (n.to_string(), 1)));
+        let ids = (0..10).map(|n| n.to_string()).collect();
+        assert_eq!(abandoned.in_turn(ids)[..3], ["8", "9", "0"]);
+    }
 
     #[test]
     fn one_is_tried_a_few_times_and_again_once_something_else_is_held_up() {

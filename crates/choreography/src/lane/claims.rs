@@ -50,8 +50,8 @@ impl<H: Handler> Lane<H> {
         }
         self.request_offsets(consumer, claims)?;
         self.restore(consumer, claims)?;
-        let held_up = claims.held_up();
-        self.end_abandoned(&mut claims.abandoned, &held_up);
+        let (held_up, are_done) = (claims.held_up(), claims.are_done());
+        self.end_abandoned(&mut claims.abandoned, &held_up, are_done);
         let asks = !claims.asked.is_empty() || !claims.unanswered.is_empty();
         let waits = asks || !claims.opening.is_empty() || claims.seek_pending;
         consumer.is_claiming.set(waits);
@@ -138,8 +138,10 @@ impl<H: Handler> Lane<H> {
                         opening.is_restored = true;
                     }
                     Ok(Restore::Pending { done, total }) => {
-                        if self.restores.pending(partition, done, total) {
-                            advances = true;
+                        let moves = self.restores.pending(partition, done, total);
+                        advances |= moves;
+                        // Before it is known how much there is, nothing is read: no transaction holds that up.
+                        if moves || total == 0 {
                             opening.moved_at = now;
                         }
                     }

@@ -84,6 +84,11 @@ impl Claims {
         }
     }
 
+    /// Nothing waits.
+    pub fn are_done(&self) -> bool {
+        self.unanswered.is_empty() && self.opening.iter().all(|it| it.is_restored)
+    }
+
     /// The partitions that wait for something, perhaps for the end of another lane's transaction.
     pub fn held_up(&self) -> Vec<i32> {
         let mut held_up = self.unanswered.clone();
@@ -96,5 +101,19 @@ impl Claims {
             held_up.extend(restoring.map(|it| it.gate.partition));
         }
         held_up
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_done_while_a_partition_waits_whether_it_is_held_up_or_not() {
+        let mut claims = Claims::default();
+        assert!(claims.are_done() && claims.held_up().is_empty());
+        claims.unanswered.push(3);
+        assert_eq!(claims.held_up(), [3]);
+        assert!(!claims.are_done());
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use rdkafka::{
-    error::{KafkaError, KafkaResult},
+    error::{KafkaError, KafkaResult, RDKafkaErrorCode},
     producer::{BaseProducer, Producer},
 };
 
@@ -39,7 +39,12 @@ impl Successor {
         match self.fence() {
             Ok(()) => {}
             // As where there was a transaction to end.
-            Err(KafkaError::Transaction(error)) if error.is_retriable() => {}
+            Err(KafkaError::Transaction(error))
+                if error.code() == RDKafkaErrorCode::ConcurrentTransactions => {}
+            // It was not asked, or did not answer; perhaps the next try is.
+            Err(KafkaError::Transaction(error)) if error.is_retriable() => {
+                tracing::debug!(transactional_id, group, %error, "what a lane may have left open is not ended yet");
+            }
             Err(error) => {
                 tracing::warn!(transactional_id, group, %error, "what a lane may have left open could not be ended; Kafka ends it by its timeout");
             }
