@@ -152,23 +152,28 @@ impl Query {
             None => None,
         };
         let place = (FeaturesSource::Standby, partition);
-        if let Ok(past) = read(Shared::read_standing).await? {
-            return self.answer_of(pipeline, &question, place, past);
-        }
+        let standing = match read(Shared::read_standing).await? {
+            Ok(past) => return self.answer_of(pipeline, &question, place, past),
+            Err(why) => why,
+        };
         match self.ask(Role::Standby, asked, request, call).await {
             Some(Err(Error::Unavailable(_))) | None => {}
             Some(answered) => return answered,
         }
-        Err(match (why, refused) {
-            (Unread::NotHeld, Some(refused)) => Error::Unavailable(refused),
-            (Unread::NotHeld, None) => Error::NotOwner(format!(
+        let unread = |why: Unread| {
+            Error::Unavailable(format!(
+                "partition {partition} of {}.records: {why}; ask again",
+                pipeline.name()
+            ))
+        };
+        Err(match (why, refused, standing) {
+            (Unread::NotHeld, Some(refused), _) => Error::Unavailable(refused),
+            (Unread::NotHeld, None, Unread::NotHeld) => Error::NotOwner(format!(
                 "replica {} does not hold partition {partition}",
                 self.instance
             )),
-            (why, _) => Error::Unavailable(format!(
-                "partition {partition} of {}.records: {why}; ask again",
-                pipeline.name()
-            )),
+            // It stands by, and cannot answer now, or not about this key: whoever asked may ask it again.
+            (Unread::NotHeld, None, why) | (why, ..) => unread(why),
         })
     }
 

@@ -410,7 +410,7 @@ async fn a_standby_answers_as_of_what_it_knows_and_says_so() {
     // While its rows are of no one moment it knows nothing.
     committed.lock().unwrap().input_next = None;
     let (code, _) = world.refused(&key("k1")).await;
-    assert_eq!(code, Code::FailedPrecondition);
+    assert_eq!(code, Code::Unavailable, "it is not denied for good");
 }
 
 #[tokio::test]
@@ -495,11 +495,27 @@ async fn a_damaged_row_that_a_question_meets_is_restored_by_the_lane() {
     world.take("k1", "a", 0, 2.0);
     world.commit();
     cut_row(world.partition.committed());
+    // Of a store that was kept, and read on from there.
+    world.partition.committed().lock().unwrap().is_whole = false;
     assert_eq!(world.refused(&key("k1")).await.0, Code::Unavailable);
     world.partition.begin();
     let state = world.pipeline.state().unwrap();
     let next = (world.partition).update(state.definition(), b"k1", |_| ());
     assert!(next.is_err_and(|why| why.is_damage()));
+}
+
+#[tokio::test]
+async fn a_row_that_is_damaged_in_the_topic_itself_is_not_restored_for_each_question() {
+    let mut world = World::new();
+    world.take("k1", "a", 0, 2.0);
+    world.commit();
+    cut_row(world.partition.committed());
+    world.take("k2", "b", 0, 2.0);
+    world.commit();
+    world.partition.committed().lock().unwrap().is_whole = true;
+    assert_eq!(world.refused(&key("k1")).await.0, Code::Unavailable);
+    assert!(world.ask(&key("k2")).await.is_ok());
+    assert!(world.partition.committed().lock().unwrap().fault.is_none());
 }
 
 #[tokio::test]

@@ -33,18 +33,26 @@ pub(crate) enum Unread {
 /// The rows cannot be read, or stand for nothing.
 pub(super) fn read(committed: &SharedCommitted, state: &State, key: &[u8]) -> Result<Past, Unread> {
     let past = look(committed, state, key);
-    if let Some(why) = damage(&past) {
-        // The lane has them restored with its next batch.
-        let fault = Fault::Damaged(why.to_string());
-        lock(committed).fault.get_or_insert(fault);
-    }
+    note_damage(committed, &past);
     past
 }
 
-fn damage(past: &Result<Past, Unread>) -> Option<&Unusable> {
-    match past {
-        Err(Unread::Unusable(why)) if why.is_damage() => Some(why),
-        _ => None,
+fn note_damage(committed: &SharedCommitted, past: &Result<Past, Unread>) {
+    let why = match past {
+        Err(Unread::Unusable(why)) if why.is_damage() => why,
+        _ => return,
+    };
+    let mut committed = lock(committed);
+    match why {
+        // It would be read again, and found again; all other keys can be answered for.
+        Unusable::Corrupt(_) if committed.is_whole => {
+            committed.unreadable.get_or_insert(why.to_string());
+        }
+        // The lane has them restored with its next batch, or the standby begins anew.
+        _ => {
+            let fault = Fault::Damaged(why.to_string());
+            committed.fault.get_or_insert(fault);
+        }
     }
 }
 
@@ -84,20 +92,7 @@ pub(super) fn read_standing(
     key: &[u8],
 ) -> Result<Past, Unread> {
     let past = look_standing(committed, state, key);
-    if let Some(why) = damage(&past) {
-        let mut committed = lock(committed);
-        match why {
-            // It would be read again, and found again; all other keys can be answered for.
-            Unusable::Corrupt(_) if committed.is_whole => {
-                committed.unreadable.get_or_insert(why.to_string());
-            }
-            // The standby begins anew, or the lane has them restored.
-            _ => {
-                let fault = Fault::Damaged(why.to_string());
-                committed.fault.get_or_insert(fault);
-            }
-        }
-    }
+    note_damage(committed, &past);
     past
 }
 
