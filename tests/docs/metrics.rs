@@ -27,7 +27,7 @@ const GROUPS: [&str; 7] = [
     "Records, batches and lag: every service",
     "Requests: every service",
     "The port: every service",
-    "Features on request, and lost histories: feature",
+    "Features on request: feature",
     "Models and deployments: inference",
     "State of pipelines that look back: feature",
     "Standbys: feature, where QUADRILLE_STANDBY is all",
@@ -84,7 +84,6 @@ fn registries() -> [Registry; 7] {
 
     let features = FeatureMetrics::register(of_features);
     features.request("p", AskedBy::Client, "o");
-    features.begun_anew("p");
 
     let serving = ServingMetrics::register(of_models);
     serving.state("m", "1", Some(ModelState::Ready));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use quadrille_choreography::{ChangelogReader, Cluster, Schemas};
 use quadrille_pipeline::Pipeline;
 use quadrille_state::{Identity, Stores};
-use quadrille_telemetry::metrics::{FeatureMetrics, PipelineStateMetrics};
+use quadrille_telemetry::metrics::PipelineStateMetrics;
 use tokio::sync::watch;
 
 use crate::{
@@ -50,8 +50,6 @@ impl Handlers {
                 session: cluster.session_timeout(),
                 cache_bytes,
                 metrics: PipelineStateMetrics::unregistered(),
-                // Nor looks.
-                lost: FeatureMetrics::default(),
             },
             cluster: cluster.clone(),
             changelog: changelog.to_owned(),

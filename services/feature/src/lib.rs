@@ -117,7 +117,6 @@ async fn assemble(context: Context, state: StateSettings) -> Result<Assembly, Er
         metrics: StateMetrics::register(&context.registry),
         standbys: (state.standby == Standby::All && looking_back > 0)
             .then(|| StandbysMetrics::register(&context.registry)),
-        lost: metrics.clone(),
     };
     let changes = watch::Sender::new(0);
     let mut served = Vec::new();
@@ -208,7 +207,6 @@ struct Common {
     metrics: StateMetrics,
     /// There where anything is kept up with.
     standbys: Option<StandbysMetrics>,
-    lost: FeatureMetrics,
 }
 
 async fn run_stage(
@@ -256,7 +254,6 @@ async fn run_stage(
         session: cluster.session_timeout(),
         cache_bytes: common.cache_bytes / stage.config.lanes.max(1),
         metrics: common.metrics.pipeline(pipeline.name()),
-        lost: common.lost.clone(),
     };
     context.run(stage, |lane| {
         let reader = ChangelogReader::new(&cluster, &changelog);

@@ -298,7 +298,7 @@ mod tests {
     use std::time::Duration;
 
     use quadrille_choreography::{Cluster, Headers};
-    use quadrille_telemetry::metrics::{FeatureMetrics, PipelineStateMetrics};
+    use quadrille_telemetry::metrics::PipelineStateMetrics;
     use tokio::sync::watch;
 
     use super::*;
@@ -337,7 +337,6 @@ inputs = ["sum"]
             session: Duration::from_secs(6),
             cache_bytes: 1 << 20,
             metrics: PipelineStateMetrics::unregistered(),
-            lost: FeatureMetrics::default(),
         };
         let reader = ChangelogReader::new(&cluster, "p.feature-state");
         let mut handler = FeatureHandler::with_state(options, 0, reader, Schemas::new(&cluster));

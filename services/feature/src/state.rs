@@ -3,6 +3,7 @@
 
 mod cache;
 mod changed;
+mod committed;
 mod disk;
 mod follow;
 mod following;
@@ -20,27 +21,29 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use quadrille_choreography::{ChangelogReader, Delivered, LaneId, Restore, changelog, handler};
 use quadrille_pipeline::Pipeline;
-use quadrille_telemetry::metrics::{FeatureMetrics, PipelineStateMetrics, StateUsage};
+use quadrille_telemetry::metrics::{PipelineStateMetrics, StateUsage};
 
 pub use self::standby::Standby;
+#[cfg(test)]
+pub(crate) use self::{committed::SharedCommitted, pending::Pending};
 pub(crate) use self::{
+    committed::Unusable,
     following::Following,
     layout::KEY_LEN_MAX,
     life::{Life, Moment},
-    partition::{NoEpoch, Partition, Unusable},
+    partition::{NoEpoch, Partition},
     past::{Past, Unread},
     rows::Opener,
     shared::{Holder, Shared},
     standby::Standbys,
 };
 use self::{
+    committed::lock,
     meter::Meter,
-    partition::{CountedBeyond, lock},
+    partition::CountedBeyond,
     rows::Fault,
     standby::{LaneToken, NotTaken, Standing},
 };
-#[cfg(test)]
-pub(crate) use self::{partition::SharedCommitted, pending::Pending};
 
 const COUNTED_TWICE: &str = "the group's offset was reset or lost, but the state was kept: records between these offsets count twice";
 
@@ -64,8 +67,6 @@ pub(crate) struct Options {
     /// Of histories in memory, for each lane.
     pub cache_bytes: usize,
     pub metrics: PipelineStateMetrics,
-    /// Where histories begin empty.
-    pub lost: FeatureMetrics,
 }
 
 /// The states of one lane.
@@ -229,8 +230,7 @@ impl States {
             }
         };
         if partition.begins_anew() {
-            let pipeline = self.options.pipeline.name();
-            self.options.lost.begun_anew(pipeline);
+            self.options.metrics.begun_anew();
         }
         self.warn_of_what_counts_twice(number, partition.counted_beyond());
         self.tick();

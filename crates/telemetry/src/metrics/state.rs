@@ -22,6 +22,7 @@ pub struct StateMetrics {
     disk: Family<PipelineLabel, Gauge>,
     evictions: Family<PipelineLabel, Counter>,
     forgotten: Family<PipelineLabel, Counter>,
+    begun_anew: Family<PipelineLabel, Counter>,
 }
 
 /// Of one pipeline's state; lanes and stores add up. Cheap to clone.
@@ -33,6 +34,7 @@ pub struct PipelineStateMetrics {
     disk: Gauge,
     evictions: Counter,
     forgotten: Counter,
+    begun_anew: Counter,
 }
 
 /// What a part of a pipeline's state takes, in bytes.
@@ -65,6 +67,7 @@ impl StateMetrics {
             disk: registry.registered("quadrille.state.disk", bytes, "What the state of the partitions held takes on disk", Family::default()),
             evictions: registry.family("quadrille.state.evictions", "Histories that left memory for others; with the next record of their keys they are read again"),
             forgotten: registry.family("quadrille.state.forgotten_keys", "Keys whose state was deleted as forget_after says"),
+            begun_anew: registry.family("quadrille.state.begun_anew", "Partitions taken over whose histories began empty, because their state was of another definition"),
         }
     }
 
@@ -85,6 +88,7 @@ impl StateMetrics {
             disk: self.disk.get_or_create_owned(&label),
             evictions: self.evictions.get_or_create_owned(&label),
             forgotten: self.forgotten.get_or_create_owned(&label),
+            begun_anew: self.begun_anew.get_or_create_owned(&label),
         }
     }
 }
@@ -110,6 +114,11 @@ impl PipelineStateMetrics {
 
     pub fn forgotten(&self, keys: u64) {
         self.forgotten.inc_by(keys);
+    }
+
+    /// The state of a partition was of another definition.
+    pub fn begun_anew(&self) {
+        self.begun_anew.inc();
     }
 
     /// Bytes of changes that the disk had no room for.

@@ -74,6 +74,15 @@ fn lane(lane: u32, then: Moment) -> Holder {
     }
 }
 
+/// One that gave none for longer than its session.
+fn frozen_lane() -> Holder {
+    let then = Moment {
+        at: Instant::now() - Duration::from_secs(10),
+        wall_ms: now_ms() - 10_000,
+    };
+    lane(0, then)
+}
+
 /// A replica that holds the one partition of a pipeline, as a lane works on it.
 struct World {
     pipeline: Arc<Pipeline>,
@@ -375,11 +384,7 @@ async fn a_lane_that_was_frozen_does_not_answer_before_it_knows_what_it_lost() {
     let mut world = World::new();
     world.take("k1", "a", 0, 2.0);
     world.commit();
-    let frozen = Moment {
-        at: Instant::now() - Duration::from_secs(10),
-        wall_ms: now_ms() - 10_000,
-    };
-    let frozen = lane(0, frozen);
+    let frozen = frozen_lane();
     world.shared.insert(0, world.partition.committed(), &frozen);
     assert_eq!(world.refused(&key("k1")).await.0, Code::Unavailable);
     frozen.life.beat(Moment::now());
@@ -451,11 +456,7 @@ async fn a_lane_that_was_frozen_answers_as_a_standby_where_these_are_asked_for()
     let mut world = World::with(Standby::All);
     world.take("k1", "a", 0, 2.0);
     world.commit();
-    let frozen = Moment {
-        at: Instant::now() - Duration::from_secs(10),
-        wall_ms: now_ms() - 10_000,
-    };
-    let frozen = lane(0, frozen);
+    let frozen = frozen_lane();
     world.shared.insert(0, world.partition.committed(), &frozen);
     let answer = world.ask(&key("k1")).await.unwrap();
     let as_of = answer.as_of.unwrap();

@@ -7,8 +7,8 @@
 //! the cleaner passed it before the first one was read, the first one would have been gone.
 
 use super::{
+    committed::{Committed, value},
     layout::{MARKER, Marker, PROGRESS, Progress, RowKey},
-    partition::{Committed, value},
     pending::Pending,
     rows::{Fault, Rows},
 };

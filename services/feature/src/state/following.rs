@@ -13,8 +13,8 @@ use quadrille_choreography::{Backoff, ChangelogFollower, changelog::Place};
 use quadrille_telemetry::metrics::{PipelineStateMetrics, StandbyMetrics, StateUsage};
 
 use super::{
+    committed::lock,
     meter::Meter,
-    partition::lock,
     rows::Fault,
     standby::{NotTaken, Slot, Standbys, Standing},
 };

@@ -1,88 +1,20 @@
 //! The state of one partition: histories by key, over rows that stand for what is committed.
 
-use std::{
-    collections::BTreeSet,
-    hash::{BuildHasher, RandomState},
-    sync::{Arc, Mutex, MutexGuard},
-};
+mod sweep;
 
-use quadrille_history::{Corrupt, Definition, History};
+use std::hash::RandomState;
+
+use quadrille_history::{Definition, History};
 use quadrille_telemetry::metrics::StateUsage;
 
 use super::{
     cache::Cache,
     changed::Changed,
+    committed::{Committed, SharedCommitted, Unusable, lock, value},
     layout::{self, MARKER, Marker, PROGRESS, Progress, RowKey},
     pending::Pending,
-    rows::{Broken, Fault, Rows},
+    rows::{Fault, Rows},
 };
-
-/// Rows of earlier epochs that are deleted with one record.
-const STALE_AT_ONCE: usize = 20;
-
-/// Records from one sweep to the next, where that found nothing to delete: a sweep reads one key's rows.
-const SWEEP_EVERY: u32 = 8;
-
-/// Rows that a sweep passes over behind a key that is still needed, half of it at least: more than records bring between two sweeps.
-/// Without it the sweep would run along the edge of what is forgotten, where keys come in the order of their names, and never begin
-/// anew.
-const PASSED_OVER_MAX: usize = 64;
-
-/// Forgotten keys that one sweep deletes: with a sweep after each record that is more than records can bring.
-const FORGOTTEN_AT_ONCE: usize = 8;
-
-/// A key is forgotten in the store once the partition's time is at least this much beyond what the key's own records could still
-/// change, in ms, and as much as records may be late: keys of one partition do not come in the order of their times.
-const FORGET_SLACK_MS: i64 = 24 * 3_600 * 1_000;
-
-/// What is committed: the lane's, and read by requests.
-pub(crate) struct Committed {
-    pub rows: Box<dyn Rows>,
-    pub marker: Option<Marker>,
-    /// The offset of the input behind the last record that the rows know of.
-    pub input_next: Option<i64>,
-    /// Why the rows are to be restored, once somebody has found that they are.
-    pub fault: Option<Fault>,
-    /// All rows were read from the changelog, by this process: what is wrong with one of them is wrong there.
-    pub is_whole: bool,
-    /// What is, as a question to a standby has found.
-    pub unreadable: Option<String>,
-}
-
-/// Shared with whoever answers requests; never locked for longer than one key's rows are read or a batch's are applied.
-pub(crate) type SharedCommitted = Arc<Mutex<Committed>>;
-
-impl Committed {
-    /// Over rows of which nothing is known yet.
-    pub fn over(rows: Box<dyn Rows>) -> SharedCommitted {
-        Arc::new(Mutex::new(Committed {
-            is_whole: rows.next_offset().is_none(),
-            rows,
-            marker: None,
-            input_next: None,
-            fault: None,
-            unreadable: None,
-        }))
-    }
-
-    /// To be called now and then.
-    ///
-    /// # Errors
-    /// The rows are damaged.
-    pub fn tend(&mut self) -> Result<(), Fault> {
-        let tended = self.rows.tend();
-        if let Err(error) = &tended {
-            self.break_rows(error);
-        }
-        tended
-    }
-
-    /// They lack what is committed, and would be read all the same.
-    fn break_rows(&mut self, fault: &Fault) {
-        self.rows = Box::new(Broken(fault.clone()));
-        self.fault = Some(fault.clone());
-    }
-}
 
 /// The state of one partition, owned by a lane.
 pub(crate) struct Partition {
@@ -96,6 +28,8 @@ pub(crate) struct Partition {
     lacks_changed: bool,
     /// The key whose history is being changed; empty between records.
     in_hand: Vec<u8>,
+    /// The marker of this epoch is committed.
+    is_marked: bool,
     marker_is_pending: bool,
     counted_beyond: Option<CountedBeyond>,
     /// The newest progress row that is committed.
@@ -167,22 +101,6 @@ pub(crate) struct CountedBeyond {
     pub counted_to: i64,
 }
 
-/// Why a history cannot be had.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Unusable {
-    #[error(transparent)]
-    Rows(#[from] Fault),
-    #[error("a row of the state cannot be read: {0}")]
-    Corrupt(#[from] Corrupt),
-}
-
-impl Unusable {
-    /// Whether the rows are to be restored from the changelog.
-    pub fn is_damage(&self) -> bool {
-        !matches!(self, Unusable::Rows(Fault::Unread(_)))
-    }
-}
-
 /// What the epoch's marker says cannot be known.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NoEpoch {
@@ -193,13 +111,6 @@ pub(crate) enum NoEpoch {
          the topic to begin anew"
     )]
     Marker { bytes: usize },
-}
-
-pub(crate) fn lock(committed: &SharedCommitted) -> MutexGuard<'_, Committed> {
-    // Whoever panicked was reading.
-    committed
-        .lock()
-        .unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 impl Partition {
@@ -238,6 +149,7 @@ impl Partition {
                 epoch.saturating_add(1)
             }),
         };
+        let is_marked = *marker == Some(Marker { definition, epoch });
         guard.input_next = input_next;
         drop(guard);
         Ok(Partition {
@@ -249,6 +161,7 @@ impl Partition {
             changed: Changed::default(),
             lacks_changed: false,
             in_hand: Vec::new(),
+            is_marked,
             marker_is_pending: false,
             counted_beyond: counted_beyond.map(|counted_to| CountedBeyond {
                 committed: input_next,
@@ -275,8 +188,7 @@ impl Partition {
 
     /// Whether it begins empty over the rows of another definition.
     pub fn begins_anew(&self) -> bool {
-        let marker = lock(&self.committed).marker;
-        self.epoch > 1 && marker.is_none_or(|marker| marker.epoch != self.epoch)
+        self.epoch > 1 && !self.is_marked
     }
 
     /// Whether records come again that are in the state.
@@ -420,6 +332,7 @@ impl Partition {
         committed.rows.caught_up();
         if std::mem::take(&mut self.marker_is_pending) {
             committed.marker = Some(self.marker());
+            self.is_marked = true;
         }
         drop(committed);
         self.pending.clear();
@@ -512,10 +425,10 @@ impl Partition {
     /// What is to be sent beside the record in hand: its own changes are pending from `before` on. Adds the marker to the first
     /// change of an epoch.
     pub fn changes(&mut self, before: usize) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
-        let marker = self.marker();
-        let is_new = !self.marker_is_pending && lock(&self.committed).marker != Some(marker);
+        let is_new = !self.is_marked && !self.marker_is_pending;
         if is_new && self.pending.len() > before {
-            self.pending.push(&MARKER, Some(&marker.write()));
+            let marker = self.marker().write();
+            self.pending.push(&MARKER, Some(&marker));
             self.marker_is_pending = true;
         }
         self.pending.iter_from(before)
@@ -553,135 +466,6 @@ impl Partition {
         self.time_ms = self.time_ms.max(time_ms);
     }
 
-    /// [`Partition::sweep`], after every few records.
-    ///
-    /// # Errors
-    /// As [`Partition::sweep`].
-    pub fn sweep_now_and_then(&mut self, definition: &Definition) -> Result<(), Unusable> {
-        if self.is_swept {
-            return Ok(());
-        }
-        if self.records > 1 {
-            self.records -= 1;
-            return Ok(());
-        }
-        let before = self.pending.len();
-        self.sweep(definition)?;
-        // Where there is something to delete, there is more.
-        self.records = match self.pending.len() > before {
-            true => 1,
-            false => SWEEP_EVERY,
-        };
-        Ok(())
-    }
-
-    /// Deletes rows of earlier epochs, and those of the next keys that are forgotten: a few at a time, so that neither the
-    /// store nor the changelog grows for ever.
-    ///
-    /// # Errors
-    /// The rows are damaged, or one cannot be read.
-    fn sweep(&mut self, definition: &Definition) -> Result<(), Unusable> {
-        let mut forgotten = 0;
-        for _ in 0..STALE_AT_ONCE {
-            if self.cursor.is_empty() {
-                self.cursor.extend(layout::FIRST_ROW);
-            }
-            let Some(row) = lock(&self.committed).rows.first_from(&self.cursor)? else {
-                self.cursor.clear();
-                return Ok(());
-            };
-            let Some(at) = RowKey::read(&row) else {
-                // Somebody else's.
-                self.cursor.clone_from(&row);
-                self.cursor.push(0);
-                continue;
-            };
-            if at.epoch >= self.epoch {
-                let Some(after_ms) = definition.settings().forget_after_ms else {
-                    self.is_swept = true;
-                    return Ok(());
-                };
-                if !self.forget(definition, after_ms, &row, at.key)? {
-                    return self.pass_over();
-                }
-                forgotten += 1;
-                if forgotten == FORGOTTEN_AT_ONCE {
-                    return Ok(());
-                }
-                continue;
-            }
-            // Once it is deleted in this batch, it is not to be found again in it.
-            self.cursor.clone_from(&row);
-            self.cursor.push(0);
-            self.pending.push(&row, None);
-        }
-        Ok(())
-    }
-
-    /// Goes on some rows ahead, not as many each time, so that each key's turn comes.
-    fn pass_over(&mut self) -> Result<(), Unusable> {
-        let chance = self.chance.hash_one((&self.cursor, self.time_ms)) as usize;
-        let rows = PASSED_OVER_MAX / 2 + chance % (PASSED_OVER_MAX / 2);
-        match lock(&self.committed).rows.skip(&self.cursor, rows)? {
-            Some(next) => self.cursor = next,
-            None => self.cursor.clear(),
-        }
-        Ok(())
-    }
-
-    /// Deletes a key's rows where none of its records can matter any more; whether it did.
-    fn forget(
-        &mut self,
-        definition: &Definition,
-        forget_after_ms: i64,
-        row: &[u8],
-        key: &[u8],
-    ) -> Result<bool, Unusable> {
-        layout::after_key(row, &mut self.cursor);
-        let slack_ms = FORGET_SLACK_MS.max(definition.settings().lateness_ms);
-        let limit = forget_after_ms.saturating_add(slack_ms);
-        let time_ms = self.time_ms;
-        let is_over = |history: &History| {
-            let since = |newest: i64| time_ms.saturating_sub(newest);
-            time_ms != i64::MIN && history.newest_ms().is_none_or(|it| since(it) > limit)
-        };
-        // One that is not in memory does not take the place of one that is in use.
-        let is_over = match self.cache.peek(key) {
-            Some(history) => is_over(history),
-            None => is_over(&self.load(definition, key)?),
-        };
-        if !is_over {
-            return Ok(false);
-        }
-        layout::prefix_into(self.epoch, key, &mut self.prefix);
-        let mut rows: BTreeSet<Vec<u8>> = BTreeSet::new();
-        let mut add = |key: &[u8]| rows.insert(key.to_vec());
-        lock(&self.committed)
-            .rows
-            .scan(&self.prefix, &mut |key, _| {
-                add(key);
-            })?;
-        // As this batch leaves them: its rows are not in the store yet, and those that it has deleted still are.
-        let own = self.pending.iter_from(0);
-        for (row, value) in own.filter(|(row, _)| row.starts_with(&self.prefix)) {
-            match value {
-                Some(_) => rows.insert(row.to_vec()),
-                None => rows.remove(row),
-            };
-        }
-        if rows.is_empty() {
-            return Ok(false);
-        }
-        for row in &rows {
-            self.pending.push(row, None);
-        }
-        self.forgets += 1;
-        // Should the key come again, it is loaded: without events now, and after an abort as it was.
-        self.cache.remove(key);
-        self.lacks_changed = true;
-        Ok(true)
-    }
-
     /// To be called now and then.
     ///
     /// # Errors
@@ -709,17 +493,6 @@ impl Partition {
     pub fn into_committed(self) -> SharedCommitted {
         self.committed
     }
-}
-
-/// The value of one row that is not a key's.
-pub(super) fn value(rows: &dyn Rows, key: &[u8]) -> Result<Option<Vec<u8>>, Fault> {
-    let mut found = None;
-    rows.scan(key, &mut |row, value| {
-        if row == key {
-            found = Some(value.to_vec());
-        }
-    })?;
-    Ok(found)
 }
 
 /// The epoch of the newest rows; None: there are none.

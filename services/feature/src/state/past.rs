@@ -4,8 +4,8 @@ use quadrille_history::History;
 use quadrille_pipeline::State;
 
 use super::{
+    committed::{Committed, SharedCommitted, Unusable, lock},
     layout::{self, Marker},
-    partition::{Committed, SharedCommitted, Unusable, lock},
     rows::Fault,
 };
 

@@ -11,8 +11,8 @@ use quadrille_service::fields::now_ms;
 use tokio::sync::watch;
 
 use super::{
+    committed::SharedCommitted,
     life::{Life, Moment},
-    partition::SharedCommitted,
     past::{self, Past, Unread},
     standby::Standby,
 };

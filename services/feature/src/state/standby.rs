@@ -11,8 +11,8 @@ use std::{
 };
 
 use super::{
+    committed::{Committed, SharedCommitted, lock},
     follow::Follow,
-    partition::{Committed, SharedCommitted, lock},
     rows::{Fault, OpenError, Opener},
     shared::Shared,
 };

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::state::{layout, partition::SharedCommitted, partition::lock, rows::Memory};
+use crate::state::{committed::SharedCommitted, committed::lock, layout, rows::Memory};
 
 type State = BTreeMap<Vec<u8>, Vec<u8>>;
 
