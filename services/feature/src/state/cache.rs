@@ -47,18 +47,17 @@ impl Cache {
         self.bytes_max = bytes_max;
     }
 
-    /// A key's history, where it was used of late; where not, [`Cache::take_old`] may have it. Once it is changed,
-    /// [`Cache::recount`] must be called.
+    /// A key's history, which is used now. Once it is changed, [`Cache::recount`] must be called.
     pub fn get(&mut self, key: &[u8]) -> Option<&mut Entry> {
-        self.young.entries.get_mut(key).map(|entry| &mut **entry)
+        let Some((key, entry)) = self.old.entries.remove_entry(key) else {
+            return self.young.entries.get_mut(key).map(|entry| &mut **entry);
+        };
+        self.old.bytes = self.old.bytes.saturating_sub(entry.bytes);
+        self.young.bytes += entry.bytes;
+        Some(self.young.entries.entry(key).insert_entry(entry).into_mut())
     }
 
-    /// Takes out a history that was not used for a while, to be put back.
-    pub fn take_old(&mut self, key: &[u8]) -> Option<History> {
-        self.old.take(key).map(|entry| entry.history)
-    }
-
-    /// Adds a history that neither [`Cache::get`] nor [`Cache::take_old`] has.
+    /// Adds a history that [`Cache::get`] does not have.
     pub fn put(&mut self, key: Box<[u8]>, history: History) -> &mut Entry {
         let bytes = size(&key, &history);
         self.young.bytes += bytes;
@@ -133,29 +132,21 @@ fn size(key: &[u8], history: &History) -> usize {
 mod tests {
     use super::*;
 
-    fn uses(cache: &mut Cache, key: &[u8]) -> bool {
-        if cache.get(key).is_some() {
-            return true;
-        }
-        let history = cache.take_old(key);
-        history.is_some_and(|history| cache.put(key.into(), history).bytes > 0)
-    }
-
     #[test]
     fn what_is_used_stays_and_the_rest_is_let_go() {
         let one = size(b"k00", &History::new());
         let mut cache = Cache::new(10 * one);
         for n in 0..100 {
             cache.put(format!("k{n:02}").into_bytes().into(), History::new());
-            assert!(uses(&mut cache, b"k00"), "it is used all the time");
+            assert!(cache.get(b"k00").is_some(), "it is used all the time");
             cache.trim();
             assert!(cache.bytes() <= 11 * one, "{} bytes", cache.bytes());
         }
         assert!((80..100).contains(&cache.take_evicted()), "all but some");
         assert!(cache.peek(b"k01").is_none());
-        assert!(!uses(&mut cache, b"k01"));
+        assert!(cache.get(b"k01").is_none());
         assert!(cache.peek(b"k99").is_some());
-        assert!(uses(&mut cache, b"k99"));
+        assert!(cache.get(b"k99").is_some());
     }
 
     #[test]
@@ -164,7 +155,7 @@ mod tests {
         for n in 0..100u8 {
             cache.put([n].into(), History::new());
         }
-        assert!((0..100u8).all(|n| uses(&mut cache, &[n])));
+        assert!((0..100u8).all(|n| cache.get(&[n]).is_some()));
         (0..100u8).for_each(|n| cache.remove(&[n]));
         assert_eq!(cache.bytes(), 0);
     }

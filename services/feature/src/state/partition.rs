@@ -365,10 +365,7 @@ impl Partition {
         let entry = match self.cache.get(key) {
             Some(entry) => entry,
             None => {
-                let history = match self.cache.take_old(key) {
-                    Some(history) => history,
-                    None => self.load(definition, key)?,
-                };
+                let history = self.load(definition, key)?;
                 self.cache.put(key.into(), history)
             }
         };
