@@ -32,7 +32,8 @@ pub enum OutputKey<'a> {
     Input,
     /// This one, on the partition that is the key's.
     Partitioned(&'a [u8]),
-    /// This one, on the input's partition, as a changelog of the partition's state.
+    /// This one, on the input's partition: a row of the partition's state, for its changelog. It bears none of the input's headers:
+    /// it stands for all records that came to it.
     OnInputPartition(&'a [u8]),
 }
 

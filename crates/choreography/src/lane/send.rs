@@ -350,6 +350,8 @@ struct Sending<'a> {
     /// Besides the record's.
     headers: &'a [(String, Vec<u8>)],
     record: &'a Incoming<'a>,
+    /// Of the record's headers, those that it passes on.
+    passed_on: Headers<'a>,
 }
 
 impl<'a> Sending<'a> {
@@ -391,6 +393,10 @@ impl<'a> Sending<'a> {
             payload: emitted.payload,
             headers: emitted.headers,
             record,
+            passed_on: match emitted.key {
+                OutputKey::OnInputPartition(_) => Headers::default(),
+                OutputKey::Input | OutputKey::Partitioned(_) => record.headers,
+            },
         })
     }
 
@@ -399,7 +405,7 @@ impl<'a> Sending<'a> {
         let headers = self.headers.iter().map(header).sum::<usize>();
         let payload = self.payload.map_or(0, <[u8]>::len);
         let key = self.key.map_or(0, <[u8]>::len);
-        payload + key + headers + headers_len(self.record.headers)
+        payload + key + headers + headers_len(self.passed_on)
     }
 
     /// # Errors
@@ -433,7 +439,7 @@ impl<'a> Sending<'a> {
         output.payload = self.payload;
         output.key = self.key;
         output.timestamp = self.record.timestamp_ms;
-        output.headers = self.record.headers.0.map(|headers| headers.detach());
+        output.headers = self.passed_on.0.map(|headers| headers.detach());
         if !self.headers.is_empty() {
             let headers = output.headers.take().unwrap_or_default();
             let with = |all: OwnedHeaders, (key, value): &(String, Vec<u8>)| {
