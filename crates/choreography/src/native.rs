@@ -26,7 +26,7 @@ use crate::topic_state::TopicState;
 pub(crate) use bounds::{Bound, Bounds, BoundsQuery, position};
 pub(crate) use events::{Event, next_event};
 pub(crate) use members::group_members;
-pub(crate) use topic::TopicSettings;
+pub(crate) use topic::{OutputTopic, TopicSettings};
 
 fn raw(headers: &BorrowedHeaders) -> *const ffi::rd_kafka_headers_t {
     ptr::from_ref(headers).cast()

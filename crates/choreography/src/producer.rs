@@ -29,7 +29,7 @@ use self::deliveries::{Deliveries, ProducerEvents};
 pub(crate) use self::{ends::Ends, tag::Tag};
 use crate::{
     StageConfig, client, dlq,
-    native::TopicSettings,
+    native::{OutputTopic, TopicSettings},
     offsets::{OffsetSender, Offsets},
     transaction::{self, IN_DOUBT_AFTER, NotCommitted},
 };
@@ -73,6 +73,8 @@ impl From<String> for Undelivered {
 pub(crate) struct LaneProducer {
     /// Of the topics it compresses; before the client, which they belong to.
     topics: Vec<TopicSettings>,
+    /// Those that are sent to for every record; before the client, too.
+    outputs: Vec<OutputTopic>,
     producer: Arc<BaseProducer<ProducerEvents>>,
     /// There once offsets were sent.
     offsets: OnceCell<OffsetSender>,
@@ -150,6 +152,12 @@ impl LaneProducer {
         producer
             .topics
             .push(topic.map_err(KafkaError::ClientCreation)?);
+        for output in &config.outputs {
+            let topic = OutputTopic::new(producer.producer.client(), &output.topic);
+            producer
+                .outputs
+                .push(topic.map_err(KafkaError::ClientCreation)?);
+        }
         Ok(producer)
     }
 
@@ -180,6 +188,7 @@ impl LaneProducer {
         let thread = thread.map_err(|error| KafkaError::ClientCreation(error.to_string()))?;
         Ok(LaneProducer {
             topics: Vec::new(),
+            outputs: Vec::new(),
             producer,
             offsets: OnceCell::new(),
             deliveries,
@@ -263,6 +272,11 @@ impl LaneProducer {
         result
     }
 
+    /// There are few.
+    fn output(&self, topic: &str) -> Option<&OutputTopic> {
+        self.outputs.iter().find(|output| output.name == topic)
+    }
+
     /// Queues a record; waits for room where the queue is full.
     pub fn send(&self, mut record: BaseRecord<'_, [u8], [u8], usize>) -> Result<(), Error> {
         record.timestamp = client::timestamp(record.timestamp);
@@ -276,18 +290,24 @@ impl LaneProducer {
         }
         self.deliveries.outstanding.fetch_add(1, Ordering::SeqCst);
         loop {
-            let (error, rejected) = match self.producer.send(record) {
-                Ok(()) => return Ok(()),
-                Err(failed) => failed,
+            let error = match self.output(record.topic) {
+                Some(topic) => match topic.send(self.producer.client(), &mut record) {
+                    Ok(()) => return Ok(()),
+                    Err(error) => error,
+                },
+                None => match self.producer.send(record) {
+                    Ok(()) => return Ok(()),
+                    Err((error, rejected)) => {
+                        record = rejected;
+                        error
+                    }
+                },
             };
             if client::is_queue_full(&error) {
                 let half = self.deliveries.outstanding.load(Ordering::SeqCst) / 2;
                 // In slices: only the last delivery wakes the waiter.
                 match self.deliveries.wait(half, Duration::from_millis(5)) {
-                    Ok(()) | Err(None) => {
-                        record = rejected;
-                        continue;
-                    }
+                    Ok(()) | Err(None) => continue,
                     Err(Some(failure)) => {
                         self.deliveries.outstanding.fetch_sub(1, Ordering::SeqCst);
                         return Err(Error::Failed(failure.error.to_string().into()));
