@@ -28,32 +28,50 @@ pub(crate) struct Position {
     pub epoch: Option<i32>,
 }
 
-/// Folds (partition, offset) pairs, in order within each partition, into ranges sorted by partition.
-pub(crate) fn ranges(offsets: impl Iterator<Item = (i32, i64)>) -> Vec<OffsetRange> {
-    let mut ranges: Vec<OffsetRange> = Vec::new();
-    for (partition, offset) in offsets {
+/// What a batch has of each partition, kept as records come: a look at each of thousands of messages takes longer.
+#[derive(Default)]
+struct Covered(Vec<Part>);
+
+struct Part {
+    range: OffsetRange,
+    /// The last record's timestamp, in ms, of those that have one.
+    last_ms: Option<i64>,
+}
+
+impl Covered {
+    /// Records come in order within each partition.
+    fn push(&mut self, partition: i32, offset: i64, timestamp_ms: Option<i64>) {
         // Few partitions a lane, and runs of the same one: a scan from the end beats a map.
-        match ranges
-            .iter_mut()
-            .rev()
-            .find(|range| range.partition == partition)
-        {
-            Some(range) => range.next = range.next.max(offset + 1),
-            None => ranges.push(OffsetRange {
-                partition,
-                first: offset,
-                next: offset + 1,
+        let mut parts = self.0.iter_mut().rev();
+        match parts.find(|part| part.range.partition == partition) {
+            Some(part) => {
+                part.range.next = part.range.next.max(offset + 1);
+                part.last_ms = timestamp_ms;
+            }
+            None => self.0.push(Part {
+                range: OffsetRange {
+                    partition,
+                    first: offset,
+                    next: offset + 1,
+                },
+                last_ms: timestamp_ms,
             }),
         }
     }
-    ranges.sort_by_key(|range| range.partition);
-    ranges
+
+    /// Sorted by partition.
+    fn ranges(&self) -> Vec<OffsetRange> {
+        let mut ranges: Vec<OffsetRange> = self.0.iter().map(|part| part.range).collect();
+        ranges.sort_by_key(|range| range.partition);
+        ranges
+    }
 }
 
 /// Messages polled together. They borrow from the consumer.
 pub(crate) struct Batch<'c> {
     pub messages: Vec<BorrowedMessage<'c>>,
     pub bytes: usize,
+    covered: Covered,
     /// When its first message came.
     pub first_at: Instant,
     pub polled_at: Instant,
@@ -69,6 +87,7 @@ impl<'c> Batch<'c> {
         Batch {
             messages: Vec::new(),
             bytes: 0,
+            covered: Covered::default(),
             first_at: Instant::now(),
             polled_at: Instant::now(),
             last: LastPolled::default(),
@@ -101,11 +120,14 @@ impl<'c> Batch<'c> {
             self.first_at = Instant::now();
         }
         self.bytes += message.payload_len() + message.key_len();
+        let timestamp_ms = message.timestamp().to_millis();
+        self.covered.push(partition, offset, timestamp_ms);
         self.messages.push(message);
     }
 
     pub fn clear(&mut self) {
         self.messages.clear();
+        self.covered.0.clear();
         self.bytes = 0;
     }
 
@@ -190,6 +212,9 @@ impl<'c> Batch<'c> {
             .retain(|partition| !revoked.contains(partition));
         self.messages
             .retain(|message| !revoked.contains(&message.partition()));
+        self.covered
+            .0
+            .retain(|part| !revoked.contains(&part.range.partition));
         self.bytes = self
             .messages
             .iter()
@@ -198,20 +223,9 @@ impl<'c> Batch<'c> {
     }
 
     /// Notes each partition's last timestamp, in ms.
-    pub fn last_timestamps(&self, partitions: usize, last: &mut BTreeMap<i32, i64>) {
-        let mut seen = Vec::with_capacity(partitions);
-        for message in self.messages.iter().rev() {
-            if seen.contains(&message.partition()) {
-                continue;
-            }
-            seen.push(message.partition());
-            if let Some(ms) = message.timestamp().to_millis() {
-                last.insert(message.partition(), ms);
-            }
-            if seen.len() == partitions {
-                break;
-            }
-        }
+    pub fn last_timestamps(&self, last: &mut BTreeMap<i32, i64>) {
+        let parts = self.covered.0.iter();
+        last.extend(parts.filter_map(|part| Some((part.range.partition, part.last_ms?))));
     }
 
     /// Of each record, in order.
@@ -220,11 +234,7 @@ impl<'c> Batch<'c> {
     }
 
     pub fn offset_ranges(&self) -> Vec<OffsetRange> {
-        ranges(
-            self.messages
-                .iter()
-                .map(|message| (message.partition(), message.offset())),
-        )
+        self.covered.ranges()
     }
 }
 
@@ -299,7 +309,11 @@ mod tests {
                 offsets.push((partition, offset));
                 model.entry(partition).and_modify(|range| range.1 = offset + 1).or_insert((offset, offset + 1));
             }
-            let found: BTreeMap<i32, (i64, i64)> = ranges(offsets.into_iter())
+            let mut covered = Covered::default();
+            offsets.iter().for_each(|(partition, offset)| covered.push(*partition, *offset, None));
+            let ranges = covered.ranges();
+            prop_assert!(ranges.is_sorted_by_key(|it| it.partition));
+            let found: BTreeMap<i32, (i64, i64)> = ranges
                 .into_iter()
                 .map(|range| (range.partition, (range.first, range.next)))
                 .collect();

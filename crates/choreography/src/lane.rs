@@ -277,8 +277,7 @@ impl<H: Handler> Lane<H> {
             idle_since = Instant::now();
             match self.process(producer, consumer, &mut batch)? {
                 BatchResult::Committed => {
-                    let held = self.status.held();
-                    batch.last_timestamps(held, &mut self.handled);
+                    batch.last_timestamps(&mut self.handled);
                     batch.clear();
                     self.reset_batch();
                 }

@@ -146,11 +146,6 @@ impl LaneStatus {
         self.assigned.store(partitions, Ordering::Release);
     }
 
-    /// Partitions the lane holds.
-    pub fn held(&self) -> usize {
-        self.assigned.load(Ordering::Acquire)
-    }
-
     fn silent_for(&self) -> Duration {
         let progress = Duration::from_millis(self.progress_ms.load(Ordering::Relaxed));
         self.started.elapsed().saturating_sub(progress)
