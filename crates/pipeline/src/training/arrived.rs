@@ -40,17 +40,37 @@ impl Arrived {
     }
 }
 
-pub(super) fn read(column: &str, cell: &str) -> Result<Arrived, Invalid> {
+/// What a cell says of a row's arrival.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Cell {
+    pub place: Arrived,
+    /// Where it is a time and not a number, which may count anything: milliseconds since 1970.
+    pub came_ms: Option<i64>,
+}
+
+impl From<Arrived> for Cell {
+    fn from(place: Arrived) -> Self {
+        Cell {
+            place,
+            came_ms: None,
+        }
+    }
+}
+
+pub(super) fn read(column: &str, cell: &str) -> Result<Cell, Invalid> {
     const FIX: &str = "write a number, or a time as in 2026-01-31T12:00:00Z: rows are replayed in the order of this column";
     if let Some(exact) = decimal(cell) {
-        return Ok(Arrived::Exact(exact));
+        return Ok(Arrived::Exact(exact).into());
     }
     match cell.parse::<f64>() {
-        Ok(number) if number.is_finite() => return Ok(Arrived::Rounded(number)),
+        Ok(number) if number.is_finite() => return Ok(Arrived::Rounded(number).into()),
         _ => {}
     }
     match rfc3339(column, cell) {
-        Ok(time) => Ok(Arrived::at(time)),
+        Ok(time) => Ok(Cell {
+            place: Arrived::at(time),
+            came_ms: Some(time.as_millisecond()),
+        }),
         Err(_) if cell.is_empty() => Err(Invalid::new(
             InvalidKind::MissingField,
             column,
@@ -147,7 +167,7 @@ mod tests {
     fn turns(cells: &[(&str, &str)]) -> (Vec<usize>, bool) {
         let rows = cells
             .iter()
-            .map(|(key, cell)| (*key, read("at", cell).unwrap()));
+            .map(|(key, cell)| (*key, read("at", cell).unwrap().place));
         let turns = Turns::of(&rows.collect::<Vec<_>>());
         (turns.order, turns.newest_first)
     }
@@ -233,7 +253,7 @@ mod tests {
 
         #[test]
         fn whole_numbers_are_exact(number: i64) {
-            prop_assert_eq!(read("at", &number.to_string()).unwrap(), Arrived::at_ms(number));
+            prop_assert_eq!(read("at", &number.to_string()).unwrap().place, Arrived::at_ms(number));
             prop_assert_eq!(Arrived::at_ms(number).rounded(), number as f64);
         }
     }

@@ -281,6 +281,8 @@ impl Own {
             Some((at, column)) => Some(arrived::read(column, cell(Some(*at)))?),
             None => None,
         };
+        let came_ms = arrived.and_then(|it| it.came_ms);
+        let arrived = arrived.map(|it| it.place);
         if !self.is_strict {
             return Ok(Identity {
                 key,
@@ -311,8 +313,12 @@ impl Own {
             }
         };
         let bounds = match self.now_ms {
-            // What the stream would not believe has no place in a history either: seconds taken for milliseconds, placeholders.
-            Some(now_ms) => pipeline.record_spec().time_bounds(now_ms),
+            // What the stream would not believe has no place in a history either: seconds taken for milliseconds, placeholders. Its clock
+            // was that of the arrival.
+            Some(now_ms) => {
+                let came_ms = came_ms.map_or(now_ms, |came_ms| came_ms.min(now_ms));
+                pipeline.record_spec().time_bounds(came_ms)
+            }
             None => Bounds {
                 now_ms: time_ms,
                 future_ms_max: 0,

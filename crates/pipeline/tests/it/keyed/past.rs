@@ -93,6 +93,33 @@ fn rows_of_one_millisecond_are_replayed_as_their_times_say_all_the_same() {
 }
 
 #[test]
+fn event_times_are_judged_by_the_clock_of_the_arrival_where_the_file_has_it() {
+    let of = |came: &str| {
+        let options = Options {
+            now_ms: Some(1_900_000_000_000),
+            arrived: Some("came".into()),
+        };
+        let rows = format!(
+            "a,x,2026-01-31T13:00:00Z,{came},purchase,1,,,no\nb,x,2026-01-31T12:01:00Z,{came},purchase,2,,,yes\n"
+        );
+        let csv = format!("{HEADER}{rows}");
+        skipped(
+            &cards()
+                .read_training_with(csv.as_bytes(), &options)
+                .unwrap(),
+        )
+    };
+    assert_eq!(
+        of("2026-01-31T12:00:00Z"),
+        [(2, "bad_time")],
+        "an hour ahead"
+    );
+    assert_eq!(of("2026-01-31T13:00:00Z"), []);
+    assert_eq!(of("2999-01-31T13:00:00Z"), [], "no clock was ahead of ours");
+    assert_eq!(of("1"), [], "a number may count anything");
+}
+
+#[test]
 fn rows_without_a_vector_need_no_label_and_are_not_left_out() {
     let emit = "lateness = \"1h\"\nemit = { field = \"kind\", is = [\"purchase\"] }";
     let pipeline = Pipeline::parse("x", &changed("lateness = \"1h\"", emit)).unwrap();
