@@ -10,7 +10,7 @@ use quadrille_proto::Service;
 use quadrille_registry::Replica;
 
 /// How long a claim is passed over whose replica did not answer.
-const PASSED_OVER: Duration = Duration::from_secs(5);
+pub(super) const PASSED_OVER: Duration = Duration::from_secs(5);
 /// Claims in doubt that are kept; with more, those that are in no report any more are let go.
 const DOUBTS_MAX: usize = 1_024;
 
@@ -44,12 +44,12 @@ pub(crate) struct Claim {
 }
 
 /// Why a claim is not to be relied on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Doubt {
+    /// It did not answer, and is not asked again before then.
+    Silent { until: Instant },
     /// The replica itself said that it is over.
     Denied,
-    /// It did not answer.
-    Silent { at: Instant },
 }
 
 /// Claims that turned out wrong.
@@ -68,7 +68,9 @@ impl Doubts {
                 })
             });
         }
-        doubts.insert(claim, doubt);
+        // What is known already may be more.
+        let known = doubts.entry(claim).or_insert(doubt);
+        *known = (*known).max(doubt);
     }
 
     fn holds(&self, claim: &Claim, now: Instant) -> bool {
@@ -76,7 +78,7 @@ impl Doubts {
         match doubts.get(claim) {
             None => false,
             Some(Doubt::Denied) => true,
-            Some(Doubt::Silent { at }) => now.saturating_duration_since(*at) < PASSED_OVER,
+            Some(Doubt::Silent { until }) => now < *until,
         }
     }
 }
@@ -205,10 +207,30 @@ mod tests {
         let asker = Asker::new();
         let reports = [replica("a", &[(3, 10)])];
         let claim = asker.claim(&reports, 0).expect("a's");
-        let doubt = Doubt::Silent { at: asker.start };
+        let doubt = Doubt::Silent {
+            until: asker.start + PASSED_OVER,
+        };
         asker.doubts.add(claim, doubt, &reports);
         assert_eq!(asker.asks(&reports, 4_999), None);
         assert_eq!(asker.asks(&reports, 5_000).as_deref(), Some("a"));
+    }
+
+    #[test]
+    fn a_lesser_doubt_does_not_replace_a_greater_one() {
+        let asker = Asker::new();
+        let reports = [replica("a", &[(3, 10)])];
+        let claim = asker.claim(&reports, 0).expect("a's");
+        let silent = |ms| Doubt::Silent {
+            until: asker.start + Duration::from_millis(ms),
+        };
+        for ms in [5_000, 1_000] {
+            asker.doubts.add(claim.clone(), silent(ms), &reports);
+        }
+        assert_eq!(asker.asks(&reports, 4_999), None);
+        for doubt in [Doubt::Denied, silent(6_000)] {
+            asker.doubts.add(claim.clone(), doubt, &reports);
+        }
+        assert_eq!(asker.asks(&reports, 6_000), None);
     }
 
     #[test]

@@ -15,6 +15,14 @@ type Asked = Vec<(String, GetFeaturesRequest, Duration)>;
 struct Fake {
     answers: Mutex<Vec<(&'static str, Answered)>>,
     asked: Mutex<Asked>,
+    takes: Mutex<Duration>,
+}
+
+impl Fake {
+    /// How long an answer takes.
+    fn takes(&self, time: Duration) {
+        *self.takes.lock().unwrap() = time;
+    }
 }
 
 impl Ask for Fake {
@@ -32,7 +40,13 @@ impl Ask for Fake {
             || Err(Status::unavailable("connection refused")),
             |(_, answer)| answer.clone(),
         );
-        Box::pin(async move { answer })
+        let takes = *self.takes.lock().unwrap();
+        Box::pin(async move {
+            if !takes.is_zero() {
+                tokio::time::sleep(takes).await;
+            }
+            answer
+        })
     }
 }
 
@@ -204,25 +218,43 @@ async fn what_another_than_the_claimant_answers_is_not_passed_on() {
     assert_eq!(world.asked(), ["a"], "it is passed over for a while");
 }
 
-#[tokio::test]
-async fn an_owner_that_stands_still_takes_half_of_a_short_deadline_and_the_next_question_none_of_it()
- {
+/// Asks with little time, twice, an owner that stands still; how long it was given, and whether it was asked twice.
+async fn hurried(standby: Option<Replica>) -> (Duration, bool) {
     let world = World::new(&[("a", 10)]);
-    let standby = Replica {
-        instance: "own".to_owned(),
-        held: BTreeMap::new(),
-        standing_by: [("p".to_owned(), [(3, 5)].into())].into(),
-        ..world.reports.lock().unwrap()[0].clone()
-    };
-    world.reports.lock().unwrap().push(standby);
+    world.reports.lock().unwrap().extend(standby);
+    world.fake.takes(SLOW);
     world.answers("a", Err(Status::deadline_exceeded("no answer in time")));
     let soon = || Some(Instant::now() + Duration::from_secs(1));
     assert!(is_busy_replica(&world.ask(soon()).await.unwrap_err()));
     let (_, _, within) = world.fake.asked.lock().unwrap()[0].clone();
-    assert!(within <= Duration::from_millis(500), "{within:?}");
-    assert!(within >= SLOW, "{within:?}");
     assert!(is_busy_replica(&world.ask(soon()).await.unwrap_err()));
-    assert_eq!(world.asked(), ["a"], "the second question goes past it");
+    (within, world.asked().len() == 2)
+}
+
+#[tokio::test]
+async fn an_owner_that_stands_still_takes_half_of_a_short_deadline_once_where_a_standby_can_be_asked()
+ {
+    let standby = |instance: &str, address: &str, at_ms: i64| Replica {
+        service: "feature".to_owned(),
+        instance: instance.to_owned(),
+        address: address.to_owned(),
+        at_ms,
+        standing_by: [("p".to_owned(), [(3, 5)].into())].into(),
+        ..Replica::default()
+    };
+    let now = now_ms();
+    for replica in [standby("own", "", now), standby("b", "b", now)] {
+        let (within, again) = hurried(Some(replica)).await;
+        assert!(within <= Duration::from_millis(500), "{within:?}");
+        assert!(!again, "the second question goes past it");
+    }
+    // Nobody, or nobody who can be asked.
+    let gone = standby("b", "b", now - 60_000);
+    for replica in [None, Some(gone), Some(standby("a", "a", now))] {
+        let (within, again) = hurried(replica).await;
+        assert!(within > Duration::from_millis(800), "{within:?}");
+        assert!(again, "others may have more time");
+    }
 }
 
 #[tokio::test]
