@@ -1,10 +1,11 @@
 //! The changelog's rows on their way into a store that others may look at: only whole groups of them are shown, those that a
 //! progress row ends. Pure.
 //!
-//! A store's rows are the state of one moment only once no row of an earlier moment is missing that the topic's cleaner took out. The
-//! cleaner leaves the newest progress row before the place up to which it works, and takes out all before that. So where two progress
-//! rows came one after the other, with as many rows between them as there were, the second one stands for the state as it was: had
-//! the cleaner passed it before the first one was read, the first one would have been gone.
+//! A store's rows are the state of one moment only once no row of an earlier moment is missing that the topic's cleaner took out, which
+//! it does segment by segment, each for the sake of newer rows anywhere before the changelog's end of then. So a **chain** is counted:
+//! progress rows that came one after the other, each with as many rows as it says. Of the chain's own rows none is missing. What is
+//! missing from before its beginning was taken out for rows before the changelog's end of then: once the chain has passed that, all
+//! of them were read.
 
 use super::{
     committed::{Committed, value},
@@ -29,7 +30,7 @@ pub(crate) struct Follow {
     read: Known,
     /// Of what is applied.
     applied: Known,
-    /// The changelog's end when the reading began, once it is known: what is before it may have been cleaned while it was read.
+    /// The changelog's end when the chain was at its beginning, or later. None: to be asked for.
     end: Option<i64>,
     marker_came: bool,
 }
@@ -97,8 +98,8 @@ impl Follow {
         self.read = self.applied;
     }
 
-    /// Where the changelog ended when the reading began.
-    pub fn ended_at_start(&mut self, end: i64) {
+    /// Where the changelog ends, as Kafka said after it gave what was pushed, and not before.
+    pub fn ends(&mut self, end: i64) {
         self.end.get_or_insert(end);
     }
 
@@ -129,8 +130,11 @@ impl Follow {
             self.read.last.map_or(0, |last| last.number).checked_add(1) == Some(progress.number);
         let is_whole = self.read.since == Some(progress.rows);
         let next = offset.saturating_add(1);
-        // Of rows that were exact before, the reader's place does not matter.
+        if !(follows && is_whole) {
+            self.end = None;
+        }
         let is_behind_end = self.end.is_some_and(|end| next >= end);
+        // Of rows that were exact before, the reader's place does not matter.
         self.read.is_exact = follows && is_whole && (self.read.is_exact || is_behind_end);
         self.ready.append(&mut self.tail);
         self.ready

@@ -23,6 +23,10 @@ use super::{
 const ROUND: Duration = Duration::from_millis(100);
 const AGAIN_FIRST: Duration = Duration::from_millis(250);
 const AGAIN_MAX: Duration = Duration::from_secs(30);
+/// How long it lets lanes restore what they own before it reads on beside them: a restore may also be held up.
+const YIELDS_MAX: Duration = Duration::from_secs(30);
+/// Of a partition, what may wait in memory for room on the disk. The stream needs the memory more.
+const UNWRITTEN_MAX: usize = 8 << 20;
 /// Failures before the log calls it a trouble: the first ones are part of a rebalance.
 const QUIET_FAILURES: u32 = 2;
 
@@ -41,13 +45,21 @@ pub(crate) struct Following {
     troubles: BTreeMap<i32, Trouble>,
     /// Of reading from Kafka.
     trouble: Option<Trouble>,
+    /// Since when lanes come first.
+    yields_since: Option<Instant>,
 }
+
+#[derive(Debug, thiserror::Error)]
+#[error("there is no room on the disk, or it cannot be written")]
+struct NoRoom;
 
 /// What this thread knows of a partition.
 struct Followed {
     generation: u64,
     /// Where it was in the changelog after the last round.
     next: i64,
+    /// The farthest end of the changelog that a broker said.
+    end: i64,
     /// Once all before it is applied, the store is as new as it was known to be needed.
     target: i64,
     is_shown: bool,
@@ -105,6 +117,7 @@ impl Following {
             followed: BTreeMap::new(),
             troubles: BTreeMap::new(),
             trouble: None,
+            yields_since: None,
         }
     }
 
@@ -133,7 +146,7 @@ impl Following {
         if let Some(trouble) = self.trouble.as_ref().filter(|it| !it.is_over()) {
             return ROUND.min(trouble.again_at - now);
         }
-        if self.follower.is_idle() {
+        if self.follower.is_idle() || self.yields() {
             return ROUND;
         }
         let (standbys, followed) = (&self.standbys, &self.followed);
@@ -156,6 +169,16 @@ impl Following {
             }
         }
         Duration::ZERO
+    }
+
+    /// Whether it leaves disk, memory and CPU to lanes for now.
+    fn yields(&mut self) -> bool {
+        if !self.standbys.are_lanes_restoring() {
+            self.yields_since = None;
+            return false;
+        }
+        let since = self.yields_since.get_or_insert_with(Instant::now);
+        since.elapsed() < YIELDS_MAX
     }
 
     /// Follows what no lane has, and forgets what one took.
@@ -197,6 +220,7 @@ impl Following {
             let followed = Followed {
                 generation,
                 next: from.unwrap_or_default(),
+                end: 0,
                 target: i64::MAX,
                 is_shown: false,
                 is_told: false,
@@ -245,7 +269,7 @@ impl Following {
     }
 
     fn apply_all(&mut self) {
-        let mut faults = Vec::new();
+        let (mut faults, mut full) = (Vec::new(), Vec::new());
         for (partition, followed) in &mut self.followed {
             let Some(mut slot) = self.standbys.slot(*partition) else {
                 continue;
@@ -276,6 +300,10 @@ impl Following {
                     continue;
                 }
             }
+            if lock(&standing.committed).rows.usage().unwritten > UNWRITTEN_MAX {
+                full.push(*partition);
+                continue;
+            }
             if self.troubles.get(partition).is_some_and(Trouble::is_past) {
                 self.troubles.remove(partition);
             }
@@ -284,6 +312,10 @@ impl Following {
                 true => shared.stand_by(*partition, &standing.committed),
                 false => shared.remove(*partition, &standing.committed),
             }
+        }
+        for partition in full {
+            // What the disk has is right, and read on from later.
+            self.let_go(partition, &NoRoom);
         }
         for (partition, fault) in faults {
             match &fault {
@@ -296,25 +328,29 @@ impl Following {
 
     /// The rows of a partition are of no use; it begins anew.
     fn drop_rows(&mut self, partition: i32, error: &dyn Error) {
-        self.metrics.failed();
+        if self.let_go(partition, error) {
+            tracing::warn!(partition, %error, "the standby begins anew with its changelog");
+            self.discard(partition);
+        }
+    }
+
+    /// Whether it had them still. It goes on later with what is on the disk.
+    fn let_go(&mut self, partition: i32, error: &dyn Error) -> bool {
+        self.note(partition, error);
         let followed = self.followed.get(&partition);
         let Some(mut slot) = self.standbys.slot(partition) else {
-            return;
+            return false;
         };
         if known(&mut slot, followed).is_none() {
-            return;
+            return false;
         }
-        tracing::warn!(partition, %error, "the standby begins anew with its changelog");
-        let trouble = self.troubles.entry(partition);
-        let trouble = trouble.or_insert_with(Trouble::new);
-        trouble.again_at = Instant::now() + trouble.backoff.next_wait();
         if let Slot::Standing(standing) = mem::replace(&mut *slot, Slot::Free) {
             let shared = self.standbys.shared();
             shared.remove(partition, &standing.committed);
         }
         drop(slot);
         self.forget(partition);
-        self.discard(partition);
+        true
     }
 
     fn discard(&mut self, partition: i32) {
@@ -341,9 +377,11 @@ impl Followed {
         let Standing {
             committed, follow, ..
         } = standing;
-        follow.ended_at_start(place.end_at_start);
         let end = place.end.map(|end| end.max(place.end_at_start));
-        if end.is_some_and(|end| place.next >= end) {
+        // A broker that leads since a moment ago may know of less than the one before.
+        self.end = self.end.max(end.unwrap_or(place.end_at_start));
+        follow.ends(self.end);
+        if end.is_some() && place.next >= self.end {
             follow.caught_up();
         }
         let next = (place.next > self.next).then_some(place.next);

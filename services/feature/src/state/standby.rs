@@ -6,7 +6,7 @@ use std::{
     mem,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -35,6 +35,24 @@ pub(crate) struct Standing {
     pub follow: Follow,
     /// Tells it from what the standby had of the partition before.
     pub generation: u64,
+    /// While a lane restores them.
+    pub restoring: Option<Restoring>,
+}
+
+/// That a lane restores a partition, as long as this is there.
+pub(crate) struct Restoring(Arc<AtomicUsize>);
+
+impl Restoring {
+    fn begin(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Restoring(Arc::clone(count))
+    }
+}
+
+impl Drop for Restoring {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// What became of a partition in this process.
@@ -71,6 +89,8 @@ struct Inner {
     /// By partition.
     slots: Vec<Mutex<Slot>>,
     count: AtomicU64,
+    /// Partitions that lanes restore now.
+    restoring: Arc<AtomicUsize>,
 }
 
 impl Standbys {
@@ -82,6 +102,7 @@ impl Standbys {
             shared,
             slots: (0..partitions).map(|_| Mutex::new(Slot::Free)).collect(),
             count: AtomicU64::new(0),
+            restoring: Arc::default(),
         }))
     }
 
@@ -95,6 +116,11 @@ impl Standbys {
 
     pub fn partitions(&self) -> std::ops::Range<i32> {
         0..i32::try_from(self.0.slots.len()).unwrap_or(i32::MAX)
+    }
+
+    /// Whether lanes restore partitions, and so need disk, memory and CPU more than standbys do.
+    pub fn are_lanes_restoring(&self) -> bool {
+        self.0.restoring.load(Ordering::Relaxed) > 0
     }
 
     pub fn shared(&self) -> &Shared {
@@ -117,6 +143,7 @@ impl Standbys {
             follow: Follow::over(&*rows)?,
             committed: Committed::over(rows),
             generation: self.count(),
+            restoring: None,
         })
     }
 
@@ -128,8 +155,13 @@ impl Standbys {
         let taken = self
             .slot(partition)
             .map(|mut slot| mem::replace(&mut *slot, Slot::Lane(lane)));
+        let restoring = Some(Restoring::begin(&self.0.restoring));
         let Some(Slot::Standing(mut standing)) = taken else {
-            return self.open(partition);
+            let standing = self.open(partition)?;
+            return Ok(Standing {
+                restoring,
+                ..standing
+            });
         };
         let fault = lock(&standing.committed).fault.clone();
         if let Some(fault) = fault {
@@ -137,6 +169,7 @@ impl Standbys {
             return Err(fault.into());
         }
         standing.follow.rewind();
+        standing.restoring = restoring;
         Ok(*standing)
     }
 
@@ -189,6 +222,7 @@ impl Standbys {
                 committed,
                 follow,
                 generation: self.count(),
+                restoring: None,
             }));
             return;
         }
@@ -289,10 +323,13 @@ mod tests {
         assert_eq!(shared.standing().into_keys().collect::<Vec<_>>(), [1]);
         // The next one takes the same rows, which are asked while it restores them, and when it gives up.
         let other = standbys.lane();
+        assert!(!standbys.are_lanes_restoring());
         let taken = standbys.take(1, other).unwrap();
         assert!(Arc::ptr_eq(&taken.committed, &committed));
         assert_eq!(shared.standing().len(), 1);
+        assert!(standbys.are_lanes_restoring());
         standbys.give_back_unrestored(1, other, taken);
+        assert!(!standbys.are_lanes_restoring());
         assert_eq!(shared.standing().len(), 1);
         let taken = standbys.take(1, other).unwrap();
         shared.insert(1, &taken.committed, &holder);

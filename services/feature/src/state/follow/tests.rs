@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
 use proptest::prelude::*;
 
@@ -60,14 +60,15 @@ impl Log {
         self.end += 1;
     }
 
-    /// Of each key the newest record before `to` stays.
-    fn clean(&mut self, to: i64) {
+    /// Of each key the newest record before `to` stays, and what lies in no segment that is cleaned.
+    fn clean(&mut self, to: i64, segments: Range<i64>) {
         let mut newest: BTreeMap<Vec<u8>, i64> = BTreeMap::new();
         for (offset, key, _) in self.records.iter().filter(|it| it.0 < to) {
             newest.insert(key.clone(), *offset);
         }
-        self.records
-            .retain(|(offset, key, _)| *offset >= to || newest[key] == *offset);
+        self.records.retain(|(offset, key, _)| {
+            *offset >= to || newest[key] == *offset || !segments.contains(offset)
+        });
     }
 }
 
@@ -89,6 +90,7 @@ impl Reader {
 
     fn read(&mut self, log: &Log, count: usize) {
         self.push(log, count);
+        self.follow.ends(log.end);
         let mut committed = lock(&self.committed);
         self.follow.apply(&mut committed, Some(self.next)).unwrap();
     }
@@ -110,7 +112,7 @@ impl Reader {
 
     fn continues(&mut self, log: &Log) {
         self.next = lock(&self.committed).rows.next_offset().unwrap_or(0);
-        self.follow.ended_at_start(log.end);
+        self.follow.ends(log.end);
     }
 
     /// What it shows, if it shows anything.
@@ -131,8 +133,8 @@ impl Reader {
 #[derive(Debug, Clone)]
 enum Step {
     Batch(Vec<(u8, Option<u8>)>),
-    /// The cleaner runs; or, in a log that it never cleans, an owner writes no progress row.
-    CleanOrSilent(u8, Vec<(u8, Option<u8>)>),
+    /// The cleaner works on some of the segments before a place; or, in a log that it never cleans, an owner writes no progress row.
+    CleanOrSilent([u8; 3], Vec<(u8, Option<u8>)>),
     Read(usize),
     CatchUp,
     /// Another reader goes on, while some of what came is not applied.
@@ -147,7 +149,7 @@ fn step() -> impl Strategy<Value = Step> {
     let changes = || prop::collection::vec((0..6u8, prop::option::weighted(0.8, 0..9u8)), 1..6);
     prop_oneof![
         6 => changes().prop_map(Step::Batch),
-        2 => (any::<u8>(), changes()).prop_map(|(at, changes)| Step::CleanOrSilent(at, changes)),
+        2 => (any::<[u8; 3]>(), changes()).prop_map(|(at, changes)| Step::CleanOrSilent(at, changes)),
         6 => (0..12usize).prop_map(Step::Read),
         1 => Just(Step::CatchUp),
         1 => (0..12usize).prop_map(Step::Rewind),
@@ -171,7 +173,10 @@ proptest! {
         for step in steps {
             match step {
                 Step::Batch(changes) => log.batch(&changes),
-                Step::CleanOrSilent(at, _) if is_cleaned => log.clean(log.end * i64::from(at) / 255),
+                Step::CleanOrSilent(places, _) if is_cleaned => {
+                    let [to, from, until] = places.map(|it| log.end * i64::from(it) / 255);
+                    log.clean(to, from.min(until)..from.max(until));
+                }
                 Step::CleanOrSilent(_, changes) => {
                     log.rows(&changes);
                     log.end += 1;
