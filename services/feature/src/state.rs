@@ -79,6 +79,8 @@ pub(crate) struct States {
     holder: Holder,
     meter: Meter,
     lane: LaneToken,
+    /// When the batch in hand began.
+    begun: Moment,
 }
 
 impl States {
@@ -98,6 +100,7 @@ impl States {
             reader,
             partitions: BTreeMap::new(),
             restoring: BTreeMap::new(),
+            begun: Moment::now(),
         })
     }
 
@@ -148,6 +151,9 @@ impl States {
     }
 
     pub fn begin(&mut self) {
+        self.begun = Moment::now();
+        // So that a silence before it is noticed before it proves anything.
+        self.holder.life.beat(self.begun);
         self.partitions.values_mut().for_each(Partition::begin);
     }
 
@@ -164,6 +170,7 @@ impl States {
     }
 
     pub fn committed(&mut self, delivered: &Delivered) {
+        self.holder.life.proved(&self.begun);
         for (number, partition) in &mut self.partitions {
             if let Err(error) = partition.apply(delivered.next(CHANGELOG, *number)) {
                 // The next record whose history is not in memory has it restored.

@@ -76,6 +76,14 @@ impl Life {
         signs.last = now;
     }
 
+    /// The group's coordinator has taken offsets from the lane, in a batch that began then: what it holds it holds still.
+    pub fn proved(&self, begun: &Moment) {
+        let mut signs = self.signs();
+        if signs.woke.as_ref().is_some_and(|woke| begun.at >= woke.at) {
+            signs.woke = None;
+        }
+    }
+
     /// Whether the lane has been at work long enough to know which partitions it holds.
     pub fn is_certain(&self, now: Moment) -> bool {
         let signs = self.signs();
@@ -147,6 +155,20 @@ mod tests {
         life.beat(moment(62_000, 62_000));
         assert!(!life.is_certain(moment(62_000, 62_000)));
         assert!(life.is_certain(moment(62_001, 62_001)));
+    }
+
+    #[test]
+    fn a_batch_that_began_after_it_woke_up_and_is_committed_proves_what_it_holds() {
+        let moment = clocks();
+        let life = Life::new(SESSION, moment(0, 0));
+        let (before, woke) = (moment(100, 100), moment(60_000, 60_000));
+        life.beat(woke);
+        // The coordinator may have taken its offsets before the lane stood still.
+        life.proved(&before);
+        assert!(!life.is_certain(moment(60_100, 60_100)));
+        life.proved(&woke);
+        assert!(life.is_certain(moment(60_100, 60_100)));
+        assert!(!life.is_certain(moment(70_000, 70_000)), "silent again");
     }
 
     #[test]
