@@ -4,7 +4,6 @@
 //! With QUADRILLE_TEST_KEYS the same with more keys: a million take some minutes.
 
 use std::{
-    collections::BTreeMap,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError, mpsc},
     thread::JoinHandle,
@@ -15,13 +14,13 @@ use quadrille_proto::{
     Service,
     v1::{FeaturesSource, GetFeaturesResponse},
 };
-use rdkafka::Message;
 use tonic::{Code, Status};
 
 use crate::{
     harness::{
         PATIENCE,
         cards::{Cards, PARTITIONS},
+        client::Watch,
         eventually_or_show, http,
         oracle::quiescence::wait_for,
         process::{Launch, Process},
@@ -39,6 +38,7 @@ const SESSION: Duration = Duration::from_secs(6);
 const SLACK: Duration = Duration::from_secs(4);
 /// How long a replica is left alone by whoever asks, between two questions.
 const ASKED_EVERY: Duration = Duration::from_millis(40);
+const BEGUN_ANEW: &str = "the standby begins anew with its changelog";
 
 fn keys() -> usize {
     let keys = std::env::var("QUADRILLE_TEST_KEYS");
@@ -47,14 +47,19 @@ fn keys() -> usize {
     })
 }
 
-/// Two replicas, whoever asks them, and the load.
+/// A load for two replicas.
 struct Scene {
     cards: Cards,
-    launches: [Launch; 2],
-    replicas: [Process; 2],
-    questions: Questions,
     /// Records a second.
     rate: u32,
+    replicas: Replicas,
+}
+
+/// Two replicas, and whoever asks them.
+struct Replicas {
+    launches: [Launch; 2],
+    processes: [Process; 2],
+    questions: Questions,
     /// When an owner died or stood still.
     storms: Vec<Instant>,
 }
@@ -62,8 +67,11 @@ struct Scene {
 /// A question to one of them.
 struct Asked {
     at: Instant,
+    replica: usize,
     key: String,
+    /// After so many tries, as it was told to.
     answer: Result<GetFeaturesResponse, Status>,
+    tries: usize,
 }
 
 /// Where the replicas are; None: nobody is to ask it. Whoever asks looks whether it is ready, as load balancers do.
@@ -131,10 +139,16 @@ fn ask(
         }
         let key = format!("c{}", (n * 2 + replica) * 7_919 % keys);
         let at = Instant::now();
-        let answer = asker.key(address, &key);
+        let (answer, tries) = asker.key_patiently(address, &key);
         // It was killed or stopped with the question in its hands.
         if place() == Some(address) || answer.is_ok() {
-            all.push(Asked { at, key, answer });
+            all.push(Asked {
+                at,
+                replica,
+                key,
+                answer,
+                tries,
+            });
         }
     }
     all
@@ -148,8 +162,10 @@ impl Scene {
             let launch = cards.replica_on_disk(instance);
             launch.env("QUADRILLE_STANDBY", standby)
         });
-        let mut replicas = launches.each_ref().map(Launch::start);
-        replicas.iter_mut().for_each(|it| drop(it.ready()));
+        let mut processes = launches.each_ref().map(Launch::start);
+        for process in &mut processes {
+            process.ready();
+        }
         let started = Instant::now();
         // From here on each key is known.
         let mut left = cards.keys;
@@ -161,16 +177,18 @@ impl Scene {
         }
         println!("{} keys after {:.1?}", cards.keys, started.elapsed());
         let questions = Questions::start(&cards);
-        for (replica, process) in replicas.iter().enumerate() {
+        for (replica, process) in processes.iter().enumerate() {
             questions.place(replica, Some(process.address()));
         }
         let scene = Scene {
             rate: 200 + cards.keys as u32 / 500,
-            launches,
-            replicas,
-            questions,
+            replicas: Replicas {
+                launches,
+                processes,
+                questions,
+                storms: Vec::new(),
+            },
             cards,
-            storms: Vec::new(),
         };
         scene.shares();
         scene
@@ -184,14 +202,14 @@ impl Scene {
         let mut lines = vec![format!(
             "quadrille_assigned_partitions{{pipeline=\"{pipeline}\""
         )];
-        if self.launches[0].env["QUADRILLE_STANDBY"] == "all" {
+        if self.replicas.launches[0].env["QUADRILLE_STANDBY"] == "all" {
             lines.push(format!(
                 "quadrille_standby_partitions{{pipeline=\"{pipeline}\",state=\"ready\""
             ));
         }
         for (line, replica) in lines
             .iter()
-            .flat_map(|line| self.replicas.iter().map(move |it| (line, it)))
+            .flat_map(|line| self.replicas.processes.iter().map(move |it| (line, it)))
         {
             eventually_or_show("it has its share", PATIENCE, || {
                 match replica.metric(line) {
@@ -202,28 +220,44 @@ impl Scene {
         }
     }
 
+    /// Sends a load of so many seconds; has something happen after two of them.
+    fn load(&mut self, seconds: u32, happens: impl FnOnce(&mut Replicas)) {
+        let (rate, mut happens) = (self.rate, Some(happens));
+        let replicas = &mut self.replicas;
+        self.cards.send((seconds * rate) as usize, rate, |n| {
+            if n as u32 >= 2 * rate
+                && let Some(happens) = happens.take()
+            {
+                happens(replicas);
+            }
+        });
+    }
+}
+
+impl Replicas {
     /// The owner of half of the partitions is not there any more.
     fn lose(&mut self, lost: impl FnOnce(&mut Process)) {
         self.questions.place(0, None);
         self.storms.push(Instant::now());
-        lost(&mut self.replicas[0]);
+        lost(&mut self.processes[0]);
     }
 
     fn start_again(&mut self) {
-        self.replicas[0] = self.launches[0].start();
-        let address = self.replicas[0].address();
+        self.processes[0] = self.launches[0].start();
+        self.asked_again();
+    }
+
+    fn asked_again(&self) {
+        let address = self.processes[0].address();
         self.questions.place(0, Some(address));
     }
 
-    /// Sends a load of so many seconds, and has something happen after two of them.
-    fn load(&mut self, seconds: u32, happens: impl FnOnce(&mut Scene)) {
-        let rate = self.rate;
-        let mut sent = |scene: &mut Scene, seconds: u32| {
-            scene.cards.send((seconds * rate) as usize, rate, |_| {})
-        };
-        sent(self, 2);
-        happens(self);
-        sent(self, seconds - 2);
+    /// How many restores the one that survives has done, and of how many rows.
+    fn restored(&self) -> (usize, u64) {
+        let restored = self.processes[1].events("state restored");
+        let rows = restored.iter().map(|it| it["records"].as_u64());
+        let rows = rows.map(|it| it.expect("a number"));
+        (restored.len(), rows.sum())
     }
 }
 
@@ -234,122 +268,148 @@ fn at_rest(cards: &Cards) {
     wait_for(&cards.world, Service::Feature, &topics.records);
 }
 
-/// Of a replica's answers how many came from where.
-fn sources(answers: &Answers) -> BTreeMap<&'static str, usize> {
-    let mut sources = BTreeMap::new();
-    for (_, answer) in answers {
-        let as_of = answer.as_of.as_ref().expect("it says as of when");
-        *sources.entry(as_of.source().as_str_name()).or_default() += 1;
-    }
-    sources
-}
-
-/// How many questions were asked and how many had no answer, outside the storms and in them.
+/// How many questions were asked, how many more than once, and how many had no answer within their deadline.
 #[derive(Debug, Default)]
 struct Tally {
     asked: usize,
+    again: usize,
     unanswered: usize,
 }
 
-fn survives(standby: &str) -> (Tally, Tally, BTreeMap<&'static str, usize>) {
-    let mut scene = Scene::new(standby);
+/// What came of it all.
+#[derive(Debug, Default)]
+struct Survived {
+    /// Outside the storms and in them.
+    calm: Tally,
+    storm: Tally,
+    /// Of the answers.
+    owners: usize,
+    standbys: usize,
+    /// That another replica had than the one that was asked.
+    forwarded: usize,
+    /// Rows that were read to take over from who was killed, of so many that the changelog had.
+    read: u64,
+    long: u64,
+    /// The longest time that a partition brought no vector after its owner was killed.
+    pause: Duration,
+}
 
-    scene.load(14, |scene| {
-        scene.lose(Process::kill);
-        scene.start_again();
-    });
+fn survives(standby: &str) -> Survived {
+    let mut scene = Scene::new(standby);
+    let mut survived = Survived {
+        long: scene.cards.changelog().values().sum(),
+        ..Survived::default()
+    };
+
+    let (restores, rows) = scene.replicas.restored();
+    let watch = Watch::start(&scene.cards.world, &scene.cards.world.topics().features);
+    // Away for so long that the other one takes over.
+    scene.load(12, |replicas| replicas.lose(Process::kill));
+    let (restored, read) = scene.replicas.restored();
+    assert!(restored > restores, "the other one took over");
+    survived.read = read - rows;
+    scene.replicas.start_again();
+    scene.load(6, |_| {});
+    survived.pause = watch.longest_pause(scene.replicas.storms[0]);
     scene.shares();
-    scene.load(14, |scene| {
-        scene.lose(Process::kill);
-        let folder = scene.cards.state("a");
+
+    // Back at once: it may have its partitions again when its session is over.
+    let folder = scene.cards.state("a");
+    scene.load(12, |replicas| {
+        replicas.lose(Process::kill);
         std::fs::remove_dir_all(folder).expect("the folder of its state");
-        scene.start_again();
+        replicas.start_again();
     });
     scene.shares();
-    scene.load(14, |scene| scene.lose(|owner| owner.signal("STOP")));
-    scene.replicas[0].signal("CONT");
-    let address = scene.replicas[0].address();
-    scene.questions.place(0, Some(address));
+
+    scene.load(12, |replicas| replicas.lose(|owner| owner.signal("STOP")));
+    scene.replicas.processes[0].signal("CONT");
+    scene.replicas.asked_again();
     scene.load(6, |_| {});
     scene.shares();
 
     let Scene {
-        cards,
-        questions,
-        storms,
-        mut replicas,
-        ..
+        cards, replicas, ..
     } = scene;
-    let asked = questions.end();
+    let asked = replicas.questions.end();
     at_rest(&cards);
     cards.check();
-    let (mut calm, mut storm) = (Tally::default(), Tally::default());
-    let mut answers = Answers::new();
-    for Asked { at, key, answer } in asked {
-        let within = storms
-            .iter()
-            .map(|storm| at.saturating_duration_since(*storm));
-        let since = within.filter(|it| !it.is_zero()).min();
-        let tally = match since.is_some_and(|it| it < SESSION + SLACK) {
-            true => &mut storm,
-            false => &mut calm,
-        };
-        tally.asked += 1;
-        match answer {
-            Ok(answer) => answers.push((key, answer)),
-            Err(status) => {
-                println!(
-                    "{key}: {since:.1?} after the last storm: {}",
-                    status.message()
-                );
-                assert_eq!(status.code(), Code::Unavailable, "{key}: {status}");
-                tally.unanswered += 1;
-            }
-        }
-    }
+    let answers = survived.count(&cards, asked, &replicas.storms);
     check(&cards.world, &cards.pipeline, &cards.client, &answers);
-    let sources = sources(&answers);
-    println!(
-        "standby {standby}: {calm:?}, within {SESSION:?} and {SLACK:?} of a storm {storm:?}, {sources:?}"
-    );
-    progress(&cards);
-    replicas.iter_mut().for_each(Process::drain);
-    (calm, storm, sources)
+    println!("standby {standby}: {survived:?}; a storm is {SESSION:?} and {SLACK:?} long");
+    for mut process in replicas.processes {
+        assert_eq!(process.events(BEGUN_ANEW).len(), 0);
+        process.drain();
+    }
+    survived
 }
 
-/// Tells how much of the changelog is there for standbys.
-fn progress(cards: &Cards) {
-    let rows = cards
-        .client
-        .read(&format!("{}.feature-state", cards.world.pipeline));
-    let progress = rows.iter().filter(|it| it.key() == Some(&[0_u8, 1][..]));
-    println!(
-        "{} of {} rows of the changelog are progress",
-        progress.count(),
-        rows.len()
-    );
+impl Survived {
+    /// The answers.
+    fn count(&mut self, cards: &Cards, asked: Vec<Asked>, storms: &[Instant]) -> Answers {
+        let mut answers = Answers::new();
+        for question in asked {
+            let key = question.key;
+            let since = storms.iter().rev().find(|storm| **storm <= question.at);
+            let since = since.map(|storm| question.at - *storm);
+            let tally = match since.is_some_and(|it| it < SESSION + SLACK) {
+                true => &mut self.storm,
+                false => &mut self.calm,
+            };
+            tally.asked += 1;
+            tally.again += usize::from(question.tries > 1);
+            match question.answer {
+                Ok(answer) => {
+                    let as_of = answer.as_of.as_ref().expect("it says as of when");
+                    let own = format!("{}-{}", cards.world.pipeline, ["a", "b"][question.replica]);
+                    self.forwarded += usize::from(as_of.instance != own);
+                    match as_of.source() {
+                        FeaturesSource::Owner => self.owners += 1,
+                        FeaturesSource::Standby => self.standbys += 1,
+                        other => panic!("{key}: {other:?}"),
+                    }
+                    answers.push((key, answer));
+                }
+                Err(status) => {
+                    let of = ["a", "b"][question.replica];
+                    println!(
+                        "{key} of {of}, {since:.1?} after the last storm: {}",
+                        status.message()
+                    );
+                    assert_eq!(status.code(), Code::Unavailable, "{key}: {status}");
+                    tally.unanswered += 1;
+                }
+            }
+        }
+        answers
+    }
 }
 
 #[test]
 fn owners_that_die_lose_their_folders_or_stand_still_change_no_vector_and_no_answer() {
-    let (calm, storm, sources) = survives("none");
-    assert!(calm.asked > 200 && storm.asked > 200, "{calm:?} {storm:?}");
-    assert!(calm.unanswered * 100 <= calm.asked, "{calm:?}");
+    let survived = survives("none");
+    let Survived { calm, storm, .. } = &survived;
+    assert!(calm.asked > 200 && storm.asked > 200, "{survived:?}");
+    assert!(calm.unanswered * 100 <= calm.asked, "{survived:?}");
     // The other half of the partitions has its owner all the while.
-    assert!(storm.unanswered * 4 < storm.asked * 3, "{storm:?}");
-    assert_eq!(sources.len(), 1, "{sources:?}");
+    assert!(storm.unanswered * 4 < storm.asked * 3, "{survived:?}");
+    assert!(survived.forwarded * 10 > calm.asked, "{survived:?}");
+    assert_eq!(survived.standbys, 0);
 }
 
 #[test]
 fn with_standbys_every_question_is_answered_although_owners_die_lose_their_folders_or_stand_still()
 {
-    let (calm, storm, sources) = survives("all");
-    assert!(calm.asked > 200 && storm.asked > 200, "{calm:?} {storm:?}");
-    assert_eq!((calm.unanswered, storm.unanswered), (0, 0));
-    for source in [FeaturesSource::Owner, FeaturesSource::Standby] {
-        assert!(
-            sources.get(source.as_str_name()).is_some_and(|it| *it > 20),
-            "{sources:?}"
-        );
-    }
+    let survived = survives("all");
+    let Survived { calm, storm, .. } = &survived;
+    assert!(calm.asked > 200 && storm.asked > 200, "{survived:?}");
+    assert_eq!((calm.again, calm.unanswered), (0, 0), "{survived:?}");
+    assert_eq!((storm.again, storm.unanswered), (0, 0), "{survived:?}");
+    assert!(
+        survived.owners > 20 && survived.standbys > 20,
+        "{survived:?}"
+    );
+    assert!(survived.forwarded * 10 > calm.asked, "{survived:?}");
+    // What was written in the session's time and the transaction's, at most.
+    assert!(survived.read < survived.long, "{survived:?}");
 }

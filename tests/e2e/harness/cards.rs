@@ -119,11 +119,14 @@ over = "usual"
 inputs = ["payments", "spent", "usual", "middle", "spread", "smooth", "before", "quiet", "kinds", "times"]
 "#;
 
-/// The n-th record as a user sends it: keys in turn, kinds and amounts mixed, some out of order, some far too late, some with
-/// the id of the one before of their key.
-pub fn record(n: usize, start_ms: i64) -> (String, String) {
-    let key = format!("c{}", n % KEYS);
-    let turn = n / KEYS;
+/// How much time passes from a key's record to its next one.
+const TURN_MS: usize = 10_000;
+
+/// The n-th record as a user sends it: so many keys in turn, kinds and amounts mixed, some out of order, some far too late, some
+/// with the id of the one before of their key.
+pub fn record(n: usize, keys: usize, start_ms: i64) -> (String, String) {
+    let key = format!("c{}", n % keys);
+    let turn = n / keys;
     let mixed = (n as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33;
     let kind = match mixed % 20 {
         0 => "close",
@@ -137,14 +140,14 @@ pub fn record(n: usize, start_ms: i64) -> (String, String) {
         _ => 0,
     };
     let id = match mixed % 23 {
-        0 if turn > 0 => format!("r{}", n - KEYS),
+        0 if turn > 0 => format!("r{}", n - keys),
         _ => format!("r{n}"),
     };
     let amount = match mixed % 11 {
         0 => "null".to_owned(),
         _ => format!("{}", (mixed % 100_000) as f64 / 7.0),
     };
-    let time = start_ms + n as i64 * 250 - late_ms;
+    let time = start_ms + (n * TURN_MS / keys) as i64 - late_ms;
     let json = format!(
         r#"{{"id":"{id}","card":"{key}","time":{time},"amount":{amount},"kind":"{kind}"}}"#
     );
@@ -162,6 +165,7 @@ pub struct Cards {
     pub world: World,
     pub client: Client,
     pub pipeline: Pipeline,
+    pub keys: usize,
     _ingest: Process,
     start_ms: i64,
     sent: usize,
@@ -172,12 +176,21 @@ impl Cards {
         Self::of(World::pipeline("cards", PIPELINE, PARTITIONS))
     }
 
+    /// Of so many cards.
+    pub fn many(keys: usize) -> Self {
+        Cards {
+            keys,
+            ..Self::new()
+        }
+    }
+
     pub fn of(world: World) -> Self {
         let mut ingest = world.start(Service::Ingest, "a");
         ingest.ready();
         Cards {
             client: Client::new(&world),
             pipeline: world.parsed(),
+            keys: KEYS,
             _ingest: ingest,
             start_ms: start_ms(),
             sent: 0,
@@ -212,7 +225,7 @@ impl Cards {
                 std::thread::park_timeout(early);
             }
             at(n);
-            let (key, json) = record(self.sent, self.start_ms);
+            let (key, json) = record(self.sent, self.keys, self.start_ms);
             let raw = Raw::json(&key, json);
             self.client.send(&self.world.topics().inbox, &raw);
             self.sent += 1;
