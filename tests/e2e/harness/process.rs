@@ -18,11 +18,14 @@ use super::{PATIENCE, eventually, http};
 const OF_SERVICES: [&str; 3] = ["openapi", "refusals", "stage"];
 
 /// The folder of the binaries under test. `cargo test` builds only the root package's: the services', and the examples, are
-/// built here, once a run. As dependencies of tests of the whole workspace: `cargo test --workspace` has built the same already,
+/// built here, once a run, unless QUADRILLE_TEST_SERVICES names a folder that has them. As dependencies of tests of the whole workspace: `cargo test --workspace` has built the same already,
 /// while `cargo build` with other features would build nearly everything again.
 pub fn binaries() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
+        if let Some(folder) = std::env::var_os("QUADRILLE_TEST_SERVICES") {
+            return folder.into();
+        }
         let quadrille = PathBuf::from(env!("CARGO_BIN_EXE_quadrille"));
         let folder = quadrille
             .parent()
