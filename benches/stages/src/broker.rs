@@ -156,37 +156,27 @@ impl Broker {
     }
 
     pub fn create(&mut self, flows: &[NewFlow]) -> anyhow::Result<()> {
-        let texts: Vec<_> = flows
+        let settings: Vec<Vec<(&str, String)>> = flows
             .iter()
             .map(|flow| {
-                let limit = flow.spec.message_bytes_max.map(|bytes| bytes.to_string());
-                let retention = flow
-                    .retention_bytes
-                    .map(|bytes| (bytes, (bytes / 4).max(1 << 20)));
-                (
-                    limit,
-                    retention.map(|(keep, segment)| (keep.to_string(), segment.to_string())),
-                )
+                let mut settings = flow.spec.settings();
+                if let Some(bytes) = flow.retention_bytes {
+                    let segment = (bytes / 4).max(1 << 20);
+                    settings.push(("retention.bytes", bytes.to_string()));
+                    settings.push(("segment.bytes", segment.to_string()));
+                }
+                settings
             })
             .collect();
         let topics: Vec<NewTopic<'_>> = flows
             .iter()
-            .zip(&texts)
-            .map(|(NewFlow { spec, .. }, (limit, retention))| {
+            .zip(&settings)
+            .map(|(NewFlow { spec, .. }, settings)| {
                 let fixed = TopicReplication::Fixed(-1);
-                let mut topic = NewTopic::new(&spec.name, spec.partitions, fixed);
-                if spec.is_compacted() {
-                    topic = topic.set("cleanup.policy", "compact");
-                }
-                if let Some(limit) = limit {
-                    topic = topic.set("max.message.bytes", limit);
-                }
-                if let Some((keep, segment)) = retention {
-                    topic = topic
-                        .set("retention.bytes", keep)
-                        .set("segment.bytes", segment);
-                }
-                topic
+                let topic = NewTopic::new(&spec.name, spec.partitions, fixed);
+                settings
+                    .iter()
+                    .fold(topic, |topic, (name, value)| topic.set(name, value))
             })
             .collect();
         for result in block_on(self.admin.create_topics(&topics, &options()))? {

@@ -48,7 +48,7 @@ impl TopicSpec {
     }
 
     /// What is set on the topic when it is created.
-    pub(super) fn settings(&self) -> Vec<(&'static str, String)> {
+    pub fn settings(&self) -> Vec<(&'static str, String)> {
         let limit = self.message_bytes_max;
         let mut settings = match self.retention {
             Retention::Broker => Vec::new(),
