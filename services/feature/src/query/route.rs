@@ -92,14 +92,14 @@ pub(crate) struct Now {
 
 /// The newest claim in this role by another replica that reports and was not caught being wrong. Which of two is newer is said by
 /// the clocks of their replicas; where these mislead, the one that is asked denies, and the other is asked the next time.
-pub(crate) fn newest(
-    reports: &[Replica],
+pub(crate) fn newest<'a>(
+    reports: impl Iterator<Item = &'a Replica>,
     own_instance: &str,
     (role, pipeline, partition): (Role, &str, i32),
     doubts: &Doubts,
     now: Now,
 ) -> Option<Claim> {
-    let siblings = reports.iter().filter(|it| {
+    let siblings = reports.filter(|it| {
         it.service == Service::Feature.name()
             && it.instance != own_instance
             && !it.address.is_empty()
@@ -156,7 +156,13 @@ mod tests {
                 at: self.start + Duration::from_millis(ms),
                 wall_ms: WALL_MS + ms as i64,
             };
-            newest(reports, "own", (Role::Owner, "p", 3), &self.doubts, now)
+            newest(
+                reports.iter(),
+                "own",
+                (Role::Owner, "p", 3),
+                &self.doubts,
+                now,
+            )
         }
 
         fn asks(&self, reports: &[Replica], ms: u64) -> Option<String> {

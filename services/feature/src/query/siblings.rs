@@ -67,7 +67,7 @@ impl Siblings {
             wall_ms: now_ms(),
         };
         let of = (role, pipeline, partition);
-        let claim = newest(&reports, &self.instance, of, &self.doubts, now);
+        let claim = newest(reports.iter(), &self.instance, of, &self.doubts, now);
         let Some(claim) = claim else {
             return Err(Error::Unavailable(format!(
                 "no replica reports that it holds partition {partition} of {pipeline}.records now; it may be moving or being restored: \
@@ -97,9 +97,9 @@ impl Siblings {
         let (pipeline, partition) = (claim.pipeline.as_str(), claim.partition);
         let stands_by = |it: &Replica| it.stands_by_since(pipeline, partition).is_some();
         let mut own = reports.iter().filter(|it| it.instance == self.instance);
+        let rest = reports.iter().filter(|it| it.instance != claim.instance);
         let of = (Role::Standby, pipeline, partition);
-        let standby = newest(reports, &self.instance, of, &self.doubts, now);
-        own.any(stands_by) || standby.is_some_and(|it| it.instance != claim.instance)
+        own.any(stands_by) || newest(rest, &self.instance, of, &self.doubts, now).is_some()
     }
 
     /// Something else is reached at the replica's address by now: it may be of another cluster.

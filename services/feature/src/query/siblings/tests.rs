@@ -258,6 +258,33 @@ async fn an_owner_that_stands_still_takes_half_of_a_short_deadline_once_where_a_
 }
 
 #[tokio::test]
+async fn a_standby_that_stands_still_is_passed_over_where_another_one_can_be_asked() {
+    let world = World::new(&[]);
+    let standby = |instance: &str, since_ms| Replica {
+        service: "feature".to_owned(),
+        instance: instance.to_owned(),
+        address: instance.to_owned(),
+        at_ms: now_ms(),
+        standing_by: [("p".to_owned(), [(3, since_ms)].into())].into(),
+        ..Replica::default()
+    };
+    world.fake.takes(SLOW);
+    world.answers("b", Err(Status::deadline_exceeded("no answer in time")));
+    world.answers("c", by("c"));
+    let ask = async || {
+        let request = forwarded(&GetFeaturesRequest::default(), &MetadataMap::new());
+        let soon = Some(Instant::now() + Duration::from_secs(1));
+        let place = (Role::Standby, "p", 3);
+        world.siblings.ask(place, request, soon).await.is_ok()
+    };
+    world.reports.lock().unwrap().push(standby("b", 20));
+    assert!(!ask().await && !ask().await, "there is no other one");
+    world.reports.lock().unwrap().push(standby("c", 10));
+    assert!(!ask().await && ask().await);
+    assert_eq!(world.asked(), ["b", "b", "b", "c"]);
+}
+
+#[tokio::test]
 async fn standbys_are_asked_apart_from_owners() {
     let world = World::new(&[("a", 10)]);
     let standby = Replica {
