@@ -25,8 +25,8 @@ const AGAIN_FIRST: Duration = Duration::from_millis(250);
 const AGAIN_MAX: Duration = Duration::from_secs(30);
 /// How long it lets lanes restore what they own before it reads on beside them: a restore may also be held up.
 const YIELDS_MAX: Duration = Duration::from_secs(30);
-/// Of a partition, what may wait in memory for room on the disk. The stream needs the memory more.
-const UNWRITTEN_MAX: usize = 8 << 20;
+/// Once the disk had no room, how long until one partition tries whether it has again. The stream needs memory and disk more.
+const NO_ROOM_FOR: Duration = Duration::from_secs(30);
 /// Failures before the log calls it a trouble: the first ones are part of a rebalance.
 const QUIET_FAILURES: u32 = 2;
 
@@ -47,6 +47,14 @@ pub(crate) struct Following {
     trouble: Option<Trouble>,
     /// Since when lanes come first.
     yields_since: Option<Instant>,
+    no_room: Option<NoRoomUntil>,
+}
+
+/// The disk had no room.
+struct NoRoomUntil {
+    until: Instant,
+    /// The partition that tries whether it has now.
+    trial: Option<i32>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +70,8 @@ struct Followed {
     end: i64,
     /// Once all before it is applied, the store is as new as it was known to be needed.
     target: i64,
+    /// It once was.
+    has_caught_up: bool,
     is_shown: bool,
     /// The log says that rows of the topic itself cannot be read.
     is_told: bool,
@@ -118,6 +128,7 @@ impl Following {
             troubles: BTreeMap::new(),
             trouble: None,
             yields_since: None,
+            no_room: None,
         }
     }
 
@@ -142,11 +153,12 @@ impl Following {
         if self.meter.is_due() {
             self.tend();
         }
+        let yields = self.yields();
         let now = Instant::now();
         if let Some(trouble) = self.trouble.as_ref().filter(|it| !it.is_over()) {
             return ROUND.min(trouble.again_at - now);
         }
-        if self.follower.is_idle() || self.yields() {
+        if self.follower.is_idle() || yields {
             return ROUND;
         }
         let (standbys, followed) = (&self.standbys, &self.followed);
@@ -183,6 +195,7 @@ impl Following {
 
     /// Follows what no lane has, and forgets what one took.
     fn take_up(&mut self) {
+        let mut waiting = 0;
         for partition in self.standbys.partitions() {
             let Some(mut slot) = self.standbys.slot(partition) else {
                 continue;
@@ -192,14 +205,20 @@ impl Following {
                     .troubles
                     .get(&partition)
                     .is_some_and(|it| !it.is_over())
+                    || !has_room(&mut self.no_room, partition)
                 {
+                    drop(slot);
+                    self.forget(partition);
+                    waiting += 1;
                     continue;
                 }
                 match self.standbys.open(partition) {
                     Ok(standing) => *slot = Slot::Standing(Box::new(standing)),
                     Err(error) => {
                         drop(slot);
+                        self.forget(partition);
                         self.not_opened(partition, &error);
+                        waiting += 1;
                         continue;
                     }
                 }
@@ -222,19 +241,26 @@ impl Following {
                 next: from.unwrap_or_default(),
                 end: 0,
                 target: i64::MAX,
+                has_caught_up: false,
                 is_shown: false,
                 is_told: false,
             };
             self.followed.insert(partition, followed);
         }
         let ready = self.followed.values().filter(|it| it.is_shown).count();
-        self.metrics.partitions(ready, self.followed.len() - ready);
+        let restoring = self.followed.len() - ready + waiting;
+        self.metrics.partitions(ready, restoring);
     }
 
     fn forget(&mut self, partition: i32) {
         if self.followed.remove(&partition).is_some() {
             self.follower.forget(partition);
             self.metrics.lag_gone(partition);
+        }
+        if let Some(no_room) = &mut self.no_room
+            && no_room.trial == Some(partition)
+        {
+            no_room.trial = None;
         }
     }
 
@@ -300,9 +326,16 @@ impl Following {
                     continue;
                 }
             }
-            if lock(&standing.committed).rows.usage().unwritten > UNWRITTEN_MAX {
+            if lock(&standing.committed).rows.usage().unwritten > 0 {
                 full.push(*partition);
                 continue;
+            }
+            // It has written all there is to write.
+            if followed.has_caught_up
+                && let Some(no_room) = &self.no_room
+                && no_room.trial == Some(*partition)
+            {
+                self.no_room = None;
             }
             if self.troubles.get(partition).is_some_and(Trouble::is_past) {
                 self.troubles.remove(partition);
@@ -314,6 +347,10 @@ impl Following {
             }
         }
         for partition in full {
+            self.no_room = Some(NoRoomUntil {
+                until: Instant::now() + NO_ROOM_FOR,
+                trial: None,
+            });
             // What the disk has is right, and read on from later.
             self.let_go(partition, &NoRoom);
         }
@@ -391,6 +428,7 @@ impl Followed {
         let end = end.unwrap_or(place.end_at_start);
         if place.next >= self.target {
             committed.rows.caught_up();
+            self.has_caught_up = true;
         }
         if place.next >= self.target || self.target == i64::MAX {
             self.target = end;
@@ -403,6 +441,15 @@ impl Followed {
             true => Ok(0),
             false => Ok(u64::try_from(end - applied).unwrap_or_default()),
         }
+    }
+}
+
+/// Whether a partition's rows may be opened, as far as the disk is concerned: after it had no room, one first.
+fn has_room(no_room: &mut Option<NoRoomUntil>, partition: i32) -> bool {
+    match no_room {
+        None => true,
+        Some(NoRoomUntil { until, .. }) if Instant::now() < *until => false,
+        Some(NoRoomUntil { trial, .. }) => *trial.get_or_insert(partition) == partition,
     }
 }
 
