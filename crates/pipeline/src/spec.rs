@@ -195,6 +195,7 @@ impl RecordSpec {
     pub(crate) fn time_bounds(&self, now_ms: i64) -> Bounds {
         Bounds {
             now_ms,
+            clock: "this machine's clock",
             future_ms_max: self.future_ms_max,
             past_ms_max: self.past_ms_max,
         }

@@ -55,6 +55,8 @@ pub(crate) fn rfc3339(field: &str, text: &str) -> Result<Timestamp, Invalid> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
     pub now_ms: i64,
+    /// Whose time that is.
+    pub clock: &'static str,
     pub future_ms_max: i64,
     pub past_ms_max: i64,
 }
@@ -74,8 +76,9 @@ impl Bounds {
         if self.is_ahead(time_ms) {
             let allowed = duration_text(self.future_ms_max);
             let reason = format!(
-                "{} is more than {allowed} ahead of this machine's clock ({})",
+                "{} is more than {allowed} ahead of {} ({})",
                 show(time_ms),
+                self.clock,
                 now()
             );
             let fix = "check the sender's clock and that numbers are milliseconds, or raise \
@@ -85,8 +88,9 @@ impl Bounds {
         if self.is_old(time_ms) {
             let allowed = duration_text(self.past_ms_max);
             let reason = format!(
-                "{} is more than {allowed} before this machine's clock ({})",
+                "{} is more than {allowed} before {} ({})",
                 show(time_ms),
+                self.clock,
                 now()
             );
             let raise = "raise record.past_max in the pipeline file";
@@ -177,6 +181,7 @@ mod tests {
         let check = |time_ms, now_ms, future_ms_max| {
             let bounds = Bounds {
                 now_ms,
+                clock: "the clock",
                 future_ms_max,
                 past_ms_max: i64::MAX,
             };
@@ -196,6 +201,7 @@ mod tests {
     fn a_time_in_seconds_is_refused_with_the_milliseconds() {
         let bounds = Bounds {
             now_ms: 1_763_600_000_000,
+            clock: "the clock",
             future_ms_max: 300_000,
             past_ms_max: duration_ms("10000d").unwrap(),
         };

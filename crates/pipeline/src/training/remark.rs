@@ -106,6 +106,14 @@ impl<'a> Identities<'a> {
 
     /// Remarks on what this row is called and on when it was, which is the answer; nothing is refused.
     pub fn of(&mut self, line: u64, row: &StringRecord) -> Option<i64> {
+        self.named(line, row);
+        let cell = |at: Option<usize>| row.get(at?).map(str::trim);
+        let time = cell(self.time).filter(|cell| !cell.is_empty());
+        time.and_then(|time| self.time(line, time))
+    }
+
+    /// As [`Identities::of`], but for the time.
+    pub fn named(&mut self, line: u64, row: &StringRecord) {
         let cell = |at: Option<usize>| row.get(at?).map(str::trim);
         if let Some(id) = cell(self.id) {
             self.id(line, id);
@@ -114,8 +122,6 @@ impl<'a> Identities<'a> {
         if let Some(Err(invalid)) = key.map(|key| check_id(self.pipeline.key_field(), key)) {
             self.invalid(line, &invalid);
         }
-        let time = cell(self.time).filter(|cell| !cell.is_empty());
-        time.and_then(|time| self.time(line, time))
     }
 
     pub fn remarks(self) -> Vec<Remark> {

@@ -193,7 +193,8 @@ impl Rows<'_> {
             Err(invalid) => return sink.refused(place.line, whole_truth, invalid),
         };
         if self.own.is_strict {
-            self.identities.of(place.line, row);
+            // Its time has been judged.
+            self.identities.named(place.line, row);
         }
         self.breaks.of(place.line, row, &self.header);
         self.id.clear();
@@ -316,11 +317,19 @@ impl Own {
             // What the stream would not believe has no place in a history either: seconds taken for milliseconds, placeholders. Its clock
             // was that of the arrival.
             Some(now_ms) => {
-                let came_ms = came_ms.map_or(now_ms, |came_ms| came_ms.min(now_ms));
-                pipeline.record_spec().time_bounds(came_ms)
+                let bounds = pipeline.record_spec().time_bounds(now_ms);
+                match came_ms.filter(|came_ms| *came_ms < now_ms) {
+                    None => bounds,
+                    Some(came_ms) => Bounds {
+                        now_ms: came_ms,
+                        clock: "its arrival",
+                        ..bounds
+                    },
+                }
             }
             None => Bounds {
                 now_ms: time_ms,
+                clock: "itself",
                 future_ms_max: 0,
                 past_ms_max: 0,
             },
