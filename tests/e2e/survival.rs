@@ -22,7 +22,7 @@ use crate::{
         PATIENCE,
         cards::{Cards, PARTITIONS},
         client::Watch,
-        eventually_or_show, http,
+        eventually, eventually_or_show, http,
         oracle::quiescence::wait_for,
         process::{Launch, Process},
     },
@@ -68,6 +68,7 @@ struct Replicas {
 /// A question to one of them.
 struct Asked {
     at: Instant,
+    ended: Instant,
     replica: usize,
     key: String,
     /// After so many tries, as it was told to.
@@ -145,6 +146,7 @@ fn ask(
         if place() == Some(address) || answer.is_ok() {
             all.push(Asked {
                 at,
+                ended: Instant::now(),
                 replica,
                 key,
                 answer,
@@ -269,6 +271,40 @@ fn at_rest(cards: &Cards) {
     wait_for(&cards.world, Service::Feature, &topics.records);
 }
 
+/// Who is asked after an answer of the owner's has one of the same place or a later one, if it answers as the owner: one that was
+/// frozen does not.
+#[track_caller]
+fn owners_never_go_back(asked: &[Asked]) {
+    let mut answers: Vec<(&Asked, i32, i64)> = Vec::new();
+    for question in asked {
+        let as_of = question
+            .answer
+            .as_ref()
+            .ok()
+            .and_then(|it| it.as_of.as_ref());
+        if let Some(as_of) = as_of.filter(|it| it.source() == FeaturesSource::Owner) {
+            answers.push((
+                question,
+                as_of.partition,
+                as_of.records_offset.expect("an offset"),
+            ));
+        }
+    }
+    answers.sort_by_key(|(question, ..)| question.ended);
+    for (at, (earlier, partition, offset)) in answers.iter().enumerate() {
+        for (later, other, later_offset) in &answers[at + 1..] {
+            if later.at >= earlier.ended && other == partition {
+                assert!(
+                    later_offset >= offset,
+                    "partition {partition}: {offset} of {}, then {later_offset} of {}",
+                    earlier.replica,
+                    later.replica
+                );
+            }
+        }
+    }
+}
+
 /// How many questions were asked, how many more than once, and how many had no answer within their deadline.
 #[derive(Debug, Default)]
 struct Tally {
@@ -307,9 +343,11 @@ fn survives(standby: &str) -> Survived {
     // Away for so long that the other one takes over, and has read what there is.
     let away = 12 + scene.cards.keys as u32 / 50_000;
     scene.load(away, |replicas| replicas.lose(Process::kill));
-    let (restored, read) = scene.replicas.restored();
-    assert!(restored > restores, "the other one took over");
-    survived.read = read - rows;
+    let theirs = PARTITIONS as usize / 2;
+    survived.read = eventually("the other one took over", PATIENCE, || {
+        let (restored, read) = scene.replicas.restored();
+        (restored >= restores + theirs).then_some(read - rows)
+    });
     scene.replicas.start_again();
     scene.load(6, |_| {});
     survived.pause = watch.longest_pause(scene.replicas.storms[0]);
@@ -349,6 +387,7 @@ fn survives(standby: &str) -> Survived {
 impl Survived {
     /// The answers.
     fn count(&mut self, cards: &Cards, asked: Vec<Asked>, storms: &[Instant]) -> Answers {
+        owners_never_go_back(&asked);
         let mut answers = Answers::new();
         for question in asked {
             let key = question.key;
@@ -391,7 +430,8 @@ impl Survived {
 fn owners_that_die_lose_their_folders_or_stand_still_change_no_vector_and_no_answer() {
     let survived = survives("none");
     let Survived { calm, storm, .. } = &survived;
-    assert!(calm.asked > 200 && storm.asked > 200, "{survived:?}");
+    // While nobody has an answer, each question takes as long as its caller waits.
+    assert!(calm.asked > 200 && storm.asked > 20, "{survived:?}");
     assert!(calm.unanswered * 100 <= calm.asked, "{survived:?}");
     // The other half of the partitions has its owner all the while.
     assert!(storm.unanswered * 4 < storm.asked * 3, "{survived:?}");
@@ -413,5 +453,5 @@ fn with_standbys_every_question_is_answered_although_owners_die_lose_their_folde
     );
     assert!(survived.forwarded * 10 > calm.asked, "{survived:?}");
     // What was written in the session's time and the transaction's, at most.
-    assert!(survived.read < survived.long, "{survived:?}");
+    assert!(survived.read * 4 < survived.long, "{survived:?}");
 }
