@@ -38,14 +38,14 @@ Examples:
   quadrille predict --json '{\"pregnant\": 6, \"glucose\": 148, …}' --output json
   quadrille predict --pipeline diabetes --json record.json --address http://inference:7003
   quadrille predict --pipeline cards --key c083
-  quadrille predict --pipeline cards --key c083 amount=120 merchant=hotel place=Oslo
+  quadrille predict --pipeline cards --key c083 time=2025-11-11T20:00:00Z amount=120 merchant=hotel place=Oslo
 
 The fields are those of the pipeline file; id, key and time may be left out, and so may fields that are not required. null, or nothing \
 behind the =, is a missing value. Truths are true or false. The answer is the decision of the pipeline's threshold, and the probability of the positive \
 class. Nothing is stored.
 
-With --key the features come from the feature service, whose pipeline remembers the records of the key: with a record, as if it came \
-now; without one, those of the key alone, where what depends on a record is missing. Both services are asked, so that \
+With --key the features come from the feature service, whose pipeline remembers the records of the key: with a record, as of its \
+time, or as of now where it has none, when all that is old has left the windows; without one, those of the key alone, where what depends on a record is missing. Both services are asked, so that \
 --address names a host alone, or something that leads to both.";
 
 #[derive(Debug, clap::Args)]
@@ -63,7 +63,7 @@ pub struct Args {
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
 
-    /// As of this event time, RFC 3339 or a day [default: the record's, or that of the key's newest event].
+    /// As of this event time, RFC 3339 or a day [default: the record's, or now where it has none; without a record that of the key's newest event].
     #[arg(long, value_name = "TIME", value_parser = time::parse, requires = "key")]
     at: Option<Timestamp>,
 

@@ -186,7 +186,7 @@ impl State {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "pipeline {pipeline:?} has features that look back on the records of a key ({feature:?} is one), and they cannot be computed of a \
-     record alone; ask feature's GetFeatures about the key, and send its features to Predict"
+     record alone; ask feature's GetFeatures about the key, and send its features to Predict (quadrille predict --key does both)"
 )]
 pub struct NeedsHistory {
     pub pipeline: String,

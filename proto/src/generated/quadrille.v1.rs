@@ -885,7 +885,8 @@ pub struct GetFeaturesRequest {
     /// The entity, where the pipeline looks back; a record may name it instead.
     #[prost(string, tag = "3")]
     pub key: ::prost::alloc::string::String,
-    /// As of this event time, in milliseconds since the Unix epoch. Absent: as of the record, or of the key's newest event.
+    /// As of this event time, in milliseconds since the Unix epoch. Absent: as of the record, or of now where it has no
+    /// time; without a record, of the key's newest event.
     #[prost(int64, optional, tag = "4")]
     pub at_ms: ::core::option::Option<i64>,
     /// The vector that the stream computed for this record; nothing else of the request counts then but the pipeline.

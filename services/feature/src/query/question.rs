@@ -99,7 +99,7 @@ impl Question {
                 let looked = history.look_at(state.definition(), at_ms, &mut aggregates);
                 looked.map_err(|too_old| {
                     Error::Refused(format!(
-                        "at_ms: what is kept of the key goes back to {} ms only; ask as of then or later",
+                        "at_ms: what is kept of the key goes back to {} ms since 1970, state.lateness before its newest record; ask as of then or later",
                         too_old.earliest_ms
                     ))
                 })?;
