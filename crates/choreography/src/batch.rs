@@ -34,7 +34,7 @@ struct Covered(Vec<Part>);
 
 struct Part {
     range: OffsetRange,
-    /// The last record's timestamp, in ms, of those that have one.
+    /// The last record's timestamp, in ms, if it has one.
     last_ms: Option<i64>,
 }
 
